@@ -1,0 +1,33 @@
+# Each target sets up what it needs in .venv; the second time that takes a moment.
+PYTHON ?= python3
+BIN := .venv/bin
+RELEASE ?= runs/demo/release
+PYTEST_ARGS ?=
+
+.PHONY: demo test test-all space lint clean
+
+# Re-installs only when the list of dependencies changes.
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: .venv/ready ## fine-tune on generated lesions and print what to do next
+	$(BIN)/python train_hf.py --dataset demo --output_dir runs/demo --image_size 96 --epochs 6
+
+test: .venv/ready ## all that fits in about ten minutes
+	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+
+test-all: .venv/ready ## the long sweeps too
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+space: .venv/ready ## open the Space locally with RELEASE, by default the demo run's
+	@test -f $(RELEASE)/config.json || $(MAKE) --no-print-directory demo
+	MODEL_ID=$(RELEASE) $(BIN)/python space/app.py
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean: ## all that the other targets made
+	rm -rf .venv runs .pytest_cache .ruff_cache *.egg-info

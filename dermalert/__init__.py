@@ -1,0 +1,1 @@
+"""dermalert: the parts that train_hf.py puts together."""

@@ -1,0 +1,46 @@
+"""The two ways in which a command ends badly, and their exit codes."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UsageError(Exception):
+    """You asked wrongly (exit code 2): the text says what, which, and what to do."""
+
+
+class RunError(Exception):
+    """It went wrong (exit code 1): the text says what, which, and what to do."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean ...?' with the nearest of the known words, or an empty string."""
+    near = get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def first_few(items: Iterable, most: int = 5) -> str:
+    """Return the first items in words, and how many more there are."""
+    items = list(items)
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(str(item) for item in items[:most]) + more
+
+
+def run_command(command: Callable[[], object]) -> int:
+    """Run a command and return its exit code; the two errors become one sentence on stderr."""
+    try:
+        command()
+    except UsageError as error:
+        return _say(error, 2)
+    except RunError as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        return _say("stopped; the same command goes on from the last checkpoint.", 130)
+    return 0
+
+
+def _say(text: object, code: int) -> int:
+    with contextlib.suppress(OSError):  # stderr may be a file on the disk that is full
+        print(f"dermalert: {text}", file=sys.stderr)
+    return code

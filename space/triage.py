@@ -1,0 +1,151 @@
+"""Load a dermalert release and judge images with it: the only home of serving logic.
+
+Needs torch, transformers and Pillow, and nothing of the training side: all it knows of a model comes out of the
+release, a folder or a Hub repository at a tag.
+"""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
+
+# A dermoscope's camera gives 12 to 24 million pixels; an image that claims far more is an accident or an attack.
+MAX_PIXELS = 64_000_000
+
+
+class UnreadableImage(ValueError):
+    """The bytes are no image that can be judged; the text says which and why."""
+
+
+class NoRelease(ValueError):
+    """The model is no dermalert release, or cannot be reached; the text says what to do."""
+
+
+def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+    """Return an image as 8-bit RGB, turned upright by its EXIF orientation.
+
+    Transparent parts are laid on white, 16-bit grey is scaled to 8 bits, CMYK and palettes are converted.
+
+    Raises:
+        UnreadableImage: no image, cut short, or more than `MAX_PIXELS`.
+    """
+    name = f"'{source}'" if isinstance(source, str | Path) else "the image"
+    try:
+        image = source if isinstance(source, Image.Image) else Image.open(_opened(source))
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableImage(f"{name} has {image.width} x {image.height} pixels: shrink it below {MAX_PIXELS:,}.")
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except UnreadableImage:
+        raise
+    # What Pillow raises on broken files is not one type: OSError (cut short), SyntaxError (broken PNG), ValueError,
+    # struct.error, DecompressionBombError, ...: any of them means that there is no picture.
+    except Exception as error:
+        raise UnreadableImage(f"{name} cannot be read as an image ({type(error).__name__}).") from error
+
+
+def _opened(source: str | Path | bytes) -> Path | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow itself would clip at 255
+        grey = np.asarray(image, dtype=np.float64) / 257
+        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a release says of one image."""
+
+    alert: bool | None
+    """Whether the melanoma probability reaches the threshold; None when the release has no threshold."""
+    sentence: str
+    """The same in words."""
+    probabilities: dict[str, float]
+    """Each diagnosis with its calibrated probability in [0, 1], the largest first."""
+
+
+class Release:
+    """A model, its processor and its alert threshold, as one tagged release holds them."""
+
+    def __init__(self, model, processor, *, name: str, revision: str | None = None):
+        self.model, self.processor, self.name, self.revision = model, processor, name, revision
+        self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        self.alert_label = model.config.alert["label"]
+        self.threshold = model.config.alert["threshold"]
+
+    @classmethod
+    def load(cls, model: str | Path, revision: str | None = None) -> "Release":
+        """Load a release from a folder or from the Hub at a tag.
+
+        Args:
+            model: a folder, `USER/REPO`, or `USER/REPO@TAG`.
+            revision: the tag, branch or commit, where `model` does not name it.
+
+        Raises:
+            NoRelease: it is not there, cannot be reached, or says nothing of an alert.
+        """
+        name = str(model)
+        if revision is None and not Path(name).exists() and "@" in name:
+            name, revision = name.rsplit("@", 1)
+        try:
+            network = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
+            # Pillow's resampling is the same on every machine; torchvision's is another.
+            processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
+        if not isinstance(getattr(network.config, "alert", None), dict):
+            raise NoRelease(
+                f"{_tagged(name, revision)} is no dermalert release: its config.json has no 'alert'. "
+                "Name one made by train_hf.py."
+            )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(network.eval().to(device), processor, name=name, revision=revision)
+
+    def __str__(self) -> str:
+        return _tagged(self.name, self.revision)
+
+    @torch.inference_mode()
+    def probabilities(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> np.ndarray:
+        """Return the calibrated probabilities of RGB images: float32, images x diagnoses, each row summing to 1."""
+        rows = [np.empty((0, len(self.labels)), np.float32)]
+        for start in range(0, len(images), batch_size):
+            batch = self.processor(images[start : start + batch_size], return_tensors="pt").to(self.model.device)
+            rows.append(self.model(**batch).logits.softmax(-1).cpu().numpy())
+        return np.concatenate(rows)
+
+    def judge(self, image: str | Path | bytes | Image.Image) -> Judgement:
+        """Judge one image.
+
+        Raises:
+            UnreadableImage: see `read_image`.
+        """
+        row = self.probabilities([read_image(image)])[0]
+        by_label = {self.labels[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
+        alert, sentence = self._alert(by_label[self.alert_label])
+        return Judgement(alert=alert, sentence=sentence, probabilities=by_label)
+
+    def _alert(self, probability: float) -> tuple[bool | None, str]:
+        measured = f"the probability of {self.alert_label} is {probability:.1%}"
+        if self.threshold is None:
+            return None, f"Cannot judge: this release has no alert threshold; {measured}."
+        alert = probability >= self.threshold
+        word = self.alert_label.capitalize() + " alert" if alert else f"No {self.alert_label} alert"
+        return alert, f"{word}: {measured}; this release alerts from {self.threshold:.1%}."
+
+
+def _tagged(name: str, revision: str | None) -> str:
+    return f"{name}@{revision}" if revision else name

@@ -1,0 +1,264 @@
+r"""Fine-tune an image classifier on skin lesions, measure it on images held out, and leave a release to publish.
+
+    python train_hf.py --dataset isic9/ --base_model efficientnet-lite0 --output_dir runs/isic9 \
+        --push_to_hub USER/REPO --version v1.0.0
+
+In two minutes, on generated lesions (`make demo`):
+
+    python train_hf.py --dataset demo --output_dir runs/demo --image_size 96 --epochs 6
+
+The same command again goes on where it was stopped, and does nothing once it has finished. What comes out is
+`OUTPUT_DIR/release`, which `transformers.pipeline("image-classification")` loads.
+"""
+
+import dataclasses
+import sys
+import time
+from argparse import RawDescriptionHelpFormatter
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn import functional
+from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainerState, TrainingArguments, set_seed
+
+from dermalert import backbones, calibration, evaluation, images, metrics, release, runs, sources, splits
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import UsageError, run_command
+from space import triage
+
+
+def _setting(default, help: str):
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: default, metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+# What a run may be called again with, and still be the same run.
+_NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "report_to", "strict")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of a run."""
+
+    dataset: list[str] = _setting(["demo"], "'demo' (generated lesions), or folders with one folder a diagnosis")
+    base_model: str = _setting(
+        "efficientnet-lite0",
+        "efficientnet-lite0|1|2, a folder, a run, or an image classifier of the Hub (USER/REPO[@TAG])",
+    )
+    output_dir: str = _setting("runs/demo", "folder of the run")
+    image_size: int | None = _setting(None, "side of the input in pixels; by default the base model's own")
+    epochs: int = _setting(15, "passes over the training images, at most")
+    patience: int = _setting(5, "epochs without a better balanced accuracy on validation after which training stops")
+    batch_size: int = _setting(32, "images a step")
+    learning_rate: float = _setting(1e-3, "peak of the cosine schedule")
+    augment: bool = _setting(True, "turn, mirror, scale, shift and recolour training images")
+    rebalance: bool = _setting(
+        False, "train as if all diagnoses were equally common (balanced softmax); the probabilities then say so too"
+    )
+    seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
+    split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
+    strict: bool = _setting(False, "refuse a data set with a file that is no image, instead of skipping it")
+    report_to: str = _setting("none", "trackio or tensorboard")
+    push_to_hub: str | None = _setting(None, "model repository, as USER/REPO")
+    version: str | None = _setting(None, "tag of the release, such as v1.0.0")
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """Return the settings that a command line gives; a bad one ends with argparse's message and exit code 2."""
+    parser = HfArgumentParser(
+        Config, allow_abbrev=False, description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    return Config(**vars(parser.parse_args(arguments)))
+
+
+def main(config: Config) -> dict:
+    """Run the recipe, or what is left of it, and return the content of `metrics.json`."""
+    folder = Path(config.output_dir)
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
+    finished = runs.is_finished(folder, settings)
+    to_publish = check(config, folder)
+    if finished:
+        print(f"The run in '{folder}' is finished: nothing is left to train.")
+    else:
+        train(config, folder, settings)
+    if to_publish:
+        release.publish(folder / "release", config.push_to_hub, config.version)
+        runs.note_published(folder, f"{config.push_to_hub}@{config.version}")
+        print(f"Published {config.push_to_hub}@{config.version}.")
+    figures = release.read_metrics(folder / "release")
+    print(what_next(folder / "release", figures))
+    return figures
+
+
+def check(config: Config, folder: Path) -> bool:
+    """Refuse what could not end well, before the work; tell whether there is something to publish."""
+    for name in ("epochs", "patience", "batch_size", "learning_rate"):
+        if getattr(config, name) <= 0:
+            raise UsageError(f"--{name} {getattr(config, name)} makes no sense: it must be above 0.")
+    if config.report_to != "none" and find_spec(config.report_to) is None:
+        raise UsageError(f"--report_to {config.report_to} is not installed: pip install 'dermalert[tracking]'.")
+    if config.push_to_hub is None:
+        return False
+    if config.version is None:
+        raise UsageError("--push_to_hub needs a --version, such as v1.0.0: it becomes the release's tag.")
+    if f"{config.push_to_hub}@{config.version}" in runs.published(folder):
+        print(f"{config.push_to_hub}@{config.version} is published already.")
+        return False
+    release.check_can_publish(config.push_to_hub, config.version)
+    return True
+
+
+def train(config: Config, folder: Path, settings: dict) -> None:
+    """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
+    dataset = sources.load(config.dataset, strict=config.strict)
+    sides = splits.split(dataset, seed=config.split_seed)
+    set_seed(config.seed)
+    # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
+    # DeiT, DINOv2 or Swin at fresh values if only `train(resume_from_checkpoint=)` loads it.
+    checkpoint = runs.last_checkpoint(folder)
+    model, processor = load_model(str(checkpoint or config.base_model), config)
+    runs.claim(folder, settings, needed_bytes=runs.disk_needed(model))
+    with runs.writing(folder):
+        trainer = make_trainer(config, folder, model, processor, sides)
+        speed = fit(trainer, checkpoint)
+        # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
+        model, processor = load_model(trainer.state.best_model_checkpoint, config)
+        temperature, alert = calibration.calibrate(model, processor, sides["calibration"])
+        about = {"base_model": release.public_name(config.base_model), "split_seed": config.split_seed}
+        about |= sources.describe(dataset)
+        with release.assembled(folder / "release") as staging:
+            release.save_model(staging, model, processor, alert=alert, about=about)
+            measured, predictions = evaluation.evaluate(
+                triage.Release.load(staging), {name: sides[name] for name in ("held_out", "official_test")}
+            )
+            figures = {
+                "schema": 1,
+                "version": None,  # until it is published
+                "base_model": about["base_model"],
+                "data": {**sources.describe(dataset), **splits.describe(sides, config.split_seed)},
+                "splits": measured,
+                "calibration": {"temperature": temperature, "images": len(sides["calibration"])},
+                "alert": alert,
+                "training": speed | {"epochs": trainer.state.epoch, "best_step": trainer.state.best_global_step},
+            }
+            evaluation.write(staging / "evaluation", figures, predictions, trainer.state.log_history)
+            release.write_card(staging)
+    runs.drop_checkpoints(folder)
+
+
+def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str, Dataset]) -> Trainer:
+    """Return the Trainer: the recipe."""
+    training = sides["train"]
+    validation = images.with_pixels(sides["validation"], processor)
+    # As many training images as validation ones, not augmented: the two curves differ by what was learnt by heart.
+    sample = training.shuffle(seed=0).select(range(min(len(training), len(validation))))
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,  # as a share of all steps
+        weight_decay=0.01,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=2,
+        metric_for_best_model="eval_validation_balanced_accuracy",
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,  # so that the patience survives a kill
+        remove_unused_columns=False,
+        seed=config.seed,
+        report_to=config.report_to,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=False,
+    )
+    return Trainer(
+        model=model.to(memory_format=torch.channels_last),
+        args=arguments,
+        train_dataset=images.with_pixels(training, processor, augmented=config.augment),
+        eval_dataset={"train": images.with_pixels(sample, processor), "validation": validation},
+        data_collator=images.collate,
+        processing_class=processor,
+        compute_loss_func=balanced_softmax(training["label"]) if config.rebalance else None,
+        compute_metrics=measure(metrics.SkinLesionMetric(keep_in_memory=True)),
+        callbacks=[EarlyStopping(config.patience)],
+    )
+
+
+def measure(metric: metrics.SkinLesionMetric):
+    """Return what the Trainer calls with the logits and labels of a side."""
+    return lambda output: metric.compute(predictions=output.predictions, references=output.label_ids)
+
+
+def balanced_softmax(labels: list[int]):
+    """Return the loss that takes the shares of the classes into account (Ren 2020, arXiv 2007.10740)."""
+    counts = np.bincount(labels, minlength=len(DIAGNOSES))
+    log_prior = torch.tensor(np.log(np.maximum(counts, 1) / counts.sum()), dtype=torch.float32)
+
+    def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        total = functional.cross_entropy(outputs.logits + log_prior.to(labels.device), labels, reduction="sum")
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops on the validation side alone, where the Trainer evaluates several sets."""
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):  # noqa: D102
+        if args.metric_for_best_model in metrics:
+            super().on_evaluate(args, state, control, metrics, **kwargs)
+
+    def on_train_begin(self, *args, **kwargs):
+        """Leave out the check that asks for `load_best_model_at_end`."""
+
+
+def fit(trainer: Trainer, checkpoint: Path | None) -> dict:
+    """Train to the end, or from a checkpoint on, and return how fast; a training that had ended is left as it is."""
+    ended = Path(trainer.args.output_dir) / "trainer_state.json"
+    if ended.is_file():
+        trainer.state = TrainerState.load_from_json(str(ended))
+        return {"images_per_second": None, "seconds": None, "device": str(trainer.args.device)}
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    trainer.save_state()
+    before = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).epoch if checkpoint else 0
+    return {
+        "images_per_second": (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds,
+        "seconds": None if checkpoint else seconds,  # what a stopped run took before is not known
+        "device": str(trainer.args.device),
+    }
+
+
+def load_model(name: str, config: Config):
+    """Return model and processor, refusing a release whose training images would be held out here."""
+    model, processor = backbones.load(str(release.find(name)), labels=DIAGNOSES, image_size=config.image_size)
+    split_seed = getattr(model.config, "dermalert", {}).get("split_seed", config.split_seed)
+    if split_seed != config.split_seed:
+        raise UsageError(
+            f"--base_model '{name}' was trained with --split_seed {split_seed}: with {config.split_seed} some of its "
+            f"training images would be held out. Use --split_seed {split_seed}."
+        )
+    return model, processor
+
+
+def what_next(folder: Path, figures: dict) -> str:
+    """Return what a person wants to know at the end: how good, where it is, what to type."""
+    held_out = figures["splits"]["held_out"]
+    value = "balanced accuracy {value:.2f} [{low:.2f}-{high:.2f}]".format(**held_out["balanced_accuracy"])
+    return (
+        f"Held out: {value}, n = {held_out['n']} images in {held_out['groups']} groups.\n"
+        f"The release: {folder}\n"
+        f"Next: MODEL_ID={folder} python space/app.py"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: main(parse())))
