@@ -1,0 +1,23 @@
+"""Small generated data sets for the tests, in the layout of the nine-class Kaggle set."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dermalert.diagnoses import DIAGNOSES
+
+
+def picture(seed: int, *, size: int = 32) -> Image.Image:
+    """A picture that no other seed gives."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def class_folders(root: Path, *, images: int, first_seed: int = 0, labels: tuple[str, ...] = DIAGNOSES) -> Path:
+    """Write so many different images of each diagnosis, a folder each."""
+    for i, label in enumerate(labels):
+        (root / label).mkdir(parents=True)
+        for j in range(images):
+            seed = first_seed + i * images + j
+            picture(seed).save(root / label / f"ISIC_{24306 + seed:07d}.png")
+    return root

