@@ -225,11 +225,11 @@ def fit(trainer: Trainer, checkpoint: Path | None) -> dict:
     if ended.is_file():
         trainer.state = TrainerState.load_from_json(str(ended))
         return {"images_per_second": None, "seconds": None, "device": str(trainer.args.device)}
+    before = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).epoch if checkpoint else 0
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
     trainer.save_state()
-    before = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).epoch if checkpoint else 0
     return {
         "images_per_second": (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds,
         "seconds": None if checkpoint else seconds,  # what a stopped run took before is not known

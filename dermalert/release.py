@@ -90,7 +90,7 @@ def _figure(figure: dict, digits: int = 2) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{value:.1%}"
+    return f"{float(value):.1%}"
 
 
 def check_can_publish(repo_id: str, version: str) -> None:

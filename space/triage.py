@@ -51,8 +51,9 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         raise UnreadableImage(f"{name} cannot be read as an image ({type(error).__name__}).") from error
 
 
-def _opened(source: str | Path | bytes) -> Path | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+def _opened(source: str | Path | bytes) -> io.BytesIO:
+    # Read whole, because Pillow leaves a file that it cannot read open.
+    return io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes())
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -104,12 +105,14 @@ class Release:
             network = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
             # Pillow's resampling is the same on every machine; torchvision's is another.
             processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        # Not one type either: OSError (not there), ValueError (no model), SafetensorError, RuntimeError (damaged), ...
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
-        if not isinstance(getattr(network.config, "alert", None), dict):
+        alert = getattr(network.config, "alert", None)
+        if not isinstance(alert, dict) or "threshold" not in alert or alert.get("label") not in network.config.label2id:
             raise NoRelease(
-                f"{_tagged(name, revision)} is no dermalert release: its config.json has no 'alert'. "
+                f"{_tagged(name, revision)} is no dermalert release: its config.json has no usable 'alert'. "
                 "Name one made by train_hf.py."
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"

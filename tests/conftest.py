@@ -1,6 +1,7 @@
-"""What all tests share: no network, no caches of the person who runs them, and what may not be skipped."""
+"""What all tests share: a Hub on loopback, no caches of the person who runs them, and what may not be skipped."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,26 +10,41 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 DATA = Path(os.environ.get("DERMALERT_DATA", REPOSITORY.parent / "shared" / "data"))
 
+sys.path.insert(0, str(Path(__file__).parent))
+from hub_server import HubServer, environment  # noqa: E402
+
+# The Hub client reads these once, when it is imported: so before any test module.
 _HOME = tempfile.TemporaryDirectory(prefix="dermalert-tests-")
-# Read once, when the libraries are imported: so before any test module.
+_HUB = HubServer().__enter__()
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ.pop(name, None)
+os.environ |= {k: v for k, v in environment(_HUB.url, Path(_HOME.name), token=None).items() if k not in os.environ}
 os.environ |= {
+    "HF_ENDPOINT": _HUB.url,
     "HF_HOME": f"{_HOME.name}/hf",
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_XET": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_TEMP_DIR": f"{_HOME.name}/gradio",
     "MPLCONFIGDIR": f"{_HOME.name}/matplotlib",
+    "OMP_NUM_THREADS": "1",  # the models are tiny: more threads would only wait for each other
 }
 os.environ.pop("HF_TOKEN", None)
 
 
 @pytest.fixture
-def isic9() -> Path:
-    """The real nine-class set; never part of the project."""
+def hub(monkeypatch) -> HubServer:
+    """An empty Hub, and a token in the environment that may write to it."""
+    for held in (_HUB.repos, _HUB.faults, _HUB.requests):
+        held.clear()
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    return _HUB
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """The folder of real images, which is never part of the project."""
     if not (DATA / "isic9").is_dir():
         pytest.skip(f"needs the real-images: no folder '{DATA / 'isic9'}' (set DERMALERT_DATA)")
-    return DATA / "isic9"
+    return DATA
 
 
 @pytest.hookimpl(wrapper=True)

@@ -144,7 +144,7 @@ def test_isic_numbers_tell_where_an_image_was_made(tmp_path):
     }
 
 
-def test_the_real_nine_class_set_is_read_whole(isic9):
-    found = sources.describe(sources.load([str(isic9)], strict=True))
+def test_the_real_nine_class_set_is_read_whole(real_images):
+    found = sources.describe(sources.load([str(real_images / "isic9")], strict=True))
     assert (found["images"], found["contradictions"]) == (2357, 155)
     assert found["sources"] == ["HAM10000", "older ISIC archive"]

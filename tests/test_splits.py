@@ -50,8 +50,8 @@ def test_a_class_with_too_few_groups_is_refused_by_name(tmp_path):
         splits.split(sources.load([str(tmp_path)]))
 
 
-def test_no_real_image_stands_on_two_sides(isic9):
-    sides = splits.split(sources.load([str(isic9)]))
+def test_no_real_image_stands_on_two_sides(real_images):
+    sides = splits.split(sources.load([str(real_images / "isic9")]))
     contents = [set(rows["content"]) for name, rows in sides.items() if name != "set_aside"]
     assert sum(map(len, contents)) == len(set().union(*contents))
     assert len(sides["official_test"]) == 118

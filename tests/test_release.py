@@ -1,0 +1,202 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY
+from hub_server import Fault
+from releases import make_release
+from transformers import AutoModelForImageClassification
+
+from dermalert import metrics, release
+from dermalert.errors import RunError, UsageError
+from space.triage import NOT_A_DEVICE, Release
+
+
+def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 9, 80) if melanomas else np.full(80, 4)
+    probabilities = rng.dirichlet(np.ones(9), 80)
+    report = metrics.report(truth, probabilities, np.arange(80), threshold=0.1 if melanomas else None)
+    return {
+        "schema": 1,
+        "version": "v1.0.0",
+        "base_model": "efficientnet-lite0",
+        "data": {
+            "sources": ["HAM10000"],
+            "generated": False,
+            "images": 500,
+            "different_images": 490,
+            "contradictions": 10,
+            "groups": 480,
+            "fingerprint": "0123456789abcdef",
+            "split_seed": 0,
+            "sides": {"train": 300, "held_out": 80},
+        },
+        "splits": {"held_out": report} | ({"official_test": report} if official_test else {}),
+        "calibration": {"temperature": 1.5, "images": 60},
+        "alert": {
+            "label": "melanoma",
+            "threshold": 0.1 if melanomas else None,
+            "target_sensitivity": 0.95,
+            "confidence": 0.95,
+            "lesions": 60 if melanomas else 0,
+            "missed": 0,
+            "lower_bound": 0.951,
+            "bound_met": melanomas,
+            "lesions_needed": 59,
+        },
+        "training": {"images_per_second": 20.0, "seconds": 60.0, "device": "cpu", "epochs": 3.0, "best_step": 30},
+    }
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A release with weights, config, processor, figures and card, without training."""
+    folder = make_release(tmp_path / "release", generated=False)
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(figures()))
+    release.write_card(folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", [{}, {"melanomas": False}, {"official_test": False}])
+def test_the_card_renders_with_valid_front_matter_whatever_is_defined(case):
+    card = release.render_card(figures(**case))
+    _, front_matter, text = card.split("---\n", 2)
+    assert yaml.safe_load(front_matter)["pipeline_tag"] == "image-classification"
+    assert NOT_A_DEVICE in text
+    assert "None" not in text
+    assert "nan" not in text.split()
+
+
+def test_the_card_stops_at_a_figure_that_is_missing():
+    broken = figures()
+    del broken["alert"]["lower_bound"]
+    with pytest.raises(release.jinja2.UndefinedError, match="lower_bound"):
+        release.render_card(broken)
+
+
+def test_a_release_is_assembled_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), release.assembled(tmp_path / "release") as staging:
+        (staging / "config.json").write_text("{}")
+        raise RuntimeError
+    assert not (tmp_path / "release").exists()
+    with release.assembled(tmp_path / "release") as staging:
+        assert list(staging.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["release"]
+
+
+def test_publishing_makes_a_tag_that_loads_with_the_same_weights(hub, folder):
+    release.publish(folder, "tester/derm", "v1.0.0")
+    assert set(hub.tags("tester/derm")) == {"v1.0.0"}
+    assert set(hub.branches("tester/derm")) == {"main"}
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(hub.files("tester/derm", "v1.0.0")) - {".gitattributes"} == names
+    loaded = Release.load("tester/derm@v1.0.0")
+    for name, tensor in Release.load(folder).model.state_dict().items():
+        assert tensor.equal(loaded.model.state_dict()[name])
+
+
+def test_what_is_published_says_its_version_everywhere(hub, folder):
+    release.publish(folder, "tester/derm", "v2.3.4")
+    files = hub.files("tester/derm", "v2.3.4")
+    assert json.loads(files["config.json"])["dermalert"]["version"] == "v2.3.4"
+    assert json.loads(files["evaluation/metrics.json"])["version"] == "v2.3.4"
+    assert b"# dermalert v2.3.4" in files["README.md"]
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_second_release_replaces_main_and_leaves_the_first_tag(folder, tmp_path):
+    release.publish(folder, "tester/derm", "v1.0.0")
+    other = make_release(tmp_path / "other", seed=1, generated=False)
+    (folder / "evaluation").rename(other / "evaluation")
+    (folder / "evaluation").mkdir()
+    release.publish(other, "tester/derm", "v1.1.0")
+    first, second = (Release.load("tester/derm", version).model.state_dict() for version in ("v1.0.0", "v1.1.0"))
+    assert any(not tensor.equal(second[name]) for name, tensor in first.items())
+    main = AutoModelForImageClassification.from_pretrained("tester/derm").state_dict()
+    assert all(tensor.equal(main[name]) for name, tensor in second.items())
+
+
+def test_the_token_is_in_no_file_and_no_message(hub, folder, caplog):
+    release.publish(folder, "tester/derm", "v1.0.0")
+    assert not [name for name, data in hub.files("tester/derm").items() if b"hf_write" in data]
+    hub.faults.append(Fault("POST", "/tag/", 500))
+    with pytest.raises(RunError) as failed:
+        release.publish(folder, "tester/derm", "v1.1.0")
+    assert "hf_write" not in str(failed.value) + caplog.text
+
+
+REFUSED = {
+    "a token that may only read": ("hf_read", "tester/derm", "v1.0.0", "may only read"),
+    "an unknown token": ("hf_nobody", "tester/derm", "v1.0.0", "does not know this token"),
+    "another owner": ("hf_write", "somebody/derm", "v1.0.0", "cannot write to somebody/derm"),
+    "a tag that is taken": ("hf_write", "tester/derm", "v0.9.0", "has a tag v0.9.0 already"),
+    "no owner": ("hf_write", "derm", "v1.0.0", "write it as USER/REPO"),
+    "a name that is none": ("hf_write", "tester/de rm", "v1.0.0", "is no repository name"),
+    "a version that is none": ("hf_write", "tester/derm", "1.0", "write it like v1.0.0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_published_is_refused_before_anything_is_sent(case, hub, folder, monkeypatch):
+    release.publish(folder, "tester/derm", "v0.9.0")
+    before = hub.branches("tester/derm")
+    token, repo_id, version, sentence = REFUSED[case]
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UsageError, match=sentence):
+        release.publish(folder, repo_id, version)
+    assert hub.branches("tester/derm") == before
+
+
+@pytest.mark.parametrize("path", ["whoami", "/branch/", "/commit/staging", "/commit/main", "/tag/"])
+def test_a_failure_on_the_way_leaves_no_tag_and_the_same_call_finishes(path, hub, folder):
+    hub.faults.append(Fault("GET|POST", path, 500))
+    with pytest.raises(RunError):
+        release.publish(folder, "tester/derm", "v1.0.0")
+    assert "models/tester/derm" not in hub.repos or hub.tags("tester/derm") == {}
+    release.publish(folder, "tester/derm", "v1.0.0")
+    assert set(hub.tags("tester/derm")) == {"v1.0.0"}
+
+
+def test_the_chain_of_train_publish_train_on_publish_as_a_user_types_it(hub, tmp_path):
+    """Two releases by the command line alone, the second trained on from the first one's tag on the Hub."""
+    from pictures import class_folders
+
+    class_folders(tmp_path / "pictures", images=60)
+    base = make_release(tmp_path / "base", alert=False)
+
+    def run(name: str, base: str, version: str) -> str:
+        command = [sys.executable, str(REPOSITORY / "train_hf.py"), "--dataset", "pictures", "--base_model", base]
+        command += ["--output_dir", name, "--epochs", "1", "--push_to_hub", "tester/derm", "--version", version]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    said = run("one", str(base), "v1.0.0") + run("two", "tester/derm@v1.0.0", "v1.1.0")
+    assert set(hub.tags("tester/derm")) == {"v1.0.0", "v1.1.0"}
+    first, second = (
+        AutoModelForImageClassification.from_pretrained("tester/derm", revision=version).state_dict()
+        for version in ("v1.0.0", "v1.1.0")
+    )
+    assert any(not tensor.equal(second[name]) for name, tensor in first.items())
+    for version in ("v1.0.0", "v1.1.0"):
+        files = hub.files("tester/derm", version)
+        assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+        assert not [name for name, data in files.items() if os.environ["HF_TOKEN"].encode() in data]
+        assert files["README.md"].startswith(b"---\nlicense:")
+    assert "hf_write" not in said
+    again = run("two", "tester/derm@v1.0.0", "v1.1.0")
+    assert "nothing is left to train" in again
+    assert "tester/derm@v1.1.0 is published already" in again
+
+
+def test_one_wording_says_that_it_is_no_device():
+    for name in ("README.md", "model_card.md", "space/README.md"):
+        text = (REPOSITORY / name).read_text()
+        assert NOT_A_DEVICE in text or "{{ not_a_device }}" in text, name

@@ -1,0 +1,300 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import REPOSITORY
+from pictures import class_folders
+from safetensors.torch import load_file
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+import train_hf
+from dermalert import images
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import run_command
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Nine classes of pictures that differ in colour, with a test split."""
+    root = tmp_path_factory.mktemp("pictures")
+    class_folders(root / "Train", images=60)
+    class_folders(root / "Test", images=2, first_seed=1000)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory) -> Path:
+    """A ViT with random weights, small enough to train in a second."""
+    folder = tmp_path_factory.mktemp("base") / "tiny-vit"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def arguments(pictures, base, output_dir, *more: str) -> list[str]:
+    plain = ["--dataset", pictures, "--base_model", base, "--output_dir", output_dir, "--epochs", "2", *more]
+    return [str(argument) for argument in plain]
+
+
+def train(*command) -> dict:
+    return train_hf.main(train_hf.parse(arguments(*command)))
+
+
+@pytest.fixture(scope="session")
+def run(pictures, tiny_vit, tmp_path_factory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(pictures, tiny_vit, folder, "--epochs", "3")
+    return folder
+
+
+def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert files == {
+        "run.json",
+        "release/README.md",
+        "release/config.json",
+        "release/model.safetensors",
+        "release/preprocessor_config.json",
+        "release/evaluation/metrics.json",
+        "release/evaluation/predictions.parquet",
+        "release/evaluation/figures/learning_curves.png",
+    }
+
+
+def test_training_moves_every_parameter(run, tiny_vit):
+    before, after = load_file(tiny_vit / "model.safetensors"), load_file(run / "release" / "model.safetensors")
+    body = [name for name in before if not name.startswith("classifier.")]
+    assert body and not [name for name in body if torch.equal(before[name], after[name])]
+
+
+def test_the_figures_count_what_was_there(run):
+    figures = json.loads((run / "release/evaluation/metrics.json").read_text())
+    assert figures["data"]["images"] == 558
+    assert sum(figures["data"]["sides"].values()) == 558
+    assert figures["splits"]["official_test"]["n"] == 18
+    held_out = figures["splits"]["held_out"]
+    assert held_out["n"] == figures["data"]["sides"]["held_out"]
+    assert np.array(held_out["confusion"]).sum() == held_out["n"]
+    assert figures["training"]["epochs"] == 3
+
+
+def test_a_fresh_process_with_transformers_alone_gives_the_recorded_probabilities(run, pictures, tmp_path):
+    table = pq.read_table(run / "release/evaluation/predictions.parquet").to_pylist()
+    paths = {path.stem: str(path) for path in pictures.rglob("*.png")}
+    (tmp_path / "table.json").write_text(json.dumps([(paths[row["image_id"]], row) for row in table]))
+    script = f"""
+import json, sys
+from transformers import pipeline
+classify = pipeline("image-classification", model={str(run / "release")!r})
+assert "dermalert" not in sys.modules
+try:
+    import dermalert
+    raise SystemExit("dermalert can be imported here: this would prove nothing")
+except ImportError:
+    pass
+worst = 0
+for path, row in json.load(open("table.json")):
+    answer = {{a["label"]: a["score"] for a in classify(path, top_k=9)}}
+    assert sorted(answer) == {sorted(DIAGNOSES)!r}
+    assert abs(sum(answer.values()) - 1) < 1e-5
+    worst = max(worst, *(abs(answer[label] - row[label]) for label in answer))
+print(len(table) if (table := json.load(open("table.json"))) else 0, worst)
+"""
+    # -S leaves out site-packages with its link to this project; the libraries are named one by one.
+    libraries = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": libraries},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    n, worst = done.stdout.split()
+    assert int(n) == len(table) > 50
+    assert float(worst) < 1e-5
+
+
+def test_a_finished_run_does_nothing_again(run, pictures, tiny_vit, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    train(pictures, tiny_vit, run, "--epochs", "3")
+    assert "nothing is left to train" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_training_goes_on_from_a_release(run, pictures, tmp_path):
+    train(pictures, run, tmp_path / "on", "--epochs", "1")
+    figures = json.loads((tmp_path / "on/release/evaluation/metrics.json").read_text())
+    assert figures["base_model"] == "run"
+    assert str(run.parent) not in (tmp_path / "on/release/README.md").read_text()
+
+
+def test_training_on_from_a_release_of_another_split_is_refused(run, pictures, tmp_path, capsys):
+    assert command(pictures, run, tmp_path / "on", "--split_seed", "1") == 2
+    assert "was trained with --split_seed 0" in capsys.readouterr().err
+    assert not (tmp_path / "on").exists()
+
+
+@pytest.mark.parametrize("flag", ["--rebalance", "--no_augment"])
+def test_rebalancing_and_augmentation_are_switched_by_flags(flag, pictures, tiny_vit, tmp_path):
+    figures = train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", flag)
+    assert figures["splits"]["held_out"]["n"] > 0
+
+
+def test_without_augmentation_training_sees_the_plain_pixels(pictures, tiny_vit, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(images, "augment", lambda pixels: seen.append(len(pixels)) or pixels)
+    train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1", "--no_augment")
+    assert seen == []
+    train(pictures, tiny_vit, tmp_path / "augmented", "--epochs", "1")
+    assert sum(seen) > 0
+
+
+def test_balanced_softmax_of_equal_logits_is_the_prior_of_the_truth():
+    loss = train_hf.balanced_softmax([0] * 30 + [1] * 10)
+    outputs = type("Output", (), {"logits": torch.zeros(2, 2)})
+    outputs.logits = torch.cat([outputs.logits, torch.full((2, 7), -1e9)], dim=1)
+    assert loss(outputs, torch.tensor([0, 1])).item() == pytest.approx(-np.log([0.75, 0.25]).mean(), rel=1e-4)
+
+
+def test_training_stops_early_when_validation_no_longer_improves(pictures, tiny_vit, tmp_path):
+    # With a learning rate of nearly nothing no epoch is better than the first.
+    figures = train(
+        pictures, tiny_vit, tmp_path / "run", "--epochs", "9", "--patience", "2", "--learning_rate", "1e-12"
+    )
+    assert figures["training"]["epochs"] == 3
+
+
+def without_speed(folder: Path) -> dict:
+    figures = json.loads((folder / "release/evaluation/metrics.json").read_text())
+    del figures["training"]["seconds"], figures["training"]["images_per_second"]
+    return figures
+
+
+def kill_in_the_middle(command: list[str], folder: Path) -> None:
+    """Start the training, and kill -9 it once a checkpoint is whole."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder.parent)
+    deadline = time.monotonic() + 240
+    while len(list((folder / "checkpoints").glob("checkpoint-*/trainer_state.json"))) < 1:
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "release").exists()
+
+
+@pytest.mark.parametrize("base", ["vit", "efficientnet-lite0"])
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(base, pictures, tiny_vit, tmp_path):
+    more = ["--epochs", "4", "--image_size", "32"]
+    model = tiny_vit if base == "vit" else base
+    train(pictures, model, tmp_path / "whole", *more)
+    command = [sys.executable, str(REPOSITORY / "train_hf.py")]
+    kill_in_the_middle([*command, *arguments(pictures, model, tmp_path / "killed", *more)], tmp_path / "killed")
+    train(pictures, model, tmp_path / "killed", *more)
+    assert without_speed(tmp_path / "killed") == without_speed(tmp_path / "whole")
+    whole, killed = (load_file(tmp_path / name / "release/model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+
+
+def test_a_checkpoint_that_was_cut_short_is_not_used(pictures, tiny_vit, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(pictures, tiny_vit, folder)
+    monkeypatch.undo()
+    whole = max((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    shutil.copytree(whole, folder / "checkpoints" / "checkpoint-999")
+    (folder / "checkpoints" / "checkpoint-999" / "trainer_state.json").unlink()
+    train(pictures, tiny_vit, folder)
+    assert (folder / "release" / "config.json").is_file()
+
+
+def test_a_training_that_had_ended_is_not_trained_again(pictures, tiny_vit, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(pictures, tiny_vit, folder)
+    monkeypatch.undo()
+    monkeypatch.setattr(train_hf.Trainer, "train", lambda *_, **__: 1 / 0)
+    assert train(pictures, tiny_vit, folder)["training"]["seconds"] is None
+
+
+def command(*parts) -> int:
+    return run_command(lambda: train_hf.main(train_hf.parse(arguments(*parts))))
+
+
+BAD = {
+    "unknown data set": (["--dataset", "demmo"], "Did you mean 'demo'"),
+    "unknown base model": (["--base_model", "efficientnet-lite9"], "Did you mean 'efficientnet-lite"),
+    "no epochs": (["--epochs", "0"], "--epochs 0 makes no sense"),
+    "tracker that is not there": (["--report_to", "wandb"], "--report_to wandb is not installed"),
+    "push without a version": (["--push_to_hub", "tester/model"], "needs a --version"),
+    "push without an owner": (["--push_to_hub", "model", "--version", "v1.0.0"], "write it as USER/REPO"),
+    "push with a bad version": (["--push_to_hub", "tester/model", "--version", "1"], "write it like v1.0.0"),
+    "push without a token": (["--push_to_hub", "tester/model", "--version", "v1.0.0"], "needs a token"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_question_gets_one_sentence_and_exit_code_2(case, pictures, tiny_vit, tmp_path, capsys):
+    flags, sentence = BAD[case]
+    assert command(pictures, tiny_vit, tmp_path / "run", *flags) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("dermalert: ")
+    assert sentence in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [["--epoch", "3"], ["--nonsense"], ["--epochs", "many"]])
+def test_an_unknown_flag_is_argparses_message_and_exit_code_2(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train_hf.parse(flags)
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(run, pictures, tiny_vit, capsys):
+    assert command(pictures, tiny_vit, run, "--epochs", "4") == 2
+    assert "holds another run (--epochs 3 there, 4 here)" in capsys.readouterr().err
+    assert (run / "release/config.json").is_file()
+
+
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(pictures, tiny_vit, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert command(pictures, tiny_vit, tmp_path) == 2
+    assert "holds things that are no run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_disk_without_room_is_said_before_the_training(pictures, tiny_vit, tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert command(pictures, tiny_vit, tmp_path / "run") == 1
+    assert "has 1 MB of free disk and the run needs about" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_fills_up_ends_in_one_sentence_and_the_run_goes_on_later(pictures, tiny_vit, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "train_hf.py"), *arguments(pictures, tiny_vit, tmp_path / "run")]
+    # No file may grow beyond 100 kB: what the kernel then answers to a write is what it answers on a full disk.
+    limited = ["bash", "-c", 'ulimit -f 100; trap "" XFSZ; exec "$@"', "bash", *command]
+    failed = subprocess.run(limited, capture_output=True, text=True, cwd=tmp_path)
+    assert failed.returncode == 1, failed.stderr
+    assert "is full: make room and run the same command again" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "run" / "release").exists()
+    train(pictures, tiny_vit, tmp_path / "run")
+    assert (tmp_path / "run" / "release" / "config.json").is_file()

@@ -1,0 +1,227 @@
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from releases import LABELS, make_image, make_release
+from transformers import pipeline
+
+from space.triage import MAX_PIXELS, NoRelease, Release, UnreadableImage, read_image
+
+ORIENTATION = 0x0112
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_release(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(scope="module")
+def release(folder) -> Release:
+    return Release.load(folder)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+# Reading
+
+
+def test_a_plain_picture_is_read_as_it_is(tmp_path):
+    make_image().save(tmp_path / "plain.png")
+    expected = pixels(make_image())
+    for source in (
+        tmp_path / "plain.png",
+        str(tmp_path / "plain.png"),
+        (tmp_path / "plain.png").read_bytes(),
+        make_image(),
+    ):
+        np.testing.assert_array_equal(pixels(read_image(source)), expected)
+
+
+# How a camera stores the upright picture for each value of the EXIF orientation.
+STORED = {
+    1: None,
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_90",
+    7: "TRANSVERSE",
+    8: "ROTATE_270",
+}
+
+
+@pytest.mark.parametrize(("orientation", "turn"), STORED.items())
+def test_a_picture_is_turned_upright(tmp_path, orientation, turn):
+    stored = make_image().transpose(Image.Transpose[turn]) if turn else make_image()
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(pixels(read_image(tmp_path / "turned.png")), pixels(make_image()))
+
+
+def test_cmyk_keeps_its_colours(tmp_path):
+    make_image().convert("CMYK").save(tmp_path / "print.jpg", quality=98, subsampling=0)
+    assert np.abs(pixels(read_image(tmp_path / "print.jpg")) - pixels(make_image())).max() < 8
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_is_scaled_to_8_bits(tmp_path, suffix):
+    values = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / f"grey.{suffix}")
+    expected = (values / 257).round().astype(int)
+    np.testing.assert_array_equal(pixels(read_image(tmp_path / f"grey.{suffix}")), np.stack([expected] * 3, axis=-1))
+
+
+def test_8_bit_grey_becomes_three_equal_channels(tmp_path):
+    make_image().convert("L").save(tmp_path / "grey.png")
+    read = pixels(read_image(tmp_path / "grey.png"))
+    np.testing.assert_array_equal(read, np.stack([np.asarray(make_image().convert("L"))] * 3, axis=-1))
+
+
+def test_transparent_parts_lie_on_white(tmp_path):
+    image = make_image().convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 32, 48))
+    image.save(tmp_path / "alpha.png")
+    read = pixels(read_image(tmp_path / "alpha.png"))
+    assert (read[:, :32] == 255).all()
+    np.testing.assert_array_equal(read[:, 32:], pixels(make_image())[:, 32:])
+
+
+def test_the_transparent_colour_of_a_palette_becomes_white(tmp_path):
+    image = make_image().quantize(16)
+    transparent = image.getpixel((0, 0))
+    image.save(tmp_path / "palette.png", transparency=transparent)
+    read, index = pixels(read_image(tmp_path / "palette.png")), np.asarray(image)
+    assert (read[index == transparent] == 255).all()
+    np.testing.assert_array_equal(read[index != transparent], pixels(image.convert("RGB"))[index != transparent])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_a_file_cut_short_is_refused(tmp_path, suffix):
+    path = tmp_path / f"cut.{suffix}"
+    make_image((200, 200)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UnreadableImage, match=r"cut\..*cannot be read as an image"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"This is a letter, not a picture.\n"])
+def test_what_is_no_picture_is_refused(tmp_path, content):
+    (tmp_path / "letter.jpg").write_bytes(content)
+    for source in (tmp_path / "letter.jpg", content):
+        with pytest.raises(UnreadableImage, match="cannot be read as an image"):
+            read_image(source)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(UnreadableImage, match=r"nowhere\.png.*FileNotFoundError"):
+        read_image(tmp_path / "nowhere.png")
+
+
+def empty_png(width: int, height: int) -> bytes:
+    """A PNG that claims a size, and holds no pixels."""
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT", b"IEND"]
+    framed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def test_too_many_pixels_are_refused_before_they_are_unpacked():
+    side = int(MAX_PIXELS**0.5)
+    with pytest.raises(UnreadableImage, match=f"{side + 1} x {side} pixels: shrink it below 64,000,000"):
+        read_image(empty_png(side + 1, side))
+    with pytest.raises(UnreadableImage, match="cannot be read"):  # Pillow's own limit comes first
+        read_image(empty_png(60_000, 60_000))
+
+
+# Judging
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_probabilities_are_those_of_a_bare_pipeline(folder, release, tmp_path, seed):
+    make_image((90, 70), seed=seed).save(tmp_path / "lesion.png")
+    plain = pipeline("image-classification", model=str(folder))(str(tmp_path / "lesion.png"), top_k=9)
+    judged = release.judge(tmp_path / "lesion.png").probabilities
+    assert list(judged) == [row["label"] for row in plain]  # the largest first
+    assert list(judged.values()) == pytest.approx([row["score"] for row in plain], abs=1e-6)
+    assert sorted(judged) == sorted(LABELS)
+    assert sum(judged.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_image_is_judged_alike_alone_and_in_a_batch(release):
+    images = [make_image((90, 70 + seed), seed=seed) for seed in range(5)]
+    together = release.probabilities(images, batch_size=2)
+    assert together.shape == (5, 9)
+    for image, row in zip(images, together, strict=True):
+        np.testing.assert_allclose(release.probabilities([image])[0], row, atol=1e-6)
+    assert release.probabilities([]).shape == (0, 9)
+
+
+def test_the_alert_begins_at_the_threshold(folder):
+    release = Release.load(folder)
+    probability = release.judge(make_image()).probabilities["melanoma"]
+    for threshold, alert in ((probability - 1e-7, True), (probability, True), (probability + 1e-7, False)):
+        release.threshold = threshold
+        judgement = release.judge(make_image())
+        assert judgement.alert is alert
+        word = "Melanoma alert" if alert else "No melanoma alert"
+        assert judgement.sentence == (
+            f"{word}: the probability of melanoma is {probability:.1%}; this release alerts from {threshold:.1%}."
+        )
+
+
+def test_without_a_threshold_nothing_is_judged(tmp_path):
+    judgement = Release.load(make_release(tmp_path, threshold=None)).judge(make_image())
+    assert judgement.alert is None
+    assert judgement.sentence.startswith("Cannot judge: this release has no alert threshold")
+    assert len(judgement.probabilities) == 9
+
+
+def test_a_melanoma_bias_turns_the_alert(tmp_path):
+    for bias, alert in ((20, True), (-20, False)):
+        release = Release.load(make_release(tmp_path / str(bias), melanoma_bias=bias))
+        assert release.judge(make_image()).alert is alert
+
+
+# Loading
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_missing_release_is_named(tmp_path):
+    with pytest.raises(NoRelease, match=r"cannot load the release .*nowhere"):
+        Release.load(tmp_path / "nowhere")
+    with pytest.raises(NoRelease, match=r"cannot load the release tester/none@v9"):
+        Release.load("tester/none@v9")
+
+
+def test_a_model_without_a_usable_alert_is_no_release(tmp_path):
+    plain = make_release(tmp_path / "plain", alert=False)
+    with pytest.raises(NoRelease, match=r"no dermalert release: its config\.json has no usable 'alert'.*train_hf\.py"):
+        Release.load(plain)
+    foreign = make_release(tmp_path / "foreign")
+    config = json.loads((foreign / "config.json").read_text())
+    for alert in ({"label": "melanoma"}, {"threshold": 0.1}, {"label": "a cat", "threshold": 0.1}, "yes"):
+        (foreign / "config.json").write_text(json.dumps(config | {"alert": alert}))
+        with pytest.raises(NoRelease, match="no usable 'alert'"):
+            Release.load(foreign)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_a_damaged_release_is_named(tmp_path, name):
+    path = make_release(tmp_path / "damaged") / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(NoRelease, match=r"cannot load the release .*damaged"):
+        Release.load(tmp_path / "damaged")
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    path = make_release(tmp_path / "other") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_sizes": [8, 24]}))
+    with pytest.raises(NoRelease, match=r"cannot load the release .*other"):
+        Release.load(tmp_path / "other")
