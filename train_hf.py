@@ -12,11 +12,13 @@ The same command again goes on where it was stopped, and does nothing once it ha
 """
 
 import dataclasses
+import os
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,9 +54,9 @@ class Config:
     output_dir: str = _setting("runs/demo", "folder of the run")
     image_size: int | None = _setting(None, "side of the input in pixels; by default the base model's own")
     epochs: int = _setting(15, "passes over the training images, at most")
-    patience: int = _setting(5, "epochs without a better balanced accuracy on validation after which training stops")
+    patience: int = _setting(8, "epochs without a better balanced accuracy on validation after which training stops")
     batch_size: int = _setting(32, "images a step")
-    learning_rate: float = _setting(1e-3, "peak of the cosine schedule")
+    learning_rate: float = _setting(3e-4, "peak of the cosine schedule")
     augment: bool = _setting(True, "turn, mirror, scale, shift and recolour training images")
     rebalance: bool = _setting(
         False, "train as if all diagnoses were equally common (balanced softmax); the probabilities then say so too"
@@ -62,7 +64,7 @@ class Config:
     seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
     strict: bool = _setting(False, "refuse a data set with a file that is no image, instead of skipping it")
-    report_to: str = _setting("none", "trackio or tensorboard")
+    report_to: Literal["none", "tensorboard", "trackio"] = _setting("none", "where curves are recorded as they grow")
     push_to_hub: str | None = _setting(None, "model repository, as USER/REPO")
     version: str | None = _setting(None, "tag of the release, such as v1.0.0")
 
@@ -102,6 +104,10 @@ def check(config: Config, folder: Path) -> bool:
     if config.report_to != "none" and find_spec(config.report_to) is None:
         raise UsageError(f"--report_to {config.report_to} is not installed: pip install 'dermalert[tracking]'.")
     if config.push_to_hub is None:
+        if config.version is not None:
+            raise UsageError(
+                f"--version {config.version} needs --push_to_hub USER/REPO: a release is named on the Hub."
+            )
         return False
     if config.version is None:
         raise UsageError("--push_to_hub needs a --version, such as v1.0.0: it becomes the release's tag.")
@@ -120,16 +126,18 @@ def train(config: Config, folder: Path, settings: dict) -> None:
     # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
     # DeiT, DINOv2 or Swin at fresh values if only `train(resume_from_checkpoint=)` loads it.
     checkpoint = runs.last_checkpoint(folder)
+    if checkpoint:
+        print(f"Going on from '{checkpoint}'.")
     model, processor = load_model(str(checkpoint or config.base_model), config)
-    runs.claim(folder, settings, needed_bytes=runs.disk_needed(model))
+    data = sources.describe(dataset)
+    runs.claim(folder, settings | {"data": data["fingerprint"]}, needed_bytes=runs.disk_needed(model))
     with runs.writing(folder):
         trainer = make_trainer(config, folder, model, processor, sides)
         speed = fit(trainer, checkpoint)
         # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
         model, processor = load_model(trainer.state.best_model_checkpoint, config)
         temperature, alert = calibration.calibrate(model, processor, sides["calibration"])
-        about = {"base_model": release.public_name(config.base_model), "split_seed": config.split_seed}
-        about |= sources.describe(dataset)
+        about = {"base_model": release.public_name(config.base_model), "split_seed": config.split_seed, **data}
         with release.assembled(folder / "release") as staging:
             release.save_model(staging, model, processor, alert=alert, about=about)
             measured, predictions = evaluation.evaluate(
@@ -139,7 +147,7 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 "schema": 1,
                 "version": None,  # until it is published
                 "base_model": about["base_model"],
-                "data": {**sources.describe(dataset), **splits.describe(sides, config.split_seed)},
+                "data": {**data, **splits.describe(sides, config.split_seed)},
                 "splits": measured,
                 "calibration": {"temperature": temperature, "images": len(sides["calibration"])},
                 "alert": alert,
@@ -156,6 +164,8 @@ def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str
     validation = images.with_pixels(sides["validation"], processor)
     # As many training images as validation ones, not augmented: the two curves differ by what was learnt by heart.
     sample = training.shuffle(seed=0).select(range(min(len(training), len(validation))))
+    # By default the curves would lie among the checkpoints, and go with them.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
@@ -175,6 +185,8 @@ def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str
         remove_unused_columns=False,
         seed=config.seed,
         report_to=config.report_to,
+        project="dermalert",
+        run_name=folder.name,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=False,
     )

@@ -35,6 +35,8 @@ def run_command(command: Callable[[], object]) -> int:
         return _say(error, 2)
     except RunError as error:
         return _say(error, 1)
+    except OSError as error:
+        return _say(f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}.", 1)
     except KeyboardInterrupt:
         return _say("stopped; the same command goes on from the last checkpoint.", 130)
     return 0

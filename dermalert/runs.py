@@ -48,8 +48,11 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
     """Make the folder this run's, once nothing is left that could be asked wrongly.
 
     Raises:
+        UsageError: the images are not those that the run in the folder was started with.
         RunError: the folder cannot be made, or the disk has no room for the run.
     """
+    if (folder / "run.json").is_file() and json.loads((folder / "run.json").read_text()) != settings:
+        raise UsageError(f"the images have changed since the run in '{folder}' was started: name a new --output_dir.")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free

@@ -64,6 +64,6 @@ def _check_classes(sides: dict[str, Dataset]) -> None:
             count = len(set().union(*(found[label] for found in groups.values())))
             raise UsageError(
                 f"'{DIAGNOSES[label]}' has {count} groups (lesions, or different images where no lesion is known), and "
-                f"none of them falls on the side {' or '.join(empty)}: add images of it (about 60 groups make sure of it), or "
-                "leave its folder out."
+                f"none of them falls on the side {' or '.join(empty)}: add images of it (with about 60 groups no side "
+                "stays empty), or leave its folder out."
             )

@@ -240,7 +240,7 @@ BAD = {
     "unknown data set": (["--dataset", "demmo"], "Did you mean 'demo'"),
     "unknown base model": (["--base_model", "efficientnet-lite9"], "Did you mean 'efficientnet-lite"),
     "no epochs": (["--epochs", "0"], "--epochs 0 makes no sense"),
-    "tracker that is not there": (["--report_to", "wandb"], "--report_to wandb is not installed"),
+    "version without a push": (["--version", "v1.0.0"], "needs --push_to_hub"),
     "push without a version": (["--push_to_hub", "tester/model"], "needs a --version"),
     "push without an owner": (["--push_to_hub", "model", "--version", "v1.0.0"], "write it as USER/REPO"),
     "push with a bad version": (["--push_to_hub", "tester/model", "--version", "1"], "write it like v1.0.0"),
@@ -258,7 +258,7 @@ def test_a_wrong_question_gets_one_sentence_and_exit_code_2(case, pictures, tiny
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", [["--epoch", "3"], ["--nonsense"], ["--epochs", "many"]])
+@pytest.mark.parametrize("flags", [["--epoch", "3"], ["--nonsense"], ["--epochs", "many"], ["--report_to", "wandb"]])
 def test_an_unknown_flag_is_argparses_message_and_exit_code_2(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
         train_hf.parse(flags)
@@ -270,6 +270,22 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(run, pictures, tiny_v
     assert command(pictures, tiny_vit, run, "--epochs", "4") == 2
     assert "holds another run (--epochs 3 there, 4 here)" in capsys.readouterr().err
     assert (run / "release/config.json").is_file()
+
+
+def test_images_that_changed_since_the_run_was_started_are_refused(pictures, tiny_vit, tmp_path, capsys, monkeypatch):
+    shutil.copytree(pictures, tmp_path / "pictures")
+    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "pictures", tiny_vit, tmp_path / "run")
+    next((tmp_path / "pictures" / "Train" / "nevus").iterdir()).unlink()
+    assert command(tmp_path / "pictures", tiny_vit, tmp_path / "run") == 2
+    assert "the images have changed since" in capsys.readouterr().err
+
+
+def test_curves_are_recorded_where_the_flag_says(pictures, tiny_vit, tmp_path, monkeypatch):
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--report_to", "tensorboard")
+    assert list((tmp_path / "run" / "tensorboard").rglob("events.out.tfevents.*"))
 
 
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(pictures, tiny_vit, tmp_path, capsys):
