@@ -36,7 +36,7 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     Raises:
         UnreadableImage: no image, cut short, or more than `MAX_PIXELS`.
     """
-    name = f"'{source}'" if isinstance(source, str | Path) else "the image"
+    name = f"'{source}'" if isinstance(source, str | Path) else "the file"
     try:
         image = source if isinstance(source, Image.Image) else Image.open(_opened(source))
         if image.width * image.height > MAX_PIXELS:
@@ -45,10 +45,12 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image))
     except UnreadableImage:
         raise
+    except FileNotFoundError as error:
+        raise UnreadableImage(f"{name} does not exist.") from error
     # What Pillow raises on broken files is not one type: OSError (cut short), SyntaxError (broken PNG), ValueError,
     # struct.error, DecompressionBombError, ...: any of them means that there is no picture.
     except Exception as error:
-        raise UnreadableImage(f"{name} cannot be read as an image ({type(error).__name__}).") from error
+        raise UnreadableImage(f"{name} cannot be read as an image: damaged, cut short, or something else.") from error
 
 
 def _opened(source: str | Path | bytes) -> io.BytesIO:

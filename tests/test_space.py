@@ -114,7 +114,7 @@ def test_the_front_matter_is_valid():
     assert set(data) <= set(known.split())
     assert {"title", "emoji", "sdk", "sdk_version", "python_version", "app_file", "license"} <= set(data)
     assert data["sdk"] == "gradio"
-    assert data["sdk_version"] == gradio.__version__, "and quoted, or 6.30 becomes 6.3"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", data["sdk_version"]), "and quoted, or 6.30 becomes 6.3"
     assert isinstance(data["python_version"], str)
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
     assert {data["colorFrom"], data["colorTo"]} <= colours
@@ -129,11 +129,12 @@ def requirements() -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def test_the_requirements_are_what_is_tested():
-    for requirement in requirements():
-        installed = Version(importlib.metadata.version(requirement.name)).public
-        assert str(requirement.specifier) == f"=={installed}", requirement.name
+def test_the_requirements_are_pinned_inside_the_ranges_of_the_project():
+    project = {r.name: r.specifier for r in map(Requirement, importlib.metadata.requires("dermalert")) if not r.marker}
     assert "gradio" not in {r.name for r in requirements()}, "its version is sdk_version"
+    pinned = {r.name: str(r.specifier).removeprefix("==") for r in requirements()}
+    for name, version in [*pinned.items(), ("gradio", SpaceCard.load(SPACE / "README.md").data.sdk_version)]:
+        assert Version(version) in project[name], name
 
 
 def test_every_requirement_runs_on_the_python_of_the_space():
@@ -300,7 +301,7 @@ def test_an_unreadable_upload_gives_a_sentence(client, tmp_path, content):
     path = tmp_path / "lesion.jpg"
     make_image((90, 70)).save(path)
     path.write_bytes({"cut short": path.read_bytes()[:800], "a letter": b"Dear Sir", "nothing": b""}[content])
-    with pytest.raises(AppError, match=r"^Cannot judge: the image cannot be read as an image \(\w+\)\.$"):
+    with pytest.raises(AppError, match=r"^Cannot judge: the file cannot be read as an image: damaged"):
         client.predict(handle_file(path), api_name="/judge")
 
 
@@ -396,7 +397,7 @@ def test_an_answer_never_outlives_its_image(visit, tmp_path):
         page.get_by_label("Remove Image").click()
         expect(sentence).to_contain_text("Upload a dermoscopy image")
         upload(page, tmp_path / "broken.jpg")
-        expect(sentence).to_contain_text("Cannot judge: the image cannot be read")
+        expect(sentence).to_contain_text("Cannot judge: the file cannot be read")
         expect(page.locator("#result table")).to_have_count(0)
         page.get_by_label("Remove Image").click()
 
