@@ -22,7 +22,10 @@ test-all: .venv/ready ## the long sweeps too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 space: .venv/ready ## open the Space locally with RELEASE, by default the demo run's
+ifeq ($(RELEASE),runs/demo/release)
 	@test -f $(RELEASE)/config.json || $(MAKE) --no-print-directory demo
+	@echo "Serving the demo's release, trained on generated lesions; another one: make space RELEASE=runs/NAME/release"
+endif
 	MODEL_ID=$(RELEASE) $(BIN)/python space/app.py
 
 lint: .venv/ready

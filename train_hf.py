@@ -12,7 +12,7 @@ The same command again goes on where it was stopped, and does nothing once it ha
 """
 
 import dataclasses
-import os
+import math
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
@@ -79,83 +79,84 @@ def parse(arguments: list[str] | None = None) -> Config:
 
 def main(config: Config) -> dict:
     """Run the recipe, or what is left of it, and return the content of `metrics.json`."""
+    check(config)
     folder = Path(config.output_dir)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
-    finished = runs.is_finished(folder, settings)
-    to_publish = check(config, folder)
-    if finished:
+    if runs.is_finished(folder, settings):
         print(f"The run in '{folder}' is finished: nothing is left to train.")
     else:
+        if config.push_to_hub:
+            release.check_can_publish(config.push_to_hub, config.version)
         train(config, folder, settings)
-    if to_publish:
+    runs.drop_checkpoints(folder)
+    if config.push_to_hub:
         release.publish(folder / "release", config.push_to_hub, config.version)
-        runs.note_published(folder, f"{config.push_to_hub}@{config.version}")
-        print(f"Published {config.push_to_hub}@{config.version}.")
+        print(f"Published: {config.push_to_hub}@{config.version}.")
     figures = release.read_metrics(folder / "release")
     print(what_next(folder / "release", figures))
     return figures
 
 
-def check(config: Config, folder: Path) -> bool:
-    """Refuse what could not end well, before the work; tell whether there is something to publish."""
-    for name in ("epochs", "patience", "batch_size", "learning_rate"):
-        if getattr(config, name) <= 0:
-            raise UsageError(f"--{name} {getattr(config, name)} makes no sense: it must be above 0.")
+def check(config: Config) -> None:
+    """Refuse settings that make no sense."""
+    for name in ("epochs", "patience", "batch_size", "learning_rate", "image_size"):
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"--{name} {value} makes no sense: it must be above 0.")
+    if not 0 <= config.seed < 2**32:
+        raise UsageError(f"--seed {config.seed} makes no sense: it must be from 0 to 2**32 - 1.")
     if config.report_to != "none" and find_spec(config.report_to) is None:
-        raise UsageError(f"--report_to {config.report_to} is not installed: pip install 'dermalert[tracking]'.")
-    if config.push_to_hub is None:
-        if config.version is not None:
-            raise UsageError(
-                f"--version {config.version} needs --push_to_hub USER/REPO: a release is named on the Hub."
-            )
-        return False
-    if config.version is None:
-        raise UsageError("--push_to_hub needs a --version, such as v1.0.0: it becomes the release's tag.")
-    if f"{config.push_to_hub}@{config.version}" in runs.published(folder):
-        print(f"{config.push_to_hub}@{config.version} is published already.")
-        return False
-    release.check_can_publish(config.push_to_hub, config.version)
-    return True
+        raise UsageError(f"--report_to {config.report_to} is not installed: pip install -e '.[tracking]'.")
+    if (config.push_to_hub is None) != (config.version is None):
+        raise UsageError("--push_to_hub USER/REPO and --version v1.0.0 (the release's tag) need each other.")
 
 
 def train(config: Config, folder: Path, settings: dict) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
     dataset = sources.load(config.dataset, strict=config.strict)
     sides = splits.split(dataset, seed=config.split_seed)
+    data = sources.describe(dataset)
     set_seed(config.seed)
     # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
     # DeiT, DINOv2 or Swin at fresh values if only `train(resume_from_checkpoint=)` loads it.
     checkpoint = runs.last_checkpoint(folder)
     if checkpoint:
         print(f"Going on from '{checkpoint}'.")
-    model, processor = load_model(str(checkpoint or config.base_model), config)
-    data = sources.describe(dataset)
+        model, processor = load_model(str(checkpoint), config)
+    else:
+        base = str(release.find(config.base_model))
+        model, processor = load_model(base, config)
+        model.config.dermalert = release.about(model, base_model=base, data=data, split_seed=config.split_seed)
     runs.claim(folder, settings | {"data": data["fingerprint"]}, needed_bytes=runs.disk_needed(model))
     with runs.writing(folder):
         trainer = make_trainer(config, folder, model, processor, sides)
-        speed = fit(trainer, checkpoint)
+        state, speed = fit(trainer, folder, checkpoint)
         # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
-        model, processor = load_model(trainer.state.best_model_checkpoint, config)
+        model, processor = load_model(str(runs.best_checkpoint(folder, state.best_global_step)), config)
         temperature, alert = calibration.calibrate(model, processor, sides["calibration"])
-        about = {"base_model": release.public_name(config.base_model), "split_seed": config.split_seed, **data}
+        model.config.alert = alert
         with release.assembled(folder / "release") as staging:
-            release.save_model(staging, model, processor, alert=alert, about=about)
-            measured, predictions = evaluation.evaluate(
-                triage.Release.load(staging), {name: sides[name] for name in ("held_out", "official_test")}
-            )
+            model.save_pretrained(staging)
+            processor.save_pretrained(staging)
+            reported = {name: sides[name] for name in ("held_out", "official_test")}
+            measured, predictions = evaluation.evaluate(triage.Release.load(staging), reported)
+            about = model.config.dermalert
             figures = {
                 "schema": 1,
                 "version": None,  # until it is published
                 "base_model": about["base_model"],
-                "data": {**data, **splits.describe(sides, config.split_seed)},
+                "data": data
+                | splits.describe(sides, config.split_seed)
+                | {"generated": about["generated"], "trained_on": about["data"]},
                 "splits": measured,
                 "calibration": {"temperature": temperature, "images": len(sides["calibration"])},
                 "alert": alert,
-                "training": speed | {"epochs": trainer.state.epoch, "best_step": trainer.state.best_global_step},
+                "training": speed
+                | {"epochs": state.epoch, "best_step": state.best_global_step}
+                | {"settings": {k: v for k, v in settings.items() if k not in ("dataset", "base_model")}},
             }
-            evaluation.write(staging / "evaluation", figures, predictions, trainer.state.log_history)
+            evaluation.write(staging / "evaluation", figures, predictions, state.log_history)
             release.write_card(staging)
-    runs.drop_checkpoints(folder)
 
 
 def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str, Dataset]) -> Trainer:
@@ -164,8 +165,6 @@ def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str
     validation = images.with_pixels(sides["validation"], processor)
     # As many training images as validation ones, not augmented: the two curves differ by what was learnt by heart.
     sample = training.shuffle(seed=0).select(range(min(len(training), len(validation))))
-    # By default the curves would lie among the checkpoints, and go with them.
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
@@ -231,27 +230,24 @@ class EarlyStopping(EarlyStoppingCallback):
         """Leave out the check that asks for `load_best_model_at_end`."""
 
 
-def fit(trainer: Trainer, checkpoint: Path | None) -> dict:
-    """Train to the end, or from a checkpoint on, and return how fast; a training that had ended is left as it is."""
-    ended = Path(trainer.args.output_dir) / "trainer_state.json"
-    if ended.is_file():
-        trainer.state = TrainerState.load_from_json(str(ended))
-        return {"images_per_second": None, "seconds": None, "device": str(trainer.args.device)}
+def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:
+    """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
+    state, speed = runs.ended(folder), {"images_per_second": None, "seconds": None, "device": str(trainer.args.device)}
+    if state:  # the run was stopped after the training
+        return state, speed
     before = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).epoch if checkpoint else 0
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
-    trainer.save_state()
-    return {
-        "images_per_second": (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds,
-        "seconds": None if checkpoint else seconds,  # what a stopped run took before is not known
-        "device": str(trainer.args.device),
-    }
+    runs.note_ended(folder, trainer.state)
+    # The evaluation after each epoch is part of the time. What a stopped run took before is not known.
+    speed["images_per_second"] = (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds
+    return trainer.state, speed | {"seconds": None if checkpoint else seconds}
 
 
 def load_model(name: str, config: Config):
     """Return model and processor, refusing a release whose training images would be held out here."""
-    model, processor = backbones.load(str(release.find(name)), labels=DIAGNOSES, image_size=config.image_size)
+    model, processor = backbones.load(name, labels=DIAGNOSES, image_size=config.image_size)
     split_seed = getattr(model.config, "dermalert", {}).get("split_seed", config.split_seed)
     if split_seed != config.split_seed:
         raise UsageError(
@@ -264,11 +260,11 @@ def load_model(name: str, config: Config):
 def what_next(folder: Path, figures: dict) -> str:
     """Return what a person wants to know at the end: how good, where it is, what to type."""
     held_out = figures["splits"]["held_out"]
-    value = "balanced accuracy {value:.2f} [{low:.2f}-{high:.2f}]".format(**held_out["balanced_accuracy"])
+    accuracy = release.in_words(held_out["balanced_accuracy"])
     return (
-        f"Held out: {value}, n = {held_out['n']} images in {held_out['groups']} groups.\n"
+        f"Held out: balanced accuracy {accuracy}, n = {held_out['n']} images in {held_out['groups']} groups.\n"
         f"The release: {folder}\n"
-        f"Next: MODEL_ID={folder} python space/app.py"
+        f"Next: make space RELEASE={folder}"
     )
 
 

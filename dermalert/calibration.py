@@ -19,12 +19,15 @@ def calibrate(model: nn.Module, processor, dataset: Dataset) -> tuple[float, dic
     """Fold the temperature into a model by its calibration images; return it and the alert.
 
     Raises:
-        RunError: see `fold_temperature`.
+        RunError: the model gives no numbers.
     """
     model.config.alert = {"label": ALERT, "threshold": None}
     serving = Release(model, processor, name="calibration")
     # Logarithms of probabilities are logits up to a constant an image, which no softmax sees.
-    logits = np.log(np.maximum(predict(serving, dataset, name="calibration images"), 1e-30))
+    probabilities = predict(serving, dataset, name="calibration images")
+    if not np.isfinite(probabilities).all():
+        raise RunError("the training diverged: the model's answers are not numbers. Try a lower --learning_rate.")
+    logits = np.log(np.maximum(probabilities, 1e-30))
     truth, lesions = np.array(dataset["label"]), np.array(dataset["group"])
     temperature = fit_temperature(logits, truth)
     fold_temperature(
@@ -51,27 +54,38 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 
 @torch.no_grad()
 def fold_temperature(model: nn.Module, temperature: float, pixels: torch.Tensor) -> None:
-    """Divide a classifier's logits by a temperature, for good, by its last linear layer.
+    """Divide a classifier's logits by a temperature (above 0), for good, in its last linear layer.
+
+    Raises:
+        ValueError: see `last_linear`.
+    """
+    layer = last_linear(model, pixels)
+    layer.weight /= temperature
+    if layer.bias is not None:
+        layer.bias /= temperature
+
+
+@torch.no_grad()
+def last_linear(model: nn.Module, pixels: torch.Tensor) -> nn.Linear:
+    """Return the linear layer whose output is what a classifier gives as its logits.
 
     Args:
         model: any transformers image classifier.
-        temperature: above 0.
-        pixels: (n, 3, H, W) images on which the effect is checked.
+        pixels: (n, 3, H, W) images to run it on.
 
     Raises:
-        RunError: the model has no last linear layer that gives its logits.
+        ValueError: there is none.
     """
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.config.num_labels]
-    before = model.eval()(pixels).logits
-    for layer in heads[-1:]:
-        layer.weight /= temperature
-        if layer.bias is not None:
-            layer.bias /= temperature
-    if not torch.allclose(model(pixels).logits, before / temperature, rtol=1e-4, atol=1e-4):
-        raise RunError(
-            f"the temperature cannot be folded into {type(model).__name__}: its logits do not come from a last linear "
-            "layer. Choose another --base_model."
-        )
+    outputs = {}
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hooks = [layer.register_forward_hook(lambda layer, _, output: outputs.update({layer: output})) for layer in layers]
+    logits = model.eval()(pixels).logits
+    for hook in hooks:
+        hook.remove()
+    for layer, output in reversed(outputs.items()):
+        if output.shape == logits.shape and torch.equal(output.nan_to_num(), logits.nan_to_num()):
+            return layer
+    raise ValueError(f"the logits of {type(model).__name__} are not the output of a linear layer")
 
 
 def alert_threshold(scores: np.ndarray, lesions: np.ndarray) -> dict:

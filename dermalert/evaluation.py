@@ -3,7 +3,6 @@
 The probabilities come from `space/triage.py`, which serves the release: what is measured is what is served.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 
 from dermalert import metrics
 from dermalert.diagnoses import DIAGNOSES
+from dermalert.release import dump_metrics
 from space.triage import Release, read_image
 
 _CHUNK = 256  # images in memory at once
@@ -41,7 +41,7 @@ def evaluate(release: Release, sides: dict[str, Dataset]) -> tuple[dict, pa.Tabl
             continue
         probabilities = predict(release, dataset, name=name)
         truth, groups = np.array(dataset["label"]), np.array(dataset["group"])
-        splits[name] = metrics.report(truth, probabilities, groups, threshold=release.threshold)
+        splits[name] = metrics.report(truth, probabilities, groups, alert=release.alerts(probabilities))
         tables.append(_predictions(name, dataset, probabilities))
     return splits, pa.concat_tables(tables)
 
@@ -56,7 +56,7 @@ def _predictions(name: str, dataset: Dataset, probabilities: np.ndarray) -> pa.T
 def write(folder: Path, figures: dict, predictions: pa.Table, history: Sequence[dict]) -> None:
     """Write `evaluation/` of a release: metrics.json, predictions.parquet, figures/learning_curves.png."""
     (folder / "figures").mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")
+    (folder / "metrics.json").write_text(dump_metrics(figures))
     pq.write_table(predictions, folder / "predictions.parquet")
     _learning_curves(history, folder / "figures" / "learning_curves.png")
 

@@ -94,31 +94,36 @@ class Intervals:
         self._draws = counts[:, self._member].astype(float)
 
     def of(self, metric: Callable[[np.ndarray], np.ndarray]) -> dict:
-        """Return value, low and high of a metric of the weights, by the percentiles of the bootstrap."""
+        """Return value, low and high of a metric of the weights, by the percentiles of the bootstrap.
+
+        Where every draw gives the same (a perfect AUROC of few images) there is no interval rather than one of no
+        width.
+        """
         return _figure(float(metric(np.ones(len(self._member)))), *_percentiles(metric(self._draws)))
 
     def of_proportion(self, hits: np.ndarray, among: np.ndarray) -> dict:
         """Return a proportion: exact where each photo is a group of its own, else by the bootstrap.
 
-        Where all or none are hits every draw is the same, so there the exact interval over the groups is taken.
+        Where every draw is the same (all are hits, or half of each group) the exact interval over the groups is taken.
         """
         n, k = int(among.sum()), int((hits & among).sum())
         groups = len(np.unique(self._member[among]))
         if n == 0:
             return _figure(np.nan, np.nan, np.nan)
-        if groups == n or k in (0, n):
+        figure = self.of(lambda weights: proportion(hits, among, weights))
+        if groups == n or figure["low"] is None:
             return _figure(k / n, *clopper_pearson(round(k / n * groups), groups))
-        return self.of(lambda weights: proportion(hits, among, weights))
+        return figure
 
 
-def report(truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, *, threshold: float | None) -> dict:
+def report(truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, *, alert: np.ndarray | None) -> dict:
     """Return the figures of one split, each with a 95 % interval.
 
     Args:
         truth: (n,) label ids.
         probabilities: (n, 9) calibrated probabilities.
         groups: (n,) the group of each image.
-        threshold: of the melanoma alert; None where the release has none.
+        alert: (n,) which images raise the melanoma alert; None where the release has no threshold.
     """
     intervals = Intervals(groups)
     prediction = probabilities.argmax(1)
@@ -133,7 +138,7 @@ def report(truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, *, 
             lambda w: balanced_accuracy(merged_truth, merged_prediction, w)
         ),
         "macro_auroc": intervals.of(lambda w: macro_auroc(truth, probabilities, w)),
-        "melanoma": _melanoma(truth, probabilities[:, _MELANOMA], threshold, intervals),
+        "melanoma": _melanoma(truth, probabilities[:, _MELANOMA], alert, intervals),
         "per_class": {
             name: _one_class(truth == label, prediction == label, probabilities[:, label], intervals)
             for label, name in enumerate(DIAGNOSES)
@@ -154,13 +159,12 @@ def confusion(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return table
 
 
-def _melanoma(truth: np.ndarray, score: np.ndarray, threshold: float | None, intervals: Intervals) -> dict:
+def _melanoma(truth: np.ndarray, score: np.ndarray, alert: np.ndarray | None, intervals: Intervals) -> dict:
     melanoma, nevus = truth == _MELANOMA, truth == _NEVUS
     nothing = _figure(np.nan, np.nan, np.nan)
     figures = {"n": int(melanoma.sum()), "auroc": intervals.of(lambda w: auroc(melanoma, score, w))}
-    if threshold is None:
+    if alert is None:
         return figures | {"sensitivity": nothing, "specificity": nothing, "specificity_nevi": nothing}
-    alert = score >= threshold
     return figures | {
         "sensitivity": intervals.of_proportion(alert, melanoma),
         "specificity": intervals.of_proportion(~alert, ~melanoma),
@@ -178,8 +182,10 @@ def _one_class(truth: np.ndarray, prediction: np.ndarray, score: np.ndarray, int
 
 
 def _figure(value: float, low: float, high: float) -> dict:
-    if not np.isfinite([value, low, high]).all():
-        value = low = high = None
+    if not np.isfinite(value):
+        return {"value": None, "low": None, "high": None}
+    if not low < high:  # NaN included
+        low = high = None
     return {"value": value, "low": low, "high": high}
 
 

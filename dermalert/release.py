@@ -1,15 +1,19 @@
 """A release: what is in its folder, its card, and its way to the Hub."""
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import jinja2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_token, validate_repo_id
 
 from dermalert.errors import RunError, UsageError
@@ -17,7 +21,20 @@ from space.triage import NOT_A_DEVICE
 
 _CARD = Path(__file__).parent.parent / "model_card.md"
 _VERSION = re.compile(r"v\d+\.\d+\.\d+")
-_NETWORK = (HfHubHTTPError, OSError, ValueError, KeyError)
+# What belongs to a release; nothing else is uploaded, and nothing else is deleted from a repository.
+_CONTRACT = (
+    "README.md",
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "evaluation/*",
+)
+# The base of all that the Hub client's HTTP library raises; which library that is depends on the client's version.
+_HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+# The client also raises ValueError (refused metadata), KeyError (an answer without what it needs) and RuntimeError
+# (an upload that broke off).
+_FAILURES = (_HTTP_ERROR, OSError, ValueError, KeyError, RuntimeError)
 
 
 def find(name: str | Path) -> Path:
@@ -26,9 +43,21 @@ def find(name: str | Path) -> Path:
     return inside if (inside / "config.json").is_file() else Path(name)
 
 
-def public_name(base_model: str) -> str:
-    """Return a base model's name as a release states it: of a folder, its name alone."""
-    return Path(base_model).name if Path(base_model).exists() else base_model
+def about(model, *, base_model: str, data: dict, split_seed: int) -> dict:
+    """Return what a release's config will say of its making; what its base was trained on is part of that.
+
+    A base model's folder is named by its version or its last part, never by its path.
+    """
+    base, path = getattr(model.config, "dermalert", {}), Path(base_model)
+    if path.exists():
+        base_model = base.get("version") or (path.parent if path.name == "release" else path).resolve().name
+    return {
+        "version": None,  # until it is published
+        "base_model": base_model,
+        "data": sorted({*base.get("data", []), *data["sources"]}),
+        "generated": data["generated"] and base.get("generated", True),
+        "split_seed": split_seed,
+    }
 
 
 @contextlib.contextmanager
@@ -41,18 +70,14 @@ def assembled(folder: Path) -> Iterator[Path]:
     staging.replace(folder)
 
 
-def save_model(folder: Path, model, processor, *, alert: dict, about: dict) -> None:
-    """Write weights, config and processor; the config tells a serving side of the alert and of the data."""
-    model.config.alert = alert
-    model.config.dermalert = {"version": None, **{k: about[k] for k in ("base_model", "split_seed", "generated")}}
-    model.config.dermalert["data"] = about["sources"]
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
 def read_metrics(folder: Path) -> dict:
     """Return the figures of a release folder."""
     return json.loads((folder / "evaluation" / "metrics.json").read_text())
+
+
+def dump_metrics(figures: dict) -> str:
+    """Return the text of `metrics.json`."""
+    return json.dumps(figures, indent=1, allow_nan=False) + "\n"
 
 
 def write_card(folder: Path) -> None:
@@ -60,14 +85,28 @@ def write_card(folder: Path) -> None:
     (folder / "README.md").write_text(render_card(read_metrics(folder)))
 
 
-def stamp(folder: Path, version: str) -> None:
-    """Write the version that a release is published as into its config, its figures and its card."""
-    config = json.loads((folder / "config.json").read_text())
+def _stamped(folder: Path, to: Path, version: str) -> Path:
+    """Copy the files of a release, with the version in config, figures and card."""
+    for name in _files(folder):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, to / name)
+    config = json.loads((to / "config.json").read_text())
     config["dermalert"]["version"] = version
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    figures = read_metrics(folder) | {"version": version}
-    (folder / "evaluation" / "metrics.json").write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")
-    write_card(folder)
+    (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (to / "evaluation" / "metrics.json").write_text(dump_metrics(read_metrics(to) | {"version": version}))
+    write_card(to)
+    return to
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the files of a folder that belong to a release; pickles, optimizers and notes do not."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if belongs(name))
+
+
+def belongs(name: str) -> bool:
+    """Tell whether a file of this name is part of the release contract."""
+    return any(fnmatch(name, pattern) for pattern in _CONTRACT)
 
 
 def render_card(figures: dict) -> str:
@@ -79,13 +118,16 @@ def render_card(figures: dict) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"percent": _percent, "figure": _figure}
+    environment.filters |= {"percent": _percent, "figure": in_words}
     return environment.from_string(_CARD.read_text()).render(metrics=figures, not_a_device=NOT_A_DEVICE)
 
 
-def _figure(figure: dict, digits: int = 2) -> str:
+def in_words(figure: dict, digits: int = 2) -> str:
+    """Return a figure with its 95 % interval as text."""
     if figure["value"] is None:
         return "not defined"
+    if figure["low"] is None:
+        return f"{figure['value']:.{digits}f} [no interval]"
     return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}-{figure['high']:.{digits}f}]"
 
 
@@ -100,6 +142,43 @@ def check_can_publish(repo_id: str, version: str) -> None:
         UsageError: malformed name or version, no token, a token that may not write there, or a tag that is taken.
         RunError: the Hub cannot be reached.
     """
+    _check_names(repo_id, version)
+    with _on_the_hub("asking the Hub about " + repo_id):
+        api = HfApi()
+        _check_token(api, repo_id)
+        if version in _tags(api, repo_id):
+            raise _taken(repo_id, version)
+
+
+def publish(folder: Path, repo_id: str, version: str) -> str:
+    """Publish a release folder as a tag of a model repository, and return the tagged commit.
+
+    The files are staged on a branch of their own, so that nothing half-uploaded is ever on `main`; `main` then gets
+    them in one commit, and that commit the tag. Called again after any failure it finishes the job; where the tag
+    already holds this release it does nothing.
+
+    Raises:
+        UsageError, RunError: see `check_can_publish`; a tag is taken if it holds another release.
+    """
+    _check_names(repo_id, version)
+    with tempfile.TemporaryDirectory() as scratch, _on_the_hub(f"publishing {repo_id} {version}"):
+        ready, api, staging = _stamped(folder, Path(scratch), version), HfApi(), f"staging-{version}"
+        _check_token(api, repo_id)
+        commit = _tags(api, repo_id).get(version)
+        if commit is None:
+            api.create_repo(repo_id, exist_ok=True)
+            api.create_branch(repo_id, branch=staging, exist_ok=True)
+            _commit(api, ready, repo_id, staging, f"Stage {version}")
+            commit = _commit(api, ready, repo_id, "main", f"Release {version}")
+            api.create_tag(repo_id, tag=version, revision=commit, tag_message=f"dermalert release {version}")
+        elif not _holds(api, repo_id, version, ready):
+            raise _taken(repo_id, version)
+        with contextlib.suppress(*_FAILURES):  # a branch that is left over does no harm
+            api.delete_branch(repo_id, branch=staging)
+    return commit
+
+
+def _check_names(repo_id: str, version: str) -> None:
     if not _VERSION.fullmatch(version):
         raise UsageError(f"--version '{version}' is no version: write it like v1.0.0.")
     try:
@@ -110,10 +189,6 @@ def check_can_publish(repo_id: str, version: str) -> None:
         raise UsageError(f"--push_to_hub '{repo_id}' needs its owner: write it as USER/REPO.")
     if get_token() is None:
         raise UsageError("publishing needs a token: run `hf auth login`, or set HF_TOKEN to one that may write.")
-    api = HfApi()
-    _check_token(api, repo_id)
-    if version in _tags(api, repo_id):
-        raise UsageError(f"{repo_id} has a tag {version} already: choose the next --version.")
 
 
 def _check_token(api: HfApi, repo_id: str) -> None:
@@ -122,9 +197,7 @@ def _check_token(api: HfApi, repo_id: str) -> None:
     except HfHubHTTPError as error:
         if error.response.status_code == 401:
             raise UsageError("the Hub does not know this token: run `hf auth login` or set HF_TOKEN anew.") from error
-        raise RunError(f"cannot ask the Hub about the token: {_reason(error)}") from error
-    except OSError as error:
-        raise RunError(f"cannot reach the Hub: {_reason(error)}") from error
+        raise
     role = account.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise UsageError("this token may only read: create one with the role 'write'.")
@@ -139,44 +212,40 @@ def _tags(api: HfApi, repo_id: str) -> dict[str, str]:
         return {tag.name: tag.target_commit for tag in api.list_repo_refs(repo_id).tags}
     except RepositoryNotFoundError:
         return {}
-    except (HfHubHTTPError, OSError) as error:
-        raise RunError(f"cannot ask the Hub for the tags of {repo_id}: {_reason(error)}") from error
 
 
-def publish(folder: Path, repo_id: str, version: str) -> str:
-    """Publish a release folder as a tag of a model repository, and return the tagged commit.
-
-    The files are staged on a branch of their own, so that nothing half-uploaded is ever on `main`; `main` then gets
-    them in one commit, and that commit the tag.
-
-    Raises:
-        UsageError, RunError: see `check_can_publish`; or the upload failed, and the same command can be run again.
-    """
-    check_can_publish(repo_id, version)
-    stamp(folder, version)
-    api, staging = HfApi(), f"staging-{version}"
-    try:
-        api.create_repo(repo_id, exist_ok=True)
-        api.create_branch(repo_id, branch=staging, exist_ok=True)
-        _commit(api, folder, repo_id, staging, f"Stage {version}")
-        commit = _commit(api, folder, repo_id, "main", f"Release {version}")
-        api.create_tag(repo_id, tag=version, revision=commit, tag_message=f"dermalert release {version}")
-        api.delete_branch(repo_id, branch=staging)
-    except _NETWORK as error:
-        raise RunError(f"publishing {repo_id} {version} failed: {_reason(error)}. Run the command again.") from error
-    return commit
+def _taken(repo_id: str, version: str) -> UsageError:
+    return UsageError(f"{repo_id} has a tag {version} already: choose the next --version.")
 
 
 def _commit(api: HfApi, folder: Path, repo_id: str, branch: str, message: str) -> str:
-    """Make a branch hold exactly the files of a folder, in one commit."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    stale = set(api.list_repo_files(repo_id, revision=branch)) - set(files) - {".gitattributes"}
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
-    operations += [CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]
+    """Make a branch hold the release in a folder, in one commit; files that are no part of a release are left alone."""
+    names = _files(folder)
+    stale = [name for name in api.list_repo_files(repo_id, revision=branch) if belongs(name) and name not in names]
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
+    operations += [CommitOperationDelete(path_in_repo=name) for name in stale]
     return api.create_commit(repo_id, operations, commit_message=message, revision=branch).oid
 
 
-def _reason(error: Exception) -> str:
-    """Return the first line of an error, without what could hold a token."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+def _holds(api: HfApi, repo_id: str, revision: str, folder: Path) -> bool:
+    """Tell whether a revision holds the very release that is in a folder."""
+    entries = api.list_repo_tree(repo_id, revision=revision, recursive=True)
+    files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile) and belongs(entry.path)}
+    if set(files) != set(_files(folder)):
+        return False
+    for name, entry in files.items():
+        data = (folder / name).read_bytes()
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # git's id of a file
+        if (entry.lfs.sha256 if entry.lfs else entry.blob_id) not in (blob, hashlib.sha256(data).hexdigest()):
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _on_the_hub(what: str) -> Iterator[None]:
+    """Turn a failure on the way into one sentence, without what could hold a token."""
+    try:
+        yield
+    except _FAILURES as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise RunError(f"{what} failed ({type(error).__name__}: {reason}). Run the same command again.") from error

@@ -3,10 +3,10 @@
 - RUN/run.json: the settings that decide what the run computes
 - RUN/checkpoints/: the Trainer's, until the release stands
 - RUN/release/: appears whole, or not at all
-- RUN/published.json: where the release was published
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
 import shutil
@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
+from transformers import TrainerState
 
 from dermalert.errors import RunError, UsageError, first_few
 
+_ENDED = "ended.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -33,7 +35,7 @@ def is_finished(folder: Path, settings: dict) -> bool:
     try:
         found = json.loads((folder / "run.json").read_text())
     except FileNotFoundError:
-        if any(folder.iterdir()):
+        if any(path.name != "run.json.partial" for path in folder.iterdir()):
             raise UsageError(f"--output_dir '{folder}' holds things that are no run: name a new folder.") from None
         return False
     except ValueError as error:
@@ -51,7 +53,7 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
         UsageError: the images are not those that the run in the folder was started with.
         RunError: the folder cannot be made, or the disk has no room for the run.
     """
-    if (folder / "run.json").is_file() and json.loads((folder / "run.json").read_text()) != settings:
+    if _read(folder / "run.json") not in (None, settings):
         raise UsageError(f"the images have changed since the run in '{folder}' was started: name a new --output_dir.")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +65,7 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
                 f"'{folder}' has {free / 1e6:,.0f} MB of free disk and the run needs about "
                 f"{needed_bytes / 1e6:,.0f} MB: make room, or name another --output_dir."
             )
-        partial = folder / "run.json.partial"
-        partial.write_text(json.dumps(settings, indent=1) + "\n")
-        partial.replace(folder / "run.json")
+        _write(folder / "run.json", settings)
 
 
 def disk_needed(model) -> int:
@@ -74,32 +74,68 @@ def disk_needed(model) -> int:
     return 10 * weights + 20_000_000
 
 
-def published(folder: Path) -> list[str]:
-    """Return where the run's release was published, each as USER/REPO@TAG."""
-    path = folder / "published.json"
-    return json.loads(path.read_text()) if path.is_file() else []
-
-
-def note_published(folder: Path, name: str) -> None:
-    """Remember where the run's release was published."""
-    (folder / "published.json").write_text(json.dumps([*published(folder), name]) + "\n")
-
-
 def drop_checkpoints(folder: Path) -> None:
-    """Remove what only an unfinished run needs."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    """Remove what only an unfinished run needs; curves that were recorded beside the checkpoints stay."""
+    for path in (folder / "checkpoints").glob("checkpoint-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (folder / "checkpoints" / _ENDED).unlink(missing_ok=True)
+        (folder / "checkpoints").rmdir()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint that was written whole; one that was cut short is removed."""
+    """Return the last checkpoint that was written whole; one that was cut short is removed.
+
+    Its state names the best checkpoint by a path; that is brought up to date, because the folder may have moved.
+    """
     found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     while found:
-        # The Trainer writes its state last.
-        with contextlib.suppress(OSError, ValueError):
-            json.loads((found[-1] / "trainer_state.json").read_text())
+        path = found[-1] / "trainer_state.json"  # what the Trainer writes last
+        state = _read(path)
+        if state is not None:
+            state["best_model_checkpoint"] = str(best_checkpoint(folder, state["best_global_step"]))
+            with writing(folder):
+                _write(path, state)
             return found[-1]
         shutil.rmtree(found.pop())
     return None
+
+
+def best_checkpoint(folder: Path, step: int | None) -> Path:
+    """Return the checkpoint of a step.
+
+    Raises:
+        RunError: no step was the best one, because no validation figure was a number.
+    """
+    if step is None:
+        raise RunError("the training diverged: no epoch has a validation figure. Try a lower --learning_rate.")
+    return folder / "checkpoints" / f"checkpoint-{step}"
+
+
+def note_ended(folder: Path, state: TrainerState) -> None:
+    """Remember that the training has ended, and how."""
+    _write(folder / "checkpoints" / _ENDED, dataclasses.asdict(state))
+
+
+def ended(folder: Path) -> TrainerState | None:
+    """Return the state of a training that had ended, or None."""
+    state = _read(folder / "checkpoints" / _ENDED)
+    return TrainerState(**state) if state else None
+
+
+def _read(path: Path) -> dict | None:
+    """Return what a JSON file holds, or None where it is missing or cut short."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write(path: Path, content: dict) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
 
 
 @contextlib.contextmanager
@@ -115,7 +151,7 @@ def writing(folder: Path) -> Iterator[None]:
         number = getattr(error, "errno", None)
         text = str(error)
         # safetensors and torch report a failed write as errors of their own.
-        if number in _FULL or any(word in text for word in ("os error 28", "os error 27", "PytorchStreamWriter")):
+        if number in _FULL or any(word in text for word in ("os error 28", "os error 27", "PytorchStreamWriter", "inline_container")):
             raise RunError(
                 f"the disk of '{folder}' is full: make room and run the same command again; it goes on from the last "
                 "checkpoint."

@@ -54,6 +54,8 @@ def describe(sides: dict[str, Dataset], seed: int) -> dict:
 
 
 def _check_classes(sides: dict[str, Dataset]) -> None:
+    if not any(map(len, sides.values())):
+        raise UsageError("there is nothing to train on: all images stand in Test/, or are copies of what stands there.")
     groups = {name: defaultdict(set) for name in sides}
     for name, rows in sides.items():
         for label, group in zip(rows["label"], rows["group"], strict=True):

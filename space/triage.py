@@ -40,11 +40,11 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     try:
         image = source if isinstance(source, Image.Image) else Image.open(_opened(source))
         if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImage(f"{name} has {image.width} x {image.height} pixels: shrink it below {MAX_PIXELS:,}.")
+            raise UnreadableImage(f"it has {image.width} x {image.height} pixels; shrink it below {MAX_PIXELS:,}.")
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
-    except UnreadableImage:
-        raise
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{name} cannot be judged: {error}") from error
     except FileNotFoundError as error:
         raise UnreadableImage(f"{name} does not exist.") from error
     # What Pillow raises on broken files is not one type: OSError (cut short), SyntaxError (broken PNG), ValueError,
@@ -59,9 +59,14 @@ def _opened(source: str | Path | bytes) -> io.BytesIO:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow itself would clip at 255
-        grey = np.asarray(image, dtype=np.float64) / 257
-        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits a pixel, or 32 of which so many are used; Pillow would clip at 255
+        grey = np.asarray(image, dtype=np.float64)
+        grey = grey / 257 if image.mode != "I" or grey.max() > 255 else grey
+        if grey.min() < 0 or grey.max() > 255:
+            raise UnreadableImage("its values lie outside 16 bits: save it with 8 or 16 bits.")
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UnreadableImage("its pixels are fractions of no known range: save it with 8 or 16 bits.")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -140,16 +145,23 @@ class Release:
         """
         row = self.probabilities([read_image(image)])[0]
         by_label = {self.labels[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
-        alert, sentence = self._alert(by_label[self.alert_label])
+        alerts = self.alerts(row[None])
+        alert = None if alerts is None else bool(alerts[0])
+        sentence = self._sentence(alert, by_label[self.alert_label])
         return Judgement(alert=alert, sentence=sentence, probabilities=by_label)
 
-    def _alert(self, probability: float) -> tuple[bool | None, str]:
-        measured = f"the probability of {self.alert_label} is {probability:.1%}"
+    def alerts(self, probabilities: np.ndarray) -> np.ndarray | None:
+        """Return which rows of probabilities raise the alert; None when the release has no threshold."""
         if self.threshold is None:
-            return None, f"Cannot judge: this release has no alert threshold; {measured}."
-        alert = probability >= self.threshold
+            return None
+        return probabilities[:, self.labels.index(self.alert_label)].astype(np.float64) >= self.threshold
+
+    def _sentence(self, alert: bool | None, probability: float) -> str:
+        measured = f"the probability of {self.alert_label} is {probability:.1%}"
+        if alert is None:
+            return f"Cannot judge: this release has no alert threshold; {measured}."
         word = self.alert_label.capitalize() + " alert" if alert else f"No {self.alert_label} alert"
-        return alert, f"{word}: {measured}; this release alerts from {self.threshold:.1%}."
+        return f"{word}: {measured}; this release alerts from {self.threshold:.1%}."
 
 
 def _tagged(name: str, revision: str | None) -> str:

@@ -8,9 +8,11 @@ from PIL import Image
 from dermalert.diagnoses import DIAGNOSES
 
 
-def picture(seed: int, *, size: int = 32) -> Image.Image:
-    """A picture that no other seed gives."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+def picture(seed: int, *, size: int = 32, tint: int = 0) -> Image.Image:
+    """A picture that no other seed gives; a tint of 0 to 8 colours it."""
+    rng = np.random.default_rng(seed)
+    colour = 24 * np.array([tint % 3 - 1, tint // 3 % 3 - 1, tint % 2])
+    return Image.fromarray((rng.integers(64, 192, (size, size, 3)) + colour).astype(np.uint8))
 
 
 def class_folders(root: Path, *, images: int, first_seed: int = 0, labels: tuple[str, ...] = DIAGNOSES) -> Path:
@@ -19,5 +21,5 @@ def class_folders(root: Path, *, images: int, first_seed: int = 0, labels: tuple
         (root / label).mkdir(parents=True)
         for j in range(images):
             seed = first_seed + i * images + j
-            picture(seed).save(root / label / f"ISIC_{24306 + seed:07d}.png")
+            picture(seed, tint=i).save(root / label / f"ISIC_{24306 + seed:07d}.png")
     return root

@@ -1,7 +1,17 @@
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessorPil,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from dermalert import backbones
 from dermalert.diagnoses import DIAGNOSES
@@ -60,7 +70,7 @@ def test_the_gates_stay_exact_identities_under_training():
 def test_the_head_names_the_nine_diagnoses_in_order():
     model, processor = backbones.load("efficientnet-lite0", labels=DIAGNOSES, image_size=96)
     assert list(model.config.id2label.values()) == list(DIAGNOSES)
-    assert backbones.input_size(processor) == (96, 96)
+    assert processor(Image.new("RGB", (50, 40)), return_tensors="pt")["pixel_values"].shape == (1, 3, 96, 96)
 
 
 def tiny_vit(folder):
@@ -92,3 +102,23 @@ def test_an_input_size_that_the_model_cannot_take_is_refused(tmp_path, name, siz
     base = tiny_vit(tmp_path / "vit") if name == "vit" else name
     with pytest.raises(UsageError, match="--image_size"):
         backbones.load(base, labels=DIAGNOSES, image_size=size)
+
+
+def test_a_processor_that_crops_takes_the_image_size_too(tmp_path):
+    ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)).save_pretrained(tmp_path)
+    ConvNextImageProcessorPil(size={"shortest_edge": 224}).save_pretrained(tmp_path)
+    _, processor = backbones.load(str(tmp_path), labels=DIAGNOSES, image_size=64)
+    assert processor(Image.new("RGB", (50, 40)), return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+
+
+def test_a_model_that_could_not_be_trained_or_calibrated_is_refused_at_once(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = DeiTConfig(**sizes, image_size=32, patch_size=8, architectures=["DeiTForImageClassificationWithTeacher"])
+    DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    try:
+        model, _ = backbones.load(str(tmp_path), labels=DIAGNOSES)
+    except UsageError as error:
+        assert "cannot be trained here" in str(error)
+    else:  # transformers may choose the plain class, which can
+        assert type(model).__name__ == "DeiTForImageClassification"

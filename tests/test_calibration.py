@@ -5,7 +5,6 @@ from scipy import special
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
 from dermalert import calibration
-from dermalert.errors import RunError
 
 
 def test_the_temperature_that_made_the_logits_is_found():
@@ -41,7 +40,7 @@ def test_folding_into_a_model_without_a_last_linear_layer_is_refused():
         def forward(self, pixels):
             return type("Output", (), {"logits": self.convolution(pixels).flatten(1)})
 
-    with pytest.raises(RunError, match="cannot be folded into Odd"):
+    with pytest.raises(ValueError, match="the logits of Odd are not the output of a linear layer"):
         calibration.fold_temperature(Odd(), 2.0, torch.randn(1, 3, 8, 8))
 
 

@@ -61,7 +61,7 @@ def test_calibration_error_of_two_bins_by_hand():
 
 def test_what_is_undefined_is_null_and_never_one():
     truth, probabilities = np.full(10, 4), special.softmax(np.random.default_rng(0).normal(size=(10, 9)), axis=1)
-    figures = metrics.report(truth, probabilities, np.arange(10), threshold=None)
+    figures = metrics.report(truth, probabilities, np.arange(10), alert=None)
     nothing = {"value": None, "low": None, "high": None}
     assert figures["melanoma"]["auroc"] == nothing
     assert figures["melanoma"]["sensitivity"] == nothing
@@ -76,11 +76,10 @@ def test_exact_interval_of_sixteen_out_of_sixteen():
 
 def test_photos_of_one_lesion_widen_the_interval():
     truth, probabilities = random_case(1, n=400)
-    alone = metrics.report(truth, probabilities, np.arange(400), threshold=0.2)
-    doubled = metrics.report(*(np.repeat(x, 2, axis=0) for x in (truth, probabilities)), np.arange(800), threshold=0.2)
-    grouped = metrics.report(
-        *(np.repeat(x, 2, axis=0) for x in (truth, probabilities)), np.repeat(np.arange(400), 2), threshold=0.2
-    )
+    alone = metrics.report(truth, probabilities, np.arange(400), alert=None)
+    twice = [np.repeat(x, 2, axis=0) for x in (truth, probabilities)]
+    doubled = metrics.report(*twice, np.arange(800), alert=None)
+    grouped = metrics.report(*twice, np.repeat(np.arange(400), 2), alert=None)
 
     def width(figures, name):
         return figures[name]["high"] - figures[name]["low"]
@@ -97,11 +96,21 @@ def test_all_hits_among_photos_of_few_lesions_do_not_give_a_certain_interval():
     assert (figure["value"], figure["low"]) == (1.0, pytest.approx(metrics.clopper_pearson(4, 4)[0]))
 
 
+def test_no_interval_has_no_width():
+    groups, half = np.repeat(np.arange(3), 2), np.array([True, False] * 3)
+    figure = metrics.Intervals(groups).of_proportion(half, np.ones(6, bool))
+    assert figure["low"] < figure["value"] == 0.5 < figure["high"]
+    truth = np.arange(6) % 2 == 0
+    perfect = metrics.Intervals(np.arange(6)).of(lambda weights: metrics.auroc(truth, truth.astype(float), weights))
+    assert perfect == {"value": 1.0, "low": None, "high": None}
+
+
 def test_melanoma_figures_are_those_at_the_threshold():
     truth = np.array([3, 3, 3, 4, 4, 0])
     probabilities = np.zeros((6, 9))
     probabilities[:, 3] = [0.9, 0.2, 0.19, 0.2, 0.1, 0.3]
-    melanoma = metrics.report(truth, probabilities, np.arange(6), threshold=0.2)["melanoma"]
+    alert = probabilities[:, 3] >= 0.2
+    melanoma = metrics.report(truth, probabilities, np.arange(6), alert=alert)["melanoma"]
     values = {name: figure["value"] for name, figure in melanoma.items() if name != "n"}
     assert values == pytest.approx(
         {"auroc": 5.5 / 9, "sensitivity": 2 / 3, "specificity": 1 / 3, "specificity_nevi": 1 / 2}
@@ -118,4 +127,4 @@ def test_the_trainers_metric_gives_the_same_figures_as_the_functions():
         float(metrics.balanced_accuracy(truth, probabilities.argmax(1), ONCE))
     )
     assert found["macro_auroc"] == pytest.approx(float(metrics.macro_auroc(truth, probabilities, ONCE)), abs=1e-6)
-    assert set(metrics.report(truth, probabilities, np.arange(60), threshold=0.1)["per_class"]) == set(DIAGNOSES)
+    assert set(metrics.report(truth, probabilities, np.arange(60), alert=None)["per_class"]) == set(DIAGNOSES)

@@ -21,7 +21,9 @@ def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 9, 80) if melanomas else np.full(80, 4)
     probabilities = rng.dirichlet(np.ones(9), 80)
-    report = metrics.report(truth, probabilities, np.arange(80), threshold=0.1 if melanomas else None)
+    report = metrics.report(
+        truth, probabilities, np.arange(80), alert=probabilities[:, 3] >= 0.1 if melanomas else None
+    )
     return {
         "schema": 1,
         "version": "v1.0.0",
@@ -34,6 +36,7 @@ def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
             "contradictions": 10,
             "groups": 480,
             "fingerprint": "0123456789abcdef",
+            "trained_on": ["HAM10000"],
             "split_seed": 0,
             "sides": {"train": 300, "held_out": 80},
         },
@@ -50,7 +53,14 @@ def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
             "bound_met": melanomas,
             "lesions_needed": 59,
         },
-        "training": {"images_per_second": 20.0, "seconds": 60.0, "device": "cpu", "epochs": 3.0, "best_step": 30},
+        "training": {
+            "images_per_second": 20.0,
+            "seconds": 60.0,
+            "device": "cpu",
+            "epochs": 3.0,
+            "best_step": 30,
+            "settings": {"rebalance": False},
+        },
     }
 
 
@@ -123,6 +133,31 @@ def test_a_second_release_replaces_main_and_leaves_the_first_tag(folder, tmp_pat
     assert all(tensor.equal(main[name]) for name, tensor in second.items())
 
 
+def test_publishing_the_same_release_again_does_nothing(hub, folder):
+    commit = release.publish(folder, "tester/derm", "v1.0.0")
+    heads = hub.branches("tester/derm")
+    assert release.publish(folder, "tester/derm", "v1.0.0") == commit
+    assert hub.branches("tester/derm") == heads
+
+
+def test_publishing_leaves_the_local_release_as_it_was(hub, folder):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    release.publish(folder, "tester/derm", "v1.0.0")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert hub.tags("tester/derm")
+
+
+def test_only_a_releases_own_files_are_uploaded_and_only_those_are_deleted(hub, folder):
+    hub.create("tester/derm")
+    hub.commit("tester/derm", {"LICENSE": b"mine", "notes/mine.md": b"mine", "evaluation/old.json": b"{}"})
+    for name in ("training_args.bin", "optimizer.pt", ".env", "model.pkl"):
+        (folder / name).write_text("hf_write")
+    release.publish(folder, "tester/derm", "v1.0.0")
+    files = hub.files("tester/derm", "v1.0.0")
+    assert {"LICENSE", "notes/mine.md", "config.json", "model.safetensors"} <= set(files)
+    assert not {"training_args.bin", "optimizer.pt", ".env", "model.pkl", "evaluation/old.json"} & set(files)
+
+
 def test_the_token_is_in_no_file_and_no_message(hub, folder, caplog):
     release.publish(folder, "tester/derm", "v1.0.0")
     assert not [name for name, data in hub.files("tester/derm").items() if b"hf_write" in data]
@@ -147,6 +182,8 @@ REFUSED = {
 def test_what_cannot_be_published_is_refused_before_anything_is_sent(case, hub, folder, monkeypatch):
     release.publish(folder, "tester/derm", "v0.9.0")
     before = hub.branches("tester/derm")
+    other = figures() | {"base_model": "another"}
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(other))
     token, repo_id, version, sentence = REFUSED[case]
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(UsageError, match=sentence):
@@ -154,12 +191,25 @@ def test_what_cannot_be_published_is_refused_before_anything_is_sent(case, hub, 
     assert hub.branches("tester/derm") == before
 
 
-@pytest.mark.parametrize("path", ["whoami", "/branch/", "/commit/staging", "/commit/main", "/tag/"])
-def test_a_failure_on_the_way_leaves_no_tag_and_the_same_call_finishes(path, hub, folder):
-    hub.faults.append(Fault("GET|POST", path, 500))
-    with pytest.raises(RunError):
+ON_THE_WAY = ["whoami", "/refs", "repos/create", "/branch/", "/commit/staging", "/commit/main", "/tag/"]
+
+
+@pytest.mark.parametrize("status", [500, "drop"])
+@pytest.mark.parametrize("path", ON_THE_WAY)
+@pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
+def test_a_failure_on_the_way_leaves_no_tag_or_a_whole_one_and_the_same_call_finishes(path, status, after, hub, folder):
+    hub.faults.append(Fault("GET|POST", path, status, after=after))
+    with pytest.raises(RunError, match="Run the same command again"):
         release.publish(folder, "tester/derm", "v1.0.0")
-    assert "models/tester/derm" not in hub.repos or hub.tags("tester/derm") == {}
+    if "models/tester/derm" in hub.repos and hub.tags("tester/derm"):
+        assert "model.safetensors" in hub.files("tester/derm", "v1.0.0")
+    release.publish(folder, "tester/derm", "v1.0.0")
+    assert set(hub.tags("tester/derm")) == {"v1.0.0"}
+    assert set(hub.branches("tester/derm")) == {"main"}
+
+
+def test_a_staging_branch_that_cannot_be_deleted_does_not_fail_the_release(hub, folder):
+    hub.faults.append(Fault("DELETE", "/branch/", 500))
     release.publish(folder, "tester/derm", "v1.0.0")
     assert set(hub.tags("tester/derm")) == {"v1.0.0"}
 
@@ -193,7 +243,7 @@ def test_the_chain_of_train_publish_train_on_publish_as_a_user_types_it(hub, tmp
     assert "hf_write" not in said
     again = run("two", "tester/derm@v1.0.0", "v1.1.0")
     assert "nothing is left to train" in again
-    assert "tester/derm@v1.1.0 is published already" in again
+    assert "Published: tester/derm@v1.1.0" in again
 
 
 def test_one_wording_says_that_it_is_no_device():

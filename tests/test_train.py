@@ -51,11 +51,14 @@ def train(*command) -> dict:
     return train_hf.main(train_hf.parse(arguments(*command)))
 
 
+LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--no_augment")
+
+
 @pytest.fixture(scope="session")
 def run(pictures, tiny_vit, tmp_path_factory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    train(pictures, tiny_vit, folder, "--epochs", "3")
+    train(pictures, tiny_vit, folder, *LEARNS)
     return folder
 
 
@@ -79,6 +82,11 @@ def test_training_moves_every_parameter(run, tiny_vit):
     assert body and not [name for name in body if torch.equal(before[name], after[name])]
 
 
+def test_training_learns(run):
+    held_out = json.loads((run / "release/evaluation/metrics.json").read_text())["splits"]["held_out"]
+    assert held_out["balanced_accuracy"]["value"] > 0.5  # a guess gives 0.11
+
+
 def test_the_figures_count_what_was_there(run):
     figures = json.loads((run / "release/evaluation/metrics.json").read_text())
     assert figures["data"]["images"] == 558
@@ -87,7 +95,7 @@ def test_the_figures_count_what_was_there(run):
     held_out = figures["splits"]["held_out"]
     assert held_out["n"] == figures["data"]["sides"]["held_out"]
     assert np.array(held_out["confusion"]).sum() == held_out["n"]
-    assert figures["training"]["epochs"] == 3
+    assert figures["training"]["epochs"] == 5
 
 
 def test_a_fresh_process_with_transformers_alone_gives_the_recorded_probabilities(run, pictures, tmp_path):
@@ -129,7 +137,7 @@ print(len(table) if (table := json.load(open("table.json"))) else 0, worst)
 
 def test_a_finished_run_does_nothing_again(run, pictures, tiny_vit, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    train(pictures, tiny_vit, run, "--epochs", "3")
+    train(pictures, tiny_vit, run, *LEARNS)
     assert "nothing is left to train" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
@@ -147,10 +155,16 @@ def test_training_on_from_a_release_of_another_split_is_refused(run, pictures, t
     assert not (tmp_path / "on").exists()
 
 
-@pytest.mark.parametrize("flag", ["--rebalance", "--no_augment"])
-def test_rebalancing_and_augmentation_are_switched_by_flags(flag, pictures, tiny_vit, tmp_path):
-    figures = train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", flag)
-    assert figures["splits"]["held_out"]["n"] > 0
+def test_rebalancing_is_switched_by_a_flag_and_said_in_the_card(pictures, tiny_vit, tmp_path, monkeypatch):
+    balanced, asked = train_hf.balanced_softmax, []
+    monkeypatch.setattr(train_hf, "balanced_softmax", lambda labels: asked.append(len(labels)) or balanced(labels))
+    plain = train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1")
+    assert asked == []
+    rebalanced = train(pictures, tiny_vit, tmp_path / "rebalanced", "--epochs", "1", "--rebalance")
+    assert asked == [plain["data"]["sides"]["train"]]
+    assert rebalanced["training"]["settings"]["rebalance"]
+    assert "as if all diagnoses were equally common" in (tmp_path / "rebalanced/release/README.md").read_text()
+    assert "as if all diagnoses were equally common" not in (tmp_path / "plain/release/README.md").read_text()
 
 
 def test_without_augmentation_training_sees_the_plain_pixels(pictures, tiny_vit, tmp_path, monkeypatch):
@@ -240,8 +254,12 @@ BAD = {
     "unknown data set": (["--dataset", "demmo"], "Did you mean 'demo'"),
     "unknown base model": (["--base_model", "efficientnet-lite9"], "Did you mean 'efficientnet-lite"),
     "no epochs": (["--epochs", "0"], "--epochs 0 makes no sense"),
-    "version without a push": (["--version", "v1.0.0"], "needs --push_to_hub"),
-    "push without a version": (["--push_to_hub", "tester/model"], "needs a --version"),
+    "no pixels": (["--image_size", "0"], "--image_size 0 makes no sense"),
+    "a seed below 0": (["--seed", "-1"], "--seed -1 makes no sense"),
+    "a learning rate that is no number": (["--learning_rate", "nan"], "--learning_rate nan makes no sense"),
+    "an image size that does not suit the model": (["--image_size", "48"], "take another --image_size"),
+    "version without a push": (["--version", "v1.0.0"], "need each other"),
+    "push without a version": (["--push_to_hub", "tester/model"], "need each other"),
     "push without an owner": (["--push_to_hub", "model", "--version", "v1.0.0"], "write it as USER/REPO"),
     "push with a bad version": (["--push_to_hub", "tester/model", "--version", "1"], "write it like v1.0.0"),
     "push without a token": (["--push_to_hub", "tester/model", "--version", "v1.0.0"], "needs a token"),
@@ -258,6 +276,48 @@ def test_a_wrong_question_gets_one_sentence_and_exit_code_2(case, pictures, tiny
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("token", "sentence"), [("hf_read", "may only read"), ("hf_write", "has a tag v1.0.0 already")]
+)
+def test_what_could_not_be_published_is_refused_before_the_training(
+    token, sentence, hub, pictures, tiny_vit, tmp_path, capsys, monkeypatch
+):
+    commit = hub.create("tester/model").head("main")
+    hub.repo("tester/model").tags["v1.0.0"] = commit
+    monkeypatch.setenv("HF_TOKEN", token)
+    publish = ["--push_to_hub", "tester/model", "--version", "v1.0.0"]
+    assert command(pictures, tiny_vit, tmp_path / "run", *publish) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_of_nothing_but_a_test_split_is_refused(pictures, tiny_vit, tmp_path, capsys):
+    shutil.copytree(pictures / "Test", tmp_path / "pictures" / "Test")
+    assert command(tmp_path / "pictures", tiny_vit, tmp_path / "run") == 2
+    assert "there is nothing to train on" in capsys.readouterr().err
+
+
+def test_a_training_that_diverges_is_said(pictures, tiny_vit, tmp_path, capsys):
+    assert command(pictures, tiny_vit, tmp_path / "run", "--learning_rate", "1e30") == 1
+    assert "the training diverged" in capsys.readouterr().err
+
+
+def test_a_stopped_run_goes_on_where_its_folder_was_moved_to(pictures, tiny_vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_hf.runs, "note_ended", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(pictures, tiny_vit, tmp_path / "before")
+    monkeypatch.undo()
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert train(pictures, tiny_vit, tmp_path / "after")["training"]["epochs"] == 2
+
+
+def test_a_model_trained_on_from_real_images_never_says_that_it_saw_generated_ones_only(run, tmp_path):
+    figures = train("demo", run, tmp_path / "on", "--epochs", "1")
+    assert figures["data"]["generated"] is False
+    assert figures["data"]["trained_on"] == ["HAM10000", "generated"]
+    assert "license: cc-by-nc-4.0" in (tmp_path / "on/release/README.md").read_text()
+
+
 @pytest.mark.parametrize("flags", [["--epoch", "3"], ["--nonsense"], ["--epochs", "many"], ["--report_to", "wandb"]])
 def test_an_unknown_flag_is_argparses_message_and_exit_code_2(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -267,8 +327,8 @@ def test_an_unknown_flag_is_argparses_message_and_exit_code_2(flags, capsys):
 
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(run, pictures, tiny_vit, capsys):
-    assert command(pictures, tiny_vit, run, "--epochs", "4") == 2
-    assert "holds another run (--epochs 3 there, 4 here)" in capsys.readouterr().err
+    assert command(pictures, tiny_vit, run, *LEARNS, "--epochs", "4") == 2
+    assert "holds another run (--epochs 5 there, 4 here)" in capsys.readouterr().err
     assert (run / "release/config.json").is_file()
 
 
@@ -282,10 +342,9 @@ def test_images_that_changed_since_the_run_was_started_are_refused(pictures, tin
     assert "the images have changed since" in capsys.readouterr().err
 
 
-def test_curves_are_recorded_where_the_flag_says(pictures, tiny_vit, tmp_path, monkeypatch):
-    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+def test_curves_are_recorded_where_the_flag_says(pictures, tiny_vit, tmp_path):
     train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--report_to", "tensorboard")
-    assert list((tmp_path / "run" / "tensorboard").rglob("events.out.tfevents.*"))
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(pictures, tiny_vit, tmp_path, capsys):

@@ -134,7 +134,7 @@ def empty_png(width: int, height: int) -> bytes:
 
 def test_too_many_pixels_are_refused_before_they_are_unpacked():
     side = int(MAX_PIXELS**0.5)
-    with pytest.raises(UnreadableImage, match=f"{side + 1} x {side} pixels: shrink it below 64,000,000"):
+    with pytest.raises(UnreadableImage, match=f"{side + 1} x {side} pixels; shrink it below 64,000,000"):
         read_image(empty_png(side + 1, side))
     with pytest.raises(UnreadableImage, match="cannot be read"):  # Pillow's own limit comes first
         read_image(empty_png(60_000, 60_000))
