@@ -4,6 +4,9 @@ BIN := .venv/bin
 RELEASE ?= runs/demo/release
 PYTEST_ARGS ?=
 
+# Threads that wait leave the core to others: on a shared machine a spinning one costs many times its work.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test test-all space lint clean
 
 # Re-installs only when the list of dependencies changes.

@@ -26,7 +26,7 @@ from datasets import Dataset
 from torch.nn import functional
 from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainerState, TrainingArguments, set_seed
 
-from dermalert import backbones, calibration, evaluation, images, metrics, release, runs, sources, splits
+from dermalert import backbones, calibration, evaluation, images, metrics, release, repair, runs, sources, splits
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from space import triage
@@ -46,12 +46,17 @@ _NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "report_to", "stri
 class Config:
     """The settings of a run."""
 
-    dataset: list[str] = _setting(["demo"], "'demo' (generated lesions), or folders with one folder a diagnosis")
+    dataset: list[str] = _setting(
+        ["demo"], "'demo' (generated lesions), folders, or data sets of the Hub (USER/NAME[@REVISION])"
+    )
     base_model: str = _setting(
         "efficientnet-lite0",
         "efficientnet-lite0|1|2, a folder, a run, or an image classifier of the Hub (USER/REPO[@TAG])",
     )
     output_dir: str = _setting("runs/demo", "folder of the run")
+    repair: Literal["archive", "drop-conflicts", "none"] = _setting(
+        "archive", "what is done about wrong labels: take the ISIC archive's, drop images under two labels, or nothing"
+    )
     image_size: int | None = _setting(None, "side of the input in pixels; by default the base model's own")
     epochs: int = _setting(15, "passes over the training images, at most")
     patience: int = _setting(8, "epochs without a better balanced accuracy on validation after which training stops")
@@ -113,8 +118,9 @@ def check(config: Config) -> None:
 
 def train(config: Config, folder: Path, settings: dict) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
-    dataset = sources.load(config.dataset, strict=config.strict)
-    sides = splits.split(dataset, seed=config.split_seed)
+    shipped = sources.load(config.dataset, strict=config.strict)
+    dataset, repaired = repair.repair(shipped, config.repair)
+    sides = splits.split(dataset, shipped=shipped, seed=config.split_seed)
     data = sources.describe(dataset)
     set_seed(config.seed)
     # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
@@ -138,7 +144,7 @@ def train(config: Config, folder: Path, settings: dict) -> None:
         with release.assembled(folder / "release") as staging:
             model.save_pretrained(staging)
             processor.save_pretrained(staging)
-            reported = {name: sides[name] for name in ("held_out", "official_test")}
+            reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")}
             measured, predictions = evaluation.evaluate(triage.Release.load(staging), reported)
             about = model.config.dermalert
             figures = {
@@ -147,7 +153,8 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 "base_model": about["base_model"],
                 "data": data
                 | splits.describe(sides, config.split_seed)
-                | {"generated": about["generated"], "trained_on": about["data"]},
+                | {"generated": about["generated"], "trained_on": about["data"]}
+                | {"shipped": sources.describe(shipped), "repair": repaired},
                 "splits": measured,
                 "calibration": {"temperature": temperature, "images": len(sides["calibration"])},
                 "alert": alert,

@@ -1,4 +1,7 @@
-"""The nine diagnoses, their other names, and which are malignant."""
+"""The nine diagnoses, every source's names for them, and which are malignant."""
+
+import re
+from collections.abc import Iterable
 
 from dermalert.errors import UsageError, did_you_mean
 
@@ -17,17 +20,101 @@ DIAGNOSES = (
 
 ALERT = "melanoma"
 
-# HAM10000's `dx` column. ISIC writes "pigmented benign keratosis" for its `bkl`, which mixes seborrheic keratosis,
-# solar lentigo and lichen-planus-like keratosis (Tschandl 2018, doi 10.1038/sdata.2018.161).
+MALIGNANT = frozenset({"melanoma", "basal cell carcinoma", "squamous cell carcinoma"})
+
+PRECURSOR = "actinic keratosis"
+"""Not malignant itself, and no harmless finding either: it can become a squamous cell carcinoma."""
+
+# Without the nine themselves. In the order of: HAM10000 (`dx`) and the ISIC challenges, PAD-UFES-20, the archive
+# (older names, levels of `diagnosis_1` to `_5`, the misspelt names of its diagnosis list), HAM10000 on the Hub.
 _OTHER_NAMES = {
-    "akiec": "actinic keratosis",
-    "bcc": "basal cell carcinoma",
-    "bkl": "pigmented benign keratosis",
-    "df": "dermatofibroma",
-    "mel": "melanoma",
-    "nv": "nevus",
-    "vasc": "vascular lesion",
+    "actinic keratosis": ("ak", "ack", "solar or actinic keratosis"),
+    "basal cell carcinoma": ("bcc",),
+    "dermatofibroma": ("df",),
+    # A metastasis is melanoma under the microscope, and the archive files it there.
+    "melanoma": ("mel", "melanoma metastasis", "malignant melanocytic proliferations (melanoma)"),
+    "nevus": ("nv", "nev", "nevus spilus", "melanocytic nevi", "melanocytic nevus"),
+    # ISIC writes "pigmented benign keratosis" for HAM10000's `bkl`, which mixes seborrheic keratosis, solar lentigo
+    # and lichen-planus-like keratosis (Tschandl 2018, doi 10.1038/sdata.2018.161).
+    "pigmented benign keratosis": ("bkl", "benign ketarosis", "benign keratosis", "benign keratosis like lesions"),
+    "seborrheic keratosis": ("sek", "seborrheic ketarosis"),
+    # In situ too (Bowen's disease): so the archive does with the part of HAM10000's `akiec` that is.
+    "squamous cell carcinoma": (
+        "scc",
+        "squamous cell carcinoma in situ",
+        "squamous cell carcinoma, invasive",
+        "squamous cell carcinoma, nos",
+    ),
+    # "Angiomas, angiokeratomas, pyogenic granulomas and hemorrhage" (Tschandl 2018).
+    "vascular lesion": (
+        "vasc",
+        "angioma",
+        "angiokeratoma",
+        "pyogenic granuloma",
+        "hemorrhage",
+        "benign soft tissue proliferations vascular",
+        "vascular lesions",
+    ),
 }
+_DIAGNOSIS = {name: name for name in DIAGNOSES} | {n: to for to, names in _OTHER_NAMES.items() for n in names}
+
+MIXED = dict.fromkeys(("akiec", "actinic keratoses"), frozenset({"actinic keratosis", "squamous cell carcinoma"}))
+"""Names that stand for two of the nine: HAM10000 puts Bowen's disease there too, 197 of its 327 images. Nothing in the
+name tells which; with the archive's diagnosis of the image it is known."""
+
+BINARY = frozenset({"benign", "malignant", "indeterminate", "indeterminate/benign", "indeterminate/malignant"})
+"""What a source says that does not name a diagnosis at all."""
+
+_OUTSIDE = BINARY | {
+    "",
+    "acrochordon",
+    "adnexal tumor",
+    "aimp",
+    "angiofibroma or fibrous papule",
+    "atypical melanocytic proliferation",
+    "atypical spitz tumor",
+    "cafe au lait macule",
+    "clear cell acanthoma",
+    "ephelis",
+    "epidermal nevus",
+    "lentigo nos",
+    "lentigo simplex",
+    "lichenoid keratosis",
+    "merkel cell carcinoma",
+    "mucosal melanosis",
+    "neurofibroma",
+    "other",
+    "scar",
+    "sebaceous adenoma",
+    "sebaceous hyperplasia",
+    "solar lentigo",
+    "unk",
+    "unknown",
+    "verruca",
+}
+
+
+def find(name: str, *, known: str | None = None) -> str | None:
+    """Return the diagnosis that a source's name stands for, or None where the name is known and fits none of the nine.
+
+    Args:
+        name: in any case, with spaces, `_` or `-`; or the levels of the ISIC archive, the widest first, joined by `:`.
+            The deepest of those that names a diagnosis counts; below `Benign`, `Malignant` and `Indeterminate` all
+            names are known.
+        known: the image's diagnosis from elsewhere, which settles a name that stands for two of the nine.
+
+    Raises:
+        KeyError: nobody knows the name.
+    """
+    levels = [plain(level) for level in name.split(":")]
+    for level in reversed(levels):
+        if level in _DIAGNOSIS:
+            return _DIAGNOSIS[level]
+        if level in MIXED:
+            return known if known in MIXED[level] else None
+    if levels[0] in BINARY or levels[-1] in _OUTSIDE:
+        return None
+    raise KeyError(name)
 
 
 def diagnosis(name: str) -> str:
@@ -36,9 +123,23 @@ def diagnosis(name: str) -> str:
     Raises:
         UsageError: the name stands for none of the nine.
     """
-    plain = " ".join(name.replace("_", " ").lower().split())
-    plain = _OTHER_NAMES.get(plain, plain)
-    if plain not in DIAGNOSES:
-        hint = did_you_mean(plain, [*DIAGNOSES, *_OTHER_NAMES])
-        raise UsageError(f"'{name}' is none of the nine diagnoses.{hint} They are: {', '.join(DIAGNOSES)}.")
-    return plain
+    try:
+        found = find(name)
+    except KeyError:
+        found = None
+    if found is None:
+        raise none_of_the_nine([name])
+    return found
+
+
+def none_of_the_nine(names: Iterable[str]) -> UsageError:
+    """Return the error that lists the names, each with the nearest that is known."""
+    known = [*_DIAGNOSIS, *MIXED]
+    each = [f"'{name}' is none of the nine diagnoses.{did_you_mean(plain(name), known)}" for name in names]
+    return UsageError(f"{' '.join(each)} They are: {', '.join(DIAGNOSES)}.")
+
+
+def plain(name: str) -> str:
+    """Return a name in small letters, with single spaces and without the number that the archive's list gives it."""
+    name = re.sub(r"^\d+\. ", "", name.strip())
+    return " ".join(re.sub(r"[_-]", " ", name).lower().split())

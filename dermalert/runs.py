@@ -151,7 +151,9 @@ def writing(folder: Path) -> Iterator[None]:
         number = getattr(error, "errno", None)
         text = str(error)
         # safetensors and torch report a failed write as errors of their own.
-        if number in _FULL or any(word in text for word in ("os error 28", "os error 27", "PytorchStreamWriter", "inline_container")):
+        if number in _FULL or any(
+            word in text for word in ("os error 28", "os error 27", "PytorchStreamWriter", "inline_container")
+        ):
             raise RunError(
                 f"the disk of '{folder}' is full: make room and run the same command again; it goes on from the last "
                 "checkpoint."

@@ -1,10 +1,12 @@
-"""Four sides with one job each; a group's own key decides on which side it stands."""
+"""Groups of images that belong together, and four sides with one job each; a group's own key decides on its side."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 from datasets import Dataset
 
+from dermalert import facts
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError
 
@@ -14,6 +16,37 @@ SHARES = {
     "calibration": 0.15,  # temperature, alert threshold; used once
     "held_out": 0.15,  # reported; chooses nothing
 }
+
+
+def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """Return the key of each row's group: rows that share a name, directly or through other rows, are one group.
+
+    The key is the most telling name in the group, and the first in order where there are several. So it depends on
+    nothing outside the group, and neither order nor more rows change it, unless they join the group.
+
+    Args:
+        names: what each row belongs to, the most telling first, None where that is not known: lesion, patient, image,
+            bytes. A row must have at least one.
+        links: pairs of rows that belong together for a reason without a name, such as being nearly the same picture.
+    """
+    parent: dict[tuple[int, str], tuple[int, str]] = {}
+
+    def root(node):
+        while parent.setdefault(node, node) != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    def join(a, b):
+        first, second = sorted((root(a), root(b)))
+        parent[second] = first  # so that a root is always the key
+
+    rows = [[(rank, name) for rank, name in enumerate(row) if name is not None] for row in names]
+    for row in rows:
+        for node in row:
+            join(row[0], node)
+    for i, j in links:
+        join(rows[i][0], rows[j][0])
+    return [root(row[0])[1] for row in rows]
 
 
 def side(group: str, *, seed: int = 0) -> str:
@@ -27,30 +60,56 @@ def side(group: str, *, seed: int = 0) -> str:
     return "held_out"  # the shares' sum may be a rounding error below 1
 
 
-def split(dataset: Dataset, *, seed: int = 0) -> dict[str, Dataset]:
-    """Split a data set by group into the four sides, and its shipped test split.
+def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) -> dict[str, Dataset]:
+    """Split a data set by group into the four sides, and return its shipped test split beside them.
 
-    `official_test` is the test split as shipped. A group that has an image there is trained, validated and calibrated
-    on nowhere: its other images are set aside.
+    `official_test` is the test split as shipped, `clean_test` the part of it that `clean_test` returns. A group that
+    has an image there is trained, validated and calibrated on nowhere: its other images are `set_aside`.
+
+    Args:
+        dataset: what the four sides are made of.
+        shipped: the same as it was before a repair changed it; without it, `dataset`.
+        seed: of the split.
 
     Raises:
         UsageError: a diagnosis has so few groups that a side has none of it.
     """
-    tested = {g for g, s in zip(dataset["group"], dataset["shipped_split"], strict=True) if s == "test"}
+    shipped = dataset if shipped is None else shipped
+    official = _shipped_as(shipped, "test")
+    tested = set(official["group"])
     rows = defaultdict(list)
-    for i, (group, shipped) in enumerate(zip(dataset["group"], dataset["shipped_split"], strict=True)):
-        if shipped == "test":
-            rows["official_test"].append(i)
-        else:
+    for i, (group, part) in enumerate(zip(dataset["group"], dataset["shipped_split"], strict=True)):
+        if part != "test":
             rows["set_aside" if group in tested else side(group, seed=seed)].append(i)
-    sides = {name: dataset.select(rows[name]) for name in [*SHARES, "official_test", "set_aside"]}
+    sides = {name: dataset.select(rows[name]) for name in [*SHARES, "set_aside"]}
     _check_classes({name: sides[name] for name in SHARES})
-    return sides
+    return sides | {"official_test": official, "clean_test": clean_test(shipped)}
+
+
+def clean_test(shipped: Dataset) -> Dataset:
+    """Return the shipped test images that have no known kin in the shipped training split, under the archive's labels.
+
+    Kin is what stands in one group: a photo of the same lesion, of the same patient, or the very same picture.
+    """
+    test, train = _shipped_as(shipped, "test"), _shipped_as(shipped, "train")
+    kin = set(train["group"])
+    clean = test.select([i for i, group in enumerate(test["group"]) if group not in kin])
+    return facts.with_columns(clean, {"label": facts.archive_labels(clean)})
+
+
+def _shipped_as(dataset: Dataset, part: str) -> Dataset:
+    return dataset.select([i for i, shipped in enumerate(dataset["shipped_split"]) if shipped == part])
 
 
 def describe(sides: dict[str, Dataset], seed: int) -> dict:
-    """Return how many images stand where."""
-    return {"split_seed": seed, "sides": {name: len(rows) for name, rows in sides.items()}}
+    """Return how many images stand where, all together and by diagnosis; each on one side, `clean_test` apart."""
+    counts = {name: Counter(rows["label"]) for name, rows in sides.items()}
+    return {
+        "split_seed": seed,
+        "sides": {name: len(rows) for name, rows in sides.items() if name != "clean_test"},
+        "clean_test": len(sides["clean_test"]),
+        "classes": {label: {n: c[i] for n, c in counts.items() if c[i]} for i, label in enumerate(DIAGNOSES)},
+    }
 
 
 def _check_classes(sides: dict[str, Dataset]) -> None:

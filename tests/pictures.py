@@ -1,5 +1,6 @@
 """Small generated data sets for the tests, in the layout of the nine-class Kaggle set."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -21,5 +22,15 @@ def class_folders(root: Path, *, images: int, first_seed: int = 0, labels: tuple
         (root / label).mkdir(parents=True)
         for j in range(images):
             seed = first_seed + i * images + j
-            picture(seed, tint=i).save(root / label / f"ISIC_{24306 + seed:07d}.png")
+            # Numbers that the archive has not given out, or the pictures would be taken for its images.
+            picture(seed, tint=i).save(root / label / f"ISIC_{9000000 + seed:07d}.png")
     return root
+
+
+def write_table(path: Path, rows: list[dict]) -> None:
+    """Write rows with the same keys as a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -2,7 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
-from pictures import class_folders, picture
+from pictures import class_folders, picture, write_table
 from PIL import Image
 
 from dermalert import sources
@@ -130,6 +130,44 @@ def test_the_fingerprint_changes_with_the_content_and_not_with_the_order(tmp_pat
     assert sources.describe(dataset.select(range(17)))["fingerprint"] != found
 
 
+def test_an_image_of_several_sources_is_one_row_with_what_each_knows(tmp_path):
+    for name, label in [("a", "nevus"), ("b", "nv"), ("c", "melanoma")]:
+        (tmp_path / name / label).mkdir(parents=True)
+        picture(1).save(tmp_path / name / label / f"{name}.png")
+    write_table(tmp_path / "b" / "HAM10000_metadata.csv", [{"image_id": "b", "lesion_id": "HAM_9000000", "age": 40}])
+    picture(2).save(tmp_path / "b" / "nv" / "more.png")
+    dataset = sources.load([str(tmp_path / name) for name in "abc"])
+    rows = [(row["image_id"], row["label"], row["lesion_id"], row["age"]) for row in dataset.remove_columns("image")]
+    assert rows == [("a", 4, "HAM_9000000", 40), ("more", 4, None, None), ("c", 3, None, None)]
+    assert dataset["group"][0] == dataset["group"][2] == "HAM_9000000"
+    assert dataset[0]["image"].tobytes() == picture(1).tobytes()
+
+
+def test_the_archives_number_makes_two_scalings_one_image(tmp_path):
+    for name, size in [("small", 16), ("large", 32)]:
+        (tmp_path / name / "nevus").mkdir(parents=True)
+        picture(1, size=size).save(tmp_path / name / "nevus" / "ISIC_8000000.png")
+        picture(2, size=size).save(tmp_path / name / "nevus" / "mole.png")
+    dataset = sources.load([str(tmp_path / "large"), str(tmp_path / "small")])
+    assert dataset["image_id"] == ["ISIC_8000000", "mole", "mole"]
+    assert dataset[0]["image"].size == (32, 32)
+    assert sources.load([str(tmp_path / "small")])["group"][0] == dataset["group"][0]  # whatever the scaling
+
+
+def test_a_shipped_test_image_stays_one_whatever_other_source_holds_it(tmp_path):
+    class_folders(tmp_path / "first", images=1)
+    class_folders(tmp_path / "shipped" / "Test", images=1)
+    dataset = sources.load([str(tmp_path / "first"), str(tmp_path / "shipped")])
+    assert dataset["shipped_split"] == ["test"] * 9
+
+
+def test_what_is_known_of_the_nine_class_set_is_filled_in(tmp_path):
+    folder = class_folders(tmp_path, images=0, labels=("actinic keratosis",)) / "actinic keratosis"
+    picture(1).save(folder / "ISIC_0024468.png")
+    row = sources.load([str(tmp_path)]).remove_columns("image")[0]
+    assert [row[name] for name in ("lesion_id", "age", "sex", "site")] == ["HAM_0006301", 75, "male", "head/neck"]
+
+
 def test_isic_numbers_tell_where_an_image_was_made(tmp_path):
     folder = class_folders(tmp_path, images=0) / "nevus"
     for i, name in enumerate(["ISIC_0024305", "ISIC_0024306", "ISIC_0034320", "ISIC_0034321", "mole"]):
@@ -148,3 +186,10 @@ def test_the_real_nine_class_set_is_read_whole(real_images):
     found = sources.describe(sources.load([str(real_images / "isic9")], strict=True))
     assert (found["images"], found["contradictions"]) == (2357, 155)
     assert found["sources"] == ["HAM10000", "older ISIC archive"]
+
+
+def test_the_real_sources_merge_into_one_row_an_image(real_images):
+    dataset = sources.load([str(real_images / name) for name in ("isic9", "isic2017", "ham10000")])
+    # ham10000/akiec holds two images of which nothing says whether they are a keratosis or a carcinoma.
+    assert len(dataset) == 2357 + 1579 + 6657 - 2
+    assert set(dataset["source"]) == {"HAM10000", "older ISIC archive"}

@@ -1,0 +1,51 @@
+"""What is known of the 2202 images of the nine-class set, from the ISIC archive and the official ground truths.
+
+`isic9.csv` is built, and checked against those ground truths, by `scripts/build_isic9.py`. Facts only: no image.
+"""
+
+import csv
+import functools
+import re
+from pathlib import Path
+
+from datasets import Dataset
+
+from dermalert.diagnoses import DIAGNOSES
+
+TABLE = Path(__file__).parent / "isic9.csv"
+
+
+@functools.cache
+def known() -> dict[str, dict]:
+    """Return by ISIC id: `diagnosis`, `lesion_id`, `age` (years), `sex` and `site`; None for what is not known."""
+    with TABLE.open(newline="") as file:
+        rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(file)]
+    return {row.pop("image_id"): row | {"age": float(row["age"]) if row["age"] else None} for row in rows}
+
+
+def isic_id(image_id: str) -> str | None:
+    """Return the number under which the archive holds an image, if the name is such a number."""
+    number = re.fullmatch(r"(ISIC_\d{7})(_downsampled)?", image_id)
+    return number[1] if number else None
+
+
+def diagnosis(image_id: str) -> str | None:
+    """Return the archive's diagnosis of an image of the nine-class set."""
+    return known().get(isic_id(image_id), {}).get("diagnosis")
+
+
+def archive_labels(dataset: Dataset) -> list[int]:
+    """Return the label of each image: the archive's where the table knows it, else the data set's own."""
+    archive = [diagnosis(image_id) for image_id in dataset["image_id"]]
+    return [DIAGNOSES.index(a) if a else label for a, label in zip(archive, dataset["label"], strict=True)]
+
+
+def with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
+    """Return a data set in which the columns hold these values; their order and features stay."""
+    if not len(dataset):
+        return dataset  # `datasets` 5.2 cannot add a column to a selection of nothing
+    order, features = dataset.column_names, dataset.features
+    dataset = dataset.remove_columns(list(columns))
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values, feature=features[name])
+    return dataset.select_columns(order)

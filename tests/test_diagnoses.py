@@ -1,0 +1,141 @@
+import csv
+from collections import Counter
+
+import pytest
+
+from dermalert import tables
+from dermalert.diagnoses import DIAGNOSES, MALIGNANT, PRECURSOR, diagnosis, find
+from dermalert.errors import UsageError
+
+AK, BCC, DF, MEL, NV, PBK, SK, SCC, VASC = DIAGNOSES
+
+NAMES = {
+    "the nine-class Kaggle set": dict(zip(DIAGNOSES, DIAGNOSES, strict=True)),
+    "HAM10000": {"akiec": None, "bcc": BCC, "bkl": PBK, "df": DF, "mel": MEL, "nv": NV, "vasc": VASC},
+    "ISIC 2017": {"melanoma": MEL, "seborrheic_keratosis": SK, "nevus": NV},
+    "ISIC 2018": {"MEL": MEL, "NV": NV, "BCC": BCC, "AKIEC": None, "BKL": PBK, "DF": DF, "VASC": VASC},
+    "ISIC 2019": {
+        "MEL": MEL,
+        "NV": NV,
+        "BCC": BCC,
+        "AK": AK,
+        "BKL": PBK,
+        "DF": DF,
+        "VASC": VASC,
+        "SCC": SCC,
+        "UNK": None,
+    },
+    "ISIC 2020": {"melanoma": MEL, "nevus": NV, "seborrheic keratosis": SK}
+    | dict.fromkeys(
+        (
+            "unknown",
+            "lentigo NOS",
+            "lichenoid keratosis",
+            "solar lentigo",
+            "cafe-au-lait macule",
+            "atypical melanocytic proliferation",
+        )
+    ),
+    "PAD-UFES-20": {"ACK": AK, "BCC": BCC, "MEL": MEL, "NEV": NV, "SCC": SCC, "SEK": SK},
+    "HAM10000 on the Hub": {
+        "actinic_keratoses": None,
+        "basal_cell_carcinoma": BCC,
+        "benign_keratosis-like_lesions": PBK,
+        "dermatofibroma": DF,
+        "melanocytic_Nevi": NV,
+        "melanoma": MEL,
+        "vascular_lesions": VASC,
+    },
+    "the archive, before levels": {
+        "actinic keratosis": AK,
+        "angiokeratoma": VASC,
+        "angioma": VASC,
+        "melanoma metastasis": MEL,
+        "nevus spilus": NV,
+        "pigmented benign keratosis": PBK,
+        "pyogenic granuloma": VASC,
+        "vascular lesion": VASC,
+    }
+    | dict.fromkeys(("AIMP", "angiofibroma or fibrous papule", "epidermal nevus", "scar", "verruca", "other", "")),
+    "the archive, by levels": {
+        "Benign": None,
+        "Benign:Benign melanocytic proliferations:Nevus:Nevus, Atypical, Dysplastic, or Clark": NV,
+        "Benign:Benign melanocytic proliferations:Lentigo simplex": None,
+        "Benign:Benign epidermal proliferations:Seborrheic keratosis:Seborrheic keratosis, Clonal": SK,
+        "Benign:Benign epidermal proliferations:Pigmented benign keratosis": PBK,
+        "Benign:Benign epidermal proliferations:Solar lentigo": None,
+        "Benign:Benign epidermal proliferations:Epidermal nevus": None,
+        "Benign:Benign soft tissue proliferations - Fibro-histiocytic:Dermatofibroma": DF,
+        "Benign:Benign soft tissue proliferations - Fibro-histiocytic:Scar": None,
+        "Benign:Benign soft tissue proliferations - Vascular": VASC,
+        "Benign:Benign soft tissue proliferations - Vascular:Venous lake": VASC,
+        "Indeterminate:Indeterminate epidermal proliferations:Solar or actinic keratosis": AK,
+        "Indeterminate:Indeterminate melanocytic proliferations:Atypical Spitz tumor": None,
+        "Malignant": None,
+        "Malignant:Malignant adnexal epithelial proliferations - Follicular:Basal cell carcinoma:"
+        "Basal cell carcinoma, Nodular": BCC,
+        "Malignant:Malignant epidermal proliferations:Squamous cell carcinoma in situ": SCC,
+        "Malignant:Malignant epidermal proliferations:Squamous cell carcinoma, Invasive": SCC,
+        "Malignant:Malignant epidermal proliferations:Squamous cell carcinoma, NOS": SCC,
+        "Malignant:Malignant epidermal proliferations:Keratoacanthoma": None,
+        "Malignant:Malignant melanocytic proliferations (Melanoma):Melanoma in situ": MEL,
+        "Malignant:Malignant melanocytic proliferations (Melanoma):Melanoma Invasive:Melanoma Invasive, Nodular": MEL,
+        "Malignant:Merkel cell proliferation:Merkel cell carcinoma": None,
+    },
+}
+
+
+@pytest.mark.parametrize("source", NAMES)
+def test_each_name_of_a_source_stands_for_its_diagnosis_or_is_known_to_fit_none(source):
+    assert {name: find(name) for name in NAMES[source]} == NAMES[source]
+
+
+def test_what_is_known_of_an_image_settles_a_name_that_stands_for_two():
+    assert find("akiec", known=SCC) == SCC
+    assert find("akiec", known=AK) == AK
+    assert find("akiec", known=MEL) is None
+    assert find("nv", known=MEL) == NV
+
+
+def test_a_name_that_nobody_knows_is_refused_with_the_nearest():
+    with pytest.raises(KeyError):
+        find("naevus")
+    with pytest.raises(UsageError, match=r"'naevus' is none of the nine diagnoses. Did you mean 'nevus'"):
+        diagnosis("naevus")
+    with pytest.raises(UsageError, match=r"'solar lentigo' is none of the nine"):
+        diagnosis("solar lentigo")
+
+
+def test_what_is_malignant():
+    assert sorted(MALIGNANT) == [BCC, MEL, SCC]
+    assert PRECURSOR == AK and PRECURSOR not in MALIGNANT
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "HAM10000_metadata.csv",
+        "ISIC-2017_Training_Part3_GroundTruth.csv",
+        "ISIC-2017_Validation_Part3_GroundTruth.csv",
+        "ISIC_2019_Training_GroundTruth.csv",
+        "isic_archive_diagnosis_41725.csv",
+    ],
+)
+def test_the_map_is_total_over_the_official_lists(real_images, file):
+    with (real_images / "metadata" / file).open(newline="") as lines:
+        names = Counter(tables.label_of(row) for row in csv.DictReader(lines))
+    found = {name: find(name) for name in names}
+    assert "" not in names
+    assert {name for name, label in found.items() if label is None} <= {"akiec", "2. solar lentigo"}
+
+
+def test_the_archive_and_isic_2019_agree_under_the_map(real_images):
+    def read(file, key):
+        with (real_images / "metadata" / file).open(newline="") as lines:
+            return {row[key]: find(tables.label_of(row)) for row in csv.DictReader(lines)}
+
+    archive = read("isic_archive_diagnosis_41725.csv", "name")
+    challenge = read("ISIC_2019_Training_GroundTruth.csv", "image")
+    pairs = Counter((archive[i], challenge[i]) for i in archive.keys() & challenge.keys())
+    # The challenge's BKL holds what the archive keeps apart; apart from that not one image differs.
+    assert {pair for pair in pairs if pair[0] != pair[1]} == {(SK, PBK), (None, PBK)}

@@ -1,0 +1,158 @@
+"""Data sets of the Hub, in the columns that HAM10000 has there, from the Hub on loopback."""
+
+import io
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from hub_server import Fault
+from pictures import class_folders, picture
+
+from dermalert import sources
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import RunError, UsageError
+
+ROWS = [
+    ("ISIC_8000000", "HAM_9000000", "melanocytic_Nevi"),
+    ("ISIC_8000001", "HAM_9000000", "melanocytic_Nevi"),
+    ("ISIC_8000002", "HAM_9000001", "melanoma"),
+    ("ISIC_8000003", "HAM_9000002", "benign_keratosis-like_lesions"),
+]
+
+
+def parquet(rows: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    rows.to_parquet(buffer)
+    return buffer.getvalue()
+
+
+def encoded(seed: int) -> dict:
+    buffer = io.BytesIO()
+    picture(seed).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": f"{seed}.png"}
+
+
+def ham10000(rows=ROWS, *, first_seed: int = 0) -> bytes:
+    table = [
+        {"image": encoded(first_seed + i), "image_id": image_id, "lesion_id": lesion, "dx": dx, "dx_type": "histo"}
+        | {"age": 80.0, "sex": "male", "localization": "scalp"}
+        for i, (image_id, lesion, dx) in enumerate(rows)
+    ]
+    words = dict.fromkeys(("image_id", "lesion_id", "dx", "dx_type", "sex", "localization"), Value("string"))
+    return parquet(Dataset.from_list(table, features=Features({"image": Image(), "age": Value("float64"), **words})))
+
+
+def publish(hub, files: dict[str, bytes], name: str = "tester/lesions") -> str:
+    if f"datasets/{name}" not in hub.repos:
+        hub.create(name, "dataset")
+    return hub.commit(name, files, repo_type="dataset")
+
+
+def load(name: str = "tester/lesions", **options) -> Dataset:
+    return sources.load([name], **options)
+
+
+def test_a_data_set_of_the_hub_is_read_into_the_schema(hub):
+    publish(hub, {"data/train-00000-of-00001.parquet": ham10000()})
+    dataset = load()
+    assert dataset.features == sources.FEATURES
+    assert [DIAGNOSES[i] for i in dataset["label"]] == [
+        "nevus",
+        "nevus",
+        "melanoma",
+        "pigmented benign keratosis",
+    ]
+    assert dataset["image_id"] == [row[0] for row in ROWS]
+    assert dataset["group"] == [row[1] for row in ROWS]
+    assert set(dataset["site"]) == {"head/neck"}
+    assert dataset[2]["image"].tobytes() == picture(2).tobytes()
+
+
+def test_its_test_split_is_a_shipped_one(hub):
+    more = [("ISIC_8000004", "HAM_9000002", "melanoma")]
+    publish(hub, {"data/train-0.parquet": ham10000(), "data/test-0.parquet": ham10000(more, first_seed=10)})
+    assert sorted(load()["shipped_split"]) == ["test"] + ["train"] * 4
+
+
+def test_a_revision_is_what_it_was(hub):
+    first = publish(hub, {"data/train-0.parquet": ham10000()})
+    publish(hub, {"data/train-0.parquet": ham10000(ROWS[:1])})
+    assert len(load()) == 1
+    assert len(load(f"tester/lesions@{first}")) == 4
+    with pytest.raises(
+        UsageError, match="'tester/lesions@v9' is neither a folder nor a data set that the Hub has at revision 'v9'"
+    ):
+        load("tester/lesions@v9")
+
+
+def test_class_labels_and_no_names_of_images_are_enough(hub):
+    features = Features({"picture": Image(), "label": ClassLabel(names=["mel", "nv"])})
+    rows = Dataset.from_list([{"picture": encoded(i), "label": i % 2} for i in range(3)], features=features)
+    publish(hub, {"data/train-0.parquet": parquet(rows)})
+    dataset = load()
+    assert dataset["label"] == [3, 4, 3]
+    assert set(dataset["source"]) == {"tester/lesions"}
+    assert len(set(dataset["group"])) == 3
+
+
+def test_what_cannot_be_used_is_named_and_left_out(hub, caplog):
+    rows = [*ROWS, ("ISIC_8000004", "HAM_9000003", "unknown"), ("ISIC_8000005", "HAM_9000003", "melanoma")]
+    table = pq.read_table(io.BytesIO(ham10000(rows))).to_pylist()
+    table[5]["image"]["bytes"] = b"no image"
+    features = Features({name: Value("string") for name in ("image_id", "lesion_id", "dx")} | {"image": Image()})
+    bad = Dataset.from_list([{name: row[name] for name in features} for row in table], features=features)
+    publish(hub, {"data/train-0.parquet": parquet(bad)})
+    assert len(load()) == 4
+    assert "left out 1 images of 'tester/lesions' that are none of the nine diagnoses: 1 unknown" in caplog.text
+    assert "skipped 1 of 5 files in 'tester/lesions': 'ISIC_8000005'" in caplog.text
+    with pytest.raises(UsageError, match="1 of 5 files in 'tester/lesions' are no images"):
+        load(strict=True)
+
+
+def test_a_name_that_nobody_knows_is_refused(hub):
+    publish(hub, {"data/train-0.parquet": ham10000([*ROWS, ("ISIC_8000004", "HAM_9000003", "naevus")])})
+    with pytest.raises(UsageError, match=r"'naevus' is none of the nine diagnoses. Did you mean 'nevus'"):
+        load()
+
+
+def test_columns_with_names_of_their_own_can_be_named(hub):
+    features = Features({"a": Image(), "b": Image(), "finding": Value("string"), "no": Value("int64")})
+    rows = [{"a": encoded(i), "b": encoded(9 + i), "finding": "melanoma", "no": 7} for i in range(2)]
+    publish(hub, {"data/train-0.parquet": parquet(Dataset.from_list(rows, features=features))})
+    with pytest.raises(UsageError, match=r"'tester/lesions' has 2 columns of images \(a, b\): name one"):
+        load()
+    with pytest.raises(UsageError, match="has no column that names a diagnosis among b, finding, no"):
+        load(columns={"image": "a"})
+    dataset = load(columns={"image": "b", "label": "finding", "lesion_id": "no"})
+    assert dataset[0]["image"].tobytes() == picture(9).tobytes()
+    assert dataset["group"] == ["7", "7"]
+
+
+def test_a_data_set_without_images_is_refused(hub):
+    publish(hub, {"data/train-0.parquet": parquet(Dataset.from_dict({"dx": ["mel"]}))})
+    with pytest.raises(UsageError, match="'tester/lesions' has no images"):
+        load()
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_data_set_that_is_not_there_is_refused():
+    with pytest.raises(UsageError, match="'tester/nothing' is neither a folder nor a data set that the Hub has"):
+        load("tester/nothing")
+
+
+def test_a_hub_that_fails_is_no_fault_of_the_asker(hub):
+    publish(hub, {"data/train-0.parquet": ham10000()})
+    hub.faults.append(Fault(".*", "tester/lesions", 500, times=100))
+    with pytest.raises(RunError, match="'tester/lesions' is no folder here, and the Hub cannot be asked for it"):
+        load()
+
+
+def test_an_image_that_a_folder_holds_too_is_one_row(hub, tmp_path):
+    publish(hub, {"data/train-0.parquet": ham10000()})
+    class_folders(tmp_path, images=0, labels=("nevus",))
+    picture(77).save(tmp_path / "nevus" / "ISIC_8000000.png")
+    dataset = sources.load([str(tmp_path), "tester/lesions"])
+    assert sorted(dataset["image_id"]) == [row[0] for row in ROWS]
+    mine = dataset[dataset["image_id"][:].index("ISIC_8000000")]
+    assert (mine["lesion_id"], mine["age"]) == ("HAM_9000000", 80)
+    assert mine["image"].tobytes() == picture(77).tobytes()
