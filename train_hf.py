@@ -26,7 +26,19 @@ from datasets import Dataset
 from torch.nn import functional
 from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainerState, TrainingArguments, set_seed
 
-from dermalert import backbones, calibration, evaluation, images, metrics, release, repair, runs, sources, splits
+from dermalert import (
+    backbones,
+    baselines,
+    calibration,
+    evaluation,
+    images,
+    metrics,
+    release,
+    repair,
+    runs,
+    sources,
+    splits,
+)
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from space import triage
@@ -156,6 +168,7 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 | {"generated": about["generated"], "trained_on": about["data"]}
                 | {"shipped": sources.describe(shipped), "repair": repaired},
                 "splits": measured,
+                "baselines": baselines.baselines(sides),
                 "calibration": {"temperature": temperature, "images": len(sides["calibration"])},
                 "alert": alert,
                 "training": speed

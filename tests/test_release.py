@@ -48,6 +48,14 @@ def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
             "sides": {"train": 300, "held_out": 80},
         },
         "splits": {"held_out": report} | ({"official_test": report} if official_test else {}),
+        "baselines": {
+            "mean_colour": {
+                "n": 80,
+                "balanced_accuracy": report["balanced_accuracy"],
+                "melanoma_auroc": report["melanoma"]["auroc"],
+                "features": "mean colour",
+            }
+        },
         "calibration": {"temperature": 1.5, "images": 60},
         "alert": {
             "label": "melanoma",

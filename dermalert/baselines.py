@@ -1,0 +1,145 @@
+"""Models without medicine in them: what the frame, the origin or the mean colour alone tells of the diagnosis.
+
+A classifier that is hardly better than these may be reading how and where the pictures were made. That models do well
+on pictures whose lesion is hidden was shown by Bissoto et al. (2019, arXiv 1904.08818).
+"""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
+
+from dermalert import metrics
+from dermalert.diagnoses import ALERT, DIAGNOSES
+from space.triage import read_image
+
+_MELANOMA = DIAGNOSES.index(ALERT)
+_SIZE = 64  # pixels a side, to which every picture is shrunk
+_BINS = 16  # of the histogram of one colour
+_CELL = 8  # pixels a side, of a cell of the coarse thumbnail
+_FRAME = 3  # pixels: 5 % of a side
+_MARGIN = 5  # pixels: 8 % of a side, so that the hidden square covers 71 % of the picture
+_STRENGTH = 0.1  # 1 / regularisation: of 0.01, 0.1 and 1 the best on balance in cross-validation on the Kaggle set
+
+_TEXTS = {
+    "mean_colour": "mean and standard deviation of red, green and blue",
+    "frame_only": "colour histograms of the outer 5 % of each side",
+    "source_only": "where the picture was made",
+    "lesion_hidden": "colour histograms and a coarse thumbnail of the picture without its central square (71 % of it)",
+}
+
+
+def baselines(sides: dict[str, Dataset]) -> dict:
+    """Fit each baseline on the side `train` and measure it on `held_out`.
+
+    With fewer than two diagnoses to learn from nothing is defined, and without melanomas no AUROC. Where all pictures
+    are of one source, `source_only` scores them alike, and its AUROC is 0.5: the source tells nothing there.
+
+    Args:
+        sides: data sets in the schema `sources.FEATURES`; the other sides are not looked at.
+
+    Returns:
+        Of each baseline `n` (images measured), `balanced_accuracy` and `melanoma_auroc` (value, low and high: the 95 %
+        interval by resampling groups; None where undefined) and `features`, what it sees in words.
+    """
+    train, held_out = sides["train"], sides["held_out"]
+    with tqdm(total=len(train) + len(held_out), desc="Looking for shortcuts", unit=" images") as bar:
+        seen, asked = _seen(train, bar), _seen(held_out, bar)
+    origins = sorted(set(_origins(train)))
+    seen["source_only"], asked["source_only"] = _one_hot(train, origins), _one_hot(held_out, origins)
+    diagnoses = np.array(train["label"], int)
+    figures = {name: _measure(_fit(seen[name], diagnoses), asked[name], held_out) for name in _TEXTS}
+    return {name: {"n": len(held_out)} | figures[name] | {"features": text} for name, text in _TEXTS.items()}
+
+
+def _seen(dataset: Dataset, bar: tqdm) -> dict[str, np.ndarray]:
+    """Return what each baseline sees of the pictures, (n, features); a picture is read once and then forgotten."""
+    images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    rows = []
+    with ThreadPoolExecutor() as pool:
+        for features in pool.map(lambda i: _features(_thumbnail(images[i]["image"])), range(len(images))):
+            rows.append(features)
+            bar.update()
+    return {name: np.array([row[name] for row in rows]) for name in ("mean_colour", "frame_only", "lesion_hidden")}
+
+
+def _thumbnail(image: dict) -> np.ndarray:
+    """Return a picture of a data set as 8-bit RGB, (64, 64, 3), its aspect squashed."""
+    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    with Image.open(io.BytesIO(content)) as opened:
+        opened.draft(None, (2 * _SIZE, 2 * _SIZE))  # a large JPEG is decoded at a fraction of its size
+        return np.asarray(read_image(opened).resize((_SIZE, _SIZE), Image.Resampling.BOX))
+
+
+def _features(picture: np.ndarray) -> dict[str, np.ndarray]:
+    surroundings = _border(_MARGIN)
+    return {
+        "mean_colour": np.concatenate([picture.mean((0, 1)), picture.std((0, 1))]),
+        "frame_only": _histograms(picture[_border(_FRAME)]),
+        "lesion_hidden": np.concatenate([_histograms(picture[surroundings]), _cells(picture, surroundings)]),
+    }
+
+
+def _border(pixels: int) -> np.ndarray:
+    """Return a mask (64, 64) that is true so many pixels inwards from each side."""
+    mask = np.ones((_SIZE, _SIZE), bool)
+    mask[pixels:-pixels, pixels:-pixels] = False
+    return mask
+
+
+def _histograms(pixels: np.ndarray) -> np.ndarray:
+    """Return the histograms of red, green and blue (48,) of pixels (n, 3).
+
+    As square roots of the shares, or rare colours would be outliers for a linear model.
+    """
+    bins = pixels.astype(int) * _BINS // 256 + np.arange(3) * _BINS
+    return np.sqrt(np.bincount(bins.ravel(), minlength=3 * _BINS) / len(pixels))
+
+
+def _cells(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the mean colours of an 8 x 8 thumbnail, of the pixels in the mask; cells that have none are left out."""
+
+    def sums(values: np.ndarray) -> np.ndarray:
+        return values.reshape(_SIZE // _CELL, _CELL, _SIZE // _CELL, _CELL, -1).sum((1, 3))
+
+    pixels = sums(mask)[..., 0]
+    return (sums(picture * mask[..., None])[pixels > 0] / pixels[pixels > 0][:, None]).ravel()
+
+
+def _origins(dataset: Dataset) -> list[str]:
+    return [source or "not known" for source in dataset["source"]]
+
+
+def _one_hot(dataset: Dataset, origins: list[str]) -> np.ndarray:
+    """Return one column an origin, (n, origins); an image of any other has zeros."""
+    return np.array(_origins(dataset), str)[:, None] == np.array(origins, str)
+
+
+def _fit(features: np.ndarray, truth: np.ndarray) -> Pipeline | None:
+    """Return a linear model that weighs all diagnoses alike, or None where there are not two of them."""
+    if len(np.unique(truth)) < 2:
+        return None
+    model = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=5000, random_state=0)
+    return make_pipeline(StandardScaler(), model).fit(features, truth)
+
+
+def _measure(model: Pipeline | None, features: np.ndarray, held_out: Dataset) -> dict:
+    undefined = {"value": None, "low": None, "high": None}
+    figures = {"balanced_accuracy": undefined, "melanoma_auroc": undefined}
+    if model is None or not len(held_out):
+        return figures
+    truth, intervals = np.array(held_out["label"]), metrics.Intervals(np.array(held_out["group"]))
+    prediction = model.predict(features)
+    figures["balanced_accuracy"] = intervals.of(lambda w: metrics.balanced_accuracy(truth, prediction, w))
+    if _MELANOMA in model.classes_:
+        score = model.predict_proba(features)[:, list(model.classes_).index(_MELANOMA)]
+        figures["melanoma_auroc"] = intervals.of(lambda w: metrics.auroc(truth == _MELANOMA, score, w))
+    return figures

@@ -1,0 +1,137 @@
+import io
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+
+from dermalert import sources, splits
+from dermalert.baselines import baselines
+from dermalert.diagnoses import DIAGNOSES
+
+MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
+UNDEFINED = {"value": None, "low": None, "high": None}
+NAMES = {"mean_colour", "frame_only", "source_only", "lesion_hidden"}
+RED, BLUE = (190, 110, 110), (110, 110, 190)
+
+
+def canvas(seed, *, frame=None, centre=None):
+    """Noise, 64 pixels a side; a frame of 3 pixels and a square in the centre, of as many pixels, in other colours."""
+    pixels = np.full((64, 64, 3), (150, 110, 150))
+    if frame:
+        pixels[[0, 1, 2, -1, -2, -3]] = pixels[:, [0, 1, 2, -1, -2, -3]] = frame
+    if centre:
+        pixels[19:46, 19:46] = centre
+    return np.uint8(pixels + np.random.default_rng(seed).normal(0, 15, pixels.shape))
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return {"path": None, "bytes": buffer.getvalue()}
+
+
+def sides(draw, *, images=120, source=lambda _, rng: rng.choice(["here", "there"]), labels=(MELANOMA, NEVUS)):
+    """Two sides of random diagnoses: `draw(seed, label)` gives the pixels, two photos a group."""
+
+    def side(first):
+        rng = np.random.default_rng(first)
+        truth = rng.choice(labels, images).tolist()
+        blank = {name: [None] * images for name in sources.FEATURES}
+        known = {
+            "image": [png(draw(first + i, label)) for i, label in enumerate(truth)],
+            "label": truth,
+            "source": [source(label, rng) for label in truth],
+            "group": [f"{first}-{i // 2}" for i in range(images)],
+        }
+        return Dataset.from_dict(blank | known, features=sources.FEATURES)
+
+    return {"train": side(0), "held_out": side(1000)}
+
+
+def plain(seed, _label):
+    return canvas(seed)
+
+
+def auroc(figures):
+    return {name: figure["melanoma_auroc"]["value"] for name, figure in figures.items()}
+
+
+def test_a_label_in_the_frame_is_found_by_what_sees_the_frame():
+    def framed(seed, label):  # as much red and as much blue under both labels
+        return canvas(seed, frame=RED, centre=BLUE) if label == MELANOMA else canvas(seed, frame=BLUE, centre=RED)
+
+    figures = baselines(sides(framed))
+    assert set(figures) == NAMES
+    assert auroc(figures)["frame_only"] > 0.99
+    assert auroc(figures)["lesion_hidden"] > 0.99
+    assert figures["frame_only"]["balanced_accuracy"]["value"] > 0.99
+    assert auroc(figures)["mean_colour"] < 0.7
+    assert auroc(figures)["source_only"] < 0.65
+
+
+def test_a_label_in_the_lesion_is_hidden_from_what_sees_the_surroundings():
+    figures = baselines(sides(lambda seed, label: canvas(seed, centre=RED if label == MELANOMA else BLUE)))
+    assert auroc(figures)["mean_colour"] > 0.99
+    assert max(auroc(figures)["frame_only"], auroc(figures)["lesion_hidden"]) < 0.65
+
+
+def test_a_label_in_the_source_is_found_by_the_source_alone():
+    figures = baselines(sides(plain, source=lambda label, _: "old" if label == MELANOMA else "new"))
+    assert auroc(figures)["source_only"] == 1
+    assert figures["source_only"]["balanced_accuracy"]["value"] == 1
+    assert max(value for name, value in auroc(figures).items() if name != "source_only") < 0.65
+
+
+def test_where_nothing_tells_the_label_all_are_near_chance():
+    figures = baselines(sides(plain))
+    for figure in figures.values():
+        assert figure["n"] == 120
+        assert figure["features"]
+        for name in ("melanoma_auroc", "balanced_accuracy"):
+            assert figure[name]["low"] < 0.5 < figure[name]["high"]
+
+
+def test_a_single_source_tells_nothing():
+    figure = baselines(sides(plain, source=lambda *_: "here"))["source_only"]
+    assert figure["melanoma_auroc"]["value"] == 0.5
+    assert figure["balanced_accuracy"]["value"] == 0.5
+
+
+def test_a_source_that_training_had_not_is_no_error():
+    both = sides(plain, source=lambda *_: "here")
+    both["held_out"] = sides(plain, source=lambda *_: None)["held_out"]
+    assert auroc(baselines(both))["source_only"] == 0.5
+
+
+def test_of_one_diagnosis_nothing_is_defined():
+    for figure in baselines(sides(plain, images=6, labels=(NEVUS,))).values():
+        assert figure["n"] == 6
+        assert figure["melanoma_auroc"] == figure["balanced_accuracy"] == UNDEFINED
+
+
+def test_without_melanomas_on_either_side_there_is_no_auroc():
+    both, nevi = sides(plain, images=20), sides(plain, images=20, labels=(NEVUS,))
+    others = sides(plain, images=20, labels=(NEVUS, 0))
+    for untold in (both | {"held_out": nevi["held_out"]}, both | {"train": others["train"]}):
+        for figure in baselines(untold).values():
+            assert figure["melanoma_auroc"] == UNDEFINED
+            assert figure["balanced_accuracy"]["value"] is not None
+
+
+def test_an_empty_side_leaves_all_undefined():
+    both = sides(plain, images=6)
+    for empty in both:
+        figures = baselines(both | {empty: both[empty].select([])})
+        assert all(f["melanoma_auroc"] == f["balanced_accuracy"] == UNDEFINED for f in figures.values())
+
+
+def test_the_figures_are_the_same_every_time():
+    both = sides(plain, images=40)
+    assert baselines(both) == baselines(both)
+
+
+def test_the_nine_class_kaggle_set_is_read_off_frame_and_source(real_images):
+    figures = baselines(splits.split(sources.load([str(real_images / "isic9")])))
+    assert 0.75 < auroc(figures)["frame_only"] < 0.97
+    assert 0.75 < auroc(figures)["lesion_hidden"] < 0.97
+    assert auroc(figures)["source_only"] > 0.8
