@@ -30,6 +30,7 @@ from dermalert import (
     backbones,
     baselines,
     calibration,
+    duplicates,
     evaluation,
     images,
     metrics,
@@ -130,7 +131,7 @@ def check(config: Config) -> None:
 
 def train(config: Config, folder: Path, settings: dict) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
-    shipped = sources.load(config.dataset, strict=config.strict)
+    shipped = duplicates.linked(sources.load(config.dataset, strict=config.strict))
     dataset, repaired = repair.repair(shipped, config.repair)
     sides = splits.split(dataset, shipped=shipped, seed=config.split_seed)
     data = sources.describe(dataset)

@@ -22,6 +22,7 @@ os.environ |= {k: v for k, v in environment(_HUB.url, Path(_HOME.name), token=No
 os.environ |= {
     "HF_ENDPOINT": _HUB.url,
     "HF_HOME": f"{_HOME.name}/hf",
+    "XDG_CACHE_HOME": f"{_HOME.name}/cache",
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_TEMP_DIR": f"{_HOME.name}/gradio",
     "MPLCONFIGDIR": f"{_HOME.name}/matplotlib",

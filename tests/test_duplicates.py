@@ -1,0 +1,193 @@
+import hashlib
+import io
+import logging
+import subprocess
+import sys
+
+import imagehash
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from datasets import Dataset
+from PIL import Image, ImageEnhance, ImageOps
+
+from dermalert import duplicates, sources, synthetic
+from dermalert.diagnoses import DIAGNOSES
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "dermalert" / "sketches-1.sqlite"
+
+
+@pytest.fixture(scope="module")
+def lesions() -> list[Image.Image]:
+    return [synthetic.lesion(DIAGNOSES[i % 9], lesion_seed=i) for i in range(180)]
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def thumbnails(files: list[bytes]) -> np.ndarray:
+    return np.stack([np.frombuffer(duplicates.sketch(file), duplicates.ROW)["thumbnail"][0] for file in files])
+
+
+def dataset_of(files: list[bytes]) -> Dataset:
+    rows = [{"image": {"bytes": file, "path": None}, "content": hashlib.sha256(file).hexdigest()} for file in files]
+    return Dataset.from_list(
+        rows, features=type(sources.FEATURES)({k: sources.FEATURES[k] for k in ("image", "content")})
+    )
+
+
+def crop(image: Image.Image, left: float, top: float, right: float, low: float) -> Image.Image:
+    w, h = image.size
+    return image.crop((round(w * left), round(h * top), round(w * (1 - right)), round(h * (1 - low))))
+
+
+def test_the_hash_is_imagehash_s(lesions):
+    found = duplicates.perceptual_hashes(thumbnails([jpeg(image) for image in lesions[:20]]))
+    for image, row in zip(thumbnails([jpeg(image) for image in lesions[:20]]), found, strict=True):
+        expected = imagehash.phash(Image.fromarray(image), hash_size=16, highfreq_factor=2).hash
+        assert (
+            np.unpackbits(row) != expected.ravel()
+        ).sum() <= 2  # a frequency that equals the median may fall either way
+
+
+ALTERED = {
+    "re-encoded": (lambda image: image, "", 1.0),
+    "resized": (lambda image: image.resize((200, 150)), "", 1.0),
+    "brightened": (lambda image: ImageEnhance.Brightness(image).enhance(1.25), "", 1.0),
+    "darkened": (lambda image: ImageEnhance.Brightness(image).enhance(0.7), "", 1.0),
+    "cropped": (lambda image: crop(image, 0.04, 0.03, 0.02, 0.01), "", 0.97),
+    "mirrored": (ImageOps.mirror, "mirrored", 1.0),
+    "upside down": (ImageOps.flip, "upside down", 1.0),
+    "half turn": (lambda image: image.rotate(180), "half turn", 1.0),
+    "quarter turn": (lambda image: image.rotate(90), "quarter turn", 1.0),
+    "quarter turn back": (lambda image: image.rotate(-90), "quarter turn back", 1.0),
+    "transposed": (lambda image: image.transpose(Image.Transpose.TRANSPOSE), "transposed", 1.0),
+    "anti-transposed": (lambda image: image.transpose(Image.Transpose.TRANSVERSE), "anti-transposed", 1.0),
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_an_altered_copy_is_found_and_no_other_lesion(name, lesions):
+    alter, turn, least = ALTERED[name]
+    n = len(lesions)
+    copies = [jpeg(alter(image), 60) for image in lesions]
+    pairs = duplicates.near_duplicates(thumbnails([jpeg(image) for image in lesions] + copies))
+    assert (pairs.second - pairs.first == n).all(), "two different lesions were taken for one"
+    assert len(pairs.first) >= least * n
+    assert set(pairs.turn.tolist()) == {turn}
+
+
+def test_two_photos_of_one_lesion_from_elsewhere_are_not_near_duplicates():
+    photos = [synthetic.lesion("nevus", lesion_seed=1, photo=i) for i in range(4)]
+    assert len(duplicates.near_duplicates(thumbnails([jpeg(photo) for photo in photos])).first) == 0
+
+
+def test_brightness_and_contrast_do_not_count():
+    image = np.random.default_rng(0).uniform(60, 160, (1, 32, 32)).astype(np.float32)
+    assert duplicates.similarities(image, 0.5 * image + 20) == pytest.approx(1, abs=1e-4)
+    other = np.random.default_rng(1).uniform(60, 160, (1, 32, 32)).astype(np.float32)
+    assert duplicates.similarities(image, other) < 0.5
+    assert duplicates.similarities(image, 255 - image) < 0.5
+
+
+def test_blank_images_are_like_nothing():
+    blank = [jpeg(Image.new("RGB", (64, 64), colour)) for colour in ("white", "black", "white")]
+    assert len(duplicates.near_duplicates(thumbnails(blank)).first) == 0
+    assert duplicates.sketches(dataset_of(blank)).blank.all()
+
+
+def test_of_nothing_and_of_one_image_there_are_no_pairs(lesions):
+    for few in (np.empty((0, 32, 32), np.uint8), thumbnails([jpeg(lesions[0])])):
+        assert [len(column) for column in duplicates.near_duplicates(few)] == [0] * 5
+
+
+def test_the_cells_find_what_the_exact_search_finds(monkeypatch):
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 256, (3000, duplicates.HASH_BYTES), dtype=np.uint8)
+    near = hashes[:500].copy()
+    near[:, :4] = rng.integers(0, 256, (500, 4))  # at most 32 bits away
+    exact = set(zip(*(axis.tolist() for axis in duplicates.Index(hashes).within(near, 40)), strict=True))
+    monkeypatch.setattr(duplicates, "_EXACT", 100)
+    found = set(zip(*(axis.tolist() for axis in duplicates.Index(hashes).within(near, 40)), strict=True))
+    assert len(exact) == 500
+    assert found <= exact
+    assert len(found) >= 0.95 * len(exact)
+
+
+def test_components_join_what_pairs_join():
+    found = duplicates.components([(0, 1), (1, 2), (4, 5)], 7)
+    assert found[0] == found[1] == found[2]
+    assert found[4] == found[5]
+    assert len(set(found.tolist())) == 4
+    assert len(set(duplicates.components([], 3).tolist())) == 3
+
+
+def test_each_content_is_decoded_once_and_then_never_again(lesions, cache, monkeypatch):
+    calls = []
+    real = duplicates.sketch
+    monkeypatch.setattr(duplicates, "sketch", lambda content: calls.append(content) or real(content))
+    files = [jpeg(image) for image in lesions[:5]]
+    first = duplicates.sketches(dataset_of([*files, files[0], b"no image"]))
+    assert len(calls) == 6
+    assert first.unreadable.tolist() == [False] * 6 + [True]
+    assert (first.thumbnails[5] == first.thumbnails[0]).all()
+    assert first.sizes[0].tolist() == [128, 128]
+    second = duplicates.sketches(dataset_of(list(reversed(files))))
+    assert len(calls) == 6
+    assert (second.thumbnails == first.thumbnails[4::-1]).all()
+    assert cache.is_file()
+
+
+def test_what_could_not_be_read_is_tried_again(monkeypatch):
+    assert duplicates.sketches(dataset_of([b"no image"])).unreadable.all()
+    monkeypatch.setattr(duplicates, "sketch", lambda _: np.ones(1, duplicates.ROW).tobytes())
+    assert not duplicates.sketches(dataset_of([b"no image"])).unreadable.any()
+
+
+@pytest.mark.parametrize("spoil", ["damaged", "a folder", "not to be made"])
+def test_without_a_cache_all_works_as_well(spoil, lesions, cache, caplog, monkeypatch, tmp_path):
+    if spoil == "damaged":
+        cache.parent.mkdir(parents=True)
+        cache.write_bytes(b"no data base" * 1000)
+    elif spoil == "a folder":
+        cache.mkdir(parents=True)
+    else:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        found = duplicates.sketches(dataset_of([jpeg(lesions[0])]))
+    assert not found.unreadable.any()
+    assert "going on without a cache" in caplog.text
+
+
+def test_a_large_photo_is_sketched_like_its_smaller_copy(lesions):
+    large = lesions[0].resize((2400, 1800), Image.Resampling.BICUBIC)
+    sketch = duplicates.sketches(dataset_of([jpeg(large), jpeg(lesions[0])]))
+    assert sketch.sizes[0].tolist() == [2400, 1800]
+    assert duplicates.similarities(*sketch.thumbnails[:, None]) > 0.98
+
+
+def test_an_image_laid_on_its_side_by_its_camera_is_the_upright_one(lesions):
+    turned = Image.Exif()
+    turned[274] = 6
+    buffer = io.BytesIO()
+    lesions[0].rotate(90).save(buffer, "JPEG", exif=turned)
+    pairs = duplicates.near_duplicates(thumbnails([jpeg(lesions[0]), buffer.getvalue()]))
+    assert pairs.turn.tolist() == [""]
+
+
+@pytest.mark.long
+def test_a_million_sketches_are_searched_in_15_minutes_and_4_gib():
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "duplicates.py"), "search", "1000000"]
+    row = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout
+    _, _, seconds, gib, _, near, *_ = row.split("|")
+    assert float(seconds) < 15 * 60
+    assert float(gib) < 4
+    assert float(near.split()[0]) > 0.95
