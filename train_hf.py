@@ -27,6 +27,7 @@ from torch.nn import functional
 from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainerState, TrainingArguments, set_seed
 
 from dermalert import (
+    audit,
     backbones,
     baselines,
     calibration,
@@ -177,6 +178,8 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 | {"settings": {k: v for k, v in settings.items() if k not in ("dataset", "base_model")}},
             }
             evaluation.write(staging / "evaluation", figures, predictions, state.log_history)
+            unread = audit.unread(config.dataset, shipped)
+            audit.write(audit.audit(shipped, unreadable=unread), staging / "evaluation" / "audit.json")
             release.write_card(staging)
 
 

@@ -70,6 +70,7 @@ def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
         "release/config.json",
         "release/model.safetensors",
         "release/preprocessor_config.json",
+        "release/evaluation/audit.json",
         "release/evaluation/metrics.json",
         "release/evaluation/predictions.parquet",
         "release/evaluation/figures/learning_curves.png",
