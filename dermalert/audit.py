@@ -81,12 +81,16 @@ def audit(dataset: datasets.Dataset, *, unreadable: Sequence[str] = ()) -> dict:
 
 
 def unread(names: Iterable[str], dataset: datasets.Dataset) -> list[str]:
-    """Return the image files in folders that the data set does not have because they cannot be read."""
+    """Return the image files in folders that the data set does not have because they cannot be read.
+
+    Each by its place in its folder, because a report is published and where the folder lies is nobody's business.
+    """
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
     known = {image["path"] for image in images["image"]}
     folders = [Path(name) for name in names if Path(name).is_dir()]
-    files = [p for root in folders for p in sorted(root.rglob("*")) if p.suffix.lower() in _SUFFIXES and p.is_file()]
-    return [str(path) for path in files if str(path.resolve()) not in known and not _is_readable(path)]
+    files = [(root, path) for root in folders for path in sorted(root.rglob("*")) if path.suffix.lower() in _SUFFIXES]
+    files = [(root, path) for root, path in files if path.is_file() and str(path.resolve()) not in known]
+    return [f"{root.resolve().name}/{path.relative_to(root)}" for root, path in files if not _is_readable(path)]
 
 
 def _is_readable(path: Path) -> bool:

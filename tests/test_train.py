@@ -211,17 +211,28 @@ def kill_in_the_middle(command: list[str], folder: Path) -> None:
     assert not (folder / "release").exists()
 
 
+def as_if_never_killed(dataset, model, folder: Path, more: list[str]) -> None:
+    """Train twice, once with a kill -9 in the middle, and compare all that comes out."""
+    train(dataset, model, folder / "whole", *more)
+    command = [sys.executable, str(REPOSITORY / "train_hf.py")]
+    kill_in_the_middle([*command, *arguments(dataset, model, folder / "killed", *more)], folder / "killed")
+    train(dataset, model, folder / "killed", *more)
+    assert without_speed(folder / "killed") == without_speed(folder / "whole")
+    whole, killed = (load_file(folder / name / "release/model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+
+
 @pytest.mark.parametrize("base", ["vit", "efficientnet-lite0"])
 def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(base, pictures, tiny_vit, tmp_path):
-    more = ["--epochs", "4", "--image_size", "32"]
     model = tiny_vit if base == "vit" else base
-    train(pictures, model, tmp_path / "whole", *more)
-    command = [sys.executable, str(REPOSITORY / "train_hf.py")]
-    kill_in_the_middle([*command, *arguments(pictures, model, tmp_path / "killed", *more)], tmp_path / "killed")
-    train(pictures, model, tmp_path / "killed", *more)
-    assert without_speed(tmp_path / "killed") == without_speed(tmp_path / "whole")
-    whole, killed = (load_file(tmp_path / name / "release/model.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+    as_if_never_killed(pictures, model, tmp_path, ["--epochs", "4", "--image_size", "32"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("base", ["vit", "efficientnet-lite0"])
+def test_a_killed_training_on_the_demo_lesions_goes_on_too(base, tiny_vit, tmp_path):
+    size = "32" if base == "vit" else "96"
+    as_if_never_killed("demo", tiny_vit if base == "vit" else base, tmp_path, ["--epochs", "3", "--image_size", size])
 
 
 def test_a_checkpoint_that_was_cut_short_is_not_used(pictures, tiny_vit, tmp_path, monkeypatch):
