@@ -3,7 +3,8 @@ r"""Fine-tune an image classifier on skin lesions, measure it on images held out
     python train_hf.py --dataset isic9/ --base_model efficientnet-lite0 --output_dir runs/isic9 \
         --push_to_hub USER/REPO --version v1.0.0
 
-In two minutes, on generated lesions (`make demo`):
+On two CPU cores in 16 minutes: held-out accuracy 0.65 [0.59-0.70], n = 311, of one seed; README.md has the rest. In two
+minutes, on generated lesions (`make demo`), a held-out balanced accuracy of 0.73 [0.66-0.80], n = 196:
 
     python train_hf.py --dataset demo --output_dir runs/demo --image_size 96 --epochs 6
 
@@ -133,6 +134,7 @@ def check(config: Config) -> None:
 def train(config: Config, folder: Path, settings: dict) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
     shipped = duplicates.linked(sources.load(config.dataset, strict=config.strict))
+    audited = audit.audit(shipped, unreadable=audit.unread(config.dataset, shipped))
     dataset, repaired = repair.repair(shipped, config.repair)
     sides = splits.split(dataset, shipped=shipped, seed=config.split_seed)
     data = sources.describe(dataset)
@@ -178,8 +180,7 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 | {"settings": {k: v for k, v in settings.items() if k not in ("dataset", "base_model")}},
             }
             evaluation.write(staging / "evaluation", figures, predictions, state.log_history)
-            unread = audit.unread(config.dataset, shipped)
-            audit.write(audit.audit(shipped, unreadable=unread), staging / "evaluation" / "audit.json")
+            audit.write(audited, staging / "evaluation" / "audit.json")
             release.write_card(staging)
 
 

@@ -278,7 +278,8 @@ def _shared(rows: _Rows, what: str) -> dict:
     ]
     named = [i for i, key in enumerate(keys) if key is not None]
     text = f"{what} ids are known of {len(named)} of {len(rows)} files"
-    return _finding(text, cases, of=len(groups), unit=unit, known_from=_origin(rows, named))
+    origin = METADATA if what == "patient" else _origin(rows, named)  # the facts table names no patients
+    return _finding(text, cases, of=len(groups), unit=unit, known_from=origin)
 
 
 def _origin(rows: _Rows, named: Iterable[int]) -> str:
@@ -452,6 +453,8 @@ def failures(report: dict, kinds: Iterable[str]) -> list[str]:
 
 
 def write(report: dict, path: Path) -> None:
-    """Write a report as JSON."""
+    """Write a report as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    partial.replace(path)

@@ -23,7 +23,7 @@ from scipy import fft, ndimage, sparse
 from scipy.sparse import csgraph
 from tqdm.auto import tqdm
 
-from dermalert import facts, splits
+from dermalert import facts, sources, splits
 from space.triage import MAX_PIXELS, read_image
 
 logger = logging.getLogger(__name__)
@@ -442,7 +442,11 @@ def linked(dataset: datasets.Dataset) -> datasets.Dataset:
     """Return the data set with near duplicates in one group, so that no split can part them."""
     pairs = near_duplicates(sketches(dataset).thumbnails)
     links = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
-    return facts.with_columns(dataset, {"group": splits.groups([(group,) for group in dataset["group"]], links)})
+    # With all that each image belongs to, so that the key stays the most telling name: a copy that joins from another
+    # source must not move the lesion to another side.
+    columns = dataset.select_columns(["lesion_id", "patient_id", "image_id", "content", "group"]).to_list()
+    names = [(*sources.belongings(row), row["group"]) for row in columns]
+    return facts.with_columns(dataset, {"group": splits.groups(names, links)})
 
 
 def components(pairs: Sequence[tuple[int, int]] | np.ndarray, n: int) -> np.ndarray:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 GENERATED = "generated"
 
+_SHIPPED = (None, "train", "test")
+
 FEATURES = Features(
     {
         "image": Image(),
@@ -91,6 +93,13 @@ def load(names: Iterable[str], *, strict: bool = False, columns: Mapping[str, st
         fill(row, facts.known().get(facts.isic_id(row["image_id"]), {}))
     for row, group in zip(rows, splits.groups(map(belongings, rows)), strict=True):
         row["group"] = group
+    strangers = sum(row["source"] == "HAM10000" and not row.get("lesion_id") for row in rows)
+    if strangers:
+        logger.warning(
+            "%d images of HAM10000 have no lesion id, so that photos of one lesion may stand on two sides: put "
+            "HAM10000_metadata.csv beside them",
+            strangers,
+        )
     if len(found) > 1:
         _merge_copies(found)
     dataset = concatenate_datasets([source.dataset() for source in found if source.rows])
@@ -142,7 +151,9 @@ def _merge_copies(found: list[_Source]) -> None:
         copies[image, source.rows[i]["label"]].append((source, i))
     gone = defaultdict(set)
     for same in copies.values():
-        kept = max(same, key=lambda copy: copy[0].rows[copy[1]].get("shipped_split") == "test")
+        # The first of those shipped for testing, else of those shipped for training: whether it has kin must not
+        # depend on the order of the sources.
+        kept = max(same, key=lambda copy: _SHIPPED.index(copy[0].rows[copy[1]].get("shipped_split")))
         for source, i in same:
             if source is not kept[0]:
                 fill(kept[0].rows[kept[1]], source.rows[i])

@@ -191,3 +191,16 @@ def test_a_million_sketches_are_searched_in_15_minutes_and_4_gib():
     assert float(seconds) < 15 * 60
     assert float(gib) < 4
     assert float(near.split()[0]) > 0.95
+
+
+def test_near_duplicates_join_the_group_of_what_is_known_and_move_it_nowhere(lesions, tmp_path):
+    (tmp_path / "known" / "nevus").mkdir(parents=True)
+    (tmp_path / "copies" / "nevus").mkdir(parents=True)
+    for i, lesion in enumerate(lesions[:20]):
+        lesion.save(tmp_path / "known" / "nevus" / f"ISIC_{9000000 + i}.png")
+        lesion.save(tmp_path / "copies" / "nevus" / f"copy{i}.jpg", quality=85)
+    alone = duplicates.linked(sources.load([str(tmp_path / "known")]))
+    both = duplicates.linked(sources.load([str(tmp_path / "copies"), str(tmp_path / "known")]))
+    keys = dict(zip(both["image_id"], both["group"], strict=True))
+    assert {i: keys[i] for i in alone["image_id"]} == dict(zip(alone["image_id"], alone["group"], strict=True))
+    assert [keys[f"copy{i}"] for i in range(20)] == [f"ISIC_{9000000 + i}" for i in range(20)]
