@@ -155,7 +155,7 @@ class _Rows:
 
     def image(self, i: int) -> dict:
         """What a report says of a row."""
-        known = {"row": i, "image_id": self.image_id[i], "label": self.label[i], "source": self.source[i]}
+        known = {"row": int(i), "image_id": self.image_id[i], "label": self.label[i], "source": self.source[i]}
         return known | ({"shipped_split": self.split[i]} if self.split[i] else {})
 
     def case(self, members: Iterable[int], **more) -> dict:

@@ -4,15 +4,23 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import httpx
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from dermalert import tables
 from dermalert.errors import RunError, UsageError, did_you_mean
 from dermalert.layouts import Record, one_of_the_nine
+
+# The base of all that the Hub client's HTTP library raises; which library that is depends on the client's version.
+HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 def is_name(name: str) -> bool:
@@ -30,7 +38,7 @@ def load(name: str, columns: Mapping[str, str] | None = None) -> tuple[list[Reco
         columns: fields with the columns that hold them, where a person has named them; `image` is a field too.
 
     Raises:
-        UsageError: no such data set or revision, or columns that do not say which image shows what.
+        UsageError: no such data set or revision, terms not accepted, or columns that do not say which image shows what.
         RunError: the Hub cannot be reached.
     """
     splits = _download(name)
@@ -54,14 +62,20 @@ def _download(name: str) -> DatasetDict:
     try:
         # Asked for first, because `load_dataset` takes whatever it once cached where the Hub does not answer.
         commit = HfApi().dataset_info(repo, revision=revision or None).sha
+        # What a gated data set is called, the Hub tells anybody; whether one may have its files is another question.
+        HfApi().auth_check(repo, repo_type="dataset")
         return load_dataset(repo, revision=commit)
+    except GatedRepoError as error:  # a kind of RepositoryNotFoundError
+        raise UsageError(
+            f"'{repo}' is open only to who has accepted its terms: accept its terms on its page, then `hf auth login`."
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         of = f" at revision '{revision}'" if isinstance(error, RevisionNotFoundError) else ""
         near = did_you_mean(name, ["demo", *map(str, Path(repo).parent.glob("*/"))])
         raise UsageError(
             f"--dataset '{name}' is neither a folder nor a data set that the Hub has{of}.{near}"
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HTTP_ERROR, OSError) as error:
         raise RunError(f"'{name}' is no folder here, and the Hub cannot be asked for it: {_reason(error)}.") from error
     # `load_dataset` says in a ValueError that a configuration must be named, or that there is nothing to read.
     except (DatasetsError, ValueError, RuntimeError) as error:

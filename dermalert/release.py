@@ -17,6 +17,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_token, validate_repo_id
 
 from dermalert.errors import RunError, UsageError
+from dermalert.hub import HTTP_ERROR
 from space.triage import NOT_A_DEVICE
 
 _CARD = Path(__file__).parent.parent / "model_card.md"
@@ -30,11 +31,9 @@ _CONTRACT = (
     "preprocessor_config.json",
     "evaluation/*",
 )
-# The base of all that the Hub client's HTTP library raises; which library that is depends on the client's version.
-_HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 # The client also raises ValueError (refused metadata), KeyError (an answer without what it needs) and RuntimeError
 # (an upload that broke off).
-_FAILURES = (_HTTP_ERROR, OSError, ValueError, KeyError, RuntimeError)
+_FAILURES = (HTTP_ERROR, OSError, ValueError, KeyError, RuntimeError)
 
 
 def find(name: str | Path) -> Path:

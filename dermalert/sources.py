@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 GENERATED = "generated"
 
-_SHIPPED = (None, "train", "test")
-
 FEATURES = Features(
     {
         "image": Image(),
@@ -151,9 +149,11 @@ def _merge_copies(found: list[_Source]) -> None:
         copies[image, source.rows[i]["label"]].append((source, i))
     gone = defaultdict(set)
     for same in copies.values():
-        # The first of those shipped for testing, else of those shipped for training: whether it has kin must not
-        # depend on the order of the sources.
-        kept = max(same, key=lambda copy: _SHIPPED.index(copy[0].rows[copy[1]].get("shipped_split")))
+        kept = max(same, key=lambda copy: copy[0].rows[copy[1]].get("shipped_split") == "test")
+        # Whether an image has kin in a shipped training split must not depend on the order of the sources.
+        if any(source.rows[i].get("shipped_split") == "train" for source, i in same):
+            row = kept[0].rows[kept[1]]
+            row["shipped_split"] = row.get("shipped_split") or "train"
         for source, i in same:
             if source is not kept[0]:
                 fill(kept[0].rows[kept[1]], source.rows[i])

@@ -64,11 +64,17 @@ class Table:
         return "test" if "test" in words else "train" if {"train", "training", "validation"} & {*words} else None
 
     @functools.cached_property
-    def rows(self) -> dict[str, dict]:
-        """Its rows by image."""
-        with self.path.open(newline="", encoding="utf-8-sig") as file:
+    def entries(self) -> list[tuple[str, dict]]:
+        """Its rows, each with the image that it names."""
+        with self.path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             reader = csv.DictReader(file, delimiter=_delimiter(self.path))
-            return {image_name(row[self.columns["image_id"]]): row for row in reader}
+            named = [(image_name(row[self.columns["image_id"]]), row) for row in reader]
+        return [(image_id, row) for image_id, row in named if image_id]
+
+    @functools.cached_property
+    def rows(self) -> dict[str, dict]:
+        """Its rows by image; of an image that it lists twice, the last."""
+        return dict(self.entries)
 
 
 def read(paths: Iterable[Path], given: Mapping[str, str]) -> list[Table]:
@@ -150,10 +156,19 @@ def label_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
         return {"0": "benign", "1": "malignant"}.get(word, word) if column == "target" else word
     if _LEVELS[0] in row:
         return ":".join(filter(None, (text(row.get(level)) for level in _LEVELS)))
-    if row.keys() >= _ISIC_2017:  # its third class, nevus, has no column
-        return next((name for name in sorted(_ISIC_2017) if float(row[name]) == 1), "nevus")
-    hot = [name for name in _ONE_HOT if name in row and float(row[name]) == 1]
+    names = _ISIC_2017 if row.keys() >= _ISIC_2017 else _ONE_HOT
+    cells = {name: _number(row[name]) for name in names if name in row}
+    hot = [name for name, number in cells.items() if number == 1]
+    if names is _ISIC_2017 and not hot and None not in cells.values():
+        return "nevus"  # the third class, which has no column
     return hot[0] if len(hot) == 1 else ""
+
+
+def _number(cell: object) -> float | None:
+    try:
+        return float(cell)
+    except (TypeError, ValueError):  # a row that is cut short, or an empty cell
+        return None
 
 
 def _has_several(header: Collection[str]) -> bool:

@@ -1,6 +1,7 @@
 """Data sets of the Hub, in the columns that HAM10000 has there, from the Hub on loopback."""
 
 import io
+import socket
 
 import pyarrow.parquet as pq
 import pytest
@@ -144,6 +145,21 @@ def test_a_hub_that_fails_is_no_fault_of_the_asker(hub):
     publish(hub, {"data/train-0.parquet": ham10000()})
     hub.faults.append(Fault(".*", "tester/lesions", 500, times=100))
     with pytest.raises(RunError, match="'tester/lesions' is no folder here, and the Hub cannot be asked for it"):
+        load()
+
+
+def test_a_hub_that_cannot_be_reached_is_no_fault_of_the_asker(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed_again:
+        port = closed_again.getsockname()[1]
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    with pytest.raises(RunError, match="'tester/lesions' is no folder here, and the Hub cannot be asked for it"):
+        load()
+
+
+def test_a_gated_data_set_says_how_to_get_in(hub):
+    publish(hub, {"data/train-0.parquet": ham10000()})
+    hub.faults.append(Fault("GET", "tester/lesions/auth-check", 403, {"X-Error-Code": "GatedRepo"}))
+    with pytest.raises(UsageError, match=r"'tester/lesions' .* accept its terms on its page, then `hf auth login`"):
         load()
 
 

@@ -290,6 +290,13 @@ def test_the_official_table_may_lie_beside_the_folder(tmp_path):
         assert len(load(root)) == 4
 
 
+def test_the_official_table_may_lie_in_a_folder_metadata_beside_the_class_folders(tmp_path):
+    class_folders(tmp_path / "ham10000", images=2, labels=("mel", "nv"))
+    rows = [{"id": path.stem, "name": "nv", "lesion": "HAM_9000000"} for path in tmp_path.rglob("*.png")]
+    ham10000(tmp_path / "metadata", rows)
+    assert set(load(tmp_path / "ham10000")["group"]) == {"HAM_9000000"}
+
+
 def test_ham10000_in_folders_by_dx_takes_its_lesions_from_the_table(tmp_path):
     class_folders(tmp_path, images=2, labels=("mel", "nv"))
     rows = [{"id": path.stem, "name": "nv", "lesion": "HAM_9000000"} for path in sorted(tmp_path.rglob("*.png"))]
@@ -307,6 +314,66 @@ def test_a_challenge_test_set_is_a_shipped_test_split(tmp_path):
     assert set(load(root)["shipped_split"]) == {"test"}
     (root / "ISIC_2019_Test_GroundTruth.csv").rename(root / "latest.csv")
     assert set(load(root)["shipped_split"]) == {None}
+
+
+@pytest.mark.parametrize("tables", ["one", "one in each folder"])
+def test_images_under_train_and_test_are_shipped_splits(tmp_path, tables):
+    for i, folder in enumerate(["Train", "Test"]):
+        (tmp_path / folder).mkdir()
+        picture(i).save(tmp_path / folder / f"{i}.png")
+        if tables != "one":
+            write_table(tmp_path / folder / "metadata.csv", [{"file_name": f"{i}.png", "label": "nv"}])
+    if tables == "one":
+        write_table(tmp_path / "metadata.csv", [{"file_name": f"{i}.png", "label": "nv"} for i in range(2)])
+    dataset = load(tmp_path)
+    assert dict(zip(dataset["image_id"], dataset["shipped_split"], strict=True)) == {"0": "train", "1": "test"}
+
+
+@pytest.mark.parametrize("folders", [("p1", "p2"), ("train", "test")])
+def test_different_images_of_one_name_are_refused(tmp_path, folders):
+    for i, folder in enumerate(folders):
+        (tmp_path / folder).mkdir()
+        picture(i).save(tmp_path / folder / "1.png")
+        write_table(tmp_path / folder / "metadata.csv", [{"file_name": "1.png", "label": ["nv", "mel"][i]}])
+    first, second = sorted(folders)
+    with pytest.raises(UsageError, match=rf"'.*{first}/1.png' and '.*{second}/1.png' are different images of one name"):
+        load(tmp_path)
+
+
+def test_an_image_that_lies_there_twice_is_one_row(tmp_path):
+    rows = LAYOUTS["HAM10000, in parts"].rows()
+    root = LAYOUTS["HAM10000, in parts"].build(tmp_path / "set", rows, ids(rows))
+    shutil.copytree(root / "HAM10000_images_part_1", root / "ham10000_images_part_1 (copy)")
+    assert len(load(root)) == 4
+
+
+def test_a_table_that_lists_an_image_under_two_diagnoses_is_refused(tmp_path):
+    rows = LAYOUTS["HAM10000, flat"].rows()
+    root = LAYOUTS["HAM10000, flat"].build(tmp_path / "set", [*rows, rows[0] | {"name": "melanoma"}], ids(rows))
+    assert len(load(root)) == 4  # another word for the same diagnosis
+    ham10000(root, [*rows, rows[0] | {"name": "nv"}])
+    with pytest.raises(UsageError, match=rf"HAM10000_metadata.csv' lists {rows[0]['id']} as 'mel' and as 'nv'"):
+        load(root)
+
+
+@pytest.mark.parametrize("name", ONE_HOT)
+def test_a_row_with_empty_cells_or_cut_short_has_no_diagnosis(tmp_path, name, caplog):
+    rows = LAYOUTS[name].rows()
+    root = LAYOUTS[name].build(tmp_path / "set", rows, ids(rows))
+    table = next(root.rglob("*GroundTruth.csv"))
+    header, first, second, *rest = table.read_text().splitlines()
+    empty = first.split(",")[0] + "," * header.count(",")
+    table.write_text("\n".join([header, empty, second.split(",")[0], *rest]))
+    assert len(load(root)) == 2
+    assert "2 without a diagnosis" in caplog.text
+
+
+def test_a_table_that_is_not_in_utf8_is_read(tmp_path):
+    rows = LAYOUTS["HAM10000, flat"].rows()
+    root = LAYOUTS["HAM10000, flat"].build(tmp_path / "set", rows, ids(rows))
+    table = root / "HAM10000_metadata.csv"
+    table.write_bytes(table.read_bytes().replace(b"histo", "histologisch bestätigt".encode("latin-1")))
+    assert len(load(root)) == 4
 
 
 def test_two_tables_that_disagree_are_refused(tmp_path):
@@ -343,6 +410,19 @@ def test_folders_of_benign_and_malignant_are_refused(tmp_path):
 def test_a_folder_that_fits_none_of_the_nine_is_left_out(tmp_path, caplog):
     assert len(load(class_folders(tmp_path, images=2, labels=("nevus", "solar lentigo")))) == 2
     assert "2 solar lentigo" in caplog.text
+
+
+def test_a_folder_with_none_of_the_nine_is_refused(tmp_path):
+    class_folders(tmp_path, images=2, labels=("solar lentigo", "akiec"))
+    why = "2 solar lentigo, 2 akiec .'akiec' stands for actinic keratosis or squamous cell carcinoma.|2 akiec"
+    with pytest.raises(UsageError, match=rf"has no image of the nine diagnoses: ({why})"):
+        load(tmp_path)
+
+
+def test_masks_in_a_class_folder_are_no_images(tmp_path):
+    class_folders(tmp_path, images=1, labels=("nevus",))
+    picture(7).save(tmp_path / "nevus" / "ISIC_9000000_superpixels.png")
+    assert load(tmp_path)["image_id"] == ["ISIC_9000000"]
 
 
 def test_columns_with_names_of_their_own_can_be_named(tmp_path):
