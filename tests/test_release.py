@@ -46,6 +46,7 @@ def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
             },
             "split_seed": 0,
             "sides": {"train": 300, "held_out": 80},
+            "classes": {"melanoma": {"train": 300, "held_out": 80}, "seborrheic keratosis": {"official_test": 3}},
         },
         "splits": {"held_out": report} | ({"official_test": report} if official_test else {}),
         "baselines": {
@@ -97,6 +98,12 @@ def test_the_card_renders_with_valid_front_matter_whatever_is_defined(case):
     assert NOT_A_DEVICE in text
     assert "None" not in text
     assert "nan" not in text.split()
+
+
+def test_the_card_names_what_the_model_was_never_shown():
+    card = release.render_card(figures())
+    assert "It was shown no image of seborrheic keratosis, and cannot tell it." in card
+    assert "no image of melanoma" not in card
 
 
 def test_the_card_stops_at_a_figure_that_is_missing():
