@@ -7,17 +7,9 @@ import torch
 from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 
-LABELS = [
-    "actinic keratosis",
-    "basal cell carcinoma",
-    "dermatofibroma",
-    "melanoma",
-    "nevus",
-    "pigmented benign keratosis",
-    "seborrheic keratosis",
-    "squamous cell carcinoma",
-    "vascular lesion",
-]
+from dermalert.diagnoses import DIAGNOSES
+
+LABELS = list(DIAGNOSES)
 
 ALERT = {
     "label": "melanoma",
