@@ -79,7 +79,7 @@ class Config:
     learning_rate: float = _setting(3e-4, "peak of the cosine schedule")
     augment: bool = _setting(True, "turn, mirror, scale, shift and recolour training images")
     rebalance: bool = _setting(
-        False, "train as if all diagnoses were equally common (balanced softmax); the probabilities then say so too"
+        False, "train as if all diagnoses were equally common (balanced softmax); the calibration gives their mix back"
     )
     seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
@@ -155,7 +155,8 @@ def train(config: Config, folder: Path, settings: dict) -> None:
         state, speed = fit(trainer, folder, checkpoint)
         # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
         model, processor = load_model(str(runs.best_checkpoint(folder, state.best_global_step)), config)
-        temperature, alert = calibration.calibrate(model, processor, sides["calibration"])
+        prior = shares(sides["train"]["label"]) if config.rebalance else None
+        calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
         model.config.alert = alert
         with release.assembled(folder / "release") as staging:
             model.save_pretrained(staging)
@@ -173,7 +174,7 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 | {"shipped": sources.describe(shipped), "repair": repaired},
                 "splits": measured,
                 "baselines": baselines.baselines(sides),
-                "calibration": {"temperature": temperature, "images": len(sides["calibration"])},
+                "calibration": dataclasses.asdict(calibrated),
                 "alert": alert,
                 "training": speed
                 | {"epochs": state.epoch, "best_step": state.best_global_step}
@@ -234,14 +235,19 @@ def measure(metric: metrics.SkinLesionMetric):
 
 def balanced_softmax(labels: list[int]):
     """Return the loss that takes the shares of the classes into account (Ren 2020, arXiv 2007.10740)."""
-    counts = np.bincount(labels, minlength=len(DIAGNOSES))
-    log_prior = torch.tensor(np.log(np.maximum(counts, 1) / counts.sum()), dtype=torch.float32)
+    log_prior = torch.tensor(np.log(shares(labels)), dtype=torch.float32)
 
     def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
         total = functional.cross_entropy(outputs.logits + log_prior.to(labels.device), labels, reduction="sum")
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
     return loss
+
+
+def shares(labels: list[int]) -> np.ndarray:
+    """Return the share of each diagnosis (9,); one without images counts as having one."""
+    counts = np.maximum(np.bincount(labels, minlength=len(DIAGNOSES)), 1)
+    return counts / counts.sum()
 
 
 class EarlyStopping(EarlyStoppingCallback):

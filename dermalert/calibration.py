@@ -1,4 +1,6 @@
-"""Temperature, folded into the last linear layer, and the alert threshold: both set on the calibration side."""
+"""Temperature and prior, folded into the last linear layer, and the alert threshold, by the calibration side alone."""
+
+import dataclasses
 
 import numpy as np
 import torch
@@ -11,12 +13,39 @@ from dermalert.errors import RunError
 from dermalert.evaluation import predict
 from space.triage import Release, read_image
 
+_TINY = 1e-30  # keeps the logarithm of a probability that float32 rounded to 0 finite
+_LOG_TEMPERATURES = (np.log(0.05), np.log(20))
+
 TARGET_SENSITIVITY = 0.95
 CONFIDENCE = 0.95  # one-sided
 
 
-def calibrate(model: nn.Module, processor, dataset: Dataset) -> tuple[float, dict]:
-    """Fold the temperature into a model by its calibration images; return it and the alert.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was folded into the last layer: logits / temperature + bias."""
+
+    temperature: float
+    bias: list[float]
+    """One a class, in nats; zeros where the training had no prior to give back."""
+    images: int
+
+    def undone(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the probabilities (n, classes) that the model gave before."""
+        logits = np.log(np.maximum(probabilities, _TINY)) - np.array(self.bias)
+        return special.softmax(logits * self.temperature, axis=1)
+
+
+def calibrate(
+    model: nn.Module, processor, dataset: Dataset, *, prior: np.ndarray | None = None
+) -> tuple[Calibration, dict]:
+    """Fold temperature and prior into a model by its calibration images; return them and the alert.
+
+    Args:
+        model: any transformers image classifier that ends in a linear layer.
+        processor: its own.
+        dataset: the calibration side.
+        prior: (classes,) the shares that a rebalanced training took out of the logits, to be given back; a last layer
+            without a bias cannot take them, and keeps the balanced answers.
 
     Raises:
         RunError: the model gives no numbers.
@@ -27,15 +56,18 @@ def calibrate(model: nn.Module, processor, dataset: Dataset) -> tuple[float, dic
     probabilities = predict(serving, dataset, name="calibration images")
     if not np.isfinite(probabilities).all():
         raise RunError("the training diverged: the model's answers are not numbers. Try a lower --learning_rate.")
-    logits = np.log(np.maximum(probabilities, 1e-30))
+    logits = np.log(np.maximum(probabilities, _TINY))
     truth, lesions = np.array(dataset["label"]), np.array(dataset["group"])
-    temperature = fit_temperature(logits, truth)
-    fold_temperature(
-        model, temperature, processor(read_image(dataset[0]["image"]), return_tensors="pt")["pixel_values"]
-    )
+    layer = last_linear(model, processor(read_image(dataset[0]["image"]), return_tensors="pt")["pixel_values"])
+    if prior is None or layer.bias is None:
+        temperature, bias = fit_temperature(logits, truth), np.zeros(logits.shape[1])
+    else:
+        temperature, bias = fit_prior(logits, truth, prior)
+    fold(layer, temperature, bias)
     melanoma = truth == DIAGNOSES.index(ALERT)
-    scores = special.softmax(logits / temperature, axis=1)[:, DIAGNOSES.index(ALERT)]
-    return temperature, alert_threshold(scores[melanoma], lesions[melanoma])
+    scores = special.softmax(logits / temperature + bias, axis=1)[:, DIAGNOSES.index(ALERT)]
+    done = Calibration(temperature=temperature, bias=bias.tolist(), images=len(truth))
+    return done, alert_threshold(scores[melanoma], lesions[melanoma])
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
@@ -47,22 +79,45 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """
 
     def loss(log_temperature: float) -> float:
-        return -special.log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(truth)), truth].mean()
+        return _likelihood_loss(logits / np.exp(log_temperature), truth).mean()
 
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))
+
+
+def fit_prior(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the temperature and the bias a class that minimise the negative log-likelihood.
+
+    A classifier trained as if all classes were equally common answers for that mix; the logarithm of the shares gives
+    the mix of the data back (Menon 2021, arXiv 2007.07314). The biases start there and are held there by a normal
+    prior of one nat, so that a class with few calibration images, or none, stays near its share.
+
+    Args:
+        logits: (n, classes).
+        truth: (n,) label ids.
+        prior: (classes,) the shares among the training images; at least one image is reckoned for a class without.
+    """
+    centre = np.log(prior)
+
+    def loss(parameters: np.ndarray) -> float:
+        log_temperature, bias = parameters[0], parameters[1:]
+        return _likelihood_loss(logits / np.exp(log_temperature) + bias, truth).sum() + ((bias - centre) ** 2).sum() / 2
+
+    start = np.concatenate([[0.0], centre])
+    bounds = [_LOG_TEMPERATURES, *[(None, None)] * len(prior)]
+    found = optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
+    return float(np.exp(found[0])), found[1:] - found[1:].mean()
+
+
+def _likelihood_loss(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return -special.log_softmax(logits, axis=1)[np.arange(len(truth)), truth]
 
 
 @torch.no_grad()
-def fold_temperature(model: nn.Module, temperature: float, pixels: torch.Tensor) -> None:
-    """Divide a classifier's logits by a temperature (above 0), for good, in its last linear layer.
-
-    Raises:
-        ValueError: see `last_linear`.
-    """
-    layer = last_linear(model, pixels)
+def fold(layer: nn.Linear, temperature: float, bias: np.ndarray) -> None:
+    """Make a last layer give its logits / temperature (above 0) + bias (classes,), for good."""
     layer.weight /= temperature
     if layer.bias is not None:
-        layer.bias /= temperature
+        layer.bias.copy_(layer.bias / temperature + torch.as_tensor(bias).to(layer.bias))
 
 
 @torch.no_grad()
