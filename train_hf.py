@@ -21,26 +21,38 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from datasets import Dataset
-from torch.nn import functional
-from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    BaseImageProcessor,
+    HfArgumentParser,
+    PreTrainedModel,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from dermalert import (
+    artefacts,
     audit,
     backbones,
     baselines,
     calibration,
     duplicates,
     evaluation,
+    external,
     images,
     metrics,
     release,
     repair,
     runs,
+    seen,
     sources,
     splits,
+    tables,
+    training,
+    words,
 )
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
@@ -54,7 +66,10 @@ def _setting(default, help: str):
 
 
 # What a run may be called again with, and still be the same run.
-_NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "report_to", "strict")
+_NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "report_to", "strict", "streaming")
+
+# What may hold a path of this machine, and stays out of what is published.
+_MAY_NAME_FOLDERS = ("dataset", "base_model", "external", "columns")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +98,18 @@ class Config:
     )
     seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
+    folds: int = _setting(
+        0, "train so many models more, each without one part of the data, and report their answers to it"
+    )
+    external: list[str] = _setting(
+        [], "data sets that are only reported, as NAME=DATASET; images with kin among those learnt from are left out"
+    )
+    columns: list[str] | None = _setting(
+        None,
+        "columns that a data set names in its own way, as FIELD=COLUMN such as label=dx, or a .json file that maps "
+        "fields to columns; each counts in the data sets that have such a column",
+    )
+    streaming: bool = _setting(False, "read data sets of the Hub row by row, without their files on the disk")
     strict: bool = _setting(False, "refuse a data set with a file that is no image, instead of skipping it")
     report_to: Literal["none", "tensorboard", "trackio"] = _setting("none", "where curves are recorded as they grow")
     push_to_hub: str | None = _setting(None, "model repository, as USER/REPO")
@@ -125,6 +152,9 @@ def check(config: Config) -> None:
             raise UsageError(f"--{name} {value} makes no sense: it must be above 0.")
     if not 0 <= config.seed < 2**32:
         raise UsageError(f"--seed {config.seed} makes no sense: it must be from 0 to 2**32 - 1.")
+    if config.folds == 1 or config.folds < 0:
+        raise UsageError(f"--folds {config.folds} makes no sense: it must be 0, for none, or 2 and more.")
+    external.check(config.external)
     if config.report_to != "none" and find_spec(config.report_to) is None:
         raise UsageError(f"--report_to {config.report_to} is not installed: pip install -e '.[tracking]'.")
     if (config.push_to_hub is None) != (config.version is None):
@@ -133,37 +163,37 @@ def check(config: Config) -> None:
 
 def train(config: Config, folder: Path, settings: dict) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
-    shipped = duplicates.linked(sources.load(config.dataset, strict=config.strict))
+    shipped = sources.load(
+        config.dataset,
+        strict=config.strict,
+        columns=tables.mapping(config.columns or []),
+        streaming=config.streaming,
+    )
+    shipped = duplicates.linked(shipped)
     audited = audit.audit(shipped, unreadable=audit.unread(config.dataset, shipped))
     dataset, repaired = repair.repair(shipped, config.repair)
-    sides = splits.split(dataset, shipped=shipped, seed=config.split_seed)
+    model, _ = load_model(config)  # refused before anything is written
+    known = seen.read(release.find(config.base_model))
+    sides = seen.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
+    folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
+    folds = [seen.set_apart(fold, known) for fold in folds]
+    others = external.load(config.external, learnt=sides, policy=config.repair)
     data = sources.describe(dataset)
-    set_seed(config.seed)
-    # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
-    # DeiT, DINOv2 or Swin at fresh values if only `train(resume_from_checkpoint=)` loads it.
-    checkpoint = runs.last_checkpoint(folder)
-    if checkpoint:
-        print(f"Going on from '{checkpoint}'.")
-        model, processor = load_model(str(checkpoint), config)
-    else:
-        base = str(release.find(config.base_model))
-        model, processor = load_model(base, config)
-        model.config.dermalert = release.about(model, base_model=base, data=data, split_seed=config.split_seed)
     runs.claim(folder, settings | {"data": data["fingerprint"]}, needed_bytes=runs.disk_needed(model))
     with runs.writing(folder):
-        trainer = make_trainer(config, folder, model, processor, sides)
-        state, speed = fit(trainer, folder, checkpoint)
-        # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
-        model, processor = load_model(str(runs.best_checkpoint(folder, state.best_global_step)), config)
-        prior = shares(sides["train"]["label"]) if config.rebalance else None
-        calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
-        model.config.alert = alert
+        learnt = learn(config, folder, sides, data)
+        out_of_fold = [fold_predictions(config, folder / f"fold{i}", fold, data) for i, fold in enumerate(folds)]
         with release.assembled(folder / "release") as staging:
-            model.save_pretrained(staging)
-            processor.save_pretrained(staging)
-            reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")}
-            measured, predictions = evaluation.evaluate(triage.Release.load(staging), reported)
-            about = model.config.dermalert
+            learnt.model.save_pretrained(staging)
+            learnt.processor.save_pretrained(staging)
+            judge = triage.Release.load(staging)
+            reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
+            measured = evaluation.evaluate(judge, reported, undone=learnt.calibrated.undone)
+            measured |= evaluation.pooled(out_of_fold)
+            held_out = measured["held_out"]
+            held_out.figures["artefacts"] = artefacts.stress(judge, held_out.dataset, unaltered=held_out.probabilities)
+            shortcuts = baselines.baselines(sides, held_out.probabilities)
+            about = learnt.model.config.dermalert
             figures = {
                 "schema": 1,
                 "version": None,  # until it is published
@@ -172,25 +202,73 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 | splits.describe(sides, config.split_seed)
                 | {"generated": about["generated"], "trained_on": about["data"]}
                 | {"shipped": sources.describe(shipped), "repair": repaired},
-                "splits": measured,
-                "baselines": baselines.baselines(sides),
-                "calibration": dataclasses.asdict(calibrated),
-                "alert": alert,
-                "training": speed
-                | {"epochs": state.epoch, "best_step": state.best_global_step}
-                | {"settings": {k: v for k, v in settings.items() if k not in ("dataset", "base_model")}},
+                "splits": {name: side.figures for name, side in measured.items()},
+                "baselines": shortcuts,
+                "shortcut": baselines.shortcuts(shortcuts),
+                "calibration": dataclasses.asdict(learnt.calibrated),
+                "alert": learnt.model.config.alert,
+                "training": learnt.speed
+                | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
+                | {"settings": {k: v for k, v in settings.items() if k not in _MAY_NAME_FOLDERS}},
             }
-            evaluation.write(staging / "evaluation", figures, predictions, state.log_history)
+            evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             audit.write(audited, staging / "evaluation" / "audit.json")
+            seen.write(seen.of(sides, known), staging)
             release.write_card(staging)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learnt:
+    """What a training leaves: a calibrated model, and how it came about."""
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    calibrated: calibration.Calibration
+    state: TrainerState
+    speed: dict
+
+
+def learn(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> Learnt:
+    """Train on `train`, stop by `validation`, calibrate on `calibration`; go on from a checkpoint in the folder."""
+    set_seed(config.seed)
+    # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
+    # DeiT, DINOv2 or Swin at fresh values if only `train(resume_from_checkpoint=)` loads it.
+    checkpoint = runs.last_checkpoint(folder)
+    if checkpoint:
+        print(f"Going on from '{checkpoint}'.")
+        model, processor = load_model(config, checkpoint)
+    else:
+        model, processor = load_model(config)
+        base = str(release.find(config.base_model))
+        model.config.dermalert = release.about(model, base_model=base, data=data, split_seed=config.split_seed)
+    trainer = make_trainer(config, folder, model, processor, sides)
+    state, speed = fit(trainer, folder, checkpoint)
+    # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
+    model, processor = load_model(config, runs.best_checkpoint(folder, state.best_global_step))
+    prior = training.shares(sides["train"]["label"]) if config.rebalance else None
+    calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
+    model.config.alert = alert
+    return Learnt(model=model, processor=processor, calibrated=calibrated, state=state, speed=speed)
+
+
+def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluation.Side:
+    """Return the answers to one fold of a model that has learnt from the others; read where they were kept."""
+    kept = evaluation.read_answers(folder / "answers.npz", sides["held_out"])
+    if kept is None:
+        learnt = learn(config, folder, sides, data)
+        judge = triage.Release(learnt.model.eval(), learnt.processor, name=folder.name)
+        kept = evaluation.ask(judge, sides["held_out"], name=folder.name)
+        evaluation.write_answers(folder / "answers.npz", kept)
+        runs.drop_checkpoints(folder)
+    return kept
 
 
 def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str, Dataset]) -> Trainer:
     """Return the Trainer: the recipe."""
-    training = sides["train"]
+    train = sides["train"]
     validation = images.with_pixels(sides["validation"], processor)
     # As many training images as validation ones, not augmented: the two curves differ by what was learnt by heart.
-    sample = training.shuffle(seed=0).select(range(min(len(training), len(validation))))
+    sample = train.shuffle(seed=0).select(range(min(len(train), len(validation))))
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
@@ -218,66 +296,38 @@ def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str
     return Trainer(
         model=model.to(memory_format=torch.channels_last),
         args=arguments,
-        train_dataset=images.with_pixels(training, processor, augmented=config.augment),
+        train_dataset=images.with_pixels(train, processor, augmented=config.augment),
         eval_dataset={"train": images.with_pixels(sample, processor), "validation": validation},
         data_collator=images.collate,
         processing_class=processor,
-        compute_loss_func=balanced_softmax(training["label"]) if config.rebalance else None,
-        compute_metrics=measure(metrics.SkinLesionMetric(keep_in_memory=True)),
-        callbacks=[EarlyStopping(config.patience)],
+        compute_loss_func=training.balanced_softmax(train["label"]) if config.rebalance else None,
+        compute_metrics=training.measure(metrics.SkinLesionMetric(keep_in_memory=True)),
+        callbacks=[training.EarlyStopping(config.patience)],
     )
-
-
-def measure(metric: metrics.SkinLesionMetric):
-    """Return what the Trainer calls with the logits and labels of a side."""
-    return lambda output: metric.compute(predictions=output.predictions, references=output.label_ids)
-
-
-def balanced_softmax(labels: list[int]):
-    """Return the loss that takes the shares of the classes into account (Ren 2020, arXiv 2007.10740)."""
-    log_prior = torch.tensor(np.log(shares(labels)), dtype=torch.float32)
-
-    def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
-        total = functional.cross_entropy(outputs.logits + log_prior.to(labels.device), labels, reduction="sum")
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-
-    return loss
-
-
-def shares(labels: list[int]) -> np.ndarray:
-    """Return the share of each diagnosis (9,); one without images counts as having one."""
-    counts = np.maximum(np.bincount(labels, minlength=len(DIAGNOSES)), 1)
-    return counts / counts.sum()
-
-
-class EarlyStopping(EarlyStoppingCallback):
-    """Stops on the validation side alone, where the Trainer evaluates several sets."""
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):  # noqa: D102
-        if args.metric_for_best_model in metrics:
-            super().on_evaluate(args, state, control, metrics, **kwargs)
-
-    def on_train_begin(self, *args, **kwargs):
-        """Leave out the check that asks for `load_best_model_at_end`."""
 
 
 def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:
     """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
-    state, speed = runs.ended(folder), {"images_per_second": None, "seconds": None, "device": str(trainer.args.device)}
-    if state:  # the run was stopped after the training
-        return state, speed
+    done = runs.ended(folder)
+    if done:  # the run was stopped after the training
+        return done
     before = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).epoch if checkpoint else 0
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
-    runs.note_ended(folder, trainer.state)
     # The evaluation after each epoch is part of the time. What a stopped run took before is not known.
-    speed["images_per_second"] = (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds
-    return trainer.state, speed | {"seconds": None if checkpoint else seconds}
+    speed = {
+        "images_per_second": (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds,
+        "seconds": None if checkpoint else seconds,
+        "device": str(trainer.args.device),
+    }
+    runs.note_ended(folder, trainer.state, speed)
+    return trainer.state, speed
 
 
-def load_model(name: str, config: Config):
-    """Return model and processor, refusing a release whose training images would be held out here."""
+def load_model(config: Config, checkpoint: Path | None = None):
+    """Return model and processor of the base model or a checkpoint, refusing a release that was split otherwise."""
+    name = str(checkpoint or release.find(config.base_model))
     model, processor = backbones.load(name, labels=DIAGNOSES, image_size=config.image_size)
     split_seed = getattr(model.config, "dermalert", {}).get("split_seed", config.split_seed)
     if split_seed != config.split_seed:
@@ -291,7 +341,7 @@ def load_model(name: str, config: Config):
 def what_next(folder: Path, figures: dict) -> str:
     """Return what a person wants to know at the end: how good, where it is, what to type."""
     held_out = figures["splits"]["held_out"]
-    accuracy = release.in_words(held_out["balanced_accuracy"])
+    accuracy = words.in_words(held_out["balanced_accuracy"])
     return (
         f"Held out: balanced accuracy {accuracy}, n = {held_out['n']} images in {held_out['groups']} groups.\n"
         f"The release: {folder}\n"

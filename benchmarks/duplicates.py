@@ -24,6 +24,7 @@ from scipy import fft
 from dermalert import duplicates, synthetic
 from dermalert.audit import audit
 from dermalert.diagnoses import DIAGNOSES
+from dermalert.sketches import ROW, SIDE, sketch
 from dermalert.sources import FEATURES
 
 _TIME_LIMIT = 15 * 60  # seconds a size
@@ -81,7 +82,7 @@ def encoded(image: Image.Image, quality: int) -> bytes:
 
 def thumbnails(files: list[bytes]) -> np.ndarray:
     """Return the sketches of files, around the cache."""
-    return np.stack([np.frombuffer(duplicates.sketch(file), duplicates.ROW)["thumbnail"][0] for file in files])
+    return np.stack([np.frombuffer(sketch(file), ROW)["thumbnail"][0] for file in files])
 
 
 def planted(count: int, first: int) -> None:
@@ -110,8 +111,8 @@ def _planted_in_a_set(pictures: list[tuple[Image.Image, str]], rng: Rng) -> None
     for i in rng.permutation(len(rows))[: len(rows) // 5]:
         rows[i]["shipped_split"] = "test"
     trained = [row for row in rows if row["shipped_split"] == "train"]
-    chosen = [trained[i] for i in rng.permutation(len(trained))[:250]]
-    names = ("exact-duplicates", "contradictions", "leaks", "near-contradictions", "lesion-leaks")
+    names = ("exact-duplicates", "contradictions", "leaks", "near-contradictions", "lesion-leaks", "kin-leaks")
+    chosen = [trained[i] for i in rng.permutation(len(trained))[: 50 * len(names)]]
     truth = {name: set() for name in names}
     for k, row in enumerate(chosen):
         name = names[k % len(names)]
@@ -126,10 +127,14 @@ def _planted_in_a_set(pictures: list[tuple[Image.Image, str]], rng: Rng) -> None
             number = int(row["image_id"][1:])
             again = synthetic.lesion(DIAGNOSES[row["label"]], lesion_seed=10**6 + number, photo=1)
             twin |= _file(encoded(again, 92)) | {"shipped_split": "test", "lesion_id": row["lesion_id"]}
+        elif name == "kin-leaks":
+            copy = _altered_somehow(Image.open(io.BytesIO(row["image"]["bytes"])), rng)
+            twin |= _file(encoded(copy, int(rng.integers(40, 90)))) | {"shipped_split": "test"}
         rows.append(twin)
         truth[name].add(twin["image_id"])
     # What is planted as one kind is, by its nature, a few others as well.
     truth["exact-duplicates"] |= truth["contradictions"] | truth["leaks"]
+    truth["kin-leaks"] |= truth["leaks"] | truth["lesion-leaks"]
     report = audit(Dataset.from_list(rows, features=FEATURES))
     for name in names:
         found = {image["image_id"] for case in report["findings"][name]["cases"] for image in case["images"]}
@@ -139,6 +144,12 @@ def _planted_in_a_set(pictures: list[tuple[Image.Image, str]], rng: Rng) -> None
             f"| {name} | {len(truth[name])} | {hits / len(truth[name]):.4f} | {hits / max(len(found), 1):.4f} |",
             flush=True,
         )
+
+
+def _altered_somehow(image: Image.Image, rng: Rng) -> Image.Image:
+    """Return a copy such as leaks into test sets: of any kind within the aim."""
+    within = [alter for name, alter in ALTERED.items() if "beyond the aim" not in name]
+    return within[rng.integers(len(within))](image, rng)
 
 
 def _originals(found: set[str]) -> set[str]:
@@ -198,7 +209,7 @@ def _generated(size: int, again: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     low = fft.dctn(drawn, axes=(1, 2), norm="ortho")[:, :side, :side].reshape(len(drawn), -1)
     factor = np.linalg.cholesky(np.cov(low, rowvar=False) + 1e-2 * np.eye(side**2)).astype(np.float32)
     mean, spread = low.mean(0), low.std(0)
-    sketches = np.empty((size, duplicates.SIDE, duplicates.SIDE), np.uint8)
+    sketches = np.empty((size, SIDE, SIDE), np.uint8)
     kept = np.empty((again, side**2), np.float32)
     source = np.sort(rng.choice(size - again, again, replace=False))
     for start in range(0, size, 5000):
@@ -216,7 +227,7 @@ def _generated(size: int, again: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _drawn(values: np.ndarray) -> np.ndarray:
-    side, full = duplicates.HASH_SIDE, duplicates.SIDE
+    side, full = duplicates.HASH_SIDE, SIDE
     padded = np.zeros((len(values), full, full), np.float32)
     padded[:, :side, :side] = values.reshape(-1, side, side)
     return fft.idctn(padded, axes=(1, 2), norm="ortho").clip(0, 255).round().astype(np.uint8)

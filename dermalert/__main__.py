@@ -1,7 +1,7 @@
 """The jobs beside training, as one command line: `python -m dermalert --help`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,8 +20,20 @@ def _commands() -> None:
 @app.command()
 def audit(
     dataset: Annotated[
-        list[str], typer.Argument(help="'demo', folders or data sets of the Hub; several are looked at as one")
+        list[str],
+        typer.Argument(help="'demo', folders or data sets of the Hub; of several, what they share is found too"),
     ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a column that a data set names in its own way, such as label=finding; may be repeated; or a JSON "
+            "file that maps fields to columns",
+            metavar="FIELD=COLUMN",
+        ),
+    ] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="read data sets of the Hub row by row, without their files on the disk")
+    ] = False,
     json: Annotated[
         Path | None, typer.Option(help="write the whole report there, for machines", metavar="FILE")
     ] = None,
@@ -34,14 +46,17 @@ def audit(
     ] = None,
 ) -> None:
     """Say what is wrong with a data set: duplicates, contradictions, leaks, confounding, damaged files."""
-    raise typer.Exit(run_command(lambda: _audit(dataset, json, figures, fail_on or [])))
+    loading = {"columns": columns or [], "streaming": streaming}
+    raise typer.Exit(run_command(lambda: _audit(dataset, loading, json, figures, fail_on or [])))
 
 
-def _audit(names: list[str], json: Path | None, figures: Path | None, fail_on: list[str]) -> None:
-    from dermalert import audit, sheets, sources
+def _audit(names: list[str], loading: dict, json: Path | None, figures: Path | None, fail_on: list[str]) -> None:
+    from dermalert import audit, sheets, sources, tables
 
     audit.check_kinds(fail_on)
-    dataset = sources.load(names)
+    audit.check_targets(json, figures)
+    columns = tables.mapping(loading["columns"])
+    dataset = sources.load(names, columns=columns, streaming=loading["streaming"], merge=False)
     report = audit.audit(dataset, unreadable=audit.unread(names, dataset))
     typer.echo(sheets.headline(report))
     sheets.show(report)
@@ -53,6 +68,95 @@ def _audit(names: list[str], json: Path | None, figures: Path | None, fail_on: l
     failed = audit.failures(report, fail_on)
     if failed:
         raise RunError(f"found {', '.join(failed)} (--fail-on).")
+
+
+@app.command()
+def publish_dataset(
+    dataset: Annotated[
+        list[str],
+        typer.Argument(help="'demo', folders or data sets of the Hub; several become one", metavar="DATASET"),
+    ],
+    repo_id: Annotated[str, typer.Argument(help="data set repository of the Hub", metavar="USER/REPO")],
+    repair: Annotated[
+        Literal["archive", "drop-conflicts", "none"],
+        typer.Option(
+            help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing"
+        ),
+    ] = "archive",
+    license: Annotated[
+        str | None,
+        typer.Option(help="licence of images whose source is not known, as the Hub calls it, or other", metavar="ID"),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="for everybody to see, where the licence lets you; else private")
+    ] = False,
+) -> None:
+    """Publish a data set, repaired, split without leaks and audited, with a card; the image files as they are."""
+    raise typer.Exit(run_command(lambda: _publish_dataset(dataset, repo_id, repair, license, public)))
+
+
+def _publish_dataset(names: list[str], repo_id: str, policy: str, license: str | None, public: bool) -> None:
+    from dermalert import audit, dataset_release, sources
+
+    dataset_release.check_can_publish(repo_id, public=public, license=license)
+    shipped = sources.load(names)
+    license = dataset_release.license_of(shipped, license)
+    typer.echo(f"{repo_id} will be {'public' if public else 'private'}, under the licence {license}.")
+    unreadable = audit.unread(names, shipped)
+    parts, figures = dataset_release.prepare(shipped, policy, license, unreadable=unreadable)
+    changed = dataset_release.publish(parts, figures, repo_id, public=public)
+    done = "Published" if changed else "Nothing to do, it is there already"
+    typer.echo(f'{done}: {figures["data"]["images"]} images, load_dataset("{repo_id}").')
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
+    ],
+    dataset: Annotated[
+        list[str],
+        typer.Argument(help="folders or data sets of the Hub; several are taken as one", metavar="DATASET..."),
+    ],
+    label_map: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON object from classes of the model to diagnoses, such as {"LABEL_0": "nevus"}', metavar="FILE"
+        ),
+    ] = None,
+    repair: Annotated[
+        Literal["archive", "drop-conflicts", "none"], typer.Option(help="what is done about wrong labels")
+    ] = "archive",
+    columns: Annotated[
+        list[str] | None, typer.Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures there, for machines", metavar="FILE")] = None,
+) -> None:
+    """Measure anyone's checkpoint on anyone's data, with intervals; seven, eight and two classes will do too."""
+    raise typer.Exit(run_command(lambda: _evaluate(model, dataset, label_map, repair, columns or [], json)))
+
+
+def _evaluate(
+    model: str, names: list[str], label_map: Path | None, policy: str, columns: list[str], json: Path | None
+) -> None:
+    from rich.console import Console
+
+    from dermalert import duplicates, errors, grading, release, repair, sources, tables
+
+    said = grading.read_label_map(label_map)
+    if json:
+        errors.check_writable(json)
+    judge = grading.load(model)
+    grading.classes(judge.labels, said)  # refused before the images are read
+    dataset = sources.load_known(names, columns=tables.mapping(columns))
+    shipped = duplicates.linked(dataset)
+    dataset, _ = repair.repair(shipped, policy)
+    told = grading.grade(judge, dataset, shipped=shipped, label_map=said)
+    Console().print(grading.as_table(told))
+    for sentence in grading.remarks(told):
+        typer.echo(sentence)
+    if json:
+        json.write_text(release.dump_metrics(told))
 
 
 if __name__ == "__main__":

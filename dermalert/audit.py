@@ -6,6 +6,7 @@ does that.
 
 import json
 import math
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,10 +16,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from dermalert import duplicates, facts
+from dermalert import duplicates, facts, sketches, sources, splits
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.errors import UsageError, did_you_mean
-from space.triage import UnreadableImage, read_image
 
 KINDS = {
     "unreadable": "files that are no image",
@@ -29,6 +29,7 @@ KINDS = {
     "contradictions": "images that stand under two labels",
     "near-duplicates": "pairs that show the same picture",
     "near-contradictions": "pairs that show the same picture under different labels",
+    "shared": "images that several of the named data sets hold",
     "leaks": "test images that are training images, byte for byte",
     "lesion-leaks": "lesions in both shipped splits",
     "patient-leaks": "patients in both shipped splits",
@@ -52,7 +53,8 @@ def audit(dataset: datasets.Dataset, *, unreadable: Sequence[str] = ()) -> dict:
     """Return what is wrong with a data set, ready for JSON.
 
     Args:
-        dataset: in the schema of `sources.FEATURES`.
+        dataset: in the schema of `sources.FEATURES`; of several data sets, as `sources.load(merge=False)` gives it,
+            or what they share cannot be told.
         unreadable: the files that were no images and are therefore not in it; see `unread`.
 
     Returns:
@@ -64,7 +66,7 @@ def audit(dataset: datasets.Dataset, *, unreadable: Sequence[str] = ()) -> dict:
     checks = (
         [_unreadable(rows, unreadable), _tiny(rows), _blank(rows)]
         + [_exact_duplicates(rows), _several_ids(rows), _contradictions(rows)]
-        + [_near_duplicates(rows), _near_contradictions(rows)]
+        + [_near_duplicates(rows), _near_contradictions(rows), _shared_images(rows)]
         + [_leaks(rows), _shared(rows, "lesion"), _shared(rows, "patient"), _kin_leaks(rows)]
         + [_sorted_split(rows), _source_confounding(rows), _label_disagreement(rows)]
     )
@@ -90,15 +92,9 @@ def unread(names: Iterable[str], dataset: datasets.Dataset) -> list[str]:
     folders = [Path(name) for name in names if Path(name).is_dir()]
     files = [(root, path) for root in folders for path in sorted(root.rglob("*")) if path.suffix.lower() in _SUFFIXES]
     files = [(root, path) for root, path in files if path.is_file() and str(path.resolve()) not in known]
-    return [f"{root.resolve().name}/{path.relative_to(root)}" for root, path in files if not _is_readable(path)]
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        read_image(path)
-    except (UnreadableImage, OSError):
-        return False
-    return True
+    looks = sketches.look({"path": str(path), "bytes": None} for _, path in files)
+    bad = [file for file, look in zip(files, looks, strict=True) if look.fault]
+    return [f"{root.resolve().name}/{path.relative_to(root)}" for root, path in bad]
 
 
 class _Rows:
@@ -113,6 +109,7 @@ class _Rows:
         known = zip(dataset["lesion_id"], self.facts, strict=True)
         self.lesion = [own or fact.get("lesion_id") for own, fact in known]
         self.patient = list(dataset["patient_id"])
+        self.named = list(dataset["named"]) if "named" in dataset.column_names else []
 
     def __len__(self) -> int:
         return len(self.label)
@@ -123,8 +120,8 @@ class _Rows:
         return _gathered(self.content)
 
     @cached_property
-    def sketches(self) -> duplicates.Sketches:
-        return duplicates.sketches(self.dataset)
+    def sketches(self) -> sketches.Sketches:
+        return sketches.sketches(self.dataset)
 
     @cached_property
     def near(self) -> list[tuple[int, int, dict]]:
@@ -156,7 +153,8 @@ class _Rows:
     def image(self, i: int) -> dict:
         """What a report says of a row."""
         known = {"row": int(i), "image_id": self.image_id[i], "label": self.label[i], "source": self.source[i]}
-        return known | ({"shipped_split": self.split[i]} if self.split[i] else {})
+        known |= {"shipped_split": self.split[i]} if self.split[i] else {}
+        return known | ({"named": self.named[i]} if len(set(self.named)) > 1 else {})
 
     def case(self, members: Iterable[int], **more) -> dict:
         """An offence, and the images that commit it."""
@@ -251,6 +249,21 @@ def _near_contradictions(rows: _Rows) -> dict:
     cases = [rows.case((a, b), **how) for a, b, how in found]
     text = _counted(pairs) or "both images of every pair have the same label"
     return _finding(text, cases, of=len(rows.near), unit="pairs of images", known_from=CONTENT)
+
+
+def _shared_images(rows: _Rows) -> dict:
+    known_from = f"{CONTENT}, {IDS}"
+    if len(set(rows.named)) < 2:
+        return _cannot_tell("one data set was named, not several", unit="images", known_from=known_from)
+    columns = zip(rows.image_id, rows.content, strict=True)
+    names = [sources.same_image({"image_id": image_id, "content": content}) for image_id, content in columns]
+    images = list(_gathered(splits.groups(names, [(a, b) for a, b, _ in rows.near])).values())
+    # Of each image, the first row under each name.
+    places = [{rows.named[i]: i for i in reversed(members)} for members in images]
+    shared = [sorted(found.values()) for found in places if len(found) > 1]
+    pairs = Counter(" / ".join(rows.named[i] for i in found) for found in shared)
+    text = _counted(pairs) or "no image stands in two of them"
+    return _finding(text, [rows.case(found) for found in shared], of=len(images), unit="images", known_from=known_from)
 
 
 def _leaks(rows: _Rows) -> dict:
@@ -444,6 +457,23 @@ def check_kinds(kinds: Iterable[str]) -> None:
         if kind not in (*KINDS, "any"):
             hint = did_you_mean(kind, [*KINDS, "any"])
             raise UsageError(f"--fail-on '{kind}' is no kind of finding.{hint} They are: {', '.join(KINDS)}, any.")
+
+
+def check_targets(json: Path | None, figures: Path | None) -> None:
+    """Refuse what a report could not be written to, before the work is done.
+
+    Raises:
+        UsageError: a file where a folder is meant or the other way round, or no right to write there.
+    """
+    if json and json.is_dir():
+        raise UsageError(f"--json '{json}' is a folder: name a file.")
+    if figures and figures.exists() and not figures.is_dir():
+        raise UsageError(f"--figures '{figures}' is a file: name a folder.")
+    for option, folder in (("--json", json and json.absolute().parent), ("--figures", figures and figures.absolute())):
+        if folder:
+            there = next(place for place in (folder, *folder.parents) if place.exists())
+            if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+                raise UsageError(f"{option} cannot be written to '{there}': name another place.")
 
 
 def failures(report: dict, kinds: Iterable[str]) -> list[str]:

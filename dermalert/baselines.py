@@ -37,7 +37,7 @@ _TEXTS = {
 }
 
 
-def baselines(sides: dict[str, Dataset]) -> dict:
+def baselines(sides: dict[str, Dataset], probabilities: np.ndarray | None = None) -> dict:
     """Fit each baseline on the side `train` and measure it on `held_out`.
 
     With fewer than two diagnoses to learn from nothing is defined, and without melanomas no AUROC. Where all pictures
@@ -45,10 +45,12 @@ def baselines(sides: dict[str, Dataset]) -> dict:
 
     Args:
         sides: data sets in the schema `sources.FEATURES`; the other sides are not looked at.
+        probabilities: (n, 9) the model's answers to the images held out, in their order; without them no margins.
 
     Returns:
         Of each baseline `n` (images measured), `balanced_accuracy` and `melanoma_auroc` (value, low and high: the 95 %
-        interval by resampling groups; None where undefined) and `features`, what it sees in words.
+        interval by resampling groups; None where undefined), `margin`, by how much the model exceeds it in these two
+        (the same groups drawn for both), and `features`, what it sees in words.
     """
     train, held_out = sides["train"], sides["held_out"]
     with tqdm(total=len(train) + len(held_out), desc="Looking for shortcuts", unit=" images") as bar:
@@ -56,8 +58,31 @@ def baselines(sides: dict[str, Dataset]) -> dict:
     origins = sorted(set(_origins(train)))
     seen["source_only"], asked["source_only"] = _one_hot(train, origins), _one_hot(held_out, origins)
     diagnoses = np.array(train["label"], int)
-    figures = {name: _measure(_fit(seen[name], diagnoses), asked[name], held_out) for name in _TEXTS}
+    figures = {name: _measure(_fit(seen[name], diagnoses), asked[name], held_out, probabilities) for name in _TEXTS}
     return {name: {"n": len(held_out)} | figures[name] | {"features": text} for name, text in _TEXTS.items()}
+
+
+def shortcuts(figures: dict) -> dict:
+    """Return which baselines the model is not shown to exceed: there its figure may come from their shortcut.
+
+    Args:
+        figures: of `baselines`, with margins.
+
+    Returns:
+        `found`, and the names of such baselines by figure. A baseline counts where the 95 % interval of the margin does
+        not lie above zero; where a margin is undefined nothing is said.
+    """
+    names = {
+        figure: [name for name, baseline in figures.items() if not _exceeds(baseline["margin"][figure])]
+        for figure in ("balanced_accuracy", "melanoma_auroc")
+    }
+    return {"found": any(names.values())} | names
+
+
+def _exceeds(margin: dict) -> bool:
+    """Tell whether a margin is above zero; an undefined one accuses nobody, and one without interval speaks itself."""
+    lowest = margin["value"] if margin["low"] is None else margin["low"]
+    return lowest is None or lowest > 0
 
 
 def _seen(dataset: Dataset, bar: tqdm) -> dict[str, np.ndarray]:
@@ -131,15 +156,29 @@ def _fit(features: np.ndarray, truth: np.ndarray) -> Pipeline | None:
     return make_pipeline(StandardScaler(), model).fit(features, truth)
 
 
-def _measure(model: Pipeline | None, features: np.ndarray, held_out: Dataset) -> dict:
+def _measure(model: Pipeline | None, features: np.ndarray, held_out: Dataset, probabilities: np.ndarray | None) -> dict:
     undefined = {"value": None, "low": None, "high": None}
     figures = {"balanced_accuracy": undefined, "melanoma_auroc": undefined}
+    figures["margin"] = dict(figures)
     if model is None or not len(held_out):
         return figures
     truth, intervals = np.array(held_out["label"]), metrics.Intervals(np.array(held_out["group"]))
     prediction = model.predict(features)
-    figures["balanced_accuracy"] = intervals.of(lambda w: metrics.balanced_accuracy(truth, prediction, w))
+
+    def balance(predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return metrics.balanced_accuracy(truth, predicted, weights)
+
+    def area(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return metrics.auroc(truth == _MELANOMA, scores, weights)
+
+    figures["balanced_accuracy"] = intervals.of(lambda w: balance(prediction, w))
+    if probabilities is not None:
+        answers = metrics.decide(probabilities)
+        figures["margin"]["balanced_accuracy"] = intervals.of(lambda w: balance(answers, w) - balance(prediction, w))
     if _MELANOMA in model.classes_:
         score = model.predict_proba(features)[:, list(model.classes_).index(_MELANOMA)]
-        figures["melanoma_auroc"] = intervals.of(lambda w: metrics.auroc(truth == _MELANOMA, score, w))
+        figures["melanoma_auroc"] = intervals.of_area(metrics.auroc, truth == _MELANOMA, score)
+        if probabilities is not None:
+            own = probabilities[:, _MELANOMA]
+            figures["margin"]["melanoma_auroc"] = intervals.of(lambda w: area(own, w) - area(score, w))
     return figures

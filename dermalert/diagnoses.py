@@ -1,5 +1,6 @@
 """The nine diagnoses, every source's names for them, and which are malignant."""
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -21,6 +22,9 @@ DIAGNOSES = (
 ALERT = "melanoma"
 
 MALIGNANT = frozenset({"melanoma", "basal cell carcinoma", "squamous cell carcinoma"})
+
+MALIGNANCIES = ("benign", "malignant")
+"""Label ids 0 and 1 where it is known of an image only whether what it shows is malignant."""
 
 PRECURSOR = "actinic keratosis"
 """Not malignant itself, and no harmless finding either: it can become a squamous cell carcinoma."""
@@ -62,11 +66,16 @@ MIXED = dict.fromkeys(("akiec", "actinic keratoses"), frozenset({"actinic kerato
 """Names that stand for two of the nine: HAM10000 puts Bowen's disease there too, 197 of its 327 images. Nothing in the
 name tells which; with the archive's diagnosis of the image it is known."""
 
+# What HAM10000's `bkl` and the challenges' `BKL` mix (Tschandl 2018): beside a name of its parts, theirs counts.
+_COARSE = frozenset({"pigmented benign keratosis", "seborrheic keratosis", "solar lentigo", "lichenoid keratosis"})
+
 BINARY = frozenset({"benign", "malignant", "indeterminate", "indeterminate/benign", "indeterminate/malignant"})
 """What a source says that does not name a diagnosis at all."""
 
-_OUTSIDE = BINARY | {
-    "",
+SILENT = BINARY | {"", "other", "unk", "unknown"}
+"""The same, and words that say nothing at all."""
+
+_OUTSIDE = SILENT | {
     "acrochordon",
     "adnexal tumor",
     "aimp",
@@ -83,17 +92,15 @@ _OUTSIDE = BINARY | {
     "merkel cell carcinoma",
     "mucosal melanosis",
     "neurofibroma",
-    "other",
     "scar",
     "sebaceous adenoma",
     "sebaceous hyperplasia",
     "solar lentigo",
-    "unk",
-    "unknown",
     "verruca",
 }
 
 
+@functools.lru_cache(4096)  # a table has a word a row, and few different ones
 def find(name: str, *, known: str | None = None) -> str | None:
     """Return the diagnosis that a source's name stands for, or None where the name is known and fits none of the nine.
 
@@ -117,6 +124,53 @@ def find(name: str, *, known: str | None = None) -> str | None:
     raise KeyError(name)
 
 
+def malignancy(name: str, *, known: str | None = None) -> str | None:
+    """Return `benign` or `malignant` for a source's name, or None where the name leaves it open.
+
+    Those two words count as they are, and as the widest of the archive's levels. Of the nine, those in `MALIGNANT` are,
+    so that `PRECURSOR` is benign here. Names outside the nine are not guessed.
+
+    Args:
+        name: as for `find`.
+        known: the same.
+
+    Raises:
+        KeyError: nobody knows the name.
+    """
+    widest = plain(name.split(":")[0])
+    if widest in MALIGNANCIES:
+        return widest
+    label = find(name, known=known)
+    return None if label is None else MALIGNANCIES[label in MALIGNANT]
+
+
+def finer(first: str, second: str) -> str | None:
+    """Return which of two names of one image says more, the first where they say as much; None if they contradict.
+
+    `akiec` may be an actinic keratosis or a squamous cell carcinoma, so that either of these says more, and so with
+    what `bkl` mixes; `unknown` says nothing, nor does `malignant`.
+    """
+    one, other = _may_be(first), _may_be(second)
+    if not one or not other:
+        return first if one or not other else second
+    return (second if other < one else first) if one & other else None
+
+
+@functools.lru_cache(4096)
+def _may_be(name: str) -> frozenset[str]:
+    """Return what a name can stand for, of the nine and of what fits none of them; nothing where it says nothing."""
+    try:
+        found = find(name)
+    except KeyError:
+        return frozenset({name})
+    if found == "pigmented benign keratosis":
+        return _COARSE
+    word = plain(name.split(":")[-1])
+    if found or word in MIXED:
+        return frozenset({found}) if found else MIXED[word]
+    return frozenset({word} & _OUTSIDE - SILENT)
+
+
 def diagnosis(name: str) -> str:
     """Return the diagnosis that a source's name stands for.
 
@@ -132,9 +186,9 @@ def diagnosis(name: str) -> str:
     return found
 
 
-def none_of_the_nine(names: Iterable[str]) -> UsageError:
-    """Return the error that lists the names, each with the nearest that is known."""
-    known = [*_DIAGNOSIS, *MIXED]
+def none_of_the_nine(names: Iterable[str], *, binary: bool = False) -> UsageError:
+    """Return the error that lists the names, each with the nearest that is known, `binary` of `MALIGNANCIES` too."""
+    known = [*_DIAGNOSIS, *MIXED, *(MALIGNANCIES if binary else ())]
     each = [f"'{name}' is none of the nine diagnoses.{did_you_mean(plain(name), known)}" for name in names]
     return UsageError(f"{' '.join(each)} They are: {', '.join(DIAGNOSES)}.")
 

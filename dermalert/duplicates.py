@@ -1,34 +1,23 @@
 """Near duplicates: the same picture again, re-encoded, resized, a little cropped, brightened, mirrored or turned.
 
-Of each image a sketch is kept, 32 x 32 grey levels and its size, made once and cached by the SHA-256 of the file. A
-perceptual hash of the sketch proposes pairs, an index of faiss finds them, and the sketches themselves, laid over one
-another, confirm them. Two photos of one lesion taken a moment apart are near duplicates too; two photos of it from
-elsewhere are not, and only a lesion id tells them.
+Of each image its sketch is looked at, see `sketches.py`. A perceptual hash of the sketch proposes pairs, an index of
+faiss finds them, and the sketches themselves, laid over one another, confirm them. Two photos of one lesion taken a
+moment apart are near duplicates too; two photos of it from elsewhere are not, and only a lesion id tells them.
 """
 
-import io
-import logging
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import datasets
 import faiss
 import numpy as np
-from PIL import Image
 from scipy import fft, ndimage, sparse
 from scipy.sparse import csgraph
 from tqdm.auto import tqdm
 
 from dermalert import facts, sources, splits
-from space.triage import MAX_PIXELS, read_image
+from dermalert.sketches import BLANK, SIDE, sketches
 
-logger = logging.getLogger(__name__)
-
-SIDE = 32  # of a sketch; two pixels a frequency of the hash
 HASH_SIDE = 16  # lowest frequencies a direction: 256 bits propose a tenth of the false pairs that the usual 64 do
 HASH_BYTES = HASH_SIDE**2 // 8
 
@@ -39,10 +28,7 @@ TURNED_RADIUS = 40  # the same where the picture is mirrored or turned, and not 
 SIMILAR = 0.93  # least correlation of the details
 
 _CROP = 0.025  # of each side: brings a copy that is cropped by up to 0.05 within RADIUS
-_BLANK = 3.0  # standard deviation of the grey levels of a sketch, under which there is nothing to compare
-_DECODED = 256  # pixels: a large JPEG is decoded at a fraction of its size, but no smaller than this
 _EXACT = 50_000  # hashes up to which all pairs are compared: at most half a minute
-_CHUNK = 256  # images in memory at once
 _HASHED = 4096  # images hashed at once
 _PAIRS = 2048  # pairs laid over one another at once
 
@@ -56,32 +42,7 @@ TURNS = {
     "anti-transposed": lambda images: images[:, ::-1, ::-1].transpose(0, 2, 1),
 }
 
-ROW = np.dtype([("size", "<i4", 2), ("thumbnail", "u1", (SIDE, SIDE))])
-"""A sketch as it is cached."""
-
 _CODES = ("", *TURNS, "quarter turn back")
-
-
-class Sketches(NamedTuple):
-    """What is kept of n images.
-
-    Attributes:
-        thumbnails: uint8 (n, 32, 32), grey levels.
-        sizes: int (n, 2), width and height in pixels; 0 where the image cannot be read.
-    """
-
-    thumbnails: np.ndarray
-    sizes: np.ndarray
-
-    @property
-    def unreadable(self) -> np.ndarray:
-        """Whether each image cannot be read: (n,)."""
-        return self.sizes[:, 0] == 0
-
-    @property
-    def blank(self) -> np.ndarray:
-        """Whether each image can be read and shows one colour: (n,)."""
-        return ~self.unreadable & (self.thumbnails.std((1, 2)) < _BLANK)
 
 
 class Pairs(NamedTuple):
@@ -100,116 +61,6 @@ class Pairs(NamedTuple):
     turn: np.ndarray
     distance: np.ndarray
     similarity: np.ndarray
-
-
-# Sketches: decoded once, in parallel, and cached by content.
-
-
-def sketches(dataset: datasets.Dataset) -> Sketches:
-    """Return the sketches of a data set's images; each different content is decoded once and then cached.
-
-    Args:
-        dataset: with the columns `image` and `content`, the SHA-256 of the file in hexadecimal.
-    """
-    contents = list(dataset["content"])
-    first = dict(zip(reversed(contents), reversed(range(len(contents))), strict=True))
-    with _Cache() as cache:
-        known = cache.read(first)
-        missing = [content for content in first if content not in known]
-        fresh = dict(zip(missing, _decoded(dataset.select([first[content] for content in missing])), strict=True))
-        cache.write(fresh)
-    rows = known | fresh
-    table = np.frombuffer(b"".join(rows[content] for content in contents), ROW)
-    return Sketches(table["thumbnail"], table["size"].astype(int))
-
-
-_UNREADABLE = bytes(ROW.itemsize)
-
-
-def _decoded(dataset: datasets.Dataset) -> Iterator[bytes]:
-    dataset = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    starts = range(0, len(dataset), _CHUNK)
-    with ThreadPoolExecutor() as pool, tqdm(total=len(dataset), desc="Looking at images", disable=not starts) as bar:
-        for start in starts:
-            rows = list(pool.map(_row, dataset[start : start + _CHUNK]["image"]))
-            bar.update(len(rows))
-            yield from rows
-
-
-def _row(source: dict) -> bytes:
-    try:
-        content = Path(source["path"]).read_bytes() if source["bytes"] is None else source["bytes"]
-        return sketch(content)
-    # UnreadableImage; and Pillow's own way of opening a broken file raises what it likes, see `read_image`.
-    except Exception as error:
-        logger.debug("no sketch of '%s': %s", source["path"], error)
-        return _UNREADABLE
-
-
-def sketch(content: bytes) -> bytes:
-    """Return the sketch of one image file, packed.
-
-    Raises:
-        UnreadableImage, OSError: it is no image.
-    """
-    image = Image.open(io.BytesIO(content))
-    size = image.size
-    if image.width * image.height <= MAX_PIXELS:
-        image.draft("RGB", (_DECODED, _DECODED))  # for JPEG only; the others decode as ever
-    upright = read_image(image)
-    thumbnail = upright.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return np.array([(size, np.asarray(thumbnail))], ROW).tobytes()
-
-
-class _Cache:
-    """Sketches by content, in one small file; without it all works as well, only slower."""
-
-    def __init__(self):
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert"
-        self._file, self._database = folder / "sketches-1.sqlite", None
-
-    def __enter__(self) -> "_Cache":
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self._file, timeout=30)
-            self._database.execute("CREATE TABLE IF NOT EXISTS sketches (content TEXT PRIMARY KEY, sketch BLOB)")
-        except (OSError, sqlite3.Error) as error:
-            self._give_up(error)
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._database:
-            self._database.close()
-
-    def read(self, contents: Iterable[str]) -> dict[str, bytes]:
-        """Return the sketches that are known."""
-        found = {}
-        if self._database:
-            try:
-                for content in contents:
-                    query = "SELECT sketch FROM sketches WHERE content = ?"
-                    row = self._database.execute(query, (content,)).fetchone()
-                    if row and len(row[0]) == ROW.itemsize:
-                        found[content] = row[0]
-            except sqlite3.Error as error:
-                self._give_up(error)
-        return found
-
-    def write(self, rows: Mapping[str, bytes]) -> None:
-        """Add sketches; what cannot be read may be read another day, and is left out."""
-        if self._database:
-            try:
-                with self._database:
-                    kept = [row for row in rows.items() if row[1] != _UNREADABLE]
-                    self._database.executemany("INSERT OR REPLACE INTO sketches VALUES (?, ?)", kept)
-            except sqlite3.Error as error:
-                self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        logger.warning("'%s' cannot be used (%s): going on without a cache.", self._file, error)
-        if self._database:
-            self._database.close()
-        self._database = None
 
 
 # Hashes propose pairs.
@@ -309,7 +160,7 @@ def near_duplicates(thumbnails: np.ndarray) -> Pairs:
     Args:
         thumbnails: uint8 (n, 32, 32).
     """
-    shown = np.flatnonzero(thumbnails.std((1, 2)) >= _BLANK)
+    shown = np.flatnonzero(thumbnails.std((1, 2)) >= BLANK)
     if len(shown) < 2:
         return Pairs(*(np.empty(0, kind) for kind in (int, int, str, int, float)))
     pairs = candidates(thumbnails[shown])

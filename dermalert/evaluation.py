@@ -3,28 +3,28 @@
 The probabilities come from `space/triage.py`, which serves the release: what is measured is what is served.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
-from matplotlib.figure import Figure
+from datasets import Dataset, concatenate_datasets
 from tqdm.auto import tqdm
 
-from dermalert import metrics
-from dermalert.diagnoses import DIAGNOSES
+from dermalert import figures, metrics, subgroups
+from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.release import dump_metrics
 from space.triage import Release, read_image
 
 _CHUNK = 256  # images in memory at once
-_BLUE, _ORANGE = "#0072b2", "#d55e00"  # told apart by the colour-blind (Okabe & Ito 2008)
+_GALLERY = 12  # images a list of failures
 
 
 def predict(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
-    """Return the release's probabilities of a data set's images: float32 (n, 9), with a progress bar."""
-    rows = [np.empty((0, len(DIAGNOSES)), np.float32)]
+    """Return the release's probabilities of a data set's images: float32 (n, its labels), with a progress bar."""
+    rows = [np.empty((0, len(release.labels)), np.float32)]
     with tqdm(total=len(dataset), desc=f"Judging {name}", unit=" images") as bar:
         for start in range(0, len(dataset), _CHUNK):
             images = dataset[start : start + _CHUNK]["image"]
@@ -33,52 +33,144 @@ def predict(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def evaluate(release: Release, sides: dict[str, Dataset]) -> tuple[dict, pa.Table]:
-    """Return the figures of each side that has images, and a row an image with its probabilities."""
-    splits, tables = {}, []
-    for name, dataset in sides.items():
-        if not len(dataset):
-            continue
-        probabilities = predict(release, dataset, name=name)
-        truth, groups = np.array(dataset["label"]), np.array(dataset["group"])
-        splits[name] = metrics.report(truth, probabilities, groups, alert=release.alerts(probabilities))
-        tables.append(_predictions(name, dataset, probabilities))
-    return splits, pa.concat_tables(tables)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """A side of the split, what a release answered to its images, and the figures of that."""
+
+    dataset: Dataset
+    probabilities: np.ndarray
+    """(n, 9), calibrated."""
+    alert: np.ndarray | None
+    """(n,) which images raised the melanoma alert; None where the release has no threshold."""
+    figures: dict = dataclasses.field(default_factory=dict)
 
 
-def _predictions(name: str, dataset: Dataset, probabilities: np.ndarray) -> pa.Table:
+def ask(release: Release, dataset: Dataset, *, name: str) -> Side:
+    """Return a release's answers to a side, without figures."""
+    probabilities = predict(release, dataset, name=name)
+    return Side(dataset=dataset, probabilities=probabilities, alert=release.alerts(probabilities))
+
+
+def evaluate(
+    release: Release, sides: dict[str, Dataset], *, undone: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, Side]:
+    """Return answers and figures of each side that has images.
+
+    Args:
+        release: what answers.
+        sides: by name, in the schema of `sources.FEATURES`.
+        undone: gives the probabilities before the calibration from those after it.
+    """
+    measured = {name: ask(release, dataset, name=name) for name, dataset in sides.items() if len(dataset)}
+    return {name: _with_figures(side, undone) for name, side in measured.items()}
+
+
+def _with_figures(side: Side, undone: Callable[[np.ndarray], np.ndarray] | None = None) -> Side:
+    figures = figures_of(side.dataset, side.probabilities, side.alert, undone=undone)
+    return dataclasses.replace(side, figures=figures)
+
+
+def pooled(folds: Sequence[Side]) -> dict[str, Side]:
+    """Return the side `out_of_fold`: each image answered by the one model that has not learnt from it; {} of no folds.
+
+    Each model alerts by its own threshold; where one has none, nothing is said of alerts.
+    """
+    if not folds:
+        return {}
+    alerts = [fold.alert for fold in folds]
+    return {
+        "out_of_fold": _with_figures(
+            Side(
+                dataset=concatenate_datasets([fold.dataset for fold in folds]),
+                probabilities=np.concatenate([fold.probabilities for fold in folds]),
+                alert=None if any(alert is None for alert in alerts) else np.concatenate(alerts),
+            )
+        )
+    }
+
+
+def write_answers(path: Path, side: Side) -> None:
+    """Keep the answers to a side, whole or not at all, for a run that goes on after a stop."""
+    partial = path.with_suffix(".partial.npz")
+    alert = np.array([]) if side.alert is None else side.alert
+    np.savez(partial, content=list(side.dataset["content"]), probabilities=side.probabilities, alert=alert)
+    partial.replace(path)
+
+
+def read_answers(path: Path, dataset: Dataset) -> Side | None:
+    """Return the answers that were kept of a side, or None where they were not, or of other images."""
+    if not path.is_file():
+        return None
+    with np.load(path) as kept:
+        if kept["content"].tolist() != list(dataset["content"]):
+            return None
+        alert = kept["alert"].astype(bool) if len(kept["alert"]) == len(dataset) else None
+        return Side(dataset=dataset, probabilities=kept["probabilities"], alert=alert)
+
+
+def figures_of(
+    dataset: Dataset,
+    probabilities: np.ndarray,
+    alert: np.ndarray | None,
+    *,
+    undone: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> dict:
+    """Return all figures of one side that need no further look at its images.
+
+    Args:
+        dataset: in the schema of `sources.FEATURES`.
+        probabilities: (n, 9), calibrated.
+        alert: (n,) which images raise the melanoma alert; None where there is no threshold.
+        undone: gives the probabilities before the calibration from those after it.
+    """
+    truth, groups, sources = (np.array(dataset[column]) for column in ("label", "group", "source"))
+    figures = metrics.report(truth, probabilities, groups, alert=alert, sources=sources)
+    if undone is not None:
+        figures["calibration"]["before"] = metrics.calibration(truth, undone(probabilities), metrics.Intervals(groups))
+    figures["subgroups"] = subgroups.subgroups(dataset, probabilities, alert)
+    return figures | {"failures": _failures(dataset, probabilities[:, DIAGNOSES.index(ALERT)], alert)}
+
+
+def _failures(dataset: Dataset, score: np.ndarray, alert: np.ndarray | None) -> dict:
+    """Return the melanomas with the lowest scores and the other images with the highest, the worst first."""
+    ids, truth = list(dataset["image_id"]), np.array(dataset["label"])
+    melanoma = truth == DIAGNOSES.index(ALERT)
+    order = np.argsort(score, kind="stable")
+
+    def told(rows: np.ndarray) -> list[dict]:
+        return [
+            {
+                "image_id": ids[i],
+                "truth": DIAGNOSES[truth[i]],
+                "score": float(score[i]),
+                "alert": None if alert is None else bool(alert[i]),
+            }
+            for i in rows[:_GALLERY]
+        ]
+
+    return {
+        "lowest_melanomas": told(order[melanoma[order]]),
+        "highest_others": told(order[::-1][~melanoma[order[::-1]]]),
+    }
+
+
+def predictions(measured: dict[str, Side]) -> pa.Table:
+    """Return a row an image with its probabilities, as `predictions.parquet` holds them."""
+    return pa.concat_tables([_predictions(name, side) for name, side in measured.items()])
+
+
+def _predictions(name: str, side: Side) -> pa.Table:
+    dataset = side.dataset
     columns = {column: list(dataset[column]) for column in ("image_id", "group", "source")}
     columns |= {"split": [name] * len(dataset), "truth": [DIAGNOSES[label] for label in dataset["label"]]}
     columns |= {"refused": [False] * len(dataset)}  # no release declines an image yet
-    return pa.table(columns | {label: probabilities[:, i] for i, label in enumerate(DIAGNOSES)})
+    return pa.table(columns | {label: side.probabilities[:, i] for i, label in enumerate(DIAGNOSES)})
 
 
-def write(folder: Path, figures: dict, predictions: pa.Table, history: Sequence[dict]) -> None:
-    """Write `evaluation/` of a release: metrics.json, predictions.parquet, figures/learning_curves.png."""
+def write(folder: Path, report: dict, measured: dict[str, Side], history: Sequence[dict]) -> None:
+    """Write `evaluation/` of a release: metrics.json, predictions.parquet and figures/."""
     (folder / "figures").mkdir(parents=True)
-    (folder / "metrics.json").write_text(dump_metrics(figures))
-    pq.write_table(predictions, folder / "predictions.parquet")
-    _learning_curves(history, folder / "figures" / "learning_curves.png")
-
-
-def _learning_curves(history: Sequence[dict], path: Path) -> None:
-    """Draw loss and balanced accuracy by epoch, of the validation side and of as many training images, not augmented.
-
-    Args:
-        history: `log_history` of the Trainer's state.
-        path: of the PNG.
-    """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, metric in zip(axes, ("loss", "balanced_accuracy"), strict=True):
-        for part, colour, style in (("train", _BLUE, "--"), ("validation", _ORANGE, "-")):
-            points = [(row["epoch"], row[f"eval_{part}_{metric}"]) for row in history if f"eval_{part}_{metric}" in row]
-            name = "training images" if part == "train" else part
-            axis.plot(*zip(*points, strict=True), style, color=colour, marker="o", markersize=3, label=name)
-        axis.set(xlabel="epoch", ylabel=metric.replace("_", " "))
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylim(bottom=0)
-    axes[1].set_ylim(0, 1)
-    axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    (folder / "metrics.json").write_text(dump_metrics(report))
+    table = predictions(measured)
+    pq.write_table(table, folder / "predictions.parquet")
+    figures.draw(folder / "figures", report, table, history)

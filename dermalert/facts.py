@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from dermalert.diagnoses import DIAGNOSES
+from dermalert import diagnoses
 
 TABLE = Path(__file__).parent / "isic9.csv"
 
@@ -36,8 +36,10 @@ def diagnosis(image_id: str) -> str | None:
 
 def archive_labels(dataset: Dataset) -> list[int]:
     """Return the label of each image: the archive's where the table knows it, else the data set's own."""
+    feature = dataset.features["label"]
+    find = diagnoses.malignancy if feature.names == list(diagnoses.MALIGNANCIES) else diagnoses.find
     archive = [diagnosis(image_id) for image_id in dataset["image_id"]]
-    return [DIAGNOSES.index(a) if a else label for a, label in zip(archive, dataset["label"], strict=True)]
+    return [feature.str2int(find(a)) if a else label for a, label in zip(archive, dataset["label"], strict=True)]
 
 
 def with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:

@@ -1,11 +1,21 @@
 """A data set of the Hugging Face Hub, `USER/NAME` or `USER/NAME@REVISION`, with an image column and a label column."""
 
+import contextlib
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    concatenate_datasets,
+    load_dataset,
+)
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -17,7 +27,7 @@ from huggingface_hub.errors import (
 
 from dermalert import tables
 from dermalert.errors import RunError, UsageError, did_you_mean
-from dermalert.layouts import Record, one_of_the_nine
+from dermalert.layouts import Record
 
 # The base of all that the Hub client's HTTP library raises; which library that is depends on the client's version.
 HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
@@ -28,43 +38,69 @@ def is_name(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name) is not None
 
 
-def load(name: str, columns: Mapping[str, str] | None = None) -> tuple[list[Record], Dataset]:
+def load(name: str, columns: tables.Columns, *, streaming: bool = False) -> tuple[list[Record], Dataset]:
     """Return what a data set of the Hub holds, and its images: a column `image` that `Record.row` counts in.
 
-    The images stay on disk, where `datasets` keeps them.
+    The images stay on disk, where `datasets` keeps them: as the files that were downloaded and once more as Arrow.
+    Streamed, each row is read from the Hub and written as Arrow right away, without other columns of images: half the
+    disk or less, for a set that hardly fits there. A stream that was cut begins anew.
 
     Args:
         name: `USER/NAME` or `USER/NAME@REVISION`.
-        columns: fields with the columns that hold them, where a person has named them; `image` is a field too.
+        columns: the fields' columns; `image` is a column of pictures here.
+        streaming: leave out the download.
 
     Raises:
         UsageError: no such data set or revision, terms not accepted, or columns that do not say which image shows what.
         RunError: the Hub cannot be reached.
     """
-    splits = _download(name)
+    with _failures_in_words(name):
+        commit = _commit(name)
+        splits = load_dataset(name.partition("@")[0], revision=commit, streaming=streaming)
     features = next(iter(splits.values())).features
-    given = dict(columns or {})
-    image = _image_column(name, features, given.pop("image", None))
-    others = [column for column in features if column != image]
-    found = tables.columns_of(others, given)
+    if features is None:
+        raise UsageError(f"'{name}' does not say which columns it has, and cannot be streamed: leave out --streaming.")
+    image = _image_column(name, features, columns.given.get("image"))
+    columns.met.add(image)
+    others = [column for column, feature in features.items() if not isinstance(feature, Image)]
+    found = columns.of(others)
     if not tables.names_a_diagnosis(others, found | {"image_id": image}):
+        columns.check()  # which may be why
         raise UsageError(f"'{name}' has no column that names a diagnosis among {', '.join(others) or 'its columns'}.")
+    splits = {split: rows.select_columns([image, *others]) for split, rows in splits.items()}
+    splits = {split: rows.cast_column(image, Image(decode=False)) for split, rows in splits.items()}
+    if streaming:
+        with _failures_in_words(name):
+            splits = {split: _written(rows, f"{commit}/{split}") for split, rows in splits.items()}
     records, pictures = [], []
     for split, rows in splits.items():
         records += _records(rows.select_columns(others), f"{name}/{split}", found, first=len(records))
         pictures.append(rows.select_columns([image]).rename_columns({image: "image"}))
-    images = concatenate_datasets(pictures).cast_column("image", Image(decode=False))
-    return one_of_the_nine(records, name), images
+    return records, concatenate_datasets(pictures)
 
 
-def _download(name: str) -> DatasetDict:
+def _written(stream: IterableDataset, key: str) -> Dataset:
+    """Write a stream where `datasets` keeps its files, or find it there."""
+    key = hashlib.sha256(f"{key} {stream.features}".encode()).hexdigest()[:32]
+    return Dataset.from_generator(lambda: iter(stream), features=stream.features, fingerprint=key)
+
+
+def _commit(name: str) -> str:
+    """Return the commit that a name stands for, once the Hub has said that one may have its files."""
+    repo, _, revision = name.partition("@")
+    # Asked for, because `load_dataset` takes whatever it once cached where the Hub does not answer.
+    commit = HfApi().dataset_info(repo, revision=revision or None).sha
+    # What a gated data set is called, the Hub tells anybody; whether one may have its files is another question.
+    HfApi().auth_check(repo, repo_type="dataset")
+    return commit
+
+
+@contextlib.contextmanager
+def _failures_in_words(name: str) -> Iterator[None]:
+    """Turn what the Hub, its client or `datasets` raises into one sentence."""
     repo, _, revision = name.partition("@")
     try:
-        # Asked for first, because `load_dataset` takes whatever it once cached where the Hub does not answer.
-        commit = HfApi().dataset_info(repo, revision=revision or None).sha
-        # What a gated data set is called, the Hub tells anybody; whether one may have its files is another question.
-        HfApi().auth_check(repo, repo_type="dataset")
-        return load_dataset(repo, revision=commit)
+        yield
     except GatedRepoError as error:  # a kind of RepositoryNotFoundError
         raise UsageError(
             f"'{repo}' is open only to who has accepted its terms: accept its terms on its page, then `hf auth login`."
@@ -76,10 +112,16 @@ def _download(name: str) -> DatasetDict:
             f"--dataset '{name}' is neither a folder nor a data set that the Hub has{of}.{near}"
         ) from error
     except (HTTP_ERROR, OSError) as error:
-        raise RunError(f"'{name}' is no folder here, and the Hub cannot be asked for it: {_reason(error)}.") from error
+        raise _unreached(name, error) from error
     # `load_dataset` says in a ValueError that a configuration must be named, or that there is nothing to read.
     except (DatasetsError, ValueError, RuntimeError) as error:
+        if isinstance(error, DatasetGenerationError) and isinstance(error.__cause__, (HTTP_ERROR, OSError)):
+            raise _unreached(name, error.__cause__) from error
         raise UsageError(f"--dataset '{name}' cannot be used: {_reason(error)}.") from error
+
+
+def _unreached(name: str, error: Exception) -> RunError:
+    return RunError(f"'{name}' is no folder here, and the Hub cannot be asked for it: {_reason(error)}.")
 
 
 def _reason(error: Exception) -> str:
@@ -88,6 +130,8 @@ def _reason(error: Exception) -> str:
 
 def _image_column(name: str, features: Features, given: str | None) -> str:
     of_images = [column for column, feature in features.items() if isinstance(feature, Image)]
+    if given not in features:  # it may be another data set's
+        given = None
     if given is not None and given not in of_images:
         raise UsageError(f"'{name}' has no column '{given}' of images, only {', '.join(of_images) or 'none'}.")
     if given is None and len(of_images) != 1:
@@ -97,18 +141,20 @@ def _image_column(name: str, features: Features, given: str | None) -> str:
 
 
 def _records(rows: Dataset, where: str, columns: Mapping[str, str], *, first: int) -> Iterator[Record]:
-    label = rows.features.get(columns.get("label"))
-    part = "test" if where.endswith("/test") else "train"
+    name, _, split = where.rpartition("/")
     for i, row in enumerate(rows):
-        if isinstance(label, ClassLabel):
-            number = row[columns["label"]]
-            # In a split without labels the Hub writes -1.
-            row[columns["label"]] = label.int2str(number) if number is not None and number >= 0 else ""
+        for column, feature in rows.features.items():
+            if isinstance(feature, ClassLabel):
+                number = row[column]
+                # In a split without labels the Hub writes -1.
+                row[column] = feature.int2str(number) if number is not None and number >= 0 else ""
         yield Record(
             image_id=tables.image_name(row[columns["image_id"]]) if "image_id" in columns else f"{where}/{i}",
             name=tables.label_of(row, columns),
+            malignancy=tables.malignancy_of(row, columns),
             row=first + i,
-            shipped_split=part,
-            source=where.rpartition("/")[0],
+            # What ships as a test split is one; whatever else a split is called, it is there to be trained on.
+            shipped_split=tables.shipped_as([split]) or "train",
+            source=name,
             facts=tables.facts_of(row, columns),
         )

@@ -1,9 +1,13 @@
 """Which images a folder holds and what it says of each; the layout is recognised from what lies there.
 
-- class folders: one folder a diagnosis, alone or under `Train/` and `Test/` (the nine-class Kaggle set, HAM10000 by
-  `dx`, any `imagefolder`), with a table of facts beside them or none
+- class folders: one folder a diagnosis, alone or under `Train/`, `Val/` and `Test/` (the nine-class Kaggle set,
+  HAM10000 by `dx`, any `imagefolder`), with a table of facts beside them or none
 - images and tables: HAM10000 (`HAM10000_metadata.csv`), the ISIC challenges of 2017 to 2020 (ground truth, and their
   metadata and lesion tables), a download of the ISIC archive by isic-cli and PAD-UFES-20 (both `metadata.csv`)
+
+Where a folder and a table, or two tables, name one image differently, the word that says more counts: that it is a
+squamous cell carcinoma, beside `akiec`. Of words that contradict each other the folder's counts and the difference is
+counted; two tables that contradict each other are refused. A shipped validation split counts as training images.
 
 No image is opened here.
 """
@@ -40,71 +44,126 @@ class Record:
     row: int | None = None
     """Which of the source's images it is, if they are no files."""
     source: str = "unknown"
-    """Where the picture was made, if its number does not tell."""
+    """Where the picture was made, if its number does not tell: the name of what holds it."""
     shipped_split: str | None = None
+    malignancy: str = ""
+    """What the source says of just that, if it has a column or folder for it."""
+    twins: tuple[str, ...] = ()
+    """Images that the source calls copies of this one."""
     facts: dict = dataclasses.field(default_factory=dict)
     """Lesion, patient, age, sex and site, of those that the source knows."""
 
 
-def records(root: Path, columns: Mapping[str, str] | None = None) -> list[Record]:
-    """Return what a folder holds, of the images that show one of the nine diagnoses.
-
-    Args:
-        root: the folder.
-        columns: fields with the columns of its tables, where a person has named them.
+def records(root: Path, columns: tables.Columns) -> list[Record]:
+    """Return what a folder holds, under the source's own names.
 
     Raises:
-        UsageError: the layout is none of those above, or a name is no diagnosis that anybody knows.
+        UsageError: the layout is none of those above, its tables contradict each other, or columns that were named are
+            not there.
     """
     # Not `rglob`, which passes by a linked folder.
     files = sorted(Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
     files = [path for path in files if not _hidden(path.relative_to(root))]
-    found = tables.read(files, columns or {})
-    near = [*root.parent.iterdir(), *(root.parent / "metadata").glob("*")]
-    beside = tables.read((p for p in sorted(near) if _OFFICIAL.match(p.name)), {})
+    near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
+    near = [path for path in near if _OFFICIAL.match(path.name)]
+    found, beside = tables.read(files, columns), tables.read(near, tables.Columns())
+    source = root.resolve().name or Record.source
+    twins = _twins([*files, *near])
+    return [
+        dataclasses.replace(record, source=source, twins=tuple(twins.get(record.image_id, ())))
+        for record in _records(root, _pictures(files), found, beside, columns)
+    ]
+
+
+def _records(
+    root: Path,
+    pictures: dict[str, list[Path]],
+    found: list[tables.Table],
+    beside: list[tables.Table],
+    columns: tables.Columns,
+) -> list[Record]:
     if _has_class_folders(root):
-        return _class_folders(root, _facts_by_image([*found, *beside]))
-    pictures = _pictures(files)
+        return _class_folders(root, pictures, [*found, *beside])
     labelling = [t for t in found if t.names_a_diagnosis] or [
         t for t in beside if t.names_a_diagnosis and not pictures.keys().isdisjoint(t.rows)
     ]
     if labelling and pictures:
         return _from_tables(root, pictures, labelling, _facts_by_image([*found, *beside]))
     if any(p.parent == root for paths in pictures.values() for p in paths):
+        columns.check()  # which may be why
         raise UsageError(
             f"'{root}' has images and nothing that says what they show: put them into one folder a diagnosis, or the "
             "source's own table beside them (HAM10000_metadata.csv, an ISIC ground truth, metadata.csv)."
         )
-    return _class_folders(root, {})
+    return _class_folders(root, pictures, [*found, *beside])
 
 
-def one_of_the_nine(found: list[Record], where: str) -> list[Record]:
-    """Return the records whose name stands for one of the nine diagnoses, with that; say what is left out.
+def _twins(files: Iterable[Path]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for first, second in tables.twins(files):
+        found.setdefault(first, []).append(second)
+    return found
+
+
+def labelled(found: list[Record], where: str, labels: tuple[str, ...] = diagnoses.DIAGNOSES) -> list[Record]:
+    """Return the records whose name stands for one of the labels, with that; say what is left out.
+
+    Args:
+        found: under the source's own names.
+        where: the source.
+        labels: `DIAGNOSES` or `MALIGNANCIES`.
 
     Raises:
-        UsageError: names that nobody knows, nothing but benign and malignant, or none of the nine at all.
+        UsageError: names that nobody knows, only benign and malignant where a diagnosis is asked, or no label at all.
     """
+    binary = labels == diagnoses.MALIGNANCIES
     kept, left_out, unknown = [], Counter(), []
     for record in found:
         try:
-            label = diagnoses.find(record.name, known=facts.diagnosis(record.image_id))
-        except KeyError:
-            unknown.append(record.name)
+            label = _malignancy(record) if binary else diagnoses.find(record.name, known=_known(record))
+        except KeyError as error:
+            unknown.append(error.args[0])
             continue
         if label is None:
             left_out[record.name.split(":")[-1]] += 1
         else:
             kept.append(dataclasses.replace(record, name=label))
     if unknown:
-        raise UsageError(f"'{where}': {diagnoses.none_of_the_nine(list(dict.fromkeys(unknown))[:5])}")
-    if left_out and {name.lower() for name in left_out if name} <= diagnoses.BINARY and not kept:
-        raise UsageError(f"'{where}' says of its images only whether they are malignant: training needs a diagnosis.")
+        raise UsageError(f"'{where}': {diagnoses.none_of_the_nine(list(dict.fromkeys(unknown))[:5], binary=binary)}")
     if left_out and not kept:
-        raise UsageError(f"'{where}' has no image of the nine diagnoses: {_in_words(left_out)}.")
+        raise _nothing_left(left_out, where, binary=binary)
     if left_out:
         total, words = left_out.total(), _in_words(left_out)
-        logger.warning("left out %d images of '%s' that are none of the nine diagnoses: %s", total, where, words)
+        which = (
+            "of which it does not say whether they are malignant" if binary else "that are none of the nine diagnoses"
+        )
+        logger.warning("left out %d images of '%s' %s: %s", total, where, which, words)
     return kept
+
+
+def names_a_diagnosis(record: Record) -> bool:
+    """Tell whether the source has a name for what an image shows that is more than benign or malignant."""
+    return diagnoses.plain(record.name) not in diagnoses.SILENT
+
+
+def _malignancy(record: Record) -> str | None:
+    said = diagnoses.malignancy(record.malignancy)
+    return said or diagnoses.malignancy(record.name, known=_known(record))
+
+
+def _known(record: Record) -> str | None:
+    return facts.diagnosis(record.image_id)
+
+
+def _nothing_left(left_out: Counter, where: str, *, binary: bool) -> UsageError:
+    if binary:
+        return UsageError(f"'{where}' says of no image whether it is malignant: {_in_words(left_out)}.")
+    if {name.lower() for name in left_out if name} <= diagnoses.BINARY:
+        return UsageError(
+            f"'{where}' says of its images only whether they are malignant: training needs a diagnosis. Such a set can "
+            "be evaluated on."
+        )
+    return UsageError(f"'{where}' has no image of the nine diagnoses: {_in_words(left_out)}.")
 
 
 def _in_words(left_out: Counter) -> str:
@@ -115,99 +174,158 @@ def _in_words(left_out: Counter) -> str:
 
 
 def _has_class_folders(root: Path) -> bool:
-    for folder in [*_split_folders(root).values(), root]:
+    for _, folder in [*_split_folders(root), (None, root)]:
         for class_folder in _folders(folder):
             if _meaning(class_folder.name) in diagnoses.DIAGNOSES and any(p.is_file() for p in class_folder.iterdir()):
                 return True
     return False
 
 
-def _class_folders(root: Path, known: Mapping[str, dict]) -> list[Record]:
+def _class_folders(root: Path, pictures: dict[str, list[Path]], beside: list[tables.Table]) -> list[Record]:
     splits = _split_folders(root)
+    unsure = _namesakes(pictures, beside)
+    known = {name: facts for name, facts in _facts_by_image(beside).items() if name not in unsure}
     found = [
         record
-        for split, folder in splits.items() or [(None, root)]
+        for split, folder in splits or [(None, root)]
         for class_folder in _folders(folder)
         for record in _class_folder(class_folder, split, known)
     ]
-    beside = [p for p in _folders(root) if p not in splits.values()]
-    if splits and beside:
-        logger.warning("left out what stands beside Train and Test: %s", first_few(beside))
-    return one_of_the_nine(found, str(root))
+    against: Counter[str] = Counter()
+    labelling = [table for table in beside if table.names_a_diagnosis]
+    found = [r if r.image_id in unsure else _refined(r, labelling, against) for r in found]
+    if against:
+        words = ", ".join(f"{n} {pair}" for pair, n in against.most_common())
+        logger.warning(
+            "%d images in '%s' are something else by a table, and keep their folder's name: %s",
+            against.total(),
+            root,
+            words,
+        )
+    aside = [p for p in _folders(root) if p not in [folder for _, folder in splits]]
+    if splits and aside:
+        logger.warning("left out what stands beside the folders of a shipped split: %s", first_few(aside))
+    return found
+
+
+def _refined(record: Record, labelling: Iterable[tables.Table], against: Counter[str]) -> Record:
+    """Return the record with what tables say beyond its folder's name; count where one of them contradicts it."""
+    for table in labelling:
+        row = table.rows.get(record.image_id)
+        if row is not None:
+            label = tables.label_of(row, table.columns)
+            finer = diagnoses.finer(record.name, label)
+            if finer is None and _is_name(label):
+                against[f"{record.name} ({label})"] += 1
+                break
+            malignancy = record.malignancy or tables.malignancy_of(row, table.columns)
+            record = dataclasses.replace(record, name=finer or record.name, malignancy=malignancy)
+    return record
 
 
 def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict]) -> Iterator[Record]:
     nested = [p for p in folder.rglob("*") if p.is_file() and p.parent != folder]
     if nested:
         logger.warning("left out %d files below '%s', such as '%s'", len(nested), folder, nested[0])
+    malignancy = folder.name if diagnoses.plain(folder.name) in diagnoses.MALIGNANCIES else ""
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(".") and not _NO_PHOTO.search(path.stem):
             yield Record(
-                image_id=path.stem, name=folder.name, path=path, shipped_split=split, facts=known.get(path.stem, {})
+                image_id=path.stem,
+                name=folder.name,
+                malignancy=malignancy,
+                path=path,
+                shipped_split=split,
+                facts=known.get(path.stem, {}),
             )
 
 
 def _from_tables(root: Path, pictures: dict[str, list[Path]], labelling: list[tables.Table], known: dict[str, dict]):
-    named = {image_id: (table, row) for table in labelling for image_id, row in table.rows.items()}
-    _refuse_namesakes(paths for image_id, paths in pictures.items() if image_id in named)
-    _refuse_disagreement(labelling)
-    without_image = [image_id for image_id in named if image_id not in pictures]
+    listed = {image_id for table in labelling for image_id in table.rows}
+    _refuse_namesakes(paths for image_id, paths in pictures.items() if image_id in listed)
+    said = _said(labelling)
+    without_image = [image_id for image_id in said if image_id not in pictures]
     if without_image:
         logger.warning("%d rows of '%s' have no image: %s", len(without_image), root, first_few(without_image))
-    without_row = [path.name for image_id, (path, *_) in pictures.items() if image_id not in named]
+    without_row = [path.name for image_id, (path, *_) in pictures.items() if image_id not in said]
     if without_row:
         logger.warning("%d images in '%s' have no row: %s", len(without_row), root, first_few(without_row))
     found, other = [], Counter()
     for image_id, (path, *_) in pictures.items():
-        table, row = named.get(image_id, (None, {}))
+        label, table, row = said.get(image_id, ("", None, {}))
         kind = row.get("image_type") or "dermoscopic"
         if kind != "dermoscopic":
             other[kind] += 1
         elif table is not None:
-            label, split = tables.label_of(row, table.columns), _split(path.relative_to(root)) or table.shipped_split
-            found.append(Record(image_id=image_id, name=label, path=path, shipped_split=split, facts=known[image_id]))
+            malignancy = tables.malignancy_of(row, table.columns)
+            split = tables.shipped_as(path.relative_to(root).parts[:-1]) or table.shipped_split
+            record = Record(image_id=image_id, name=label, malignancy=malignancy, path=path, shipped_split=split)
+            found.append(dataclasses.replace(record, facts=known[image_id]))
     if other:
         kinds = ", ".join(f"{n} {kind}" for kind, n in other.most_common())
         logger.warning("left out %d images of '%s' that are no dermoscopy: %s", other.total(), root, kinds)
-    return one_of_the_nine(found, str(root))
+    return found
 
 
-def _refuse_disagreement(labelling: list[tables.Table]) -> None:
-    said: dict[str, tuple[str, tables.Table]] = {}
+def _said(labelling: Iterable[tables.Table]) -> dict[str, tuple[str, tables.Table, dict]]:
+    """Return the diagnosis of each image in the words of the table that says most, that table and its row."""
+    said: dict[str, tuple[str, tables.Table, dict]] = {}
     for table in labelling:
         for image_id, row in table.entries:
-            label, (before, other) = tables.label_of(row, table.columns), said.get(image_id, (None, None))
-            if before is not None and _meaning(before) != _meaning(label):
-                if other is table:
-                    raise UsageError(f"'{table.path}' lists {image_id} as '{before}' and as '{label}': keep one row.")
+            label = tables.label_of(row, table.columns)
+            before, other, _ = said.setdefault(image_id, (label, table, row))
+            finer = diagnoses.finer(before, label)
+            if finer is None and other is table:
+                raise UsageError(f"'{table.path}' lists {image_id} as '{before}' and as '{label}': keep one row.")
+            if finer is None:
                 raise UsageError(
                     f"two tables disagree about {image_id}: '{before}' in '{other.path}', '{label}' in "
                     f"'{table.path}'. Keep the one that is meant."
                 )
-            said[image_id] = (label, table)
+            if finer != before:
+                said[image_id] = (label, table, row)
+    return said
 
 
 def _refuse_namesakes(pictures: Iterable[list[Path]]) -> None:
     """Refuse different images of one name, of which a row may mean either."""
-    for first, *others in pictures:
-        for other in others:
-            if not filecmp.cmp(first, other, shallow=False):
-                raise UsageError(
-                    f"'{first}' and '{other}' are different images of one name, so that a table's '{first.stem}' may "
-                    "mean either: rename one, in its table too."
-                )
+    for paths in pictures:
+        other = _other_than_first(paths)
+        if other:
+            raise UsageError(
+                f"'{paths[0]}' and '{other}' are different images of one name, so that a table's '{other.stem}' may "
+                "mean either: rename one, in its table too."
+            )
 
 
-def _split(path: Path) -> str | None:
-    folders = {part.lower() for part in path.parts[:-1]}
-    return "test" if "test" in folders else "train" if "train" in folders else None
+def _namesakes(pictures: dict[str, list[Path]], beside: list[tables.Table]) -> set[str]:
+    """Return the names, but for the archive's numbers, that different images bear and a table has, and say so."""
+    listed = {image_id for table in beside for image_id in table.rows if not facts.isic_id(image_id)}
+    found = {name for name, paths in pictures.items() if name in listed and _other_than_first(paths)}
+    if found:
+        logger.warning(
+            "%d names are borne by different images, so that no table's row is taken for them: %s",
+            len(found),
+            first_few(sorted(found)),
+        )
+    return found
+
+
+def _other_than_first(paths: list[Path]) -> Path | None:
+    """Return the first of the files that differs from the first."""
+    return next((path for path in paths[1:] if not filecmp.cmp(paths[0], path, shallow=False)), None)
+
+
+def _is_name(word: str) -> bool:
+    try:
+        diagnoses.find(word)
+    except KeyError:
+        return False
+    return True
 
 
 def _meaning(name: str) -> str:
-    try:
-        return diagnoses.find(name) or name
-    except KeyError:
-        return name
+    return diagnoses.find(name) or name if _is_name(name) else name
 
 
 def _facts_by_image(found: Iterable[tables.Table]) -> dict[str, dict]:
@@ -231,8 +349,9 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    return {p.name.lower(): p for p in _folders(root) if p.name.lower() in ("train", "test")}
+def _split_folders(root: Path) -> list[tuple[str, Path]]:
+    splits = [(tables.shipped_as([folder.name]), folder) for folder in _folders(root)]
+    return [(split, folder) for split, folder in splits if split]
 
 
 def _folders(root: Path) -> list[Path]:

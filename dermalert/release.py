@@ -6,21 +6,25 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-import jinja2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_token, validate_repo_id
 
+from dermalert import card
 from dermalert.errors import RunError, UsageError
 from dermalert.hub import HTTP_ERROR
-from space.triage import NOT_A_DEVICE
 
-_CARD = Path(__file__).parent.parent / "model_card.md"
 _VERSION = re.compile(r"v\d+\.\d+\.\d+")
 # What belongs to a release; nothing else is uploaded, and nothing else is deleted from a repository.
 _CONTRACT = (
@@ -81,20 +85,46 @@ def dump_metrics(figures: dict) -> str:
 
 def write_card(folder: Path) -> None:
     """Write the card of a release folder, every number of it out of `metrics.json`."""
-    (folder / "README.md").write_text(render_card(read_metrics(folder)))
+    pictures = frozenset(path.name for path in (folder / "evaluation" / "figures").glob("*.png"))
+    (folder / "README.md").write_text(card.render_card(read_metrics(folder), pictures))
 
 
-def _stamped(folder: Path, to: Path, version: str) -> Path:
-    """Copy the files of a release, with the version in config, figures and card."""
+def _stamped(folder: Path, to: Path, version: str, previous: dict | None) -> Path:
+    """Copy the files of a release, with the version in config, figures and card, and what the last one measured."""
     for name in _files(folder):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, to / name)
     config = json.loads((to / "config.json").read_text())
     config["dermalert"]["version"] = version
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (to / "evaluation" / "metrics.json").write_text(dump_metrics(read_metrics(to) | {"version": version}))
+    figures = read_metrics(to) | {"version": version}
+    if previous:
+        figures["previous"] = _compared(previous, figures)
+    (to / "evaluation" / "metrics.json").write_text(dump_metrics(figures))
     write_card(to)
     return to
+
+
+def _compared(previous: dict, figures: dict) -> dict:
+    """Return what a card says of the version before: its headline, and the settings in which the two differ."""
+    held_out, settings = previous["splits"]["held_out"], _settings(previous)
+    here = _settings(figures)
+    return {
+        "version": previous["version"],
+        "fingerprint": previous["data"]["fingerprint"],
+        "settings": {k: [settings.get(k), here[k]] for k in here if settings.get(k) != here[k]},
+        "held_out": {
+            "n": held_out["n"],
+            "balanced_accuracy": held_out["balanced_accuracy"],
+            "macro_auroc": held_out["macro_auroc"],
+            "melanoma_auroc": held_out["melanoma"]["auroc"],
+            "ece": held_out["calibration"]["ece"],
+        },
+    }
+
+
+def _settings(figures: dict) -> dict:
+    return figures["training"]["settings"] | {"base_model": figures["base_model"]}
 
 
 def _files(folder: Path) -> list[str]:
@@ -108,32 +138,6 @@ def belongs(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in _CONTRACT)
 
 
-def render_card(figures: dict) -> str:
-    """Return the card that belongs to the figures.
-
-    Raises:
-        jinja2.UndefinedError: the template asks for what the figures do not have.
-    """
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"percent": _percent, "figure": in_words}
-    return environment.from_string(_CARD.read_text()).render(metrics=figures, not_a_device=NOT_A_DEVICE)
-
-
-def in_words(figure: dict, digits: int = 2) -> str:
-    """Return a figure with its 95 % interval as text."""
-    if figure["value"] is None:
-        return "not defined"
-    if figure["low"] is None:
-        return f"{figure['value']:.{digits}f} [no interval]"
-    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}-{figure['high']:.{digits}f}]"
-
-
-def _percent(value: float) -> str:
-    return f"{float(value):.1%}"
-
-
 def check_can_publish(repo_id: str, version: str) -> None:
     """Find out, before the work is done, whether a release could be published.
 
@@ -142,9 +146,9 @@ def check_can_publish(repo_id: str, version: str) -> None:
         RunError: the Hub cannot be reached.
     """
     _check_names(repo_id, version)
-    with _on_the_hub("asking the Hub about " + repo_id):
+    with on_the_hub("asking the Hub about " + repo_id):
         api = HfApi()
-        _check_token(api, repo_id)
+        check_token(api, repo_id)
         if version in _tags(api, repo_id):
             raise _taken(repo_id, version)
 
@@ -160,10 +164,12 @@ def publish(folder: Path, repo_id: str, version: str) -> str:
         UsageError, RunError: see `check_can_publish`; a tag is taken if it holds another release.
     """
     _check_names(repo_id, version)
-    with tempfile.TemporaryDirectory() as scratch, _on_the_hub(f"publishing {repo_id} {version}"):
-        ready, api, staging = _stamped(folder, Path(scratch), version), HfApi(), f"staging-{version}"
-        _check_token(api, repo_id)
-        commit = _tags(api, repo_id).get(version)
+    with tempfile.TemporaryDirectory() as scratch, on_the_hub(f"publishing {repo_id} {version}"):
+        api, staging = HfApi(), f"staging-{version}"
+        check_token(api, repo_id)
+        tags = _tags(api, repo_id)
+        ready = _stamped(folder, Path(scratch), version, _previous(repo_id, tags, version))
+        commit = tags.get(version)
         if commit is None:
             api.create_repo(repo_id, exist_ok=True)
             api.create_branch(repo_id, branch=staging, exist_ok=True)
@@ -177,20 +183,44 @@ def publish(folder: Path, repo_id: str, version: str) -> str:
     return commit
 
 
+def _previous(repo_id: str, tags: Iterable[str], version: str) -> dict | None:
+    """Return the figures of the last version before this one, or None where there is none, or no release of ours."""
+    earlier = [tag for tag in tags if _VERSION.fullmatch(tag) and _order(tag) < _order(version)]
+    if not earlier:
+        return None
+    try:
+        path = hf_hub_download(repo_id, "evaluation/metrics.json", revision=max(earlier, key=_order))
+    except LocalEntryNotFoundError:  # the Hub does not answer
+        raise
+    except EntryNotFoundError:
+        return None
+    return json.loads(Path(path).read_text())
+
+
+def _order(version: str) -> list[int]:
+    return [int(number) for number in version[1:].split(".")]
+
+
 def _check_names(repo_id: str, version: str) -> None:
     if not _VERSION.fullmatch(version):
         raise UsageError(f"--version '{version}' is no version: write it like v1.0.0.")
+    check_repo(repo_id)
+
+
+def check_repo(repo_id: str) -> None:
+    """Refuse what is no name of a repository with its owner, and a computer without a token."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UsageError(f"--push_to_hub '{repo_id}' is no repository name: {error}") from error
+        raise UsageError(f"'{repo_id}' is no repository name: {error}") from error
     if "/" not in repo_id:
-        raise UsageError(f"--push_to_hub '{repo_id}' needs its owner: write it as USER/REPO.")
+        raise UsageError(f"'{repo_id}' needs its owner: write it as USER/REPO.")
     if get_token() is None:
         raise UsageError("publishing needs a token: run `hf auth login`, or set HF_TOKEN to one that may write.")
 
 
-def _check_token(api: HfApi, repo_id: str) -> None:
+def check_token(api: HfApi, repo_id: str) -> None:
+    """Refuse a token that the Hub does not know or that may not write to a repository."""
     try:
         account = api.whoami()
     except HfHubHTTPError as error:
@@ -241,7 +271,7 @@ def _holds(api: HfApi, repo_id: str, revision: str, folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _on_the_hub(what: str) -> Iterator[None]:
+def on_the_hub(what: str) -> Iterator[None]:
     """Turn a failure on the way into one sentence, without what could hold a token."""
     try:
         yield

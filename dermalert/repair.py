@@ -2,11 +2,11 @@
 
 import logging
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from datasets import Dataset
 
 from dermalert import facts, splits
-from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, did_you_mean
 from dermalert.sources import fill, same_image
 from dermalert.tables import FACTS
@@ -22,7 +22,8 @@ POLICIES = {
 # The source that has what a class lost.
 _REFILL = {"seborrheic keratosis": "ISIC 2017 (its training and validation images)"}
 
-_COARSE, _FINE = DIAGNOSES.index("pigmented benign keratosis"), DIAGNOSES.index("seborrheic keratosis")
+# No contradiction: ISIC writes the first for any benign keratosis, the second is a kind of it.
+_COARSE_AND_FINE = ["pigmented benign keratosis", "seborrheic keratosis"]
 
 
 def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, dict]:
@@ -31,7 +32,7 @@ def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, dict]:
     Copies of an image become one row; of those that ship a split, the one for testing stays. Groups are not changed.
 
     Args:
-        dataset: in the schema of `sources.FEATURES`.
+        dataset: in the schema of `sources.FEATURES` or `sources.BINARY_FEATURES`.
         policy: one of `POLICIES`.
 
     Returns:
@@ -48,9 +49,10 @@ def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, dict]:
     repaired = dataset if policy == "none" else _repaired(dataset, report, from_archive=policy == "archive")
     if not len(repaired):
         raise UsageError(f"--repair {policy} leaves no image: every one stands under two labels.")
+    names = dataset.features["label"].names
     before, after = Counter(dataset["label"]), Counter(repaired["label"])
-    report |= {"images": len(repaired), "classes": {name: after[i] for i, name in enumerate(DIAGNOSES)}}
-    report["emptied"] = {DIAGNOSES[i]: _emptied(i, before[i], len(after)) for i in sorted(before) if not after[i]}
+    report |= {"images": len(repaired), "classes": {name: after[i] for i, name in enumerate(names)}}
+    report["emptied"] = {names[i]: _emptied(names[i], before[i], len(after)) for i in sorted(before) if not after[i]}
     for sentence in report["emptied"].values():
         logger.warning("%s", sentence)
     return repaired, report
@@ -60,39 +62,37 @@ def _repaired(dataset: Dataset, report: dict, *, from_archive: bool) -> Dataset:
     known = dataset.select_columns(["label", "image_id", "content", "shipped_split", *FACTS]).to_list()
     if from_archive:
         labels = facts.archive_labels(dataset)
-        report["relabelled"] = _changes([row["label"] for row in known], labels)
+        report["relabelled"] = _changes(dataset["label"], labels, dataset.features["label"].names)
         for row, label in zip(known, labels, strict=True):
             row["label"] = label
-    kept = _one_row_an_image(known, report)
+    kept = _one_row_an_image(known, report, dataset.features["label"].names)
     columns = {name: [row[name] for row in known] for name in ("label", *FACTS)}
     return facts.with_columns(dataset, columns).select(kept)
 
 
-def _changes(before: list[int], after: list[int]) -> dict[str, dict[str, int]]:
+def _changes(before: Iterable[int], after: Iterable[int], names: list[str]) -> dict[str, dict[str, int]]:
     changes: dict[str, dict[str, int]] = defaultdict(dict)
     for (a, b), n in Counter(zip(before, after, strict=True)).items():
         if a != b:
-            changes[DIAGNOSES[a]][DIAGNOSES[b]] = n
+            changes[names[a]][names[b]] = n
     return dict(changes)
 
 
-def _one_row_an_image(known: list[dict], report: dict) -> list[int]:
+def _one_row_an_image(known: list[dict], report: dict, names: list[str]) -> list[int]:
     """Return which rows stay, one an image, with what their copies know filled in."""
     copies = defaultdict(list)
     for i, image in enumerate(splits.groups(map(same_image, known))):
         copies[image].append(i)
     kept, dropped = [], Counter()
     for same in copies.values():
-        labels = {known[i]["label"] for i in same}
-        if labels == {_COARSE, _FINE}:
-            labels = {
-                _FINE
-            }  # no contradiction: ISIC writes the one for any benign keratosis, the other is a kind of it
+        labels = sorted({known[i]["label"] for i in same})
+        if [names[label] for label in labels] == _COARSE_AND_FINE:
+            labels = labels[1:]
         if len(labels) > 1:
-            dropped[" / ".join(DIAGNOSES[label] for label in sorted(labels))] += 1
+            dropped[" / ".join(names[label] for label in labels)] += 1
             continue
         kept.append(max(same, key=lambda i: known[i]["shipped_split"] == "test"))
-        known[kept[-1]]["label"] = labels.pop()
+        known[kept[-1]]["label"] = labels[0]
         for i in same:
             fill(known[kept[-1]], known[i])
         report["copies"] += len(same) - 1
@@ -100,8 +100,7 @@ def _one_row_an_image(known: list[dict], report: dict) -> list[int]:
     return sorted(kept)
 
 
-def _emptied(label: int, before: int, left: int) -> str:
-    name = DIAGNOSES[label]
+def _emptied(name: str, before: int, left: int) -> str:
     source = _REFILL.get(name, "a source that has it")
     more = f"add {source} with --dataset, or training goes on with {left} diagnoses."
     return f"no image of {name} is left of {before}: {more}"

@@ -112,15 +112,15 @@ def best_checkpoint(folder: Path, step: int | None) -> Path:
     return folder / "checkpoints" / f"checkpoint-{step}"
 
 
-def note_ended(folder: Path, state: TrainerState) -> None:
-    """Remember that the training has ended, and how."""
-    _write(folder / "checkpoints" / _ENDED, dataclasses.asdict(state))
+def note_ended(folder: Path, state: TrainerState, speed: dict) -> None:
+    """Remember that the training has ended, how, and how fast it was."""
+    _write(folder / "checkpoints" / _ENDED, {"state": dataclasses.asdict(state), "speed": speed})
 
 
-def ended(folder: Path) -> TrainerState | None:
-    """Return the state of a training that had ended, or None."""
-    state = _read(folder / "checkpoints" / _ENDED)
-    return TrainerState(**state) if state else None
+def ended(folder: Path) -> tuple[TrainerState, dict] | None:
+    """Return the state and the speed of a training that had ended, or None."""
+    found = _read(folder / "checkpoints" / _ENDED)
+    return (TrainerState(**found["state"]), found["speed"]) if found else None
 
 
 def _read(path: Path) -> dict | None:

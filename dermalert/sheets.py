@@ -23,6 +23,7 @@ _SHOWN = (
     "contradictions",
     "near-duplicates",
     "near-contradictions",
+    "shared",
 )
 _SHOWN += ("leaks", "lesion-leaks", "patient-leaks", "kin-leaks", "label-disagreement")
 _ACROSS, _DOWN = 4, 5  # cases on a sheet
@@ -81,7 +82,7 @@ def _told(case: dict) -> str:
 
 
 def _standing(image: dict) -> str:
-    return ", ".join(filter(None, (image["label"], image.get("shipped_split"))))
+    return ", ".join(filter(None, (image["label"], image.get("shipped_split"), image.get("named"))))
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _pictures(kind: str, case: dict) -> list[_Picture]:
 
 
 def _name(image: dict) -> str:
-    return "  ".join(filter(None, (image["image_id"], image.get("shipped_split"))))
+    return "  ".join(filter(None, (image["image_id"], image.get("shipped_split"), image.get("named"))))
 
 
 def _relation(kind: str, case: dict) -> str:

@@ -12,23 +12,23 @@ import io
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
-from dermalert import facts, hub, layouts, splits, synthetic
-from dermalert.diagnoses import DIAGNOSES
+from dermalert import facts, hub, layouts, sketches, splits, synthetic
+from dermalert.diagnoses import DIAGNOSES, MALIGNANCIES
 from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.layouts import Record
-from dermalert.tables import FACTS
-from space.triage import UnreadableImage, read_image
+from dermalert.tables import FACTS, Columns
 
 logger = logging.getLogger(__name__)
 
 GENERATED = "generated"
+ORIGINS = frozenset({"HAM10000", "older ISIC archive", "newer ISIC archive", "PAD-UFES-20", GENERATED})
+"""Where pictures were made, as far as their numbers tell; a folder that is called so proves nothing."""
 
 FEATURES = Features(
     {
@@ -37,10 +37,11 @@ FEATURES = Features(
         "image_id": Value("string"),
         "lesion_id": Value("string"),
         "patient_id": Value("string"),
-        "source": Value("string"),  # where the pictures were made, never which folder they came in
+        "source": Value("string"),  # where the pictures were made; if nothing tells, the name of what holds them
         "age": Value("float32"),  # years
         "sex": Value("string"),
         "site": Value("string"),
+        "skin_type": Value("string"),  # Fitzpatrick, I to VI
         "group": Value("string"),  # what must stay on one side of the split, as `splits.groups` finds it
         "shipped_split": Value("string"),  # "train" or "test" where the source ships one
         "content": Value("string"),  # SHA-256 of the file
@@ -48,28 +49,44 @@ FEATURES = Features(
 )
 
 
+BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCIES))})
+"""The same where it is known of an image only whether what it shows is malignant."""
+
+_NAMED = {"named": Value("string")}
+"""Under which of the names a row was loaded, where copies are not merged."""
+
+
 @dataclasses.dataclass
 class _Source:
     """The rows of one source, without their images, and the images with the number of each row's."""
 
+    name: str
     rows: list[dict]
     images: Dataset
     numbers: list[int]
 
-    def dataset(self) -> Dataset:
-        """Return the rows with their images, in the schema."""
-        blank = dict.fromkeys(FEATURES)
+    def dataset(self, features: Features) -> Dataset:
+        """Return the rows with their images."""
+        blank = dict.fromkeys(features) | {"named": self.name}
         table = [blank] * len(self.images)
         for number, row in zip(self.numbers, self.rows, strict=True):
             table[number] = blank | row
-        features = Features({name: feature for name, feature in FEATURES.items() if name != "image"})
+        features = Features({name: feature for name, feature in features.items() if name != "image"})
         known = Dataset.from_list([{name: row[name] for name in features} for row in table], features=features)
         # Selected at last, because side by side with other columns a selection would be copied, images and all.
         joined = concatenate_datasets([self.images, known], axis=1).select(self.numbers)
         return joined.cast_column("image", Image())
 
 
-def load(names: Iterable[str], *, strict: bool = False, columns: Mapping[str, str] | None = None) -> Dataset:
+def load(
+    names: Iterable[str],
+    *,
+    labels: tuple[str, ...] | None = DIAGNOSES,
+    strict: bool = False,
+    columns: Mapping[str, str] | None = None,
+    streaming: bool = False,
+    merge: bool = True,
+) -> Dataset:
     """Load one or more data sets into the schema `FEATURES`.
 
     An image that several of them hold under one label becomes one row, with what any of them knows of it. Copies within
@@ -78,18 +95,29 @@ def load(names: Iterable[str], *, strict: bool = False, columns: Mapping[str, st
 
     Args:
         names: `demo`, folders, or `USER/NAME[@REVISION]` of data sets on the Hub.
+        labels: `DIAGNOSES`; or `MALIGNANCIES`, see `load_binary`; or None, see `load_known`.
         strict: refuse a file that cannot be read as an image, instead of naming and skipping it.
-        columns: fields of the schema with the columns that hold them, where a source names them in its own way.
+        columns: fields of `tables.FIELDS` with the columns that hold them, where a source names them in its own way. A
+            pair counts in each data set that has such a column; one that none of them has is an error.
+        streaming: read data sets of the Hub row by row instead of downloading their files first.
+        merge: without it the copies that several data sets hold stay too, and a column `named` tells under which of the
+            names each row was loaded.
 
     Raises:
         UsageError: no such data set, no images in it, a name that is no diagnosis, or (strict) a bad file.
         RunError: the Hub cannot be reached.
     """
-    found = [_read_source(name, strict=strict, columns=columns) for name in names]
+    of_fields = Columns(columns)
+    names = list(names)
+    opened = [(name, *_opened(name, of_fields, streaming=streaming)) for name in names]
+    of_fields.check()
+    labels = labels or _most_telling(records for _, records, _ in opened)
+    opened = [(name, layouts.labelled(records, name, labels), images) for name, records, images in opened]
+    found = [_read(*source, labels, strict=strict) for source in opened]
     rows = [row for source in found for row in source.rows]
     for row in rows:
         fill(row, facts.known().get(facts.isic_id(row["image_id"]), {}))
-    for row, group in zip(rows, splits.groups(map(belongings, rows)), strict=True):
+    for row, group in zip(rows, splits.groups(map(belongings, rows), _twins(found)), strict=True):
         row["group"] = group
     strangers = sum(row["source"] == "HAM10000" and not row.get("lesion_id") for row in rows)
     if strangers:
@@ -98,11 +126,55 @@ def load(names: Iterable[str], *, strict: bool = False, columns: Mapping[str, st
             "HAM10000_metadata.csv beside them",
             strangers,
         )
-    if len(found) > 1:
+    if merge and len(found) > 1:
         _merge_copies(found)
-    dataset = concatenate_datasets([source.dataset() for source in found if source.rows])
+    for source, short in zip(found, _told_apart(names), strict=True):
+        source.name = short
+    features = FEATURES if labels == DIAGNOSES else BINARY_FEATURES
+    features = features if merge else Features(features | _NAMED)
+    dataset = concatenate_datasets([source.dataset(features) for source in found if source.rows])
     _warn_of_contradictions(dataset)
     return dataset
+
+
+def load_binary(names: Iterable[str], **options) -> Dataset:
+    """Load data sets into `BINARY_FEATURES`, whose labels are `benign` and `malignant`; options are those of `load`.
+
+    What a source says in just these words counts (ISIC 2020's `benign_malignant` or `target`, folders of these names),
+    else what `diagnoses.malignancy` says of its diagnosis. An image of which neither tells is left out with a count.
+    """
+    return load(names, labels=MALIGNANCIES, **options)
+
+
+def load_known(names: Iterable[str], **options) -> Dataset:
+    """Load data sets by diagnosis if each of them names diagnoses, else as `load_binary` does."""
+    return load(names, labels=None, **options)
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Return the names with folders by their last part, because where they lie is nobody's business."""
+    short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
+    again = [short[:i].count(name) for i, name in enumerate(short)]
+    return [f"{name} ({n + 1})" if n else name for name, n in zip(short, again, strict=True)]
+
+
+def _most_telling(found: Iterable[list[Record]]) -> tuple[str, ...]:
+    """Return the labels that every source can tell."""
+    return (
+        DIAGNOSES
+        if all(any(layouts.names_a_diagnosis(record) for record in records) for records in found)
+        else MALIGNANCIES
+    )
+
+
+def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of rows that their source calls copies of each other."""
+    start = 0
+    for source in found:
+        places = {row["image_id"]: start + i for i, row in enumerate(source.rows)}
+        for row in source.rows:
+            yield from ((places[row["image_id"]], places[twin]) for twin in row["twins"] if twin in places)
+        start += len(source.rows)
 
 
 def describe(dataset: Dataset) -> dict:
@@ -134,7 +206,7 @@ def same_image(row: Mapping) -> tuple[str | None, ...]:
 
 
 def fill(row: dict, known: Mapping) -> None:
-    """Add to a row what is known of its image otherwise and not there yet: lesion, patient, age, sex, site."""
+    """Add to a row what is known of its image otherwise and not there yet, of `FACTS`."""
     for name in FACTS:
         if row.get(name) is None:
             row[name] = known.get(name)
@@ -163,7 +235,8 @@ def _merge_copies(found: list[_Source]) -> None:
         source.rows, source.numbers = [source.rows[i] for i in left], [source.numbers[i] for i in left]
 
 
-def _read_source(name: str, *, strict: bool, columns: Mapping[str, str] | None) -> _Source:
+def _opened(name: str, columns: Columns, *, streaming: bool) -> tuple[list[Record], Dataset]:
+    """Return what a source holds, under its own names, and its images; no image is decoded yet."""
     if name == "demo":
         return _demo()
     if Path(name).is_dir():
@@ -173,68 +246,59 @@ def _read_source(name: str, *, strict: bool, columns: Mapping[str, str] | None) 
                 f"'{name}' has no images: it must hold one folder a diagnosis, alone or under Train/ and Test/, or "
                 "images with their table (HAM10000, an ISIC challenge, the ISIC archive, PAD-UFES-20)."
             )
-        records = [dataclasses.replace(record, row=i) for i, record in enumerate(records)]
-        return _read(
-            records, _pictures([{"path": str(r.path.resolve()), "bytes": None} for r in records]), name, strict
-        )
+        pictures = _pictures([{"path": str(record.path.resolve()), "bytes": None} for record in records])
+        return [dataclasses.replace(record, row=i) for i, record in enumerate(records)], pictures
     if hub.is_name(name):
-        return _read(*hub.load(name, columns), name, strict)
+        return hub.load(name, columns, streaming=streaming)
     root = Path(name)
     near = [str(p) for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
     hint = did_you_mean(name, ["demo", *near])
     raise UsageError(f"--dataset '{name}' is neither 'demo' nor a folder.{hint} A data set of the Hub is USER/NAME.")
 
 
-def _demo() -> _Source:
-    rows, pictures = [], []
-    for photo in tqdm(synthetic.demo_set(), desc="Drawing lesions", unit=" images"):
+def _demo() -> tuple[list[Record], Dataset]:
+    records, pictures = [], []
+    for i, photo in enumerate(tqdm(synthetic.demo_set(), desc="Drawing lesions", unit=" images")):
         buffer = io.BytesIO()
         photo.image.save(buffer, "PNG")
         known = {name: getattr(photo, name) for name in ("lesion_id", "age", "sex", "site")}
-        record = Record(image_id=photo.image_id, name=photo.diagnosis, source=GENERATED, facts=known)
-        rows.append(_row(record, buffer.getvalue()))
+        records.append(Record(image_id=photo.image_id, name=photo.diagnosis, row=i, source=GENERATED, facts=known))
         pictures.append({"path": None, "bytes": buffer.getvalue()})
-    return _Source(rows, _pictures(pictures), list(range(len(rows))))
+    return records, _pictures(pictures)
 
 
 def _pictures(images: list[dict]) -> Dataset:
     return Dataset.from_dict({"image": images}, features=Features({"image": Image(decode=False)}))
 
 
-def _read(records: list[Record], images: Dataset, name: str, strict: bool) -> _Source:
-    """Read every image once: whether it is one, and what its bytes are."""
-    with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda record: _row_or_fault(record, images[record.row]["image"]), records)
-        results = list(tqdm(read, total=len(records), desc=f"Reading {name}", unit=" images"))
-    bad = [result for result in results if isinstance(result, str)]
+def _read(name: str, records: list[Record], images: Dataset, labels: tuple[str, ...], *, strict: bool) -> _Source:
+    """Look at every image: whether it is one, and what its bytes are."""
+    files = (images[record.row]["image"] for record in records)
+    looks = list(tqdm(sketches.look(files), total=len(records), desc=f"Reading {name}", unit=" images"))
+    bad = [_in_words(record, look.fault) for record, look in zip(records, looks, strict=True) if look.fault]
     if bad and strict:
         raise UsageError(f"{len(bad)} of {len(records)} files in '{name}' are no images: {first_few(bad)} (--strict).")
     if bad:
         logger.warning("skipped %d of %d files in '%s': %s", len(bad), len(records), name, first_few(bad, 20))
-    rows = [result for result in results if isinstance(result, dict)]
-    if not rows:
+    read = [(record, look.content) for record, look in zip(records, looks, strict=True) if not look.fault]
+    if not read:
         raise UsageError(f"none of the {len(records)} files in '{name}' can be read as an image: {first_few(bad)}.")
-    numbers = [record.row for record, result in zip(records, results, strict=True) if isinstance(result, dict)]
-    return _Source(rows, images, numbers)
+    rows = [_row(record, labels.index(record.name), content) for record, content in read]
+    return _Source(name, rows, images, [record.row for record, _ in read])
 
 
-def _row_or_fault(record: Record, image: dict) -> dict | str:
-    """Return the row of an image, or why there is none."""
-    try:
-        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        read_image(content)
-    except (UnreadableImage, OSError) as error:
-        return f"'{record.path or record.image_id}' ({str(error.__cause__ or error)[:60]})"
-    return _row(record, content)
+def _in_words(record: Record, fault: Exception) -> str:
+    return f"'{record.path or record.image_id}' ({str(fault.__cause__ or fault)[:60]})"
 
 
-def _row(record: Record, content: bytes) -> dict:
+def _row(record: Record, label: int, content: str) -> dict:
     return record.facts | {
-        "label": DIAGNOSES.index(record.name),
+        "label": label,
         "image_id": record.image_id,
         "source": _origin(record),
         "shipped_split": record.shipped_split,
-        "content": hashlib.sha256(content).hexdigest(),
+        "content": content,
+        "twins": record.twins,
     }
 
 
@@ -244,7 +308,8 @@ def _origin(record: Record) -> str:
         return "PAD-UFES-20"
     number = facts.isic_id(record.image_id)
     if number is None:
-        return record.source
+        is_known = record.source not in ORIGINS or record.image_id.startswith("DEMO_")
+        return record.source if is_known else f"a folder {record.source}"
     if "ISIC_0024306" <= number <= "ISIC_0034320":
         return "HAM10000"
     return "older ISIC archive" if number < "ISIC_0024306" else "newer ISIC archive"
@@ -259,7 +324,8 @@ def _contradictions(dataset: Dataset) -> dict[str, set[int]]:
 
 
 def _warn_of_contradictions(dataset: Dataset) -> None:
-    pairs = Counter(" / ".join(DIAGNOSES[i] for i in sorted(found)) for found in _contradictions(dataset).values())
+    label = dataset.features["label"].int2str
+    pairs = Counter(" / ".join(label(i) for i in sorted(found)) for found in _contradictions(dataset).values())
     if pairs:
         logger.warning(
             "%d files hold %d different images; %d images stand under two labels: %s",

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from dermalert import facts
 from dermalert.diagnoses import DIAGNOSES
@@ -16,6 +16,8 @@ SHARES = {
     "calibration": 0.15,  # temperature, alert threshold; used once
     "held_out": 0.15,  # reported; chooses nothing
 }
+
+_LEARNT_FROM = {name: share for name, share in SHARES.items() if name != "held_out"}
 
 
 def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int]] = ()) -> list[str]:
@@ -51,13 +53,21 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
 
 def side(group: str, *, seed: int = 0) -> str:
     """Return the side of a group: by a hash of its key, so that no other image can move it."""
-    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
-    position = int.from_bytes(digest[:8]) / 2**64
-    for name, share in SHARES.items():
-        position -= share
+    return _side(_position(group, str(seed)), SHARES)
+
+
+def _position(group: str, salt: str) -> float:
+    """Return a number in [0, 1) that only the group's key and the salt decide on."""
+    return int.from_bytes(hashlib.sha256(f"{salt}:{group}".encode()).digest()[:8]) / 2**64
+
+
+def _side(position: float, shares: Mapping[str, float]) -> str:
+    total = sum(shares.values())
+    for name, share in shares.items():
+        position -= share / total
         if position < 0:
             return name
-    return "held_out"  # the shares' sum may be a rounding error below 1
+    return name  # the shares' sum may be a rounding error below 1
 
 
 def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) -> dict[str, Dataset]:
@@ -84,6 +94,30 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
     sides = {name: dataset.select(rows[name]) for name in [*SHARES, "set_aside"]}
     _check_classes({name: sides[name] for name in SHARES})
     return sides | {"official_test": official, "clean_test": clean_test(shipped)}
+
+
+def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -> dict[str, Dataset]:
+    """Return the sides of a fold: one part of the images of the four is held out, the others are learnt from.
+
+    A group's fold, and its side among the others, follow from hashes of its key, as in `split`.
+
+    Args:
+        sides: of `split`.
+        number: of the fold, from 0.
+        folds: how many there are.
+        seed: of the split.
+
+    Raises:
+        UsageError: see `split`.
+    """
+    everything = concatenate_datasets([sides[name] for name in SHARES])
+    rows = defaultdict(list)
+    for i, group in enumerate(everything["group"]):
+        out = int(_position(group, f"{seed}:fold") * folds) == number
+        rows["held_out" if out else _side(_position(group, f"{seed}:fold {number}"), _LEARNT_FROM)].append(i)
+    found = {name: everything.select(rows[name]) for name in SHARES}
+    _check_classes(found)
+    return sides | found
 
 
 def clean_test(shipped: Dataset) -> Dataset:

@@ -80,7 +80,7 @@ class Canvas:
 
     def paint(self, colour: np.ndarray, alpha: np.ndarray) -> None:
         """Lay a colour (3,) over the picture with an opacity (H, W) in [0, 1]."""
-        self.image = _over(self.image, colour, alpha)
+        self.image = over(self.image, colour, alpha)
 
     def noise(self, rng: Rng, pitch: float, waves: int = 10) -> np.ndarray:
         """Return smooth noise (H, W), about standard normal: plane waves of about this pitch in random directions."""
@@ -106,7 +106,7 @@ class Canvas:
 
     def strokes(self, paths: list[np.ndarray], widths: np.ndarray) -> np.ndarray:
         """Return the coverage (H, W) of lines, each path (n, 2) and width in lesion units."""
-        return _strokes(self.mask, [self.pixels(path) for path in paths], widths * self.unit)
+        return draw_strokes(self.mask, [self.pixels(path) for path in paths], widths * self.unit)
 
 
 def _rays(angles: np.ndarray) -> np.ndarray:
@@ -122,7 +122,8 @@ def _step(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def _over(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def over(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, 3) with a colour, (3,) or one a pixel, laid over it at an opacity (H, W) in [0, 1]."""
     return image + alpha[..., None] * (np.asarray(colour, np.float32) - image)
 
 
@@ -133,7 +134,9 @@ def _drawn(like: np.ndarray, draw: Callable[[ImageDraw.ImageDraw], None], blur: 
     return np.asarray(sheet.filter(ImageFilter.GaussianBlur(blur)) if blur else sheet, np.float32) / 255
 
 
-def _discs(like: np.ndarray, centres: np.ndarray, radii: np.ndarray, blur: float = 0.0) -> np.ndarray:
+def draw_discs(like: np.ndarray, centres: np.ndarray, radii: np.ndarray, blur: float = 0.0) -> np.ndarray:
+    """Return the coverage (H, W), as that of `like`, of discs; centres (n, 2), radii and blur in pixels."""
+
     def draw(pen: ImageDraw.ImageDraw) -> None:
         for (x, y), radius in zip(centres * OVERSAMPLING, radii * OVERSAMPLING, strict=True):
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
@@ -141,7 +144,9 @@ def _discs(like: np.ndarray, centres: np.ndarray, radii: np.ndarray, blur: float
     return _drawn(like, draw, blur)
 
 
-def _strokes(like: np.ndarray, paths: list[np.ndarray], widths: np.ndarray) -> np.ndarray:
+def draw_strokes(like: np.ndarray, paths: list[np.ndarray], widths: np.ndarray) -> np.ndarray:
+    """Return the coverage (H, W), as that of `like`, of lines; each path (n, 2) and width in pixels."""
+
     def draw(pen: ImageDraw.ImageDraw) -> None:
         for path, width in zip(paths, widths * OVERSAMPLING, strict=True):
             pen.line([tuple(point) for point in path * OVERSAMPLING], fill=255, width=max(1, round(width)))
@@ -257,7 +262,7 @@ def spots(
     points = _scatter(rng, int(rng.integers(*count)), 0, 0.85)
     points = points * (1 - 0.3 * irregular) + irregular * _scatter(rng, 1, 0.1, 0.4)
     radii = radius * np.exp(rng.normal(0, 0.05 + 0.4 * irregular, len(points)))
-    cover = _discs(canvas.mask, canvas.pixels(points), radii * canvas.unit, blur * canvas.unit)
+    cover = draw_discs(canvas.mask, canvas.pixels(points), radii * canvas.unit, blur * canvas.unit)
     canvas.paint(canvas.colour * 0.4 if colour is None else colour, 0.85 * strength * cover * canvas.mask)
 
 
@@ -361,8 +366,8 @@ def add_hair(image: np.ndarray, rng: Rng) -> np.ndarray:
     rays = _rays(rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5, count)) * rng.uniform(0.2, 0.8, (count, 1))
     starts, bends = rng.uniform(0, 1, (count, 2)), rng.normal(0, 0.12, (count, 2))
     paths = starts + (steps - 0.5)[..., None] * rays + (steps * (1 - steps))[..., None] * bends
-    cover = _strokes(image, list(paths.swapaxes(0, 1) * sides), rng.uniform(0.004, 0.01, count) * min(sides))
-    return _over(image, np.array((0.2, 0.14, 0.11)) * rng.uniform(0.5, 2.0), 0.85 * cover)
+    cover = draw_strokes(image, list(paths.swapaxes(0, 1) * sides), rng.uniform(0.004, 0.01, count) * min(sides))
+    return over(image, np.array((0.2, 0.14, 0.11)) * rng.uniform(0.5, 2.0), 0.85 * cover)
 
 
 def add_ruler(image: np.ndarray, rng: Rng) -> np.ndarray:
@@ -373,15 +378,15 @@ def add_ruler(image: np.ndarray, rng: Rng) -> np.ndarray:
     ticks = np.stack([np.stack([places, np.full_like(places, edge)], -1), np.stack([places, ends], -1)], 1)
     ticks = 1 - ticks if rng.random() < 0.5 else ticks
     ticks = ticks[..., ::-1] if rng.random() < 0.5 else ticks
-    cover = _strokes(image, list(ticks * sides), np.full(len(ticks), 0.009 * min(sides)))
-    return _over(image, BLACK, 0.8 * cover)
+    cover = draw_strokes(image, list(ticks * sides), np.full(len(ticks), 0.009 * min(sides)))
+    return over(image, BLACK, 0.8 * cover)
 
 
 def add_dark_corners(image: np.ndarray, rng: Rng) -> np.ndarray:
     """Darken what lies outside the round field of the dermatoscope."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) * n for n in image.shape[:2])
     distance, edge = np.hypot(x, y[:, None]) / float(np.hypot(*image.shape[:2])), rng.uniform(0.72, 0.92)
-    return _over(image, (0.02, 0.02, 0.03), _step(distance, edge, edge + rng.uniform(0.03, 0.15)))
+    return over(image, (0.02, 0.02, 0.03), _step(distance, edge, edge + rng.uniform(0.03, 0.15)))
 
 
 def add_bubbles(image: np.ndarray, rng: Rng) -> np.ndarray:
@@ -389,8 +394,8 @@ def add_bubbles(image: np.ndarray, rng: Rng) -> np.ndarray:
     count, sides = int(rng.integers(2, 9)), np.array(image.shape[1::-1])
     centres, radii = rng.uniform(0, 1, (count, 1, 2)) * sides, rng.uniform(0.015, 0.06, (count, 1, 1)) * min(sides)
     rings = centres + radii * _rays(np.linspace(0, 2 * np.pi, 25))
-    image = _over(image, WHITE, 0.5 * _strokes(image, list(rings), radii.ravel() * 0.25))
-    return _over(image, WHITE, 0.8 * _discs(image, (centres - 0.4 * radii)[:, 0], radii.ravel() * 0.2))
+    image = over(image, WHITE, 0.5 * draw_strokes(image, list(rings), radii.ravel() * 0.25))
+    return over(image, WHITE, 0.8 * draw_discs(image, (centres - 0.4 * radii)[:, 0], radii.ravel() * 0.2))
 
 
 def add_ink(image: np.ndarray, rng: Rng) -> np.ndarray:
@@ -398,8 +403,8 @@ def add_ink(image: np.ndarray, rng: Rng) -> np.ndarray:
     count, sides = int(rng.integers(2, 4)), np.array(image.shape[1::-1])
     rays, reach = _rays(rng.uniform(0, 2 * np.pi, count))[:, None], np.linspace(0.3, 0.5, 8)[:, None]
     bends = rng.normal(0, 1.5, (count, 1, 2)) * (reach - 0.3) * (reach - 0.2)
-    cover = _strokes(image, list((0.5 + rays * reach + bends) * sides), rng.uniform(0.02, 0.04, count) * min(sides))
-    return _over(image, rng.uniform((0.15, 0.1, 0.4), (0.4, 0.25, 0.65)), 0.7 * cover)
+    cover = draw_strokes(image, list((0.5 + rays * reach + bends) * sides), rng.uniform(0.02, 0.04, count) * min(sides))
+    return over(image, rng.uniform((0.15, 0.1, 0.4), (0.4, 0.25, 0.65)), 0.7 * cover)
 
 
 # With the share of photos that show them, whatever the diagnosis.

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from pictures import class_folders, picture, write_table
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -79,8 +81,8 @@ def test_files_that_are_no_image_are_named(folder):
 
 
 def test_an_image_that_breaks_after_loading_is_named_too(folder, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     dataset = sources.load([str(folder)])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     image_of(folder, 0).write_bytes(b"")
     finding = audit(dataset)["findings"]["unreadable"]
     assert [case["images"][0]["image_id"] for case in finding["cases"]] == ["lesion_0"]
@@ -203,6 +205,26 @@ def test_labels_that_the_archive_contradicts_are_found(folder, monkeypatch):
     assert finding["cases"][0]["archive"] == "melanoma"
 
 
+def test_images_that_several_data_sets_hold_are_found(folder, drawn, tmp_path):
+    other = tmp_path / "other" / "nevus"
+    other.mkdir(parents=True)
+    shutil.copy(image_of(folder, 4), other / "same bytes.png")
+    drawn[13].resize((80, 80)).save(other / "same picture.jpg", quality=80)
+    image_of(folder, 22).rename(image_of(folder, 22).with_name("ISIC_8000000.png"))
+    # Another picture under the archive's number.
+    synthetic.lesion("nevus", lesion_seed=99, size=96).save(other / "ISIC_8000000.png")
+    drawn[40].transpose(Image.Transpose.FLIP_LEFT_RIGHT).rotate(7).save(other / "new.png")
+    names = [str(folder), str(other.parent)]
+    shared = audit(sources.load(names, merge=False))["findings"]["shared"]
+    assert (shared["count"], shared["of"], shared["text"]) == (3, 55, "3 lesions / other")
+    assert shared["known_from"] == "content, image ids"
+    told = [[(image["image_id"], image["named"]) for image in case["images"]] for case in shared["cases"]]
+    assert [("lesion_4", "lesions"), ("same bytes", "other")] in told
+    assert [("lesion_13", "lesions"), ("same picture", "other")] in told
+    assert [("ISIC_8000000", "lesions"), ("ISIC_8000000", "other")] in told
+    assert audit(sources.load(names[:1], merge=False))["findings"]["shared"]["count"] is None
+
+
 # The command.
 
 
@@ -214,7 +236,7 @@ def test_the_command_prints_a_table_and_writes_json_and_sheets(folder, tmp_path)
     shutil.copy(image_of(folder, 3), folder / "Test" / "nevus" / "leak.png")
     result = command(folder, "--json", tmp_path / "new" / "audit.json", "--figures", tmp_path / "sheets")
     assert result.exit_code == 0
-    assert "55 files, 55 different ids, 54 different images by their bytes; from unknown 55." in result.stdout
+    assert "55 files, 55 different ids, 54 different images by their bytes; from lesions 55." in result.stdout
     for kind in KINDS:
         assert kind in result.stdout
     assert "e.g. leak (nevus, test), lesion_3 (melanoma, train)" in result.stdout
@@ -237,6 +259,53 @@ def test_the_exit_code_is_1_when_what_must_not_be_is_found(folder):
     assert result.exit_code == 1
     assert "found exact-duplicates (--fail-on)" in result.stderr
     assert command(folder, "--fail-on", "any").exit_code == 1
+
+
+def test_the_command_says_what_several_data_sets_share(folder, tmp_path):
+    class_folders(tmp_path / "other", images=1, labels=("nevus",))
+    shutil.copy(image_of(folder, 4), tmp_path / "other" / "nevus" / "again.png")
+    result = command(folder, tmp_path / "other", "--figures", tmp_path / "sheets", "--fail-on", "shared")
+    assert result.exit_code == 1
+    assert "1 lesions / other" in result.stdout and "again (nevus, other)" in result.stdout
+    assert (tmp_path / "sheets" / "shared.png").is_file()
+
+
+def test_the_command_takes_columns(tmp_path):
+    (tmp_path / "set").mkdir()
+    picture(1).save(tmp_path / "set" / "a.png")
+    write_table(tmp_path / "set" / "list.csv", [{"photo": "a.png", "finding": "nevus"}])
+    (tmp_path / "columns.json").write_text('{"image": "photo", "label": "finding"}')
+    named = ["--columns", "image=photo", "--columns", "label=finding"]
+    assert command(tmp_path / "set", *named).exit_code == 0
+    assert command(tmp_path / "set", "--columns", tmp_path / "columns.json").exit_code == 0
+    result = command(tmp_path / "set", "--columns", "finding")
+    assert result.exit_code == 2
+    assert "--columns takes FIELD=COLUMN" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "sentence"),
+    [
+        ("--json", "folder", "--json 'folder' is a folder: name a file"),
+        ("--json", "file/audit.json", "--json cannot be written to "),
+        ("--json", "closed/new/audit.json", "--json cannot be written to "),
+        ("--figures", "file", "--figures 'file' is a file: name a folder"),
+        ("--figures", "file/sheets", "--figures cannot be written to "),
+        ("--figures", "closed", "--figures cannot be written to "),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(option, place, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "file").write_text("")
+    # To whom the tests run as, root perhaps, no folder is closed.
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.R_OK or Path(path).name != "closed")
+    monkeypatch.setattr(sources, "load", lambda *_, **__: pytest.fail("the images were read"))
+    result = command("demo", option, place)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["closed", "file", "folder"]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from dermalert import sources, splits
-from dermalert.baselines import baselines
+from dermalert import metrics, sources, splits
+from dermalert.baselines import baselines, shortcuts
 from dermalert.diagnoses import DIAGNOSES
 
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
@@ -135,3 +135,45 @@ def test_the_nine_class_kaggle_set_is_read_off_frame_and_source(real_images):
     assert 0.75 < auroc(figures)["frame_only"] < 0.97
     assert 0.75 < auroc(figures)["lesion_hidden"] < 0.97
     assert auroc(figures)["source_only"] > 0.8
+
+
+def answers(dataset, right):
+    """Return probabilities of a model that is right where `right` (n,) says so, and at random elsewhere."""
+    truth = np.array(dataset["label"])
+    said = np.where(right, truth, np.random.default_rng(0).permutation(truth))
+    return 0.05 + 0.55 * np.eye(9)[said]
+
+
+def test_a_model_that_reads_no_more_than_the_frame_is_called_a_shortcut():
+    both = sides(lambda seed, label: canvas(seed, frame=RED if label == MELANOMA else BLUE))
+    figures = baselines(both, answers(both["held_out"], np.ones(120, bool)))
+    told = shortcuts(figures)
+    assert told["found"]
+    assert {"frame_only", "lesion_hidden"} <= set(told["melanoma_auroc"])
+    assert "source_only" not in told["melanoma_auroc"]
+
+
+def test_a_model_that_reads_the_lesion_is_not_called_a_shortcut():
+    both = sides(lambda seed, label: canvas(seed, centre=RED if label == MELANOMA else BLUE))
+    both |= {"held_out": sides(plain)["held_out"]}  # whose lesions the mean colour cannot tell
+    figures = baselines(both, answers(both["held_out"], np.ones(120, bool)))
+    assert not shortcuts(figures)["found"]
+    for figure in figures.values():
+        for name in ("balanced_accuracy", "melanoma_auroc"):
+            assert 0 < figure["margin"][name]["low"] <= figure["margin"][name]["value"]
+
+
+def test_a_margin_is_the_difference_of_the_two_figures():
+    both = sides(plain)
+    right = np.random.default_rng(1).random(120) < 0.5
+    probabilities = answers(both["held_out"], right)
+    truth = np.array(both["held_out"]["label"])
+    for figure in baselines(both, probabilities).values():
+        mine = metrics.balanced_accuracy(truth, probabilities.argmax(1), np.ones(120))
+        assert figure["margin"]["balanced_accuracy"]["value"] == mine - figure["balanced_accuracy"]["value"]
+
+
+def test_an_undefined_margin_accuses_nobody():
+    both = sides(plain, images=6, labels=(NEVUS,))
+    figures = baselines(both, answers(both["held_out"], np.ones(6, bool)))
+    assert shortcuts(figures) == {"found": False, "balanced_accuracy": [], "melanoma_auroc": []}

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from dermalert import tables
-from dermalert.diagnoses import DIAGNOSES, MALIGNANT, PRECURSOR, diagnosis, find
+from dermalert.diagnoses import DIAGNOSES, MALIGNANT, PRECURSOR, diagnosis, find, finer, malignancy
 from dermalert.errors import UsageError
 
 AK, BCC, DF, MEL, NV, PBK, SK, SCC, VASC = DIAGNOSES
@@ -109,6 +109,66 @@ def test_a_name_that_nobody_knows_is_refused_with_the_nearest():
 def test_what_is_malignant():
     assert sorted(MALIGNANT) == [BCC, MEL, SCC]
     assert PRECURSOR == AK and PRECURSOR not in MALIGNANT
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("Benign", "benign"),
+        ("malignant", "malignant"),
+        ("mel", "malignant"),
+        ("SCC", "malignant"),
+        ("ACK", "benign"),
+        ("bkl", "benign"),
+        ("Malignant:Merkel cell proliferation:Merkel cell carcinoma", "malignant"),
+        ("Benign:Benign epidermal proliferations:Solar lentigo", "benign"),
+        ("Indeterminate:Indeterminate epidermal proliferations:Solar or actinic keratosis", "benign"),
+        ("Indeterminate", None),
+        ("indeterminate/malignant", None),
+        ("akiec", None),
+        ("unknown", None),
+        ("solar lentigo", None),
+        ("", None),
+    ],
+)
+def test_whether_a_name_is_malignant_is_said_or_left_open_and_not_guessed(name, word):
+    assert malignancy(name) == word
+
+
+def test_akiec_is_malignant_where_the_image_is_known_to_show_a_carcinoma():
+    assert [malignancy("akiec", known=known) for known in (SCC, AK)] == ["malignant", "benign"]
+    with pytest.raises(KeyError):
+        malignancy("malign")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ("nv", "melanocytic nevus", "nv"),
+        ("akiec", "SCC", "SCC"),
+        ("AK", "akiec", "AK"),
+        ("akiec", "NV", None),
+        ("bkl", "seborrheic_keratosis", "seborrheic_keratosis"),
+        ("solar lentigo", "BKL", "solar lentigo"),
+        ("bkl", "df", None),
+        ("unknown", "nv", "nv"),
+        ("nv", "malignant", "nv"),
+        ("", "unknown", ""),
+        ("melanoma", "nv", None),
+        ("melanoma", "solar lentigo", None),
+        ("nv", "naevus", None),
+        ("Malignant:Malignant epidermal proliferations:Keratoacanthoma", "SCC", "SCC"),
+        (
+            "bkl",
+            "Benign:Benign epidermal proliferations:Solar lentigo",
+            "Benign:Benign epidermal proliferations:Solar lentigo",
+        ),
+    ],
+)
+def test_of_two_names_the_one_that_says_more_counts_unless_they_contradict_each_other(first, second, found):
+    assert finer(first, second) == found
+    other = finer(second, first)
+    assert other == found or {finer(first, other), finer(second, other)} == {first, second}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 import hashlib
 import io
-import logging
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ from conftest import REPOSITORY
 from datasets import Dataset
 from PIL import Image, ImageEnhance, ImageOps
 
-from dermalert import duplicates, sources, synthetic
+from dermalert import duplicates, sketches, sources, synthetic
 from dermalert.diagnoses import DIAGNOSES
 
 
@@ -33,7 +32,7 @@ def jpeg(image: Image.Image, quality: int = 90) -> bytes:
 
 
 def thumbnails(files: list[bytes]) -> np.ndarray:
-    return np.stack([np.frombuffer(duplicates.sketch(file), duplicates.ROW)["thumbnail"][0] for file in files])
+    return np.stack([np.frombuffer(sketches.sketch(file), sketches.ROW)["thumbnail"][0] for file in files])
 
 
 def dataset_of(files: list[bytes]) -> Dataset:
@@ -100,7 +99,7 @@ def test_brightness_and_contrast_do_not_count():
 def test_blank_images_are_like_nothing():
     blank = [jpeg(Image.new("RGB", (64, 64), colour)) for colour in ("white", "black", "white")]
     assert len(duplicates.near_duplicates(thumbnails(blank)).first) == 0
-    assert duplicates.sketches(dataset_of(blank)).blank.all()
+    assert sketches.sketches(dataset_of(blank)).blank.all()
 
 
 def test_of_nothing_and_of_one_image_there_are_no_pairs(lesions):
@@ -127,51 +126,6 @@ def test_components_join_what_pairs_join():
     assert found[4] == found[5]
     assert len(set(found.tolist())) == 4
     assert len(set(duplicates.components([], 3).tolist())) == 3
-
-
-def test_each_content_is_decoded_once_and_then_never_again(lesions, cache, monkeypatch):
-    calls = []
-    real = duplicates.sketch
-    monkeypatch.setattr(duplicates, "sketch", lambda content: calls.append(content) or real(content))
-    files = [jpeg(image) for image in lesions[:5]]
-    first = duplicates.sketches(dataset_of([*files, files[0], b"no image"]))
-    assert len(calls) == 6
-    assert first.unreadable.tolist() == [False] * 6 + [True]
-    assert (first.thumbnails[5] == first.thumbnails[0]).all()
-    assert first.sizes[0].tolist() == [128, 128]
-    second = duplicates.sketches(dataset_of(list(reversed(files))))
-    assert len(calls) == 6
-    assert (second.thumbnails == first.thumbnails[4::-1]).all()
-    assert cache.is_file()
-
-
-def test_what_could_not_be_read_is_tried_again(monkeypatch):
-    assert duplicates.sketches(dataset_of([b"no image"])).unreadable.all()
-    monkeypatch.setattr(duplicates, "sketch", lambda _: np.ones(1, duplicates.ROW).tobytes())
-    assert not duplicates.sketches(dataset_of([b"no image"])).unreadable.any()
-
-
-@pytest.mark.parametrize("spoil", ["damaged", "a folder", "not to be made"])
-def test_without_a_cache_all_works_as_well(spoil, lesions, cache, caplog, monkeypatch, tmp_path):
-    if spoil == "damaged":
-        cache.parent.mkdir(parents=True)
-        cache.write_bytes(b"no data base" * 1000)
-    elif spoil == "a folder":
-        cache.mkdir(parents=True)
-    else:
-        (tmp_path / "file").write_text("")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with caplog.at_level(logging.WARNING):
-        found = duplicates.sketches(dataset_of([jpeg(lesions[0])]))
-    assert not found.unreadable.any()
-    assert "going on without a cache" in caplog.text
-
-
-def test_a_large_photo_is_sketched_like_its_smaller_copy(lesions):
-    large = lesions[0].resize((2400, 1800), Image.Resampling.BICUBIC)
-    sketch = duplicates.sketches(dataset_of([jpeg(large), jpeg(lesions[0])]))
-    assert sketch.sizes[0].tolist() == [2400, 1800]
-    assert duplicates.similarities(*sketch.thumbnails[:, None]) > 0.98
 
 
 def test_an_image_laid_on_its_side_by_its_camera_is_the_upright_one(lesions):

@@ -2,12 +2,14 @@
 
 import io
 import socket
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from hub_server import Fault
-from pictures import class_folders, picture
+from huggingface_hub.constants import HF_HUB_CACHE
+from pictures import class_folders, picture, write_table
 
 from dermalert import sources
 from dermalert.diagnoses import DIAGNOSES
@@ -19,6 +21,9 @@ ROWS = [
     ("ISIC_8000002", "HAM_9000001", "melanoma"),
     ("ISIC_8000003", "HAM_9000002", "benign_keratosis-like_lesions"),
 ]
+
+
+both_ways = pytest.mark.parametrize("options", [{}, {"streaming": True}], ids=["downloaded", "streamed"])
 
 
 def parquet(rows: Dataset) -> bytes:
@@ -53,9 +58,10 @@ def load(name: str = "tester/lesions", **options) -> Dataset:
     return sources.load([name], **options)
 
 
-def test_a_data_set_of_the_hub_is_read_into_the_schema(hub):
+@both_ways
+def test_a_data_set_of_the_hub_is_read_into_the_schema(hub, options):
     publish(hub, {"data/train-00000-of-00001.parquet": ham10000()})
-    dataset = load()
+    dataset = load(**options)
     assert dataset.features == sources.FEATURES
     assert [DIAGNOSES[i] for i in dataset["label"]] == [
         "nevus",
@@ -69,10 +75,57 @@ def test_a_data_set_of_the_hub_is_read_into_the_schema(hub):
     assert dataset[2]["image"].tobytes() == picture(2).tobytes()
 
 
-def test_its_test_split_is_a_shipped_one(hub):
-    more = [("ISIC_8000004", "HAM_9000002", "melanoma")]
-    publish(hub, {"data/train-0.parquet": ham10000(), "data/test-0.parquet": ham10000(more, first_seed=10)})
-    assert sorted(load()["shipped_split"]) == ["test"] + ["train"] * 4
+@both_ways
+def test_its_test_split_is_a_shipped_one_and_its_validation_split_is_for_training(hub, options):
+    parts = {
+        "train": ham10000(),
+        "test": ham10000([("ISIC_8000004", "HAM_9000002", "melanoma")], first_seed=10),
+        "validation": ham10000([("ISIC_8000005", "HAM_9000003", "melanoma")], first_seed=20),
+    }
+    publish(hub, {f"data/{name}-0.parquet": rows for name, rows in parts.items()})
+    dataset = load(**options)
+    shipped = dict(zip(dataset["image_id"], dataset["shipped_split"], strict=True))
+    assert shipped == dict.fromkeys(shipped, "train") | {"ISIC_8000004": "test"}
+    assert len(shipped) == 6
+
+
+def test_a_stream_is_written_once_and_downloads_no_file(hub):
+    publish(hub, {"data/train-0.parquet": ham10000()}, "tester/streamed")
+    load("tester/streamed", streaming=True)
+    assert not list(Path(HF_HUB_CACHE, "datasets--tester--streamed").rglob("*.parquet"))
+    load("tester/streamed")
+    assert len(list(Path(HF_HUB_CACHE, "datasets--tester--streamed").rglob("*.parquet"))) == 1
+    commit = publish(hub, {"data/train-0.parquet": ham10000()})
+    streamed = load(streaming=True)
+    assert load().to_dict() == streamed.to_dict()
+    assert streamed[2]["image"].tobytes() == picture(2).tobytes()
+    hub.requests.clear()
+    assert load(streaming=True).to_dict() == streamed.to_dict()
+    # Its columns are looked up again, its rows are not read again.
+    read = [request for request in hub.requests if request.method == "GET" and "train-0.parquet" in request.path]
+    assert sum(request.status == 206 for request in read) <= 2, read
+    # A change in the data set is seen.
+    assert publish(hub, {"data/train-0.parquet": ham10000(ROWS[:1])}) != commit
+    assert len(load(streaming=True)) == 1
+
+
+def test_a_stream_leaves_out_other_columns_of_images(hub):
+    features = Features({"image": Image(), "mask": Image(), "dx": Value("string")})
+    rows = [{"image": encoded(i), "mask": encoded(9 + i), "dx": "mel"} for i in range(2)]
+    publish(hub, {"data/train-0.parquet": parquet(Dataset.from_list(rows, features=features))})
+    dataset = load(streaming=True, columns={"image": "image"})
+    assert [image.tobytes() for image in dataset["image"]] == [picture(i).tobytes() for i in range(2)]
+
+
+def test_a_hub_that_fails_in_the_middle_of_a_stream_is_no_fault_of_the_asker(hub, monkeypatch):
+    def broken():
+        raise ConnectionError("the connection was cut")
+        yield
+
+    publish(hub, {"data/train-0.parquet": ham10000()})
+    monkeypatch.setattr("datasets.IterableDataset.__iter__", lambda _: broken())
+    with pytest.raises(RunError, match="the Hub cannot be asked for it: the connection was cut"):
+        load(streaming=True)
 
 
 def test_a_revision_is_what_it_was(hub):
@@ -96,18 +149,37 @@ def test_class_labels_and_no_names_of_images_are_enough(hub):
     assert len(set(dataset["group"])) == 3
 
 
-def test_what_cannot_be_used_is_named_and_left_out(hub, caplog):
-    rows = [*ROWS, ("ISIC_8000004", "HAM_9000003", "unknown"), ("ISIC_8000005", "HAM_9000003", "melanoma")]
-    table = pq.read_table(io.BytesIO(ham10000(rows))).to_pylist()
-    table[5]["image"]["bytes"] = b"no image"
-    features = Features({name: Value("string") for name in ("image_id", "lesion_id", "dx")} | {"image": Image()})
-    bad = Dataset.from_list([{name: row[name] for name in features} for row in table], features=features)
-    publish(hub, {"data/train-0.parquet": parquet(bad)})
-    assert len(load()) == 4
-    assert "left out 1 images of 'tester/lesions' that are none of the nine diagnoses: 1 unknown" in caplog.text
-    assert "skipped 1 of 5 files in 'tester/lesions': 'ISIC_8000005'" in caplog.text
-    with pytest.raises(UsageError, match="1 of 5 files in 'tester/lesions' are no images"):
-        load(strict=True)
+@both_ways
+def test_what_cannot_be_used_is_named_and_left_out(hub, caplog, options):
+    strange = [(f"ISIC_800000{4 + i}", "HAM_9000003", dx) for i, dx in enumerate(["unknown", "", "mel", "mel", "mel"])]
+    table = pq.read_table(io.BytesIO(ham10000([*ROWS, *strange, ROWS[0]]))).to_pylist()
+    table[6]["image"]["bytes"] = b"no image"
+    table[7]["image"] = None
+    table[8] |= {"age": "eighty", "sex": "?", "localization": ""}
+    table[9]["image"] = table[0]["image"]
+    words = ("image_id", "lesion_id", "dx", "age", "sex", "localization")
+    features = Features({name: Value("string") for name in words} | {"image": Image()})
+    table = [{name: row[name] for name in features} | {"age": str(row["age"])} for row in table]
+    publish(hub, {"data/train-0.parquet": parquet(Dataset.from_list(table, features=features))})
+    dataset = load(**options)
+    # The copy of a row stays: the audit counts it, and a repair merges it.
+    assert dataset["image_id"] == [row[0] for row in ROWS] + ["ISIC_8000008", "ISIC_8000000"]
+    assert [dataset[4][name] for name in ("age", "sex", "site")] == [None, None, None]
+    left_out = "left out 2 images of 'tester/lesions' that are none of the nine diagnoses: 1 unknown, 1 without"
+    assert left_out in caplog.text
+    assert "skipped 2 of 8 files in 'tester/lesions': 'ISIC_8000006'" in caplog.text
+    assert "'ISIC_8000007' (there is no file)" in caplog.text
+    with pytest.raises(UsageError, match="2 of 8 files in 'tester/lesions' are no images"):
+        load(strict=True, **options)
+
+
+def test_a_set_of_benign_and_malignant_is_refused_for_training_and_loaded_as_such(hub):
+    features = Features({"image": Image(), "target": ClassLabel(names=["benign", "malignant"])})
+    rows = Dataset.from_list([{"image": encoded(i), "target": i % 2} for i in range(3)], features=features)
+    publish(hub, {"data/train-0.parquet": parquet(rows)})
+    with pytest.raises(UsageError, match="says of its images only whether they are malignant"):
+        load()
+    assert sources.load_binary(["tester/lesions"])["label"] == [0, 1, 0]
 
 
 def test_a_name_that_nobody_knows_is_refused(hub):
@@ -122,11 +194,26 @@ def test_columns_with_names_of_their_own_can_be_named(hub):
     publish(hub, {"data/train-0.parquet": parquet(Dataset.from_list(rows, features=features))})
     with pytest.raises(UsageError, match=r"'tester/lesions' has 2 columns of images \(a, b\): name one"):
         load()
-    with pytest.raises(UsageError, match="has no column that names a diagnosis among b, finding, no"):
+    with pytest.raises(UsageError, match="has no column that names a diagnosis among finding, no"):
         load(columns={"image": "a"})
     dataset = load(columns={"image": "b", "label": "finding", "lesion_id": "no"})
     assert dataset[0]["image"].tobytes() == picture(9).tobytes()
     assert dataset["group"] == ["7", "7"]
+    with pytest.raises(UsageError, match=r"no column 'findings' for 'label'. Did you mean 'finding'"):
+        load(columns={"image": "b", "label": "findings"})
+    with pytest.raises(UsageError, match=r"'tester/lesions' has no column 'finding' of images, only a, b"):
+        load(columns={"image": "finding"})
+
+
+def test_columns_that_a_folder_and_the_hub_name_differently_can_be_named_for_both(hub, tmp_path):
+    features = Features({"img": Image(), "finding": Value("string")})
+    rows = [{"img": encoded(i), "finding": "melanoma"} for i in range(2)]
+    publish(hub, {"data/train-0.parquet": parquet(Dataset.from_list(rows, features=features))})
+    (tmp_path / "set").mkdir()
+    picture(9).save(tmp_path / "set" / "a.png")
+    write_table(tmp_path / "set" / "list.csv", [{"img": "a.png", "finding": "nevus"}])
+    columns = {"image": "img", "label": "finding"}
+    assert sources.load([str(tmp_path / "set"), "tester/lesions"], columns=columns)["label"] == [4, 3, 3]
 
 
 def test_a_data_set_without_images_is_refused(hub):

@@ -1,6 +1,8 @@
 """Each layout, on a small copy of the true one with generated pictures, and with each kind of fault."""
 
+import csv
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -252,12 +254,68 @@ def test_a_name_that_fits_none_of_the_nine_is_left_out_and_counted(tmp_path, nam
     assert f"2 {outside.split(':')[-1]}" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["ISIC 2018", "ISIC 2019"])
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "ISIC 2017"])  # there it is a nevus
 def test_a_row_without_a_diagnosis_is_left_out_and_counted(tmp_path, name, caplog):
     rows = LAYOUTS[name].rows()
     rows[0]["name"] = ""
     assert len(load(LAYOUTS[name].build(tmp_path / "set", rows, ids(rows)))) == 3
+    # The other columns of ISIC 2020, and of the archive of then, still say "benign".
     assert "1 without a diagnosis" in caplog.text
+
+
+@each_layout
+def test_a_row_that_stands_there_twice_is_one_image(tmp_path, layout):
+    rows = layout.rows()
+    assert len(load(layout.build(tmp_path / "set", [*rows, rows[0]], ids(rows)))) == 4
+
+
+@each_layout
+def test_an_image_under_two_diagnoses_in_one_table_is_refused(tmp_path, layout):
+    rows = layout.rows()
+    other = rows[1]["name"]
+    root = layout.build(tmp_path / "set", [*rows, rows[0] | {"name": other}], ids(rows))
+    with pytest.raises(UsageError, match=rf"csv' lists {rows[0]['id']} as '.*' and as '{re.escape(other)}': keep one"):
+        load(root)
+
+
+@each_layout
+def test_a_cell_that_is_no_age_sex_or_site_is_not_known(tmp_path, layout):
+    rows = layout.rows()
+    root = layout.build(tmp_path / "set", rows, ids(rows))
+    for table in root.rglob("*.csv"):
+        text = table.read_text()
+        for good, bad in {",80": ",eighty", ",male": ",?", ",MALE": ",7", ",scalp": ",", ",head/neck": ",nan"}.items():
+            text = text.replace(good, bad)
+        table.write_text(text)
+    dataset = load(root)
+    assert len(dataset) == 4
+    known = {name: set(dataset[name]) for name in ("age", "sex", "site")}
+    assert known["age"] <= {None} and known["sex"] <= {None} and known["site"] <= {None, "head/neck"}
+
+
+@each_layout
+def test_different_images_of_one_name_in_two_folders_are_refused(tmp_path, layout):
+    rows = layout.rows()
+    root = layout.build(tmp_path / "set", rows, ids(rows))
+    (root / "more").mkdir()
+    picture(99).save(root / "more" / f"{rows[0]['id']}.{layout.suffix}")
+    with pytest.raises(UsageError, match=rf"{rows[0]['id']}.* are different images of one name"):
+        load(root)
+
+
+@each_layout
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_are_read_in_whatever_way_a_spreadsheet_writes_them(tmp_path, layout, encoding, delimiter):
+    rows = layout.rows()
+    root = layout.build(tmp_path / "set", rows, ids(rows))
+    for table in root.rglob("*.csv"):
+        with table.open(newline="") as file:
+            header, *lines = csv.reader(file)
+        with table.open("w", newline="", encoding=encoding) as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerows([[*header, "Anmerkung"], *([*line, "bestätigt, für immer"] for line in lines)])
+    assert sorted(load(root)["label"]) == sorted(layout.labels)
 
 
 def test_akiec_is_what_the_archive_knows_of_the_image_and_left_out_where_it_does_not(tmp_path, caplog):
@@ -329,6 +387,19 @@ def test_images_under_train_and_test_are_shipped_splits(tmp_path, tables):
     assert dict(zip(dataset["image_id"], dataset["shipped_split"], strict=True)) == {"0": "train", "1": "test"}
 
 
+def test_images_in_a_validation_folder_or_list_are_shipped_for_training(tmp_path):
+    for i, folder in enumerate(["train", "val", "test"]):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        picture(i).save(tmp_path / "set" / folder / f"{i}.png")
+    write_table(tmp_path / "set" / "metadata.csv", [{"file_name": f"{i}.png", "label": "nv"} for i in range(3)])
+    assert load(tmp_path / "set")["shipped_split"] == ["test", "train", "train"]
+    rows = LAYOUTS["ISIC 2017"].rows()
+    root = LAYOUTS["ISIC 2017"].build(tmp_path / "2017", rows, ids(rows))
+    table = root / "ISIC-2017_Training_Part3_GroundTruth.csv"
+    table.rename(root / "ISIC-2017_Validation_Part3_GroundTruth.csv")
+    assert set(load(root)["shipped_split"]) == {"train"}
+
+
 @pytest.mark.parametrize("folders", [("p1", "p2"), ("train", "test")])
 def test_different_images_of_one_name_are_refused(tmp_path, folders):
     for i, folder in enumerate(folders):
@@ -347,13 +418,10 @@ def test_an_image_that_lies_there_twice_is_one_row(tmp_path):
     assert len(load(root)) == 4
 
 
-def test_a_table_that_lists_an_image_under_two_diagnoses_is_refused(tmp_path):
+def test_another_word_for_the_same_diagnosis_is_no_contradiction(tmp_path):
     rows = LAYOUTS["HAM10000, flat"].rows()
     root = LAYOUTS["HAM10000, flat"].build(tmp_path / "set", [*rows, rows[0] | {"name": "melanoma"}], ids(rows))
-    assert len(load(root)) == 4  # another word for the same diagnosis
-    ham10000(root, [*rows, rows[0] | {"name": "nv"}])
-    with pytest.raises(UsageError, match=rf"HAM10000_metadata.csv' lists {rows[0]['id']} as 'mel' and as 'nv'"):
-        load(root)
+    assert len(load(root)) == 4
 
 
 @pytest.mark.parametrize("name", ONE_HOT)
@@ -368,20 +436,75 @@ def test_a_row_with_empty_cells_or_cut_short_has_no_diagnosis(tmp_path, name, ca
     assert "2 without a diagnosis" in caplog.text
 
 
-def test_a_table_that_is_not_in_utf8_is_read(tmp_path):
-    rows = LAYOUTS["HAM10000, flat"].rows()
-    root = LAYOUTS["HAM10000, flat"].build(tmp_path / "set", rows, ids(rows))
-    table = root / "HAM10000_metadata.csv"
-    table.write_bytes(table.read_bytes().replace(b"histo", "histologisch bestätigt".encode("latin-1")))
-    assert len(load(root)) == 4
-
-
 def test_two_tables_that_disagree_are_refused(tmp_path):
     rows = LAYOUTS["ISIC 2019"].rows()
     root = LAYOUTS["ISIC 2019"].build(tmp_path / "set", rows, ids(rows))
     ham10000(root, [rows[0] | {"name": "mel"}, rows[1] | {"name": "nv"}])
     with pytest.raises(UsageError, match=rf"two tables disagree about {rows[0]['id']}: 'mel' in .*'SCC' in"):
         load(root)
+
+
+@pytest.mark.parametrize(
+    ("ham", "challenge", "label"),
+    [("akiec", "SCC", 7), ("akiec", "AK", 0), ("bkl", "BKL", 5), ("nv", "UNK", 4), ("nv", "", 4)],
+)
+def test_of_two_tables_that_do_not_contradict_each_other_the_one_that_says_more_counts(
+    tmp_path, ham, challenge, label, caplog
+):
+    for name in ("flat", "folders"):
+        root = tmp_path / name / "set"
+        rows = [{"id": "ISIC_8000010", "name": challenge, "lesion": "HAM_9000000"}]
+        isic_2019(root.parent / "metadata", rows)
+        ham10000(root.parent / "metadata", [rows[0] | {"name": ham}])
+        folder = root if name == "flat" else root / ham
+        folder.mkdir(parents=True)
+        picture(1).save(folder / "ISIC_8000010.png")
+        assert load(root)["label"] == [label]
+    assert "something else" not in caplog.text
+
+
+def test_a_keratosis_of_isic_2019_is_of_the_kind_that_isic_2017_says(tmp_path):
+    rows = LAYOUTS["ISIC 2017"].rows()
+    root = LAYOUTS["ISIC 2017"].build(tmp_path / "set", rows, ids(rows))
+    isic_2019(root, [row | {"name": {"melanoma": "MEL", "nevus": "NV"}.get(row["name"], "BKL")} for row in rows])
+    assert sorted(load(root)["label"]) == [3, 4, 4, 6]
+
+
+def test_a_folders_name_counts_where_a_table_contradicts_it_and_the_difference_is_said(tmp_path, caplog):
+    class_folders(tmp_path / "set", images=3, labels=("nevus", "melanoma"))
+    nevi, melanomas = (sorted(path.stem for path in (tmp_path / "set" / n).iterdir()) for n in ("nevus", "melanoma"))
+    names = dict.fromkeys(nevi, "mel") | {melanomas[0]: "solar lentigo", melanomas[1]: "7", melanomas[2]: "unknown"}
+    ham10000(tmp_path / "set", [{"id": i, "name": name, "lesion": i} for i, name in names.items()])
+    assert sorted(load(tmp_path / "set")["label"]) == [3, 3, 3, 4, 4, 4]
+    said = f"4 images in '{tmp_path / 'set'}' are something else by a table, and keep their folder's name: "
+    assert said + "3 nevus (mel), 1 melanoma (solar lentigo)" in caplog.text
+
+
+def test_a_row_is_taken_for_no_image_of_a_name_that_several_bear(tmp_path, caplog):
+    for i, label in enumerate(["nevus", "melanoma"]):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        picture(i).save(tmp_path / "set" / label / "1.png")
+        picture(2).save(tmp_path / "set" / label / "same.png")
+    rows = [{"id": name, "name": "nv", "lesion": f"HAM_900000{name}"} for name in ("1", "same")]
+    ham10000(tmp_path / "set", rows)
+    dataset = load(tmp_path / "set")
+    assert dict(zip(dataset["image_id"], dataset["lesion_id"], strict=True)) == {"1": None, "same": "HAM_900000same"}
+    assert "1 names are borne by different images, so that no table's row is taken for them: 1" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["with the images", "beside"])
+def test_the_copies_that_isic_2020_lists_are_one_group(tmp_path, place):
+    rows = LAYOUTS["ISIC 2020"].rows()
+    for i, row in enumerate(rows):
+        row["lesion"] = f"IP_{i}"  # the patients, all different
+    root = LAYOUTS["ISIC 2020"].build(tmp_path / "set", rows, ids(rows))
+    pairs = [(rows[0]["id"], rows[2]["id"]), (rows[1]["id"], "ISIC_8999999")]
+    where = root if place == "with the images" else tmp_path
+    table = [{"image_name_1": first, "image_name_2": second} for first, second in pairs]
+    write_table(where / "ISIC_2020_Training_Duplicates.csv", table)
+    dataset = load(root)
+    groups = dict(zip(dataset["image_id"], dataset["group"], strict=True))
+    assert groups == {row["id"]: f"IP_{0 if i == 2 else i}" for i, row in enumerate(rows)}
 
 
 def test_images_of_which_nothing_says_what_they_show_are_refused(tmp_path):
@@ -432,6 +555,7 @@ def test_columns_with_names_of_their_own_can_be_named(tmp_path):
     columns = {"image_id": "photo", "label": "finding", "lesion_id": "naevus_no"}
     dataset = load(tmp_path / "set", columns=columns)
     assert (dataset["label"], dataset["group"]) == ([4], ["L1"])
+    assert load(tmp_path / "set", columns={"image": "photo", "label": "finding"})["image_id"] == ["a"]
     with pytest.raises(UsageError, match=r"no column 'findings' for 'label'. Did you mean 'finding'"):
         load(tmp_path / "set", columns=columns | {"label": "findings"})
     with pytest.raises(UsageError, match=r"'lesion' is no field of an image. Did you mean 'lesion_id'"):

@@ -5,9 +5,10 @@ import pytest
 from pictures import class_folders, picture, write_table
 from PIL import Image
 
-from dermalert import sources
-from dermalert.diagnoses import DIAGNOSES, diagnosis
+from dermalert import duplicates, repair, sources, tables
+from dermalert.diagnoses import DIAGNOSES, MALIGNANCIES, diagnosis
 from dermalert.errors import UsageError
+from train_hf import parse
 
 
 def test_train_and_test_folders_are_kept_apart(tmp_path):
@@ -178,8 +179,162 @@ def test_isic_numbers_tell_where_an_image_was_made(tmp_path):
         "ISIC_0024306": "HAM10000",
         "ISIC_0034320": "HAM10000",
         "ISIC_0034321": "newer ISIC archive",
-        "mole": "unknown",
+        "mole": tmp_path.name,
     }
+
+
+def test_of_a_folder_whose_ids_do_not_tell_the_source_is_its_name(tmp_path):
+    class_folders(tmp_path / "my clinic", images=0, labels=("nevus",))
+    picture(1).save(tmp_path / "my clinic" / "nevus" / "mole.png")
+    assert sources.load([f"{tmp_path}/my clinic/"])["source"] == ["my clinic"]
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "validation", "Training"])
+def test_a_shipped_validation_split_is_part_of_the_training_data(tmp_path, name):
+    class_folders(tmp_path / name, images=1)
+    class_folders(tmp_path / "train", images=1, first_seed=100)
+    class_folders(tmp_path / "test", images=1, first_seed=200)
+    shipped = sources.load([str(tmp_path)])["shipped_split"]
+    assert (shipped.count("train"), shipped.count("test")) == (18, 9)
+
+
+# Copies, merged or not.
+
+
+def test_without_merging_copies_stay_with_the_name_of_their_data_set(tmp_path):
+    for name in ("a/x", "b/x", "c"):
+        class_folders(tmp_path / name, images=1, labels=("nevus",))
+    dataset = sources.load([str(tmp_path / name) for name in ("a/x", "b/x", "c")], merge=False)
+    assert dataset["named"] == ["x", "x (2)", "c"]
+    assert len(set(dataset["group"])) == 1
+    assert len(sources.load([str(tmp_path / "a/x"), str(tmp_path / "c")])) == 1
+
+
+# Benign or malignant.
+
+
+def binary(root, **options):
+    dataset = sources.load_binary([str(root)], **options)
+    assert dataset.features == sources.BINARY_FEATURES
+    return {row["image_id"]: MALIGNANCIES[row["label"]] for row in dataset.remove_columns("image")}
+
+
+def test_folders_of_benign_and_malignant_can_be_loaded_as_such(tmp_path):
+    class_folders(tmp_path, images=1, labels=("Benign", "malignant"))
+    assert list(binary(tmp_path).values()) == ["benign", "malignant"]
+    assert sources.load_known([str(tmp_path)]).features == sources.BINARY_FEATURES
+
+
+@pytest.mark.parametrize("column", ["target", "benign_malignant", "evil"])
+def test_a_column_of_benign_and_malignant_can_be_loaded_as_such(tmp_path, column):
+    (tmp_path / "set").mkdir()
+    words = ["benign", "malignant", "malignant", "", "indeterminate"]
+    numbers = {"benign": "0", "malignant": "1.0"}
+    rows = []
+    for i, word in enumerate(words):
+        picture(i).save(tmp_path / "set" / f"{i}.png")
+        cell = word if column == "benign_malignant" else numbers.get(word, word)
+        # Of an image whose diagnosis is known, ISIC 2020 says the other too.
+        rows.append({"image_name": f"{i}.png", "diagnosis": "melanoma" if i == 2 else "unknown", column: cell})
+    write_table(tmp_path / "set" / "train.csv", rows)
+    options = {"columns": {"malignancy": "evil"}} if column == "evil" else {}
+    assert binary(tmp_path / "set", **options) == {"0": "benign", "1": "malignant", "2": "malignant"}
+
+
+def test_a_list_whose_diagnoses_are_all_unknown_names_none(tmp_path):
+    (tmp_path / "set").mkdir()
+    picture(1).save(tmp_path / "set" / "1.png")
+    write_table(tmp_path / "set" / "train.csv", [{"image_name": "1", "diagnosis": "unknown", "target": 1}])
+    assert sources.load_known([str(tmp_path / "set")]).features == sources.BINARY_FEATURES
+
+
+def test_a_malignancy_that_nobody_knows_is_refused(tmp_path):
+    class_folders(tmp_path, images=1, labels=("benign", "malign"))
+    with pytest.raises(UsageError, match=r"'malign' is none of the nine diagnoses. Did you mean 'malignant'"):
+        sources.load_binary([str(tmp_path)])
+    (tmp_path / "malign").rename(tmp_path / "other")
+    assert list(binary(tmp_path).values()) == ["benign"]
+    shutil.rmtree(tmp_path / "benign")
+    with pytest.raises(UsageError, match="says of no image whether it is malignant: 1 other"):
+        sources.load_binary([str(tmp_path)])
+
+
+def test_diagnoses_are_benign_or_malignant_too(tmp_path):
+    class_folders(tmp_path, images=1, labels=(*DIAGNOSES, "solar lentigo"))
+    found = dict(zip(DIAGNOSES, binary(tmp_path).values(), strict=True))
+    malignant = {"melanoma", "basal cell carcinoma", "squamous cell carcinoma"}
+    assert {name for name, word in found.items() if word == "malignant"} == malignant
+    assert sources.load_known([str(tmp_path)]).features == sources.FEATURES
+
+
+def test_of_sources_of_which_one_names_no_diagnosis_all_are_benign_or_malignant(tmp_path):
+    class_folders(tmp_path / "nine", images=1)
+    class_folders(tmp_path / "two", images=1, first_seed=100, labels=("benign", "malignant"))
+    both = sources.load_known([str(tmp_path / "nine"), str(tmp_path / "two")])
+    assert (both.features, both["label"].count(1)) == (sources.BINARY_FEATURES, 4)
+
+
+def test_a_binary_set_is_grouped_and_repaired_like_any(tmp_path):
+    class_folders(tmp_path, images=0, labels=("benign", "malignant"))
+    picture(1).save(tmp_path / "benign" / "ISIC_0000002.png")  # a melanoma by the archive
+    for folder in ("benign", "malignant"):
+        picture(2).save(tmp_path / folder / f"{folder}.png")
+    dataset, report = repair.repair(duplicates.linked(sources.load_binary([str(tmp_path)])))
+    assert report["relabelled"] == {"benign": {"malignant": 1}}
+    assert report["dropped"] == {"benign / malignant": 1}
+    assert (dataset["label"], dataset.features) == ([1], sources.BINARY_FEATURES)
+
+
+# Columns.
+
+
+def test_columns_are_named_as_pairs_or_in_a_file(tmp_path):
+    (tmp_path / "columns.json").write_text('{"label": "finding", "image": "photo"}')
+    named = {"label": "finding", "image": "photo"}
+    assert tables.mapping(["label=finding", "image=photo"]) == tables.mapping([f"{tmp_path}/columns.json"]) == named
+    assert tables.mapping(["label=a=b"]) == {"label": "a=b"}
+    assert tables.mapping([]) == {}
+    assert parse(["--columns", "label=finding", "image=photo"]).columns == ["label=finding", "image=photo"]
+    assert (parse([]).columns, parse([]).streaming, parse(["--streaming"]).streaming) == (None, False, True)
+
+
+WRONG_COLUMNS = {
+    "no pair": (["finding"], "--columns takes FIELD=COLUMN, such as label=dx, or one .json file, not finding"),
+    "no column": (["label="], "--columns takes FIELD=COLUMN, .* not label="),
+    "a file and a pair": (["x.json", "label=dx"], "--columns takes FIELD=COLUMN, .* not x.json"),
+    "twice": (["label=a", "label=b"], "--columns names a column of 'label' twice"),
+    "no field": (["lesion=no"], "'lesion' is no field of an image. Did you mean 'lesion_id'.* The fields are: image, "),
+    "no file": (["no.json"], "--columns 'no.json' cannot be read: No such file"),
+    "no JSON": (["bad.json"], "--columns 'bad.json' is no JSON file: Expecting value"),
+    "not UTF-8": (["latin.json"], "--columns 'latin.json' is no JSON file: 'utf-8'"),
+    "no mapping": (["list.json"], """--columns 'list.json' must map fields to columns, such as {"label": "dx"}"""),
+    "no text": (["number.json"], "--columns 'number.json' must map fields to columns"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG_COLUMNS.values(), ids=WRONG_COLUMNS)
+def test_columns_that_are_named_wrongly_are_refused(arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.json").write_text("label: dx")
+    (tmp_path / "latin.json").write_bytes('{"label": "Diagnose für"}'.encode("latin-1"))
+    (tmp_path / "list.json").write_text('["label"]')
+    (tmp_path / "number.json").write_text('{"label": 3}')
+    with pytest.raises(UsageError, match=sentence):
+        tables.mapping(arguments)
+
+
+def test_of_several_data_sets_a_column_counts_where_it_is(tmp_path):
+    for i, (name, column) in enumerate([("a", "finding"), ("b", "dx")]):
+        (tmp_path / name).mkdir()
+        picture(i).save(tmp_path / name / "1.png")
+        write_table(tmp_path / name / "list.csv", [{"photo": "1.png", "image": "1.png", column: ["nv", "mel"][i]}])
+    names = [str(tmp_path / name) for name in "ab"]
+    assert sources.load(names, columns={"label": "finding", "image": "photo"})["label"] == [4, 3]
+    with pytest.raises(UsageError, match=r"no column 'lesion' for 'lesion_id'. There are: dx, finding, image, photo"):
+        sources.load(names, columns={"label": "finding", "lesion_id": "lesion"})
+    class_folders(tmp_path / "c", images=1)
+    with pytest.raises(UsageError, match=r"no column 'lesion' for 'lesion_id'. There is no table"):
+        sources.load([str(tmp_path / "c")], columns={"lesion_id": "lesion"})
 
 
 def test_the_real_nine_class_set_is_read_whole(real_images):
@@ -190,6 +345,6 @@ def test_the_real_nine_class_set_is_read_whole(real_images):
 
 def test_the_real_sources_merge_into_one_row_an_image(real_images):
     dataset = sources.load([str(real_images / name) for name in ("isic9", "isic2017", "ham10000")])
-    # ham10000/akiec holds two images of which nothing says whether they are a keratosis or a carcinoma.
-    assert len(dataset) == 2357 + 1579 + 6657 - 2
+    # That the two images of ham10000/akiec are carcinomas, the ground truth of ISIC 2019 tells.
+    assert len(dataset) == 2357 + 1579 + 6657
     assert set(dataset["source"]) == {"HAM10000", "older ISIC archive"}

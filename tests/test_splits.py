@@ -119,3 +119,22 @@ def test_no_real_image_stands_on_two_sides(real_images, policy):
     assert sum(described["sides"].values()) == len(sides["set_aside"]) + 118 + sum(len(sides[n]) for n in splits.SHARES)
     assert (described["clean_test"], described["classes"]["melanoma"]["clean_test"]) == (74, 16)
     assert len(sides["set_aside"]) == {"archive": 43, "drop-conflicts": 39, "none": 65}[policy]
+
+
+def test_each_group_is_held_out_in_one_fold_and_learnt_from_in_the_others(tmp_path):
+    dataset = sources.load([str(class_folders(tmp_path / "clinic", images=80))])
+    sides = splits.split(dataset)
+    folds = [splits.fold(sides, i, 3) for i in range(3)]
+    held_out = [set(fold["held_out"]["group"]) for fold in folds]
+    assert sum(map(len, held_out)) == len(set().union(*held_out)) == len(dataset)
+    for fold in folds:
+        groups = [set(fold[name]["group"]) for name in splits.SHARES]
+        assert sum(map(len, groups)) == len(set().union(*groups)) == len(dataset)
+        assert 0.6 < len(fold["train"]) / (len(dataset) - len(fold["held_out"])) < 0.8
+
+
+def test_what_is_set_aside_is_in_no_fold(tmp_path):
+    class_folders(tmp_path / "Train", images=80)
+    class_folders(tmp_path / "Test", images=2, first_seed=7000)
+    fold = splits.fold(splits.split(sources.load([str(tmp_path)])), 0, 3)
+    assert sum(len(fold[name]) for name in splits.SHARES) == 720

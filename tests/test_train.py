@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 import train_hf
-from dermalert import images
+from dermalert import images, training
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import run_command
 
@@ -51,6 +51,7 @@ def train(*command) -> dict:
     return train_hf.main(train_hf.parse(arguments(*command)))
 
 
+FIGURES = ("alert_trade_off", "artefacts", "confusion", "learning_curves", "per_class", "reliability", "roc")
 LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--no_augment")
 
 
@@ -73,7 +74,8 @@ def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
         "release/evaluation/audit.json",
         "release/evaluation/metrics.json",
         "release/evaluation/predictions.parquet",
-        "release/evaluation/figures/learning_curves.png",
+        "release/evaluation/seen.parquet",
+        *(f"release/evaluation/figures/{name}.png" for name in FIGURES),
     }
 
 
@@ -157,7 +159,7 @@ def test_training_on_from_a_release_of_another_split_is_refused(run, pictures, t
 
 
 def test_rebalancing_is_switched_by_a_flag_and_said_in_the_card(pictures, tiny_vit, tmp_path, monkeypatch):
-    balanced, asked = train_hf.balanced_softmax, []
+    balanced, asked = training.balanced_softmax, []
     monkeypatch.setattr(train_hf, "balanced_softmax", lambda labels: asked.append(len(labels)) or balanced(labels))
     plain = train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1")
     assert asked == []
@@ -178,7 +180,7 @@ def test_without_augmentation_training_sees_the_plain_pixels(pictures, tiny_vit,
 
 
 def test_balanced_softmax_of_equal_logits_is_the_prior_of_the_truth():
-    loss = train_hf.balanced_softmax([0] * 30 + [1] * 10)
+    loss = training.balanced_softmax([0] * 30 + [1] * 10)
     outputs = type("Output", (), {"logits": torch.zeros(2, 2)})
     outputs.logits = torch.cat([outputs.logits, torch.full((2, 7), -1e9)], dim=1)
     assert loss(outputs, torch.tensor([0, 1])).item() == pytest.approx(-np.log([0.75, 0.25]).mean(), rel=1e-4)

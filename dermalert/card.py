@@ -1,0 +1,152 @@
+"""The card of a release: `model_card.md` filled with the numbers of `metrics.json`, and with no others."""
+
+from itertools import zip_longest
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+
+from dermalert.figures import READERS
+from dermalert.words import in_words, percent
+from space.triage import NOT_A_DEVICE
+
+_CARD = Path(__file__).parent.parent / "model_card.md"
+
+# The ISIC archive's images are under CC-0, CC BY or CC BY-NC, each its own, and HAM10000 is under CC BY-NC.
+_NON_COMMERCIAL = {"HAM10000", "older ISIC archive", "newer ISIC archive", "PAD-UFES-20", "generated"}
+
+_MEANINGS = {
+    "official_test": "the test split that the data set ships, as it is, with its labels as they are",
+    "clean_test": "its images without known kin in the shipped training split, under the ISIC archive's labels",
+    "out_of_fold": "each image answered by the one of several such models that had not learnt from it",
+}
+_JOBS = {
+    "train": "weights",
+    "validation": "early stopping, choice of recipe",
+    "calibration": "temperature, alert threshold; used once",
+    "held_out": "reported; chose nothing",
+    "official_test": "reported; chose nothing",
+    "set_aside": "kin of the shipped test images, or known to the base model: not used",
+}
+_HEADLINE = {
+    "images of melanoma": lambda side: str(side["melanoma"]["n"]),
+    "accuracy": lambda side: in_words(side["accuracy"]),
+    "balanced accuracy": lambda side: in_words(side["balanced_accuracy"]),
+    "the same, both benign keratoses as one": lambda side: in_words(side["balanced_accuracy_benign_keratosis_merged"]),
+    "macro AUROC": lambda side: in_words(side["macro_auroc"]),
+    "melanoma AUROC": lambda side: in_words(side["melanoma"]["auroc"]),
+    "melanoma partial AUC": lambda side: in_words(side["melanoma"]["partial_auc_80"], 3),
+    "melanoma sensitivity": lambda side: in_words(side["melanoma"]["sensitivity"]),
+    "melanoma specificity": lambda side: in_words(side["melanoma"]["specificity"]),
+    "the same among nevi alone": lambda side: in_words(side["melanoma"]["specificity_nevi"]),
+    "expected calibration error": lambda side: in_words(side["calibration"]["ece"], 3),
+}
+
+
+def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
+    """Return the card that belongs to the figures.
+
+    Args:
+        metrics: what `metrics.json` holds.
+        pictures: the names of the files in `evaluation/figures/`.
+
+    Raises:
+        jinja2.UndefinedError: the template asks for what the figures do not have.
+    """
+
+    def picture(name: str, title: str) -> str:
+        return f"![{title}](evaluation/figures/{name})\n" if name in pictures else ""
+
+    return render(
+        _CARD,
+        metrics=metrics,
+        front_matter=_front_matter(metrics),
+        headline=list(_HEADLINE.items()),
+        meanings=_meanings(metrics),
+        jobs=_JOBS,
+        readers=READERS,
+        on_nevi=[reader for reader in READERS if reader.task == "melanoma against nevi"],
+        picture=picture,
+        shortcut_sentence=_shortcut_sentence(metrics),
+        failures=_failures(metrics["splits"]["held_out"]["failures"]),
+    )
+
+
+def render(template: Path, **given) -> str:
+    """Return the card that a template makes of what is given; what it asks for and is not given stops it."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"percent": percent, "figure": in_words, "probability": lambda value: f"{value:.3f}"}
+    return environment.from_string(template.read_text()).render(not_a_device=NOT_A_DEVICE, **given)
+
+
+def _front_matter(metrics: dict) -> str:
+    data = metrics["data"]
+    known = set(data["trained_on"]) <= _NON_COMMERCIAL
+    return ModelCardData(
+        license="apache-2.0" if data["generated"] else "cc-by-nc-4.0" if known else "other",
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["dermatology", "dermoscopy", "melanoma", "skin-lesion", "dermalert"],
+        base_model=metrics["base_model"].split("@")[0] if "/" in metrics["base_model"] else None,
+        model_name=f"dermalert {metrics['version'] or '(not published)'}",
+        eval_results=[result for name, side in metrics["splits"].items() for result in _results(name, side, data)],
+    ).to_yaml()
+
+
+def _results(name: str, side: dict, data: dict) -> list[EvalResult]:
+    """Return what the Hub's `model-index` says of a split; a figure that is undefined is not in it."""
+    found = {
+        "accuracy": ("Accuracy", side["accuracy"]),
+        "balanced_accuracy": ("Balanced accuracy", side["balanced_accuracy"]),
+        "roc_auc": ("Macro AUROC", side["macro_auroc"]),
+        "melanoma_roc_auc": ("Melanoma AUROC", side["melanoma"]["auroc"]),
+        "expected_calibration_error": ("Expected calibration error", side["calibration"]["ece"]),
+    }
+    where = ", ".join(data["sources"]) if not name.startswith("external/") else name.removeprefix("external/")
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=f"dermalert-{data['fingerprint']}",
+            dataset_name=f"{name} of {where} (n = {side['n']})",
+            dataset_split=name,
+            metric_type=kind,
+            metric_name=title,
+            metric_value=figure["value"],
+            metric_config=f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}"
+            if figure["low"] is not None
+            else None,
+        )
+        for kind, (title, figure) in found.items()
+        if figure["value"] is not None
+    ]
+
+
+def _meanings(metrics: dict) -> dict[str, str]:
+    others = [name for name in metrics["splits"] if name.startswith("external/")]
+    return _MEANINGS | dict.fromkeys(others, "another data set, without images that have kin among those learnt from")
+
+
+def _shortcut_sentence(metrics: dict) -> str:
+    """Say whether a model without medicine does as well, and in what."""
+    told = metrics["shortcut"]
+
+    def names(figure: str) -> str:
+        *others, last = (name.replace("_", " ") for name in told[figure])
+        return f"{', '.join(others)} and {last}" if others else last
+
+    if not told["found"]:
+        return "It is above each of them."
+    parts = [
+        f"in {title} it is not shown to be above {names(figure)}"
+        for figure, title in (("balanced_accuracy", "balanced accuracy"), ("melanoma_auroc", "melanoma AUROC"))
+        if told[figure]
+    ]
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}: it may read how and where the pictures were made."
+
+
+def _failures(told: dict) -> list[tuple[dict, dict]]:
+    nothing = {"image_id": "", "truth": "", "score": None}
+    return list(zip_longest(told["lowest_melanomas"], told["highest_others"], fillvalue=nothing))

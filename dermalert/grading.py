@@ -1,0 +1,316 @@
+"""Anyone's checkpoint on anyone's data: `python -m dermalert evaluate MODEL[@TAG] DATASET`.
+
+A checkpoint's classes need not be the nine. Each of them covers some of the nine diagnoses (`bkl` of a seven-class
+model covers both benign keratoses, `malignant` of a two-class model three diagnoses), and the truth of an image is the
+class that covers its diagnosis. Images of diagnoses that no class covers are left out, with their count.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from rich.table import Table
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from dermalert import diagnoses, evaluation, seen
+from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
+from dermalert.errors import UsageError, did_you_mean
+from dermalert.words import in_words
+from space.triage import NoRelease, Release
+
+_BENIGN = frozenset(DIAGNOSES) - MALIGNANT
+_NOT_MELANOMA = frozenset(DIAGNOSES) - {ALERT}
+_STAND_FOR = [DIAGNOSES.index("nevus"), DIAGNOSES.index(ALERT)]  # benign, malignant
+_GROUPS = {
+    "malignant": MALIGNANT,
+    "benign": _BENIGN,
+    "not melanoma": _NOT_MELANOMA,
+    "non melanoma": _NOT_MELANOMA,
+    "no melanoma": _NOT_MELANOMA,
+} | diagnoses.MIXED
+"""Names of classes that cover several of the nine; a label map may also list them, joined by ` + `."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classes:
+    """What the classes of a checkpoint cover, in the order of its logits; nothing for one that is to be left out."""
+
+    names: tuple[str, ...]
+    covers: tuple[frozenset[str], ...]
+
+    @property
+    def first(self) -> list[int | None]:
+        """The label id that stands for each class: melanoma where it covers it, else the first that it covers."""
+        return [
+            None if not covered else DIAGNOSES.index(ALERT if ALERT in covered else min(covered))
+            for covered in self.covers
+        ]
+
+    @property
+    def positive(self) -> str:
+        """What the class that covers melanoma stands for."""
+        covered = next(covered for covered in self.covers if ALERT in covered)
+        return ALERT if covered == {ALERT} else "malignant" if covered == MALIGNANT else " + ".join(sorted(covered))
+
+    def truth(self, labels: Iterable[int]) -> np.ndarray:
+        """Return the label id of the class that covers each diagnosis, -1 where none does."""
+        of = {name: label for label, covered in zip(self.first, self.covers, strict=True) for name in covered}
+        return np.array([of.get(DIAGNOSES[label], -1) for label in labels], int)
+
+    def as_malignancies(self) -> "Classes":
+        """Return the same for truths that say benign or malignant; a class is what half of its diagnoses are."""
+        halves = [None if not covered else 2 * len(covered & MALIGNANT) >= len(covered) for covered in self.covers]
+        covers = [frozenset() if half is None else MALIGNANT if half else _BENIGN for half in halves]
+        return Classes(names=self.names, covers=tuple(covers))
+
+    def named(self, figures: dict) -> dict:
+        """Return the figures of a split under the checkpoint's names, without diagnoses that no class covers."""
+        used = sorted({label for label in self.first if label is not None})
+        name_of = {label: name for name, label in zip(self.names, self.first, strict=True) if label is not None}
+        name_of |= {DIAGNOSES.index(ALERT): self.positive}
+        per_class = {name_of[label]: figures["per_class"][DIAGNOSES[label]] for label in used}
+        confusion = np.array(figures["confusion"])[np.ix_(used, used)].tolist()
+        rest = {key: value for key, value in figures.items() if key != ALERT}
+        return rest | {self.positive: figures[ALERT], "per_class": per_class, "confusion": confusion}
+
+    def spread(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return a checkpoint's probabilities (n, its classes) as (n, 9), each class in the column that stands for it.
+
+        What it gives to classes that are left out is shared among the others.
+        """
+        spread = np.zeros((len(probabilities), len(DIAGNOSES)))
+        for column, label in zip(probabilities.T, self.first, strict=True):
+            if label is not None:
+                spread[:, label] += column
+        return spread / np.maximum(spread.sum(1, keepdims=True), 1e-12)
+
+
+def classes(names: Iterable[str], label_map: Mapping[str, str | None] | None = None) -> Classes:
+    """Return what the classes of a checkpoint cover, by their names or by a label map.
+
+    Args:
+        names: the checkpoint's, in the order of its logits.
+        label_map: a class's name and what it covers: a diagnosis in any source's words, several joined by ` + `,
+            `malignant`, `benign` or `not melanoma`; None leaves the class out. Classes it does not name keep their own.
+
+    Raises:
+        UsageError: a name says nothing that is known, two classes cover one diagnosis, or none covers melanoma.
+    """
+    names, label_map = tuple(names), dict(label_map or {})
+    for name in label_map:
+        if name not in names:
+            raise UsageError(f"the model has no class '{name}'.{did_you_mean(name, names)} It has: {', '.join(names)}.")
+    asked = [label_map.get(name, name) for name in names]
+    found = [frozenset() if said is None else _covered(name, said) for name, said in zip(names, asked, strict=True)]
+    found = _with_the_rest(found)
+    twice = sorted(name for name, n in Counter(name for covered in found for name in covered).items() if n > 1)
+    if twice:
+        raise UsageError(f"several classes of the model stand for {', '.join(twice)}: leave one out with --label-map.")
+    if not any(ALERT in covered for covered in found):
+        raise UsageError(f"no class of the model stands for {ALERT} ({', '.join(names)}): say which with --label-map.")
+    return Classes(names=names, covers=tuple(found))
+
+
+def _covered(name: str, said: str) -> frozenset[str]:
+    parts = []
+    for part in said.split(" + "):
+        group = _GROUPS.get(diagnoses.plain(part))
+        try:
+            parts.append(group or frozenset({diagnoses.find(part)} - {None}))
+        except KeyError:
+            raise UsageError(
+                f"the model's class '{name}' is no diagnosis that is known: name it in --label-map FILE, a JSON object "
+                f'such as {{"{name}": "nevus"}}, or null to leave it out.'
+            ) from None
+    return frozenset().union(*parts)
+
+
+def _with_the_rest(found: list[frozenset[str]]) -> list[frozenset[str]]:
+    """Give `bkl` the seborrheic keratoses of a checkpoint that has no class of its own for them.
+
+    That is what the name means in HAM10000 and in the challenges of 2018 and 2019 (Tschandl 2018).
+    """
+    keratoses = {"pigmented benign keratosis", "seborrheic keratosis"}
+    if sum(bool(covered & keratoses) for covered in found) != 1:
+        return found
+    return [covered | keratoses if covered & keratoses else covered for covered in found]
+
+
+def read_label_map(path: Path | None) -> dict[str, str | None]:
+    """Return what a label map says.
+
+    Raises:
+        UsageError: the file is not there, or no JSON object of names.
+    """
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--label-map '{path}' cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict) or not all(said is None or isinstance(said, str) for said in content.values()):
+        raise UsageError(
+            f'--label-map \'{path}\' must be a JSON object such as {{"LABEL_0": "nevus", "LABEL_1": null}}.'
+        )
+    return content
+
+
+def load(name: str) -> Release:
+    """Load a dermalert release, or any other image classifier, of a folder or the Hub.
+
+    Raises:
+        UsageError: it is not there, cannot be reached, or is no image classifier of several classes.
+    """
+    folder = Path(name) / "release"
+    name = str(folder) if folder.is_dir() else name
+    repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
+    try:
+        config = AutoConfig.from_pretrained(repo, revision=revision or None)
+        if isinstance(getattr(config, "alert", None), dict):
+            return Release.load(repo, revision or None)
+        model = AutoModelForImageClassification.from_pretrained(repo, revision=revision or None, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(repo, revision=revision or None, backend="pil")
+    except NoRelease as error:
+        raise UsageError(str(error)) from error
+    except (OSError, ValueError, KeyError, HFValidationError, HfHubHTTPError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"'{name}' is no image classifier that can be loaded: {reason}") from error
+    if model.config.num_labels < 2:
+        raise UsageError(f"'{name}' has a single class: nothing says what the others would be.")
+    model.config.alert = {"label": ALERT, "threshold": None}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Release(model.eval().to(device), processor, name=repo, revision=revision or None)
+
+
+def grade(
+    release: Release,
+    dataset: Dataset,
+    *,
+    shipped: Dataset | None = None,
+    label_map: Mapping[str, str | None] | None = None,
+) -> dict:
+    """Return the figures of a checkpoint on a data set.
+
+    A dermalert release alerts by its threshold, and is asked about no image that it has learnt from. Any other alerts
+    where its class for melanoma is the likeliest, and what it has learnt from is not known.
+
+    Args:
+        release: of `load`.
+        dataset: in the schema of `sources.FEATURES`, or of `sources.load_binary`.
+        shipped: the same before a repair, which may have left out one of two copies; without it, `dataset`.
+        label_map: see `classes`.
+
+    Raises:
+        UsageError: see `classes`; or no image is left.
+    """
+    covering = classes(release.labels, label_map)
+    if dataset.features["label"].names == list(MALIGNANCIES):
+        covering, labels = covering.as_malignancies(), [_STAND_FOR[label] for label in dataset["label"]]
+    else:
+        labels = dataset["label"]
+    truth, known = covering.truth(labels), seen.read(release.name, release.revision)
+    fresh = seen.are_unseen(dataset, known)
+    asked = np.flatnonzero(fresh & (truth >= 0))
+    left_out = Counter(DIAGNOSES[labels[i]] for i in np.flatnonzero(fresh & (truth < 0)))
+    if not len(asked):
+        raise UsageError(
+            f"nothing is left to measure {release} on: of {len(dataset)} images it has learnt from {(~fresh).sum()}, "
+            f"and {left_out.total()} show what none of its classes stands for."
+        )
+    dataset = _relabelled(dataset.select(asked), truth[asked])
+    probabilities = evaluation.predict(release, dataset, name=f"images with {_public_name(release)}")
+    spread, alert = covering.spread(probabilities), release.alerts(probabilities)
+    rule = {"rule": "threshold", "threshold": release.threshold}
+    if alert is None:
+        rule, alert = {"rule": "likeliest class", "threshold": None}, spread.argmax(1) == DIAGNOSES.index(ALERT)
+    return {
+        "schema": 1,
+        "model": _public_name(release),
+        "classes": {name: sorted(covered) for name, covered in zip(covering.names, covering.covers, strict=True)},
+        "positive": covering.positive,
+        "alert": rule,
+        "learnt_from": {"known": bool(known), "left_out": int((~fresh).sum())},
+        "no_class_for": dict(left_out),
+        "sources": sorted(set(dataset["source"])),
+        "splits": {
+            name: covering.named(evaluation.figures_of(dataset.select(rows), spread[rows], alert[rows]))
+            for name, rows in _parts(dataset, dataset if shipped is None else shipped).items()
+        },
+    }
+
+
+def _relabelled(dataset: Dataset, truth: np.ndarray) -> Dataset:
+    """Return a data set under the label ids of the classes that cover its diagnoses."""
+    rest = dataset.remove_columns("label")
+    return rest.add_column("label", truth.tolist()).cast_column("label", ClassLabel(names=list(DIAGNOSES)))
+
+
+def _parts(dataset: Dataset, shipped: Dataset) -> dict[str, np.ndarray]:
+    """Return the rows of the whole and, where a test split is shipped, its rows and those without kin outside it."""
+    test = np.array(dataset["shipped_split"]) == "test"
+    rest = {group for group, part in zip(shipped["group"], shipped["shipped_split"], strict=True) if part != "test"}
+    parts = {"all": np.arange(len(dataset))}
+    if test.any() and rest:
+        clean = np.array([group not in rest for group in dataset["group"]])
+        parts |= {"test": np.flatnonzero(test), "clean_test": np.flatnonzero(test & clean)}
+    return {name: rows for name, rows in parts.items() if len(rows)}
+
+
+def _public_name(release: Release) -> str:
+    """Return a release's name without the folders of the machine it lies on."""
+    path = Path(release.name)
+    if not path.exists():
+        return str(release)
+    return (path.parent if path.name == "release" else path).resolve().name
+
+
+def as_table(told: dict) -> Table:
+    """Return the figures as a table that a person can read."""
+    table = Table(title=f"{told['model']}: {told['positive']} against the rest, and all classes")
+    table.add_column("figure")
+    for name, figures in told["splits"].items():
+        table.add_column(f"{name} (n = {figures['n']}, {figures['groups']} groups)", justify="right")
+    for name, figure in _LINES.items():
+        cells = [figure(figures, told["positive"]) for figures in told["splits"].values()]
+        table.add_row(name, *(cell if isinstance(cell, str) else in_words(cell) for cell in cells))
+    return table
+
+
+_LINES = {
+    "images of the positive class": lambda figures, positive: str(figures[positive]["n"]),
+    "accuracy": lambda figures, _: figures["accuracy"],
+    "balanced accuracy": lambda figures, _: figures["balanced_accuracy"],
+    "macro AUROC": lambda figures, _: figures["macro_auroc"],
+    "AUROC": lambda figures, positive: figures[positive]["auroc"],
+    "sensitivity": lambda figures, positive: figures[positive]["sensitivity"],
+    "specificity": lambda figures, positive: figures[positive]["specificity"],
+    "specificity at sensitivity 0.95": lambda figures, positive: figures[positive]["specificity_at_sensitivity"][
+        "0.95"
+    ],
+    "expected calibration error": lambda figures, _: figures["calibration"]["ece"],
+}
+
+
+def remarks(told: dict) -> list[str]:
+    """Return what must be known to read the figures, in sentences."""
+    rule = told["alert"]
+    sentences = [
+        f"It alerts from a melanoma probability of {rule['threshold']:.1%}."
+        if rule["rule"] == "threshold"
+        else f"It counts as an alert where {told['positive']} is its likeliest class."
+    ]
+    if told["learnt_from"]["known"]:
+        sentences.append(f"{told['learnt_from']['left_out']} images that it has learnt from were left out.")
+    else:
+        sentences.append("Which images it has learnt from is not known: those of them among these flatter it.")
+    if told["no_class_for"]:
+        each = ", ".join(f"{n} of {name}" for name, n in told["no_class_for"].items())
+        sentences.append(f"It has no class for these, which were left out: {each}.")
+    return sentences

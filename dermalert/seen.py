@@ -1,0 +1,113 @@
+"""Which images a release has learnt from, so that nobody measures it on them: `evaluation/seen.parquet`.
+
+Sides of the split go by a hash of the group, but a group's key can change: a source that is loaded with its table knows
+of lesions that the images alone do not tell. So the release lists what its images belong to, and goes on doing so when
+another is trained from it. Names are hashed: those of lesions and patients may be nobody's business.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, concatenate_datasets
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from dermalert import sources
+from dermalert.errors import RunError, UsageError
+from dermalert.hub import HTTP_ERROR
+
+FILE = "evaluation/seen.parquet"
+SIDES = ("train", "validation", "calibration")
+"""What a release has learnt from in any way, the most first; what is set aside or held out it has not."""
+
+
+def names(dataset: Dataset) -> list[set[str]]:
+    """Return, hashed, what each image belongs to: lesion, patient, archive number, bytes, and its group."""
+    columns = ("lesion_id", "patient_id", "image_id", "content", "group")
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*(dataset[name] for name in columns), strict=True)]
+    return [{_hashed(name) for name in (*sources.belongings(row), row["group"]) if name is not None} for row in rows]
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def of(sides: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what the images that are learnt from belong to, each with its side, and the same of the base model.
+
+    What several sides hold counts for the first of them: `train` tells the most.
+    """
+    found = {}
+    for side in reversed(SIDES):
+        found |= {name: name_of for name, name_of in (base or {}).items() if name_of == side}
+        found |= dict.fromkeys(set().union(*names(sides[side])), side)
+    return found
+
+
+def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str, Dataset]:
+    """Return the sides of a split without what a base model has learnt from in another way; that is `set_aside`.
+
+    It may be trained on whatever the base has seen, validated and calibrated on what the base was, and nothing the base
+    has seen is held out or part of `clean_test`.
+
+    Args:
+        sides: of `splits.split`.
+        learnt: of the base model, by `read`.
+
+    Raises:
+        UsageError: nothing is left of a side.
+    """
+    if not learnt:
+        return sides
+    found, aside = dict(sides), [sides["set_aside"]]
+    for name in ("validation", "calibration", "held_out", "clean_test"):
+        fresh = are_unseen(sides[name], learnt, but_as=name)
+        found[name] = sides[name].select(np.flatnonzero(fresh))
+        if name != "clean_test":
+            aside.append(sides[name].select(np.flatnonzero(~fresh)))
+            if not len(found[name]):
+                raise UsageError(f"the base model has learnt from all images of the side {name}: take another base.")
+    return found | {"set_aside": concatenate_datasets(aside)}
+
+
+def are_unseen(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
+    """Return which images (n,) belong to nothing seen, or to nothing seen otherwise than as a side."""
+    return np.array([all(seen.get(name, but_as) == but_as for name in belongs) for belongs in names(dataset)], bool)
+
+
+def write(seen: Mapping[str, str], folder: Path) -> None:
+    """Write the list of a release in a folder."""
+    listed = sorted(seen)
+    pq.write_table(pa.table({"name": listed, "side": [seen[name] for name in listed]}), folder / FILE)
+
+
+def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
+    """Return the list of a release in a folder or on the Hub; of any other model it is empty, because nobody knows.
+
+    Raises:
+        RunError: the Hub cannot be asked.
+    """
+    path = Path(model) / FILE
+    if not Path(model).exists() and "/" in str(model):
+        repo, _, tag = str(model).partition("@")
+        try:
+            path = Path(hf_hub_download(repo, FILE, revision=revision or tag or None))
+        except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the Hub does not answer
+            raise _not_asked(model, error) from error
+        except EntryNotFoundError:
+            return {}
+        except (HTTP_ERROR, OSError) as error:
+            raise _not_asked(model, error) from error
+    if not path.is_file():
+        return {}
+    table = pq.read_table(path)
+    return dict(zip(table["name"].to_pylist(), table["side"].to_pylist(), strict=True))
+
+
+def _not_asked(model: str | Path, error: Exception) -> RunError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return RunError(f"the Hub cannot be asked which images '{model}' has learnt from: {reason}. Try again.")

@@ -1,0 +1,284 @@
+import copy
+import functools
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+from scipy import special
+from sklearn.metrics import roc_curve
+
+from dermalert import figures, metrics
+from dermalert.diagnoses import DIAGNOSES
+
+MELANOMA, NEVUS = 3, 4
+HISTORY = [
+    {"epoch": 1.0, "eval_train_loss": 2.0, "eval_train_balanced_accuracy": 0.2},
+    {"epoch": 1.0, "eval_validation_loss": 2.1, "eval_validation_balanced_accuracy": 0.1},
+    {"epoch": 1.0, "loss": 2.2},
+]
+OF_HELD_OUT = ["roc.png", "alert_trade_off.png", "per_class.png", "confusion.png", "reliability.png"]
+
+
+@functools.cache
+def a_release(classes=range(9), n=90, threshold=0.2, copies=1):
+    """A report and predictions of `n` held-out images of these classes, and of some of another split."""
+    rng = np.random.default_rng(0)
+    truth = np.resize(list(classes), n)
+    probabilities = special.softmax(rng.normal(size=(n, 9)) + 2 * np.eye(9)[truth], axis=1).astype(np.float32)
+    truth, probabilities = np.repeat(truth, copies), np.repeat(probabilities, copies, axis=0)
+    groups = np.repeat([f"lesion {i}" for i in range(n)], copies)
+    alert = None if threshold is None else probabilities[:, MELANOMA] >= threshold
+    report = {
+        "splits": {"held_out": metrics.report(truth, probabilities, groups, alert=alert)},
+        "alert": {"threshold": threshold},
+    }
+    table = {"split": ["held_out"] * len(truth), "group": groups, "truth": [DIAGNOSES[label] for label in truth]}
+    table = pa.table(table | {name: probabilities[:, i] for i, name in enumerate(DIAGNOSES)})
+    elsewhere = table.slice(0, 1).set_column(0, "split", pa.array(["official_test"]))
+    return report, pa.concat_tables([elsewhere, table])
+
+
+def parts(report, table):
+    return report["splits"]["held_out"], figures._images(table, "held_out")
+
+
+def points(axis):
+    """Return the x and y of each point that is marked in an axis."""
+    marked = [line.get_xydata()[0] for line in axis.lines if line.get_marker() == "o" and len(line.get_xydata()) == 1]
+    return np.array(marked).reshape(-1, 2)
+
+
+def words(figure):
+    return " | ".join(text.get_text() for text in figure.findobj(Text))
+
+
+def test_a_release_gets_all_figures_as_wide_as_two_cards(tmp_path):
+    names = figures.draw(tmp_path, *a_release(), HISTORY)
+    assert names == ["learning_curves.png", *OF_HELD_OUT]
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
+    for name in names:
+        with Image.open(tmp_path / name) as image:
+            assert image.width == 1400
+            assert len(np.unique(np.asarray(image.convert("L")))) > 10
+
+
+def test_the_same_release_gives_the_same_bytes_whatever_the_readers_style(tmp_path):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder, settings in zip(folders, ({}, {"font.size": 20, "axes.facecolor": "yellow"}), strict=True):
+        folder.mkdir()
+        with matplotlib.rc_context(settings):
+            figures.draw(folder, *a_release(), HISTORY)
+    for path in folders[0].iterdir():
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_no_text_is_cut_or_too_small_for_a_card(times, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, **_: drawn.setdefault(path.name, figure))
+    report, table = copy.deepcopy(a_release(classes=(0, 3, 4, 5, 7, 8)))
+    held_out = report["splits"]["held_out"] | {"artefacts": artefacts(times)}
+    held_out["confusion"] = (np.array(held_out["confusion"]) * times).tolist()
+    for one in held_out["per_class"].values():
+        one["n"] *= times
+    report["splits"]["held_out"] = held_out
+    figures.draw(Path(), report, pa.concat_tables([table] * min(times, 10)), HISTORY)
+    with figures.style.context(figures._STYLE):
+        for name, figure in drawn.items():
+            figure.draw_without_rendering()
+            box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+            assert box.x0 > -0.01 and box.y0 > -0.01 and box.x1 < width + 0.01 and box.y1 < height + 0.01, name
+            assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9, name
+
+
+def test_without_melanoma_nothing_is_drawn_of_it(tmp_path):
+    report, table = a_release(
+        classes=(
+            0,
+            1,
+            NEVUS,
+        )
+    )
+    assert figures.draw(tmp_path, report, table, []) == ["per_class.png", "confusion.png", "reliability.png"]
+    assert len(figures._reliability(*parts(report, table)).axes) == 1
+    assert "melanoma, n = 0" in words(figures._per_class(report["splits"]["held_out"]))
+    assert "not defined" in words(figures._per_class(report["splits"]["held_out"]))
+
+
+def test_of_one_class_alone_only_what_is_defined_is_drawn(tmp_path):
+    for folder, n in ((tmp_path / "a", 1), (tmp_path / "b", 12)):
+        folder.mkdir()
+        report, table = a_release(classes=(MELANOMA,), n=n)
+        assert figures.draw(folder, report, table, []) == ["per_class.png", "confusion.png", "reliability.png"]
+        assert len(figures._reliability(*parts(report, table)).axes) == 1
+
+
+def test_without_a_threshold_none_is_marked():
+    report, table = a_release(threshold=None)
+    for figure in (
+        figures._roc_figure(*parts(report, table), None),
+        figures._alert_trade_off(*parts(report, table), None),
+    ):
+        assert "threshold (" not in words(figure) and "at the threshold" not in words(figure)
+        assert all(len(points(axis)) == 0 for axis in figure.axes)
+
+
+def test_what_is_undefined_at_the_threshold_is_not_marked():
+    report, table = a_release(threshold=None)
+    figure = figures._alert_trade_off(*parts(report, table), 0.2)
+    assert len(points(figure.axes[0])) == 0 and "at the threshold" not in words(figure)
+    assert all(len(points(axis)) == 0 for axis in figures._roc_figure(*parts(report, table), 0.2).axes)
+
+
+def test_without_nevi_the_doctors_are_left_out():
+    report, table = a_release(
+        classes=(
+            0,
+            MELANOMA,
+        )
+    )
+    figure = figures._roc_figure(*parts(report, table), 0.2)
+    assert len(figure.axes) == 1
+    assert "Haenssle" not in words(figure) + str(figure.legends[0].get_texts())
+
+
+def test_without_training_or_held_out_images_their_figures_are_left_out(tmp_path):
+    report, table = a_release()
+    assert figures.draw(tmp_path, {"splits": {}} | {"alert": report["alert"]}, table, HISTORY[:1]) == []
+    assert figures.draw(tmp_path, report, table.slice(0, 1), []) == []
+
+
+def test_the_doctors_stand_by_the_nevi_and_are_told_apart_from_the_release():
+    figure = figures._roc_figure(*parts(*a_release()), 0.2)
+    everyone, nevi = figure.axes
+    assert [line.get_xydata()[0].tolist() for line in nevi.lines if line.get_marker() in ("^", "s", "D")] == [
+        [0.713, 0.866],
+        [0.814, 0.875],
+        [0.709, 0.799],
+    ]
+    assert not any(line.get_marker() in ("^", "s", "D") for line in everyone.lines)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sum("on other lesions" in label for label in labels) == len(figures.READERS) == 3
+
+
+def test_the_operating_point_and_the_areas_are_those_of_the_report():
+    report, table = a_release()
+    melanoma = report["splits"]["held_out"]["melanoma"]
+    axes = figures._roc_figure(*parts(report, table), 0.2).axes
+    for axis, specificity in zip(axes, ("specificity", "specificity_nevi"), strict=True):
+        assert points(axis).tolist() == [[melanoma[specificity]["value"], melanoma["sensitivity"]["value"]]]
+    assert figures.in_words(melanoma["auroc"]) in axes[0].get_title(loc="center") + axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_roc_curve_is_scikit_learns_with_ties_and_weights(seed):
+    rng = np.random.default_rng(seed)
+    positive, score = rng.random(50) < 0.4, rng.random(50).round(1)
+    weights = rng.integers(0, 3, 50)
+    false_alarms, sensitivity = figures._roc(positive, score, weights)
+    theirs = roc_curve(positive, score, sample_weight=weights, drop_intermediate=False)
+    # Scores of no weight are steps of no length in ours, and not there in theirs.
+    ours = {(round(x, 9), round(y, 9)) for x, y in zip(false_alarms, sensitivity, strict=True)}
+    assert ours == {(round(float(x), 9), round(float(y), 9)) for x, y in zip(*theirs[:2], strict=True)}
+
+
+def test_the_band_holds_the_curve_and_is_never_certain():
+    _, images = parts(*a_release())
+    positive, score = images.truth == MELANOMA, images.probabilities[:, MELANOMA]
+    low, high = figures._roc_band(positive, score, images.groups)
+    curve = np.interp(figures._FALSE_ALARMS, *figures._roc(positive, score, np.ones(len(score))))
+    assert (low <= curve).all() and (curve <= high).all() and (low < high).all()
+    assert low[-1] == pytest.approx(metrics.clopper_pearson(10, 10)[0])
+
+
+def test_photos_of_one_lesion_do_not_narrow_the_band():
+    widths = []
+    for copies in (1, 3):
+        _, images = parts(*a_release(copies=copies))
+        low, high = figures._roc_band(images.truth == MELANOMA, images.probabilities[:, MELANOMA], images.groups)
+        widths.append((high - low).mean())
+    assert widths[1] == pytest.approx(widths[0], rel=0.01)
+
+
+def test_the_points_of_the_top_label_add_up_to_the_calibration_error():
+    report, table = a_release()
+    axis = figures._reliability(*parts(report, table)).axes[0]
+    sizes = np.array([int(text.get_text()) for text in axis.texts if text.get_text().isdigit()])
+    gaps = np.abs(np.diff(points(axis), axis=1)[:, 0])
+    ece = report["splits"]["held_out"]["calibration"]["ece"]["value"]
+    assert sizes.sum() == 90
+    assert sizes @ gaps / 90 == pytest.approx(ece, abs=1e-6)
+
+
+def test_the_bins_of_the_melanoma_probability_are_of_equal_size():
+    rng = np.random.default_rng(0)
+    assert np.bincount(figures._quantile_bins(rng.random(1000))).tolist() == [100] * 10
+    assert np.bincount(figures._quantile_bins(rng.random(45))).tolist() in ([22, 23], [23, 22])
+    assert set(figures._quantile_bins(np.full(1000, 0.5))) in ({0}, {9})
+
+
+def test_the_trade_off_by_hand():
+    # Of 2 melanomas 1 is caught, of 4 others 1 raises the alert; of 100 images 20 are melanomas: 10 + 20 alerts.
+    truth, score = np.array([3, 3, 4, 4, 0, 0]), np.array([0.9, 0.1, 0.6, 0.2, 0.2, 0.0], np.float32)
+    probabilities = np.zeros((6, 9), np.float32)
+    probabilities[:, MELANOMA], probabilities[:, 8] = score, 1 - score
+    images = figures._Images(truth, probabilities, np.arange(6))
+    held_out = metrics.report(truth, probabilities, np.arange(6), alert=score >= 0.5)
+    figure = figures._alert_trade_off(held_out, images, 0.5)
+    assert points(figure.axes[0]) == pytest.approx(np.array([[25.25, 50], [26.25, 50], [30, 50]]))
+    curve = figure.axes[0].lines[-2].get_xydata()  # of 20 %; the last line is the legend's
+    # From the highest threshold down: none, the score of 0.9, then 0.6, both of 0.2, 0.1 and 0.
+    assert curve == pytest.approx(np.array([[0, 100], [10, 50], [30, 50], [70, 50], [80, 0], [100, 0]]))
+    assert "20 % melanomas: 30 alerts at the threshold" in words(figure)
+
+
+def test_an_image_of_which_two_diagnoses_are_as_probable_is_counted_in_its_row_only():
+    truth, probabilities = np.array([NEVUS, NEVUS]), np.eye(9)[[NEVUS, NEVUS]]
+    probabilities[0, [NEVUS, MELANOMA]] = 0.5
+    held_out = metrics.report(truth, probabilities, np.arange(2), alert=None)
+    figure = figures._confusion(held_out)
+    assert "(NV), n = 2" in words(figure)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1"]
+
+
+def test_the_cells_of_the_confusion_are_the_reports():
+    held_out = a_release()[0]["splits"]["held_out"]
+    texts = figures._confusion(held_out).axes[0].texts
+    shown = {tuple(text.get_position()[::-1]): int(text.get_text()) for text in texts}
+    counts = np.array(held_out["confusion"])
+    assert shown == {(row, column): counts[row, column] for row, column in zip(*np.nonzero(counts), strict=True)}
+
+
+def test_the_forest_shows_the_reports_figures_and_says_where_one_is_undefined():
+    held_out = a_release(
+        classes=(
+            0,
+            MELANOMA,
+            NEVUS,
+        )
+    )[0]["splits"]["held_out"]
+    sensitivity, auroc = figures._per_class(held_out).axes
+    for axis, metric in ((sensitivity, "sensitivity"), (auroc, "auroc")):
+        shown = {DIAGNOSES[int(row)]: value for value, row in points(axis)}
+        assert shown == {DIAGNOSES[i]: held_out["per_class"][DIAGNOSES[i]][metric]["value"] for i in (0, 3, 4)}
+        assert [text.get_text() for text in axis.texts] == ["not defined"] * 6
+
+
+def artefacts(times=1):
+    figure = {"value": 0.1, "low": 0.05, "high": 0.2}
+    nothing = dict.fromkeys(figure)
+    rest = {"n": 200 * times, "quiet": 150 * times, "caught": 0, "alerts_gained": figure, "alerts_lost": nothing}
+    return {name: rest | {"score_change": figure} for name in ("ink", "dark_corners")}
+
+
+def test_artefacts_are_drawn_where_they_were_measured(tmp_path):
+    report, table = copy.deepcopy(a_release())
+    report["splits"]["held_out"]["artefacts"] = artefacts()
+    assert figures.draw(tmp_path, report, table, [])[-1] == "artefacts.png"
+    figure = figures._artefacts(report["splits"]["held_out"])
+    assert [len(points(axis)) for axis in figure.axes] == [2, 2, 0]
+    assert "dark corners" in words(figure) and "share of 150 others" in words(figure)

@@ -1,0 +1,235 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi
+from pictures import class_folders
+from releases import make_release
+from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
+from typer.testing import CliRunner
+
+from dermalert import grading, seen, sources
+from dermalert.__main__ import app
+from dermalert.diagnoses import DIAGNOSES, MALIGNANT
+from dermalert.errors import UsageError
+
+HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
+
+
+def checkpoint(folder, labels, *, likeliest=None):
+    """Save a tiny classifier of these classes; it always says `likeliest`, where that is given."""
+    config = ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32, num_labels=len(labels))
+    config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
+    torch.manual_seed(0)
+    model = ConvNextForImageClassification(config)
+    torch.nn.init.normal_(model.classifier.weight, std=0.3)
+    if likeliest is not None:
+        model.classifier.bias.data[list(labels).index(likeliest)] += 50
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def evaluate(*words):
+    return CliRunner().invoke(app, ["evaluate", *map(str, words)])
+
+
+def figures_of(*words, tmp_path):
+    done = evaluate(*words, "--json", tmp_path / "told.json")
+    assert done.exit_code == 0, done.output
+    return json.loads((tmp_path / "told.json").read_text())
+
+
+# What the classes of a checkpoint cover.
+
+
+def test_seven_classes_of_ham10000_cover_all_nine_diagnoses():
+    found = grading.classes(HAM)
+    covered = dict(zip(found.names, found.covers, strict=True))
+    assert covered["bkl"] == {"pigmented benign keratosis", "seborrheic keratosis"}
+    assert covered["akiec"] == {"actinic keratosis", "squamous cell carcinoma"}
+    assert found.positive == "melanoma"
+    assert (found.truth(range(9)) >= 0).all()
+
+
+def test_a_checkpoint_with_a_class_for_seborrheic_keratosis_keeps_it_apart():
+    found = grading.classes([*DIAGNOSES])
+    assert [set(covered) for covered in found.covers] == [{name} for name in DIAGNOSES]
+    assert found.truth(range(9)).tolist() == list(range(9))
+
+
+def test_eight_classes_of_isic_2019_tell_actinic_keratosis_from_carcinoma():
+    found = grading.classes(["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"])
+    assert found.truth([0, 7]).tolist() == [0, 7]
+    assert found.truth([5, 6]).tolist() == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "truth"),
+    [
+        (["benign", "malignant"], "malignant", [NEVUS if name not in MALIGNANT else MELANOMA for name in DIAGNOSES]),
+        (["not melanoma", "melanoma"], "melanoma", None),
+    ],
+)
+def test_two_classes_cover_all_nine(labels, positive, truth):
+    found = grading.classes(labels)
+    assert found.positive == positive
+    binary = found.truth(range(9))
+    assert binary[MELANOMA] == MELANOMA
+    assert len(set(binary.tolist())) == 2
+    if truth:
+        assert (binary == MELANOMA).tolist() == [label == MELANOMA for label in truth]
+
+
+def test_probabilities_of_a_class_stand_where_its_truth_stands():
+    found = grading.classes(HAM)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(7), 20)
+    spread = found.spread(probabilities)
+    assert np.allclose(spread.sum(1), 1)
+    for i, name in enumerate(HAM):
+        (label,) = set(found.truth([DIAGNOSES.index(one) for one in found.covers[i]]).tolist())
+        assert np.allclose(spread[:, label], probabilities[:, i]), name
+
+
+def test_a_class_that_is_left_out_shares_its_probability_among_the_others():
+    found = grading.classes(["mel", "nv", "rubbish"], {"rubbish": None})
+    assert np.allclose(found.spread(np.array([[0.2, 0.3, 0.5]]))[0, [MELANOMA, NEVUS]], [0.4, 0.6])
+    assert found.truth([MELANOMA, NEVUS, 0]).tolist() == [MELANOMA, NEVUS, -1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_map", "message"),
+    [
+        (["LABEL_0", "LABEL_1"], {}, "class 'LABEL_0' is no diagnosis that is known: name it in --label-map FILE"),
+        (["nv", "bcc"], {}, r"no class of the model stands for melanoma \(nv, bcc\): say which with --label-map"),
+        (["mel", "melanoma", "nv"], {}, "several classes of the model stand for melanoma: leave one out"),
+        (["mel", "nv"], {"nevi": "nevus"}, "the model has no class 'nevi'. Did you mean 'nv'"),
+        (["mel", "nv"], {"nv": "nevvus"}, "class 'nv' is no diagnosis that is known"),
+    ],
+)
+def test_classes_that_say_nothing_clear_are_refused(labels, label_map, message):
+    with pytest.raises(UsageError, match=message):
+        grading.classes(labels, label_map)
+
+
+# The command.
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return class_folders(tmp_path_factory.mktemp("pictures") / "clinic", images=6)
+
+
+def test_a_seven_class_checkpoint_is_measured_under_its_own_classes(pictures, tmp_path):
+    told = figures_of(checkpoint(tmp_path / "seven", HAM, likeliest="mel"), pictures, tmp_path=tmp_path)
+    figures = told["splits"]["all"]
+    assert (told["model"], told["positive"]) == ("seven", "melanoma")
+    assert set(figures["per_class"]) == {"akiec", "bcc", "bkl", "df", "melanoma", "nv", "vasc"}
+    assert (figures["n"], figures["per_class"]["bkl"]["n"], figures["melanoma"]["n"]) == (54, 12, 6)
+    assert figures["melanoma"]["sensitivity"]["value"] == 1  # it says so of every image
+    assert figures["melanoma"]["specificity"]["value"] == 0
+    assert figures["accuracy"]["value"] == pytest.approx(6 / 54)
+    assert told["alert"] == {"rule": "likeliest class", "threshold": None}
+    assert not told["learnt_from"]["known"]
+
+
+def test_a_two_class_checkpoint_is_measured_on_malignant_against_benign(pictures, tmp_path):
+    told = figures_of(checkpoint(tmp_path / "two", ["benign", "malignant"]), pictures, tmp_path=tmp_path)
+    figures = told["splits"]["all"]
+    assert told["positive"] == "malignant"
+    assert (figures["malignant"]["n"], figures["n"]) == (18, 54)
+    assert "melanoma" not in figures
+
+
+def test_diagnoses_without_a_class_are_left_out_with_their_count(pictures, tmp_path):
+    done = evaluate(checkpoint(tmp_path / "three", ["mel", "nv", "bcc"]), pictures)
+    assert done.exit_code == 0
+    assert "It has no class for these, which were left out: 6 of actinic keratosis" in " ".join(done.output.split())
+
+
+def test_a_label_map_says_what_nameless_classes_are(pictures, tmp_path):
+    (tmp_path / "map.json").write_text('{"LABEL_0": "nevus", "LABEL_1": "MEL", "LABEL_2": null}')
+    model = checkpoint(tmp_path / "nameless", ["LABEL_0", "LABEL_1", "LABEL_2"])
+    told = figures_of(model, pictures, "--label-map", tmp_path / "map.json", tmp_path=tmp_path)
+    assert told["classes"] == {"LABEL_0": ["nevus"], "LABEL_1": ["melanoma"], "LABEL_2": []}
+    assert told["splits"]["all"]["n"] == 12
+
+
+def test_a_benign_and_malignant_data_set_is_measured_by_the_sum_of_malignant_classes(tmp_path):
+    class_folders(tmp_path / "binary", images=8, labels=("benign", "malignant"))
+    told = figures_of(checkpoint(tmp_path / "seven", HAM), tmp_path / "binary", tmp_path=tmp_path)
+    assert told["positive"] == "malignant"
+    assert told["splits"]["all"]["malignant"]["n"] == 8
+    assert told["splits"]["all"]["n"] == 16
+
+
+def test_a_release_is_asked_about_nothing_that_it_has_learnt_from(pictures, tmp_path):
+    release = make_release(tmp_path / "release", threshold=0.2)
+    dataset = sources.load([str(pictures)])
+    sides = {name: dataset.select([]) for name in seen.SIDES}
+    (release / "evaluation").mkdir()
+    seen.write(seen.of(sides | {"train": dataset.select(range(50))}), release)
+    told = figures_of(release, pictures, tmp_path=tmp_path)
+    assert told["learnt_from"] == {"known": True, "left_out": 50}
+    assert told["splits"]["all"]["n"] == 4
+    assert told["alert"] == {"rule": "threshold", "threshold": 0.2}
+    seen.write(seen.of(sides | {"train": dataset}), release)
+    done = evaluate(release, pictures)
+    assert (done.exit_code, "nothing is left to measure" in done.stderr) == (2, True)
+
+
+def test_a_shipped_test_split_is_measured_by_itself_and_without_kin(tmp_path):
+    class_folders(tmp_path / "kaggle" / "Train", images=4)
+    class_folders(tmp_path / "kaggle" / "Test", images=3, first_seed=1000)
+    leak = next((tmp_path / "kaggle" / "Train" / "melanoma").iterdir())
+    (tmp_path / "kaggle" / "Test" / "melanoma" / "ISIC_9009999.png").write_bytes(leak.read_bytes())
+    told = figures_of(checkpoint(tmp_path / "seven", HAM), tmp_path / "kaggle", tmp_path=tmp_path)
+    assert {name: figures["n"] for name, figures in told["splits"].items()} == {"all": 63, "test": 28, "clean_test": 27}
+
+
+def test_the_report_names_no_folder_of_this_machine(pictures, tmp_path):
+    told = figures_of(checkpoint(tmp_path / "seven", HAM), pictures, tmp_path=tmp_path)
+    assert str(tmp_path) not in json.dumps(told)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["nowhere", "{pictures}"], 2, "'nowhere' is no image classifier that can be loaded"),
+        (["{model}", "nowhere"], 2, "'nowhere' is neither"),
+        (["{model}", "{pictures}", "--label-map", "nowhere.json"], 2, "'nowhere.json' cannot be read as JSON"),
+        (["{model}", "{pictures}", "--json", "nowhere/told.json"], 2, "cannot write to 'nowhere/told.json'"),
+        (["{single}", "{pictures}"], 2, "has a single class"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(words, code, sentence, pictures, tmp_path):
+    places = {"model": tmp_path / "seven", "pictures": pictures, "single": tmp_path / "single"}
+    checkpoint(places["model"], HAM)
+    checkpoint(places["single"], ["melanoma"])
+    done = evaluate(*(word.format(**places) for word in words))
+    assert done.exit_code == code
+    assert sentence in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_a_label_map_of_another_shape_is_refused(tmp_path):
+    (tmp_path / "map.json").write_text('["nevus"]')
+    with pytest.raises(UsageError, match="must be a JSON object"):
+        grading.read_label_map(tmp_path / "map.json")
+
+
+def test_a_checkpoint_of_the_hub_is_named_with_its_tag(pictures, hub, tmp_path):
+    folder = checkpoint(tmp_path / "seven", HAM)
+    hub.create("tester/seven")
+    hub.commit("tester/seven", {path.name: path.read_bytes() for path in folder.iterdir()})
+    HfApi().create_tag("tester/seven", tag="v1.0.0")
+    told = figures_of("tester/seven@v1.0.0", pictures, tmp_path=tmp_path)
+    assert (told["model"], told["learnt_from"]["known"]) == ("tester/seven@v1.0.0", False)
+
+
+def test_several_data_sets_are_taken_as_one(pictures, tmp_path):
+    other = class_folders(tmp_path / "other", images=2, first_seed=5000)
+    told = figures_of(checkpoint(tmp_path / "seven", HAM), pictures, other, tmp_path=tmp_path)
+    assert told["splits"]["all"]["n"] == 72

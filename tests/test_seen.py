@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Value
+
+from dermalert import seen
+from dermalert.errors import RunError, UsageError
+
+
+def rows(*images, **columns):
+    """Images by number, each its own lesion unless `lesion_id` says otherwise."""
+    n = len(images)
+    content = [f"{i:016d}".ljust(64, "0") for i in images]
+    known = {
+        "image_id": [f"photo{i}" for i in images],
+        "lesion_id": [None] * n,
+        "patient_id": [None] * n,
+        "content": content,
+        "group": [c[:16] for c in content],
+    }
+    return Dataset.from_dict(known | columns, features=Features(dict.fromkeys(known, Value("string"))))
+
+
+def sides(**given):
+    names = ("train", "validation", "calibration", "held_out", "set_aside", "clean_test", "official_test")
+    return {name: given.get(name, rows()) for name in names}
+
+
+FOUR = {"train": rows(1, 2), "validation": rows(3), "calibration": rows(4), "held_out": rows(5, 6)}
+
+
+def numbers(dataset):
+    return sorted(int(name.removeprefix("photo")) for name in dataset["image_id"])
+
+
+def test_the_same_sides_again_stay_as_they_are():
+    told = seen.set_apart(sides(**FOUR), seen.of(sides(**FOUR)))
+    assert {name: numbers(told[name]) for name in FOUR} == {
+        "train": [1, 2], "validation": [3], "calibration": [4], "held_out": [5, 6],
+    }  # fmt: skip
+    assert len(told["set_aside"]) == 0
+
+
+def test_what_a_base_model_has_learnt_from_is_neither_held_out_nor_calibrated_on():
+    now = sides(train=rows(9), validation=rows(3, 8), calibration=rows(2, 7), held_out=rows(1, 3, 4, 6))
+    told = seen.set_apart(now, seen.of(sides(**FOUR)))
+    assert numbers(told["validation"]) == [3, 8]
+    assert numbers(told["calibration"]) == [7]
+    assert numbers(told["held_out"]) == [6]
+    assert numbers(told["set_aside"]) == [1, 2, 3, 4]
+
+
+def test_another_photo_of_a_lesion_that_was_learnt_from_is_known_by_its_lesion():
+    learnt = seen.of(sides(**FOUR | {"train": rows(1, lesion_id=["HAM_1"])}))
+    again = rows(20, 21, lesion_id=["HAM_1", "HAM_2"])
+    assert seen.are_unseen(again, learnt).tolist() == [False, True]
+
+
+def test_an_archive_image_is_known_by_its_number_whatever_its_bytes():
+    learnt = seen.of(sides(**FOUR | {"train": rows(1, image_id=["ISIC_0000007_downsampled"])}))
+    assert seen.are_unseen(rows(20, image_id=["ISIC_0000007"]), learnt).tolist() == [False]
+
+
+def test_a_clean_test_has_no_image_that_the_base_model_knows():
+    told = seen.set_apart(sides(**FOUR, clean_test=rows(1, 30)), seen.of(sides(train=rows(1))))
+    assert numbers(told["clean_test"]) == [30]
+
+
+def test_a_base_model_that_knows_all_that_would_be_held_out_is_refused():
+    with pytest.raises(UsageError, match="learnt from all images of the side held_out: take another base"):
+        seen.set_apart(sides(**FOUR), seen.of(sides(train=rows(5, 6))))
+
+
+def test_the_list_of_a_chain_of_models_holds_what_all_of_them_have_seen(tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    seen.write(seen.of(sides(train=rows(2)), seen.of(sides(calibration=rows(1, 2)))), tmp_path)
+    learnt = seen.read(tmp_path)
+    assert seen.are_unseen(rows(1, 2, 3), learnt).tolist() == [False, False, True]
+    assert seen.are_unseen(rows(1, 2), learnt, but_as="calibration").tolist() == [True, False]
+    assert "photo1" not in learnt  # names of lesions and patients are nobody's business
+
+
+@pytest.mark.parametrize("model", ["efficientnet-lite0", "nowhere"])
+def test_of_a_model_without_a_list_nothing_is_known(model, tmp_path):
+    assert seen.read(tmp_path) == seen.read(model) == {}
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch):
+    def silent(*_, **__):
+        raise seen.LocalEntryNotFoundError("no way through")
+
+    monkeypatch.setattr(seen, "hf_hub_download", silent)
+    with pytest.raises(RunError, match="cannot be asked which images 'user/repo' has learnt from: no way through"):
+        seen.read("user/repo")
+
+
+def test_nothing_is_known_where_the_base_has_learnt_nothing():
+    now = sides(**FOUR)
+    assert seen.set_apart(now, {}) is now
+    assert np.all(seen.are_unseen(now["train"], {}))
