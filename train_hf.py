@@ -182,7 +182,7 @@ def train(config: Config, folder: Path, settings: dict) -> None:
     runs.claim(folder, settings | {"data": data["fingerprint"]}, needed_bytes=runs.disk_needed(model))
     with runs.writing(folder):
         learnt = learn(config, folder, sides, data)
-        out_of_fold = [fold_predictions(config, folder / f"fold{i}", fold, data) for i, fold in enumerate(folds)]
+        out_of_fold = [fold_predictions(config, folder / "folds" / str(i), fold, data) for i, fold in enumerate(folds)]
         with release.assembled(folder / "release") as staging:
             learnt.model.save_pretrained(staging)
             learnt.processor.save_pretrained(staging)
@@ -256,10 +256,10 @@ def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], da
     kept = evaluation.read_answers(folder / "answers.npz", sides["held_out"])
     if kept is None:
         learnt = learn(config, folder, sides, data)
-        judge = triage.Release(learnt.model.eval(), learnt.processor, name=folder.name)
-        kept = evaluation.ask(judge, sides["held_out"], name=folder.name)
+        judge = triage.Release(learnt.model.eval(), learnt.processor, name=f"fold {folder.name}")
+        kept = evaluation.ask(judge, sides["held_out"], name=f"fold {folder.name}")
         evaluation.write_answers(folder / "answers.npz", kept)
-        runs.drop_checkpoints(folder)
+    runs.drop_checkpoints(folder)
     return kept
 
 

@@ -2,6 +2,7 @@
 
 - RUN/run.json: the settings that decide what the run computes
 - RUN/checkpoints/: the Trainer's, until the release stands
+- RUN/folds/: the same for each fold, then its answers, until the release stands
 - RUN/release/: appears whole, or not at all
 """
 
@@ -78,6 +79,7 @@ def drop_checkpoints(folder: Path) -> None:
     """Remove what only an unfinished run needs; curves that were recorded beside the checkpoints stay."""
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(folder / "folds", ignore_errors=True)
     with contextlib.suppress(OSError):
         (folder / "checkpoints" / _ENDED).unlink(missing_ok=True)
         (folder / "checkpoints").rmdir()

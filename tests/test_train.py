@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import REPOSITORY
-from pictures import class_folders
+from pictures import class_folders, write_table
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 import train_hf
-from dermalert import images, training
+from dermalert import images, seen, sources, synthetic, training
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import run_command
 
@@ -138,6 +139,76 @@ print(len(table) if (table := json.load(open("table.json"))) else 0, worst)
     assert float(worst) < 1e-5
 
 
+def test_the_calibration_is_measured_before_and_after(run):
+    calibration = json.loads((run / "release/evaluation/metrics.json").read_text())["splits"]["held_out"]["calibration"]
+    assert calibration["before"].keys() == {"ece", "brier", "nll"}
+    assert calibration["before"]["nll"]["value"] != calibration["nll"]["value"]
+
+
+def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(pictures, tiny_vit, tmp_path, monkeypatch):
+    asked = []
+    write_answers = train_hf.evaluation.write_answers
+
+    def stopped_after_the_first(path, side):
+        asked.append(len(side.dataset))
+        write_answers(path, side)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_hf.evaluation, "write_answers", stopped_after_the_first)
+    assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 130
+    assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 0
+    figures = json.loads((tmp_path / "run/release/evaluation/metrics.json").read_text())
+    assert sum(asked) == figures["splits"]["out_of_fold"]["n"] == 540
+    assert len(asked) == 3  # the first was not asked again
+    rows = pq.read_table(tmp_path / "run/release/evaluation/predictions.parquet").to_pylist()
+    ids = [row["image_id"] for row in rows if row["split"] == "out_of_fold"]
+    assert len(ids) == len(set(ids)) == 540
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["release", "run.json"]
+
+
+def test_an_external_set_is_only_reported(pictures, tiny_vit, tmp_path):
+    other = class_folders(tmp_path / "other", images=2, first_seed=5000)
+    figures = train(pictures, tiny_vit, tmp_path / "run", "--external", f"clinic={other}")
+    assert figures["splits"]["external/clinic"]["n"] == 18
+    assert figures["data"]["images"] == 558
+    assert "external/clinic, n = 18" in (tmp_path / "run/release/README.md").read_text()
+
+
+def test_a_base_model_that_knows_the_images_held_out_is_refused(pictures, run, tmp_path, capsys):
+    learnt = seen.read(run / "release")
+    assert set(learnt.values()) == set(seen.SIDES)
+    everything = dict.fromkeys([*learnt, *set().union(*seen.names(sources.load([str(pictures)])))], "train")
+    shutil.copytree(run / "release", tmp_path / "base")
+    seen.write(everything, tmp_path / "base")
+    assert command(pictures, tmp_path / "base", tmp_path / "on") == 2
+    assert "the base model has learnt from all images of the side validation" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("where", ["frame", "lesion"])
+def test_a_diagnosis_hidden_in_the_frame_is_called_a_shortcut_and_one_in_the_lesion_is_not(where, tmp_path):
+    folder, rows = tmp_path / "images", []
+    folder.mkdir()
+    for photo in synthetic.demo_set():
+        pixels = np.array(photo.image)
+        if where == "frame":
+            colour = [
+                40 + 80 * (DIAGNOSES.index(photo.diagnosis) // 3),
+                40 + 80 * (DIAGNOSES.index(photo.diagnosis) % 3),
+            ]
+            pixels[:4] = pixels[-4:] = pixels[:, :4] = pixels[:, -4:] = [*colour, 120]
+        Image.fromarray(pixels).save(folder / f"{photo.image_id}.png")
+        rows.append({"image_id": photo.image_id, "dx": photo.diagnosis, "lesion_id": photo.lesion_id})
+    write_table(folder / "HAM10000_metadata.csv", rows)
+    command = ["--dataset", folder, "--output_dir", tmp_path / "run", "--image_size", "96", "--epochs", "6"]
+    told = train_hf.main(train_hf.parse([str(word) for word in command]))["shortcut"]
+    assert told["found"] == (where == "frame")
+    if where == "frame":
+        assert "frame_only" in told["balanced_accuracy"]
+        assert "**Shortcut:" in (tmp_path / "run/release/README.md").read_text()
+
+
 def test_a_finished_run_does_nothing_again(run, pictures, tiny_vit, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     train(pictures, tiny_vit, run, *LEARNS)
@@ -160,7 +231,7 @@ def test_training_on_from_a_release_of_another_split_is_refused(run, pictures, t
 
 def test_rebalancing_is_switched_by_a_flag_and_said_in_the_card(pictures, tiny_vit, tmp_path, monkeypatch):
     balanced, asked = training.balanced_softmax, []
-    monkeypatch.setattr(train_hf, "balanced_softmax", lambda labels: asked.append(len(labels)) or balanced(labels))
+    monkeypatch.setattr(training, "balanced_softmax", lambda labels: asked.append(len(labels)) or balanced(labels))
     plain = train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1")
     assert asked == []
     rebalanced = train(pictures, tiny_vit, tmp_path / "rebalanced", "--epochs", "1", "--rebalance")
@@ -239,7 +310,7 @@ def test_a_killed_training_on_the_demo_lesions_goes_on_too(base, tiny_vit, tmp_p
 
 def test_a_checkpoint_that_was_cut_short_is_not_used(pictures, tiny_vit, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_: 1 / 0)
+    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(pictures, tiny_vit, folder)
     monkeypatch.undo()
@@ -252,12 +323,12 @@ def test_a_checkpoint_that_was_cut_short_is_not_used(pictures, tiny_vit, tmp_pat
 
 def test_a_training_that_had_ended_is_not_trained_again(pictures, tiny_vit, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_: 1 / 0)
+    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(pictures, tiny_vit, folder)
     monkeypatch.undo()
     monkeypatch.setattr(train_hf.Trainer, "train", lambda *_, **__: 1 / 0)
-    assert train(pictures, tiny_vit, folder)["training"]["seconds"] is None
+    assert train(pictures, tiny_vit, folder)["training"]["seconds"] > 0
 
 
 def command(*parts) -> int:
@@ -348,7 +419,7 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(run, pictures, tiny_v
 
 def test_images_that_changed_since_the_run_was_started_are_refused(pictures, tiny_vit, tmp_path, capsys, monkeypatch):
     shutil.copytree(pictures, tmp_path / "pictures")
-    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_: 1 / 0)
+    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tmp_path / "pictures", tiny_vit, tmp_path / "run")
     next((tmp_path / "pictures" / "Train" / "nevus").iterdir()).unlink()
