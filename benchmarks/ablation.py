@@ -108,15 +108,21 @@ def make_trainable(model, pretrained) -> None:
 
     Its batch norms start at weights of about 0.02 instead of 1, so that nothing of an image is left after a few blocks.
     """
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.ones_(norm.weight)
+        nn.init.zeros_(norm.bias)
     gates = {key: value for key, value in pretrained.state_dict().items() if ".squeeze_excite." in key}
     model.load_state_dict(gates, strict=False)
+    model.eval()
+    for norm in norms:
+        norm.train()  # normalises by the batch, as in training
     with torch.no_grad():
-        if model.eval()(torch.randn(4, 3, 128, 128)).logits.std(0).max() < 1e-3:
-            raise UsageError("the untrained model gives one answer to all images.")
+        spread = model(torch.randn(8, 3, 128, 128)).logits.std(0).max()
+    if spread < 1e-3:
+        raise UsageError("the untrained model gives one answer to all images.")
+    for norm in norms:
+        norm.reset_running_stats()
 
 
 class Run:
