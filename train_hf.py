@@ -121,6 +121,10 @@ def parse(arguments: list[str] | None = None) -> Config:
     parser = HfArgumentParser(
         Config, allow_abbrev=False, description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
+    words = sys.argv[1:] if arguments is None else arguments
+    for flag in ("--dataset", "--external", "--columns"):
+        if words.count(flag) > 1:  # argparse would keep the last alone
+            parser.error(f"{flag} stands twice: name all of them after one")
     return Config(**vars(parser.parse_args(arguments)))
 
 
@@ -163,12 +167,9 @@ def check(config: Config) -> None:
 
 def train(config: Config, folder: Path, settings: dict) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
-    shipped = sources.load(
-        config.dataset,
-        strict=config.strict,
-        columns=tables.mapping(config.columns or []),
-        streaming=config.streaming,
-    )
+    columns = tables.Columns(tables.mapping(config.columns or []))
+    loading = {"columns": columns, "streaming": config.streaming}
+    shipped = sources.load(config.dataset, strict=config.strict, **loading)
     shipped = duplicates.linked(shipped)
     audited = audit.audit(shipped, unreadable=audit.unread(config.dataset, shipped))
     dataset, repaired = repair.repair(shipped, config.repair)
@@ -177,7 +178,11 @@ def train(config: Config, folder: Path, settings: dict) -> None:
     sides = seen.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
     folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
     folds = [seen.set_apart(fold, known) for fold in folds]
-    others = external.load(config.external, learnt=sides, policy=config.repair)
+    learnt_from = seen.of(sides, known)
+    others, told = external.load(
+        config.external, sides=sides, learnt=learnt_from, policy=config.repair, strict=config.strict, **loading
+    )
+    columns.check()
     data = sources.describe(dataset)
     runs.claim(folder, settings | {"data": data["fingerprint"]}, needed_bytes=runs.disk_needed(model))
     with runs.writing(folder):
@@ -201,19 +206,22 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 "data": data
                 | splits.describe(sides, config.split_seed)
                 | {"generated": about["generated"], "trained_on": about["data"]}
-                | {"shipped": sources.describe(shipped), "repair": repaired},
+                | {"shipped": sources.describe(shipped), "repair": repaired, "external": told}
+                | {"base_model_learnt_from": "known" if known else "not known"}
+                | {"official_test_known_to_base": int((~seen.are_unseen(sides["official_test"], known)).sum())},
                 "splits": {name: side.figures for name, side in measured.items()},
                 "baselines": shortcuts,
                 "shortcut": baselines.shortcuts(shortcuts),
                 "calibration": dataclasses.asdict(learnt.calibrated),
                 "alert": learnt.model.config.alert,
+                "refusal": None,  # no release declines an image yet
                 "training": learnt.speed
                 | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
                 | {"settings": {k: v for k, v in settings.items() if k not in _MAY_NAME_FOLDERS}},
             }
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             audit.write(audited, staging / "evaluation" / "audit.json")
-            seen.write(seen.of(sides, known), staging)
+            seen.write(learnt_from, staging)
             release.write_card(staging)
 
 

@@ -40,6 +40,19 @@ LITE = {
 # nine-class set has only 180.
 LITE_SIZE = 160
 
+UNLOADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    ImportError,
+    RuntimeError,
+    HFValidationError,
+    HfHubHTTPError,
+    SafetensorError,
+)
+"""What transformers raises for a name that is nothing, a folder that is no model, a model that is no image classifier,
+one that wants a library that is not installed (timm), and weights that cannot be read."""
+
 
 def load(name: str, *, labels: tuple[str, ...], image_size: int | None = None):
     """Return a classifier with a head for the labels, and its image processor.
@@ -83,11 +96,15 @@ def _check(name: str, model, processor) -> None:
             model(pixels, labels=torch.zeros(1, dtype=torch.long))
     # A model says in many ways that it does not take such an image, or no labels.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
-            f"'{name}' cannot be trained here ({reason}): take another --image_size, or leave it out, or take another "
-            "--base_model."
+            f"'{name}' cannot be trained here ({first_line(error)}): take another --image_size, or leave it out, or "
+            "take another --base_model."
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
 
 
 def _load_checkpoint(name: str, names: dict):
@@ -100,10 +117,8 @@ def _load_checkpoint(name: str, names: dict):
         model = AutoModelForImageClassification.from_pretrained(
             repo, revision=revision, dtype=torch.float32, ignore_mismatched_sizes=True, **names
         )
-    # What transformers raises for a name that is nothing, a folder that is no model and a model that is no image
-    # classifier are OSError, ValueError and KeyError; its first line says which.
-    except (OSError, ValueError, KeyError, HFValidationError, HfHubHTTPError, SafetensorError) as error:
-        raise _unknown(name, str(error).strip().splitlines()[0]) from error
+    except UNLOADABLE as error:
+        raise _unknown(name, first_line(error)) from error
     return model, processor
 
 

@@ -69,20 +69,24 @@ def shortcuts(figures: dict) -> dict:
         figures: of `baselines`, with margins.
 
     Returns:
-        `found`, and the names of such baselines by figure. A baseline counts where the 95 % interval of the margin does
-        not lie above zero; where a margin is undefined nothing is said.
+        `found`, the names of such baselines by figure, and the figures `not_measured`, whose margins are undefined. A
+        baseline counts where the 95 % interval of the margin does not lie above zero.
     """
-    names = {
-        figure: [name for name, baseline in figures.items() if not _exceeds(baseline["margin"][figure])]
+    margins = {
+        figure: {name: baseline["margin"][figure] for name, baseline in figures.items()}
         for figure in ("balanced_accuracy", "melanoma_auroc")
     }
-    return {"found": any(names.values())} | names
+    names = {
+        figure: [name for name, margin in found.items() if margin["value"] is not None and not _exceeds(margin)]
+        for figure, found in margins.items()
+    }
+    undefined = [figure for figure, found in margins.items() if all(m["value"] is None for m in found.values())]
+    return {"found": any(names.values()), "not_measured": undefined} | names
 
 
 def _exceeds(margin: dict) -> bool:
-    """Tell whether a margin is above zero; an undefined one accuses nobody, and one without interval speaks itself."""
-    lowest = margin["value"] if margin["low"] is None else margin["low"]
-    return lowest is None or lowest > 0
+    """Tell whether a margin is above zero; one without interval speaks itself."""
+    return (margin["value"] if margin["low"] is None else margin["low"]) > 0
 
 
 def _seen(dataset: Dataset, bar: tqdm) -> dict[str, np.ndarray]:

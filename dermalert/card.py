@@ -7,7 +7,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from dermalert.figures import READERS
-from dermalert.words import in_words, percent
+from dermalert.words import in_words, percent, percent_at_least, threshold
 from space.triage import NOT_A_DEVICE
 
 _CARD = Path(__file__).parent.parent / "model_card.md"
@@ -77,7 +77,13 @@ def render(template: Path, **given) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"percent": percent, "figure": in_words, "probability": lambda value: f"{value:.3f}"}
+    environment.filters |= {
+        "percent": percent,
+        "at_least": percent_at_least,
+        "threshold": threshold,
+        "figure": in_words,
+        "probability": lambda value: f"{value:.3f}",
+    }
     return environment.from_string(template.read_text()).render(not_a_device=NOT_A_DEVICE, **given)
 
 
@@ -104,11 +110,12 @@ def _results(name: str, side: dict, data: dict) -> list[EvalResult]:
         "melanoma_roc_auc": ("Melanoma AUROC", side["melanoma"]["auroc"]),
         "expected_calibration_error": ("Expected calibration error", side["calibration"]["ece"]),
     }
-    where = ", ".join(data["sources"]) if not name.startswith("external/") else name.removeprefix("external/")
+    made_of = data["external"][name.removeprefix("external/")] if name.startswith("external/") else data
+    where = ", ".join(made_of["sources"])
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=f"dermalert-{data['fingerprint']}",
+            dataset_type=f"dermalert-{made_of['fingerprint']}",
             dataset_name=f"{name} of {where} (n = {side['n']})",
             dataset_split=name,
             metric_type=kind,
@@ -136,15 +143,15 @@ def _shortcut_sentence(metrics: dict) -> str:
         *others, last = (name.replace("_", " ") for name in told[figure])
         return f"{', '.join(others)} and {last}" if others else last
 
-    if not told["found"]:
-        return "It is above each of them."
-    parts = [
-        f"in {title} it is not shown to be above {names(figure)}"
-        for figure, title in (("balanced_accuracy", "balanced accuracy"), ("melanoma_auroc", "melanoma AUROC"))
-        if told[figure]
+    titles = {"balanced_accuracy": "balanced accuracy", "melanoma_auroc": "melanoma AUROC"}
+    below = [
+        f"in {title} it is not shown to be above {names(figure)}" for figure, title in titles.items() if told[figure]
     ]
-    sentence = "; ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}: it may read how and where the pictures were made."
+    above = [title for key, title in titles.items() if not told[key] and key not in told["not_measured"]]
+    sentences = [f"{'; '.join(below)}: it may read how and where the pictures were made."] if below else []
+    sentences += [f"in {' and '.join(above)} it is above each of them."] if above else []
+    sentences += [f"{titles[key]} could not be compared." for key in told["not_measured"]]
+    return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
 
 
 def _failures(told: dict) -> list[tuple[dict, dict]]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from tqdm.auto import tqdm
 
-from dermalert import figures, metrics, subgroups
+from dermalert import figures, metrics, seen, subgroups
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.release import dump_metrics
 from space.triage import Release, read_image
@@ -161,7 +161,8 @@ def predictions(measured: dict[str, Side]) -> pa.Table:
 
 def _predictions(name: str, side: Side) -> pa.Table:
     dataset = side.dataset
-    columns = {column: list(dataset[column]) for column in ("image_id", "group", "source")}
+    columns = {column: list(dataset[column]) for column in ("image_id", "source")}
+    columns |= {"group": [seen.hashed(group) for group in dataset["group"]]}  # of a patient, perhaps
     columns |= {"split": [name] * len(dataset), "truth": [DIAGNOSES[label] for label in dataset["label"]]}
     columns |= {"refused": [False] * len(dataset)}  # no release declines an image yet
     return pa.table(columns | {label: side.probabilities[:, i] for i, label in enumerate(DIAGNOSES)})

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -30,30 +30,42 @@ def check(asked: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def load(asked: Sequence[str], *, learnt: dict[str, Dataset], policy: str) -> dict[str, Dataset]:
-    """Load what is only reported, as `external/NAME`, without what has kin on the sides that are learnt from.
+def load(
+    asked: Sequence[str], *, sides: dict[str, Dataset], learnt: Mapping[str, str], policy: str, **options
+) -> tuple[dict[str, Dataset], dict]:
+    """Load what is only reported, as `external/NAME`, without what has kin among the images that were learnt from.
 
     Args:
         asked: NAME=DATASET.
-        learnt: the sides of the split.
+        sides: of the split.
+        learnt: what those sides, and the base model, have learnt from, by `seen.of`.
         policy: of the repair, as for the images that are learnt from.
+        options: of `sources.load`.
+
+    Returns:
+        The data sets by `external/NAME`, and by NAME what each is made of, the images left out, and the repair.
 
     Raises:
         UsageError: see `check` and `sources.load`; or nothing is left of a data set.
     """
-    return {f"external/{name}": _apart(name, dataset, learnt, policy) for name, dataset in check(asked).items()}
+    taught = concatenate_datasets([sides[side] for side in seen.SIDES])
+    found, told = {}, {}
+    for name, dataset in check(asked).items():
+        loaded, repaired = repair.repair(sources.load([dataset], **options), policy)
+        fresh = _apart(loaded, taught, learnt)
+        left_out = len(loaded) - len(fresh)
+        if left_out:
+            logger.warning("left out of %s: %d images with kin among those learnt from", name, left_out)
+        if not len(fresh):
+            raise UsageError(f"nothing is left of --external {name}: all its images have kin among those learnt from.")
+        found[f"external/{name}"] = fresh
+        told[name] = sources.describe(fresh) | {"left_out": left_out, "repair": repaired}
+    return found, told
 
 
-def _apart(name: str, dataset: str, learnt: dict[str, Dataset], policy: str) -> Dataset:
-    loaded, _ = repair.repair(sources.load([dataset]), policy)
-    taught = concatenate_datasets([learnt[side] for side in seen.SIDES])
-    # Near copies join groups, so that one that shows a picture learnt from is in a group that is seen.
+def _apart(loaded: Dataset, taught: Dataset, learnt: Mapping[str, str]) -> Dataset:
+    # Near copies join groups, so that one that shows a picture learnt from here is in a group that is seen.
     both = duplicates.linked(concatenate_datasets([taught, loaded]))
-    known = dict.fromkeys(set().union(*seen.names(both.select(range(len(taught))))), "train")
+    known = dict.fromkeys(set().union(*seen.names(both.select(range(len(taught))))), "train") | learnt
     loaded = both.select(range(len(taught), len(both)))
-    fresh = loaded.select(np.flatnonzero(seen.are_unseen(loaded, known)))
-    if len(fresh) < len(loaded):
-        logger.warning("left out of %s: %d images with kin among those learnt from", name, len(loaded) - len(fresh))
-    if not len(fresh):
-        raise UsageError(f"nothing is left of --external {name}: all its images have kin among those learnt from.")
-    return fresh
+    return loaded.select(np.flatnonzero(seen.are_unseen(loaded, known)))

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dermalert.diagnoses import ALERT, DIAGNOSES
-from dermalert.metrics import Intervals, auroc, clopper_pearson, predictive_values
+from dermalert.metrics import Intervals, clopper_pearson, predictive_values
 from dermalert.words import in_words
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
@@ -57,10 +57,11 @@ class Readers(NamedTuple):
     source: str
 
 
+_AGAINST_NEVI, _AMONG_PIGMENTED = "melanoma against nevi", "melanoma among pigmented lesions"
 READERS = (
-    Readers("58 dermatologists", "melanoma against nevi", 0.866, 0.713, "Haenssle 2018, doi 10.1093/annonc/mdy166"),
-    Readers("dermatologists", "melanoma among pigmented lesions", 0.875, 0.814, "Phillips 2020, PMC6936633"),
-    Readers("primary care", "melanoma among pigmented lesions", 0.799, 0.709, "Phillips 2020, PMC6936633"),
+    Readers("58 dermatologists", _AGAINST_NEVI, 0.866, 0.713, "Haenssle 2018, doi 10.1093/annonc/mdy166"),
+    Readers("dermatologists", _AMONG_PIGMENTED, 0.875, 0.814, "Phillips 2020, PMC6936633"),
+    Readers("primary care", _AMONG_PIGMENTED, 0.799, 0.709, "Phillips 2020, PMC6936633"),
 )
 """Dermoscopic images in the first; a meta-analysis of examinations with or without dermoscopy in the others."""
 
@@ -131,28 +132,29 @@ def _learning_curves(history: Sequence[dict]) -> Figure | None:
 
 
 def _roc_figure(held_out: dict, images: _Images, threshold: float | None) -> Figure | None:
-    """Draw melanoma against all the others, and against nevi beside what doctors reached elsewhere."""
+    """Draw melanoma against all the others and against nevi, beside what doctors reached elsewhere at the task that is nearest."""
     melanoma, nevus, score = images.truth == _MELANOMA, images.truth == _NEVUS, images.probabilities[:, _MELANOMA]
-    panels = {"all other diagnoses": (~melanoma, "specificity"), "nevi": (nevus, "specificity_nevi")}
+    panels = {
+        "all other diagnoses": (~melanoma, "specificity", "auroc", _AMONG_PIGMENTED),
+        "nevi": (nevus, "specificity_nevi", "auroc_nevi", _AGAINST_NEVI),
+    }
     panels = {name: panel for name, panel in panels.items() if melanoma.any() and panel[0].any()}
     if not panels:
         return None
     figure = Figure(figsize=(_WIDTH, 5.3))
     axes = np.ravel(figure.subplots(1, len(panels)))
-    for axis, (name, (others, specificity)) in zip(axes, panels.items(), strict=True):
+    for axis, (name, (others, specificity, area, task)) in zip(axes, panels.items(), strict=True):
         among = melanoma | others
         _roc_curve(axis, melanoma[among], score[among], images.groups[among])
         if threshold is not None:
             label = f"this release's alert threshold ({threshold:.1%})"
             _point(axis, held_out["melanoma"][specificity], held_out["melanoma"]["sensitivity"], _ORANGE, label=label)
-        area = held_out["melanoma"]["auroc"]
-        if others is nevus:
-            area = Intervals(images.groups).of_area(auroc, melanoma, score, among=among)
-            _readers(axis)
+        _readers(axis, task)
         counts = f"{melanoma.sum()} and {others.sum()} images"
-        axis.set_title(f"Melanoma against {name}\n{counts}\nAUROC {in_words(area)}")
+        axis.set_title(f"Melanoma against {name}\n{counts}\nAUROC {in_words(held_out['melanoma'][area])}")
         axis.set(xlabel="specificity", ylabel="sensitivity", xlim=(1.02, -0.02), ylim=(-0.02, 1.02), box_aspect=1)
-    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower left")
+    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower left")
     return figure
 
 
@@ -190,8 +192,10 @@ def _roc_band(positive: np.ndarray, score: np.ndarray, groups: np.ndarray) -> tu
     return np.minimum(low, exact[0]), np.maximum(high, exact[1])
 
 
-def _readers(axis: Axes) -> None:
+def _readers(axis: Axes, task: str) -> None:
     for readers, marker in zip(READERS, "^sD", strict=True):
+        if readers.task != task:
+            continue
         name = f"{readers.who}, {readers.task}, on other lesions ({readers.source.split(',')[0]})"
         axis.plot(readers.specificity, readers.sensitivity, marker, color="black", mfc="white", label=name, zorder=3)
 

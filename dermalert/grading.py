@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich.table import Table
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from dermalert import diagnoses, evaluation, seen
+from dermalert.backbones import UNLOADABLE, first_line
 from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
-from dermalert.errors import UsageError, did_you_mean
+from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.words import in_words
 from space.triage import NoRelease, Release
 
@@ -36,6 +35,9 @@ _GROUPS = {
     "no melanoma": _NOT_MELANOMA,
 } | diagnoses.MIXED
 """Names of classes that cover several of the nine; a label map may also list them, joined by ` + `."""
+
+_OF_NEVI = frozenset({"auroc_nevi", "specificity_nevi", "specificity_nevi_at_sensitivity"})
+_OF_THE_NINE = frozenset({"balanced_accuracy_benign_keratosis_merged"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,14 +73,27 @@ class Classes:
         return Classes(names=self.names, covers=tuple(covers))
 
     def named(self, figures: dict) -> dict:
-        """Return the figures of a split under the checkpoint's names, without diagnoses that no class covers."""
+        """Return the figures of a split under the checkpoint's names, without what its classes cannot tell.
+
+        That is diagnoses that no class covers, nevi where no class is theirs alone, and the nine with both benign
+        keratoses as one where the classes are others. The melanomas of a subgroup are called `positives`.
+        """
+        figures = _without(figures, self._untold)
         used = sorted({label for label in self.first if label is not None})
         name_of = {label: name for name, label in zip(self.names, self.first, strict=True) if label is not None}
         name_of |= {DIAGNOSES.index(ALERT): self.positive}
         per_class = {name_of[label]: figures["per_class"][DIAGNOSES[label]] for label in used}
         confusion = np.array(figures["confusion"])[np.ix_(used, used)].tolist()
         rest = {key: value for key, value in figures.items() if key != ALERT}
-        return rest | {self.positive: figures[ALERT], "per_class": per_class, "confusion": confusion}
+        rest |= {"per_class": per_class, "confusion": confusion, "subgroups": _with_positives(figures["subgroups"])}
+        return rest | {self.positive: figures[ALERT]}
+
+    @property
+    def _untold(self) -> frozenset[str]:
+        """The figures that these classes leave without their meaning."""
+        nine = set(self.covers) == {frozenset({name}) for name in DIAGNOSES}
+        nevi = frozenset({"nevus"}) in self.covers
+        return (frozenset() if nevi else _OF_NEVI) | (frozenset() if nine else _OF_THE_NINE)
 
     def spread(self, probabilities: np.ndarray) -> np.ndarray:
         """Return a checkpoint's probabilities (n, its classes) as (n, 9), each class in the column that stands for it.
@@ -90,6 +105,24 @@ class Classes:
             if label is not None:
                 spread[:, label] += column
         return spread / np.maximum(spread.sum(1, keepdims=True), 1e-12)
+
+
+def _without(figures: dict, keys: frozenset[str]) -> dict:
+    """Return the figures without these keys, at any depth."""
+    kept = {key: value for key, value in figures.items() if key not in keys}
+    return {key: _without(value, keys) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def _with_positives(subgroups: dict) -> dict:
+    """Return the figures of subgroups with their `melanomas` called `positives`."""
+
+    def renamed(figures: dict) -> dict:
+        return {"positives" if key == "melanomas" else key: value for key, value in figures.items()}
+
+    return {
+        kind: told | {"of": {name: renamed(figures) for name, figures in told["of"].items()}} if "of" in told else told
+        for kind, told in subgroups.items()
+    }
 
 
 def classes(names: Iterable[str], label_map: Mapping[str, str | None] | None = None) -> Classes:
@@ -166,7 +199,7 @@ def load(name: str) -> Release:
     """Load a dermalert release, or any other image classifier, of a folder or the Hub.
 
     Raises:
-        UsageError: it is not there, cannot be reached, or is no image classifier of several classes.
+        UsageError: it is not there, cannot be reached, or is no trained image classifier of several classes.
     """
     folder = Path(name) / "release"
     name = str(folder) if folder.is_dir() else name
@@ -175,18 +208,37 @@ def load(name: str) -> Release:
         config = AutoConfig.from_pretrained(repo, revision=revision or None)
         if isinstance(getattr(config, "alert", None), dict):
             return Release.load(repo, revision or None)
-        model = AutoModelForImageClassification.from_pretrained(repo, revision=revision or None, dtype=torch.float32)
+        model, loaded = AutoModelForImageClassification.from_pretrained(
+            repo,
+            revision=revision or None,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # `_check_weights` refuses them, and says which
+            output_loading_info=True,
+        )
         processor = AutoImageProcessor.from_pretrained(repo, revision=revision or None, backend="pil")
     except NoRelease as error:
         raise UsageError(str(error)) from error
-    except (OSError, ValueError, KeyError, HFValidationError, HfHubHTTPError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"'{name}' is no image classifier that can be loaded: {reason}") from error
+    except UNLOADABLE as error:
+        raise UsageError(f"'{name}' is no image classifier that can be loaded: {first_line(error)}") from error
+    _check_weights(name, model, loaded)
     if model.config.num_labels < 2:
         raise UsageError(f"'{name}' has a single class: nothing says what the others would be.")
     model.config.alert = {"label": ALERT, "threshold": None}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Release(model.eval().to(device), processor, name=repo, revision=revision or None)
+
+
+def _check_weights(name: str, model: PreTrainedModel, loaded: dict) -> None:
+    """Refuse a model of which transformers had to make up parameters."""
+    lacking = sorted(loaded["missing_keys"] & dict(model.named_parameters()).keys())
+    if lacking:
+        raise UsageError(f"'{name}' is no trained image classifier: its weights lack {first_few(lacking)}.")
+    unfit = sorted(key for key, *_ in loaded["mismatched_keys"])
+    if unfit:
+        raise UsageError(
+            f"'{name}' is no trained image classifier: its weights and its configuration give different sizes to "
+            f"{first_few(unfit)}."
+        )
 
 
 def grade(
@@ -224,7 +276,8 @@ def grade(
             f"nothing is left to measure {release} on: of {len(dataset)} images it has learnt from {(~fresh).sum()}, "
             f"and {left_out.total()} show what none of its classes stands for."
         )
-    dataset = _relabelled(dataset.select(asked), truth[asked])
+    dataset = dataset.select(asked)
+    numbered = _relabelled(dataset, truth[asked])
     probabilities = evaluation.predict(release, dataset, name=f"images with {_public_name(release)}")
     spread, alert = covering.spread(probabilities), release.alerts(probabilities)
     rule = {"rule": "threshold", "threshold": release.threshold}
@@ -240,16 +293,33 @@ def grade(
         "no_class_for": dict(left_out),
         "sources": sorted(set(dataset["source"])),
         "splits": {
-            name: covering.named(evaluation.figures_of(dataset.select(rows), spread[rows], alert[rows]))
+            name: covering.named(
+                _with_images(evaluation.figures_of(numbered.select(rows), spread[rows], alert[rows]), dataset)
+            )
             for name, rows in _parts(dataset, dataset if shipped is None else shipped).items()
         },
     }
 
 
 def _relabelled(dataset: Dataset, truth: np.ndarray) -> Dataset:
-    """Return a data set under the label ids of the classes that cover its diagnoses."""
-    rest = dataset.remove_columns("label")
+    """Return a data set under the label ids of the classes that cover its diagnoses, its images under their numbers."""
+    rest = dataset.remove_columns(["label", "image_id"])
+    rest = rest.add_column("image_id", [str(row) for row in range(len(rest))])
     return rest.add_column("label", truth.tolist()).cast_column("label", ClassLabel(names=list(DIAGNOSES)))
+
+
+def _with_images(figures: dict, dataset: Dataset) -> dict:
+    """Return the figures of numbered images with the ids and the truths that the data set itself gives the failures.
+
+    A class may cover several diagnoses, and two folders may hold images of one name, so neither tells the other.
+    """
+    ids, labels, names = list(dataset["image_id"]), list(dataset["label"]), dataset.features["label"].names
+
+    def told(failure: dict) -> dict:
+        row = int(failure["image_id"])
+        return failure | {"image_id": ids[row], "truth": names[labels[row]]}
+
+    return figures | {"failures": {side: [told(one) for one in found] for side, found in figures["failures"].items()}}
 
 
 def _parts(dataset: Dataset, shipped: Dataset) -> dict[str, np.ndarray]:
@@ -307,7 +377,10 @@ def remarks(told: dict) -> list[str]:
         else f"It counts as an alert where {told['positive']} is its likeliest class."
     ]
     if told["learnt_from"]["known"]:
-        sentences.append(f"{told['learnt_from']['left_out']} images that it has learnt from were left out.")
+        sentences.append(
+            f"{told['learnt_from']['left_out']} images that it has learnt from were left out (known by "
+            "number, lesion, patient or bytes; a copy that was re-encoded under another name is not)."
+        )
     else:
         sentences.append("Which images it has learnt from is not known: those of them among these flatter it.")
     if told["no_class_for"]:

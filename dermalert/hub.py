@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow.compute as pc
 from datasets import (
     ClassLabel,
     Dataset,
@@ -25,7 +27,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from dermalert import tables
+from dermalert import facts, tables
 from dermalert.errors import RunError, UsageError, did_you_mean
 from dermalert.layouts import Record
 
@@ -74,7 +76,8 @@ def load(name: str, columns: tables.Columns, *, streaming: bool = False) -> tupl
             splits = {split: _written(rows, f"{commit}/{split}") for split, rows in splits.items()}
     records, pictures = [], []
     for split, rows in splits.items():
-        records += _records(rows.select_columns(others), f"{name}/{split}", found, first=len(records))
+        ids = _names(rows, image, f"{name}/{split}")
+        records += _records(rows.select_columns(others), f"{name}/{split}", found, ids, first=len(records))
         pictures.append(rows.select_columns([image]).rename_columns({image: "image"}))
     return records, concatenate_datasets(pictures)
 
@@ -140,7 +143,22 @@ def _image_column(name: str, features: Features, given: str | None) -> str:
     return given or of_images[0]
 
 
-def _records(rows: Dataset, where: str, columns: Mapping[str, str], *, first: int) -> Iterator[Record]:
+def _names(rows: Dataset, image: str, where: str) -> list[str]:
+    """Return what each picture is called where no column says it: its file, if that is the archive's number or its own.
+
+    By the archive's number the facts about an image are known, and its copies elsewhere.
+    """
+    paths = pc.struct_field(rows.data.column(image), "path").to_pylist()
+    names = [tables.image_name(path) for path in paths]
+    often = Counter(names)
+    return [
+        name if name and (facts.isic_id(name) or often[name] == 1) else f"{where}/{i}" for i, name in enumerate(names)
+    ]
+
+
+def _records(
+    rows: Dataset, where: str, columns: Mapping[str, str], ids: Sequence[str], *, first: int
+) -> Iterator[Record]:
     name, _, split = where.rpartition("/")
     for i, row in enumerate(rows):
         for column, feature in rows.features.items():
@@ -149,7 +167,7 @@ def _records(rows: Dataset, where: str, columns: Mapping[str, str], *, first: in
                 # In a split without labels the Hub writes -1.
                 row[column] = feature.int2str(number) if number is not None and number >= 0 else ""
         yield Record(
-            image_id=tables.image_name(row[columns["image_id"]]) if "image_id" in columns else f"{where}/{i}",
+            image_id=tables.image_name(row[columns["image_id"]]) if "image_id" in columns else ids[i],
             name=tables.label_of(row, columns),
             malignancy=tables.malignancy_of(row, columns),
             row=first + i,

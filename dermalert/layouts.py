@@ -129,7 +129,9 @@ def labelled(found: list[Record], where: str, labels: tuple[str, ...] = diagnose
         else:
             kept.append(dataclasses.replace(record, name=label))
     if unknown:
-        raise UsageError(f"'{where}': {diagnoses.none_of_the_nine(list(dict.fromkeys(unknown))[:5], binary=binary)}")
+        names = list(dict.fromkeys(unknown))
+        more = f" And {len(names) - 5} more such names." if len(names) > 5 else ""
+        raise UsageError(f"'{where}': {diagnoses.none_of_the_nine(names[:5], binary=binary)}{more}")
     if left_out and not kept:
         raise _nothing_left(left_out, where, binary=binary)
     if left_out:
@@ -355,4 +357,10 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """Return the folders that can be a split or a class: one that holds nothing but tables is neither."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and not _of_tables(p))
+
+
+def _of_tables(folder: Path) -> bool:
+    found = list(folder.iterdir())
+    return bool(found) and all(p.is_file() and p.suffix.lower() in (".csv", ".tsv", ".tab", ".txt") for p in found)

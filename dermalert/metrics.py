@@ -22,6 +22,8 @@ _BENIGN_KERATOSES = [DIAGNOSES.index("pigmented benign keratosis"), DIAGNOSES.in
 _BINS = 15  # equal-width bins of the expected calibration error (Guo 2017, arXiv 1706.04599)
 _TINY = 1e-12  # keeps the logarithm of a probability that float32 rounded to 0 finite
 _CHUNK = 100  # bootstrap draws at a time: their weights stay in the cache, or in memory where images are many
+_SIMULATIONS = 200  # of a calibrated model, for the calibration error that is but chance
+_FEWEST_MISSED = 3  # groups of melanomas below the threshold of a specificity that gets an interval
 _REFERENCES = ("0.866", "0.90", "0.95")  # sensitivities: 58 dermatologists (Haenssle 2018), and two usual targets
 _PREVALENCES = ("0.01", "0.05", "0.20")  # of melanoma: guesses, from primary care to a clinic that others refer to
 
@@ -113,8 +115,7 @@ def calibration_error(truth: np.ndarray, probabilities: np.ndarray, weights: np.
     """Return the expected calibration error of the top label, in 15 equal-width bins (Guo 2017)."""
     top = probabilities.max(1)
     right = probabilities.argmax(1) == truth
-    bins = np.eye(_BINS)[np.minimum((top * _BINS).astype(int), _BINS - 1)]
-    return _ratio(np.abs(weights @ (bins * (right - top)[:, None])).sum(-1), weights.sum(-1))
+    return _ratio(np.abs(weights @ (_in_bins(top) * (right - top)[:, None])).sum(-1), weights.sum(-1))
 
 
 def brier(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -152,19 +153,24 @@ class Intervals:
         rng = np.random.default_rng(seed)
         self._counts = rng.multinomial(self.groups, np.full(self.groups, 1 / max(self.groups, 1)), size=draws)
 
-    def of(self, metric: Callable[[np.ndarray], np.ndarray], *, biased: bool = False) -> dict:
+    def of(self, metric: Callable[[np.ndarray], np.ndarray], *, by_chance: np.ndarray | None = None) -> dict:
         """Return value, low and high of a metric of the weights, by the percentiles of the bootstrap.
 
         Where every draw gives the same (a loss of two equal images) there is no interval rather than one of no width.
 
         Args:
             metric: takes weights, (n,) or (draws, n).
-            biased: a metric above 0 that chance only adds to. A draw adds to it once more, so that percentiles may all
-                lie above the value: they are reflected about it (the basic bootstrap, Davison & Hinkley 1997).
+            by_chance: of a metric above 0 that chance only adds to, what it would come to if it were truly 0. A draw
+                adds to it once more, so that percentiles may all lie above the value: they are reflected about it (the
+                basic bootstrap, Davison & Hinkley 1997). Where the value is not above the 97.5th percentile of these,
+                the interval begins at 0.
         """
         value, draws = self._sample(metric)
         low, high = np.percentile(draws, [2.5, 97.5]) if len(draws) else (np.nan, np.nan)
-        return _figure(value, *((max(2 * value - high, 0), 2 * value - low) if biased else (low, high)))
+        if by_chance is not None:
+            low, high = max(2 * value - high, 0), max(2 * value - low, value)
+            low = low if value > np.percentile(by_chance, 97.5) else 0
+        return _figure(value, low, high)
 
     def of_area(
         self,
@@ -190,7 +196,7 @@ class Intervals:
         """
         among = np.ones(len(positive), bool) if among is None else among
         value, draws = self._sample(lambda w: area(positive, score, w * among) / full)
-        fewest = min(len(np.unique(self._member[side & among])) for side in (positive, ~positive))
+        fewest = min(self.groups_of(side & among) for side in (positive, ~positive))
         slope = value * (1 - value)  # of the area over its logit
         if not slope > _TINY or fewest < 2:
             return _figure(value * full, np.nan, np.nan)
@@ -206,12 +212,30 @@ class Intervals:
         n = int(among.sum())
         if n == 0:
             return _figure(np.nan, np.nan, np.nan)
-        share, worth = (hits & among).sum() / n, len(np.unique(self._member[among]))
+        share, worth = (hits & among).sum() / n, self.groups_of(among)
         if worth < n:
             found, looked_at = (np.bincount(self._member, images) for images in (hits & among, among))
             variance = np.nanvar(_ratio(self._counts @ found, self._counts @ looked_at))
             worth = min(n, share * (1 - share) / variance) if variance > 0 else worth
         return _figure(share, *clopper_pearson(share * worth, worth))
+
+    def groups_of(self, among: np.ndarray) -> int:
+        """Return how many groups the images (n,) come from."""
+        return len(np.unique(self._member[among]))
+
+    def errors_by_chance(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return what the calibration error of these images comes to, (200,), if a top label is as right as it says.
+
+        Photos of a group are right or wrong together as far as their probabilities allow, which chance can add most to;
+        so groups need not be resampled.
+
+        Args:
+            probabilities: (n, 9); the truth plays no part.
+        """
+        top = probabilities.max(1)
+        luck = np.random.default_rng(0).random((_SIMULATIONS, self.groups))
+        gaps = (luck[:, self._member] < top) - top
+        return _ratio(np.abs(gaps @ _in_bins(top)).sum(1), np.full(_SIMULATIONS, len(top)))
 
     def _sample(self, metric: Callable[[np.ndarray], np.ndarray]) -> tuple[float, np.ndarray]:
         """Return a metric of the images as they are, and of those draws where it is defined."""
@@ -263,9 +287,13 @@ def report(
 
 
 def calibration(truth: np.ndarray, probabilities: np.ndarray, intervals: Intervals) -> dict:
-    """Return how far probabilities can be taken at their word: ece, brier and nll, each with an interval."""
+    """Return how far probabilities can be taken at their word: ece, brier and nll, each with an interval.
+
+    That of the ece begins at 0 unless chance alone would give a calibrated model so much in fewer than one of 40 draws.
+    """
+    by_chance = intervals.errors_by_chance(probabilities)
     return {
-        "ece": intervals.of(lambda w: calibration_error(truth, probabilities, w), biased=True),
+        "ece": intervals.of(lambda w: calibration_error(truth, probabilities, w), by_chance=by_chance),
         "brier": intervals.of(lambda w: brier(truth, probabilities, w)),
         "nll": intervals.of(lambda w: negative_log_likelihood(truth, probabilities, w)),
     }
@@ -301,6 +329,7 @@ def _melanoma(
     return {
         "n": int(melanoma.sum()),
         "auroc": intervals.of_area(auroc, melanoma, score),
+        "auroc_nevi": intervals.of_area(auroc, melanoma, score, among=melanoma | nevus),
         "partial_auc_80": intervals.of_area(partial_auc_80, melanoma, score, full=0.2),
         "average_precision": intervals.of_area(average_precision, melanoma, score),
         "sensitivity": sensitivity(alert, everywhere),
@@ -332,10 +361,19 @@ def _refused(refused: np.ndarray | None, melanoma: np.ndarray, intervals: Interv
 
 
 def _at_references(melanoma: np.ndarray, score: np.ndarray, among: np.ndarray, intervals: Intervals) -> dict:
+    """Return `specificity_at_sensitivity` at each reference, over the images where `among` (n,) is true.
+
+    There is no interval where fewer than three groups of melanomas may be missed: the threshold is then that of one of
+    the very lowest scores, and the bootstrap covers the truth too seldom (67 % at 0.95 with 16 melanomas).
+    """
+    groups = intervals.groups_of(melanoma & among)
+
     def specificity(weights: np.ndarray, reference: str) -> np.ndarray:
         return specificity_at_sensitivity(melanoma, score, weights * among, float(reference))
 
-    return {reference: intervals.of(partial(specificity, reference=reference)) for reference in _REFERENCES}
+    figures = {reference: intervals.of(partial(specificity, reference=reference)) for reference in _REFERENCES}
+    too_few = [reference for reference in _REFERENCES if (1 - float(reference)) * groups < _FEWEST_MISSED - _TINY]
+    return figures | {reference: figures[reference] | {"low": None, "high": None} for reference in too_few}
 
 
 def _at_prevalences(sensitivity: dict, specificity: dict) -> dict:
@@ -371,6 +409,11 @@ def _figure(value: float, low: float, high: float) -> dict:
     if not low < high:  # NaN included
         return {"value": float(value), "low": None, "high": None}
     return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _in_bins(top: np.ndarray) -> np.ndarray:
+    """Return 1 in the column of the bin of each top probability, else 0, (n, 15)."""
+    return np.eye(_BINS)[np.minimum((top * _BINS).astype(int), _BINS - 1)]
 
 
 def _climb(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -2,7 +2,8 @@
 
 Sides of the split go by a hash of the group, but a group's key can change: a source that is loaded with its table knows
 of lesions that the images alone do not tell. So the release lists what its images belong to, and goes on doing so when
-another is trained from it. Names are hashed: those of lesions and patients may be nobody's business.
+another is trained from it. It knows numbers, lesions, patients and bytes, and no copy that was re-encoded under another
+name. Names are hashed, which keeps them out of sight; an id that can be guessed can be found all the same.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from datasets import Dataset, concatenate_datasets
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from dermalert import sources
+from dermalert import sources, splits
 from dermalert.errors import RunError, UsageError
 from dermalert.hub import HTTP_ERROR
 
@@ -29,10 +30,11 @@ def names(dataset: Dataset) -> list[set[str]]:
     """Return, hashed, what each image belongs to: lesion, patient, archive number, bytes, and its group."""
     columns = ("lesion_id", "patient_id", "image_id", "content", "group")
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*(dataset[name] for name in columns), strict=True)]
-    return [{_hashed(name) for name in (*sources.belongings(row), row["group"]) if name is not None} for row in rows]
+    return [{hashed(name) for name in (*sources.belongings(row), row["group"]) if name is not None} for row in rows]
 
 
-def _hashed(name: str) -> str:
+def hashed(name: str) -> str:
+    """Return what stands for the name of a lesion, a patient or a group in a release."""
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
@@ -71,6 +73,10 @@ def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str,
             aside.append(sides[name].select(np.flatnonzero(~fresh)))
             if not len(found[name]):
                 raise UsageError(f"the base model has learnt from all images of the side {name}: take another base.")
+    try:
+        splits.check_classes({name: found[name] for name in splits.SHARES})
+    except UsageError as error:
+        raise UsageError(f"without what the base model has learnt from, {error}") from error
     return found | {"set_aside": concatenate_datasets(aside)}
 
 

@@ -83,7 +83,7 @@ def load(
     *,
     labels: tuple[str, ...] | None = DIAGNOSES,
     strict: bool = False,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | Columns | None = None,
     streaming: bool = False,
     merge: bool = True,
 ) -> Dataset:
@@ -98,7 +98,8 @@ def load(
         labels: `DIAGNOSES`; or `MALIGNANCIES`, see `load_binary`; or None, see `load_known`.
         strict: refuse a file that cannot be read as an image, instead of naming and skipping it.
         columns: fields of `tables.FIELDS` with the columns that hold them, where a source names them in its own way. A
-            pair counts in each data set that has such a column; one that none of them has is an error.
+            pair counts in each data set that has such a column; one that none of them has is an error, which is left
+            to the caller who gives `Columns` for several loadings.
         streaming: read data sets of the Hub row by row instead of downloading their files first.
         merge: without it the copies that several data sets hold stay too, and a column `named` tells under which of the
             names each row was loaded.
@@ -107,10 +108,11 @@ def load(
         UsageError: no such data set, no images in it, a name that is no diagnosis, or (strict) a bad file.
         RunError: the Hub cannot be reached.
     """
-    of_fields = Columns(columns)
+    of_fields = columns if isinstance(columns, Columns) else Columns(columns)
     names = list(names)
     opened = [(name, *_opened(name, of_fields, streaming=streaming)) for name in names]
-    of_fields.check()
+    if of_fields is not columns:
+        of_fields.check()
     labels = labels or _most_telling(records for _, records, _ in opened)
     opened = [(name, layouts.labelled(records, name, labels), images) for name, records, images in opened]
     found = [_read(*source, labels, strict=strict) for source in opened]
@@ -288,17 +290,34 @@ def _read(name: str, records: list[Record], images: Dataset, labels: tuple[str, 
 
 
 def _in_words(record: Record, fault: Exception) -> str:
-    return f"'{record.path or record.image_id}' ({str(fault.__cause__ or fault)[:60]})"
+    why = re.sub(r" ?<_io\.BytesIO object at 0x\w+>", "", str(fault.__cause__ or fault))
+    return f"'{record.path or record.image_id}' ({why[:60]})"
 
 
 def _row(record: Record, label: int, content: str) -> dict:
-    return record.facts | {
-        "label": label,
-        "image_id": record.image_id,
-        "source": _origin(record),
-        "shipped_split": record.shipped_split,
-        "content": content,
-        "twins": record.twins,
+    return (
+        record.facts
+        | _own_ids(record)
+        | {
+            "label": label,
+            "image_id": record.image_id,
+            "source": _origin(record),
+            "shipped_split": record.shipped_split,
+            "content": content,
+            "twins": record.twins,
+        }
+    )
+
+
+def _own_ids(record: Record) -> dict[str, str]:
+    """Return lesion and patient under names that no other source uses.
+
+    `HAM_0000118`, `IP_0001234` and the like are the archive's; a bare 17 is another patient in every data set.
+    """
+    found = {name: record.facts[name] for name in ("lesion_id", "patient_id") if record.facts.get(name)}
+    return {
+        name: value if re.match(r"[A-Za-z]{2,}\w*_\w*\d", value) else f"{record.source}: {value}"
+        for name, value in found.items()
     }
 
 

@@ -92,7 +92,7 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
         if part != "test":
             rows["set_aside" if group in tested else side(group, seed=seed)].append(i)
     sides = {name: dataset.select(rows[name]) for name in [*SHARES, "set_aside"]}
-    _check_classes({name: sides[name] for name in SHARES})
+    check_classes({name: sides[name] for name in SHARES})
     return sides | {"official_test": official, "clean_test": clean_test(shipped)}
 
 
@@ -116,7 +116,7 @@ def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -
         out = int(_position(group, f"{seed}:fold") * folds) == number
         rows["held_out" if out else _side(_position(group, f"{seed}:fold {number}"), _LEARNT_FROM)].append(i)
     found = {name: everything.select(rows[name]) for name in SHARES}
-    _check_classes(found)
+    check_classes(found)
     return sides | found
 
 
@@ -146,7 +146,8 @@ def describe(sides: dict[str, Dataset], seed: int) -> dict:
     }
 
 
-def _check_classes(sides: dict[str, Dataset]) -> None:
+def check_classes(sides: dict[str, Dataset]) -> None:
+    """Refuse sides of which one has no group of a diagnosis that another has."""
     if not any(map(len, sides.values())):
         raise UsageError("there is nothing to train on: all images stand in Test/, or are copies of what stands there.")
     groups = {name: defaultdict(set) for name in sides}

@@ -1,12 +1,13 @@
 """What a row of a source's table says of an image: its name, its diagnosis in the source's words, lesion, age, ..."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from dermalert.errors import UsageError, did_you_mean, first_few
@@ -113,16 +114,24 @@ def _may_be_table(path: Path) -> bool:
 
 
 def _header(path: Path) -> list[str]:
-    with path.open(newline="", encoding=_encoding(path), errors="replace") as file:
+    with path.open(newline="", encoding=_encoding(path), errors="replace") as file, _of_a_table(path):
         line = file.readline()
-    return next(csv.reader([line], delimiter=_delimiter(line)), [])
+        return next(csv.reader([line], delimiter=_delimiter(line)), [])
 
 
 def _rows(path: Path) -> list[dict]:
-    with path.open(newline="", encoding=_encoding(path), errors="replace") as file:
+    with path.open(newline="", encoding=_encoding(path), errors="replace") as file, _of_a_table(path):
         delimiter = _delimiter(file.readline())
         file.seek(0)
         return list(csv.DictReader(file, delimiter=delimiter))
+
+
+@contextlib.contextmanager
+def _of_a_table(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except csv.Error as error:
+        raise UsageError(f"'{path}' cannot be read as a table ({error}): mend it, or move it elsewhere.") from error
 
 
 def _encoding(path: Path) -> str:

@@ -1,5 +1,7 @@
 """Figures as a person reads them."""
 
+import math
+
 
 def in_words(figure: dict, digits: int = 2) -> str:
     """Return a figure with its 95 % interval as text."""
@@ -8,6 +10,8 @@ def in_words(figure: dict, digits: int = 2) -> str:
     if figure["low"] is None:
         return f"{figure['value']:.{digits}f} [no interval]"
     low, high = (f"{figure[end]:.{digits}f}" for end in ("low", "high"))
+    if low == high and digits < 6:
+        return in_words(figure, digits + 1)
     to = " to " if "-" in low + high else "-"
     return f"{figure['value']:.{digits}f} [{low}{to}{high}]"
 
@@ -15,3 +19,13 @@ def in_words(figure: dict, digits: int = 2) -> str:
 def percent(value: float) -> str:
     """Return a share as text."""
     return f"{float(value):.1%}"
+
+
+def percent_at_least(value: float) -> str:
+    """Return a lower bound as text: rounded down, so that it is never said to be higher than it is."""
+    return f"{math.floor(value * 1000) / 1000:.1%}"
+
+
+def threshold(value: float) -> str:
+    """Return a threshold in percent with three digits that mean something, however small it is."""
+    return f"{100 * value:.3g}%"

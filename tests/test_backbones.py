@@ -1,3 +1,6 @@
+import importlib.util
+import json
+
 import pytest
 import torch
 from PIL import Image
@@ -95,6 +98,25 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(tmp_path):
         backbones.load(str(tmp_path / "my-vitt"), labels=DIAGNOSES)
     with pytest.raises(UsageError, match=r"'.*' is neither"):
         backbones.load(str(tmp_path), labels=DIAGNOSES)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
+def test_a_base_model_whose_library_is_not_installed_is_refused(tmp_path):
+    name = tiny_vit(tmp_path / "timm")
+    config = {"model_type": "timm_wrapper", "architecture": "resnet18", "num_classes": 9}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"can be reached \(.*requires the timm library[^\n]*\)\.[^\n]*$"):
+        backbones.load(name, labels=DIAGNOSES)
+
+
+@pytest.mark.parametrize(("said", "reason"), [("\nbroken:\nat byte 7", "broken"), ("", "RuntimeError")])
+def test_weights_that_cannot_be_read_are_refused_by_the_first_line_of_the_reason(tmp_path, monkeypatch, said, reason):
+    def fail(*_, **__):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(backbones.AutoModelForImageClassification, "from_pretrained", fail)
+    with pytest.raises(UsageError, match=rf"can be reached \({reason}\)"):
+        backbones.load(tiny_vit(tmp_path / "vit"), labels=DIAGNOSES)
 
 
 @pytest.mark.parametrize(("name", "size"), [("efficientnet-lite0", 100), ("vit", 48)])

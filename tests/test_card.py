@@ -32,6 +32,7 @@ CONSTANTS = {
     "per 100 images",
     "HAM10000",
 }
+CONSTANTS |= {"under 30", "30 to 49", "50 to 69", "70 and over"}  # names of subgroups
 CONSTANTS |= {"5 %", "71 %"}  # what the baselines see
 
 
@@ -39,44 +40,39 @@ def body(text: str) -> str:
     return text.split("---\n", 2)[2]
 
 
-def leaves(value) -> list:
-    """Return all numbers and texts of a report, names of its keys included."""
-    if isinstance(value, dict):
-        found = [leaf for item in value.values() for leaf in leaves(item)]
-        return found + [key for key in value if isinstance(key, str)]
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in leaves(item)]
-    return [value]
-
-
-def untraced(text: str, report: dict) -> list[str]:
-    """Return the numbers of a card that no leaf of `metrics.json` gives at their precision, plain or in percent."""
-    for constant in sorted(CONSTANTS, key=len, reverse=True):
-        text = text.replace(constant, " ")
+def numbers(text: str) -> list[str]:
+    """Return the numbers of a card's body in their order, without those of its own words and of what others found."""
+    text = body(text)
     for reader in READERS:
         text = text.replace(f"{reader.who}, {reader.task}, other images ({reader.source})", " ")
-        text = text.replace(f"| {reader.sensitivity} |", " ").replace(f"{reader.specificity}:", " ")
-    found = leaves(report)
-    for word in sorted((leaf for leaf in found if isinstance(leaf, str)), key=len, reverse=True):
-        text = text.replace(word, " ")
-    text = re.sub(r"evaluation/\S+", " ", text)
-    numbers = [leaf for leaf in found if isinstance(leaf, int | float) and not isinstance(leaf, bool)]
-    numbers += [
-        one["n"] + one["others"] for side in report["splits"].values() for one in side["melanoma"]["by_source"].values()
-    ]
-    known = {shown for number in numbers for shown in _as_shown(number)}
-    known |= {f"{float(key):.1%}" for key in ("0.01", "0.05", "0.20")}
-    return [
-        number
-        for number in re.findall(r"-?\d+(?:\.\d+)?%?", text.replace("-", " -"))
-        if number.lstrip("-") not in known
-    ]
+        text = text.replace(f"| {reader.sensitivity} |", "| |").replace(f"{reader.specificity}:", " ")
+    for constant in sorted(CONSTANTS, key=len, reverse=True):
+        text = text.replace(constant, " ")
+    return re.findall(r"\d+(?:\.\d+)?", re.sub(r"evaluation/figures/\S+", " ", text))
 
 
-def _as_shown(number: float) -> set[str]:
-    number = abs(number)
-    shown = {f"{number:.{digits}f}" for digits in range(4)} | {f"{number:.1%}", str(number)}
-    return shown | {str(round(number))}
+def moved(value, by: int):
+    """Return a report with every number in it moved, texts that hold numbers and keys that are numbers too."""
+    if isinstance(value, dict):
+        return {_moved_key(key, by): moved(item, by) for key, item in value.items()}
+    if isinstance(value, list):
+        return [moved(item, by) for item in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str):
+        return re.sub(r"\d", lambda digit: str((int(digit[0]) + by) % 10), value)
+    return value + 1000 * by if isinstance(value, int) else value * 1.3**by + 0.137 * by
+
+
+def _moved_key(key: str, by: int) -> str:
+    return f"{float(key) + 0.137 * by:.3f}" if re.fullmatch(r"0\.\d+", key) else key
+
+
+def typed_by_hand(report: dict) -> list[str]:
+    """Return the numbers of the card that stay as they are when every number of the report moves."""
+    before, after = (numbers(card.render_card(moved(report, by), EVERYTHING)) for by in (1, 2))
+    assert len(before) == len(after) > 100
+    return [one for one, other in zip(before, after, strict=True) if one == other]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -90,15 +86,15 @@ def test_the_card_renders_with_valid_front_matter_whatever_is_defined(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_number_of_the_card_is_in_the_figures(case):
-    report = figures(**case)
-    assert untraced(body(card.render_card(report, EVERYTHING)), report) == []
+def test_every_number_of_the_card_comes_from_the_figures(case):
+    assert typed_by_hand(figures(**case)) == []
 
 
-def test_a_number_that_was_typed_by_hand_is_found():
-    report = figures()
-    text = card.render_card(report) + "It finds 98.7% of melanomas, sensitivity 0.9871 and 12345 images."
-    assert untraced(body(text), report) == ["98.7%", "0.9871", "12345"]
+def test_a_number_that_was_typed_by_hand_is_found(tmp_path, monkeypatch):
+    template = TEMPLATE.read_text() + "\nIt has an AUROC of 0.97, n = 80, and a sensitivity of 98.7%.\n"
+    (tmp_path / "model_card.md").write_text(template)
+    monkeypatch.setattr(card, "_CARD", tmp_path / "model_card.md")
+    assert typed_by_hand(figures()) == ["0.97", "80", "98.7"]
 
 
 def test_the_template_has_no_figures_of_its_own():
@@ -169,15 +165,22 @@ def test_the_licence_of_the_weights_follows_the_images(trained_on, generated, li
 
 
 def test_a_shortcut_is_said_on_the_first_page():
+    text = card.render_card(figures())
     assert (
-        "**Shortcut: In balanced accuracy it is not shown to be above mean colour and frame only:"
-        in card.render_card(figures())
+        "**Shortcut (n = 80): In balanced accuracy it is not shown to be above mean colour and frame only: it may"
+        in text
     )
+    assert "made. In melanoma AUROC it is above each of them.**" in text
     report = figures()
-    report["shortcut"] = {"found": False, "balanced_accuracy": [], "melanoma_auroc": []}
+    report["shortcut"] = {
+        "found": False,
+        "not_measured": ["melanoma_auroc"],
+        "balanced_accuracy": [],
+        "melanoma_auroc": [],
+    }
     text = card.render_card(report)
-    assert "Shortcut:" not in text
-    assert "It is above each of them." in text
+    assert "Shortcut (" not in text
+    assert "In balanced accuracy it is above each of them. Melanoma AUROC could not be compared." in text
 
 
 def test_the_card_says_how_it_differs_from_the_version_before():
@@ -192,4 +195,4 @@ def test_the_card_says_how_it_differs_from_the_version_before():
     text = card.render_card(report)
     assert "v1.0.0 follows v0.9.0. What differs in the settings: `rebalance` True there, False here." in text
     assert "different data" in text
-    assert untraced(body(text), report) == []
+    assert typed_by_hand(report) == []

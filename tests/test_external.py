@@ -14,7 +14,8 @@ def learnt(tmp_path_factory):
 
 
 def load(asked, learnt):
-    return external.load(asked, learnt=learnt[1], policy="none")
+    sides = learnt[1]
+    return external.load(asked, sides=sides, learnt=seen.of(sides), policy="none")[0]
 
 
 def test_another_data_set_is_reported_as_a_whole(learnt, tmp_path):

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 from huggingface_hub import HfApi
 from pictures import class_folders
 from releases import make_release
+from safetensors.torch import load_file, save_file
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 from typer.testing import CliRunner
 
@@ -29,6 +31,13 @@ def checkpoint(folder, labels, *, likeliest=None):
         model.classifier.bias.data[list(labels).index(likeliest)] += 50
     model.save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def without_weights(folder, part):
+    """Take the weights out of a checkpoint whose names hold this part."""
+    weights = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if part not in name}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
@@ -143,6 +152,88 @@ def test_a_two_class_checkpoint_is_measured_on_malignant_against_benign(pictures
     assert "melanoma" not in figures
 
 
+def failures(figures):
+    return [failure for side in figures["failures"].values() for failure in side]
+
+
+def of_folder(failure):
+    """Return the diagnosis of an image of `pictures`, whose number tells the folder that it lies in."""
+    return DIAGNOSES[(int(failure["image_id"].removeprefix("ISIC_")) - 9000000) // 6]
+
+
+@pytest.mark.parametrize("labels", [HAM, ["benign", "malignant"], ["not melanoma", "melanoma"]])
+def test_failures_keep_the_diagnosis_that_a_class_merges_with_others(labels, pictures, tmp_path):
+    told = figures_of(checkpoint(tmp_path / "merged", labels), pictures, tmp_path=tmp_path)
+    found = failures(told["splits"]["all"])
+    assert len(found) >= 18
+    assert [failure["truth"] for failure in found] == [of_folder(failure) for failure in found]
+
+
+def test_failures_of_images_with_one_name_keep_their_own_truths(tmp_path):
+    class_folders(tmp_path / "binary", images=3, labels=("benign", "malignant"))
+    for folder in (tmp_path / "binary").iterdir():
+        for i, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / f"{i}.png")
+    told = figures_of(checkpoint(tmp_path / "two", ["benign", "malignant"]), tmp_path / "binary", tmp_path=tmp_path)
+    found = told["splits"]["all"]["failures"]
+    assert {failure["truth"] for failure in found["lowest_melanomas"]} == {"malignant"}
+    assert {failure["truth"] for failure in found["highest_others"]} == {"benign"}
+    assert {failure["image_id"] for failure in failures(told["splits"]["all"])} == {"0", "1", "2"}
+
+
+def keys_of(figures):
+    """Return every key of a report, at any depth."""
+    return set(figures).union(*(keys_of(value) for value in figures.values() if isinstance(value, dict)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "nevi", "nine"),
+    [
+        (DIAGNOSES, True, True),
+        (HAM, True, False),
+        (["benign", "malignant"], False, False),
+        (["melanoma", "nevus + vascular lesion", "dermatofibroma"], False, False),
+    ],
+)
+def test_figures_of_nevi_and_of_the_nine_are_told_only_by_classes_that_can(labels, nevi, nine):
+    nobody = {"value": None}
+    names = ["auroc_nevi", "specificity_nevi", "specificity_nevi_at_sensitivity"]
+    figures = {
+        "melanoma": dict.fromkeys([*names, "auroc"], nobody),
+        "balanced_accuracy_benign_keratosis_merged": nobody,
+        "per_class": dict.fromkeys(DIAGNOSES, nobody),
+        "confusion": np.zeros((9, 9), int).tolist(),
+        "subgroups": {},
+    }
+    found = grading.classes(labels)
+    told = keys_of(found.named(figures))
+    assert [name in told for name in [*names, "auroc"]] == [nevi] * 3 + [True]
+    assert ("balanced_accuracy_benign_keratosis_merged" in told) == nine
+
+
+def test_specificity_among_nevi_is_that_of_the_nevi_alone(pictures, tmp_path):
+    told = figures_of(checkpoint(tmp_path / "seven", HAM, likeliest="nv"), pictures, tmp_path=tmp_path)
+    melanoma = told["splits"]["all"]["melanoma"]
+    low = melanoma["specificity_nevi"]["low"]
+    assert melanoma["specificity_nevi"]["value"] == 1
+    assert low == pytest.approx(0.025 ** (1 / 6))  # the exact bound of 6 of 6, which is what there is of nevi
+
+
+def test_a_binary_data_set_says_nothing_of_nevi(tmp_path):
+    class_folders(tmp_path / "binary", images=3, labels=("benign", "malignant"))
+    told = figures_of(checkpoint(tmp_path / "seven", HAM), tmp_path / "binary", tmp_path=tmp_path)
+    assert not {key for key in keys_of(told["splits"]["all"]) if "nevi" in key}
+
+
+@pytest.mark.parametrize(("labels", "positives"), [(["benign", "malignant"], 18), (HAM, 6)])
+def test_subgroups_count_the_positives(labels, positives, pictures, tmp_path):
+    told = figures_of(checkpoint(tmp_path / "model", labels), pictures, tmp_path=tmp_path)
+    subgroups = told["splits"]["all"]["subgroups"]
+    assert sum(figures["positives"] for figures in subgroups["source"]["of"].values()) == positives
+    assert "melanomas" not in keys_of(subgroups)
+    assert "not_measured" in subgroups["sex"]
+
+
 def test_diagnoses_without_a_class_are_left_out_with_their_count(pictures, tmp_path):
     done = evaluate(checkpoint(tmp_path / "three", ["mel", "nv", "bcc"]), pictures)
     assert done.exit_code == 0
@@ -212,6 +303,55 @@ def test_what_cannot_be_measured_is_one_sentence(words, code, sentence, pictures
     assert done.exit_code == code
     assert sentence in done.stderr
     assert "Traceback" not in done.output
+
+
+def refused(folder):
+    """Return the one sentence that a checkpoint is refused with."""
+    with pytest.raises(UsageError) as refusal:
+        grading.load(str(folder))
+    (sentence,) = str(refusal.value).splitlines()
+    return sentence
+
+
+def test_a_checkpoint_without_a_trained_head_is_refused(pictures, tmp_path):
+    folder = without_weights(checkpoint(tmp_path / "headless", HAM), "classifier")
+    sentence = "is no trained image classifier: its weights lack classifier.bias, classifier.weight."
+    assert refused(folder).endswith(sentence)
+    done = evaluate(folder, pictures)
+    assert (done.exit_code, sentence in done.stderr) == (2, True)
+
+
+def test_of_a_checkpoint_without_any_layer_a_few_are_named(tmp_path):
+    folder = without_weights(checkpoint(tmp_path / "hollow", HAM), "encoder")
+    assert "its weights lack convnext.encoder.stages.0.layers.0.dwconv.bias, " in refused(folder)
+    assert refused(folder).endswith(" more.")
+
+
+def test_a_head_of_another_size_than_the_configuration_says_is_refused(tmp_path):
+    folder = checkpoint(tmp_path / "seven", HAM)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"id2label": {"0": "mel", "1": "nv"}, "label2id": {"mel": 0, "nv": 1}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert refused(folder).endswith(
+        "its weights and its configuration give different sizes to classifier.bias, classifier.weight."
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
+def test_a_checkpoint_whose_library_is_not_installed_is_refused(tmp_path):
+    config = {"model_type": "timm_wrapper", "architecture": "resnet18", "label_names": HAM, "num_classes": len(HAM)}
+    folder = checkpoint(tmp_path / "timm", HAM)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "is no image classifier that can be loaded: " in refused(folder)
+    assert "requires the timm library" in refused(folder)
+
+
+def test_what_transformers_cannot_load_is_refused_by_the_first_line_of_its_reason(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("\nthe file is broken:\nat byte 7")
+
+    monkeypatch.setattr(grading.AutoModelForImageClassification, "from_pretrained", fail)
+    assert refused(checkpoint(tmp_path / "seven", HAM)).endswith("that can be loaded: the file is broken")
 
 
 def test_a_label_map_of_another_shape_is_refused(tmp_path):

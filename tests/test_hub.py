@@ -11,7 +11,7 @@ from hub_server import Fault
 from huggingface_hub.constants import HF_HUB_CACHE
 from pictures import class_folders, picture, write_table
 
-from dermalert import sources
+from dermalert import facts, repair, sources
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import RunError, UsageError
 
@@ -198,7 +198,7 @@ def test_columns_with_names_of_their_own_can_be_named(hub):
         load(columns={"image": "a"})
     dataset = load(columns={"image": "b", "label": "finding", "lesion_id": "no"})
     assert dataset[0]["image"].tobytes() == picture(9).tobytes()
-    assert dataset["group"] == ["7", "7"]
+    assert dataset["group"] == ["tester/lesions: 7", "tester/lesions: 7"]
     with pytest.raises(UsageError, match=r"no column 'findings' for 'label'. Did you mean 'finding'"):
         load(columns={"image": "b", "label": "findings"})
     with pytest.raises(UsageError, match=r"'tester/lesions' has no column 'finding' of images, only a, b"):
@@ -259,3 +259,18 @@ def test_an_image_that_a_folder_holds_too_is_one_row(hub, tmp_path):
     mine = dataset[dataset["image_id"][:].index("ISIC_8000000")]
     assert (mine["lesion_id"], mine["age"]) == ("HAM_9000000", 80)
     assert mine["image"].tobytes() == picture(77).tobytes()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_archives_number_is_read_from_the_file_where_no_column_says_it(hub, streaming):
+    """As in a set of images and labels alone: two of its nevi are actinic keratoses in the archive."""
+    known = [image_id for image_id, row in facts.known().items() if row["diagnosis"] == "actinic keratosis"][:2]
+    pictures = [encoded(i) | {"path": f"{image_id}.png"} for i, image_id in enumerate([*known, "other", "other"])]
+    features = Features({"image": Image(), "label": ClassLabel(names=["nevus", "melanoma"])})
+    rows = Dataset.from_dict({"image": pictures, "label": [0, 0, 0, 1]}, features=features)
+    publish(hub, {"data/train-00000-of-00001.parquet": parquet(rows)})
+    dataset = load(streaming=streaming)
+    assert dataset["image_id"][:2] == known
+    assert dataset["image_id"][2:] == ["tester/lesions/train/2", "tester/lesions/train/3"]
+    _, told = repair.repair(dataset, "archive")
+    assert told["relabelled"] == {"nevus": {"actinic keratosis": 2}}

@@ -554,9 +554,41 @@ def test_columns_with_names_of_their_own_can_be_named(tmp_path):
     write_table(tmp_path / "set" / "list.csv", [{"photo": "sub/a.png", "finding": "nevus", "naevus_no": "L1"}])
     columns = {"image_id": "photo", "label": "finding", "lesion_id": "naevus_no"}
     dataset = load(tmp_path / "set", columns=columns)
-    assert (dataset["label"], dataset["group"]) == ([4], ["L1"])
+    assert (dataset["label"], dataset["group"]) == ([4], ["set: L1"])
     assert load(tmp_path / "set", columns={"image": "photo", "label": "finding"})["image_id"] == ["a"]
     with pytest.raises(UsageError, match=r"no column 'findings' for 'label'. Did you mean 'finding'"):
         load(tmp_path / "set", columns=columns | {"label": "findings"})
     with pytest.raises(UsageError, match=r"'lesion' is no field of an image. Did you mean 'lesion_id'"):
         load(tmp_path / "set", columns={"lesion": "naevus_no"})
+
+
+def test_a_folder_of_tables_beside_the_class_folders_is_no_class(tmp_path):
+    class_folders(tmp_path / "set", images=2, labels=("nevus", "melanoma"))
+    (tmp_path / "set" / "metadata").mkdir()
+    (tmp_path / "set" / "metadata" / "notes.csv").write_text("a,b\n1,2\n")
+    assert len(sources.load([str(tmp_path / "set")])) == 4
+
+
+def test_a_table_with_a_cell_without_end_is_one_sentence(tmp_path):
+    class_folders(tmp_path / "set", images=2, labels=("nevus", "melanoma"))
+    (tmp_path / "set" / "notes.csv").write_text("image_id,text\nx," + "y" * 200_000 + "\n")
+    with pytest.raises(UsageError, match=r"notes.csv' cannot be read as a table \(field larger than field limit"):
+        sources.load([str(tmp_path / "set")])
+
+
+def test_many_unknown_names_are_counted(tmp_path):
+    class_folders(tmp_path / "set", images=1, labels=tuple(f"mystery {letter}" for letter in "abcdefgh"))
+    with pytest.raises(UsageError, match="And 3 more such names"):
+        sources.load([str(tmp_path / "set")])
+
+
+def test_the_patient_1_of_one_clinic_is_not_the_patient_1_of_another(tmp_path):
+    for i, clinic in enumerate(("here", "there")):
+        folder = class_folders(tmp_path / clinic, images=3, first_seed=100 * i, labels=("nevus", "melanoma"))
+        ids = sorted(path.stem for path in folder.rglob("*.png"))
+        write_table(
+            folder / "metadata.csv", [{"image": x, "patient_id": n % 3, "lesion_id": n} for n, x in enumerate(ids)]
+        )
+    here, both = (sources.load([str(tmp_path / name) for name in names]) for names in (["here"], ["here", "there"]))
+    assert here["group"] == both["group"][:6]
+    assert len(set(both["group"])) == 2 * len(set(here["group"]))

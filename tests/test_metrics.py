@@ -211,6 +211,7 @@ def test_what_is_undefined_is_null_and_never_one():
     melanoma = figures["melanoma"]
     for name in (
         "auroc",
+        "auroc_nevi",
         "partial_auc_80",
         "average_precision",
         "sensitivity",
@@ -271,12 +272,33 @@ def test_melanoma_figures_are_those_at_the_threshold():
     probabilities[:, 3] = [0.9, 0.2, 0.19, 0.2, 0.1, 0.3]
     alert = probabilities[:, 3] >= 0.2
     melanoma = metrics.report(truth, probabilities, np.arange(6), alert=alert)["melanoma"]
-    expected = {"auroc": 5.5 / 9, "sensitivity": 2 / 3, "specificity": 1 / 3, "specificity_nevi": 1 / 2}
+    expected = {
+        "auroc": 5.5 / 9,
+        "auroc_nevi": 4.5 / 6,
+        "sensitivity": 2 / 3,
+        "specificity": 1 / 3,
+        "specificity_nevi": 1 / 2,
+    }
     assert {name: melanoma[name]["value"] for name in expected} == pytest.approx(expected)
     assert melanoma["predictive_values"]["0.05"]["missed_per_100"]["value"] == pytest.approx(5 / 3)
     # All three melanomas score 0.19 or more, and so do a nevus and the actinic keratosis.
     assert melanoma["specificity_at_sensitivity"]["0.95"]["value"] == pytest.approx(1 / 3)
     assert melanoma["specificity_nevi_at_sensitivity"]["0.95"]["value"] == 1 / 2
+
+
+@pytest.mark.parametrize(
+    ("melanomas", "missing"),
+    [(16, ["0.866", "0.90", "0.95"]), (23, ["0.90", "0.95"]), (29, ["0.90", "0.95"]), (30, ["0.95"]), (60, [])],
+)
+def test_no_interval_at_a_sensitivity_that_fewer_than_three_lesions_may_miss(melanomas, missing):
+    lesions = np.arange(melanomas + 40)
+    truth = np.repeat(np.where(lesions < melanomas, 3, 4), 2)  # two photos each: it is lesions that count
+    logits = np.random.default_rng(0).normal(size=(len(truth), 9)) + np.eye(9)[truth]
+    probabilities = special.softmax(logits, axis=1)
+    found = metrics.report(truth, probabilities, np.repeat(lesions, 2), alert=None)["melanoma"]
+    for name in ("specificity_at_sensitivity", "specificity_nevi_at_sensitivity"):
+        assert [at for at, figure in found[name].items() if figure["low"] is None] == missing
+        assert all(figure["value"] is not None for figure in found[name].values())
 
 
 def test_a_refused_melanoma_counts_as_missed():

@@ -17,7 +17,8 @@ def rows(*images, **columns):
         "content": content,
         "group": [c[:16] for c in content],
     }
-    return Dataset.from_dict(known | columns, features=Features(dict.fromkeys(known, Value("string"))))
+    features = Features(dict.fromkeys(known, Value("string")) | {"label": Value("int64")})
+    return Dataset.from_dict({"label": [0] * n} | known | columns, features=features)
 
 
 def sides(**given):
@@ -68,6 +69,12 @@ def test_a_clean_test_has_no_image_that_the_base_model_knows():
 def test_a_base_model_that_knows_all_that_would_be_held_out_is_refused():
     with pytest.raises(UsageError, match="learnt from all images of the side held_out: take another base"):
         seen.set_apart(sides(**FOUR), seen.of(sides(train=rows(5, 6))))
+
+
+def test_a_side_that_loses_a_diagnosis_to_the_base_model_is_refused():
+    labels = {name: rows(*range(i, i + 2), label=[0, 3]) for i, name in zip((1, 3, 5, 7), FOUR, strict=True)}
+    with pytest.raises(UsageError, match="without what the base model has learnt from, 'melanoma' has 3 groups"):
+        seen.set_apart(sides(**labels), seen.of(sides(train=rows(6))))
 
 
 def test_the_list_of_a_chain_of_models_holds_what_all_of_them_have_seen(tmp_path):

@@ -96,6 +96,34 @@ def test_intervals_of_clustered_photos_cover():
     assert_honest(coverage_of_intervals(np.random.default_rng(0), 100, 20, 2.0, DRAWS), DRAWS)
 
 
+def ece_intervals(rng, lesions, overconfidence, draws):
+    """Return the lower ends, values and upper ends, (3, draws), where top labels are right less often than they say."""
+    found = []
+    for _ in range(draws):
+        (confidence, lesion), luck = photos(rng, lesions), rng.normal(size=lesions)
+        top = 0.4 + 0.6 * stats.norm.cdf(confidence)
+        shared = luck[lesion] * CORRELATION**0.5 + rng.normal(size=len(lesion)) * (1 - CORRELATION) ** 0.5
+        truth = (stats.norm.cdf(shared) >= top - overconfidence).astype(int)  # 0 is the top label
+        probabilities = np.column_stack([top, *[(1 - top) / 8] * 8])
+        error = metrics.calibration(truth, probabilities, metrics.Intervals(lesion, draws=200))["ece"]
+        found.append([error["low"], error["value"], error["high"]])
+    return np.array(found).T
+
+
+def test_the_calibration_error_of_a_calibrated_model_may_be_none():
+    low, value, high = ece_intervals(np.random.default_rng(0), 150, 0, 150)
+    print(f"\ncalibrated: 0 is in {np.mean(low == 0):.1%} of the intervals")
+    assert np.mean(low == 0) >= 0.95
+    assert ((low < value) & (value <= high)).all()
+
+
+def test_the_calibration_error_of_an_overconfident_model_is_above_none():
+    low, value, high = ece_intervals(np.random.default_rng(0), 300, 0.2, 40)
+    print(f"\noverconfident: 0 is in {np.mean(low == 0):.1%} of the intervals")
+    assert np.mean(low > 0) >= 0.95
+    assert ((low < value) & (value <= high)).all()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("lesions", "melanomas", "separation"), [(100, 50, 1.2), (100, 10, 1.5), (300, 30, 1.5), (300, 60, 2.5)]

@@ -15,6 +15,7 @@ from conftest import REPOSITORY
 from pictures import class_folders, write_table
 from PIL import Image
 from safetensors.torch import load_file
+from test_card import typed_by_hand
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 import train_hf
@@ -44,8 +45,9 @@ def tiny_vit(tmp_path_factory) -> Path:
 
 
 def arguments(pictures, base, output_dir, *more: str) -> list[str]:
-    plain = ["--dataset", pictures, "--base_model", base, "--output_dir", output_dir, "--epochs", "2", *more]
-    return [str(argument) for argument in plain]
+    plain = {"--dataset": pictures, "--base_model": base, "--output_dir": output_dir, "--epochs": 2}
+    words = [word for flag, value in plain.items() if flag not in more for word in (flag, value)]
+    return [str(word) for word in [*words, *more]]
 
 
 def train(*command) -> dict:
@@ -139,6 +141,11 @@ print(len(table) if (table := json.load(open("table.json"))) else 0, worst)
     assert float(worst) < 1e-5
 
 
+def test_every_number_of_the_card_of_a_run_comes_from_its_figures(run):
+    figures = json.loads((run / "release/evaluation/metrics.json").read_text())
+    assert typed_by_hand(figures) == []
+
+
 def test_the_calibration_is_measured_before_and_after(run):
     calibration = json.loads((run / "release/evaluation/metrics.json").read_text())["splits"]["held_out"]["calibration"]
     assert calibration["before"].keys() == {"ece", "brier", "nll"}
@@ -173,6 +180,47 @@ def test_an_external_set_is_only_reported(pictures, tiny_vit, tmp_path):
     assert figures["splits"]["external/clinic"]["n"] == 18
     assert figures["data"]["images"] == 558
     assert "external/clinic, n = 18" in (tmp_path / "run/release/README.md").read_text()
+
+
+def test_an_external_set_has_no_image_that_the_base_model_has_learnt_from(pictures, run, tmp_path):
+    other = class_folders(tmp_path / "other", images=60, first_seed=5000)
+    figures = train(other, run, tmp_path / "on", "--epochs", "1", "--external", f"known={pictures / 'Train'}")
+    told = figures["data"]["external"]["known"]
+    learnt = len(sources.load([str(pictures / "Train")])) - figures["splits"]["external/known"]["n"]
+    assert told["left_out"] == learnt > 400
+    assert figures["data"]["base_model_learnt_from"] == "known"
+
+
+def test_a_shipped_test_split_that_the_base_model_knows_is_said(pictures, run, tmp_path):
+    figures = train(pictures, run, tmp_path / "same", "--epochs", "1")
+    assert figures["data"]["official_test_known_to_base"] == 0
+    shipped = tmp_path / "shipped"
+    class_folders(shipped / "Train", images=60, first_seed=5000)
+    shutil.copytree(pictures / "Train", shipped / "Test")
+    figures = train(shipped, run, tmp_path / "on", "--epochs", "1")
+    assert figures["data"]["official_test_known_to_base"] > 400
+    assert "The base model had learnt from" in (tmp_path / "on/release/README.md").read_text()
+
+
+def test_columns_count_in_external_sets_too(pictures, tiny_vit, tmp_path, capsys):
+    other = tmp_path / "other"
+    rows = []
+    for i, path in enumerate(sorted(class_folders(tmp_path / "drawn", images=2, first_seed=5000).rglob("*.png"))):
+        (other / "images").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, other / "images" / f"p{i}.png")
+        rows.append({"photo": f"p{i}.png", "finding": path.parent.name})
+    write_table(other / "table.csv", rows)
+    asked = ["--columns", "image=photo", "label=finding", "--external", f"clinic={other}"]
+    assert train(pictures, tiny_vit, tmp_path / "run", *asked)["splits"]["external/clinic"]["n"] == 18
+    assert command(pictures, tiny_vit, tmp_path / "no", "--columns", "label=finding") == 2
+    assert "no column 'finding' for 'label'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--external", "--dataset", "--columns"])
+def test_a_flag_that_stands_twice_is_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        train_hf.parse([flag, "a=x", flag, "b=y"])
+    assert f"{flag} stands twice: name all of them after one" in capsys.readouterr().err
 
 
 def test_a_base_model_that_knows_the_images_held_out_is_refused(pictures, run, tmp_path, capsys):
