@@ -132,7 +132,7 @@ def _learning_curves(history: Sequence[dict]) -> Figure | None:
 
 
 def _roc_figure(held_out: dict, images: _Images, threshold: float | None) -> Figure | None:
-    """Draw melanoma against all the others and against nevi, beside what doctors reached elsewhere at the task that is nearest."""
+    """Draw melanoma against all the others and against nevi, beside what doctors reached at the nearest task."""
     melanoma, nevus, score = images.truth == _MELANOMA, images.truth == _NEVUS, images.probabilities[:, _MELANOMA]
     panels = {
         "all other diagnoses": (~melanoma, "specificity", "auroc", _AMONG_PIGMENTED),
