@@ -56,8 +56,10 @@ def _audit(names: list[str], loading: dict, json: Path | None, figures: Path | N
     audit.check_kinds(fail_on)
     audit.check_targets(json, figures)
     columns = tables.mapping(loading["columns"])
-    dataset = sources.load(names, columns=columns, streaming=loading["streaming"], merge=False)
-    report = audit.audit(dataset, unreadable=audit.unread(names, dataset))
+    faults: list[str] = []
+    loading |= {"columns": columns, "merge": False, "faults": faults}
+    dataset = sources.load_known(names, **loading)
+    report = audit.audit(dataset, unreadable=faults)
     typer.echo(sheets.headline(report))
     sheets.show(report)
     if json:
@@ -96,14 +98,14 @@ def publish_dataset(
 
 
 def _publish_dataset(names: list[str], repo_id: str, policy: str, license: str | None, public: bool) -> None:
-    from dermalert import audit, dataset_release, sources
+    from dermalert import dataset_release, sources
 
     dataset_release.check_can_publish(repo_id, public=public, license=license)
-    shipped = sources.load(names)
+    faults: list[str] = []
+    shipped = sources.load(names, faults=faults)
     license = dataset_release.license_of(shipped, license)
     typer.echo(f"{repo_id} will be {'public' if public else 'private'}, under the licence {license}.")
-    unreadable = audit.unread(names, shipped)
-    parts, figures = dataset_release.prepare(shipped, policy, license, unreadable=unreadable)
+    parts, figures = dataset_release.prepare(shipped, policy, license, unreadable=faults)
     changed = dataset_release.publish(parts, figures, repo_id, public=public)
     done = "Published" if changed else "Nothing to do, it is there already"
     typer.echo(f'{done}: {figures["data"]["images"]} images, load_dataset("{repo_id}").')

@@ -16,8 +16,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from dermalert import duplicates, facts, sketches, sources, splits
-from dermalert.diagnoses import ALERT, DIAGNOSES
+from dermalert import diagnoses, duplicates, facts, sketches, sources, splits
+from dermalert.diagnoses import ALERT, MALIGNANCIES
 from dermalert.errors import UsageError, did_you_mean
 
 KINDS = {
@@ -46,16 +46,15 @@ CONTENT, IDS, METADATA, FACTS = "content", "image ids", "metadata", "facts table
 _TINY = 64  # pixels of the shorter side: the network of a lesion is no longer there
 _CHANCE = 1e-3  # under which the order of a split is no accident
 _TELLING = 0.3  # sensitivity + specificity - 1 of a source that says nothing of medicine
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 
 
 def audit(dataset: datasets.Dataset, *, unreadable: Sequence[str] = ()) -> dict:
     """Return what is wrong with a data set, ready for JSON.
 
     Args:
-        dataset: in the schema of `sources.FEATURES`; of several data sets, as `sources.load(merge=False)` gives it,
-            or what they share cannot be told.
-        unreadable: the files that were no images and are therefore not in it; see `unread`.
+        dataset: in the schema of `sources.FEATURES` or `sources.BINARY_FEATURES`; of several data sets, as
+            `sources.load(merge=False)` gives it, or what they share cannot be told.
+        unreadable: the files that were no images and are therefore not in it, the `faults` of `sources.load`.
 
     Returns:
         `{"schema", "files", "image_ids", "different_images", "sources", "labels", "shipped_splits", "findings"}`. A
@@ -76,25 +75,10 @@ def audit(dataset: datasets.Dataset, *, unreadable: Sequence[str] = ()) -> dict:
         "image_ids": len(set(rows.image_id)),
         "different_images": len(set(rows.content)),
         "sources": dict(Counter(rows.source).most_common()),
-        "labels": {name: rows.label.count(name) for name in DIAGNOSES if name in rows.label},
+        "labels": {name: rows.label.count(name) for name in rows.names if name in rows.label},
         "shipped_splits": dict(Counter(split for split in rows.split if split)),
         "findings": dict(zip(KINDS, checks, strict=True)),
     }
-
-
-def unread(names: Iterable[str], dataset: datasets.Dataset) -> list[str]:
-    """Return the image files in folders that the data set does not have because they cannot be read.
-
-    Each by its place in its folder, because a report is published and where the folder lies is nobody's business.
-    """
-    images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    known = {image["path"] for image in images["image"]}
-    folders = [Path(name) for name in names if Path(name).is_dir()]
-    files = [(root, path) for root in folders for path in sorted(root.rglob("*")) if path.suffix.lower() in _SUFFIXES]
-    files = [(root, path) for root, path in files if path.is_file() and str(path.resolve()) not in known]
-    looks = sketches.look({"path": str(path), "bytes": None} for _, path in files)
-    bad = [file for file, look in zip(files, looks, strict=True) if look.fault]
-    return [f"{root.resolve().name}/{path.relative_to(root)}" for root, path in bad]
 
 
 class _Rows:
@@ -103,7 +87,8 @@ class _Rows:
     def __init__(self, dataset: datasets.Dataset):
         self.dataset = dataset
         self.content, self.image_id = list(dataset["content"]), list(dataset["image_id"])
-        self.label = [None if label is None else DIAGNOSES[label] for label in dataset["label"]]
+        self.names = dataset.features["label"].names
+        self.label = [None if label is None else self.names[label] for label in dataset["label"]]
         self.source, self.split = list(dataset["source"]), list(dataset["shipped_split"])
         self.facts = [facts.known().get(facts.isic_id(image_id), {}) for image_id in self.image_id]
         known = zip(dataset["lesion_id"], self.facts, strict=True)
@@ -113,6 +98,16 @@ class _Rows:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def binary(self) -> bool:
+        """Whether the labels are benign and malignant."""
+        return self.names == list(MALIGNANCIES)
+
+    def archive(self, i: int) -> str | None:
+        """The archive's label of a row, where the facts table knows it."""
+        found = self.facts[i].get("diagnosis")
+        return diagnoses.malignancy(found) if found and self.binary else found
 
     @cached_property
     def copies(self) -> dict[str, list[int]]:
@@ -290,14 +285,16 @@ def _shared(rows: _Rows, what: str) -> dict:
         rows.case(sorted(found, key=lambda i: rows.split[i]), **{f"{what}_id": key}) for key, found in both.items()
     ]
     named = [i for i, key in enumerate(keys) if key is not None]
+    offending = [i for found in both.values() for i in found]
     text = f"{what} ids are known of {len(named)} of {len(rows)} files"
-    origin = METADATA if what == "patient" else _origin(rows, named)  # the facts table names no patients
+    # The facts table names no patients.
+    origin = METADATA if what == "patient" else _origin(rows, offending or named)
     return _finding(text, cases, of=len(groups), unit=unit, known_from=origin)
 
 
-def _origin(rows: _Rows, named: Iterable[int]) -> str:
+def _origin(rows: _Rows, members: Iterable[int]) -> str:
     """Tell whether the facts table alone would know the lesions of these rows."""
-    return FACTS if all(rows.facts[i].get("lesion_id") for i in named) else METADATA
+    return FACTS if all(rows.facts[i].get("lesion_id") for i in members) else METADATA
 
 
 def _kin_leaks(rows: _Rows) -> dict:
@@ -321,7 +318,9 @@ def _kin_leaks(rows: _Rows) -> dict:
     by = {tie: sum(tie in found for found in kin.values()) for tie in ties}
     alone = sum(any(tie in found for tie in list(ties)[:2]) for found in kin.values())
     cases = [rows.case([i, next(iter(kin[i].values()))], by=list(kin[i])) for i in sorted(kin)]
-    told = [i for found in kin.values() for tie, i in found.items() if tie in list(ties)[2:]]
+    told = [
+        i for test, found in kin.items() for tie, other in found.items() if tie in list(ties)[2:] for i in (test, other)
+    ]
     return _finding(
         ", ".join(f"{n} by {tie}" for tie, n in by.items() if n) + f"; by content alone {alone}",
         cases,
@@ -371,7 +370,7 @@ def _source_confounding(rows: _Rows) -> dict:
     sources = sorted(set(rows.source))
     by_label = {
         name: dict(Counter(s for s, own in zip(rows.source, rows.label, strict=True) if own == name))
-        for name in DIAGNOSES
+        for name in rows.names
     }
     by_label = {name: counts for name, counts in by_label.items() if counts}
     details = {"by_label": by_label, "predicts_melanoma": _melanoma_by_source(rows)}
@@ -424,15 +423,15 @@ def _sensitivity(items: list[tuple[str, bool]], chosen: Sequence[str]) -> dict:
 
 
 def _label_disagreement(rows: _Rows) -> dict:
-    known = [i for i, fact in enumerate(rows.facts) if fact.get("diagnosis") and rows.label[i]]
+    known = [i for i in range(len(rows)) if rows.archive(i) and rows.label[i]]
     if not known:
         return _cannot_tell("the archive's labels of these images are not known", unit="files", known_from=FACTS)
-    wrong = [i for i in known if rows.facts[i]["diagnosis"] != rows.label[i]]
-    confusion = Counter(f"{rows.label[i]}, by the archive {rows.facts[i]['diagnosis']}" for i in wrong)
+    wrong = [i for i in known if rows.archive(i) != rows.label[i]]
+    confusion = Counter(f"{rows.label[i]}, by the archive {rows.archive(i)}" for i in wrong)
     named = Counter(rows.label[i] for i in known)
     none_right = sorted({rows.label[i] for i in wrong} - {rows.label[i] for i in set(known) - set(wrong)})
     text = "; ".join([_counted(confusion), *(f"none of the {named[name]} {name} files is one" for name in none_right)])
-    cases = [rows.case([i], archive=rows.facts[i]["diagnosis"]) for i in wrong]
+    cases = [rows.case([i], archive=rows.archive(i)) for i in wrong]
     return _finding(
         text if wrong else "every label is the archive's",
         cases,

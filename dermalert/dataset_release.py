@@ -129,7 +129,7 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Iterable
         shipped: as `sources.load` gives it.
         policy: one of `repair.POLICIES`.
         license: see `license_of`.
-        unreadable: see `audit.unread`.
+        unreadable: the `faults` of `sources.load`.
 
     Returns:
         The rows of each part: the four sides, `test`, `set_aside`, and `clean_test`, which is part of `test`; and the

@@ -1,5 +1,6 @@
 """A data set of the Hugging Face Hub, `USER/NAME` or `USER/NAME@REVISION`, with an image column and a label column."""
 
+import ast
 import contextlib
 import hashlib
 import re
@@ -74,6 +75,9 @@ def load(name: str, columns: tables.Columns, *, streaming: bool = False) -> tupl
     if streaming:
         with _failures_in_words(name):
             splits = {split: _written(rows, f"{commit}/{split}") for split, rows in splits.items()}
+    splits = {split: rows for split, rows in splits.items() if len(rows)}
+    if not splits:
+        raise UsageError(f"'{name}' holds no rows.")
     records, pictures = [], []
     for split, rows in splits.items():
         ids = _names(rows, image, f"{name}/{split}")
@@ -118,9 +122,11 @@ def _failures_in_words(name: str) -> Iterator[None]:
         raise _unreached(name, error) from error
     # `load_dataset` says in a ValueError that a configuration must be named, or that there is nothing to read.
     except (DatasetsError, ValueError, RuntimeError) as error:
-        if isinstance(error, DatasetGenerationError) and isinstance(error.__cause__, (HTTP_ERROR, OSError)):
-            raise _unreached(name, error.__cause__) from error
-        raise UsageError(f"--dataset '{name}' cannot be used: {_reason(error)}.") from error
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+        if isinstance(cause, (HTTP_ERROR, OSError)):
+            raise _unreached(name, cause) from error
+        why = _several(error) or _reason(cause or error)
+        raise UsageError(f"--dataset '{name}' cannot be used: {why}.") from error
 
 
 def _unreached(name: str, error: Exception) -> RunError:
@@ -128,7 +134,15 @@ def _unreached(name: str, error: Exception) -> RunError:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:!? ")
+
+
+def _several(error: Exception) -> str | None:
+    """Return in words which configurations there are, if `datasets` asks for one of them."""
+    listed = re.search(r"available configs: (\[.*\])", str(error))
+    if listed is None:
+        return None
+    return f"it has several configurations ({', '.join(ast.literal_eval(listed[1]))}), and none can be named here"
 
 
 def _image_column(name: str, features: Features, given: str | None) -> str:

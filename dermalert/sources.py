@@ -86,6 +86,7 @@ def load(
     columns: Mapping[str, str] | Columns | None = None,
     streaming: bool = False,
     merge: bool = True,
+    faults: list[str] | None = None,
 ) -> Dataset:
     """Load one or more data sets into the schema `FEATURES`.
 
@@ -103,6 +104,7 @@ def load(
         streaming: read data sets of the Hub row by row instead of downloading their files first.
         merge: without it the copies that several data sets hold stay too, and a column `named` tells under which of the
             names each row was loaded.
+        faults: a list, to which the files that cannot be read are added, each by its place in its data set.
 
     Raises:
         UsageError: no such data set, no images in it, a name that is no diagnosis, or (strict) a bad file.
@@ -115,7 +117,7 @@ def load(
         of_fields.check()
     labels = labels or _most_telling(records for _, records, _ in opened)
     opened = [(name, layouts.labelled(records, name, labels), images) for name, records, images in opened]
-    found = [_read(*source, labels, strict=strict) for source in opened]
+    found = [_read(*source, labels, [] if faults is None else faults, strict=strict) for source in opened]
     rows = [row for source in found for row in source.rows]
     for row in rows:
         fill(row, facts.known().get(facts.isic_id(row["image_id"]), {}))
@@ -273,7 +275,9 @@ def _pictures(images: list[dict]) -> Dataset:
     return Dataset.from_dict({"image": images}, features=Features({"image": Image(decode=False)}))
 
 
-def _read(name: str, records: list[Record], images: Dataset, labels: tuple[str, ...], *, strict: bool) -> _Source:
+def _read(
+    name: str, records: list[Record], images: Dataset, labels: tuple[str, ...], faults: list[str], *, strict: bool
+) -> _Source:
     """Look at every image: whether it is one, and what its bytes are."""
     files = (images[record.row]["image"] for record in records)
     looks = list(tqdm(sketches.look(files), total=len(records), desc=f"Reading {name}", unit=" images"))
@@ -282,6 +286,7 @@ def _read(name: str, records: list[Record], images: Dataset, labels: tuple[str, 
         raise UsageError(f"{len(bad)} of {len(records)} files in '{name}' are no images: {first_few(bad)} (--strict).")
     if bad:
         logger.warning("skipped %d of %d files in '%s': %s", len(bad), len(records), name, first_few(bad, 20))
+    faults += [_place(name, record) for record, look in zip(records, looks, strict=True) if look.fault]
     read = [(record, look.content) for record, look in zip(records, looks, strict=True) if not look.fault]
     if not read:
         raise UsageError(f"none of the {len(records)} files in '{name}' can be read as an image: {first_few(bad)}.")
@@ -292,6 +297,13 @@ def _read(name: str, records: list[Record], images: Dataset, labels: tuple[str, 
 def _in_words(record: Record, fault: Exception) -> str:
     why = re.sub(r" ?<_io\.BytesIO object at 0x\w+>", "", str(fault.__cause__ or fault))
     return f"'{record.path or record.image_id}' ({why[:60]})"
+
+
+def _place(name: str, record: Record) -> str:
+    """Return where in its data set an image is: a report is published, and where a folder lies is nobody's business."""
+    if record.path:
+        return f"{Path(name).resolve().name}/{record.path.relative_to(name).as_posix()}"
+    return record.image_id if record.image_id.startswith(f"{name}/") else f"{name}/{record.image_id}"
 
 
 def _row(record: Record, label: int, content: str) -> dict:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from dermalert import facts, sheets, sources, synthetic
 from dermalert.__main__ import app
-from dermalert.audit import KINDS, audit, unread
+from dermalert.audit import KINDS, audit
 from dermalert.diagnoses import DIAGNOSES
 
 RUNNER = CliRunner()
@@ -45,8 +45,9 @@ def folder(drawn, tmp_path) -> Path:
 
 
 def report_on(folder: Path) -> dict:
-    dataset = sources.load([str(folder)])
-    return audit(dataset, unreadable=unread([str(folder)], dataset))
+    faults = []
+    dataset = sources.load_known([str(folder)], faults=faults)
+    return audit(dataset, unreadable=faults)
 
 
 def found(report: dict) -> dict[str, int]:
@@ -76,8 +77,8 @@ def test_files_that_are_no_image_are_named(folder):
     (folder / "Train" / "nevus" / "empty.jpg").write_bytes(b"")
     (folder / "Train" / "nevus" / "notes.txt").write_text("no image is meant here")
     finding = report_on(folder)["findings"]["unreadable"]
-    assert (finding["count"], finding["of"]) == (2, 55)
-    assert [Path(case["file"]).name for case in finding["cases"]] == ["lesion_0.png", "empty.jpg"]
+    assert (finding["count"], finding["of"]) == (3, 56)
+    assert [Path(case["file"]).name for case in finding["cases"]] == ["lesion_0.png", "empty.jpg", "notes.txt"]
 
 
 def test_an_image_that_breaks_after_loading_is_named_too(folder, monkeypatch, tmp_path):
@@ -398,3 +399,22 @@ def test_the_known_near_duplicates_of_the_nine_class_set_are_found(real_report):
         ("ISIC_0025434", "ISIC_0028165"),
     } <= pairs
     assert len(pairs) < 12
+
+
+def test_a_benign_and_malignant_set_is_audited_too(tmp_path):
+    folder = class_folders(tmp_path / "set", images=3, labels=("benign", "malignant"))
+    shutil.copy(next((folder / "benign").iterdir()), folder / "malignant" / "again.png")
+    report = report_on(folder)
+    assert report["labels"] == {"benign": 3, "malignant": 4}
+    assert report["findings"]["contradictions"]["count"] == 1
+
+
+def test_what_could_not_be_read_is_named_whatever_its_suffix_and_through_links(tmp_path):
+    folder = class_folders(tmp_path / "elsewhere", images=3, labels=("nevus", "melanoma"))
+    (folder / "nevus" / "bad.heic").write_bytes(b"no image")
+    (tmp_path / "set").mkdir()
+    for name in ("nevus", "melanoma"):
+        (tmp_path / "set" / name).symlink_to(folder / name)
+    found = report_on(tmp_path / "set")["findings"]["unreadable"]
+    assert [case["file"] for case in found["cases"]] == ["set/nevus/bad.heic"]
+    assert found["of"] == 7
