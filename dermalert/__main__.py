@@ -9,6 +9,11 @@ from dermalert.errors import RunError, run_command
 
 # What a command needs is imported when it runs: the help should not wait for torch.
 
+Repair = Annotated[
+    Literal["archive", "drop-conflicts", "none"],
+    typer.Option(help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing"),
+]
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
@@ -79,12 +84,7 @@ def publish_dataset(
         typer.Argument(help="'demo', folders or data sets of the Hub; several become one", metavar="DATASET"),
     ],
     repo_id: Annotated[str, typer.Argument(help="data set repository of the Hub", metavar="USER/REPO")],
-    repair: Annotated[
-        Literal["archive", "drop-conflicts", "none"],
-        typer.Option(
-            help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing"
-        ),
-    ] = "archive",
+    repair: Repair = "archive",
     license: Annotated[
         str | None,
         typer.Option(help="licence of images whose source is not known, as the Hub calls it, or other", metavar="ID"),
@@ -126,9 +126,7 @@ def evaluate(
             help='JSON object from classes of the model to diagnoses, such as {"LABEL_0": "nevus"}', metavar="FILE"
         ),
     ] = None,
-    repair: Annotated[
-        Literal["archive", "drop-conflicts", "none"], typer.Option(help="what is done about wrong labels")
-    ] = "archive",
+    repair: Repair = "archive",
     columns: Annotated[
         list[str] | None, typer.Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
     ] = None,
@@ -143,11 +141,10 @@ def _evaluate(
 ) -> None:
     from rich.console import Console
 
-    from dermalert import duplicates, errors, grading, release, repair, sources, tables
+    from dermalert import audit, duplicates, grading, repair, sources, tables
 
     said = grading.read_label_map(label_map)
-    if json:
-        errors.check_writable(json)
+    audit.check_targets(json, None)
     judge = grading.load(model)
     grading.classes(judge.labels, said)  # refused before the images are read
     dataset = sources.load_known(names, columns=tables.mapping(columns))
@@ -158,7 +155,7 @@ def _evaluate(
     for sentence in grading.remarks(told):
         typer.echo(sentence)
     if json:
-        json.write_text(release.dump_metrics(told))
+        audit.write(told, json)
 
 
 if __name__ == "__main__":

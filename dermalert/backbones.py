@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from dermalert.calibration import last_linear
-from dermalert.errors import UsageError, did_you_mean
+from dermalert.errors import UsageError, did_you_mean, first_line
 
 _DEEPER = [1, 3, 3, 4, 4, 5, 1]
 # Block repeats, stage channels, dropout: Tan & Le 2019 (arXiv 1905.11946) and the Lite variants' release notes.
@@ -100,11 +100,6 @@ def _check(name: str, model, processor) -> None:
             f"'{name}' cannot be trained here ({first_line(error)}): take another --image_size, or leave it out, or "
             "take another --base_model."
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
 
 
 def _load_checkpoint(name: str, names: dict):

@@ -7,13 +7,11 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from dermalert.figures import READERS
+from dermalert.sources import ORIGINS
 from dermalert.words import in_words, percent, percent_at_least, threshold
 from space.triage import NOT_A_DEVICE
 
 _CARD = Path(__file__).parent.parent / "model_card.md"
-
-# The ISIC archive's images are under CC-0, CC BY or CC BY-NC, each its own, and HAM10000 is under CC BY-NC.
-_NON_COMMERCIAL = {"HAM10000", "older ISIC archive", "newer ISIC archive", "PAD-UFES-20", "generated"}
 
 _MEANINGS = {
     "official_test": "the test split that the data set ships, as it is, with its labels as they are",
@@ -89,7 +87,8 @@ def render(template: Path, **given) -> str:
 
 def _front_matter(metrics: dict) -> str:
     data = metrics["data"]
-    known = set(data["trained_on"]) <= _NON_COMMERCIAL
+    # The ISIC archive's images are under CC-0, CC BY or CC BY-NC, each its own; of other origins nothing is known.
+    known = set(data["trained_on"]) <= ORIGINS
     return ModelCardData(
         license="apache-2.0" if data["generated"] else "cc-by-nc-4.0" if known else "other",
         library_name="transformers",

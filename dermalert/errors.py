@@ -1,11 +1,9 @@
 """The two ways in which a command ends badly, and their exit codes."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from pathlib import Path
 
 
 class UsageError(Exception):
@@ -29,14 +27,9 @@ def first_few(items: Iterable, most: int = 5) -> str:
     return ", ".join(str(item) for item in items[:most]) + more
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a file that could not be written, before the work that it is to hold.
-
-    Raises:
-        UsageError: its folder is not there, or may not be written to; or it is a folder itself.
-    """
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"cannot write to '{path}': name a file in a folder that is there.")
+def first_line(error: Exception) -> str:
+    """Return what an error says first, without the mark at its end, or its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:!? ")
 
 
 def run_command(command: Callable[[], object]) -> int:

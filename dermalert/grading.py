@@ -18,10 +18,11 @@ from rich.table import Table
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from dermalert import diagnoses, evaluation, seen
-from dermalert.backbones import UNLOADABLE, first_line
+from dermalert.backbones import UNLOADABLE
 from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
-from dermalert.errors import UsageError, did_you_mean, first_few
-from dermalert.words import in_words
+from dermalert.errors import UsageError, did_you_mean, first_few, first_line
+from dermalert.release import find, public_name
+from dermalert.words import in_words, threshold
 from space.triage import NoRelease, Release
 
 _BENIGN = frozenset(DIAGNOSES) - MALIGNANT
@@ -201,8 +202,7 @@ def load(name: str) -> Release:
     Raises:
         UsageError: it is not there, cannot be reached, or is no trained image classifier of several classes.
     """
-    folder = Path(name) / "release"
-    name = str(folder) if folder.is_dir() else name
+    name = str(find(name))
     repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     try:
         config = AutoConfig.from_pretrained(repo, revision=revision or None)
@@ -338,7 +338,7 @@ def _public_name(release: Release) -> str:
     path = Path(release.name)
     if not path.exists():
         return str(release)
-    return (path.parent if path.name == "release" else path).resolve().name
+    return public_name(path)
 
 
 def as_table(told: dict) -> Table:
@@ -372,7 +372,7 @@ def remarks(told: dict) -> list[str]:
     """Return what must be known to read the figures, in sentences."""
     rule = told["alert"]
     sentences = [
-        f"It alerts from a melanoma probability of {rule['threshold']:.1%}."
+        f"It alerts from a melanoma probability of {threshold(rule['threshold'])}."
         if rule["rule"] == "threshold"
         else f"It counts as an alert where {told['positive']} is its likeliest class."
     ]

@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
 )
 
 from dermalert import facts, tables
-from dermalert.errors import RunError, UsageError, did_you_mean
+from dermalert.errors import RunError, UsageError, did_you_mean, first_line
 from dermalert.layouts import Record
 
 # The base of all that the Hub client's HTTP library raises; which library that is depends on the client's version.
@@ -125,16 +125,12 @@ def _failures_in_words(name: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
         if isinstance(cause, (HTTP_ERROR, OSError)):
             raise _unreached(name, cause) from error
-        why = _several(error) or _reason(cause or error)
+        why = _several(error) or first_line(cause or error)
         raise UsageError(f"--dataset '{name}' cannot be used: {why}.") from error
 
 
 def _unreached(name: str, error: Exception) -> RunError:
-    return RunError(f"'{name}' is no folder here, and the Hub cannot be asked for it: {_reason(error)}.")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:!? ")
+    return RunError(f"'{name}' is no folder here, and the Hub cannot be asked for it: {first_line(error)}.")
 
 
 def _several(error: Exception) -> str | None:

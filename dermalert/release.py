@@ -53,7 +53,7 @@ def about(model, *, base_model: str, data: dict, split_seed: int) -> dict:
     """
     base, path = getattr(model.config, "dermalert", {}), Path(base_model)
     if path.exists():
-        base_model = base.get("version") or (path.parent if path.name == "release" else path).resolve().name
+        base_model = base.get("version") or public_name(path)
     return {
         "version": None,  # until it is published
         "base_model": base_model,
@@ -61,6 +61,11 @@ def about(model, *, base_model: str, data: dict, split_seed: int) -> dict:
         "generated": data["generated"] and base.get("generated", True),
         "split_seed": split_seed,
     }
+
+
+def public_name(folder: Path) -> str:
+    """Return the name of a release's or a model's folder, without where it lies on this machine."""
+    return (folder.parent if folder.name == "release" else folder).resolve().name
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from dermalert import sources, splits
-from dermalert.errors import RunError, UsageError
+from dermalert.errors import RunError, UsageError, first_line
 from dermalert.hub import HTTP_ERROR
 
 FILE = "evaluation/seen.parquet"
@@ -115,5 +115,4 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
 
 
 def _not_asked(model: str | Path, error: Exception) -> RunError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return RunError(f"the Hub cannot be asked which images '{model}' has learnt from: {reason}. Try again.")
+    return RunError(f"the Hub cannot be asked which images '{model}' has learnt from: {first_line(error)}. Try again.")

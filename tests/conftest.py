@@ -40,6 +40,13 @@ def hub(monkeypatch) -> HubServer:
     return _HUB
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache, and the file that sketches are kept in there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "dermalert" / "sketches-1.sqlite"
+
+
 @pytest.fixture(scope="session")
 def real_images() -> Path:
     """The folder of real images, which is never part of the project."""

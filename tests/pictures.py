@@ -1,6 +1,7 @@
 """Small generated data sets for the tests, in the layout of the nine-class Kaggle set."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,13 @@ def picture(seed: int, *, size: int = 32, tint: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     colour = 24 * np.array([tint % 3 - 1, tint // 3 % 3 - 1, tint % 2])
     return Image.fromarray((rng.integers(64, 192, (size, size, 3)) + colour).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    """The file of a picture."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
 
 
 def class_folders(root: Path, *, images: int, first_seed: int = 0, labels: tuple[str, ...] = DIAGNOSES) -> Path:

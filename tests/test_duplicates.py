@@ -8,27 +8,18 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from datasets import Dataset
+from pictures import jpeg
 from PIL import Image, ImageEnhance, ImageOps
 
 from dermalert import duplicates, sketches, sources, synthetic
 from dermalert.diagnoses import DIAGNOSES
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "dermalert" / "sketches-1.sqlite"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
 def lesions() -> list[Image.Image]:
     return [synthetic.lesion(DIAGNOSES[i % 9], lesion_seed=i) for i in range(180)]
-
-
-def jpeg(image: Image.Image, quality: int = 90) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 def thumbnails(files: list[bytes]) -> np.ndarray:

@@ -291,7 +291,7 @@ def test_the_report_names_no_folder_of_this_machine(pictures, tmp_path):
         (["nowhere", "{pictures}"], 2, "'nowhere' is no image classifier that can be loaded"),
         (["{model}", "nowhere"], 2, "'nowhere' is neither"),
         (["{model}", "{pictures}", "--label-map", "nowhere.json"], 2, "'nowhere.json' cannot be read as JSON"),
-        (["{model}", "{pictures}", "--json", "nowhere/told.json"], 2, "cannot write to 'nowhere/told.json'"),
+        (["{model}", "{pictures}", "--json", "{pictures}"], 2, "is a folder: name a file"),
         (["{single}", "{pictures}"], 2, "has a single class"),
     ],
 )

@@ -7,17 +7,14 @@ import logging
 import numpy as np
 import pytest
 from datasets import Dataset, Features
+from pictures import jpeg
 from PIL import Image
 
 from dermalert import duplicates, sketches, sources, synthetic
 from dermalert.diagnoses import DIAGNOSES
 from space.triage import UnreadableImage, read_image
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "dermalert" / "sketches-1.sqlite"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +28,6 @@ def decoded(monkeypatch) -> list[bytes]:
     calls, real = [], sketches.sketch
     monkeypatch.setattr(sketches, "sketch", lambda content: calls.append(content) or real(content))
     return calls
-
-
-def jpeg(image: Image.Image, quality: int = 90) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 def dataset_of(files: list[bytes]) -> Dataset:
