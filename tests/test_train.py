@@ -254,7 +254,7 @@ def test_a_diagnosis_hidden_in_the_frame_is_called_a_shortcut_and_one_in_the_les
     assert told["found"] == (where == "frame")
     if where == "frame":
         assert "frame_only" in told["balanced_accuracy"]
-        assert "**Shortcut:" in (tmp_path / "run/release/README.md").read_text()
+        assert "**Shortcut (n = " in (tmp_path / "run/release/README.md").read_text()
 
 
 def test_a_finished_run_does_nothing_again(run, pictures, tiny_vit, capsys):
