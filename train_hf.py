@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
@@ -92,10 +93,19 @@ class Config:
     patience: int = _setting(8, "epochs without a better balanced accuracy on validation after which training stops")
     batch_size: int = _setting(32, "images a step")
     learning_rate: float = _setting(3e-4, "peak of the cosine schedule")
-    augment: bool = _setting(True, "turn, mirror, scale, shift and recolour training images")
-    rebalance: bool = _setting(
-        False, "train as if all diagnoses were equally common (balanced softmax); the calibration gives their mix back"
+    augment: images.Augmentation = _setting(
+        "robust",
+        "'plain' turns, mirrors, scales, shifts and recolours training images; 'robust' more so, and varies what tells "
+        "one clinic from another: sharpness, light, frame, dark corners, hair, rulers, JPEG",
     )
+    sampling: training.Sampling = _setting(
+        "classes-and-sources",
+        "which training images are drawn: rare diagnoses more often, and the sources of a diagnosis alike; or all alike",
+    )
+    rebalance: bool = _setting(
+        True, "train as if all diagnoses were equally common (balanced softmax); the calibration gives their mix back"
+    )
+    average: float = _setting(0.999, "decay, a step, of the moving average of the weights that is kept; 0: none")
     seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
     folds: int = _setting(
@@ -154,6 +164,8 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"--{name} {value} makes no sense: it must be above 0.")
+    if not 0 <= config.average < 1:
+        raise UsageError(f"--average {config.average} makes no sense: it must be from 0 to below 1.")
     if not 0 <= config.seed < 2**32:
         raise UsageError(f"--seed {config.seed} makes no sense: it must be from 0 to 2**32 - 1.")
     if config.folds == 1 or config.folds < 0:
@@ -254,7 +266,9 @@ def learn(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -
     state, speed = fit(trainer, folder, checkpoint)
     # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
     model, processor = load_model(config, runs.best_checkpoint(folder, state.best_global_step))
-    prior = training.shares(sides["train"]["label"]) if config.rebalance else None
+    # Either way the model learns of another mix than that of the data; the calibration gives that one back.
+    mixed = config.rebalance or config.sampling != "natural"
+    prior = training.shares(sides["train"]["label"]) / _learnt_mix(config, sides["train"]) if mixed else None
     calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
     model.config.alert = alert
     return Learnt(model=model, processor=processor, calibrated=calibrated, state=state, speed=speed)
@@ -302,17 +316,28 @@ def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=False,
     )
-    return Trainer(
+    weights = training.sampling_weights(train["label"], train["source"], config.sampling)
+    drawn = training.shares(train["label"], weights)
+    return training.RecipeTrainer(
+        sampling_weights=weights,
+        average=config.average,
         model=model.to(memory_format=torch.channels_last),
         args=arguments,
         train_dataset=images.with_pixels(train, processor, augmented=config.augment),
         eval_dataset={"train": images.with_pixels(sample, processor), "validation": validation},
         data_collator=images.collate,
         processing_class=processor,
-        compute_loss_func=training.balanced_softmax(train["label"]) if config.rebalance else None,
+        compute_loss_func=training.balanced_softmax(drawn) if config.rebalance else None,
         compute_metrics=training.measure(metrics.SkinLesionMetric(keep_in_memory=True)),
         callbacks=[training.EarlyStopping(config.patience)],
     )
+
+
+def _learnt_mix(config: Config, train: Dataset) -> np.ndarray:
+    """Return the shares (9,) of the diagnoses that a model has learnt to expect."""
+    if config.rebalance:
+        return np.full(len(DIAGNOSES), 1 / len(DIAGNOSES))
+    return training.shares(train["label"], training.sampling_weights(train["label"], train["source"], config.sampling))
 
 
 def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:

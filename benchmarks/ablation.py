@@ -70,7 +70,8 @@ def train(arguments: argparse.Namespace, settings: dict, run: Path, seed: int) -
     command = [sys.executable, REPOSITORY / "train_hf.py", "--dataset", *arguments.dataset, "--output_dir", run]
     command += ["--image_size", arguments.image_size, "--seed", seed]
     command += [word for setting, value in settings.items() for word in (f"--{setting}", value)]
-    command += ["--rebalance"] * rebalance + ["--no_augment"] * (not augment)
+    command += [] if rebalance else ["--no_rebalance"]
+    command += ["--augment", "plain" if augment else "none", "--sampling", "natural", "--average", 0]
     if subprocess.run([str(word) for word in command], check=False).returncode:
         raise UsageError(f"the run in '{run}' did not end well, see above; the same command goes on from there.")
 

@@ -1,12 +1,23 @@
-"""What the recipe in `train_hf.py` needs beside the Trainer's own: a loss, a metric and when to stop."""
+"""What the recipe in `train_hf.py` needs beside the Trainer's own: sampling, a loss, averaged weights, when to stop."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch.nn import functional
-from transformers import EarlyStoppingCallback
+from torch.utils.data import Sampler
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from dermalert import metrics
 from dermalert.diagnoses import DIAGNOSES
+
+Sampling = Literal["classes-and-sources", "classes", "natural"]
+
+_AT_MOST = 8
+"""How many times as often as the mean of its class an image of a rare source is drawn, at most."""
 
 
 def measure(metric: metrics.SkinLesionMetric):
@@ -14,15 +25,147 @@ def measure(metric: metrics.SkinLesionMetric):
     return lambda output: metric.compute(predictions=output.predictions, references=output.label_ids)
 
 
-def shares(labels: list[int]) -> np.ndarray:
-    """Return the share of each diagnosis (9,); one without images counts as having one."""
-    counts = np.maximum(np.bincount(labels, minlength=len(DIAGNOSES)), 1)
+def sampling_weights(labels: Sequence[int], sources: Sequence[str | None], how: Sampling) -> np.ndarray:
+    """Return how often each image is drawn, (n,), as a share of all draws.
+
+    Args:
+        labels: label ids.
+        sources: where each picture was made.
+        how: `natural`: all alike. `classes`: each diagnosis by the square root of its count, a middle between the mix
+            as it is and equal shares, in which a few dozen pictures would be seen too often. `classes-and-sources`:
+            also, within a diagnosis, each source alike, so that where a picture was made tells less of what it shows.
+    """
+    labels = np.asarray(labels)
+    weights = np.ones(len(labels))
+    if how != "natural":
+        weights /= np.sqrt(np.bincount(labels, minlength=len(DIAGNOSES)))[labels]
+    if how == "classes-and-sources":
+        sources = np.array([source or "not known" for source in sources])
+        for label in np.unique(labels):
+            own = labels == label
+            _, place, counts = np.unique(sources[own], return_inverse=True, return_counts=True)
+            drawn = np.minimum(own.sum() / len(counts) / counts, _AT_MOST)[place]
+            weights[own] *= drawn / drawn.mean()
+    return weights / weights.sum()
+
+
+def shares(labels: Sequence[int], weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the share of each diagnosis (9,) among the draws; one without images counts as having one."""
+    weights = np.full(len(labels), 1 / max(len(labels), 1)) if weights is None else weights
+    drawn = np.bincount(labels, weights=weights * len(labels), minlength=len(DIAGNOSES))
+    counts = np.where(np.bincount(labels, minlength=len(DIAGNOSES)) > 0, drawn, 1)
     return counts / counts.sum()
 
 
-def balanced_softmax(labels: list[int]):
-    """Return the loss that takes the shares of the classes into account (Ren 2020, arXiv 2007.10740)."""
-    log_prior = torch.tensor(np.log(shares(labels)), dtype=torch.float32)
+class WeightedSampler(Sampler[int]):
+    """Draws with replacement, as many as there are images; an epoch's draws depend on the seed and its number alone."""
+
+    def __init__(self, weights: np.ndarray, *, seed: int):
+        self.weights, self.seed, self.epoch = weights, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the draws of an epoch; the Trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of draws."""
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[int]:
+        """Return the rows, drawn by systematic sampling: each as often as its weight asks, give or take one."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self))
+        points = (rng.random() + np.arange(len(self))) / len(self)
+        drawn = order[np.minimum(np.searchsorted(self.weights[order].cumsum(), points), len(self) - 1)]
+        return iter(rng.permutation(drawn).tolist())
+
+
+class WeightAverage(TrainerCallback):
+    """Evaluates and saves the exponential moving average of the weights, and trains on with the weights themselves.
+
+    Averaged weights lie in flatter parts of the loss and carry over better to other clinics (Izmailov 2018, arXiv
+    1803.05407; Cha 2021, arXiv 2102.08604). A checkpoint's model is the average; the weights to train on from lie
+    beside it.
+    """
+
+    FILE = "latest.safetensors"
+
+    def __init__(self, decay: float):
+        self.decay, self.steps = decay, 0
+        self.other: dict[str, torch.Tensor] = {}
+        """Where `averaged`, the weights to train on with; else the average."""
+        self.averaged = False
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        """Start from the model as it is, or from a checkpoint."""
+        self.steps, self.averaged = state.global_step, False
+        self.other = {name: tensor.detach().clone() for name, tensor in _numbers(model).items()}
+        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE
+        if state.global_step and saved.is_file():
+            _copy(safetensors.torch.load_file(saved), _numbers(model))
+
+    def on_epoch_begin(self, args, state, control, model, **kwargs):
+        """Put the weights to train with back."""
+        self._swap(model, averaged=False)
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        """Take the new weights into the average; the first steps count more, as the average has seen little."""
+        self.steps += 1
+        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, tensor in _numbers(model).items():
+            self.other[name].lerp_(tensor.detach(), weight)
+
+    def on_epoch_end(self, args, state, control, model, **kwargs):
+        """Put the average in the model's place, to be evaluated and saved."""
+        self._swap(model, averaged=True)
+
+    def save(self, checkpoint: Path) -> None:
+        """Lay the weights to train on from beside the average, while that stands in the model."""
+        if self.averaged:
+            tensors = {name: tensor.contiguous() for name, tensor in self.other.items()}  # not channels last
+            safetensors.torch.save_file(tensors, checkpoint / self.FILE)
+
+    def _swap(self, model, *, averaged: bool) -> None:
+        if averaged != self.averaged:
+            kept = {name: tensor.detach().clone() for name, tensor in _numbers(model).items()}
+            _copy(self.other, _numbers(model))
+            self.other, self.averaged = kept, averaged
+
+
+class RecipeTrainer(Trainer):
+    """A Trainer that draws its training images by weights, and evaluates and saves averaged weights."""
+
+    def __init__(self, *, sampling_weights: np.ndarray, average: float, **arguments):
+        super().__init__(**arguments)
+        self.sampling_weights = sampling_weights
+        self.average = WeightAverage(average) if average else None
+        if self.average:
+            self.add_callback(self.average)
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        return WeightedSampler(self.sampling_weights, seed=self.args.seed)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what a checkpoint holds of the model; before the Trainer's own state, which tells that it is whole."""
+        super().save_model(output_dir, _internal_call)
+        if self.average and _internal_call and self.args.should_save:
+            self.average.save(Path(output_dir))
+
+
+def _numbers(model) -> dict[str, torch.Tensor]:
+    """Return the parameters and running statistics of a model, those that are real numbers, by name."""
+    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+
+@torch.no_grad()
+def _copy(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+def balanced_softmax(shares: np.ndarray):
+    """Return the loss that takes the shares (9,) of the classes into account (Ren 2020, arXiv 2007.10740)."""
+    log_prior = torch.tensor(np.log(shares), dtype=torch.float32)
 
     def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
         total = functional.cross_entropy(outputs.logits + log_prior.to(labels.device), labels, reduction="sum")
