@@ -100,7 +100,7 @@ class Config:
     )
     sampling: training.Sampling = _setting(
         "classes-and-sources",
-        "which training images are drawn: rare diagnoses more often, and the sources of a diagnosis alike; or all alike",
+        "which training images are drawn: rare diagnoses more often, and the sources of one alike; or all alike",
     )
     rebalance: bool = _setting(
         True, "train as if all diagnoses were equally common (balanced softmax); the calibration gives their mix back"
@@ -268,7 +268,7 @@ def learn(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -
     model, processor = load_model(config, runs.best_checkpoint(folder, state.best_global_step))
     # Either way the model learns of another mix than that of the data; the calibration gives that one back.
     mixed = config.rebalance or config.sampling != "natural"
-    prior = training.shares(sides["train"]["label"]) / _learnt_mix(config, sides["train"]) if mixed else None
+    prior = training.shares(sides["train"]["label"]) / learnt_mix(config, sides["train"]) if mixed else None
     calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
     model.config.alert = alert
     return Learnt(model=model, processor=processor, calibrated=calibrated, state=state, speed=speed)
@@ -333,7 +333,7 @@ def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str
     )
 
 
-def _learnt_mix(config: Config, train: Dataset) -> np.ndarray:
+def learnt_mix(config: Config, train: Dataset) -> np.ndarray:
     """Return the shares (9,) of the diagnoses that a model has learnt to expect."""
     if config.rebalance:
         return np.full(len(DIAGNOSES), 1 / len(DIAGNOSES))

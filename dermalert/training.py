@@ -96,7 +96,7 @@ class WeightAverage(TrainerCallback):
         """Where `averaged`, the weights to train on with; else the average."""
         self.averaged = False
 
-    def on_train_begin(self, args, state, control, model, **kwargs):
+    def on_train_begin(self, args, state, _control, model, **_others):
         """Start from the model as it is, or from a checkpoint."""
         self.steps, self.averaged = state.global_step, False
         self.other = {name: tensor.detach().clone() for name, tensor in _numbers(model).items()}
@@ -104,18 +104,18 @@ class WeightAverage(TrainerCallback):
         if state.global_step and saved.is_file():
             _copy(safetensors.torch.load_file(saved), _numbers(model))
 
-    def on_epoch_begin(self, args, state, control, model, **kwargs):
+    def on_epoch_begin(self, _args, _state, _control, model, **_others):
         """Put the weights to train with back."""
         self._swap(model, averaged=False)
 
-    def on_step_end(self, args, state, control, model, **kwargs):
+    def on_step_end(self, _args, _state, _control, model, **_others):
         """Take the new weights into the average; the first steps count more, as the average has seen little."""
         self.steps += 1
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, tensor in _numbers(model).items():
             self.other[name].lerp_(tensor.detach(), weight)
 
-    def on_epoch_end(self, args, state, control, model, **kwargs):
+    def on_epoch_end(self, _args, _state, _control, model, **_others):
         """Put the average in the model's place, to be evaluated and saved."""
         self._swap(model, averaged=True)
 
@@ -142,7 +142,7 @@ class RecipeTrainer(Trainer):
         if self.average:
             self.add_callback(self.average)
 
-    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+    def _get_train_sampler(self, _train_dataset=None) -> Sampler:
         return WeightedSampler(self.sampling_weights, seed=self.args.seed)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

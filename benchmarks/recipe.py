@@ -1,0 +1,185 @@
+r"""What each part of the default recipe of `train_hf.py` is worth, on the validation side: the side that chooses.
+
+    python benchmarks/recipe.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/recipe
+
+trains each row of `ROWS` and compares its answers to the validation images with those of the first row, image by
+image, as they are and with artefacts that no training picture had. The sides calibration and held_out are not looked
+at. The last epoch counts, so that no row gains by choosing one. The same command goes on where it was stopped;
+`--rows 0 3` trains those alone, so that several processes can share the work.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+from transformers import set_seed
+
+import train_hf
+from dermalert import artefacts, duplicates, evaluation, metrics, repair, sources, splits
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import UsageError, run_command
+from dermalert.words import in_words
+from space import triage
+
+
+def frozen_norms(model: nn.Module) -> None:
+    """Keep the batch norms at the statistics of the pretraining."""
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.eval()
+        norm.train = lambda _mode=True, norm=norm: norm
+
+
+def as_it_is(model: nn.Module) -> None:
+    """Change nothing."""
+
+
+ROWS = {
+    "the defaults": ({}, as_it_is),
+    "plain augmentation": ({"augment": "plain"}, as_it_is),
+    "natural sampling": ({"sampling": "natural"}, as_it_is),
+    "sampling by class alone": ({"sampling": "classes"}, as_it_is),
+    "without averaged weights": ({"average": 0.0}, as_it_is),
+    "frozen batch norms": ({}, frozen_norms),
+    "without balanced softmax": ({"rebalance": False}, as_it_is),
+    "three times the learning rate": ({"learning_rate": 1e-3}, as_it_is),
+    "efficientnet-lite2": ({"base_model": "efficientnet-lite2"}, as_it_is),
+    "160 pixels": ({"image_size": 160}, as_it_is),
+}
+
+UNSEEN = ("ink", "bubbles", "darker", "brighter")
+"""Artefacts that the robust augmentation does not draw, or no further than these go."""
+
+_MELANOMA = DIAGNOSES.index("melanoma")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train what is missing, then compare what is there."""
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    sides = load(arguments.dataset)
+    for number, (settings, prepare) in enumerate(ROWS.values()):
+        for seed in range(arguments.seeds):
+            path = folder / f"row{number}-seed{seed}.npz"
+            if number in arguments.rows and not path.is_file():
+                budget = {"image_size": arguments.image_size, "epochs": arguments.epochs, "seed": seed}
+                train(train_hf.Config(**budget | settings), prepare, sides, path)
+    table = compare(folder, sides["validation"])
+    (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+    print(as_markdown(table))
+
+
+def load(names: list[str]) -> dict[str, Dataset]:
+    """Return the sides of data sets as `train_hf.py` makes them."""
+    shipped = duplicates.linked(sources.load(names))
+    dataset, _ = repair.repair(shipped, "archive")
+    return splits.split(dataset, shipped=shipped)
+
+
+def train(config: train_hf.Config, prepare, sides: dict[str, Dataset], path: Path) -> None:
+    """Train one row and keep its answers to the validation images."""
+    set_seed(config.seed)
+    model, processor = train_hf.load_model(config)
+    prepare(model)
+    checkpoints = path.with_suffix("")
+    trainer = train_hf.make_trainer(config, checkpoints, model, processor, sides)
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    model.config.alert = {"label": "melanoma", "threshold": None}
+    judge = triage.Release(model.eval(), processor, name=path.stem)
+    validation = sides["validation"]
+    answers = {"plain": evaluation.predict(judge, validation, name="validation")}
+    for name in UNSEEN:
+        answers[name] = evaluation.predict(judge, altered(validation, name), name=f"validation with {name}")
+    # As if all diagnoses were equally common, whatever mix the row has learnt.
+    mix = train_hf.learnt_mix(config, sides["train"])
+    answers = {name: p / mix / (p / mix).sum(1, keepdims=True) for name, p in answers.items()}
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, seconds=seconds, content=list(validation["content"]), **answers)
+    partial.replace(path)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def altered(dataset: Dataset, artefact: str) -> Dataset:
+    """Return a data set whose pictures get an artefact when they are read."""
+
+    def transform(rows: dict) -> dict:
+        images = [triage.read_image(image) for image in rows["image"]]
+        pairs = zip(images, rows["image_id"], strict=True)
+        return {"image": [artefacts.apply(artefact, image, image_id=image_id) for image, image_id in pairs]}
+
+    return dataset.select_columns(["image", "image_id"]).with_transform(transform)
+
+
+def compare(folder: Path, validation: Dataset) -> dict:
+    """Return the figures of each row and seed that is there, and the paired differences from the first row."""
+    truth, origin = np.array(validation["label"]), np.array(validation["source"])
+    intervals = metrics.Intervals(np.array(validation["group"]))
+    content = list(validation["content"])
+    both = [s for s in np.unique(origin) if ((truth == _MELANOMA) & (origin == s)).any()]
+
+    def within(p: np.ndarray, w: np.ndarray) -> np.ndarray:
+        areas = [metrics.auroc(truth == _MELANOMA, p[:, _MELANOMA], w * (origin == source)) for source in both]
+        return np.mean(areas, axis=0)
+
+    measures = {
+        "melanoma AUROC, mean of the sources": lambda a, w: within(a["plain"], w),
+        "the same with unseen artefacts": lambda a, w: np.mean([within(a[name], w) for name in UNSEEN], axis=0),
+        "balanced accuracy": lambda a, w: metrics.balanced_accuracy(truth, a["plain"].argmax(1), w),
+        "macro AUROC": lambda a, w: metrics.macro_auroc(truth, a["plain"], w),
+    }
+    rows = {}
+    for number, name in enumerate(ROWS):
+        kept = [dict(np.load(path)) for path in sorted(folder.glob(f"row{number}-seed?.npz"))]
+        if any(list(answers["content"]) != content for answers in kept):
+            raise UsageError("the rows were not held to the same images: name a new --output_dir.")
+        if kept:
+            rows[name] = kept
+    if next(iter(ROWS)) not in rows:
+        raise UsageError("the first row is missing, with which all others are compared: run it too.")
+    reference = rows[next(iter(ROWS))]
+    table = {"images": len(truth), "groups": intervals.groups, "sources": both, "rows": {}}
+    for name, row in rows.items():
+        known = table["rows"][name] = {"seeds": len(row), "seconds": [float(answers["seconds"]) for answers in row]}
+        paired = list(zip(row, reference, strict=False))
+        for measure, figure in measures.items():
+            known[measure] = intervals.of(lambda w, row=row, f=figure: np.mean([f(a, w) for a in row], axis=0))
+            if row is not reference:
+                known[measure]["difference"] = intervals.of(
+                    lambda w, paired=paired, f=figure: np.mean([f(a, w) - f(b, w) for a, b in paired], axis=0)
+                )
+    return table
+
+
+def as_markdown(table: dict) -> str:
+    """Return the table that `benchmarks/README.md` shows."""
+    names = [name for name in next(iter(table["rows"].values())) if name not in ("seeds", "seconds")]
+    lines = [f"n = {table['images']} images in {table['groups']} groups\n", "| | minutes | " + " | ".join(names) + " |"]
+    lines += ["|---" * (len(names) + 2) + "|"]
+    for name, row in table["rows"].items():
+        minutes = ", ".join(f"{seconds / 60:.0f}" for seconds in row["seconds"])
+        lines.append(f"| {name} | {minutes} | " + " | ".join(cell(row[measure]) for measure in names) + " |")
+    return "\n".join(lines)
+
+
+def cell(figure: dict) -> str:
+    """Return a figure with its interval, and in bold the difference from the first row."""
+    return in_words(figure) + (f"; **{in_words(figure['difference'])}**" if "difference" in figure else "")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py")
+    parser.add_argument("--output_dir", default="runs/recipe", help="folder of the answers")
+    parser.add_argument("--image_size", type=int, default=128, help="side of the input in pixels")
+    parser.add_argument("--epochs", type=int, default=2, help="of each row")
+    parser.add_argument("--seeds", type=int, default=1, help="runs a row")
+    parser.add_argument("--rows", type=int, nargs="+", default=range(6), help="numbers of the rows, from 0")
+    settings = parser.parse_args()
+    sys.exit(run_command(lambda: main(settings)))

@@ -1,0 +1,124 @@
+r"""How the default recipe does at a clinic that it was not shown: each source left out in turn.
+
+    python benchmarks/sources.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/sources
+
+trains on all sources but one with the recipe of `train_hf.py`, calibrates there, and asks the model about the source
+left out. The images of that source on the side `validation` are not asked: the recipe was chosen on them. Beside it
+stands the same model on the held-out images of the sources that it learnt from. The same command goes on where it was
+stopped; `--leave_out NAME` takes one source alone.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from recipe import load
+
+import train_hf
+from dermalert import baselines, evaluation, runs, splits
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import UsageError, run_command
+from dermalert.words import in_words
+from space import triage
+
+_MELANOMA = DIAGNOSES.index("melanoma")
+_FEWEST = 30  # melanomas on the training side of a source that is worth leaving out, or learning from
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train and measure what is missing, then print the table of what is there."""
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    sides = load(arguments.dataset)
+    known = with_melanomas(sides["train"])
+    if len(known) < 2:
+        raise UsageError(f"--dataset: two sources with at least {_FEWEST} melanomas to train on are needed.")
+    left_out = arguments.leave_out or known
+    for name in left_out:
+        if name not in known:
+            raise UsageError(f"--leave_out '{name}' is none of the sources: {', '.join(known)}.")
+        path = folder / f"{name.replace(' ', '-')}.json"
+        if not path.is_file():
+            config = train_hf.Config(
+                image_size=arguments.image_size, epochs=arguments.epochs, patience=arguments.epochs, seed=arguments.seed
+            )
+            figures = leave_out(name, config, sides, folder / path.stem)
+            path.write_text(json.dumps(figures, indent=1) + "\n")
+            shutil.rmtree(folder / path.stem, ignore_errors=True)
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    print(as_markdown(found))
+
+
+def with_melanomas(train: Dataset) -> list[str]:
+    """Return the sources that have melanomas enough, in order."""
+    origin = np.array([source or "not known" for source in train["source"]])
+    melanoma = np.array(train["label"]) == _MELANOMA
+    return [str(name) for name in np.unique(origin) if (melanoma & (origin == name)).sum() >= _FEWEST]
+
+
+def leave_out(name: str, config: train_hf.Config, sides: dict[str, Dataset], folder: Path) -> dict:
+    """Return the figures of a model that has not seen a source, there and among its own."""
+    own = {side: of_source(rows, name, inside=False) for side, rows in sides.items()}
+    splits.check_classes({side: own[side] for side in splits.SHARES})
+    foreign = [of_source(sides[side], name, inside=True) for side in ("train", "calibration", "held_out")]
+    foreign = concatenate_datasets(foreign)
+    data = {"sources": with_melanomas(own["train"]), "generated": False}
+    folder.mkdir(parents=True, exist_ok=True)
+    learnt = train_hf.learn(config, folder, own, data)
+    judge = triage.Release(learnt.model.eval(), learnt.processor, name=f"without {name}")
+    measured = evaluation.evaluate(judge, {"left_out": foreign, "held_out": own["held_out"]})
+    shortcuts = baselines.baselines(own | {"held_out": foreign}, measured["left_out"].probabilities)
+    runs.drop_checkpoints(folder)
+    return {
+        "source": name,
+        "learnt_from": {DIAGNOSES[i]: own["train"]["label"].count(i) for i in sorted(set(own["train"]["label"]))},
+        "settings": {"image_size": config.image_size, "epochs": config.epochs, "seed": config.seed},
+        "training": learnt.speed,
+        "alert": learnt.model.config.alert,
+        "splits": {side: measured[side].figures for side in measured},
+        "baselines": shortcuts,
+    }
+
+
+def of_source(dataset: Dataset, name: str, *, inside: bool) -> Dataset:
+    """Return the images that were made at a source, or all others."""
+    return dataset.select([i for i, s in enumerate(dataset["source"]) if ((s or "not known") == name) == inside])
+
+
+def as_markdown(found: list[dict]) -> str:
+    """Return the table that `benchmarks/README.md` shows."""
+    lines = [
+        "| left out | n, melanomas | melanoma AUROC | against nevi | sensitivity at the alert | specificity | ECE "
+        "| best baseline there | melanoma AUROC among its own, held out |",
+        "|---" * 9 + "|",
+    ]
+    for figures in found:
+        there, own = figures["splits"]["left_out"], figures["splits"]["held_out"]
+        melanoma = there["melanoma"]
+        rival = max(figures["baselines"].values(), key=lambda baseline: baseline["melanoma_auroc"]["value"] or 0)
+        cells = [
+            figures["source"],
+            f"{there['n']}, {melanoma['n']}",
+            *(in_words(melanoma[key]) for key in ("auroc", "auroc_nevi", "sensitivity", "specificity")),
+            in_words(there["calibration"]["ece"]),
+            f"{in_words(rival['melanoma_auroc'])} ({rival['features']})",
+            f"{in_words(own['melanoma']['auroc'])}, n = {own['n']}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py")
+    parser.add_argument("--output_dir", default="runs/sources", help="folder of the figures")
+    parser.add_argument("--image_size", type=int, help="side of the input in pixels; by default the base model's own")
+    parser.add_argument("--epochs", type=int, default=train_hf.Config.epochs, help="passes over the training images")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, the order and the augmentation")
+    parser.add_argument("--leave_out", nargs="+", help="sources; by default each that has melanomas enough, in turn")
+    settings = parser.parse_args()
+    sys.exit(run_command(lambda: main(settings)))
