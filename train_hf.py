@@ -106,6 +106,9 @@ class Config:
         True, "train as if all diagnoses were equally common (balanced softmax); the calibration gives their mix back"
     )
     average: float = _setting(0.999, "decay, a step, of the moving average of the weights that is kept; 0: none")
+    half_precision: bool = _setting(
+        False, "round the weights to half precision before the calibration, so that the release has half the size"
+    )
     seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
     folds: int = _setting(
@@ -204,6 +207,8 @@ def train(config: Config, folder: Path, settings: dict) -> None:
         with release.assembled(folder / "release") as staging:
             learnt.model.save_pretrained(staging)
             learnt.processor.save_pretrained(staging)
+            if config.half_precision:
+                release.compact(staging)
             judge = triage.Release.load(staging)
             reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
             measured = evaluation.evaluate(judge, reported, undone=learnt.calibrated.undone)
@@ -228,8 +233,9 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 "calibration": dataclasses.asdict(learnt.calibrated),
                 "alert": learnt.model.config.alert,
                 "refusal": None,  # no release declines an image yet
-                "training": learnt.speed
+                "training": {k: v for k, v in learnt.speed.items() if k != "commit"}
                 | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
+                | {"commits": {"trained": learnt.speed["commit"], "measured": release.commit()}}
                 | {"settings": {k: v for k, v in settings.items() if k not in _MAY_NAME_FOLDERS}},
             }
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
@@ -269,6 +275,8 @@ def learn(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -
     # Either way the model learns of another mix than that of the data; the calibration gives that one back.
     mixed = config.rebalance or config.sampling != "natural"
     prior = training.shares(sides["train"]["label"]) / learnt_mix(config, sides["train"]) if mixed else None
+    if config.half_precision:
+        training.round_to_half(model)
     calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
     model.config.alert = alert
     return Learnt(model=model, processor=processor, calibrated=calibrated, state=state, speed=speed)
@@ -354,6 +362,7 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
         "images_per_second": (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds,
         "seconds": None if checkpoint else seconds,
         "device": str(trainer.args.device),
+        "commit": release.commit(),
     }
     runs.note_ended(folder, trainer.state, speed)
     return trainer.state, speed

@@ -50,7 +50,8 @@ def baselines(sides: dict[str, Dataset], probabilities: np.ndarray | None = None
     Returns:
         Of each baseline `n` (images measured), `balanced_accuracy` and `melanoma_auroc` (value, low and high: the 95 %
         interval by resampling groups; None where undefined), `margin`, by how much the model exceeds it in these two
-        (the same groups drawn for both), and `features`, what it sees in words.
+        (the same groups drawn for both), `by_source` (`melanoma_auroc` and `margin`, among the images of one source,
+        for the sources that have melanomas and others), and `features`, what it sees in words.
     """
     train, held_out = sides["train"], sides["held_out"]
     with tqdm(total=len(train) + len(held_out), desc="Looking for shortcuts", unit=" images") as bar:
@@ -164,6 +165,7 @@ def _measure(model: Pipeline | None, features: np.ndarray, held_out: Dataset, pr
     undefined = {"value": None, "low": None, "high": None}
     figures = {"balanced_accuracy": undefined, "melanoma_auroc": undefined}
     figures["margin"] = dict(figures)
+    figures["by_source"] = {}
     if model is None or not len(held_out):
         return figures
     truth, intervals = np.array(held_out["label"]), metrics.Intervals(np.array(held_out["group"]))
@@ -185,4 +187,14 @@ def _measure(model: Pipeline | None, features: np.ndarray, held_out: Dataset, pr
         if probabilities is not None:
             own = probabilities[:, _MELANOMA]
             figures["margin"]["melanoma_auroc"] = intervals.of(lambda w: area(own, w) - area(score, w))
+        origins = np.array(_origins(held_out), str)
+        for origin in np.unique(origins):
+            inside = origins == origin
+            if len(np.unique(truth[inside] == _MELANOMA)) == 2:
+                figures["by_source"][str(origin)] = {
+                    "melanoma_auroc": intervals.of(lambda w, i=inside: area(score, w * i)),
+                    "margin": undefined
+                    if probabilities is None
+                    else intervals.of(lambda w, i=inside: area(own, w * i) - area(score, w * i)),
+                }
     return figures

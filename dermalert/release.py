@@ -5,11 +5,14 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+import safetensors.torch
+import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -66,6 +69,32 @@ def about(model, *, base_model: str, data: dict, split_seed: int) -> dict:
 def public_name(folder: Path) -> str:
     """Return the name of a release's or a model's folder, without where it lies on this machine."""
     return (folder.parent if folder.name == "release" else folder).resolve().name
+
+
+def compact(folder: Path) -> None:
+    """Store in half precision what loses nothing by it; the config still asks for single precision to compute in.
+
+    A config that asked for half precision would make inference on a CPU several times slower.
+    """
+    for path in folder.glob("model*.safetensors"):
+        tensors = safetensors.torch.load_file(path)
+        for name, tensor in tensors.items():
+            if tensor.dtype == torch.float32 and torch.equal(tensor.half().float(), tensor):
+                tensors[name] = tensor.half()
+        safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
+def commit() -> str | None:
+    """Return the commit of the code that runs, with `+` where files differ from it; None where it is no checkout."""
+
+    def git(*words: str) -> str:
+        found = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return found.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 @contextlib.contextmanager

@@ -13,11 +13,12 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from dermalert import metrics
 from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import RunError
 
 Sampling = Literal["classes-and-sources", "classes", "natural"]
 
 _AT_MOST = 8
-"""How many times as often as the mean of its class an image of a rare source is drawn, at most."""
+"""How many times its part in its class a rare source gets at most: a stray image would be drawn all the time."""
 
 
 def measure(metric: metrics.SkinLesionMetric):
@@ -44,8 +45,8 @@ def sampling_weights(labels: Sequence[int], sources: Sequence[str | None], how: 
         for label in np.unique(labels):
             own = labels == label
             _, place, counts = np.unique(sources[own], return_inverse=True, return_counts=True)
-            drawn = np.minimum(own.sum() / len(counts) / counts, _AT_MOST)[place]
-            weights[own] *= drawn / drawn.mean()
+            parts = np.minimum(1 / len(counts), _AT_MOST * counts / own.sum())
+            weights[own] *= (parts / parts.sum() / counts)[place] * own.sum()
     return weights / weights.sum()
 
 
@@ -161,6 +162,20 @@ def _numbers(model) -> dict[str, torch.Tensor]:
 def _copy(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:
     for name, tensor in target.items():
         tensor.copy_(source[name])
+
+
+@torch.no_grad()
+def round_to_half(model: torch.nn.Module) -> None:
+    """Round each tensor of a model to the numbers that half precision has; it still computes in single precision.
+
+    Raises:
+        RunError: a number is too large for half precision.
+    """
+    for name, tensor in _numbers(model).items():
+        rounded = tensor.half()
+        if not rounded.isfinite().all():
+            raise RunError(f"'{name}' does not fit half precision: leave out --half_precision.")
+        tensor.copy_(rounded)
 
 
 def balanced_softmax(shares: np.ndarray):

@@ -109,6 +109,10 @@ def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
         "balanced_accuracy": report["balanced_accuracy"],
         "melanoma_auroc": report["melanoma"]["auroc"],
         "margin": {"balanced_accuracy": report["accuracy"], "melanoma_auroc": report["melanoma"]["auroc"]},
+        "by_source": {
+            name: {"melanoma_auroc": report["accuracy"], "margin": report["balanced_accuracy"]}
+            for name in report["melanoma"].get("by_source", {})
+        },
         "features": "mean colour",
     }
     return {
@@ -165,6 +169,7 @@ def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
             "device": "cpu",
             "epochs": 3.0,
             "best_step": 30,
+            "commits": {"trained": "0123abcd", "measured": "4567cdef+"},
             "settings": {"rebalance": False},
         },
     }

@@ -23,30 +23,73 @@ def test_pixels_without_augmentation_are_those_of_the_processor(dataset):
     assert row["labels"] == dataset[3]["label"]
 
 
-def test_augmentation_changes_every_image_anew_and_keeps_shape_and_range(dataset):
-    processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
-    augmented = with_pixels(dataset, processor, augmented=True)
+@pytest.mark.parametrize("kind", ["plain", "robust"])
+def test_augmentation_changes_every_image_anew_and_keeps_shape_and_range(dataset, kind):
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    augmented = with_pixels(dataset, processor, augmented=kind)
     torch.manual_seed(0)
     first, second = augmented[0]["pixel_values"], augmented[0]["pixel_values"]
     assert first.shape == (3, 16, 16)
+    assert -2.001 < first.min() < first.max() < 2.001
     assert not torch.equal(first, second)
     torch.manual_seed(0)
     assert torch.equal(augmented[0]["pixel_values"], first)
 
 
 def test_augmentation_leaves_no_black_corners():
-    white = torch.full((32, 3, 24, 24), 1.0)
-    assert augment(white).std(dim=(2, 3)).max() < 1e-4
+    white = torch.full((32, 3, 24, 24), 0.8)
+    assert augment(white, robust=False).std(dim=(2, 3)).max() < 1e-4
 
 
-def test_augmentation_keeps_what_is_in_the_middle():
+@pytest.mark.parametrize("robust", [False, True])
+def test_augmentation_keeps_what_is_in_the_middle(robust):
     spot = np.zeros((48, 48, 3), np.uint8)
     spot[18:30, 18:30] = 255
     pixels = torch.tensor(np.asarray(Image.fromarray(spot))).permute(2, 0, 1).float().expand(64, -1, -1, -1) / 255
-    turned = augment(pixels.contiguous())
-    assert (
-        turned[:, :, 22:26, 22:26].mean((1, 2, 3)) > turned[:, :, :4, :4].mean((1, 2, 3)) + 0.3
-    ).float().mean() > 0.9
+    turned = augment(pixels.contiguous(), robust=robust)
+    brighter = turned[:, :, 22:26, 22:26].mean((1, 2, 3)) > turned[:, :, :4, :4].mean((1, 2, 3)) + 0.3
+    assert brighter.float().mean() > (0.7 if robust else 0.9)  # some get a bright frame, or a hair across
+
+
+def lesions(n):
+    """Return pictures (n, 3, 64, 64) of a textured dark disc on skin."""
+    torch.manual_seed(0)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    disc = (x**2 + y**2 < 0.3).float()
+    skin = torch.tensor([0.8, 0.6, 0.5]).view(3, 1, 1) * (1 - 0.6 * disc)
+    return (skin + 0.05 * torch.rand(n, 3, 64, 64)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("cue", ["sharpness", "white balance", "frame", "brightness"])
+def test_robust_augmentation_hides_what_tells_one_camera_from_another(cue):
+    """Two cameras that any threshold tells apart overlap after it, further than after the plain one."""
+    one, other = lesions(200), lesions(200)
+    if cue == "sharpness":
+        other = torch.nn.functional.avg_pool2d(other, 3, 1, 1, count_include_pad=False)
+    elif cue == "white balance":
+        other = (other * torch.tensor([0.9, 1.0, 1.1]).view(3, 1, 1)).clamp(0, 1)
+    elif cue == "frame":
+        other[:, :, :4], other[:, :, -4:] = 0.1, 0.1
+    else:
+        other = other * 0.85
+
+    def seen(pixels):
+        if cue == "sharpness":
+            return (pixels[:, :, 1:] - pixels[:, :, :-1]).abs().mean((1, 2, 3))
+        if cue == "white balance":
+            return pixels[:, 0].mean((1, 2)) - pixels[:, 2].mean((1, 2))
+        if cue == "frame":
+            return pixels[:, :, :3].mean((1, 2, 3))
+        return pixels.mean((1, 2, 3))
+
+    def told_apart(change):
+        a, b = seen(change(one)), seen(change(other))
+        return abs((a[:, None] > b).float().mean().item() - 0.5) * 2
+
+    assert told_apart(lambda pixels: pixels) > 0.99
+    robust, plain = (told_apart(lambda p, r=r: augment(p, robust=r)) for r in (True, False))
+    assert robust < 0.85
+    assert robust < plain + 0.02
 
 
 def test_a_batch_is_stacked_with_its_labels(dataset):

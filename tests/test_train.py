@@ -16,7 +16,7 @@ from pictures import class_folders, write_table
 from PIL import Image
 from safetensors.torch import load_file
 from test_card import typed_by_hand
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 import train_hf
 from dermalert import images, seen, sources, synthetic, training
@@ -55,7 +55,7 @@ def train(*command) -> dict:
 
 
 FIGURES = ("alert_trade_off", "artefacts", "confusion", "learning_curves", "per_class", "reliability", "roc")
-LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--no_augment")
+LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--augment", "none")
 
 
 @pytest.fixture(scope="session")
@@ -279,27 +279,46 @@ def test_training_on_from_a_release_of_another_split_is_refused(run, pictures, t
 
 def test_rebalancing_is_switched_by_a_flag_and_said_in_the_card(pictures, tiny_vit, tmp_path, monkeypatch):
     balanced, asked = training.balanced_softmax, []
-    monkeypatch.setattr(training, "balanced_softmax", lambda labels: asked.append(len(labels)) or balanced(labels))
-    plain = train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1")
+    monkeypatch.setattr(training, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
+    settings = ("--epochs", "1", "--sampling", "natural")
+    plain = train(pictures, tiny_vit, tmp_path / "plain", *settings, "--no_rebalance")
     assert asked == []
-    rebalanced = train(pictures, tiny_vit, tmp_path / "rebalanced", "--epochs", "1", "--rebalance")
-    assert asked == [plain["data"]["sides"]["train"]]
+    rebalanced = train(pictures, tiny_vit, tmp_path / "rebalanced", *settings)
+    train_side = [sides["train"] for sides in plain["data"]["classes"].values()]
+    assert asked[0] == pytest.approx(np.array(train_side) / sum(train_side))
     assert rebalanced["training"]["settings"]["rebalance"]
     assert "as if all diagnoses were equally common" in (tmp_path / "rebalanced/release/README.md").read_text()
     assert "as if all diagnoses were equally common" not in (tmp_path / "plain/release/README.md").read_text()
 
 
+def test_a_release_in_half_precision_is_measured_as_it_is_stored(pictures, tiny_vit, tmp_path):
+    figures = train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--half_precision")
+    release = tmp_path / "run" / "release"
+    tensors = load_file(release / "model.safetensors")
+    single = {name for name, tensor in tensors.items() if tensor.dtype != torch.float16}
+    assert single <= {"classifier.weight", "classifier.bias"}  # the calibration was folded into these
+    assert json.loads((release / "config.json").read_text())["dtype"] == "float32"
+    classify = pipeline("image-classification", model=str(release))
+    assert classify.model.dtype == torch.float32
+    rows = pq.read_table(release / "evaluation/predictions.parquet").to_pylist()
+    paths = {path.stem: str(path) for path in pictures.rglob("*.png")}
+    for row in rows[::10]:
+        for answer in classify(paths[row["image_id"]], top_k=9):
+            assert answer["score"] == pytest.approx(row[answer["label"]], abs=1e-5)
+    assert figures["training"]["settings"]["half_precision"]
+
+
 def test_without_augmentation_training_sees_the_plain_pixels(pictures, tiny_vit, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(images, "augment", lambda pixels: seen.append(len(pixels)) or pixels)
-    train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1", "--no_augment")
+    monkeypatch.setattr(images, "augment", lambda pixels, **_: seen.append(len(pixels)) or pixels)
+    train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1", "--augment", "none")
     assert seen == []
     train(pictures, tiny_vit, tmp_path / "augmented", "--epochs", "1")
     assert sum(seen) > 0
 
 
 def test_balanced_softmax_of_equal_logits_is_the_prior_of_the_truth():
-    loss = training.balanced_softmax([0] * 30 + [1] * 10)
+    loss = training.balanced_softmax(training.shares([0] * 30 + [1] * 10))
     outputs = type("Output", (), {"logits": torch.zeros(2, 2)})
     outputs.logits = torch.cat([outputs.logits, torch.full((2, 7), -1e9)], dim=1)
     assert loss(outputs, torch.tensor([0, 1])).item() == pytest.approx(-np.log([0.75, 0.25]).mean(), rel=1e-4)
