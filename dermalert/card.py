@@ -41,6 +41,13 @@ _HEADLINE = {
 }
 
 
+CREDITS = {
+    "HAM10000": "HAM10000: Tschandl, Rosendahl and Kittler 2018, doi 10.1038/sdata.2018.161",
+    "older ISIC archive": "ISIC archive, International Skin Imaging Collaboration: Codella 2018, arXiv 1710.05006",
+}
+"""Whom the pictures of an origin are owed to."""
+
+
 def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
     """Return the card that belongs to the figures.
 
@@ -59,6 +66,8 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         _CARD,
         metrics=metrics,
         front_matter=_front_matter(metrics),
+        licence=_licence(metrics["data"]),
+        credits=[CREDITS[source] for source in metrics["data"]["trained_on"] if source in CREDITS],
         headline=list(_HEADLINE.items()),
         meanings=_meanings(metrics),
         jobs=_JOBS,
@@ -87,10 +96,8 @@ def render(template: Path, **given) -> str:
 
 def _front_matter(metrics: dict) -> str:
     data = metrics["data"]
-    # The ISIC archive's images are under CC-0, CC BY or CC BY-NC, each its own; of other origins nothing is known.
-    known = set(data["trained_on"]) <= ORIGINS
     return ModelCardData(
-        license="apache-2.0" if data["generated"] else "cc-by-nc-4.0" if known else "other",
+        license=_licence(data),
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["dermatology", "dermoscopy", "melanoma", "skin-lesion", "dermalert"],
@@ -98,6 +105,13 @@ def _front_matter(metrics: dict) -> str:
         model_name=f"dermalert {metrics['version'] or '(not published)'}",
         eval_results=[result for name, side in metrics["splits"].items() for result in _results(name, side, data)],
     ).to_yaml()
+
+
+def _licence(data: dict) -> str:
+    """Return the licence of the weights as the Hub names it: non-commercial, as the strictest of the images asks."""
+    # The ISIC archive's images are under CC-0, CC BY or CC BY-NC, each its own; of other origins nothing is known.
+    known = set(data["trained_on"]) <= ORIGINS
+    return "apache-2.0" if data["generated"] else "cc-by-nc-4.0" if known else "other"
 
 
 def _results(name: str, side: dict, data: dict) -> list[EvalResult]:

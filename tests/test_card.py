@@ -43,6 +43,8 @@ def body(text: str) -> str:
 def numbers(text: str) -> list[str]:
     """Return the numbers of a card's body in their order, without those of its own words and of what others found."""
     text = body(text)
+    for credit in card.CREDITS.values():
+        text = text.replace(credit, " ")
     for reader in READERS:
         text = text.replace(f"{reader.who}, {reader.task}, other images ({reader.source})", " ")
         text = text.replace(f"| {reader.sensitivity} |", "| |").replace(f"{reader.specificity}:", " ")
