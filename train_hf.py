@@ -238,6 +238,7 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 | {"commits": {"trained": learnt.speed["commit"], "measured": release.commit()}}
                 | {"settings": {k: v for k, v in settings.items() if k not in _MAY_NAME_FOLDERS}},
             }
+            evaluation.write_reference(staging / triage.REFERENCE, judge)
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             audit.write(audited, staging / "evaluation" / "audit.json")
             seen.write(learnt_from, staging)

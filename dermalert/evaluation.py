@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from datasets import Dataset, concatenate_datasets
+from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from dermalert import figures, metrics, seen, subgroups
+from dermalert import figures, metrics, seen, subgroups, synthetic
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.release import dump_metrics
 from space.triage import Release, read_image
@@ -152,6 +154,17 @@ def _failures(dataset: Dataset, score: np.ndarray, alert: np.ndarray | None) -> 
         "lowest_melanomas": told(order[melanoma[order]]),
         "highest_others": told(order[::-1][~melanoma[order[::-1]]]),
     }
+
+
+def write_reference(path: Path, release: Release) -> None:
+    """Write generated lesions, one a diagnosis, with what a release answers to them, for a serving side to check."""
+    images = [synthetic.lesion(diagnosis, lesion_seed=0) for diagnosis in DIAGNOSES]
+    tensors = {
+        "images": torch.stack([torch.from_numpy(np.array(image)) for image in images]),
+        "probabilities": torch.from_numpy(release.probabilities(images)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"backend": "pil"})
 
 
 def predictions(measured: dict[str, Side]) -> pa.Table:

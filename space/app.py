@@ -154,6 +154,14 @@ def main() -> int:
     except triage.NoRelease as error:
         print(error, file=sys.stderr)
         return 1
+    deviation = release.deviation()
+    if deviation is not None and deviation > triage.TOLERANCE:
+        print(
+            f"{release} answers otherwise here than it was measured: a probability of a reference image is off by "
+            f"{deviation:.2g}. It is not served: install the versions of requirements.txt, or load it anew.",
+            file=sys.stderr,
+        )
+        return 1
     build_demo(release).launch(
         css=CSS,
         theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),

@@ -12,12 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import cached_file
 
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
 
 # A dermoscope's camera gives 12 to 24 million pixels; an image that claims far more is an accident or an attack.
 MAX_PIXELS = 64_000_000
+
+REFERENCE = "evaluation/parity.safetensors"
+"""In a release: `images`, uint8 (n, H, W, 3), and the `probabilities` (n, labels) that it must give of them."""
+
+TOLERANCE = 1e-3
+"""How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
 
 
 class UnreadableImage(ValueError):
@@ -136,6 +144,20 @@ class Release:
             batch = self.processor(images[start : start + batch_size], return_tensors="pt").to(self.model.device)
             rows.append(self.model(**batch).logits.softmax(-1).cpu().numpy())
         return np.concatenate(rows)
+
+    def deviation(self) -> float | None:
+        """Return by how much the answers to the release's reference images differ from the recorded ones, at most.
+
+        A number above `TOLERANCE` says that another library, processor or damaged weights give other answers here than
+        those that were measured. None where the release has no reference images.
+        """
+        path = cached_file(self.name, REFERENCE, revision=self.revision, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            return None
+        reference = load_file(path)
+        images = [Image.fromarray(pixels.numpy()) for pixels in reference["images"]]
+        found = self.probabilities(images)
+        return float(np.nan_to_num(np.abs(found - reference["probabilities"].numpy()), nan=1.0).max())
 
     def judge(self, image: str | Path | bytes | Image.Image) -> Judgement:
         """Judge one image.

@@ -29,8 +29,9 @@ from PIL import Image
 from releases import LABELS, make_image, make_release
 from transformers import pipeline
 
+from dermalert import evaluation
 from space import app
-from space.triage import NOT_A_DEVICE, Release
+from space.triage import NOT_A_DEVICE, REFERENCE, Release
 
 SPACE = Path(app.__file__).parent
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -208,6 +209,21 @@ def launched(monkeypatch, **variables: str) -> dict:
 def test_the_bundled_release_is_served_where_none_is_named(monkeypatch, folder):
     monkeypatch.setattr(app, "BUNDLED", folder)
     assert "demo-release" in json.dumps(launched(monkeypatch)["demo"].get_config_file())
+
+
+def test_a_release_that_answers_otherwise_than_it_was_measured_is_not_served(monkeypatch, tmp_path, capsys):
+    folder = make_release(tmp_path / "release")
+    evaluation.write_reference(folder / REFERENCE, Release.load(folder))
+    assert Release.load(folder).deviation() < 1e-5
+    assert launched(monkeypatch, MODEL_ID=str(folder))
+    make_release(folder, seed=1)  # other weights, the same reference
+    monkeypatch.setenv("MODEL_ID", str(folder))
+    assert in_a_loop(app.main) == 1
+    assert "is not served" in capsys.readouterr().err
+
+
+def test_a_release_without_reference_images_is_served(folder):
+    assert Release.load(folder).deviation() is None
 
 
 def test_nothing_of_a_visitor_is_kept_or_shared(monkeypatch, folder):

@@ -22,6 +22,7 @@ import train_hf
 from dermalert import images, seen, sources, synthetic, training
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import run_command
+from space import triage
 
 
 @pytest.fixture(scope="session")
@@ -76,10 +77,15 @@ def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
         "release/preprocessor_config.json",
         "release/evaluation/audit.json",
         "release/evaluation/metrics.json",
+        "release/evaluation/parity.safetensors",
         "release/evaluation/predictions.parquet",
         "release/evaluation/seen.parquet",
         *(f"release/evaluation/figures/{name}.png" for name in FIGURES),
     }
+
+
+def test_a_release_gives_the_answers_that_it_recorded(run):
+    assert triage.Release.load(run / "release").deviation() < 1e-5
 
 
 def test_training_moves_every_parameter(run, tiny_vit):
