@@ -211,7 +211,8 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 release.compact(staging)
             judge = triage.Release.load(staging)
             reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
-            measured = evaluation.evaluate(judge, reported, undone=learnt.calibrated.undone)
+            mix = training.shares(sides["train"]["label"])  # that of the calibration side, but for chance
+            measured = evaluation.evaluate(judge, reported, undone=learnt.calibrated.undone, prior=mix)
             measured |= evaluation.pooled(out_of_fold)
             held_out = measured["held_out"]
             held_out.figures["artefacts"] = artefacts.stress(judge, held_out.dataset, unaltered=held_out.probabilities)

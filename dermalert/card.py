@@ -30,7 +30,12 @@ _HEADLINE = {
     "images of melanoma": lambda side: str(side["melanoma"]["n"]),
     "accuracy": lambda side: in_words(side["accuracy"]),
     "balanced accuracy": lambda side: in_words(side["balanced_accuracy"]),
-    "the same, both benign keratoses as one": lambda side: in_words(side["balanced_accuracy_benign_keratosis_merged"]),
+    "the same, were all diagnoses equally common": lambda side: in_words(
+        side.get("balanced_accuracy_equal_priors", {"value": None})
+    ),
+    "balanced accuracy, both benign keratoses as one": lambda side: in_words(
+        side["balanced_accuracy_benign_keratosis_merged"]
+    ),
     "macro AUROC": lambda side: in_words(side["macro_auroc"]),
     "melanoma AUROC": lambda side: in_words(side["melanoma"]["auroc"]),
     "melanoma partial AUC": lambda side: in_words(side["melanoma"]["partial_auc_80"], 3),

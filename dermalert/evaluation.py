@@ -54,7 +54,11 @@ def ask(release: Release, dataset: Dataset, *, name: str) -> Side:
 
 
 def evaluate(
-    release: Release, sides: dict[str, Dataset], *, undone: Callable[[np.ndarray], np.ndarray] | None = None
+    release: Release,
+    sides: dict[str, Dataset],
+    *,
+    undone: Callable[[np.ndarray], np.ndarray] | None = None,
+    prior: np.ndarray | None = None,
 ) -> dict[str, Side]:
     """Return answers and figures of each side that has images.
 
@@ -62,13 +66,14 @@ def evaluate(
         release: what answers.
         sides: by name, in the schema of `sources.FEATURES`.
         undone: gives the probabilities before the calibration from those after it.
+        prior: (9,) the mix of diagnoses that the probabilities hold for.
     """
     measured = {name: ask(release, dataset, name=name) for name, dataset in sides.items() if len(dataset)}
-    return {name: _with_figures(side, undone) for name, side in measured.items()}
+    return {name: _with_figures(side, undone=undone, prior=prior) for name, side in measured.items()}
 
 
-def _with_figures(side: Side, undone: Callable[[np.ndarray], np.ndarray] | None = None) -> Side:
-    figures = figures_of(side.dataset, side.probabilities, side.alert, undone=undone)
+def _with_figures(side: Side, **known) -> Side:
+    figures = figures_of(side.dataset, side.probabilities, side.alert, **known)
     return dataclasses.replace(side, figures=figures)
 
 
@@ -116,6 +121,7 @@ def figures_of(
     alert: np.ndarray | None,
     *,
     undone: Callable[[np.ndarray], np.ndarray] | None = None,
+    prior: np.ndarray | None = None,
 ) -> dict:
     """Return all figures of one side that need no further look at its images.
 
@@ -124,9 +130,10 @@ def figures_of(
         probabilities: (n, 9), calibrated.
         alert: (n,) which images raise the melanoma alert; None where there is no threshold.
         undone: gives the probabilities before the calibration from those after it.
+        prior: (9,) the mix of diagnoses that the probabilities hold for.
     """
     truth, groups, sources = (np.array(dataset[column]) for column in ("label", "group", "source"))
-    figures = metrics.report(truth, probabilities, groups, alert=alert, sources=sources)
+    figures = metrics.report(truth, probabilities, groups, alert=alert, sources=sources, prior=prior)
     if undone is not None:
         figures["calibration"]["before"] = metrics.calibration(truth, undone(probabilities), metrics.Intervals(groups))
     figures["subgroups"] = subgroups.subgroups(dataset, probabilities, alert)

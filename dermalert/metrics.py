@@ -252,6 +252,7 @@ def report(
     alert: np.ndarray | None,
     sources: np.ndarray | None = None,
     refused: np.ndarray | None = None,
+    prior: np.ndarray | None = None,
 ) -> dict:
     """Return the figures of one split, each with a 95 % interval.
 
@@ -262,6 +263,8 @@ def report(
         alert: (n,) which images raise the melanoma alert; None where the release has no threshold.
         sources: (n,) where each image was made; None for no figures by source.
         refused: (n,) which images the release declines to judge; None where it declines none.
+        prior: (9,) the mix of diagnoses that the probabilities hold for; with it `balanced_accuracy_equal_priors` tells
+            how the likeliest diagnosis would do if all were equally common: what balanced accuracy asks for.
     """
     intervals = Intervals(groups)
     prediction = decide(probabilities)
@@ -283,7 +286,11 @@ def report(
         },
         "calibration": calibration(truth, probabilities, intervals),
         "confusion": confusion(truth, prediction).tolist(),
-    }
+    } | (
+        {}
+        if prior is None
+        else {"balanced_accuracy_equal_priors": _at_equal_priors(truth, probabilities / prior, intervals)}
+    )
 
 
 def calibration(truth: np.ndarray, probabilities: np.ndarray, intervals: Intervals) -> dict:
@@ -297,6 +304,11 @@ def calibration(truth: np.ndarray, probabilities: np.ndarray, intervals: Interva
         "brier": intervals.of(lambda w: brier(truth, probabilities, w)),
         "nll": intervals.of(lambda w: negative_log_likelihood(truth, probabilities, w)),
     }
+
+
+def _at_equal_priors(truth: np.ndarray, odds: np.ndarray, intervals: Intervals) -> dict:
+    prediction = decide(odds)
+    return intervals.of(lambda w: balanced_accuracy(truth, prediction, w))
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -352,3 +352,18 @@ def test_the_trainers_metric_gives_the_same_figures_as_the_functions():
     )
     assert found["macro_auroc"] == pytest.approx(float(metrics.macro_auroc(truth, probabilities, ONCE)), abs=1e-6)
     assert set(metrics.report(truth, probabilities, np.arange(60), alert=None)["per_class"]) == set(DIAGNOSES)
+
+
+def test_at_equal_priors_a_rare_diagnosis_wins_where_it_is_likelier_than_its_share():
+    prior = np.full(9, 0.01)
+    prior[4] = 0.92  # nevi
+    truth = np.array([3] * 20 + [4] * 20)
+    probabilities = np.full((40, 9), 1e-3)
+    probabilities[:, 4] = 0.8
+    probabilities[:20, 3] = 0.1  # ten times its share, and never the likeliest
+    groups = np.arange(40)
+    plain = metrics.report(truth, probabilities, groups, alert=None)
+    asked = metrics.report(truth, probabilities, groups, alert=None, prior=prior)
+    assert plain["balanced_accuracy"]["value"] == asked["balanced_accuracy"]["value"] == 0.5
+    assert asked["balanced_accuracy_equal_priors"]["value"] == 1
+    assert "balanced_accuracy_equal_priors" not in plain
