@@ -1,14 +1,13 @@
 # Each target sets up what it needs in .venv; the second time that takes a moment.
 PYTHON ?= python3
 BIN := .venv/bin
-RELEASE ?= space/model
-DATA ?= ../shared/data
+RELEASE ?= runs/demo/release
 PYTEST_ARGS ?=
 
 # Threads that wait leave the core to others: on a shared machine a spinning one costs many times its work.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-all space model lint clean
+.PHONY: demo test test-all space lint clean
 
 # Re-installs only when the list of dependencies changes.
 .venv/ready: pyproject.toml
@@ -25,15 +24,12 @@ test: .venv/ready ## all that fits in about ten minutes
 test-all: .venv/ready ## the long sweeps too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-space: .venv/ready ## open the Space locally with RELEASE, by default the bundled one
+space: .venv/ready ## open the Space locally with RELEASE, by default the demo run's
+ifeq ($(RELEASE),runs/demo/release)
+	@test -f $(RELEASE)/config.json || $(MAKE) --no-print-directory demo
+	@echo "Serving the demo's release, trained on generated lesions; another one: make space RELEASE=runs/NAME/release"
+endif
 	MODEL_ID=$(RELEASE) $(BIN)/python space/app.py
-
-# The bundled release, from the nine-class set, ISIC 2017 and HAM10000 in DATA. Two hours on two cores; it goes on where
-# it was stopped.
-model: .venv/ready ## train the bundled release anew
-	$(BIN)/python train_hf.py --dataset $(DATA)/isic9 $(DATA)/isic2017 $(DATA)/ham10000 --half_precision --output_dir runs/model
-	rm -rf space/model
-	cp -r runs/model/release space/model
 
 lint: .venv/ready
 	$(BIN)/ruff check .
