@@ -205,11 +205,7 @@ def train(config: Config, folder: Path, settings: dict) -> None:
         learnt = learn(config, folder, sides, data)
         out_of_fold = [fold_predictions(config, folder / "folds" / str(i), fold, data) for i, fold in enumerate(folds)]
         with release.assembled(folder / "release") as staging:
-            learnt.model.save_pretrained(staging)
-            learnt.processor.save_pretrained(staging)
-            if config.half_precision:
-                release.compact(staging)
-            judge = triage.Release.load(staging)
+            judge = stored(learnt, staging, half_precision=config.half_precision)
             reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
             mix = training.shares(sides["train"]["label"])  # that of the calibration side, but for chance
             measured = evaluation.evaluate(judge, reported, undone=learnt.calibrated.undone, prior=mix)
@@ -234,9 +230,9 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 "calibration": dataclasses.asdict(learnt.calibrated),
                 "alert": learnt.model.config.alert,
                 "refusal": None,  # no release declines an image yet
-                "training": {k: v for k, v in learnt.speed.items() if k != "commit"}
+                "training": learnt.speed
                 | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
-                | {"commits": {"trained": learnt.speed["commit"], "measured": release.commit()}}
+                | {"measured_by": release.commit()}
                 | {"settings": {k: v for k, v in settings.items() if k not in _MAY_NAME_FOLDERS}},
             }
             evaluation.write_reference(staging / triage.REFERENCE, judge)
@@ -282,6 +278,15 @@ def learn(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -
     calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
     model.config.alert = alert
     return Learnt(model=model, processor=processor, calibrated=calibrated, state=state, speed=speed)
+
+
+def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> triage.Release:
+    """Write model and processor, and return what a serving side makes of the files."""
+    learnt.model.save_pretrained(folder)
+    learnt.processor.save_pretrained(folder)
+    if half_precision:
+        release.compact(folder)
+    return triage.Release.load(folder)
 
 
 def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluation.Side:
@@ -364,7 +369,7 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
         "images_per_second": (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds,
         "seconds": None if checkpoint else seconds,
         "device": str(trainer.args.device),
-        "commit": release.commit(),
+        "trained_by": release.commit(),
     }
     runs.note_ended(folder, trainer.state, speed)
     return trainer.state, speed

@@ -3,12 +3,14 @@ r"""What each part of the default recipe of `train_hf.py` is worth, on the valid
     python benchmarks/recipe.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/recipe
 
 trains each row of `ROWS` and compares its answers to the validation images with those of the first row, image by
-image, as they are and with artefacts that no training picture had. The sides calibration and held_out are not looked
-at. The last epoch counts, so that no row gains by choosing one. The same command goes on where it was stopped;
-`--rows 0 3` trains those alone, so that several processes can share the work.
+image, as they are and altered. The sides calibration and held_out are not looked at. The last epoch counts, so that no
+row gains by choosing one. Rows that are done are not trained again; `--rows 0 3` trains those alone, so that several
+processes can share the work.
 """
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import shutil
 import sys
@@ -52,8 +54,8 @@ ROWS = {
     "160 pixels": ({"image_size": 160}, as_it_is),
 }
 
-UNSEEN = ("ink", "bubbles", "darker", "brighter")
-"""Artefacts that the robust augmentation does not draw, or no further than these go."""
+ALTERED = ("ink", "bubbles", "darker", "brighter")
+"""Artefacts of the comparison: the first two are in no training picture, the light of the others varies in all."""
 
 _MELANOMA = DIAGNOSES.index("melanoma")
 
@@ -63,22 +65,34 @@ def main(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     sides = load(arguments.dataset)
-    for number, (settings, prepare) in enumerate(ROWS.values()):
-        for seed in range(arguments.seeds):
-            path = folder / f"row{number}-seed{seed}.npz"
-            if number in arguments.rows and not path.is_file():
-                budget = {"image_size": arguments.image_size, "epochs": arguments.epochs, "seed": seed}
-                train(train_hf.Config(**budget | settings), prepare, sides, path)
-    table = compare(folder, sides["validation"])
+    configs = {
+        (number, seed): train_hf.Config(
+            **{"image_size": arguments.image_size, "epochs": arguments.epochs, "seed": seed} | settings
+        )
+        for number, (settings, _) in enumerate(ROWS.values())
+        for seed in range(arguments.seeds)
+    }
+    for (number, seed), config in configs.items():
+        train_hf.check(config)
+        if number in arguments.rows and not kept_in(folder, number, seed).is_file():
+            prepare = list(ROWS.values())[number][1]
+            train(config, prepare, sides, kept_in(folder, number, seed))
+    found = {key: answers(kept_in(folder, *key), config, sides) for key, config in configs.items()}
+    table = compare({key: kept for key, kept in found.items() if kept}, sides["validation"])
     (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
     print(as_markdown(table))
+
+
+def kept_in(folder: Path, row: int, seed: int) -> Path:
+    """Return the file of a row's answers."""
+    return folder / f"row{row}-seed{seed}.npz"
 
 
 def load(names: list[str]) -> dict[str, Dataset]:
     """Return the sides of data sets as `train_hf.py` makes them."""
     shipped = duplicates.linked(sources.load(names))
-    dataset, _ = repair.repair(shipped, "archive")
-    return splits.split(dataset, shipped=shipped)
+    dataset, _ = repair.repair(shipped, train_hf.Config.repair)
+    return splits.split(dataset, shipped=shipped, seed=train_hf.Config.split_seed)
 
 
 def train(config: train_hf.Config, prepare, sides: dict[str, Dataset], path: Path) -> None:
@@ -94,16 +108,37 @@ def train(config: train_hf.Config, prepare, sides: dict[str, Dataset], path: Pat
     model.config.alert = {"label": "melanoma", "threshold": None}
     judge = triage.Release(model.eval(), processor, name=path.stem)
     validation = sides["validation"]
-    answers = {"plain": evaluation.predict(judge, validation, name="validation")}
-    for name in UNSEEN:
-        answers[name] = evaluation.predict(judge, altered(validation, name), name=f"validation with {name}")
+    told = {"plain": evaluation.predict(judge, validation, name="validation")}
+    for name in ALTERED:
+        told[name] = evaluation.predict(judge, altered(validation, name), name=f"validation with {name}")
     # As if all diagnoses were equally common, whatever mix the row has learnt.
     mix = train_hf.learnt_mix(config, sides["train"])
-    answers = {name: p / mix / (p / mix).sum(1, keepdims=True) for name, p in answers.items()}
+    told = {name: p / mix / (p / mix).sum(1, keepdims=True) for name, p in told.items()}
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, seconds=seconds, content=list(validation["content"]), **answers)
+    np.savez(partial, seconds=seconds, of=made_with(config, sides), **told)
     partial.replace(path)
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def made_with(config: train_hf.Config, sides: dict[str, Dataset]) -> str:
+    """Return what answers depend on, as text: the settings and the images."""
+    images = {side: sides[side]["content"][:] for side in ("train", "validation")}
+    digest = hashlib.sha256(json.dumps(images).encode()).hexdigest()
+    return json.dumps(dataclasses.asdict(config) | {"images": digest})
+
+
+def answers(path: Path, config: train_hf.Config, sides: dict[str, Dataset]) -> dict | None:
+    """Return the answers that were kept of a row and a seed, or None.
+
+    Raises:
+        UsageError: they were made with other settings, or of other images.
+    """
+    if not path.is_file():
+        return None
+    kept = dict(np.load(path))
+    if str(kept["of"]) != made_with(config, sides):
+        raise UsageError(f"'{path}' was made with other settings or of other images: name a new --output_dir.")
+    return kept
 
 
 def altered(dataset: Dataset, artefact: str) -> Dataset:
@@ -117,11 +152,18 @@ def altered(dataset: Dataset, artefact: str) -> Dataset:
     return dataset.select_columns(["image", "image_id"]).with_transform(transform)
 
 
-def compare(folder: Path, validation: Dataset) -> dict:
-    """Return the figures of each row and seed that is there, and the paired differences from the first row."""
+def compare(found: dict[tuple[int, int], dict], validation: Dataset) -> dict:
+    """Return the figures of each row, the mean of its seeds, and the difference from the first row's same seeds.
+
+    Args:
+        found: answers by row and seed.
+        validation: the side that they are to.
+
+    Raises:
+        UsageError: the first row lacks a seed that another has.
+    """
     truth, origin = np.array(validation["label"]), np.array(validation["source"])
     intervals = metrics.Intervals(np.array(validation["group"]))
-    content = list(validation["content"])
     both = [s for s in np.unique(origin) if ((truth == _MELANOMA) & (origin == s)).any()]
 
     def within(p: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -130,27 +172,21 @@ def compare(folder: Path, validation: Dataset) -> dict:
 
     measures = {
         "melanoma AUROC, mean of the sources": lambda a, w: within(a["plain"], w),
-        "the same with unseen artefacts": lambda a, w: np.mean([within(a[name], w) for name in UNSEEN], axis=0),
+        f"the same with {', '.join(ALTERED)}": lambda a, w: np.mean([within(a[name], w) for name in ALTERED], axis=0),
         "balanced accuracy": lambda a, w: metrics.balanced_accuracy(truth, a["plain"].argmax(1), w),
         "macro AUROC": lambda a, w: metrics.macro_auroc(truth, a["plain"], w),
     }
-    rows = {}
-    for number, name in enumerate(ROWS):
-        kept = [dict(np.load(path)) for path in sorted(folder.glob(f"row{number}-seed?.npz"))]
-        if any(list(answers["content"]) != content for answers in kept):
-            raise UsageError("the rows were not held to the same images: name a new --output_dir.")
-        if kept:
-            rows[name] = kept
-    if next(iter(ROWS)) not in rows:
-        raise UsageError("the first row is missing, with which all others are compared: run it too.")
-    reference = rows[next(iter(ROWS))]
     table = {"images": len(truth), "groups": intervals.groups, "sources": both, "rows": {}}
-    for name, row in rows.items():
-        known = table["rows"][name] = {"seeds": len(row), "seconds": [float(answers["seconds"]) for answers in row]}
-        paired = list(zip(row, reference, strict=False))
+    for number in sorted({number for number, _ in found}):
+        seeds = sorted(seed for row, seed in found if row == number)
+        row = [found[number, seed] for seed in seeds]
+        if any((0, seed) not in found for seed in seeds):
+            raise UsageError("the first row is missing, with which all others are compared: add it to --rows.")
+        paired = list(zip(row, (found[0, seed] for seed in seeds), strict=True))
+        known = table["rows"][list(ROWS)[number]] = {"seeds": seeds, "seconds": [float(a["seconds"]) for a in row]}
         for measure, figure in measures.items():
             known[measure] = intervals.of(lambda w, row=row, f=figure: np.mean([f(a, w) for a in row], axis=0))
-            if row is not reference:
+            if number:
                 known[measure]["difference"] = intervals.of(
                     lambda w, paired=paired, f=figure: np.mean([f(a, w) - f(b, w) for a, b in paired], axis=0)
                 )
@@ -180,6 +216,6 @@ if __name__ == "__main__":
     parser.add_argument("--image_size", type=int, default=128, help="side of the input in pixels")
     parser.add_argument("--epochs", type=int, default=2, help="of each row")
     parser.add_argument("--seeds", type=int, default=1, help="runs a row")
-    parser.add_argument("--rows", type=int, nargs="+", default=range(6), help="numbers of the rows, from 0")
+    parser.add_argument("--rows", type=int, nargs="+", choices=range(len(ROWS)), default=range(6), help="which ones")
     settings = parser.parse_args()
     sys.exit(run_command(lambda: main(settings)))

@@ -4,13 +4,13 @@ r"""How the default recipe does at a clinic that it was not shown: each source l
 
 trains on all sources but one with the recipe of `train_hf.py`, calibrates there, and asks the model about the source
 left out. The images of that source on the side `validation` are not asked: the recipe was chosen on them. Beside it
-stands the same model on the held-out images of the sources that it learnt from. The same command goes on where it was
-stopped; `--leave_out NAME` takes one source alone.
+stands the same model on the held-out images of the sources that it learnt from. All epochs are run, and the best on
+validation counts. The same command goes on where it was stopped; `--leave_out NAME` takes one source alone.
 """
 
 import argparse
+import dataclasses
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,13 +19,14 @@ from datasets import Dataset, concatenate_datasets
 from recipe import load
 
 import train_hf
-from dermalert import baselines, evaluation, runs, splits
+from dermalert import audit, baselines, evaluation, runs, seen, splits
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from dermalert.words import in_words
 from space import triage
 
 _MELANOMA = DIAGNOSES.index("melanoma")
+_FIGURES = "figures.json"
 _FEWEST = 30  # melanomas on the training side of a source that is worth leaving out, or learning from
 
 
@@ -37,20 +38,21 @@ def main(arguments: argparse.Namespace) -> None:
     known = with_melanomas(sides["train"])
     if len(known) < 2:
         raise UsageError(f"--dataset: two sources with at least {_FEWEST} melanomas to train on are needed.")
-    left_out = arguments.leave_out or known
-    for name in left_out:
+    config = train_hf.Config(
+        image_size=arguments.image_size, epochs=arguments.epochs, patience=arguments.epochs, seed=arguments.seed
+    )
+    train_hf.check(config)
+    for name in arguments.leave_out or known:
         if name not in known:
             raise UsageError(f"--leave_out '{name}' is none of the sources: {', '.join(known)}.")
-        path = folder / f"{name.replace(' ', '-')}.json"
-        if not path.is_file():
-            config = train_hf.Config(
-                image_size=arguments.image_size, epochs=arguments.epochs, patience=arguments.epochs, seed=arguments.seed
-            )
-            figures = leave_out(name, config, sides, folder / path.stem)
-            path.write_text(json.dumps(figures, indent=1) + "\n")
-            shutil.rmtree(folder / path.stem, ignore_errors=True)
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    print(as_markdown(found))
+        run = folder / name.replace(" ", "-")
+        settings = dataclasses.asdict(config) | {"dataset": arguments.dataset, "left_out": name}
+        runs.is_finished(run, settings)  # refuses a folder of other settings
+        runs.claim(run, settings, needed_bytes=0)
+        if not (run / _FIGURES).is_file():
+            audit.write(leave_out(name, config, sides, run), run / _FIGURES)
+        runs.drop_checkpoints(run)
+    print(as_markdown([json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{_FIGURES}"))]))
 
 
 def with_melanomas(train: Dataset) -> list[str]:
@@ -66,13 +68,13 @@ def leave_out(name: str, config: train_hf.Config, sides: dict[str, Dataset], fol
     splits.check_classes({side: own[side] for side in splits.SHARES})
     foreign = [of_source(sides[side], name, inside=True) for side in ("train", "calibration", "held_out")]
     foreign = concatenate_datasets(foreign)
+    kin = {group for side in seen.SIDES for group in own[side]["group"]}  # a lesion that two sources hold
+    foreign = foreign.select([i for i, group in enumerate(foreign["group"]) if group not in kin])
     data = {"sources": with_melanomas(own["train"]), "generated": False}
-    folder.mkdir(parents=True, exist_ok=True)
     learnt = train_hf.learn(config, folder, own, data)
     judge = triage.Release(learnt.model.eval(), learnt.processor, name=f"without {name}")
     measured = evaluation.evaluate(judge, {"left_out": foreign, "held_out": own["held_out"]})
     shortcuts = baselines.baselines(own | {"held_out": foreign}, measured["left_out"].probabilities)
-    runs.drop_checkpoints(folder)
     return {
         "source": name,
         "learnt_from": {DIAGNOSES[i]: own["train"]["label"].count(i) for i in sorted(set(own["train"]["label"]))},

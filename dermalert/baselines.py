@@ -192,7 +192,7 @@ def _measure(model: Pipeline | None, features: np.ndarray, held_out: Dataset, pr
             inside = origins == origin
             if len(np.unique(truth[inside] == _MELANOMA)) == 2:
                 figures["by_source"][str(origin)] = {
-                    "melanoma_auroc": intervals.of(lambda w, i=inside: area(score, w * i)),
+                    "melanoma_auroc": intervals.of_area(metrics.auroc, truth == _MELANOMA, score, among=inside),
                     "margin": undefined
                     if probabilities is None
                     else intervals.of(lambda w, i=inside: area(own, w * i) - area(score, w * i)),

@@ -92,27 +92,26 @@ class WeightAverage(TrainerCallback):
     FILE = "latest.safetensors"
 
     def __init__(self, decay: float):
-        self.decay, self.steps = decay, 0
+        self.decay = decay
         self.other: dict[str, torch.Tensor] = {}
         """Where `averaged`, the weights to train on with; else the average."""
         self.averaged = False
 
     def on_train_begin(self, args, state, _control, model, **_others):
         """Start from the model as it is, or from a checkpoint."""
-        self.steps, self.averaged = state.global_step, False
+        self.averaged = False
         self.other = {name: tensor.detach().clone() for name, tensor in _numbers(model).items()}
-        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE
-        if state.global_step and saved.is_file():
-            _copy(safetensors.torch.load_file(saved), _numbers(model))
+        if state.global_step:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            _copy(safetensors.torch.load_file(checkpoint / self.FILE), _numbers(model))
 
     def on_epoch_begin(self, _args, _state, _control, model, **_others):
         """Put the weights to train with back."""
         self._swap(model, averaged=False)
 
-    def on_step_end(self, _args, _state, _control, model, **_others):
-        """Take the new weights into the average; the first steps count more, as the average has seen little."""
-        self.steps += 1
-        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+    def on_step_end(self, _args, state, _control, model, **_others):
+        """Take the new weights into the average, which looks back less far in the first steps."""
+        weight = 1 - min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         for name, tensor in _numbers(model).items():
             self.other[name].lerp_(tensor.detach(), weight)
 
@@ -121,10 +120,9 @@ class WeightAverage(TrainerCallback):
         self._swap(model, averaged=True)
 
     def save(self, checkpoint: Path) -> None:
-        """Lay the weights to train on from beside the average, while that stands in the model."""
-        if self.averaged:
-            tensors = {name: tensor.contiguous() for name, tensor in self.other.items()}  # not channels last
-            safetensors.torch.save_file(tensors, checkpoint / self.FILE)
+        """Lay the weights to train on from beside the average, which stands in the model between two epochs."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.other.items()}  # not channels last
+        safetensors.torch.save_file(tensors, checkpoint / self.FILE)
 
     def _swap(self, model, *, averaged: bool) -> None:
         if averaged != self.averaged:

@@ -151,10 +151,10 @@ def main() -> int:
         return 2
     try:
         release = triage.Release.load(model, os.environ.get("MODEL_REVISION") or None)
+        deviation = release.deviation()
     except triage.NoRelease as error:
         print(error, file=sys.stderr)
         return 1
-    deviation = release.deviation()
     if deviation is not None and deviation > triage.TOLERANCE:
         print(
             f"{release} answers otherwise here than it was measured: a probability of a reference image is off by "

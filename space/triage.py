@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
@@ -150,14 +151,22 @@ class Release:
 
         A number above `TOLERANCE` says that another library, processor or damaged weights give other answers here than
         those that were measured. None where the release has no reference images.
+
+        Raises:
+            NoRelease: they cannot be read.
         """
-        path = cached_file(self.name, REFERENCE, revision=self.revision, _raise_exceptions_for_missing_entries=False)
-        if path is None:
-            return None
-        reference = load_file(path)
-        images = [Image.fromarray(pixels.numpy()) for pixels in reference["images"]]
-        found = self.probabilities(images)
-        return float(np.nan_to_num(np.abs(found - reference["probabilities"].numpy()), nan=1.0).max())
+        try:
+            path = cached_file(
+                self.name, REFERENCE, revision=self.revision, _raise_exceptions_for_missing_entries=False
+            )
+            if path is None:
+                return None
+            reference = load_file(path)
+            images, recorded = reference["images"].numpy(), reference["probabilities"].numpy()
+        except (OSError, SafetensorError, KeyError) as error:
+            raise NoRelease(f"cannot read {REFERENCE} of {self}: damaged, cut short, or out of reach.") from error
+        found = self.probabilities([Image.fromarray(pixels) for pixels in images])
+        return float(np.nan_to_num(np.abs(found - recorded), nan=1.0).max())
 
     def judge(self, image: str | Path | bytes | Image.Image) -> Judgement:
         """Judge one image.

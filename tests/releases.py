@@ -169,7 +169,8 @@ def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
             "device": "cpu",
             "epochs": 3.0,
             "best_step": 30,
-            "commits": {"trained": "0123abcd", "measured": "4567cdef+"},
-            "settings": {"rebalance": False},
+            "trained_by": "0123abcd",
+            "measured_by": "4567cdef+",
+            "settings": {"rebalance": False, "augment": "robust"},
         },
     }

@@ -222,6 +222,15 @@ def test_a_release_that_answers_otherwise_than_it_was_measured_is_not_served(mon
     assert "is not served" in capsys.readouterr().err
 
 
+def test_damaged_reference_images_are_told_without_a_traceback(monkeypatch, tmp_path, capsys):
+    folder = make_release(tmp_path / "release")
+    (folder / REFERENCE).parent.mkdir()
+    (folder / REFERENCE).write_bytes(b"not a safetensors file")
+    monkeypatch.setenv("MODEL_ID", str(folder))
+    assert in_a_loop(app.main) == 1
+    assert "cannot read evaluation/parity.safetensors" in capsys.readouterr().err
+
+
 def test_a_release_without_reference_images_is_served(folder):
     assert Release.load(folder).deviation() is None
 

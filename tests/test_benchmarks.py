@@ -1,0 +1,97 @@
+"""The benchmarks of the recipe as commands, on two clinics of generated pictures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from pictures import class_folders
+
+from dermalert import sources
+from dermalert.diagnoses import DIAGNOSES
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import recipe
+
+
+@pytest.fixture(scope="module")
+def clinics(tmp_path_factory) -> list[Path]:
+    """Two folders, each a source of its own."""
+    root = tmp_path_factory.mktemp("clinics")
+    for i, name in enumerate(("here", "there")):
+        for path in list(class_folders(root / name, images=60, first_seed=10_000 * i).rglob("*.png")):
+            path.rename(path.with_name(path.name.replace("ISIC", name)))  # a number of the archive would be its source
+    return [root / "here", root / "there"]
+
+
+def command(name: str, *words) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks" / name), *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+
+
+def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was_chosen(clinics, tmp_path):
+    words = ("--dataset", *clinics, "--output_dir", tmp_path, "--image_size", 32, "--leave_out", "here", "--epochs")
+    done = command("sources.py", *words, 1)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "here" / "figures.json").read_text())
+    sides = recipe.load([str(clinic) for clinic in clinics])
+    count = {side: rows["source"][:].count("here") for side, rows in sides.items()}
+    assert figures["splits"]["left_out"]["n"] == count["train"] + count["calibration"] + count["held_out"]
+    assert figures["splits"]["held_out"]["n"] == len(sides["held_out"]) - count["held_out"]
+    assert sum(figures["learnt_from"].values()) == len(sides["train"]) - count["train"]
+    assert "| here | " in done.stdout
+    # Nothing is trained again, and a run of other settings is not taken for this one.
+    again = command("sources.py", *words, 1)
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+    assert "Judging" not in again.stderr
+    other = command("sources.py", *words, 2)
+    assert other.returncode == 2
+    assert "--epochs 1 there, 2 here" in other.stderr
+
+
+def test_a_source_that_is_not_there_is_refused(clinics, tmp_path):
+    done = command("sources.py", "--dataset", *clinics, "--output_dir", tmp_path, "--leave_out", "nowhere")
+    assert done.returncode == 2
+    assert "'nowhere' is none of the sources: here, there." in done.stderr
+
+
+def test_rows_are_trained_compared_and_kept(clinics, tmp_path):
+    words = ("--dataset", *clinics, "--output_dir", tmp_path, "--image_size", 32, "--rows", 0, 5, "--epochs")
+    done = command("recipe.py", *words, 1)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert list(table["rows"]) == ["the defaults", "frozen batch norms"]
+    assert {path.name for path in tmp_path.iterdir()} == {"row0-seed0.npz", "row5-seed0.npz", "table.json"}
+    other = command("recipe.py", *words, 2)
+    assert other.returncode == 2
+    assert "was made with other settings or of other images" in other.stderr
+
+
+def test_a_difference_is_that_of_the_same_images_and_seeds():
+    validation = sources.load(["demo"]).select(range(300))
+    rng, truth = np.random.default_rng(0), np.array(validation["label"])
+
+    def answers(signal: float) -> dict:
+        p = rng.dirichlet(np.ones(9), len(truth)) + signal * np.eye(9)[truth]
+        p /= p.sum(1, keepdims=True)
+        return {"plain": p, "seconds": 1.0} | dict.fromkeys(recipe.ALTERED, p)
+
+    found = {(0, 0): answers(0.1), (0, 1): answers(0.1), (4, 1): answers(1.0)}
+    rows = recipe.compare(found, validation)["rows"]
+    better = rows["without averaged weights"]
+    assert better["seeds"] == [1]
+    assert better["balanced accuracy"]["difference"]["low"] > 0
+    alone = recipe.compare({(0, 1): found[0, 1]}, validation)["rows"]["the defaults"]["balanced accuracy"]["value"]
+    difference = better["balanced accuracy"]["value"] - alone
+    assert better["balanced accuracy"]["difference"]["value"] == pytest.approx(difference)
+    assert set(truth) == set(range(len(DIAGNOSES)))
+    with pytest.raises(recipe.UsageError, match="the first row is missing"):
+        recipe.compare({(4, 1): found[4, 1]}, validation)
