@@ -11,10 +11,12 @@ from transformers import (
     ConvNextImageProcessorPil,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    EfficientNetForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
+from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
 from dermalert import backbones
 from dermalert.diagnoses import DIAGNOSES
@@ -60,14 +62,44 @@ def test_pretrained_features_equal_a_forward_pass_written_from_the_packages_tens
     assert torch.allclose(ours, theirs, atol=2e-5)
 
 
-def test_the_gates_stay_exact_identities_under_training():
+def gates(model) -> list[EfficientNetSqueezeExciteLayer]:
+    return [part for part in model.modules() if isinstance(part, EfficientNetSqueezeExciteLayer)]
+
+
+def test_gates_that_are_left_out_are_exact_identities_and_stay_so_under_training():
     model, _ = backbones.load("efficientnet-lite0", labels=DIAGNOSES)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    before = {k: v.clone() for k, v in model.state_dict().items() if ".squeeze_excite." in k}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     model.train()(torch.randn(4, 3, 64, 64), labels=torch.arange(4)).loss.backward()
     optimizer.step()
-    after = model.state_dict()
-    assert before and all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert gates(model)
+    for gate in gates(model):
+        features = torch.randn(2, gate.dim, 3, 3)
+        assert torch.equal(type(gate).forward(gate, features), features)
+        assert "forward" in vars(gate) and gate(features) is features
+
+
+def test_what_is_saved_keeps_its_gates_and_gives_the_same_answers_without_this_package(tmp_path):
+    model, processor = backbones.load("efficientnet-lite0", labels=DIAGNOSES, image_size=64)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    plain = EfficientNetForImageClassification.from_pretrained(tmp_path)
+    again, _ = backbones.load(str(tmp_path), labels=DIAGNOSES)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        ours, theirs, reloaded = (m.eval()(pixels).logits for m in (model, plain, again))
+    assert torch.equal(ours, theirs) and torch.equal(ours, reloaded)
+    assert all("forward" in vars(gate) for gate in gates(again))
+
+
+def test_a_gate_that_does_something_is_not_left_out(tmp_path):
+    model, processor = backbones.load("efficientnet-lite0", labels=DIAGNOSES, image_size=64)
+    by_weight, by_bias, *_ = gates(model)
+    torch.nn.init.constant_(by_weight.expand.weight, 1e-3)
+    torch.nn.init.constant_(by_bias.expand.bias, 3.0)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, _ = backbones.load(str(tmp_path), labels=DIAGNOSES)
+    assert ["forward" in vars(gate) for gate in gates(again)] == [False, False] + [True] * (len(gates(again)) - 2)
 
 
 def test_the_head_names_the_nine_diagnoses_in_order():
