@@ -69,6 +69,9 @@ def _setting(default, help: str):
 # What a run may be called again with, and still be the same run.
 _NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "report_to", "strict", "streaming")
 
+_NO_IMPROVEMENT = 1e-4
+"""Nats of the calibrated loss; the fit of a calibration does not settle more of it."""
+
 # What may hold a path of this machine, and stays out of what is published.
 _MAY_NAME_FOLDERS = ("dataset", "base_model", "external", "columns")
 
@@ -90,7 +93,7 @@ class Config:
     )
     image_size: int | None = _setting(None, "side of the input in pixels; by default the base model's own")
     epochs: int = _setting(15, "passes over the training images, at most")
-    patience: int = _setting(8, "epochs without a lower loss on validation after which training stops")
+    patience: int = _setting(8, "epochs without a lower calibrated loss on validation after which training stops")
     batch_size: int = _setting(32, "images a step")
     learning_rate: float = _setting(3e-4, "peak of the cosine schedule")
     augment: images.Augmentation = _setting(
@@ -266,13 +269,11 @@ def learn(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -
         model, processor = load_model(config)
         base = str(release.find(config.base_model))
         model.config.dermalert = release.about(model, base_model=base, data=data, split_seed=config.split_seed)
-    trainer = make_trainer(config, folder, model, processor, sides)
+    prior = prior_to_give_back(config, sides["train"])
+    trainer = make_trainer(config, folder, model, processor, sides, prior=prior)
     state, speed = fit(trainer, folder, checkpoint)
     # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
     model, processor = load_model(config, runs.best_checkpoint(folder, state.best_global_step))
-    # Either way the model learns of another mix than that of the data; the calibration gives that one back.
-    mixed = config.rebalance or config.sampling != "natural"
-    prior = training.shares(sides["train"]["label"]) / learnt_mix(config, sides["train"]) if mixed else None
     if config.half_precision:
         training.round_to_half(model)
     calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
@@ -301,8 +302,10 @@ def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], da
     return kept
 
 
-def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str, Dataset]) -> Trainer:
-    """Return the Trainer: the recipe."""
+def make_trainer(
+    config: Config, folder: Path, model, processor, sides: dict[str, Dataset], *, prior: np.ndarray | None = None
+) -> Trainer:
+    """Return the Trainer: the recipe; the epochs are compared as if calibrated with the prior."""
     train = sides["train"]
     validation = images.with_pixels(sides["validation"], processor)
     # As many training images as validation ones, not augmented: the two curves differ by what was learnt by heart.
@@ -321,7 +324,7 @@ def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str
         logging_strategy="epoch",
         save_total_limit=2,
         # Not balanced accuracy: it hangs on a handful of images of the rare diagnoses, and jumps from epoch to epoch.
-        metric_for_best_model="eval_validation_loss",
+        metric_for_best_model="eval_validation_calibrated_loss",
         greater_is_better=False,
         restore_callback_states_from_checkpoint=True,  # so that the patience survives a kill
         remove_unused_columns=False,
@@ -344,16 +347,23 @@ def make_trainer(config: Config, folder: Path, model, processor, sides: dict[str
         data_collator=images.collate,
         processing_class=processor,
         compute_loss_func=training.balanced_softmax(drawn) if config.rebalance else None,
-        compute_metrics=training.measure(metrics.SkinLesionMetric(keep_in_memory=True)),
-        callbacks=[training.EarlyStopping(config.patience)],
+        compute_metrics=training.measure(metrics.SkinLesionMetric(keep_in_memory=True), prior),
+        callbacks=[training.EarlyStopping(config.patience, _NO_IMPROVEMENT)],
     )
 
 
 def learnt_mix(config: Config, train: Dataset) -> np.ndarray:
-    """Return the shares (9,) of the diagnoses that a model has learnt to expect."""
+    """Return the shares (9,) of the diagnoses that a model learns to expect."""
     if config.rebalance:
         return np.full(len(DIAGNOSES), 1 / len(DIAGNOSES))
     return training.shares(train["label"], training.sampling_weights(train["label"], train["source"], config.sampling))
+
+
+def prior_to_give_back(config: Config, train: Dataset) -> np.ndarray | None:
+    """Return the mix of the diagnoses (9,) in the data over the one that a model learns to expect; None: the same."""
+    if not config.rebalance and config.sampling == "natural":
+        return None
+    return training.shares(train["label"]) / learnt_mix(config, train)
 
 
 def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:

@@ -59,15 +59,37 @@ def calibrate(
     logits = np.log(np.maximum(probabilities, _TINY))
     truth, lesions = np.array(dataset["label"]), np.array(dataset["group"])
     layer = last_linear(model, processor(read_image(dataset[0]["image"]), return_tensors="pt")["pixel_values"])
-    if prior is None or layer.bias is None:
-        temperature, bias = fit_temperature(logits, truth), np.zeros(logits.shape[1])
-    else:
-        temperature, bias = fit_prior(logits, truth, prior)
+    temperature, bias = fit(logits, truth, None if layer.bias is None else prior)
     fold(layer, temperature, bias)
     melanoma = truth == DIAGNOSES.index(ALERT)
     scores = special.softmax(logits / temperature + bias, axis=1)[:, DIAGNOSES.index(ALERT)]
     done = Calibration(temperature=temperature, bias=bias.tolist(), images=len(truth))
     return done, alert_threshold(scores[melanoma], lesions[melanoma])
+
+
+def fit(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray | None) -> tuple[float, np.ndarray]:
+    """Return the temperature and the bias a class, zeros without a prior, that calibrate logits (n, classes)."""
+    if prior is None:
+        return fit_temperature(logits, truth), np.zeros(logits.shape[1])
+    return fit_prior(logits, truth, prior)
+
+
+def calibrated_loss(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray | None) -> float:
+    """Return the mean negative log-likelihood, in nats, that is left once logits are calibrated on these same images.
+
+    By it the epochs of a training are compared: the loss as it is rises as a model grows too sure of itself, while it
+    still learns to tell the classes apart (Ranjan 2024, arXiv 2404.07815); a calibration takes that back. NaN where the
+    logits are not all numbers.
+
+    Args:
+        logits: (n, classes).
+        truth: (n,) label ids.
+        prior: (classes,) as `calibrate` takes it.
+    """
+    if not np.isfinite(logits).all():
+        return float("nan")
+    temperature, bias = fit(logits, truth, prior)
+    return float(_likelihood_loss(logits / temperature + bias, truth).mean())
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from dermalert import metrics
+from dermalert import calibration, metrics
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import RunError
 
@@ -21,9 +21,15 @@ _AT_MOST = 8
 """How many times its part in its class a rare source gets at most: a stray image would be drawn all the time."""
 
 
-def measure(metric: metrics.SkinLesionMetric):
-    """Return what the Trainer calls with the logits and labels of a side."""
-    return lambda output: metric.compute(predictions=output.predictions, references=output.label_ids)
+def measure(metric: metrics.SkinLesionMetric, prior: np.ndarray | None):
+    """Return what the Trainer calls with the logits and labels of a side; the prior as `calibration.calibrate`'s."""
+
+    def figures(output) -> dict[str, float | None]:
+        logits, truth = output.predictions, output.label_ids
+        found = metric.compute(predictions=logits, references=truth)
+        return found | {"calibrated_loss": calibration.calibrated_loss(logits.astype(float), truth, prior)}
+
+    return figures
 
 
 def sampling_weights(labels: Sequence[int], sources: Sequence[str | None], how: Sampling) -> np.ndarray:

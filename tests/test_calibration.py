@@ -56,6 +56,18 @@ def loss(logits, truth):
     return -special.log_softmax(logits, axis=1)[np.arange(len(truth)), truth].mean()
 
 
+def test_epochs_are_compared_by_what_a_calibration_leaves_not_by_how_sure_they_are():
+    logits, truth, prior = rebalanced_answers()
+    shares = np.maximum(prior, 1e-3) / np.maximum(prior, 1e-3).sum()
+    left = calibration.calibrated_loss(logits, truth, shares)
+    assert calibration.calibrated_loss(logits * 4, truth, shares) == pytest.approx(left, abs=1e-3)
+    assert loss(logits * 4, truth) > loss(logits, truth) + 0.5
+    worse = logits + np.random.default_rng(1).normal(size=logits.shape)
+    assert calibration.calibrated_loss(worse, truth, shares) > left + 0.05
+    assert calibration.calibrated_loss(logits, truth, None) > left + 0.1
+    assert np.isnan(calibration.calibrated_loss(logits * np.inf, truth, shares))
+
+
 def test_few_images_of_a_class_hardly_move_its_bias():
     logits, truth, prior = rebalanced_answers()
     shares = np.maximum(prior, 1e-3) / np.maximum(prior, 1e-3).sum()
