@@ -19,7 +19,7 @@ from datasets import Dataset, concatenate_datasets
 from recipe import load
 
 import train_hf
-from dermalert import audit, baselines, evaluation, runs, seen, splits
+from dermalert import audit, baselines, evaluation, release, runs, seen, splits
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from dermalert.words import in_words
@@ -39,7 +39,11 @@ def main(arguments: argparse.Namespace) -> None:
     if len(known) < 2:
         raise UsageError(f"--dataset: two sources with at least {_FEWEST} melanomas to train on are needed.")
     config = train_hf.Config(
-        image_size=arguments.image_size, epochs=arguments.epochs, patience=arguments.epochs, seed=arguments.seed
+        base_model=arguments.base_model,
+        image_size=arguments.image_size,
+        epochs=arguments.epochs,
+        patience=arguments.epochs,
+        seed=arguments.seed,
     )
     train_hf.check(config)
     for name in arguments.leave_out or known:
@@ -78,7 +82,12 @@ def leave_out(name: str, config: train_hf.Config, sides: dict[str, Dataset], fol
     return {
         "source": name,
         "learnt_from": {DIAGNOSES[i]: own["train"]["label"].count(i) for i in sorted(set(own["train"]["label"]))},
-        "settings": {"image_size": config.image_size, "epochs": config.epochs, "seed": config.seed},
+        "settings": {
+            "base_model": release.public_name(Path(config.base_model)),
+            "image_size": config.image_size,
+            "epochs": config.epochs,
+            "seed": config.seed,
+        },
         "training": learnt.speed,
         "alert": learnt.model.config.alert,
         "splits": {side: measured[side].figures for side in measured},
@@ -118,6 +127,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py")
     parser.add_argument("--output_dir", default="runs/sources", help="folder of the figures")
+    parser.add_argument("--base_model", default=train_hf.Config.base_model, help="as for train_hf.py")
     parser.add_argument("--image_size", type=int, help="side of the input in pixels; by default the base model's own")
     parser.add_argument("--epochs", type=int, default=train_hf.Config.epochs, help="passes over the training images")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the order and the augmentation")
