@@ -1,13 +1,14 @@
 # Each target sets up what it needs in .venv; the second time that takes a moment.
 PYTHON ?= python3
 BIN := .venv/bin
-RELEASE ?= runs/demo/release
+RELEASE ?= $(MODEL_ID)
+DATA ?= data
 PYTEST_ARGS ?=
 
 # Threads that wait leave the core to others: on a shared machine a spinning one costs many times its work.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-all space lint clean
+.PHONY: demo model test test-all space lint clean
 
 # Re-installs only when the list of dependencies changes.
 .venv/ready: pyproject.toml
@@ -18,17 +19,19 @@ export OMP_WAIT_POLICY ?= PASSIVE
 demo: .venv/ready ## fine-tune on generated lesions and print what to do next
 	$(BIN)/python train_hf.py --dataset demo --output_dir runs/demo --image_size 96 --epochs 6
 
+model: .venv/ready ## train the bundled release from isic9/, isic2017/ and ham10000/ in DATA: hours; called again, it goes on
+	$(BIN)/python train_hf.py --dataset $(DATA)/isic9 $(DATA)/isic2017 $(DATA)/ham10000 \
+		--base_model efficientnet-lite2 --half_precision --output_dir runs/model
+	rm -rf space/model
+	cp -R runs/model/release space/model
+
 test: .venv/ready ## all that fits in about ten minutes
 	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
 
 test-all: .venv/ready ## the long sweeps too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-space: .venv/ready ## open the Space locally with RELEASE, by default the demo run's
-ifeq ($(RELEASE),runs/demo/release)
-	@test -f $(RELEASE)/config.json || $(MAKE) --no-print-directory demo
-	@echo "Serving the demo's release, trained on generated lesions; another one: make space RELEASE=runs/NAME/release"
-endif
+space: .venv/ready ## open the Space locally with RELEASE, by default the bundled one
 	MODEL_ID=$(RELEASE) $(BIN)/python space/app.py
 
 lint: .venv/ready

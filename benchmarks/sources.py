@@ -46,6 +46,8 @@ def main(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     train_hf.check(config)
+    if seen.read(release.find(config.base_model)):
+        raise UsageError(f"--base_model '{config.base_model}' has learnt from lesions already: name one that has not.")
     for name in arguments.leave_out or known:
         if name not in known:
             raise UsageError(f"--leave_out '{name}' is none of the sources: {', '.join(known)}.")

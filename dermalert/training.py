@@ -18,7 +18,10 @@ from dermalert.errors import RunError
 Sampling = Literal["classes-and-sources", "classes", "natural"]
 
 _AT_MOST = 8
-"""How many times its part in its class a rare source gets at most: a stray image would be drawn all the time."""
+"""How many times its part in its class a rare source gets at most, before the parts are made to add up to one again.
+
+Without it a stray image would be drawn all the time.
+"""
 
 
 def measure(metric: metrics.SkinLesionMetric, prior: np.ndarray | None):

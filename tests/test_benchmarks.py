@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from pictures import class_folders
+from releases import make_release
 
-from dermalert import sources
+from dermalert import seen, sources
 from dermalert.diagnoses import DIAGNOSES
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import recipe
+import sources as left_out_sources
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,31 @@ def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was
     other = command("sources.py", *words, 2)
     assert other.returncode == 2
     assert "--epochs 1 there, 2 here" in other.stderr
+
+
+@pytest.mark.parametrize("left_out", ["here", "there"])
+def test_what_is_given_to_learn_from_holds_nothing_of_the_source_left_out(clinics, tmp_path, monkeypatch, left_out):
+    given = []
+
+    def instead(config, folder, sides, data):
+        given.append(sides)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(left_out_sources.train_hf, "learn", instead)
+    sides = recipe.load([str(clinic) for clinic in clinics])
+    with pytest.raises(KeyboardInterrupt):
+        left_out_sources.leave_out(left_out, left_out_sources.train_hf.Config(), sides, tmp_path)
+    for name in ("train", "validation", "calibration", "held_out"):
+        assert set(given[0][name]["source"]) == {"here", "there"} - {left_out}
+
+
+def test_a_base_model_that_has_learnt_from_lesions_is_refused(clinics, tmp_path):
+    release = make_release(tmp_path / "release", generated=False)
+    (release / "evaluation").mkdir()
+    seen.write({seen.hashed("a lesion"): "train"}, release)
+    done = command("sources.py", "--dataset", *clinics, "--output_dir", tmp_path / "out", "--base_model", release)
+    assert done.returncode == 2
+    assert "has learnt from lesions already" in done.stderr
 
 
 def test_a_source_that_is_not_there_is_refused(clinics, tmp_path):

@@ -149,6 +149,7 @@ print(len(table) if (table := json.load(open("table.json"))) else 0, worst)
 
 def test_every_number_of_the_card_of_a_run_comes_from_its_figures(run):
     figures = json.loads((run / "release/evaluation/metrics.json").read_text())
+    figures["training"]["seconds"] = 100.0  # of a second or two, rounded, a tenth more may look the same
     assert typed_by_hand(figures) == []
 
 
@@ -302,7 +303,7 @@ def test_a_release_in_half_precision_is_measured_as_it_is_stored(pictures, tiny_
     release = tmp_path / "run" / "release"
     tensors = load_file(release / "model.safetensors")
     single = {name for name, tensor in tensors.items() if tensor.dtype != torch.float16}
-    assert single <= {"classifier.weight", "classifier.bias"}  # the calibration was folded into these
+    assert single == {"classifier.weight", "classifier.bias"}  # the calibration was folded into these
     assert json.loads((release / "config.json").read_text())["dtype"] == "float32"
     classify = pipeline("image-classification", model=str(release))
     assert classify.model.dtype == torch.float32

@@ -43,7 +43,7 @@ def test_within_a_diagnosis_the_sources_are_drawn_alike_and_the_diagnoses_stay()
 
 def test_a_stray_image_of_another_source_is_not_drawn_all_the_time():
     weights = sampling_weights([MELANOMA] * 100, ["new"] * 99 + ["old"], "classes-and-sources")
-    assert weights[-1] == pytest.approx(0.08 / (0.08 + 0.5))  # eight times its part, where a half would be alike
+    assert weights[-1] == pytest.approx(0.08 / (0.08 + 0.5))  # eight parts to the others' half
 
 
 def test_unknown_sources_are_one_source():

@@ -1,0 +1,107 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import REPOSITORY
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from dermalert import release
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.words import in_words
+from space.app import BUNDLED
+from space.triage import TOLERANCE, Release
+
+MOST_BYTES = 12_000_000
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict:
+    return release.read_metrics(BUNDLED)
+
+
+def test_it_is_a_whole_release_and_small():
+    files = [path for path in BUNDLED.rglob("*") if path.is_file()]
+    names = {path.relative_to(BUNDLED).as_posix() for path in files}
+    assert all(release.belongs(name) for name in names)
+    needed = {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
+    of_evaluation = ("metrics.json", "predictions.parquet", "parity.safetensors", "audit.json", "seen.parquet")
+    assert names >= needed | {f"evaluation/{name}" for name in of_evaluation}
+    assert sum(path.stat().st_size for path in files) <= MOST_BYTES
+
+
+def test_it_is_stored_in_half_precision_and_computes_in_single():
+    tensors = load_file(BUNDLED / "model.safetensors")
+    single = {name for name, tensor in tensors.items() if tensor.dtype == torch.float32}
+    assert single == {"classifier.weight", "classifier.bias"}  # which hold the calibration
+    assert json.loads((BUNDLED / "config.json").read_text())["dtype"] == "float32"
+    weights = Release.load(BUNDLED).model.state_dict()
+    assert {tensor.dtype for tensor in weights.values()} <= {torch.float32, torch.int64}
+    assert all(torch.equal(weights[name], tensor.to(weights[name].dtype)) for name, tensor in tensors.items())
+
+
+def test_it_answers_as_it_was_measured():
+    assert Release.load(BUNDLED).deviation() <= TOLERANCE
+
+
+def test_its_card_and_its_alert_are_those_of_its_figures(figures, tmp_path):
+    copy = Path(shutil.copytree(BUNDLED, tmp_path / "model"))
+    release.write_card(copy)
+    assert (copy / "README.md").read_text() == (BUNDLED / "README.md").read_text()
+    assert json.loads((BUNDLED / "config.json").read_text())["alert"] == figures["alert"]
+    assert figures["alert"]["bound_met"]
+    assert "license: cc-by-nc-4.0" in (BUNDLED / "README.md").read_text()
+
+
+def test_it_says_what_made_it(figures):
+    of = figures["training"]
+    assert all(re.fullmatch("[0-9a-f]{40}", of[key]) for key in ("trained_by", "measured_by"))
+    assert {"seed", "split_seed", "epochs", "image_size"} <= set(of["settings"])
+    assert not figures["data"]["generated"]
+
+
+@pytest.mark.parametrize(
+    "row, keys",
+    [
+        ("accuracy", ["accuracy"]),
+        ("balanced accuracy", ["balanced_accuracy"]),
+        ("the same, both benign keratoses as one", ["balanced_accuracy_benign_keratosis_merged"]),
+        ("the same, were all diagnoses equally common", ["balanced_accuracy_equal_priors"]),
+        ("macro AUROC", ["macro_auroc"]),
+        ("melanoma AUROC against nevi alone", ["melanoma", "auroc_nevi"]),
+        ("melanoma sensitivity at the alert threshold", ["melanoma", "sensitivity"]),
+        ("specificity there", ["melanoma", "specificity"]),
+        ("specificity there, among nevi alone", ["melanoma", "specificity_nevi"]),
+        ("expected calibration error, before the calibration", ["calibration", "before", "ece"]),
+        ("after it", ["calibration", "ece"]),
+    ],
+)
+def test_the_readme_quotes_its_figures(figures, row, keys):
+    lines = (REPOSITORY / "README.md").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line == "### The bundled release")
+    cells = next(line for line in lines[first:] if line.startswith(f"| {row} |")).split("|")[2:-1]
+    for name, cell in zip(("held_out", "official_test", "clean_test"), cells, strict=True):
+        found = figures["splits"][name]
+        for key in keys:
+            found = found[key]
+        assert cell.strip() == in_words(found), name
+
+
+def test_a_bare_pipeline_gives_what_was_measured_of_real_images(figures, real_images):
+    table = pq.read_table(BUNDLED / "evaluation" / "predictions.parquet").to_pandas()
+    table = table[table["split"] == "official_test"].set_index("image_id")
+    paths = sorted((real_images / "isic9" / "Test").rglob("*.jpg"))
+    assert len(paths) == len(table) == figures["splits"]["official_test"]["n"]
+    classify = pipeline("image-classification", model=str(BUNDLED))
+    right = []
+    for path, answer in zip(paths, classify([str(path) for path in paths], top_k=len(DIAGNOSES)), strict=True):
+        found = {each["label"]: each["score"] for each in answer}
+        recorded = table.loc[path.stem, list(DIAGNOSES)]
+        assert max(abs(found[name] - recorded[name]) for name in DIAGNOSES) < TOLERANCE, path.name
+        right.append(answer[0]["label"] == path.parent.name)
+    assert np.mean(right) == pytest.approx(figures["splits"]["official_test"]["accuracy"]["value"])
