@@ -63,7 +63,7 @@ def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was
 def test_what_is_given_to_learn_from_holds_nothing_of_the_source_left_out(clinics, tmp_path, monkeypatch, left_out):
     given = []
 
-    def instead(config, folder, sides, data):
+    def instead(_config, _folder, sides, _data):
         given.append(sides)
         raise KeyboardInterrupt
 
