@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 demo: .venv/ready ## fine-tune on generated lesions and print what to do next
 	$(BIN)/python train_hf.py --dataset demo --output_dir runs/demo --image_size 96 --epochs 6
 
-model: .venv/ready ## train the bundled release from isic9/, isic2017/ and ham10000/ in DATA: hours; called again, it goes on
+model: .venv/ready ## train the bundled release from isic9/, isic2017/ and ham10000/ in DATA: an hour; called again, it goes on
 	$(BIN)/python train_hf.py --dataset $(DATA)/isic9 $(DATA)/isic2017 $(DATA)/ham10000 \
 		--base_model efficientnet-lite2 --half_precision --output_dir runs/model
 	rm -rf space/model

@@ -30,24 +30,27 @@ def with_pixels(dataset: Dataset, processor, *, augmented: Augmentation = "none"
     The pixels go through the very processor of the release, and are augmented after it, so that training and serving
     cannot drift apart.
     """
+    scale, offset = _scale(processor)
 
     def transform(rows: dict) -> dict:
         images = [read_image(image) for image in rows["image"]]
         pixels = processor(images, return_tensors="pt")["pixel_values"]
         if augmented != "none":
-            mean, std = _scale(processor)
-            pixels = (augment(pixels * std + mean, robust=augmented == "robust") - mean) / std
+            pixels = augment((pixels - offset) / scale, robust=augmented == "robust") * scale + offset
         return {"pixel_values": list(pixels), "labels": rows["label"]}
 
     return dataset.select_columns(["image", "label"]).with_transform(transform)
 
 
 def _scale(processor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean and standard deviation (3, 1, 1) by which a processor normalises RGB values in [0, 1]."""
-    normalises = getattr(processor, "do_normalize", False)
-    mean, std = (processor.image_mean, processor.image_std) if normalises else ([0.0] * 3, [1.0] * 3)
-    factor = 1 if getattr(processor, "do_rescale", True) else 255
-    return torch.tensor(mean).view(3, 1, 1) / factor, torch.tensor(std).view(3, 1, 1) / factor
+    """Return the scale and the offset (3, 1, 1) by which a processor turns RGB values in [0, 1] into `pixel_values`.
+
+    Found out by asking it: its settings do not tell all, EfficientNet's for one divides twice.
+    """
+    ends = [Image.new("RGB", (64, 64), colour) for colour in ("black", "white")]
+    pixels = processor(ends, return_tensors="pt")["pixel_values"]
+    black, white = pixels[:, :, pixels.shape[2] // 2, pixels.shape[3] // 2, None, None]
+    return white - black, black
 
 
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:

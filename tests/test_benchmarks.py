@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,31 @@ def test_what_is_given_to_learn_from_holds_nothing_of_the_source_left_out(clinic
         left_out_sources.leave_out(left_out, left_out_sources.train_hf.Config(), sides, tmp_path)
     for name in ("train", "validation", "calibration", "held_out"):
         assert set(given[0][name]["source"]) == {"here", "there"} - {left_out}
+
+
+def test_a_lesion_that_two_sources_hold_is_not_asked_about(clinics, tmp_path, monkeypatch):
+    sides = recipe.load([str(clinic) for clinic in clinics])
+    train = sides["train"]
+    here, there = (train["source"][:].index(name) for name in ("here", "there"))
+    groups = train["group"][:]
+    groups[here] = groups[there]
+    sides |= {"train": train.remove_columns("group").add_column("group", groups)}
+    model = SimpleNamespace(model=SimpleNamespace(eval=lambda: None), processor=None)
+    monkeypatch.setattr(left_out_sources.train_hf, "learn", lambda *_: model)
+    monkeypatch.setattr(left_out_sources.triage, "Release", lambda *_, **__: None)
+    asked = []
+
+    def instead(_judge, reported):
+        asked.append(reported["left_out"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(left_out_sources.evaluation, "evaluate", instead)
+    with pytest.raises(KeyboardInterrupt):
+        left_out_sources.leave_out("here", left_out_sources.train_hf.Config(), sides, tmp_path)
+    assert set(asked[0]["source"]) == {"here"}
+    assert train["image_id"][here] not in asked[0]["image_id"][:]
+    rows = sum(sides[name]["source"][:].count("here") for name in ("train", "calibration", "held_out"))
+    assert len(asked[0]) == rows - 1
 
 
 def test_a_base_model_that_has_learnt_from_lesions_is_refused(clinics, tmp_path):

@@ -92,6 +92,29 @@ def test_the_readme_quotes_its_figures(figures, row, keys):
         assert cell.strip() == in_words(found), name
 
 
+def test_the_readme_says_of_it_what_was_measured(figures):
+    text = (REPOSITORY / "README.md").read_text()
+    text = " ".join(text[text.index("### The bundled release") : text.index("**At another clinic")].split())
+    held_out, training = figures["splits"]["held_out"], figures["training"]
+    quoted = [each["auroc"] for each in held_out["melanoma"]["by_source"].values()]
+    quoted += [held_out["melanoma"]["auroc"], held_out["melanoma"]["specificity_nevi_at_sensitivity"]["0.866"]]
+    quoted += [held_out["per_class"]["melanoma"]["sensitivity"], figures["baselines"]["mean_colour"]["melanoma_auroc"]]
+    quoted += [
+        figures["baselines"][name]["margin"]["melanoma_auroc"] for name in ("mean_colour", "frame_only", "source_only")
+    ]
+    assert [found for found in map(in_words, quoted) if found not in text] == []
+    assert f"commit {training['trained_by'][:7]}; {training['seconds'] / 60:.0f} minutes" in text
+    table = pq.read_table(BUNDLED / "evaluation" / "predictions.parquet").to_pandas()
+    table = table[table["split"] == "held_out"]
+    for source, words in (
+        ("older ISIC archive", "{} % melanomas and a mean probability of melanoma of {} %"),
+        ("HAM10000", "HAM10000 {} % and {} %"),
+    ):
+        own = table[table["source"] == source]
+        shares = [f"{100 * share:.0f}" for share in ((own["truth"] == "melanoma").mean(), own["melanoma"].mean())]
+        assert words.format(*shares) in text
+
+
 def test_a_bare_pipeline_gives_what_was_measured_of_real_images(figures, real_images):
     table = pq.read_table(BUNDLED / "evaluation" / "predictions.parquet").to_pandas()
     table = table[table["split"] == "official_test"].set_index("image_id")

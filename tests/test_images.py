@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTImageProcessorPil
+from transformers import EfficientNetImageProcessorPil, ViTImageProcessorPil
 
-from dermalert import sources
+from dermalert import images, sources
 from dermalert.images import augment, collate, with_pixels
 
 
@@ -34,6 +34,25 @@ def test_augmentation_changes_every_image_anew_and_keeps_shape_and_range(dataset
     assert not torch.equal(first, second)
     torch.manual_seed(0)
     assert torch.equal(augmented[0]["pixel_values"], first)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        ViTImageProcessorPil(size={"height": 32, "width": 32}),
+        EfficientNetImageProcessorPil(size={"height": 32, "width": 32}),
+        EfficientNetImageProcessorPil(size={"height": 32, "width": 32}, rescale_offset=True),
+        ViTImageProcessorPil(size={"height": 32, "width": 32}, do_normalize=False),
+    ],
+    ids=["plain", "divides twice", "shifts", "does not normalise"],
+)
+def test_what_is_augmented_are_the_picture_s_own_values_whatever_the_processor_does(dataset, processor, monkeypatch):
+    given = []
+    monkeypatch.setattr(images, "augment", lambda pixels, **_: given.append(pixels) or pixels)
+    plain, augmented = (with_pixels(dataset, processor, augmented=how)[3]["pixel_values"] for how in ("none", "plain"))
+    assert torch.allclose(plain, augmented, atol=1e-5)
+    picture = dataset[3]["image"].convert("RGB").resize((32, 32), Image.Resampling(processor.resample))
+    assert given[0][0].permute(1, 2, 0).numpy() == pytest.approx(np.asarray(picture) / 255, abs=0.01)
 
 
 def test_augmentation_leaves_no_black_corners():

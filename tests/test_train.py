@@ -15,11 +15,12 @@ from conftest import REPOSITORY
 from pictures import class_folders, write_table
 from PIL import Image
 from safetensors.torch import load_file
+from scipy import special
 from test_card import typed_by_hand
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 import train_hf
-from dermalert import images, seen, sources, synthetic, training
+from dermalert import calibration, images, seen, sources, synthetic, training
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import run_command
 from space import triage
@@ -337,6 +338,61 @@ def test_training_stops_early_when_validation_no_longer_improves(pictures, tiny_
         pictures, tiny_vit, tmp_path / "run", "--epochs", "9", "--patience", "2", "--learning_rate", "1e-12"
     )
     assert figures["training"]["epochs"] == 3
+
+
+def test_a_training_that_had_stopped_early_is_not_trained_on(pictures, tiny_vit, tmp_path, monkeypatch):
+    words = ("--epochs", "9", "--patience", "2", "--learning_rate", "1e-12")
+    monkeypatch.setattr(train_hf.runs, "note_ended", lambda *_: 1 / 0)  # killed just before
+    with pytest.raises(ZeroDivisionError):
+        train(pictures, tiny_vit, tmp_path / "run", *words)
+    monkeypatch.undo()
+    assert train(pictures, tiny_vit, tmp_path / "run", *words)["training"]["epochs"] == 3
+
+
+def test_the_epoch_that_is_kept_is_that_of_the_lowest_loss_once_calibrated(pictures, tiny_vit, tmp_path, monkeypatch):
+    figures = train(pictures, tiny_vit, tmp_path / "one", "--epochs", "1")
+    losses = iter([0.1, 0.1, 0.2, 0.2, 0.3, 0.3])  # of validation and of as many training images, each epoch
+    monkeypatch.setattr(training.calibration, "calibrated_loss", lambda *_: next(losses))
+    longer = train(pictures, tiny_vit, tmp_path / "three", "--epochs", "3", "--learning_rate", "3e-3")
+    assert longer["training"]["best_step"] == figures["training"]["best_step"]
+
+
+def test_by_default_the_loss_takes_into_account_what_is_drawn(pictures, tiny_vit, tmp_path, monkeypatch):
+    balanced, asked, drawn = training.balanced_softmax, [], []
+    weights = training.sampling_weights
+    monkeypatch.setattr(training, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
+    monkeypatch.setattr(
+        training,
+        "sampling_weights",
+        lambda labels, *rest: drawn.append((labels[:], weights(labels, *rest))) or drawn[-1][1],
+    )
+    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
+    labels, share = np.array(drawn[0][0]), drawn[0][1]
+    assert asked[0] == pytest.approx(np.bincount(labels, weights=share, minlength=9), abs=1e-3)
+
+
+def test_what_a_rebalanced_training_learns_and_the_calibration_gives_back_is_bayes_rule():
+    rng = np.random.default_rng(0)
+    mix = np.array([0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.03, 0.02, 0.0])
+    truth = rng.choice(9, size=4000, p=mix)
+    means = rng.normal(size=(9, 4)) * 1.2
+    seen = means[truth] + rng.normal(size=(4000, 4))
+    likelihood = -((seen[:, None] - means) ** 2).sum(2) / 2
+    side = {"label": truth.tolist(), "source": [("a", "b", "a")[i % 3] for i in range(4000)]}
+    best = special.softmax(likelihood + np.log(training.shares(truth)), axis=1)
+    for sampling in ("natural", "classes", "classes-and-sources"):
+        for rebalance in (True, False):
+            config = train_hf.Config(sampling=sampling, rebalance=rebalance)
+            weights = training.sampling_weights(side["label"], side["source"], sampling)
+            # The ideal model of what is drawn; balanced softmax takes its mix out.
+            learnt = likelihood if rebalance else likelihood + np.log(training.shares(truth, weights))
+            prior = train_hf.prior_to_give_back(config, side)
+            given_back = special.softmax(learnt + np.log(1 if prior is None else prior), axis=1)
+            assert given_back == pytest.approx(best, abs=1e-9), (sampling, rebalance)
+            temperature, bias = calibration.fit(learnt, truth, prior)
+            found = special.softmax(learnt / temperature + bias, axis=1)
+            assert temperature == pytest.approx(1, abs=0.05), (sampling, rebalance)
+            assert np.abs(found - best).mean() < 0.005, (sampling, rebalance)
 
 
 def without_speed(folder: Path) -> dict:

@@ -139,6 +139,27 @@ def test_the_trainer_evaluates_and_saves_the_average_and_keeps_the_weights_besid
     assert saved["weight"] < latest["weight"]  # the weights grow towards 1, and the average lags behind
 
 
+def test_the_trainer_draws_by_the_weights(tmp_path):
+    fetched = []
+
+    class Listened(list):
+        def __getitem__(self, i):
+            fetched.append(i)
+            return super().__getitem__(i)
+
+    data = Listened([{"x": torch.tensor([1.0]), "labels": torch.tensor([1.0])}] * 16)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), dataloader_pin_memory=False, report_to="none", disable_tqdm=True, save_strategy="no"
+    )
+    weights = np.r_[np.zeros(8), np.full(8, 1 / 8)]
+    trainer = training.RecipeTrainer(
+        model=Line(), args=arguments, train_dataset=data, sampling_weights=weights, average=0.0
+    )
+    trainer.train()
+    assert len(fetched) >= 16
+    assert min(fetched) >= 8
+
+
 def test_rounding_to_half_precision_changes_little_and_keeps_the_type():
     torch.manual_seed(0)
     model = nn.Linear(8, 8)
