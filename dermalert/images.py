@@ -30,7 +30,7 @@ def with_pixels(dataset: Dataset, processor, *, augmented: Augmentation = "none"
     The pixels go through the very processor of the release, and are augmented after it, so that training and serving
     cannot drift apart.
     """
-    scale, offset = _scale(processor)
+    scale, offset = (None, None) if augmented == "none" else _scale(processor)
 
     def transform(rows: dict) -> dict:
         images = [read_image(image) for image in rows["image"]]
