@@ -9,12 +9,14 @@ processes can share the work.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +25,34 @@ from torch import nn
 from transformers import set_seed
 
 import train_hf
-from dermalert import artefacts, duplicates, evaluation, metrics, repair, sources, splits
+from dermalert import artefacts, duplicates, evaluation, images, metrics, repair, sources, splits
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from dermalert.words import in_words
 from space import triage
 
 
-def frozen_norms(model: nn.Module) -> None:
+@contextlib.contextmanager
+def frozen_norms(model: nn.Module) -> Iterator[None]:
     """Keep the batch norms at the statistics of the pretraining."""
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.eval()
         norm.train = lambda _mode=True, norm=norm: norm
+    yield
 
 
-def as_it_is(model: nn.Module) -> None:
+@contextlib.contextmanager
+def sharpness_kept(_model: nn.Module) -> Iterator[None]:
+    """Leave out of the robust augmentation that each picture gets a sharpness by chance."""
+    images.LEVELLED = False
+    yield
+    images.LEVELLED = True
+
+
+@contextlib.contextmanager
+def as_it_is(_model: nn.Module) -> Iterator[None]:
     """Change nothing."""
+    yield
 
 
 ROWS = {
@@ -52,6 +66,7 @@ ROWS = {
     "three times the learning rate": ({"learning_rate": 1e-3}, as_it_is),
     "efficientnet-lite2": ({"base_model": "efficientnet-lite2"}, as_it_is),
     "160 pixels": ({"image_size": 160}, as_it_is),
+    "sharpness as it is": ({}, sharpness_kept),
 }
 
 ALTERED = ("ink", "bubbles", "darker", "brighter")
@@ -75,9 +90,8 @@ def main(arguments: argparse.Namespace) -> None:
     for (number, seed), config in configs.items():
         train_hf.check(config)
         if number in arguments.rows and not kept_in(folder, number, seed).is_file():
-            prepare = list(ROWS.values())[number][1]
-            train(config, prepare, sides, kept_in(folder, number, seed))
-    found = {key: answers(kept_in(folder, *key), config, sides) for key, config in configs.items()}
+            train(number, config, sides, kept_in(folder, number, seed))
+    found = {key: answers(kept_in(folder, *key), key[0], config, sides) for key, config in configs.items()}
     table = compare({key: kept for key, kept in found.items() if kept}, sides["validation"])
     (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
     print(as_markdown(table))
@@ -95,15 +109,16 @@ def load(names: list[str]) -> dict[str, Dataset]:
     return splits.split(dataset, shipped=shipped, seed=train_hf.Config.split_seed)
 
 
-def train(config: train_hf.Config, prepare, sides: dict[str, Dataset], path: Path) -> None:
+def train(row: int, config: train_hf.Config, sides: dict[str, Dataset], path: Path) -> None:
     """Train one row and keep its answers to the validation images."""
+    _, prepare = list(ROWS.values())[row]
     set_seed(config.seed)
     model, processor = train_hf.load_model(config)
-    prepare(model)
     checkpoints = path.with_suffix("")
     trainer = train_hf.make_trainer(config, checkpoints, model, processor, sides)
     started = time.perf_counter()
-    trainer.train()
+    with prepare(model):
+        trainer.train()
     seconds = time.perf_counter() - started
     model.config.alert = {"label": "melanoma", "threshold": None}
     judge = triage.Release(model.eval(), processor, name=path.stem)
@@ -115,19 +130,19 @@ def train(config: train_hf.Config, prepare, sides: dict[str, Dataset], path: Pat
     mix = train_hf.learnt_mix(config, sides["train"])
     told = {name: p / mix / (p / mix).sum(1, keepdims=True) for name, p in told.items()}
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, seconds=seconds, of=made_with(config, sides), **told)
+    np.savez(partial, seconds=seconds, of=made_with(row, config, sides), **told)
     partial.replace(path)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def made_with(config: train_hf.Config, sides: dict[str, Dataset]) -> str:
-    """Return what answers depend on, as text: the settings and the images."""
-    images = {side: sides[side]["content"][:] for side in ("train", "validation")}
-    digest = hashlib.sha256(json.dumps(images).encode()).hexdigest()
-    return json.dumps(dataclasses.asdict(config) | {"images": digest})
+def made_with(row: int, config: train_hf.Config, sides: dict[str, Dataset]) -> str:
+    """Return what answers depend on, as text: the row, the settings and the images."""
+    contents = {side: sides[side]["content"][:] for side in ("train", "validation")}
+    digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    return json.dumps(dataclasses.asdict(config) | {"row": list(ROWS)[row], "images": digest})
 
 
-def answers(path: Path, config: train_hf.Config, sides: dict[str, Dataset]) -> dict | None:
+def answers(path: Path, row: int, config: train_hf.Config, sides: dict[str, Dataset]) -> dict | None:
     """Return the answers that were kept of a row and a seed, or None.
 
     Raises:
@@ -136,7 +151,7 @@ def answers(path: Path, config: train_hf.Config, sides: dict[str, Dataset]) -> d
     if not path.is_file():
         return None
     kept = dict(np.load(path))
-    if str(kept["of"]) != made_with(config, sides):
+    if str(kept["of"]) != made_with(row, config, sides):
         raise UsageError(f"'{path}' was made with other settings or of other images: name a new --output_dir.")
     return kept
 

@@ -1,4 +1,4 @@
-"""Models without medicine in them: what the frame, the origin or the mean colour alone tells of the diagnosis.
+"""Models without medicine in them: what frame, origin, mean colour or sharpness alone tells of the diagnosis.
 
 A classifier that is hardly better than these may be reading how and where the pictures were made. That models do well
 on pictures whose lesion is hidden was shown by Bissoto et al. (2019, arXiv 1904.08818).
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import torch
 from datasets import Dataset
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -17,12 +18,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from dermalert import metrics
+from dermalert import metrics, sharpness
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from space.triage import read_image
 
 _MELANOMA = DIAGNOSES.index(ALERT)
 _SIZE = 64  # pixels a side, to which every picture is shrunk
+_SHARP = 160  # pixels a side, at which the sharpness is measured: about what networks are given
 _BINS = 16  # of the histogram of one colour
 _CELL = 8  # pixels a side, of a cell of the coarse thumbnail
 _FRAME = 3  # pixels: 5 % of a side
@@ -33,6 +35,7 @@ _TEXTS = {
     "mean_colour": "mean and standard deviation of red, green and blue",
     "frame_only": "colour histograms of the outer 5 % of each side",
     "source_only": "where the picture was made",
+    "sharpness_only": "how steeply the fine detail of the picture falls off",
     "lesion_hidden": "colour histograms and a coarse thumbnail of the picture without its central square (71 % of it)",
 }
 
@@ -95,27 +98,35 @@ def _seen(dataset: Dataset, bar: tqdm) -> dict[str, np.ndarray]:
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
     rows = []
     with ThreadPoolExecutor() as pool:
-        for features in pool.map(lambda i: _features(_thumbnail(images[i]["image"])), range(len(images))):
+        for features in pool.map(lambda i: _features(_picture(images[i]["image"])), range(len(images))):
             rows.append(features)
             bar.update()
-    return {name: np.array([row[name] for row in rows]) for name in ("mean_colour", "frame_only", "lesion_hidden")}
+    return {name: np.array([row[name] for row in rows]) for name in _TEXTS if name != "source_only"}
 
 
-def _thumbnail(image: dict) -> np.ndarray:
-    """Return a picture of a data set as 8-bit RGB, (64, 64, 3), its aspect squashed."""
+def _picture(image: dict) -> Image.Image:
+    """Return a picture of a data set as 8-bit RGB, of a size that shows how sharp it is."""
     content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     with Image.open(io.BytesIO(content)) as opened:
-        opened.draft(None, (2 * _SIZE, 2 * _SIZE))  # a large JPEG is decoded at a fraction of its size
-        return np.asarray(read_image(opened).resize((_SIZE, _SIZE), Image.Resampling.BOX))
+        opened.draft(None, (2 * _SHARP, 2 * _SHARP))  # a large JPEG is decoded at a fraction of its size
+        return read_image(opened)
 
 
-def _features(picture: np.ndarray) -> dict[str, np.ndarray]:
+def _features(image: Image.Image) -> dict[str, np.ndarray]:
+    """Return what each baseline sees of a picture, whose aspect is squashed."""
+    picture = np.asarray(image.resize((_SIZE, _SIZE), Image.Resampling.BOX))
     surroundings = _border(_MARGIN)
     return {
         "mean_colour": np.concatenate([picture.mean((0, 1)), picture.std((0, 1))]),
         "frame_only": _histograms(picture[_border(_FRAME)]),
+        "sharpness_only": _sharpness(image),
         "lesion_hidden": np.concatenate([_histograms(picture[surroundings]), _cells(picture, surroundings)]),
     }
+
+
+def _sharpness(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image.resize((_SHARP, _SHARP), Image.Resampling.BICUBIC), np.float32) / 255
+    return sharpness.levels(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].numpy()
 
 
 def _border(pixels: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from dermalert.diagnoses import DIAGNOSES
 
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
 UNDEFINED = {"value": None, "low": None, "high": None}
-NAMES = {"mean_colour", "frame_only", "source_only", "lesion_hidden"}
+NAMES = {"mean_colour", "frame_only", "source_only", "sharpness_only", "lesion_hidden"}
 RED, BLUE = (190, 110, 110), (110, 110, 190)
 
 
@@ -73,6 +73,19 @@ def test_a_label_in_the_lesion_is_hidden_from_what_sees_the_surroundings():
     figures = baselines(sides(lambda seed, label: canvas(seed, centre=RED if label == MELANOMA else BLUE)))
     assert auroc(figures)["mean_colour"] > 0.99
     assert max(auroc(figures)["frame_only"], auroc(figures)["lesion_hidden"]) < 0.65
+
+
+def test_a_label_in_the_sharpness_is_found_by_what_sees_nothing_else():
+    def blurred(seed, label):  # grain as strong as before, but of neighbours that resemble each other
+        pixels = canvas(seed).astype(float)
+        if label == MELANOMA:
+            mean = (pixels[:-2] + 2 * pixels[1:-1] + pixels[2:]) / 4
+            pixels[1:-1] = mean.mean((0, 1)) + (mean - mean.mean((0, 1))) * 0.375**-0.5
+        return np.uint8(pixels.clip(0, 255))
+
+    figures = baselines(sides(blurred))
+    assert auroc(figures)["sharpness_only"] > 0.99
+    assert max(auroc(figures)[name] for name in ("frame_only", "source_only")) < 0.9
 
 
 def test_a_label_in_the_source_is_found_by_the_source_alone():
