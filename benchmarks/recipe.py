@@ -25,7 +25,7 @@ from torch import nn
 from transformers import set_seed
 
 import train_hf
-from dermalert import artefacts, duplicates, evaluation, images, metrics, repair, sources, splits
+from dermalert import artefacts, duplicates, evaluation, images, metrics, repair, sources, splits, training
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from dermalert.words import in_words
@@ -128,11 +128,17 @@ def train(row: int, config: train_hf.Config, sides: dict[str, Dataset], path: Pa
         told[name] = evaluation.predict(judge, altered(validation, name), name=f"validation with {name}")
     # As if all diagnoses were equally common, whatever mix the row has learnt.
     mix = train_hf.learnt_mix(config, sides["train"])
-    told = {name: p / mix / (p / mix).sum(1, keepdims=True) for name, p in told.items()}
+    told = {name: at_mix(p, 1 / mix) for name, p in told.items()}
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, seconds=seconds, of=made_with(row, config, sides), **told)
     partial.replace(path)
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def at_mix(probabilities: np.ndarray, mix: np.ndarray) -> np.ndarray:
+    """Return the probabilities (n, 9) that hold where diagnoses are so many times (9,) as common."""
+    weighed = probabilities * mix
+    return weighed / weighed.sum(axis=1, keepdims=True)
 
 
 def made_with(row: int, config: train_hf.Config, sides: dict[str, Dataset]) -> str:
@@ -181,8 +187,11 @@ def compare(found: dict[tuple[int, int], dict], validation: Dataset) -> dict:
     intervals = metrics.Intervals(np.array(validation["group"]))
     both = [s for s in np.unique(origin) if ((truth == _MELANOMA) & (origin == s)).any()]
 
+    mix = training.shares(truth)
+
     def within(p: np.ndarray, w: np.ndarray) -> np.ndarray:
-        areas = [metrics.auroc(truth == _MELANOMA, p[:, _MELANOMA], w * (origin == source)) for source in both]
+        served = at_mix(p, mix)[:, _MELANOMA]  # a release gives the mix of the data back
+        areas = [metrics.auroc(truth == _MELANOMA, served, w * (origin == source)) for source in both]
         return np.mean(areas, axis=0)
 
     measures = {

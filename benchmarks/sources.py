@@ -19,7 +19,7 @@ from datasets import Dataset, concatenate_datasets
 from recipe import load
 
 import train_hf
-from dermalert import audit, baselines, evaluation, release, runs, seen, splits
+from dermalert import audit, baselines, evaluation, release, runs, seen, sources, splits
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from dermalert.words import in_words
@@ -48,13 +48,14 @@ def main(arguments: argparse.Namespace) -> None:
     train_hf.check(config)
     if seen.read(release.find(config.base_model)):
         raise UsageError(f"--base_model '{config.base_model}' has learnt from lesions already: name one that has not.")
+    data = {side: sources.describe(rows)["fingerprint"] for side, rows in sides.items()}
     for name in arguments.leave_out or known:
         if name not in known:
             raise UsageError(f"--leave_out '{name}' is none of the sources: {', '.join(known)}.")
         run = folder / name.replace(" ", "-")
         settings = dataclasses.asdict(config) | {"dataset": arguments.dataset, "left_out": name}
         runs.is_finished(run, settings)  # refuses a folder of other settings
-        runs.claim(run, settings, needed_bytes=0)
+        runs.claim(run, settings | {"data": data}, needed_bytes=0)
         if not (run / _FIGURES).is_file():
             audit.write(leave_out(name, config, sides, run), run / _FIGURES)
         runs.drop_checkpoints(run)
@@ -105,9 +106,9 @@ def of_source(dataset: Dataset, name: str, *, inside: bool) -> Dataset:
 def as_markdown(found: list[dict]) -> str:
     """Return the table that `benchmarks/README.md` shows."""
     lines = [
-        "| left out | n, melanomas | melanoma AUROC | against nevi | sensitivity at the alert | specificity | ECE "
-        "| best baseline there | melanoma AUROC among its own, held out |",
-        "|---" * 9 + "|",
+        "| left out | epochs | n, melanomas | melanoma AUROC | against nevi | sensitivity at the alert | specificity "
+        "| ECE | best baseline there | melanoma AUROC among its own, held out |",
+        "|---" * 10 + "|",
     ]
     for figures in found:
         there, own = figures["splits"]["left_out"], figures["splits"]["held_out"]
@@ -115,6 +116,7 @@ def as_markdown(found: list[dict]) -> str:
         rival = max(figures["baselines"].values(), key=lambda baseline: baseline["melanoma_auroc"]["value"] or 0)
         cells = [
             figures["source"],
+            f"{figures['settings']['epochs']}",
             f"{there['n']}, {melanoma['n']}",
             *(in_words(melanoma[key]) for key in ("auroc", "auroc_nevi", "sensitivity", "specificity")),
             in_words(there["calibration"]["ece"]),
