@@ -20,12 +20,13 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import TrainerCallback, TrainerState
 
 from dermalert import hub, release, runs
@@ -176,6 +177,7 @@ class Pushes(TrainerCallback):
         """
         if self.branch is None:
             return
+        print(f"Each checkpoint goes to {self.branch}; elsewhere --resume_from {self.branch} goes on from there.")
         release.check_repo(self.branch.repo_id)
         with release.on_the_hub(f"asking the Hub about {self.branch}"):
             release.check_token(HfApi(), self.branch.repo_id)
@@ -255,7 +257,8 @@ class Pushes(TrainerCallback):
                     self._thread = None
                     return
             try:
-                self._push(step)
+                with _without_bars():
+                    self._push(step)
             # An error that ended with the thread would be seen by nobody.
             except Exception as error:
                 logger.warning(
@@ -364,6 +367,19 @@ def _write(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Leave the terminal to the training's own progress bar."""
+    shown = not are_progress_bars_disabled()
+    if shown:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
 def _persistently(action: Callable[[], None]) -> None:
     """Do what may fail on the way to the Hub, several times if need be; a RunError is no such failure."""
     for wait in _WAITS:
@@ -377,5 +393,8 @@ def _persistently(action: Callable[[], None]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a push failed, without the signatures that addresses of uploads carry."""
+    """Return why a push failed: what the Hub says, or the client, without the signatures that addresses carry."""
+    said = getattr(error, "server_message", None)
+    if said:
+        return f"HTTP {error.response.status_code}: {said.strip().rstrip('.')}"
     return re.sub(r"\?[^\s'\"]*", "", first_line(error))

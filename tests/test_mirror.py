@@ -203,7 +203,16 @@ def cut_at(i: int, hub, folder: Path, *steps: int, after: bool) -> bool:
     return len(hub.requests) > cut.first
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
+EFFECT = pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(False, id="before its effect"),
+        pytest.param(True, id="after its effect", marks=pytest.mark.long),
+    ],
+)
+
+
+@EFFECT
 def test_a_push_that_is_cut_at_any_request_leaves_a_whole_checkpoint_and_is_made_up_for(
     after, hub, folder, monkeypatch
 ):
@@ -224,7 +233,8 @@ def test_a_push_that_is_cut_at_any_request_leaves_a_whole_checkpoint_and_is_made
     assert found.count(20) >= 1
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
+@pytest.mark.long
+@EFFECT
 def test_the_first_push_can_be_cut_at_any_request_too(after, hub, folder, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     i = 0
@@ -253,6 +263,25 @@ def test_a_fetch_that_is_cut_at_any_file_leaves_no_checkpoint_and_the_next_finis
     assert is_whole(fetched(folder, "there"), 20)
     assert sorted(path.name for path in (there / "checkpoints" / "checkpoint-10").iterdir()) == sorted(OF_MODEL)
     assert [path.name for path in there.iterdir()] == ["checkpoints"]
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_fetch_that_is_killed_while_it_moves_its_files_leaves_nothing_to_go_on_from(folder, monkeypatch):
+    save(folder, 20, best=10)
+    push(folder, 20)
+    replace = Path.replace
+
+    def killed(path, target):
+        if path.parent.parent.name == "fetched.partial" and list(target.parent.iterdir()):
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        fetched(folder)
+    assert list((folder.parent / "fetched" / "checkpoints").iterdir())
+    assert runs.last_checkpoint(folder.parent / "fetched") is None
+    assert is_whole(fetched(folder), 20)
 
 
 @pytest.mark.usefixtures("hub")
@@ -302,7 +331,7 @@ def test_of_checkpoints_that_wait_the_newest_is_pushed_and_the_others_are_said(f
 def test_a_push_that_fails_twice_at_the_commit_is_said_and_made_up_for_at_the_next_checkpoint(hub, folder, caplog):
     hub.faults.append(Fault("POST", "/commit/", 500, times=2))
     push(folder, 10)
-    assert f"step 10 did not reach {REPO}@{NAME} (Server error '500" in caplog.text
+    assert f"step 10 did not reach {REPO}@{NAME} (HTTP 500: A fault on order): " in caplog.text
     save(folder, 20)
     pushes = push(folder, 20)
     save(folder, 30)
@@ -326,6 +355,22 @@ def test_an_error_of_the_training_waits_for_the_push_and_a_stop_does_not(folder,
         threading.Timer(0.2, go_on.set).start()
         raise RunError("the training diverged")
     assert pushed == [10]
+
+
+def test_a_commit_that_came_in_between_is_not_overwritten(hub, folder, caplog, monkeypatch):
+    operations = mirror._operations
+    push(folder, 10)
+    save(folder, 20)
+
+    def late(*args):
+        hub.commit(REPO, {"run.json": b"{}"}, branch=NAME)
+        return operations(*args)
+
+    monkeypatch.setattr(mirror, "_operations", late)
+    pushes = push(folder, 20)
+    assert "A commit has happened since" in caplog.text
+    assert "it holds another run by now" in pushes.finish()
+    assert on_the_branch(hub)[0] == 10
 
 
 def test_two_machines_that_push_to_one_branch_do_not_set_each_other_back(hub, folder, caplog):
@@ -489,7 +534,7 @@ def best_weights(words: list, losses: list[float], monkeypatch) -> dict:
 
 
 @pytest.mark.usefixtures("branch")
-@pytest.mark.parametrize("best", [10, 40])
+@pytest.mark.parametrize("best", [10, pytest.param(40, marks=pytest.mark.long)])
 def test_a_run_whose_best_epoch_was_not_its_last_goes_on_elsewhere_as_it_does_here(
     best, stopped, pictures, tiny_vit, tmp_path, monkeypatch
 ):
@@ -556,7 +601,9 @@ def test_pushes_that_fail_to_the_end_leave_the_release_and_the_same_command_make
     hub.faults.append(Fault("POST", "/commit/", 500, times=10**6))
     assert command(*words) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("dermalert: tester/derm@run-a lacks the last checkpoint, step 20 (Server error '500")
+    assert said.startswith(
+        "dermalert: tester/derm@run-a lacks the last checkpoint, step 20 (HTTP 500: A fault on order): "
+    )
     assert said.endswith("run the same command again.")
     assert "did not reach tester/derm@run-a" in caplog.text
     assert (tmp_path / "run" / "release" / "config.json").is_file()
