@@ -177,7 +177,6 @@ class Pushes(TrainerCallback):
         """
         if self.branch is None:
             return
-        print(f"Each checkpoint goes to {self.branch}; elsewhere --resume_from {self.branch} goes on from there.")
         release.check_repo(self.branch.repo_id)
         with release.on_the_hub(f"asking the Hub about {self.branch}"):
             release.check_token(HfApi(), self.branch.repo_id)
@@ -197,6 +196,8 @@ class Pushes(TrainerCallback):
 
     def on_train_begin(self, _args, state: TrainerState, _control, **_others):
         """Push the checkpoint that the training goes on from, if the branch lacks it."""
+        if self.branch:
+            print(f"Each checkpoint goes to {self.branch}: --resume_from {self.branch} goes on from there elsewhere.")
         if state.global_step:
             self._offer(state.global_step)
 
