@@ -17,6 +17,7 @@ import math
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,7 @@ from transformers import (
     HfArgumentParser,
     PreTrainedModel,
     Trainer,
+    TrainerCallback,
     TrainerState,
     TrainingArguments,
     set_seed,
@@ -45,6 +47,7 @@ from dermalert import (
     external,
     images,
     metrics,
+    mirror,
     release,
     repair,
     runs,
@@ -56,7 +59,7 @@ from dermalert import (
     words,
 )
 from dermalert.diagnoses import DIAGNOSES
-from dermalert.errors import UsageError, run_command
+from dermalert.errors import RunError, UsageError, run_command
 from space import triage
 
 
@@ -67,13 +70,11 @@ def _setting(default, help: str):
 
 
 # What a run may be called again with, and still be the same run.
-_NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "report_to", "strict", "streaming")
+_ON_THE_HUB = ("push_to_hub", "version", "checkpoints_to", "resume_from")
+_NOT_OF_THE_RESULT = ("output_dir", *_ON_THE_HUB, "report_to", "strict", "streaming")
 
 _NO_IMPROVEMENT = 1e-4
 """Nats of the calibrated loss; the fit of a calibration does not settle more of it."""
-
-# What may hold a path of this machine, and stays out of what is published.
-_MAY_NAME_FOLDERS = ("dataset", "base_model", "external", "columns")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,14 @@ class Config:
     report_to: Literal["none", "tensorboard", "trackio"] = _setting("none", "where curves are recorded as they grow")
     push_to_hub: str | None = _setting(None, "model repository, as USER/REPO")
     version: str | None = _setting(None, "tag of the release, such as v1.0.0")
+    checkpoints_to: str | None = _setting(
+        None,
+        "branch that each checkpoint is pushed to, as USER/REPO[@BRANCH], by default run- and the name of the folder; "
+        "a repository that is not there is created, private",
+    )
+    resume_from: str | None = _setting(
+        None, "branch to go on from, as for --checkpoints_to, where --output_dir has no checkpoint of its own"
+    )
 
 
 def parse(arguments: list[str] | None = None) -> Config:
@@ -149,18 +158,24 @@ def main(config: Config) -> dict:
     check(config)
     folder = Path(config.output_dir)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
+    pushes = mirror.Pushes(config.checkpoints_to, folder)
     if runs.is_finished(folder, settings):
         print(f"The run in '{folder}' is finished: nothing is left to train.")
     else:
         if config.push_to_hub:
             release.check_can_publish(config.push_to_hub, config.version)
-        train(config, folder, settings)
-    runs.drop_checkpoints(folder)
+        with pushes:
+            train(config, folder, settings, pushes)
+    behind = pushes.finish()
+    if not behind:
+        runs.drop_checkpoints(folder)
     if config.push_to_hub:
         release.publish(folder / "release", config.push_to_hub, config.version)
         print(f"Published: {config.push_to_hub}@{config.version}.")
     figures = release.read_metrics(folder / "release")
     print(what_next(folder / "release", figures))
+    if behind:
+        raise RunError(behind)
     return figures
 
 
@@ -183,8 +198,10 @@ def check(config: Config) -> None:
         raise UsageError("--push_to_hub USER/REPO and --version v1.0.0 (the release's tag) need each other.")
 
 
-def train(config: Config, folder: Path, settings: dict) -> None:
+def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
+    resumed = mirror.find(config.resume_from, folder, settings) if config.resume_from else None
+    pushes.check(settings, resumed)
     columns = tables.Columns(tables.mapping(config.columns or []))
     loading = {"columns": columns, "streaming": config.streaming}
     faults: list[str] = []
@@ -203,9 +220,14 @@ def train(config: Config, folder: Path, settings: dict) -> None:
     )
     columns.check()
     data = sources.describe(dataset)
-    runs.claim(folder, settings | {"data": data["fingerprint"]}, needed_bytes=runs.disk_needed(model))
+    whose = settings | {"data": data["fingerprint"], "sides": splits.fingerprint(sides)}
+    if resumed:
+        runs.check_images(resumed.run, whose, str(resumed.branch), "name another branch")
+    runs.claim(folder, whose, needed_bytes=runs.disk_needed(model, pushed=bool(config.checkpoints_to)))
     with runs.writing(folder):
-        learnt = learn(config, folder, sides, data)
+        if resumed:
+            mirror.fetch(resumed, folder)
+        learnt = learn(config, folder, sides, data, callbacks=[pushes])
         out_of_fold = [fold_predictions(config, folder / "folds" / str(i), fold, data) for i, fold in enumerate(folds)]
         with release.assembled(folder / "release") as staging:
             judge = stored(learnt, staging, half_precision=config.half_precision)
@@ -236,7 +258,7 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 "training": learnt.speed
                 | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
                 | {"measured_by": release.commit()}
-                | {"settings": {k: v for k, v in settings.items() if k not in _MAY_NAME_FOLDERS}},
+                | {"settings": {k: v for k, v in settings.items() if k not in runs.MAY_NAME_FOLDERS}},
             }
             evaluation.write_reference(staging / triage.REFERENCE, judge)
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
@@ -256,7 +278,9 @@ class Learnt:
     speed: dict
 
 
-def learn(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> Learnt:
+def learn(
+    config: Config, folder: Path, sides: dict[str, Dataset], data: dict, *, callbacks: Sequence[TrainerCallback] = ()
+) -> Learnt:
     """Train on `train`, stop by `validation`, calibrate on `calibration`; go on from a checkpoint in the folder."""
     set_seed(config.seed)
     # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
@@ -271,6 +295,8 @@ def learn(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -
         model.config.dermalert = release.about(model, base_model=base, data=data, split_seed=config.split_seed)
     prior = prior_to_give_back(config, sides["train"])
     trainer = make_trainer(config, folder, model, processor, sides, prior=prior)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     state, speed = fit(trainer, folder, checkpoint)
     # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
     model, processor = load_model(config, runs.best_checkpoint(folder, state.best_global_step))

@@ -3,6 +3,7 @@
 - RUN/run.json: the settings that decide what the run computes
 - RUN/checkpoints/: the Trainer's, until the release stands
 - RUN/folds/: the same for each fold, then its answers, until the release stands
+- RUN/pushing/: links to what `mirror` pushes to the Hub
 - RUN/release/: appears whole, or not at all
 """
 
@@ -18,6 +19,9 @@ from safetensors import SafetensorError
 from transformers import TrainerState
 
 from dermalert.errors import RunError, UsageError, first_few
+
+MAY_NAME_FOLDERS = ("dataset", "base_model", "external", "columns")
+"""Settings that may hold a path of this machine, and stay out of what is published."""
 
 _ENDED = "ended.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -41,10 +45,34 @@ def is_finished(folder: Path, settings: dict) -> bool:
         return False
     except ValueError as error:
         raise UsageError(f"'{folder / 'run.json'}' is damaged: name a new --output_dir.") from error
+    check_settings(found, settings, f"--output_dir '{folder}'", "name a new folder")
+    return (folder / "release" / "config.json").is_file()
+
+
+def check_settings(found: dict, settings: dict, where: str, advice: str) -> None:
+    """Refuse to go on with a run that was started with other settings.
+
+    Raises:
+        UsageError: says which ones, where they were found, and what to do.
+    """
     changed = [f"--{k} {found.get(k)} there, {settings.get(k)} here" for k in settings if found.get(k) != settings[k]]
     if changed:
-        raise UsageError(f"--output_dir '{folder}' holds another run ({first_few(changed)}): name a new folder.")
-    return (folder / "release" / "config.json").is_file()
+        raise UsageError(f"{where} holds another run ({first_few(changed)}): {advice}.")
+
+
+def check_images(found: dict, settings: dict, where: str, advice: str) -> None:
+    """Refuse to go on with a run that was started with other images, or with the same ones on other sides.
+
+    Raises:
+        UsageError: says which of the two, where it was found, and what to do.
+    """
+    if found.get("data") != settings.get("data"):
+        raise UsageError(f"the images have changed since the run in '{where}' was started: {advice}.")
+    if found.get("sides") != settings.get("sides"):
+        raise UsageError(
+            f"the images are those of the run in '{where}', but in another order or on other sides: name the same data "
+            f"sets in the same order, with the same tables beside them, and the same base model; or {advice}."
+        )
 
 
 def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
@@ -54,8 +82,7 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
         UsageError: the images are not those that the run in the folder was started with.
         RunError: the folder cannot be made, or the disk has no room for the run.
     """
-    if _read(folder / "run.json") not in (None, settings):
-        raise UsageError(f"the images have changed since the run in '{folder}' was started: name a new --output_dir.")
+    check_images(_read(folder / "run.json") or settings, settings, str(folder), "name a new --output_dir")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -69,20 +96,21 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
         _write(folder / "run.json", settings)
 
 
-def disk_needed(model) -> int:
-    """Return about how many bytes a run writes: the release, and three checkpoints.
+def disk_needed(model, *, pushed: bool) -> int:
+    """Return about how many bytes a run writes: the release, and three checkpoints; two more while they are pushed.
 
     Each of these holds the averaged weights, those to train on with, and Adam's two moments.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return 13 * weights + 20_000_000
+    return (1 + 4 * (5 if pushed else 3)) * weights + 20_000_000
 
 
 def drop_checkpoints(folder: Path) -> None:
     """Remove what only an unfinished run needs; curves that were recorded beside the checkpoints stay."""
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
-    shutil.rmtree(folder / "folds", ignore_errors=True)
+    for name in ("folds", "pushing", "fetched.partial"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     with contextlib.suppress(OSError):
         (folder / "checkpoints" / _ENDED).unlink(missing_ok=True)
         (folder / "checkpoints").rmdir()
@@ -104,6 +132,12 @@ def last_checkpoint(folder: Path) -> Path | None:
             return found[-1]
         shutil.rmtree(found.pop())
     return None
+
+
+def last_step(folder: Path) -> int:
+    """Return the step of the last checkpoint that was written whole, 0 where there is none; nothing is changed."""
+    states = (folder / "checkpoints").glob("checkpoint-*/trainer_state.json")
+    return max((int(path.parent.name.split("-")[1]) for path in states if _read(path)), default=0)
 
 
 def best_checkpoint(folder: Path, step: int | None) -> Path:

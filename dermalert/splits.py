@@ -146,6 +146,12 @@ def describe(sides: dict[str, Dataset], seed: int) -> dict:
     }
 
 
+def fingerprint(sides: dict[str, Dataset]) -> str:
+    """Return what changes with the images of a side, their labels and their order, all of which a training hangs on."""
+    told = [(name, list(side["content"]), list(side["label"])) for name, side in sides.items()]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
 def check_classes(sides: dict[str, Dataset]) -> None:
     """Refuse sides of which one has no group of a diagnosis that another has."""
     if not any(map(len, sides.values())):

@@ -48,6 +48,31 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Nine classes of pictures that differ in colour, with a test split."""
+    from pictures import class_folders
+
+    root = tmp_path_factory.mktemp("pictures")
+    class_folders(root / "Train", images=60)
+    class_folders(root / "Test", images=2, first_seed=1000)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory) -> Path:
+    """A ViT with random weights, small enough to train in a second."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("base") / "tiny-vit"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_images() -> Path:
     """The folder of real images, which is never part of the project."""
     if not (DATA / "isic9").is_dir():

@@ -587,6 +587,13 @@ class _Handler(BaseHTTPRequestHandler):
             sha = repo.commits[sha]["parent"]
         return history
 
+    @route("POST", f"{REPO}/super-squash{REV}", write=True)
+    def super_squash(self, repo: Repo, rev: str) -> Any:
+        tree = repo.tree(repo.head(rev))
+        del repo.branches[rev]  # so that the commit has no parent
+        repo.add_commit(rev, tree, json.loads(self.body)["message"])
+        return {}
+
     # Reading
 
     @route("GET", f"{REPO}/tree{REV}(?:/(?P<path>.+))?")

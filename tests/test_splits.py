@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+from datasets import Dataset
 from pictures import class_folders, picture
 
 from dermalert import repair, sources, splits
@@ -49,6 +50,16 @@ def test_neither_order_nor_more_images_move_an_image(tmp_path):
     before, after = sides_of(splits.split(alone)), sides_of(splits.split(together.shuffle(seed=3)))
     assert all(after[i] == side for i, side in before.items())
     assert sides_of(splits.split(alone, seed=1)) != before
+
+
+def test_the_fingerprint_changes_with_side_label_and_order_of_an_image():
+    def of(train: str, held_out: str, labels: list[int]) -> str:
+        sides = {"train": {"content": list(train), "label": labels}, "held_out": {"content": [held_out], "label": [0]}}
+        return splits.fingerprint({name: Dataset.from_dict(side) for name, side in sides.items()})
+
+    assert of("ab", "c", [0, 1]) == of("ab", "c", [0, 1])
+    others = [of("ba", "c", [0, 1]), of("ac", "b", [0, 1]), of("ab", "c", [1, 0])]
+    assert len({of("ab", "c", [0, 1]), *others}) == 4
 
 
 def test_no_group_stands_on_two_sides(tmp_path):

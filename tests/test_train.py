@@ -17,33 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy import special
 from test_card import typed_by_hand
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
+from transformers import pipeline
 
 import train_hf
 from dermalert import calibration, images, seen, sources, synthetic, training
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import run_command
 from space import triage
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """Nine classes of pictures that differ in colour, with a test split."""
-    root = tmp_path_factory.mktemp("pictures")
-    class_folders(root / "Train", images=60)
-    class_folders(root / "Test", images=2, first_seed=1000)
-    return root
-
-
-@pytest.fixture(scope="session")
-def tiny_vit(tmp_path_factory) -> Path:
-    """A ViT with random weights, small enough to train in a second."""
-    folder = tmp_path_factory.mktemp("base") / "tiny-vit"
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    torch.manual_seed(0)
-    ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
 
 
 def arguments(pictures, base, output_dir, *more: str) -> list[str]:
