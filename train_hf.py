@@ -45,6 +45,7 @@ from dermalert import (
     external,
     images,
     metrics,
+    publishing,
     release,
     repair,
     runs,
@@ -67,7 +68,7 @@ def _setting(default, help: str):
 
 
 # What a run may be called again with, and still be the same run.
-_NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "report_to", "strict", "streaming")
+_NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "accept_regression", "report_to", "strict", "streaming")
 
 _NO_IMPROVEMENT = 1e-4
 """Nats of the calibrated loss; the fit of a calibration does not settle more of it."""
@@ -130,6 +131,9 @@ class Config:
     report_to: Literal["none", "tensorboard", "trackio"] = _setting("none", "where curves are recorded as they grow")
     push_to_hub: str | None = _setting(None, "model repository, as USER/REPO")
     version: str | None = _setting(None, "tag of the release, such as v1.0.0")
+    accept_regression: str | None = _setting(
+        None, "why a release is published that is worse than the one before; its card says it"
+    )
 
 
 def parse(arguments: list[str] | None = None) -> Config:
@@ -153,12 +157,12 @@ def main(config: Config) -> dict:
         print(f"The run in '{folder}' is finished: nothing is left to train.")
     else:
         if config.push_to_hub:
-            release.check_can_publish(config.push_to_hub, config.version)
+            publishing.check_can_publish(config.push_to_hub, config.version)
         train(config, folder, settings)
     runs.drop_checkpoints(folder)
     if config.push_to_hub:
-        release.publish(folder / "release", config.push_to_hub, config.version)
-        print(f"Published: {config.push_to_hub}@{config.version}.")
+        accepted = config.accept_regression
+        print(publishing.publish(folder / "release", config.push_to_hub, config.version, accept=accepted))
     figures = release.read_metrics(folder / "release")
     print(what_next(folder / "release", figures))
     return figures
@@ -181,6 +185,9 @@ def check(config: Config) -> None:
         raise UsageError(f"--report_to {config.report_to} is not installed: pip install -e '.[tracking]'.")
     if (config.push_to_hub is None) != (config.version is None):
         raise UsageError("--push_to_hub USER/REPO and --version v1.0.0 (the release's tag) need each other.")
+    if config.accept_regression is not None and config.push_to_hub is None:
+        raise UsageError("--accept_regression is said of a release that is published: add --push_to_hub and --version.")
+    publishing.check_reason(config.accept_regression)
 
 
 def train(config: Config, folder: Path, settings: dict) -> None:

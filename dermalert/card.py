@@ -44,8 +44,11 @@ _HEADLINE = {
     "the same among nevi alone": lambda side: in_words(side["melanoma"]["specificity_nevi"]),
     "expected calibration error": lambda side: in_words(side["calibration"]["ece"], 3),
 }
-
-
+_COMPARED = {
+    "melanoma_auroc": "melanoma AUROC",
+    "sensitivity": "melanoma sensitivity",
+    "specificity": "melanoma specificity",
+}
 CREDITS = {
     "HAM10000": "HAM10000: Tschandl, Rosendahl and Kittler 2018, doi 10.1038/sdata.2018.161",
     "older ISIC archive": "ISIC archive, International Skin Imaging Collaboration: Codella 2018, arXiv 1710.05006",
@@ -75,6 +78,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         credits=[CREDITS[source] for source in metrics["data"]["trained_on"] if source in CREDITS],
         headline=list(_HEADLINE.items()),
         meanings=_meanings(metrics),
+        compared=_COMPARED,
         jobs=_JOBS,
         readers=READERS,
         on_nevi=[reader for reader in READERS if reader.task == "melanoma against nevi"],
@@ -95,6 +99,7 @@ def render(template: Path, **given) -> str:
         "threshold": threshold,
         "figure": in_words,
         "probability": lambda value: f"{value:.3f}",
+        "p_value": lambda value: f"{value:.2g}",
     }
     return environment.from_string(template.read_text()).render(not_a_device=NOT_A_DEVICE, **given)
 
