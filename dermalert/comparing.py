@@ -93,12 +93,16 @@ def read(folder: Path, name: str) -> Answers:
     figures = release.find_metrics(folder)
     if figures is None:
         raise UsageError(f"'{name}' is no dermalert release: it has no evaluation/metrics.json of one.")
+    try:
+        threshold = json.loads((folder / "config.json").read_text())["alert"]["threshold"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
     table = folder / "evaluation" / "predictions.parquet"
     rows = pq.read_table(table) if table.is_file() else _none()
     return Answers(
         name=name,
         figures=figures,
-        threshold=json.loads((folder / "config.json").read_text())["alert"]["threshold"],
+        threshold=threshold,
         rows=rows.filter(pa.compute.equal(rows["split"], "held_out")),
         seen=seen.read(folder),
     )

@@ -88,6 +88,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
     check_reason(accept)
     if release.find_metrics(folder) is None:
         raise UsageError(f"'{folder}' holds no release: name a run that has finished, or the folder of a release.")
+    _check_answers(folder, f"'{folder}'")
     with tempfile.TemporaryDirectory() as scratch, repository.on_the_hub(f"publishing {repo_id} {version}"):
         api, staging = HfApi(), f"staging-{version}"
         repository.check_token(api, repo_id)
@@ -122,7 +123,7 @@ def _publish(
 ) -> str:
     branches, staging = refs.branches, f"staging-{version}"
     begun = {name: _figures(repo_id, branches[name], scratch / name) for name in ("main", staging) if name in branches}
-    tag = _replaced(refs.tags, begun.get("main"))
+    tag = _replaced(repo_id, refs.tags, begun.get("main") or {}, version)
     old = _release_at(repo_id, tag, refs.tags[tag], scratch / "old") if tag else None
     told = _passed(comparing.gate(comparing.read(folder, version), old), repo_id, version, accept)
     ready = _ready(folder, scratch / "ready", version, told, old, begun.values())
@@ -141,12 +142,10 @@ def _publish(
 def _ready(
     folder: Path, to: Path, version: str, told: dict, old: comparing.Answers | None, begun: Iterable[dict | None]
 ) -> Path:
-    """Return the release as it will be published, once it is known that it loads and answers as it was measured."""
+    """Return the release as it will be published."""
     added = {"gate": told} | (_lineage(old.figures, release.read_metrics(folder)) if old else {})
     added["released"] = _day(_figures_of(folder, version, added), begun)
-    ready = _stamped(folder, to, version, added)
-    _check_answers(ready, f"'{folder}'")
-    return ready
+    return _stamped(folder, to, version, added)
 
 
 def _figures_of(folder: Path, version: str, added: dict) -> dict:
@@ -165,13 +164,29 @@ def _figures(repo_id: str, commit: str, to: Path) -> dict | None:
     return release.find_metrics(repository.fetch(repo_id, commit, {_FIGURES}, to))
 
 
-def _replaced(tags: Iterable[str], held: dict | None) -> str | None:
-    """Return the tag of the release that `main` holds, or that it followed where its own tag was never set.
+def _replaced(repo_id: str, tags: Iterable[str], held: dict, version: str) -> str | None:
+    """Return the tag of the release that a new one replaces: the last one, or the one that was rolled back to.
 
-    That is the last tag, but where an earlier release was rolled back to.
+    Where `main` holds the new one already and only its tag is missing, it is the one that `main` held before.
+
+    Args:
+        repo_id: repository.
+        tags: of the repository.
+        held: the figures of the release that `main` holds; {} where it holds none of ours.
+        version: of the new release.
+
+    Raises:
+        UsageError: `main` holds a release without a tag, with which nothing could be compared later on.
     """
-    lineage = [held.get("version"), held.get("previous", {}).get("version")] if held else []
-    return next((version for version in lineage if version in tags), _last(tags))
+    last, there = _last(tags), held.get("version")
+    if there == version:
+        there = held.get("previous", {}).get("version")
+    elif last and there and there not in tags:
+        raise UsageError(
+            f"main of {repo_id} holds {there}, which has no tag yet: finish publishing it by the same command, or take "
+            f"it back (python -m dermalert rollback {repo_id} {last})."
+        )
+    return there if there in tags else last
 
 
 def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> comparing.Answers | None:

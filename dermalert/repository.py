@@ -136,14 +136,16 @@ def commit(
     Raises:
         RunError: somebody else has moved the branch meanwhile.
     """
+
+    def make() -> str:
+        with warnings.catch_warnings():  # the tables in a release are no data set
+            warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
+            return api.create_commit(
+                repo_id, operations(), revision=branch, parent_commit=parent, commit_message=message
+            ).oid
+
     try:
-        made = patiently(
-            lambda: (
-                api.create_commit(
-                    repo_id, operations(), revision=branch, parent_commit=parent, commit_message=message
-                ).oid
-            )
-        )
+        made = patiently(make)
     except HfHubHTTPError as error:
         if status(error) not in (409, 412) and not isinstance(error, RevisionNotFoundError | EntryNotFoundError):
             raise
