@@ -193,22 +193,23 @@ def compare(old: Answers, new: Answers) -> dict:
         `diagnoses`, the images whose likeliest diagnosis has changed.
     """
     both = pair(old, new)
-    intervals = metrics.Intervals(both.groups)
     melanoma = both.truth == _MELANOMA
     report = {
         "old": old.name,
         "new": new.name,
         "n": len(melanoma),
-        "groups": intervals.groups,
-        "melanomas": intervals.groups_of(melanoma),
-        "others": intervals.groups_of(~melanoma),
+        "groups": len(np.unique(both.groups)),
+        "melanomas": len(np.unique(both.groups[melanoma])),
+        "others": len(np.unique(both.groups[~melanoma])),
         "left_out": both.left_out,
     }
-    report |= _differences(both, melanoma, intervals) if len(melanoma) else {}
+    report |= _differences(both, melanoma) if len(melanoma) else {}
     return report | {"alerts": _alerts_moved(both, melanoma), "diagnoses": _diagnoses_moved(both)}
 
 
-def _differences(both: Pair, melanoma: np.ndarray, intervals: metrics.Intervals) -> dict:
+def _differences(both: Pair, melanoma: np.ndarray) -> dict:
+    intervals = metrics.Intervals(both.groups)
+
     def difference(metric, old, new) -> dict:
         return intervals.of(lambda w: metric(new, w) - metric(old, w))
 

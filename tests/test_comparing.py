@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_server import Fault
+from publisher import without_waits
 from releases import IMAGES, LABELS, figures, made_up_answers, measured_release
 
 from dermalert import comparing, metrics, seen
@@ -153,9 +155,8 @@ def test_a_paired_interval_is_narrower_than_that_of_two_separate_figures(folders
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
 def test_nothing_in_common_is_told_and_raises_nothing(threshold):
-    told = comparing.compare(
-        answers([0.5] * 4, FOUR), answers([0.5] * 2, FOUR[:2], ids=["a", "b"], threshold=threshold)
-    )
+    other = answers([0.5] * 2, FOUR[:2], ids=["a", "b"], threshold=threshold)
+    told = comparing.compare(answers([0.5] * 4, FOUR), other)
     assert told["n"] == told["melanomas"] == told["others"] == 0
     assert "0 images in 0 groups were held out of both" in comparing.sentences(told)[0]
 
@@ -275,17 +276,14 @@ def test_what_is_no_release_is_refused(tmp_path):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(figures()))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="its config.json has no usable 'alert'"):
+    with pytest.raises(UsageError, match=r"its config.json has no usable 'alert'"):
         comparing.load(str(tmp_path))
 
 
 def test_a_hub_that_does_not_answer_is_told(hub, monkeypatch):
-    from hub_server import Fault
-    from publisher import without_waits
-
     for patch in without_waits():
         monkeypatch.setattr(*patch)
     hub.create("tester/derm")
     hub.faults.append(Fault("GET", "/api/models", 503, times=100))
-    with pytest.raises(RunError, match="asking the Hub about tester/derm@v1.0.0 failed"):
+    with pytest.raises(RunError, match=r"asking the Hub about tester/derm@v1.0.0 failed"):
         comparing.load("tester/derm@v1.0.0")

@@ -477,6 +477,8 @@ BAD = {
     "push without a version": (["--push_to_hub", "tester/model"], "need each other"),
     "push without an owner": (["--push_to_hub", "model", "--version", "v1.0.0"], "write it as USER/REPO"),
     "push with a bad version": (["--push_to_hub", "tester/model", "--version", "1"], "write it like v1.0.0"),
+    "a reason without a push": (["--accept_regression", "why"], "add --push_to_hub and --version"),
+    "no reason": (["--push_to_hub", "t/m", "--version", "v1.0.0", "--accept_regression", ""], "needs the reason"),
     "push without a token": (["--push_to_hub", "tester/model", "--version", "v1.0.0"], "needs a token"),
 }
 
