@@ -1,5 +1,6 @@
 """The card of a release: `model_card.md` filled with the numbers of `metrics.json`, and with no others."""
 
+import functools
 from itertools import zip_longest
 from pathlib import Path
 
@@ -90,6 +91,11 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
 
 def render(template: Path, **given) -> str:
     """Return the card that a template makes of what is given; what it asks for and is not given stops it."""
+    return _compiled(template).render(not_a_device=NOT_A_DEVICE, **given)
+
+
+@functools.cache
+def _compiled(template: Path) -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -101,7 +107,7 @@ def render(template: Path, **given) -> str:
         "probability": lambda value: f"{value:.3f}",
         "p_value": lambda value: f"{value:.2g}",
     }
-    return environment.from_string(template.read_text()).render(not_a_device=NOT_A_DEVICE, **given)
+    return environment.from_string(template.read_text())
 
 
 def _front_matter(metrics: dict) -> str:

@@ -66,7 +66,7 @@ def _order(version: str) -> list[int]:
 
 
 def _taken(repo_id: str, version: str) -> UsageError:
-    return UsageError(f"{repo_id} has another {version} already: choose the next --version.")
+    return UsageError(f"{repo_id} has a {version} already: choose the next --version.")
 
 
 def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = None) -> str:
@@ -114,7 +114,7 @@ def _check_same(api: HfApi, repo_id: str, tagged: str, folder: Path, version: st
     """Refuse a version whose tag holds another release."""
     there = _figures(repo_id, tagged, scratch / "tagged") or {}
     ready = _stamped(folder, scratch / "ready", version, there)
-    if _differs(api, repo_id, tagged, ready):
+    if _is_another(api, repo_id, tagged, ready):
         raise _taken(repo_id, version)
 
 
@@ -129,7 +129,7 @@ def _publish(
     ready = _ready(folder, scratch / "ready", version, told, old, begun.values())
     held = begun.get("main") or {}
     # Put there by a call that was stopped before the tag; of the same release, or of another, whose version that is.
-    if held.get("version") == version and _differs(api, repo_id, branches["main"], ready):
+    if held.get("version") == version and _is_another(api, repo_id, branches["main"], ready):
         raise _taken(repo_id, version)
     if not branches:
         patiently(api.create_repo, repo_id, exist_ok=True)
@@ -154,9 +154,14 @@ def _figures_of(folder: Path, version: str, added: dict) -> dict:
     return figures | {"version": version} | {key: added[key] for key in _ADDED if key in added}
 
 
-def _differs(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
-    """Tell whether a commit holds another release than a folder."""
-    return bool(repository.differing(repository.content(api, repo_id, commit), repository.content_of(ready)))
+def _differing(api: HfApi, repo_id: str, commit: str, ready: Path) -> list[str]:
+    """Return the names of the files in which a commit and a folder differ."""
+    return repository.differing(repository.content(api, repo_id, commit), repository.content_of(ready))
+
+
+def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
+    """Tell whether a commit holds another release; a card alone may have been worded by an earlier dermalert."""
+    return bool(set(_differing(api, repo_id, commit, ready)) - {"README.md"})
 
 
 def _figures(repo_id: str, commit: str, to: Path) -> dict | None:
@@ -283,7 +288,7 @@ def _check_answers(folder: Path, name: str) -> None:
 def _to_main(api: HfApi, repo_id: str, branches: dict[str, str], ready: Path, version: str, scratch: Path) -> str:
     """Stage a release, read it back, and move `main` to it; return the commit."""
     staging, main = f"staging-{version}", branches["main"]
-    if not _differs(api, repo_id, main, ready):
+    if not _differing(api, repo_id, main, ready):
         return main
     if staging not in branches:
         patiently(api.create_branch, repo_id, branch=staging, revision=main, exist_ok=True)
@@ -317,7 +322,7 @@ def _tag(api: HfApi, repo_id: str, commit: str, ready: Path, version: str) -> No
         if status(error) != 409:
             raise
         tagged = repository.refs(api, repo_id).tags[version]
-        if _differs(api, repo_id, tagged, ready):
+        if _differing(api, repo_id, tagged, ready):
             raise _taken(repo_id, version) from error
 
 

@@ -100,6 +100,13 @@ def test_publishing_the_same_release_again_does_nothing_whatever_has_come_after_
     assert hub.branches(REPO) == heads
 
 
+def test_a_release_whose_card_would_be_worded_otherwise_today_is_the_same_release(hub, kinds, monkeypatch):
+    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    monkeypatch.setattr(release.card, "NOT_A_DEVICE", "No device.")
+    assert publishing.publish(kinds["first"], REPO, "v1.0.0").startswith("Nothing to do")
+    assert b"No device." not in hub.files(REPO, "v1.0.0")["README.md"]
+
+
 def test_publishing_leaves_the_local_release_as_it_was(hub, folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     publishing.publish(folder, REPO, "v1.0.0")
@@ -136,7 +143,7 @@ REFUSED = {
     "a token that may only read": ("hf_read", REPO, "v1.0.0", "may only read"),
     "an unknown token": ("hf_nobody", REPO, "v1.0.0", "does not know this token"),
     "another owner": ("hf_write", "somebody/derm", "v1.0.0", "cannot write to somebody/derm"),
-    "a tag that is taken": ("hf_write", REPO, "v0.9.0", "has another v0.9.0 already"),
+    "a tag that is taken": ("hf_write", REPO, "v0.9.0", "has a v0.9.0 already"),
     "a version below the last": ("hf_write", REPO, "v0.8.9", "v0.8.9 is below v0.9.0, the last version of"),
     "no owner": ("hf_write", "derm", "v1.0.0", "write it as USER/REPO"),
     "a name that is none": ("hf_write", "tester/de rm", "v1.0.0", "is no repository name"),
@@ -272,7 +279,7 @@ def test_a_release_without_a_tag_on_main_is_not_replaced_uncompared(hub, kinds):
         UsageError, match=r"main of tester/derm holds v1.1.0, which has no tag yet.*rollback tester/derm"
     ):
         publishing.publish(kinds["first"], REPO, "v1.2.0")
-    with pytest.raises(UsageError, match=r"has another v1.1.0 already"):
+    with pytest.raises(UsageError, match=r"has a v1.1.0 already"):
         publishing.publish(kinds["first"], REPO, "v1.1.0")
     publishing.rollback(REPO, "v1.0.0")
     publishing.publish(kinds["first"], REPO, "v1.2.0")
@@ -305,9 +312,10 @@ def test_the_token_is_in_no_file_and_no_message(hub, kinds, caplog, capsys):
 ON_THE_WAY = ["whoami", "/refs", "repos/create", "/branch/", "/commit/staging", "/commit/main", "/tree/", "/tag/"]
 
 
-@pytest.mark.parametrize("status", [500, "drop"])
 @pytest.mark.parametrize("path", ON_THE_WAY)
-@pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
+@pytest.mark.parametrize(
+    ("status", "after"), [(500, False), ("drop", True)], ids=["before its effect", "after its effect"]
+)
 def test_a_failure_that_stays_leaves_no_tag_or_a_whole_one_and_the_same_call_finishes(path, status, after, hub, folder):
     hub.faults.append(Fault("GET|POST", path, status, after=after, times=100))
     # A commit that is there although each answer was lost is found by the next look at the branch.
@@ -383,9 +391,9 @@ class Sweep:
         assert self.hub.branches(REPO) == {"main": self.hub.tags(REPO)["v1.1.0"]}, where
         assert not [blob for blob in self.hub.blobs.values() if b"hf_write" in blob], where
 
-    def of_faults(self, name: str, every: int) -> None:
+    def of_faults(self, name: str, first: int = 0, every: int = 1) -> None:
         """Let each request in turn fail once: that alone must not fail the release."""
-        for index in range(0, self.requests, every):
+        for index in range(first, self.requests, every):
             self.reset(Fault(".*", "", skip=index, **FAULTS[name]))
             publishing.publish(self.folder, REPO, "v1.1.0")
             assert self.hub.faults[0].times == 0, (name, index)
@@ -444,18 +452,20 @@ def publishers():
 @pytest.mark.parametrize("name", FAULTS)
 def test_one_request_that_fails_does_not_fail_the_release(name, sweep):
     assert sweep.requests > 50
-    sweep.of_faults(name, every=13)
+    sweep.of_faults(name, first=3 * list(FAULTS).index(name), every=25)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name", [name for name in FAULTS if name not in ("429 with RateLimit", "500 after its effect")]
+)
 def test_no_request_that_fails_once_fails_the_release(name, sweep):
-    sweep.of_faults(name, every=1)
+    sweep.of_faults(name)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
 def test_a_publisher_that_is_killed_leaves_nothing_half_and_the_same_command_finishes(after, sweep, publishers):
-    sweep.of_kills(publishers[0], after, every=11)
+    sweep.of_kills(publishers[0], after, every=18)
 
 
 @pytest.mark.long
@@ -565,15 +575,11 @@ def test_a_rollback_uploads_no_weights(hub, kinds):
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_no_request_that_fails_once_fails_a_rollback(name, sweep):
+    published = copy.deepcopy(sweep.hub.repos)
     sweep.hub.requests.clear()
     publishing.rollback(REPO, "v1.0.0")
-    number = len(sweep.hub.requests)
-    for index in range(number):
-        sweep.reset()
-        publishing.publish(sweep.folder, REPO, "v1.1.0") if index == 0 else None
-        if index == 0:
-            after = copy.deepcopy(sweep.hub.repos)
-        sweep.hub.repos.update(copy.deepcopy(after))
+    for index in range(len(sweep.hub.requests)):
+        sweep.hub.repos.update(copy.deepcopy(published))
         sweep.hub.faults[:] = [Fault(".*", "", skip=index, **FAULTS[name])]
         publishing.rollback(REPO, "v1.0.0")
         assert held(sweep.hub, "main") == sweep.before, index

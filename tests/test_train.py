@@ -493,9 +493,7 @@ def test_a_wrong_question_gets_one_sentence_and_exit_code_2(case, pictures, tiny
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("token", "sentence"), [("hf_read", "may only read"), ("hf_write", "has a tag v1.0.0 already")]
-)
+@pytest.mark.parametrize(("token", "sentence"), [("hf_read", "may only read"), ("hf_write", "has a v1.0.0 already")])
 def test_what_could_not_be_published_is_refused_before_the_training(
     token, sentence, hub, pictures, tiny_vit, tmp_path, capsys, monkeypatch
 ):
