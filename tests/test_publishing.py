@@ -458,6 +458,14 @@ def test_one_request_that_fails_does_not_fail_the_release(name, sweep):
     sweep.of_faults(name, first=3 * list(FAULTS).index(name), every=25)
 
 
+@pytest.mark.parametrize("path", ["/branch/", "/commit/staging", "/commit/main", "/tag/"])
+def test_what_took_effect_although_its_answer_was_lost_is_no_error(path, sweep):
+    sweep.reset(Fault("POST|DELETE", path, "drop", after=True))
+    publishing.publish(sweep.folder, REPO, "v1.1.0")
+    assert sweep.hub.faults[0].times == 0
+    sweep.check_it_is_finished(path)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "name", [name for name in FAULTS if name not in ("429 with RateLimit", "500 after its effect")]
