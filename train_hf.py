@@ -20,6 +20,7 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import numpy as np
@@ -48,6 +49,7 @@ from dermalert import (
     images,
     metrics,
     mirror,
+    publishing,
     release,
     repair,
     runs,
@@ -70,7 +72,7 @@ def _setting(default, help: str):
 
 
 # What a run may be called again with, and still be the same run.
-_ON_THE_HUB = ("push_to_hub", "version", "checkpoints_to", "resume_from")
+_ON_THE_HUB = ("push_to_hub", "version", "accept_regression", "checkpoints_to", "resume_from")
 _NOT_OF_THE_RESULT = ("output_dir", *_ON_THE_HUB, "report_to", "strict", "streaming")
 
 _NO_IMPROVEMENT = 1e-4
@@ -131,6 +133,9 @@ class Config:
     report_to: Literal["none", "tensorboard", "trackio"] = _setting("none", "where curves are recorded as they grow")
     push_to_hub: str | None = _setting(None, "model repository, as USER/REPO")
     version: str | None = _setting(None, "tag of the release, such as v1.0.0")
+    accept_regression: str | None = _setting(
+        None, "why a release is published that is worse than the one before; its card says it"
+    )
     checkpoints_to: str | None = _setting(
         None,
         "branch that each checkpoint is pushed to, as USER/REPO[@BRANCH], by default run- and the name of the folder; "
@@ -163,15 +168,15 @@ def main(config: Config) -> dict:
         print(f"The run in '{folder}' is finished: nothing is left to train.")
     else:
         if config.push_to_hub:
-            release.check_can_publish(config.push_to_hub, config.version)
+            publishing.check_can_publish(config.push_to_hub, config.version)
         with pushes:
             train(config, folder, settings, pushes)
     behind = pushes.finish()
     if not behind:
         runs.drop_checkpoints(folder)
     if config.push_to_hub:
-        release.publish(folder / "release", config.push_to_hub, config.version)
-        print(f"Published: {config.push_to_hub}@{config.version}.")
+        accepted = config.accept_regression
+        print(publishing.publish(folder / "release", config.push_to_hub, config.version, accept=accepted))
     figures = release.read_metrics(folder / "release")
     print(what_next(folder / "release", figures))
     if behind:
@@ -196,6 +201,9 @@ def check(config: Config) -> None:
         raise UsageError(f"--report_to {config.report_to} is not installed: pip install -e '.[tracking]'.")
     if (config.push_to_hub is None) != (config.version is None):
         raise UsageError("--push_to_hub USER/REPO and --version v1.0.0 (the release's tag) need each other.")
+    if config.accept_regression is not None and config.push_to_hub is None:
+        raise UsageError("--accept_regression is said of a release that is published: add --push_to_hub and --version.")
+    publishing.check_reason(config.accept_regression)
 
 
 def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -> None:
@@ -405,7 +413,10 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
         if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
             return note_end(trainer, folder, state, images_per_second=None, seconds=None)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except UnpicklingError as error:  # of the optimizer's state, damaged or none at all
+        raise RunError(f"'{checkpoint}' cannot be gone on from: its files hold something else than tensors.") from error
     seconds = time.perf_counter() - started
     # The evaluation after each epoch is part of the time. What a stopped run took before is not known.
     rate = (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds

@@ -158,5 +158,81 @@ def _evaluate(
         audit.write(told, json)
 
 
+@app.command()
+def publish(
+    run: Annotated[str, typer.Argument(help="a run that has finished, or the folder of a release", metavar="RUN")],
+    repo_id: Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")],
+    version: Annotated[str, typer.Option(help="tag of the release, above the last one", metavar="vX.Y.Z")],
+    accept_regression: Annotated[
+        str | None,
+        typer.Option(
+            help="why a release is published that is worse than the one before, or cannot be compared with it; its "
+            "card says it",
+            metavar="WHY",
+        ),
+    ] = None,
+) -> None:
+    """Publish a release as a tag, unless it is worse than the one before; called again, it finishes the job."""
+    raise typer.Exit(run_command(lambda: _publish(run, repo_id, version, accept_regression)))
+
+
+def _publish(run: str, repo_id: str, version: str, accept: str | None) -> None:
+    from dermalert import publishing, release
+
+    typer.echo(publishing.publish(release.find(run), repo_id, version, accept=accept))
+
+
+@app.command()
+def versions(
+    repo_id: Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")],
+) -> None:
+    """List the releases of a repository: tags, dates and headline figures."""
+    raise typer.Exit(run_command(lambda: _versions(repo_id)))
+
+
+def _versions(repo_id: str) -> None:
+    from rich.console import Console
+
+    from dermalert import publishing
+
+    Console().print(publishing.as_table(publishing.versions(repo_id), title=repo_id))
+
+
+@app.command()
+def compare(
+    old: Annotated[str, typer.Argument(help="a folder, a run, or a release of the Hub, USER/REPO@TAG", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="another one", metavar="NEW")],
+    json: Annotated[Path | None, typer.Option(help="write all of it there, for machines", metavar="FILE")] = None,
+) -> None:
+    """Say in what two releases differ, on the images held out of both: melanomas won and lost, with their ids."""
+    raise typer.Exit(run_command(lambda: _compare(old, new, json)))
+
+
+def _compare(old: str, new: str, json: Path | None) -> None:
+    from dermalert import audit, comparing
+
+    audit.check_targets(json, None)
+    told = comparing.compare(comparing.load(old), comparing.load(new))
+    for sentence in comparing.sentences(told):
+        typer.echo(sentence)
+    if json:
+        audit.write(told, json)
+
+
+@app.command()
+def rollback(
+    repo_id: Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")],
+    version: Annotated[str, typer.Argument(help="tag of the release that main shall hold again", metavar="vX.Y.Z")],
+) -> None:
+    """Make main hold an earlier release again, by a new commit; tags stay as they are."""
+    raise typer.Exit(run_command(lambda: _rollback(repo_id, version)))
+
+
+def _rollback(repo_id: str, version: str) -> None:
+    from dermalert import publishing
+
+    typer.echo(publishing.rollback(repo_id, version))
+
+
 if __name__ == "__main__":
     app(prog_name="python -m dermalert")

@@ -1,5 +1,6 @@
 """The card of a release: `model_card.md` filled with the numbers of `metrics.json`, and with no others."""
 
+import functools
 from itertools import zip_longest
 from pathlib import Path
 
@@ -44,8 +45,11 @@ _HEADLINE = {
     "the same among nevi alone": lambda side: in_words(side["melanoma"]["specificity_nevi"]),
     "expected calibration error": lambda side: in_words(side["calibration"]["ece"], 3),
 }
-
-
+_COMPARED = {
+    "melanoma_auroc": "melanoma AUROC",
+    "sensitivity": "melanoma sensitivity",
+    "specificity": "melanoma specificity",
+}
 CREDITS = {
     "HAM10000": "HAM10000: Tschandl, Rosendahl and Kittler 2018, doi 10.1038/sdata.2018.161",
     "older ISIC archive": "ISIC archive, International Skin Imaging Collaboration: Codella 2018, arXiv 1710.05006",
@@ -75,6 +79,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         credits=[CREDITS[source] for source in metrics["data"]["trained_on"] if source in CREDITS],
         headline=list(_HEADLINE.items()),
         meanings=_meanings(metrics),
+        compared=_COMPARED,
         jobs=_JOBS,
         readers=READERS,
         on_nevi=[reader for reader in READERS if reader.task == "melanoma against nevi"],
@@ -86,6 +91,11 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
 
 def render(template: Path, **given) -> str:
     """Return the card that a template makes of what is given; what it asks for and is not given stops it."""
+    return _compiled(template).render(not_a_device=NOT_A_DEVICE, **given)
+
+
+@functools.cache
+def _compiled(template: Path) -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -95,8 +105,9 @@ def render(template: Path, **given) -> str:
         "threshold": threshold,
         "figure": in_words,
         "probability": lambda value: f"{value:.3f}",
+        "p_value": lambda value: f"{value:.2g}",
     }
-    return environment.from_string(template.read_text()).render(not_a_device=NOT_A_DEVICE, **given)
+    return environment.from_string(template.read_text())
 
 
 def _front_matter(metrics: dict) -> str:

@@ -17,7 +17,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from dermalert import audit, card, duplicates, release, repair, sources, splits
+from dermalert import audit, card, duplicates, repair, repository, sources, splits
 from dermalert.errors import UsageError, first_few
 
 _CARD = Path(__file__).parent.parent / "dataset_card.md"
@@ -51,10 +51,10 @@ def check_can_publish(repo_id: str, *, public: bool, license: str | None) -> Non
             or is open where it should not be, or a licence that the Hub does not know.
         RunError: the Hub cannot be reached.
     """
-    release.check_repo(repo_id)
-    with release.on_the_hub("asking the Hub about " + repo_id):
+    repository.check_repo(repo_id)
+    with repository.on_the_hub("asking the Hub about " + repo_id):
         api = HfApi()
-        release.check_token(api, repo_id)
+        repository.check_token(api, repo_id)
         _check_repository(api, repo_id, public=public)
         if license is not None:
             _check_license(license)
@@ -176,7 +176,7 @@ def publish(parts: dict[str, Dataset], figures: dict, repo_id: str, *, public: b
     Raises:
         RunError: it failed on the way.
     """
-    with tempfile.TemporaryDirectory() as scratch, release.on_the_hub(f"publishing {repo_id}"):
+    with tempfile.TemporaryDirectory() as scratch, repository.on_the_hub(f"publishing {repo_id}"):
         api = HfApi()
         api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True)
         there = api.dataset_info(repo_id)

@@ -19,8 +19,7 @@ import os
 import re
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -29,8 +28,9 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import TrainerCallback, TrainerState
 
-from dermalert import hub, release, runs
-from dermalert.errors import RunError, UsageError, first_few, first_line
+from dermalert import hub, release, repository, runs
+from dermalert.errors import RunError, UsageError, first_few
+from dermalert.retries import patiently
 from dermalert.training import WeightAverage
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,6 @@ _STATE = "trainer_state.json"
 _TO_GO_ON = (*_MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state.pth", _STATE)
 _STEP = re.compile(rf"checkpoints/checkpoint-(\d+)/{_STATE}")
 _NAME = re.compile(r"\w[\w-]*([./]\w[\w-]*)*", re.ASCII)
-_WAITS = (2, 10, 30)
-"""Seconds between the tries at the end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +101,7 @@ def find(text: str, folder: Path, settings: dict) -> Held:
     """
     flag = "--resume_from"
     branch = branch_of(flag, text, folder)
-    with release.on_the_hub(f"asking the Hub about {branch}"):
+    with repository.on_the_hub(f"asking the Hub about {branch}"):
         names = _branches(branch)
         held = _held(branch, names.get(branch.name))
     if held is None:
@@ -133,7 +131,7 @@ def fetch(held: Held, folder: Path) -> None:
         return
     partial = folder / "fetched.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    with release.on_the_hub(f"fetching {held.branch}"):
+    with repository.on_the_hub(f"fetching {held.branch}"):
         for name in held.files:
             if _is_needed(name):
                 hf_hub_download(held.branch.repo_id, name, revision=held.commit, local_dir=partial)
@@ -177,9 +175,9 @@ class Pushes(TrainerCallback):
         """
         if self.branch is None:
             return
-        release.check_repo(self.branch.repo_id)
-        with release.on_the_hub(f"asking the Hub about {self.branch}"):
-            release.check_token(HfApi(), self.branch.repo_id)
+        repository.check_repo(self.branch.repo_id)
+        with repository.on_the_hub(f"asking the Hub about {self.branch}"):
+            repository.check_token(HfApi(), self.branch.repo_id)
             held = _held(self.branch, _branches(self.branch).get(self.branch.name))
             if held is None or (held.run is None and _is_fresh(held)):
                 return
@@ -221,10 +219,10 @@ class Pushes(TrainerCallback):
         if last > self._pushed:
             try:
                 self._lay_out(last)
-                _persistently(lambda: self._push(last))
+                patiently(self._push, last)
             # Whatever it was, the release stands and is worth more.
             except Exception as error:
-                reason = _reason(error)
+                reason = repository.reason(error)
         if reason is None:
             return None
         return f"{self.branch} lacks the last checkpoint, step {last} ({reason}): run the same command again."
@@ -266,7 +264,7 @@ class Pushes(TrainerCallback):
                     "step %d did not reach %s (%s): what it lacks is pushed with the next checkpoint, and at the end",
                     step,
                     self.branch,
-                    _reason(error),
+                    repository.reason(error),
                 )
             shutil.rmtree(self._links / str(step), ignore_errors=True)
 
@@ -308,7 +306,7 @@ class Pushes(TrainerCallback):
                 parent_commit=held.commit,
             )
             # The checkpoints before would stay in the branch's history, each several times the size of the model.
-            with contextlib.suppress(RunError), release.on_the_hub("squashing"):  # the next push does it then
+            with contextlib.suppress(RunError), repository.on_the_hub("squashing"):  # the next push does it then
                 api.super_squash_history(self.branch.repo_id, branch=self.branch.name, commit_message=f"Step {step}")
         self._pushed = step
 
@@ -379,23 +377,3 @@ def _without_bars() -> Iterator[None]:
     finally:
         if shown:
             enable_progress_bars()
-
-
-def _persistently(action: Callable[[], None]) -> None:
-    """Do what may fail on the way to the Hub, several times if need be; a RunError is no such failure."""
-    for wait in _WAITS:
-        try:
-            return action()
-        except RunError:
-            raise
-        except Exception:  # of which kinds it may be, the client does not say
-            time.sleep(wait)
-    return action()
-
-
-def _reason(error: Exception) -> str:
-    """Return why a push failed: what the Hub says, or the client, without the signatures that addresses carry."""
-    said = getattr(error, "server_message", None)
-    if said:
-        return f"HTTP {error.response.status_code}: {said.strip().rstrip('.')}"
-    return re.sub(r"\?[^\s'\"]*", "", first_line(error))

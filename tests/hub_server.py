@@ -49,11 +49,11 @@ class Request:
 
 @dataclass
 class Fault:
-    """A failure on order: the next `times` requests that match are answered with `status`.
+    """A failure on order: of the requests that match, the first `skip` pass, the next `times` get `status`.
 
     `method` is a regular expression for the whole method, `path` for any part of the percent-encoded path. The status
     "drop" breaks the connection off without an answer. With `after`, the request takes effect first: only the answer
-    is lost.
+    is lost. `meanwhile` is called before the answer is sent: to kill the client, or to do what somebody else would.
     """
 
     method: str
@@ -62,6 +62,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     after: bool = False
+    skip: int = 0
+    meanwhile: Callable[[], object] | None = None
 
 
 class HubError(Exception):
@@ -310,6 +312,8 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self._fault(url.path) if self.hub.open else Fault("", "", "drop")
             answer = self._answer(url.path) if fault is None or fault.after else None
             if fault is not None:
+                if fault.meanwhile is not None:
+                    fault.meanwhile()
                 answer = Answer(fault.status, {"error": "A fault on order."}, fault.headers)
             self.hub.requests.append(Request(len(self.hub.requests), self.command, url.path, answer.status))
         if answer.status == "drop":
@@ -325,6 +329,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _fault(self, path: str) -> Fault | None:
         for fault in self.hub.faults:
             if fault.times and re.fullmatch(fault.method, self.command) and re.search(fault.path, path):
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
                 fault.times -= 1
                 return fault
         return None

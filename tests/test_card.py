@@ -113,8 +113,11 @@ def test_the_template_has_no_figures_of_its_own():
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_interval_stands_without_the_number_of_images_behind_it(case):
-    text = body(card.render_card(figures(**case), EVERYTHING))
-    for block in text.split("\n\n"):
+    no_interval_without_n(card.render_card(figures(**case), EVERYTHING))
+
+
+def no_interval_without_n(text: str) -> None:
+    for block in body(text).split("\n\n"):
         rows = block.strip().splitlines()
         if not re.search(r"\[\d", block):
             continue
@@ -191,10 +194,48 @@ def test_the_card_says_how_it_differs_from_the_version_before():
     held_out = {"n": 70, "ece": report["splits"]["held_out"]["calibration"]["ece"]}
     accuracy = report["splits"]["held_out"]["accuracy"]
     held_out |= {"balanced_accuracy": accuracy, "macro_auroc": accuracy, "melanoma_auroc": accuracy}
-    report["previous"] = {
-        "version": "v0.9.0", "fingerprint": "another", "settings": {"rebalance": [True, False]}, "held_out": held_out,
-    }  # fmt: skip
+    headline = held_out | {"melanoma_auroc": accuracy}
+    report |= published(headline, accuracy)
     text = card.render_card(report)
     assert "v1.0.0 follows v0.9.0. What differs in the settings: `rebalance` True there, False here." in text
     assert "different data" in text
     assert typed_by_hand(report) == []
+
+
+def published(headline: dict, change: dict, *, refused_for: list[str] | None = None) -> dict:
+    """What publishing adds to the figures of a second release."""
+    moved = dict.fromkeys(("old", "new", "difference"), change)
+    sides = {"images": 60, "gained": 3, "lost": 2, "p": 0.0123}
+    compared = {"n": 70, "groups": 68, "melanoma_auroc": moved, "sensitivity": moved, "specificity": moved}
+    compared |= {"alerts": {"melanomas": sides, "others": sides | {"p": 3.2e-7}}}
+    gate = {"against": "v0.9.0", "compared": compared, "refused_for": refused_for or []}
+    return {
+        "released": "2026-11-25",
+        "previous": {
+            "version": "v0.9.0",
+            "fingerprint": "another",
+            "settings": {"rebalance": [True, False]},
+            "held_out": headline,
+        },
+        "history": [{"version": f"v0.{i}.0", "released": "2026-10-11" if i else None, **headline} for i in (9, 8, 0)],
+        "gate": gate | {"accepted_because": "it has 5 MB" if refused_for else None},
+    }
+
+
+@pytest.mark.parametrize("refused_for", [[], ["the melanoma AUROC has changed by -0.04 [-0.06 to -0.02]"]])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_publishing_adds_comes_from_the_figures_too(first, refused_for):
+    report = figures()
+    held_out = report["splits"]["held_out"]
+    headline = {"n": 70, "ece": held_out["calibration"]["ece"]}
+    headline |= dict.fromkeys(("balanced_accuracy", "macro_auroc", "melanoma_auroc"), held_out["accuracy"])
+    report |= published(headline, held_out["accuracy"], refused_for=refused_for)
+    if first:
+        del report["previous"], report["history"]
+        report["gate"] |= {"against": None, "compared": None}
+    text = card.render_card(report, EVERYTHING)
+    assert typed_by_hand(report) == []
+    assert ("It is published against the rules" in text) == bool(refused_for)
+    assert "None" not in body(text)
+    assert "\n\n\n\n" not in text
+    no_interval_without_n(text)

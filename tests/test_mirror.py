@@ -21,7 +21,7 @@ from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 import train_hf
-from dermalert import mirror, runs, training
+from dermalert import mirror, retries, runs, training
 from dermalert.errors import RunError, UsageError
 
 REPO, NAME = "tester/derm", "run-a"
@@ -596,7 +596,7 @@ def test_code_that_somebody_puts_on_the_branch_is_not_run(branch, pictures, tiny
     trap.unlink()
     names = [f"checkpoints/checkpoint-20/{name}" for name in ("optimizer.pt", "training_args.bin", "pytorch_model.bin")]
     branch.commit(REPO, dict.fromkeys(names, poisoned), branch=NAME)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(RunError, match="checkpoint-20' cannot be gone on from"):
         train(pictures, tiny_vit, tmp_path / "there", "--epochs", "4", *FROM)
     assert not trap.exists()
     there = {path.name for path in (tmp_path / "there" / "checkpoints" / "checkpoint-20").iterdir()}
@@ -606,7 +606,7 @@ def test_code_that_somebody_puts_on_the_branch_is_not_run(branch, pictures, tiny
 def test_pushes_that_fail_to_the_end_leave_the_release_and_the_same_command_makes_up_for_them(
     hub, pictures, tiny_vit, tmp_path, capsys, caplog, monkeypatch
 ):
-    monkeypatch.setattr(mirror, "_WAITS", (0, 0))
+    monkeypatch.setattr(retries, "SECOND", 0)
     words = (pictures, tiny_vit, tmp_path / "run", "--epochs", "2", *TO)
     hub.faults.append(Fault("POST", "/commit/", 500, times=10**6))
     assert command(*words) == 1

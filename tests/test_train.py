@@ -457,6 +457,8 @@ BAD = {
     "push without a version": (["--push_to_hub", "tester/model"], "need each other"),
     "push without an owner": (["--push_to_hub", "model", "--version", "v1.0.0"], "write it as USER/REPO"),
     "push with a bad version": (["--push_to_hub", "tester/model", "--version", "1"], "write it like v1.0.0"),
+    "a reason without a push": (["--accept_regression", "why"], "add --push_to_hub and --version"),
+    "no reason": (["--push_to_hub", "t/m", "--version", "v1.0.0", "--accept_regression", ""], "needs the reason"),
     "push without a token": (["--push_to_hub", "tester/model", "--version", "v1.0.0"], "needs a token"),
 }
 
@@ -471,9 +473,7 @@ def test_a_wrong_question_gets_one_sentence_and_exit_code_2(case, pictures, tiny
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("token", "sentence"), [("hf_read", "may only read"), ("hf_write", "has a tag v1.0.0 already")]
-)
+@pytest.mark.parametrize(("token", "sentence"), [("hf_read", "may only read"), ("hf_write", "has a v1.0.0 already")])
 def test_what_could_not_be_published_is_refused_before_the_training(
     token, sentence, hub, pictures, tiny_vit, tmp_path, capsys, monkeypatch
 ):

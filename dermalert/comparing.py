@@ -1,0 +1,350 @@
+"""Two releases on the images held out of both; and the gate, which lets no worse one take the place of a better one.
+
+A release carries its answers to the images held out of it (`evaluation/predictions.parquet`) and a list of what it has
+learnt from (`seen.py`): so two can be compared without a picture.
+"""
+
+import dataclasses
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from scipy import stats
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from dermalert import facts, metrics, release, repository, seen, words
+from dermalert.diagnoses import ALERT, DIAGNOSES
+from dermalert.errors import UsageError, first_few
+from dermalert.retries import patiently
+
+FILES = ("config.json", "evaluation/metrics.json", "evaluation/predictions.parquet", seen.FILE)
+"""What is needed of a release to compare it."""
+
+FEWEST = 50
+"""Melanomas (groups of them), and others, below which releases cannot be compared: one melanoma among fewer moves the
+sensitivity by more than `FALL`, so that a single image would decide."""
+
+FALL = 0.02
+"""How far sensitivity and melanoma AUROC may be below those of the release before."""
+
+ECE = 0.10
+"""How large the expected calibration error of a release may be."""
+
+_MELANOMA = DIAGNOSES.index(ALERT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a release answers to the images that were held out of it."""
+
+    name: str
+    figures: dict
+    """Of `metrics.json`."""
+    threshold: float | None
+    """Of the alert, from its config."""
+    rows: pa.Table
+    """Those of `predictions.parquet` that were held out."""
+    seen: dict[str, str]
+    """See `seen.read`; empty where nobody knows."""
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Return what each image is known by."""
+        return list(zip(self.rows["image_id"].to_pylist(), self.rows["source"].to_pylist(), strict=True))
+
+    def has_seen(self, image_id: str, group: str) -> bool:
+        """Tell whether it has learnt from an image of an archive number or, hashed, a group."""
+        number = facts.isic_id(image_id)
+        return group in self.seen or (number is not None and seen.hashed(number) in self.seen)
+
+
+def load(name: str) -> Answers:
+    """Return the answers of a release: a folder, a run, or `USER/REPO[@TAG]` on the Hub.
+
+    Raises:
+        UsageError: it is none, or not there.
+        RunError: the Hub cannot be asked.
+    """
+    folder = release.find(name)
+    if folder.exists() or "/" not in name:
+        return read(folder, name)
+    repo_id, _, tag = name.partition("@")
+    repository.check_repo(repo_id, write=False)
+    with tempfile.TemporaryDirectory() as scratch, repository.on_the_hub(f"asking the Hub about {name}"):
+        try:
+            commit = patiently(HfApi().model_info, repo_id, revision=tag or None).sha
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise UsageError(f"'{name}' is neither a folder nor a release that the Hub has.") from error
+        return read(repository.fetch(repo_id, commit, set(FILES), Path(scratch) / "release"), name)
+
+
+def read(folder: Path, name: str) -> Answers:
+    """Return the answers of the release in a folder.
+
+    Raises:
+        UsageError: it is no dermalert release.
+    """
+    figures = release.find_metrics(folder)
+    if figures is None:
+        raise UsageError(f"'{name}' is no dermalert release: it has no evaluation/metrics.json of one.")
+    try:
+        threshold = json.loads((folder / "config.json").read_text())["alert"]["threshold"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
+    table = folder / "evaluation" / "predictions.parquet"
+    rows = pq.read_table(table) if table.is_file() else _none()
+    return Answers(
+        name=name,
+        figures=figures,
+        threshold=threshold,
+        rows=rows.filter(pa.compute.equal(rows["split"], "held_out")),
+        seen=seen.read(folder),
+    )
+
+
+def _none() -> pa.Table:
+    texts = dict.fromkeys(("image_id", "source", "group", "split", "truth"), pa.array([], pa.string()))
+    return pa.table(texts | dict.fromkeys(DIAGNOSES, pa.array([], pa.float32())))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The answers of two releases, the old one first, to the images that were held out of both."""
+
+    image_ids: np.ndarray
+    truth: np.ndarray
+    """(n,) label ids."""
+    groups: np.ndarray
+    """(n,) images that either release takes to belong together have one."""
+    probabilities: tuple[np.ndarray, np.ndarray]
+    """(n, 9) each."""
+    alerts: tuple[np.ndarray | None, np.ndarray | None]
+    """(n,) each, by the release's own threshold; None where it has none."""
+    left_out: dict[str, int]
+    """How many images both hold out that cannot be compared, by reason."""
+
+
+def pair(old: Answers, new: Answers) -> Pair:
+    """Return the answers of two releases to the images that were held out of both and that neither has learnt from."""
+    rows, left_out = [], Counter(learnt_from=0, other_label=0)
+    places = [_places(answers) for answers in (old, new)]
+    columns = [answers.rows.select(["group", "truth"]).to_pydict() for answers in (old, new)]
+    for key in (key for key in places[1] if key in places[0]):
+        i, j = (place[key] for place in places)
+        groups = (columns[0]["group"][i], columns[1]["group"][j])
+        if any(answers.has_seen(key[0], group) for answers in (old, new) for group in groups):
+            left_out["learnt_from"] += 1
+        elif columns[0]["truth"][i] != columns[1]["truth"][j]:
+            left_out["other_label"] += 1
+        else:
+            rows.append((i, j))
+    chosen = np.array(rows, int).reshape(-1, 2).T
+    return _pair((old.rows.take(chosen[0]), new.rows.take(chosen[1])), (old.threshold, new.threshold), left_out)
+
+
+def _places(answers: Answers) -> dict[tuple[str, str], int]:
+    """Return the row of each image that can be told from all others."""
+    keys = answers.keys()
+    often = Counter(keys)
+    return {key: i for i, key in enumerate(keys) if often[key] == 1}
+
+
+def _pair(rows: tuple[pa.Table, pa.Table], thresholds: tuple, left_out: Counter) -> Pair:
+    probabilities = tuple(np.stack([table[name].to_numpy() for name in DIAGNOSES], axis=1) for table in rows)
+    return Pair(
+        image_ids=rows[1]["image_id"].to_numpy(),
+        truth=np.array([DIAGNOSES.index(name) for name in rows[1]["truth"].to_pylist()], int),
+        groups=_joined(*(table["group"].to_numpy() for table in rows)),
+        probabilities=probabilities,
+        alerts=tuple(map(_alerts, probabilities, thresholds)),
+        left_out=dict(left_out),
+    )
+
+
+def _alerts(probabilities: np.ndarray, threshold: float | None) -> np.ndarray | None:
+    # As `space.triage.Release.alerts`, which served them.
+    return None if threshold is None else probabilities[:, _MELANOMA].astype(np.float64) >= threshold
+
+
+def _joined(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return the group of each image where images belong together that do so in either grouping, directly or not."""
+    olds, news = (np.unique(groups, return_inverse=True)[1] for groups in (old, new))
+    nodes = len(old) + len(new)
+    edges = coo_matrix((np.ones(len(old)), (olds, news + len(old))), shape=(nodes, nodes))
+    return connected_components(edges, directed=False)[1][olds]
+
+
+def compare(old: Answers, new: Answers) -> dict:
+    """Return how two releases differ, with the ids of the images, on what was held out of both.
+
+    The interval of a difference resamples groups, the same for both. McNemar's test is the exact one; it counts images,
+    as if no two were of one lesion.
+
+    Returns:
+        `old` and `new` (names), `n`, `groups`, `melanomas` and `others` (groups of them), `left_out`, `melanoma_auroc`,
+        `sensitivity` and `specificity` (each `old`, `new` and `difference`, new less old), `alerts` (`melanomas` and
+        `others`, of these `images`, the ids `gained` and `lost`, and `p`; None where a release has no threshold), and
+        `diagnoses`, the images whose likeliest diagnosis has changed.
+    """
+    both = pair(old, new)
+    melanoma = both.truth == _MELANOMA
+    report = {
+        "old": old.name,
+        "new": new.name,
+        "n": len(melanoma),
+        "groups": len(np.unique(both.groups)),
+        "melanomas": len(np.unique(both.groups[melanoma])),
+        "others": len(np.unique(both.groups[~melanoma])),
+        "left_out": both.left_out,
+    }
+    report |= _differences(both, melanoma) if len(melanoma) else {}
+    return report | {"alerts": _alerts_moved(both, melanoma), "diagnoses": _diagnoses_moved(both)}
+
+
+def _differences(both: Pair, melanoma: np.ndarray) -> dict:
+    intervals = metrics.Intervals(both.groups)
+
+    def difference(metric, old, new) -> dict:
+        return intervals.of(lambda w: metric(new, w) - metric(old, w))
+
+    def area(score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return metrics.auroc(melanoma, score, weights)
+
+    scores = [probabilities[:, _MELANOMA] for probabilities in both.probabilities]
+    areas = [intervals.of_area(metrics.auroc, melanoma, score) for score in scores]
+    found = {
+        "melanoma_auroc": dict(zip(("old", "new"), areas, strict=True)) | {"difference": difference(area, *scores)}
+    }
+    if any(alerts is None for alerts in both.alerts):
+        return found
+    for name, among, hits in (
+        ("sensitivity", melanoma, both.alerts),
+        ("specificity", ~melanoma, [~alerts for alerts in both.alerts]),
+    ):
+        shares = [intervals.of_proportion(hit, among) for hit in hits]
+        moved = difference(lambda hit, w, among=among: metrics.proportion(hit, among, w), *hits)
+        found[name] = dict(zip(("old", "new"), shares, strict=True)) | {"difference": moved}
+    return found
+
+
+def _alerts_moved(both: Pair, melanoma: np.ndarray) -> dict | None:
+    old, new = both.alerts
+    if old is None or new is None:
+        return None
+    return {
+        name: {"images": int(among.sum())} | _moved(both.image_ids[among], old[among], new[among])
+        for name, among in (("melanomas", melanoma), ("others", ~melanoma))
+    }
+
+
+def _moved(image_ids: np.ndarray, old: np.ndarray, new: np.ndarray) -> dict:
+    """Return which images have gained an alert, which have lost theirs, and how probable that is by chance."""
+    gained, lost = image_ids[new & ~old].tolist(), image_ids[old & ~new].tolist()
+    p = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
+    return {"gained": gained, "lost": lost, "p": float(p)}
+
+
+def _diagnoses_moved(both: Pair) -> list[dict]:
+    """Return the images whose likeliest diagnosis has changed; None stands for a tie."""
+    old, new = (metrics.decide(probabilities) for probabilities in both.probabilities)
+    names = [*DIAGNOSES, None]
+    return [
+        {"image_id": str(image_id), "truth": names[truth], "old": names[one], "new": names[other]}
+        for image_id, truth, one, other in zip(both.image_ids, both.truth, old, new, strict=True)
+        if one != other
+    ]
+
+
+def sentences(told: dict) -> list[str]:
+    """Return what `compare` returns, for a person to read."""
+    left_out = {"learnt_from": "known to one of them by what it has learnt from", "other_label": "under another label"}
+    left = [f"{n} {left_out[reason]}" for reason, n in told["left_out"].items() if n]
+    lines = [
+        f"{told['new']} against {told['old']}: {told['n']} images in {told['groups']} groups were held out of both"
+        + (f"; left out: {', '.join(left)}." if left else ".")
+    ]
+    for key in ("melanoma_auroc", "sensitivity", "specificity"):
+        if key in told:
+            old, new, moved = (words.in_words(told[key][name], 3) for name in ("old", "new", "difference"))
+            lines.append(f"{key.replace('_', ' ').replace('auroc', 'AUROC')}: {old} there, {new} now; change {moved}")
+    for name, side in (told["alerts"] or {}).items():
+        won, lost = (f"{len(side[k])}{_named(side[k])}" for k in ("gained", "lost"))
+        ends = ("won", "lost") if name == "melanomas" else ("new false alerts", "false alerts gone")
+        lines.append(f"{name} (n = {side['images']}): {ends[0]} {won}; {ends[1]} {lost}; McNemar's p = {side['p']:.3g}")
+    if told["alerts"] is None:
+        lines.append("alerts: one of them has no threshold.")
+    moved = told["diagnoses"]
+    righted, wronged = ([row["image_id"] for row in moved if row[side] == row["truth"]] for side in ("new", "old"))
+    lines.append(
+        f"likeliest diagnosis: {len(moved)} changed, {len(righted)} righted{_named(righted)}, {len(wronged)} "
+        f"wronged{_named(wronged)}"
+    )
+    return lines
+
+
+def _named(image_ids: list[str]) -> str:
+    return f" ({first_few(image_ids, 10)})" if image_ids else ""
+
+
+def gate(new: Answers, old: Answers | None) -> dict:
+    """Return what speaks for and against a release taking another's place.
+
+    Args:
+        new: the release to be published.
+        old: the one before; None for the first, of which only the calibration is asked.
+
+    Returns:
+        What a card says: `against` (a name or None), `rules`, `ece`, `compared` (of `compare`, with counts of ids),
+        and `refused_for`, a sentence for each rule that it breaks.
+    """
+    ece = new.figures["splits"]["held_out"]["calibration"]["ece"]
+    told = compare(old, new) if old else None
+    reasons = _reasons(told, old, new) if old else []
+    if ece["value"] > ECE:
+        reasons.append(f"the expected calibration error is {words.in_words(ece, 3)}, above {ECE:.2f}")
+    return {
+        "against": old.name if old else None,
+        "rules": {"fewest": FEWEST, "fall": FALL, "ece": ECE},
+        "ece": ece,
+        "compared": _in_short(told) if told else None,
+        "refused_for": reasons,
+    }
+
+
+def _in_short(told: dict) -> dict:
+    """Return a comparison without the ids of its images."""
+    alerts = told["alerts"] and {
+        name: side | {"gained": len(side["gained"]), "lost": len(side["lost"])} for name, side in told["alerts"].items()
+    }
+    kept = {key: value for key, value in told.items() if key not in ("old", "new")}
+    return kept | {"alerts": alerts, "diagnoses": len(told["diagnoses"])}
+
+
+def _reasons(told: dict, old: Answers, new: Answers) -> list[str]:
+    if min(told["melanomas"], told["others"]) < FEWEST:
+        few = f"{told['melanomas']} melanomas and {told['others']} others (each lesion once, where it is known)"
+        return [f"{few} were held out of both, and it takes {FEWEST} of each to compare"]
+    area = told["melanoma_auroc"]["difference"]
+    reasons = [f"the melanoma AUROC has changed by {words.in_words(area, 3)}"] if _is_worse(area) else []
+    if new.threshold is None and old.threshold is not None:
+        reasons.append("it has no alert threshold, and the one before has")
+    moved = told.get("sensitivity", {}).get("difference")
+    if moved and _falls(moved):
+        reasons.append(f"the sensitivity has changed by {words.in_words(moved, 3)}")
+    return reasons
+
+
+def _is_worse(difference: dict) -> bool:
+    """Tell whether a difference is below zero beyond chance, or too far below it whatever chance may do."""
+    highest = difference["value"] if difference["high"] is None else difference["high"]
+    return highest < 0 or _falls(difference)
+
+
+def _falls(difference: dict) -> bool:
+    return difference["value"] < -FALL - 1e-9  # 0.02 itself is let pass, however it is rounded

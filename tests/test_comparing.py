@@ -1,0 +1,289 @@
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub_server import Fault
+from publisher import without_waits
+from releases import IMAGES, LABELS, figures, made_up_answers, measured_release
+
+from dermalert import comparing, metrics, seen
+from dermalert.errors import RunError, UsageError
+
+MELANOMA = LABELS.index("melanoma")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("folders")
+    return {
+        "good": measured_release(root / "good"),
+        "worse": measured_release(root / "worse", blind=0.3),
+        "stricter": measured_release(root / "stricter", threshold=0.3),
+    }
+
+
+def answers(
+    score: list[float],
+    truth: list[str],
+    *,
+    threshold: float | None = 0.5,
+    groups: list[str] | None = None,
+    ids: list[str] | None = None,
+    known: tuple[str, ...] = (),
+    name: str = "one",
+    split: str = "held_out",
+    ece: float = 0.05,
+) -> comparing.Answers:
+    """A release that gives melanoma the scores and shares the rest evenly among the others, nevus a bit ahead."""
+    probabilities = np.repeat((1 - np.array(score))[:, None] / 9, 9, axis=1)
+    probabilities[:, LABELS.index("nevus")] *= 2
+    probabilities[:, MELANOMA] = score
+    columns = {
+        "image_id": ids or [f"ISIC_{i:07d}" for i in range(len(score))],
+        "source": ["HAM10000"] * len(score),
+        "group": [seen.hashed(group) for group in groups or map(str, range(len(score)))],
+        "split": [split] * len(score),
+        "truth": truth,
+    }
+    table = pa.table(columns | {label: probabilities[:, i].astype(np.float32) for i, label in enumerate(LABELS)})
+    calibration = {"ece": {"value": ece, "low": 0.0, "high": 2 * ece}}
+    return comparing.Answers(
+        name=name,
+        figures={"splits": {"held_out": {"calibration": calibration}}},
+        threshold=threshold,
+        rows=table.filter(pa.compute.equal(table["split"], "held_out")),
+        seen={seen.hashed(each): "train" for each in known},
+    )
+
+
+FOUR = ["melanoma", "melanoma", "nevus", "nevus"]
+
+
+def test_alerts_that_flip_are_told_with_their_ids():
+    old = answers([0.9, 0.6, 0.4, 0.7], FOUR)
+    new = answers([0.4, 0.6, 0.6, 0.2], FOUR)
+    moved = comparing.compare(old, new)["alerts"]
+    assert moved["melanomas"] == {"images": 2, "gained": [], "lost": ["ISIC_0000000"], "p": 1.0}
+    assert moved["others"] == {"images": 2, "gained": ["ISIC_0000002"], "lost": ["ISIC_0000003"], "p": 1.0}
+
+
+def test_each_release_alerts_by_its_own_threshold():
+    old, new = (answers([0.4, 0.4, 0.1, 0.1], FOUR, threshold=threshold) for threshold in (0.5, 0.3))
+    assert comparing.compare(old, new)["alerts"]["melanomas"]["gained"] == ["ISIC_0000000", "ISIC_0000001"]
+
+
+def test_likeliest_diagnoses_that_flip_are_told_with_their_ids():
+    told = comparing.compare(answers([0.9, 0.1, 0.1, 0.1], FOUR), answers([0.1, 0.1, 0.9, 0.1], FOUR))
+    assert told["diagnoses"] == [
+        {"image_id": "ISIC_0000000", "truth": "melanoma", "old": "melanoma", "new": "nevus"},
+        {"image_id": "ISIC_0000002", "truth": "nevus", "old": "nevus", "new": "melanoma"},
+    ]
+
+
+@pytest.mark.parametrize(("won", "lost"), [(5, 0), (0, 6), (7, 2), (3, 3)])
+def test_mcnemars_test_is_the_exact_one(won, lost):
+    truth = ["melanoma"] * 12
+    old = answers([0.1] * won + [0.9] * lost + [0.9] * (12 - won - lost), truth)
+    new = answers([0.9] * won + [0.1] * lost + [0.9] * (12 - won - lost), truth)
+    tail = sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (won + lost)
+    assert comparing.compare(old, new)["alerts"]["melanomas"]["p"] == pytest.approx(min(1, 2 * tail))
+
+
+def test_only_images_held_out_of_both_and_learnt_from_by_neither_are_compared():
+    ids = ["ISIC_0000001", "ISIC_0000002", "ISIC_0000003", "own_a", "own_b"]
+    truth = ["melanoma", "nevus", "melanoma", "nevus", "melanoma"]
+    groups = ["lesion 1", "lesion 2", "lesion 3", "lesion 4", "lesion 5"]
+    old = answers([0.5] * 5, truth, ids=ids, groups=groups, known=("lesion 4",))
+    new = answers([0.5] * 5, truth, ids=[*ids[:4], "another"], groups=groups, known=("ISIC_0000001",))
+    both = comparing.pair(old, new)
+    assert both.image_ids.tolist() == ["ISIC_0000002", "ISIC_0000003"]
+    assert both.left_out == {"learnt_from": 2, "other_label": 0}
+
+
+def test_images_under_another_label_or_of_another_side_or_that_stand_twice_are_left_out():
+    old = answers([0.5] * 4, FOUR)
+    assert comparing.pair(old, answers([0.5] * 4, ["melanoma", "nevus", *FOUR[2:]])).left_out["other_label"] == 1
+    assert len(comparing.pair(old, answers([0.5] * 4, FOUR, split="official_test")).truth) == 0
+    twice = answers([0.5] * 4, FOUR, ids=["ISIC_0000000", "ISIC_0000000", "ISIC_0000002", "ISIC_0000003"])
+    assert comparing.pair(old, twice).image_ids.tolist() == ["ISIC_0000002", "ISIC_0000003"]
+
+
+def test_images_belong_together_that_do_so_in_either_release():
+    old = answers([0.5] * 5, [*FOUR, "nevus"], groups=["a", "a", "b", "c", "d"])
+    new = answers([0.5] * 5, [*FOUR, "nevus"], groups=["p", "q", "q", "r", "s"])
+    groups = comparing.pair(old, new).groups.tolist()
+    assert groups[0] == groups[1] == groups[2]
+    assert len(set(groups)) == 3
+
+
+def test_the_order_of_the_images_does_not_matter(folders, tmp_path):
+    turned = Path(shutil.copytree(folders["worse"], tmp_path / "turned"))
+    path = turned / "evaluation" / "predictions.parquet"
+    pq.write_table(pq.read_table(path).take(list(range(IMAGES))[::-1]), path)
+    told, other = (
+        comparing.compare(comparing.load(str(folders["good"])), comparing.load(str(folder)))
+        for folder in (folders["worse"], turned)
+    )
+    for key in ("old", "new"):
+        assert told["melanoma_auroc"][key]["value"] == pytest.approx(other["melanoma_auroc"][key]["value"])
+    assert set(told["alerts"]["others"]["gained"]) == set(other["alerts"]["others"]["gained"])
+
+
+def test_the_difference_is_that_of_the_figures_and_turns_with_the_order(folders):
+    good, worse = (comparing.load(str(folders[name])) for name in ("good", "worse"))
+    told, turned = comparing.compare(good, worse), comparing.compare(worse, good)
+    truth, probabilities = made_up_answers(0.3)
+    score = probabilities.astype(np.float32)[:, MELANOMA]
+    alone = float(metrics.auroc(truth == MELANOMA, score, np.ones(len(truth))))
+    assert told["melanoma_auroc"]["new"]["value"] == pytest.approx(alone)
+    for key in ("melanoma_auroc", "sensitivity", "specificity"):
+        one, other = told[key]["difference"], turned[key]["difference"]
+        assert one["value"] == pytest.approx(told[key]["new"]["value"] - told[key]["old"]["value"])
+        assert (one["low"], one["high"]) == pytest.approx((-other["high"], -other["low"]))
+
+
+def test_a_paired_interval_is_narrower_than_that_of_two_separate_figures(folders):
+    told = comparing.compare(*(comparing.load(str(folders[name])) for name in ("good", "worse")))["melanoma_auroc"]
+    widths = [told[key]["high"] - told[key]["low"] for key in ("old", "new", "difference")]
+    assert widths[2] < math.hypot(widths[0], widths[1])
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_nothing_in_common_is_told_and_raises_nothing(threshold):
+    other = answers([0.5] * 2, FOUR[:2], ids=["a", "b"], threshold=threshold)
+    told = comparing.compare(answers([0.5] * 4, FOUR), other)
+    assert told["n"] == told["melanomas"] == told["others"] == 0
+    assert "0 images in 0 groups were held out of both" in comparing.sentences(told)[0]
+
+
+def test_the_sentences_name_the_melanomas_won_and_lost():
+    old = answers([0.9, 0.1, 0.1, 0.1], FOUR, name="v1.0.0")
+    new = answers([0.1, 0.9, 0.9, 0.1], FOUR, name="v1.1.0", known=("ISIC_0000003",))
+    text = "\n".join(comparing.sentences(comparing.compare(old, new)))
+    assert text.startswith(
+        "v1.1.0 against v1.0.0: 3 images in 3 groups were held out of both; left out: 1 known to one"
+    )
+    assert "melanomas (n = 2): won 1 (ISIC_0000001); lost 1 (ISIC_0000000); McNemar's p = 1" in text
+    assert "others (n = 1): new false alerts 1 (ISIC_0000002); false alerts gone 0" in text
+    assert "likeliest diagnosis: 3 changed, 1 righted (ISIC_0000001), 2 wronged (ISIC_0000000, ISIC_0000002)" in text
+
+
+# The gate
+
+
+def spread(melanomas: int, others: int, *, melanoma: float = 0.8, other: float = 0.2, missed: int = 0, **more):
+    """Scores about a level for each, some melanomas below the threshold."""
+    rng = np.random.default_rng(0)
+    scores = [*(melanoma + 0.1 * rng.random(melanomas)), *(other + 0.1 * rng.random(others))]
+    scores[:missed] = [other + 0.05] * missed
+    return answers(scores, ["melanoma"] * melanomas + ["nevus"] * others, **more)
+
+
+def test_a_release_as_good_as_the_last_passes():
+    told = comparing.gate(spread(60, 60), spread(60, 60, name="v1.0.0"))
+    assert told["refused_for"] == []
+    assert told["against"] == "v1.0.0"
+    assert told["rules"] == {"fewest": 50, "fall": 0.02, "ece": 0.10}
+
+
+@pytest.mark.parametrize(("missed", "refused"), [(2, False), (3, True)])
+def test_a_sensitivity_may_be_below_the_last_by_two_points_and_no_more(missed, refused):
+    told = comparing.gate(spread(100, 60, missed=missed), spread(100, 60))  # 0.02 is two melanomas of a hundred
+    assert any("sensitivity has changed by -0.03" in reason for reason in told["refused_for"]) == refused
+
+
+def test_an_auroc_shown_to_be_below_the_last_is_refused_however_little(monkeypatch):
+    old, new = spread(400, 400), spread(400, 400, missed=6)
+    monkeypatch.setattr(comparing, "FALL", 1.0)
+    told = comparing.gate(new, old)
+    difference = told["compared"]["melanoma_auroc"]["difference"]
+    assert -0.02 < difference["value"] < difference["high"] < 0
+    assert told["refused_for"][0].startswith("the melanoma AUROC has changed by -0.0")
+
+
+def test_an_auroc_that_has_fallen_far_is_refused_even_if_it_may_be_chance(monkeypatch):
+    undecided = {"value": -0.03, "low": -0.08, "high": 0.02}
+    old, new = spread(60, 60), spread(60, 60)
+    told = comparing.compare(old, new)
+    told["melanoma_auroc"]["difference"] = undecided
+    monkeypatch.setattr(comparing, "compare", lambda *_: told)
+    assert comparing.gate(new, old)["refused_for"] == ["the melanoma AUROC has changed by -0.030 [-0.080 to 0.020]"]
+    undecided["value"] = -0.02
+    assert comparing.gate(new, old)["refused_for"] == []
+
+
+@pytest.mark.parametrize(("ece", "refused"), [(0.10, False), (0.11, True)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_calibration_error_above_a_tenth_is_refused(ece, refused, first):
+    told = comparing.gate(spread(60, 60, ece=ece), None if first else spread(60, 60, ece=0.3))
+    assert [reason.split(" is ")[0] for reason in told["refused_for"]] == ["the expected calibration error"] * refused
+
+
+@pytest.mark.parametrize(("melanomas", "others"), [(49, 60), (60, 49)])
+def test_too_few_images_in_common_are_refused(melanomas, others):
+    (reason,) = comparing.gate(spread(melanomas, others), spread(melanomas, others))["refused_for"]
+    assert reason.startswith(f"{melanomas} melanomas and {others} others")
+    assert comparing.gate(spread(50, 50), spread(50, 50))["refused_for"] == []
+
+
+def test_photos_of_one_lesion_count_once():
+    groups = [str(i // 2) for i in range(120)]
+    (reason,) = comparing.gate(spread(60, 60, groups=groups), spread(60, 60, groups=groups))["refused_for"]
+    assert reason.startswith("30 melanomas and 30 others")
+
+
+def test_a_threshold_that_is_lost_is_refused_and_one_that_was_never_there_is_not_missed():
+    without, whole = spread(60, 60, threshold=None), spread(60, 60)
+    assert comparing.gate(without, whole)["refused_for"] == ["it has no alert threshold, and the one before has"]
+    assert comparing.gate(whole, without)["refused_for"] == []
+
+
+def test_what_the_card_gets_has_counts_and_no_ids(folders):
+    told = comparing.gate(*(comparing.load(str(folders[name])) for name in ("worse", "good")))
+    assert "ISIC_" not in json.dumps(told)
+    assert told["compared"]["alerts"]["others"]["gained"] > 0
+    assert str(folders["good"]) not in json.dumps(told["compared"])
+
+
+# What can be compared
+
+
+def test_folders_runs_and_tags_of_the_hub_give_the_same_answers(hub, folders, tmp_path):
+    shutil.copytree(folders["stricter"], tmp_path / "run" / "release")
+    hub.create("tester/derm")
+    files = {p.relative_to(folders["stricter"]).as_posix(): p for p in folders["stricter"].rglob("*") if p.is_file()}
+    tagged = hub.commit("tester/derm", {name: path.read_bytes() for name, path in files.items()})
+    hub.repo("tester/derm").tags["v1.0.0"] = tagged
+    hub.commit("tester/derm", {"config.json": b"{}"})
+    for name in (str(folders["stricter"]), str(tmp_path / "run"), "tester/derm@v1.0.0"):
+        found = comparing.load(name)
+        assert found.threshold == 0.3
+        assert found.rows.num_rows == IMAGES
+        assert seen.hashed("a lesion") in found.seen
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_is_no_release_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere' is no dermalert release"):
+        comparing.load("nowhere")
+    with pytest.raises(UsageError, match="'tester/nothing' is neither a folder nor a release that the Hub has"):
+        comparing.load("tester/nothing")
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(figures()))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"its config.json has no usable 'alert'"):
+        comparing.load(str(tmp_path))
+
+
+def test_a_hub_that_does_not_answer_is_told(hub, monkeypatch):
+    for patch in without_waits():
+        monkeypatch.setattr(*patch)
+    hub.create("tester/derm")
+    hub.faults.append(Fault("GET", "/api/models", 503, times=100))
+    with pytest.raises(RunError, match=r"asking the Hub about tester/derm@v1.0.0 failed"):
+        comparing.load("tester/derm@v1.0.0")
