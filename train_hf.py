@@ -45,6 +45,7 @@ from dermalert import (
     external,
     images,
     metrics,
+    onnx_export,
     release,
     repair,
     runs,
@@ -67,7 +68,7 @@ def _setting(default, help: str):
 
 
 # What a run may be called again with, and still be the same run.
-_NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "report_to", "strict", "streaming")
+_NOT_OF_THE_RESULT = ("output_dir", "push_to_hub", "version", "report_to", "strict", "streaming", "onnx")
 
 _NO_IMPROVEMENT = 1e-4
 """Nats of the calibrated loss; the fit of a calibration does not settle more of it."""
@@ -111,6 +112,9 @@ class Config:
     average: float = _setting(0.999, "decay, a step, of the moving average of the weights that is kept; 0: none")
     half_precision: bool = _setting(
         False, "round the weights to half precision before the calibration, so that the release has half the size"
+    )
+    onnx: bool = _setting(
+        True, "also export the model for ONNX Runtime and Transformers.js, in 8 bits too if that pays"
     )
     seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
@@ -192,7 +196,9 @@ def train(config: Config, folder: Path, settings: dict) -> None:
     shipped = duplicates.linked(shipped)
     audited = audit.audit(shipped, unreadable=faults)
     dataset, repaired = repair.repair(shipped, config.repair)
-    model, _ = load_model(config)  # refused before anything is written
+    model, processor = load_model(config)  # refused before anything is written
+    if config.onnx:
+        onnx_export.check(model, processor)
     known = seen.read(release.find(config.base_model))
     sides = seen.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
     folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
@@ -238,6 +244,8 @@ def train(config: Config, folder: Path, settings: dict) -> None:
                 | {"measured_by": release.commit()}
                 | {"settings": {k: v for k, v in settings.items() if k not in _MAY_NAME_FOLDERS}},
             }
+            if config.onnx:
+                figures["onnx"] = onnx_export.write(staging, judge, held_out, sides["train"])
             evaluation.write_reference(staging / triage.REFERENCE, judge)
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             audit.write(audited, staging / "evaluation" / "audit.json")

@@ -95,6 +95,8 @@ def render(template: Path, **given) -> str:
         "threshold": threshold,
         "figure": in_words,
         "probability": lambda value: f"{value:.3f}",
+        "difference": lambda value: f"{value:.1g}",
+        "decimal": lambda value: f"{value:.1f}",
     }
     return environment.from_string(template.read_text()).render(not_a_device=NOT_A_DEVICE, **given)
 

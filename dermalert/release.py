@@ -37,6 +37,7 @@ _CONTRACT = (
     "model.safetensors.index.json",
     "preprocessor_config.json",
     "evaluation/*",
+    "onnx/*.onnx",
 )
 # The client also raises ValueError (refused metadata), KeyError (an answer without what it needs) and RuntimeError
 # (an upload that broke off).

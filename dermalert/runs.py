@@ -70,12 +70,12 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
 
 
 def disk_needed(model) -> int:
-    """Return about how many bytes a run writes: the release, and three checkpoints.
+    """Return about how many bytes a run writes: the release, with its copies for ONNX Runtime, and three checkpoints.
 
     Each of these holds the averaged weights, those to train on with, and Adam's two moments.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return 13 * weights + 20_000_000
+    return 16 * weights + 20_000_000
 
 
 def drop_checkpoints(folder: Path) -> None:
