@@ -69,24 +69,34 @@ def write(folder: Path, judge: triage.Release, held_out: Side, train: Dataset) -
     Raises:
         RunError: ONNX Runtime gives other answers than torch.
     """
-    files = folder / FILE, folder / QUANTIZED
-    files[0].parent.mkdir()
-    some = _pixels(judge.processor, _read(train.select(_spread(len(train), _RANGES))))
-    export(folder, judge.processor, files[0])
-    quantize(files[0], some, files[1])
-    found = answers(judge.processor, held_out.dataset, [session(file) for file in files])
-    exact, coarse = (_about(file, judge, held_out, row) for file, row in zip(files, found, strict=True))
+    pixels = prepare(folder, judge, train)
+    exact, coarse = compare(folder, judge, held_out)
     if not exact["difference"] <= triage.TOLERANCE:
         raise RunError(
             f"ONNX Runtime gives other answers than torch (by up to {exact['difference']:.2g}): run the same command "
             "with --no_onnx to have the release without."
         )
-    coarse["auroc_change"] = auroc_change(held_out, found[1])
-    exact["speed"], coarse["speed"] = speeds(folder, some[:_BATCH], threads=1)
+    exact["speed"], coarse["speed"] = speeds(folder, pixels, threads=1)
     coarse["kept"] = pays(coarse)
     if not coarse["kept"]:
-        files[1].unlink()
-    return {"images": len(held_out.dataset), "batch_size": _BATCH, "model": exact, "quantized": coarse}
+        (folder / QUANTIZED).unlink()
+    return {"images": len(held_out.dataset), "batch_size": len(pixels), "model": exact, "quantized": coarse}
+
+
+def prepare(folder: Path, judge: triage.Release, train: Dataset) -> np.ndarray:
+    """Write both files, and return a batch of pixels to measure their speed with; for the rest see `write`."""
+    (folder / FILE).parent.mkdir()
+    some = _pixels(judge.processor, _read(train.select(_spread(len(train), _RANGES))))
+    export(folder, judge.processor, folder / FILE)
+    quantize(folder / FILE, some, folder / QUANTIZED)
+    return some[:_BATCH]
+
+
+def compare(folder: Path, judge: triage.Release, held_out: Side) -> list[dict]:
+    """Return size, difference from torch, alerts and change of melanoma AUROC of both files; see `write`."""
+    files = folder / FILE, folder / QUANTIZED
+    found = answers(judge.processor, held_out.dataset, [session(file) for file in files])
+    return [_about(file, judge, held_out, rows) for file, rows in zip(files, found, strict=True)]
 
 
 def export(folder: Path, processor, to: Path) -> None:
@@ -206,16 +216,13 @@ def _spread(n: int, most: int) -> list[int]:
 
 
 def _about(file: Path, judge: triage.Release, held_out: Side, probabilities: np.ndarray) -> dict:
-    """Return size, difference and alerts of a file, by its answers to the held-out images."""
-    told = {"megabytes": file.stat().st_size / 1e6}
-    told |= {"difference": float(np.abs(probabilities - held_out.probabilities).max())}
-    alert = judge.alerts(probabilities)
-    if alert is None:
-        return told | {"alerts_changed": None, "melanomas_lost": None}
-    melanoma = _melanomas(held_out)
-    return told | {
-        "alerts_changed": int((alert != held_out.alert).sum()),
-        "melanomas_lost": int((melanoma & held_out.alert & ~alert).sum()),
+    alert, melanoma = judge.alerts(probabilities), _melanomas(held_out)
+    return {
+        "megabytes": file.stat().st_size / 1e6,
+        "difference": float(np.abs(probabilities - held_out.probabilities).max()),
+        "alerts_changed": None if alert is None else int((alert != held_out.alert).sum()),
+        "melanomas_lost": None if alert is None else int((melanoma & held_out.alert & ~alert).sum()),
+        "auroc_change": auroc_change(held_out, probabilities),
     }
 
 
