@@ -49,6 +49,7 @@ from dermalert import (
     images,
     metrics,
     mirror,
+    onnx_export,
     publishing,
     release,
     repair,
@@ -73,7 +74,7 @@ def _setting(default, help: str):
 
 # What a run may be called again with, and still be the same run.
 _ON_THE_HUB = ("push_to_hub", "version", "accept_regression", "checkpoints_to", "resume_from")
-_NOT_OF_THE_RESULT = ("output_dir", *_ON_THE_HUB, "report_to", "strict", "streaming")
+_NOT_OF_THE_RESULT = ("output_dir", *_ON_THE_HUB, "report_to", "strict", "streaming", "onnx")
 
 _NO_IMPROVEMENT = 1e-4
 """Nats of the calibrated loss; the fit of a calibration does not settle more of it."""
@@ -114,6 +115,9 @@ class Config:
     average: float = _setting(0.999, "decay, a step, of the moving average of the weights that is kept; 0: none")
     half_precision: bool = _setting(
         False, "round the weights to half precision before the calibration, so that the release has half the size"
+    )
+    onnx: bool = _setting(
+        True, "also export the model for ONNX Runtime and Transformers.js, in 8 bits too if that pays"
     )
     seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
@@ -217,7 +221,9 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
     shipped = duplicates.linked(shipped)
     audited = audit.audit(shipped, unreadable=faults)
     dataset, repaired = repair.repair(shipped, config.repair)
-    model, _ = load_model(config)  # refused before anything is written
+    model, processor = load_model(config)  # refused before anything is written
+    if config.onnx:
+        onnx_export.check(model, processor)
     known = seen.read(release.find(config.base_model))
     sides = seen.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
     folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
@@ -268,6 +274,8 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
                 | {"measured_by": release.commit()}
                 | {"settings": {k: v for k, v in settings.items() if k not in runs.MAY_NAME_FOLDERS}},
             }
+            if config.onnx:
+                figures["onnx"] = onnx_export.write(staging, judge, held_out, sides["train"])
             evaluation.write_reference(staging / triage.REFERENCE, judge)
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             audit.write(audited, staging / "evaluation" / "audit.json")

@@ -234,5 +234,23 @@ def _rollback(repo_id: str, version: str) -> None:
     typer.echo(publishing.rollback(repo_id, version))
 
 
+@app.command()
+def deploy_space(
+    space_id: Annotated[str, typer.Argument(help="Space of the Hub; made where it is missing", metavar="USER/SPACE")],
+    model: Annotated[
+        str, typer.Option(help="the release that it serves, a model repository at a tag", metavar="USER/REPO@TAG")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="for nobody else to see")] = False,
+) -> None:
+    """Have a Space of the Hub serve a release, and wait until it runs; again, it changes only what is not so yet."""
+    raise typer.Exit(run_command(lambda: _deploy_space(space_id, model, private)))
+
+
+def _deploy_space(space_id: str, model: str, private: bool) -> None:
+    from dermalert import spaces
+
+    spaces.deploy(space_id, model, private=private, say=typer.echo)
+
+
 if __name__ == "__main__":
     app(prog_name="python -m dermalert")

@@ -75,11 +75,11 @@ def load(name: str, *, labels: tuple[str, ...], image_size: int | None = None):
     if image_size is not None:
         _resize(processor, image_size)
     _check(name, model, processor)
-    _skip_identity_gates(model)
+    skip_identity_gates(model)
     return model, processor
 
 
-def _skip_identity_gates(model) -> None:
+def skip_identity_gates(model) -> None:
     """Leave out, in the forward pass, the squeeze-excite gates that are exact identities; what is saved keeps them.
 
     Their parameters get no gradient any more, so that an identity stays one.

@@ -106,6 +106,8 @@ def _compiled(template: Path) -> jinja2.Template:
         "figure": in_words,
         "probability": lambda value: f"{value:.3f}",
         "p_value": lambda value: f"{value:.2g}",
+        "difference": lambda value: f"{value:.1g}",
+        "decimal": lambda value: f"{value:.1f}",
     }
     return environment.from_string(template.read_text())
 

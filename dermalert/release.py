@@ -21,6 +21,7 @@ CONTRACT = (
     "model.safetensors.index.json",
     "preprocessor_config.json",
     "evaluation/*",
+    "onnx/*.onnx",
 )
 
 

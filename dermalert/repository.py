@@ -106,10 +106,11 @@ def content(api: HfApi, repo_id: str, commit: str) -> Content:
 
 def content_of(folder: Path) -> Content:
     """Return the files of a folder that belong to a release."""
-    return {name: _ids((folder / name).read_bytes()) for name in release.files(folder)}
+    return {name: ids((folder / name).read_bytes()) for name in release.files(folder)}
 
 
-def _ids(data: bytes) -> tuple[str, str]:
+def ids(data: bytes) -> tuple[str, str]:
+    """Return the ids that the Hub may give a file: git's, and that of LFS."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), hashlib.sha256(data).hexdigest()
 
 

@@ -97,12 +97,13 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
 
 
 def disk_needed(model, *, pushed: bool) -> int:
-    """Return about how many bytes a run writes: the release, and three checkpoints; two more while they are pushed.
+    """Return about how many bytes a run writes: the release with its copies in ONNX, and its checkpoints.
 
-    Each of these holds the averaged weights, those to train on with, and Adam's two moments.
+    These are three, and two more while they are pushed; each holds the averaged weights, those to train on with, and
+    Adam's two moments.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return (1 + 4 * (5 if pushed else 3)) * weights + 20_000_000
+    return (4 + 4 * (5 if pushed else 3)) * weights + 20_000_000
 
 
 def drop_checkpoints(folder: Path) -> None:

@@ -34,7 +34,7 @@ os.environ.pop("HF_TOKEN", None)
 @pytest.fixture
 def hub(monkeypatch) -> HubServer:
     """An empty Hub, and a token in the environment that may write to it."""
-    for held in (_HUB.repos, _HUB.blobs, _HUB.faults, _HUB.requests):
+    for held in (_HUB.repos, _HUB.blobs, _HUB.faults, _HUB.requests, _HUB.stages):
         held.clear()
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     return _HUB

@@ -186,6 +186,7 @@ class HubServer:
         blobs: The contents of files by git's id, those in LFS by sha256.
         requests: All requests answered so far, in order.
         faults: Failures on order; of those that match, the first with `times` left is used.
+        stages: What the next requests for the state of a Space are told; after them, that it is RUNNING.
     """
 
     def __init__(self, root: Path | None = None, port: int = 0):
@@ -194,6 +195,7 @@ class HubServer:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
+        self.stages: list[dict[str, str]] = []
         self.lock = threading.RLock()
         if root is not None:
             self._load(root)
@@ -448,7 +450,7 @@ class _Handler(BaseHTTPRequestHandler):
             for path, parse in (("README.md", front_matter), ("config.json", json.loads))
         )
         classifies = any(name.endswith("ForImageClassification") for name in config.get("architectures") or ())
-        space = {"sdk": repo.sdk, "runtime": self.runtime(repo)} if repo.repo_type == "space" else {}
+        space = {"sdk": repo.sdk} if repo.repo_type == "space" else {}
         return {
             "id": repo.repo_id,
             "author": repo.repo_id.split("/")[0],
@@ -472,9 +474,16 @@ class _Handler(BaseHTTPRequestHandler):
             return {}
 
     @route("GET", f"{REPO}/runtime")
-    def runtime(self, repo: Repo) -> Any:  # noqa: ARG002 - all Spaces run alike
+    def runtime(self, repo: Repo) -> Any:
         hardware = {"current": "cpu-basic", "requested": "cpu-basic"}
-        return {"stage": "RUNNING", "hardware": hardware, "storage": None, "gcTimeout": 172800, "devMode": False}
+        state = {"hardware": hardware, "storage": None, "gcTimeout": 172800, "devMode": False}
+        stage = self.hub.stages.pop(0) if self.hub.stages else {"stage": "RUNNING"}
+        return {**state, "sha": repo.head("main"), **stage}
+
+    @route("POST", f"{REPO}/restart", write=True)
+    def restart(self, repo: Repo) -> Any:
+        self.hub.stages.insert(0, {"stage": "APP_STARTING"})
+        return self.runtime(repo)
 
     @route("GET|POST", f"{REPO}/variables", write=True)
     def variables(self, repo: Repo) -> Any:

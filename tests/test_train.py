@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,18 +18,20 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy import special
 from test_card import typed_by_hand
-from transformers import pipeline
+from transformers import ViTImageProcessorPil, pipeline
 
 import train_hf
-from dermalert import calibration, images, seen, sources, synthetic, training
+from dermalert import calibration, images, onnx_export, seen, sources, synthetic, training
 from dermalert.diagnoses import DIAGNOSES
-from dermalert.errors import run_command
+from dermalert.errors import RunError, run_command
 from space import triage
 
 
 def arguments(pictures, base, output_dir, *more: str) -> list[str]:
     plain = {"--dataset": pictures, "--base_model": base, "--output_dir": output_dir, "--epochs": 2}
     words = [word for flag, value in plain.items() if flag not in more for word in (flag, value)]
+    # Most of these tests are about something else, and an export takes a second.
+    words += [] if "--onnx" in more else ["--no_onnx"]
     return [str(word) for word in [*words, *more]]
 
 
@@ -44,18 +47,19 @@ LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--a
 def run(pictures, tiny_vit, tmp_path_factory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    train(pictures, tiny_vit, folder, *LEARNS)
+    train(pictures, tiny_vit, folder, *LEARNS, "--onnx")
     return folder
 
 
 def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    assert files == {
+    assert files - {"release/onnx/model_quantized.onnx"} == {  # which is there where it pays
         "run.json",
         "release/README.md",
         "release/config.json",
         "release/model.safetensors",
         "release/preprocessor_config.json",
+        "release/onnx/model.onnx",
         "release/evaluation/audit.json",
         "release/evaluation/metrics.json",
         "release/evaluation/parity.safetensors",
@@ -89,6 +93,48 @@ def test_the_figures_count_what_was_there(run):
     assert held_out["n"] == figures["data"]["sides"]["held_out"]
     assert np.array(held_out["confusion"]).sum() == held_out["n"]
     assert figures["training"]["epochs"] == 5
+
+
+def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictures):
+    figures = json.loads((run / "release/evaluation/metrics.json").read_text())
+    told, held_out = figures["onnx"], figures["splits"]["held_out"]
+    assert told["images"] == held_out["n"]
+    assert told["model"]["difference"] < 1e-5
+    assert told["quantized"]["kept"] is (run / "release/onnx/model_quantized.onnx").exists()
+    model = onnxruntime.InferenceSession(run / "release/onnx/model.onnx", providers=["CPUExecutionProvider"])
+    processor = ViTImageProcessorPil.from_pretrained(run / "release")
+    paths = {path.stem: path for path in pictures.rglob("*.png")}
+    for row in pq.read_table(run / "release/evaluation/predictions.parquet").to_pylist()[::10]:
+        pixels = processor(Image.open(paths[row["image_id"]]), return_tensors="np")["pixel_values"]
+        (logits,) = model.run(None, {"pixel_values": pixels})
+        assert special.softmax(logits[0]) == pytest.approx([row[name] for name in DIAGNOSES], abs=1e-5)
+
+
+def test_without_an_export_the_release_says_nothing_of_it(pictures, tiny_vit, tmp_path):
+    assert "onnx" not in train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
+    assert not (tmp_path / "run/release/onnx").exists()
+    assert "Without PyTorch" not in (tmp_path / "run/release/README.md").read_text()
+
+
+def test_a_training_whose_export_fails_is_kept_and_ends_without_it(pictures, tiny_vit, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RunError("ONNX Runtime gives other answers: run the same command with --no_onnx")
+
+    monkeypatch.setattr(onnx_export, "write", fail)
+    words = (pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
+    assert command(*words, "--onnx") == 1
+    assert "--no_onnx" in capsys.readouterr().err
+    monkeypatch.setattr(train_hf.Trainer, "train", lambda *_, **__: 1 / 0)
+    assert train(*words)["splits"]["held_out"]["n"] > 0
+
+
+def test_a_model_that_cannot_be_exported_is_refused_before_the_training(
+    pictures, tiny_vit, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
+    assert command(pictures, tiny_vit, tmp_path / "run", "--onnx") == 2
+    assert "cannot be exported to ONNX (division by zero): add --no_onnx." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_fresh_process_with_transformers_alone_gives_the_recorded_probabilities(run, pictures, tmp_path):

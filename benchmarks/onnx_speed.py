@@ -1,0 +1,67 @@
+r"""A release in ONNX Runtime beside the same in torch: answers to real images, speed and size, in 8 bits too.
+
+    python benchmarks/onnx_speed.py --model space/model --dataset isic9/ isic2017/ ham10000/
+
+exports the release to a temporary folder as `train_hf.py` does, and asks both about held-out images of the split.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from recipe import load
+
+from dermalert import evaluation, onnx_export, release
+from dermalert.errors import run_command
+from dermalert.words import in_words
+from space import triage
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Export, compare, and print the two tables."""
+    sides = load(arguments.dataset)
+    held_out = sides["held_out"].shuffle(seed=0)
+    held_out = held_out.select(range(min(arguments.images, len(held_out))))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "release"
+        shutil.copytree(release.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
+        judge = triage.Release.load(folder)
+        pixels = onnx_export.prepare(folder, judge, sides["train"])
+        told = onnx_export.compare(folder, judge, evaluation.ask(judge, held_out, name="held out"))
+        speeds = {threads: onnx_export.speeds(folder, pixels, threads=threads) for threads in arguments.threads}
+    print(as_markdown(told, speeds, images=len(held_out), batch_size=len(pixels)))
+
+
+def as_markdown(told: list[dict], speeds: dict[int, list[dict]], *, images: int, batch_size: int) -> str:
+    """Return the tables that `benchmarks/README.md` shows."""
+    lines = [
+        f"| n = {images} held-out images | single precision | 8 bits |",
+        "|---|---|---|",
+        _line("MB", [f"{each['megabytes']:.1f}" for each in told]),
+        _line("largest difference of a probability from torch", [f"{each['difference']:.2g}" for each in told]),
+        _line("alerts changed", [each["alerts_changed"] for each in told]),
+        _line("alerts to melanomas lost", [each["melanomas_lost"] for each in told]),
+        _line("change of melanoma AUROC", [in_words(each["auroc_change"], 4) for each in told]),
+    ]
+    for threads, found in speeds.items():
+        for kind, title in (("single", "one image"), ("batch", f"{batch_size} images at once")):
+            exact, coarse = (each[kind] for each in found)
+            cells = [f"{exact:.1f} times as fast as torch", f"{exact * coarse:.1f} times"]
+            lines.append(_line(f"{title}, {threads} thread{'s' * (threads > 1)}", cells))
+    return "\n".join(lines)
+
+
+def _line(title: str, cells: list) -> str:
+    return "| " + " | ".join([title, *map(str, cells)]) + " |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="space/model", help="a run or a release's folder")
+    parser.add_argument("--dataset", nargs="+", required=True, help="what it was trained on, as for train_hf.py")
+    parser.add_argument("--images", type=int, default=200, help="held-out images, at most")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch and of ONNX Runtime")
+    settings = parser.parse_args()
+    sys.exit(run_command(lambda: main(settings)))

@@ -1,0 +1,271 @@
+"""A Space of the Hub that serves a release: the files of `space/`, and which release in its variables and metadata."""
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import yaml
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    SpaceCard,
+    snapshot_download,
+)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from dermalert import repository
+from dermalert.errors import RunError, UsageError, did_you_mean, first_few
+from dermalert.hub import HTTP_ERROR
+from dermalert.retries import patiently, status
+from space import triage
+
+SOURCE = Path(triage.__file__).parent
+
+# What belongs to the Space, at its root; nothing else is uploaded, and nothing else is deleted from it.
+_OURS = ("README.md", "*.py", "*requirements.txt", "packages.txt")
+_EMPTY = {".gitattributes", "README.md"}  # what the Hub's page puts into a new repository
+# Of a release, what the Space reads.
+_SERVED = (
+    "config.json",
+    "preprocessor_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    triage.REFERENCE,
+)
+# huggingface.co/docs/hub/spaces-config-reference, November 2026, of Spaces with gradio.
+_KEYS = (
+    *("title", "emoji", "colorFrom", "colorTo", "short_description", "license", "tags", "thumbnail", "header"),
+    *("sdk", "sdk_version", "python_version", "app_file", "models", "datasets", "preload_from_hub", "pinned"),
+    *("suggested_hardware", "startup_duration_timeout", "disable_embedding", "fullWidth", "custom_headers"),
+    *("hf_oauth", "hf_oauth_scopes", "hf_oauth_expiration_minutes", "hf_oauth_authorized_org"),
+)
+_ON_ITS_WAY = {"BUILDING", "RUNNING_BUILDING", "APP_STARTING", "RUNNING_APP_STARTING"}
+
+POLL = 10.0
+"""Seconds between two looks at a Space that is not running yet."""
+
+PATIENCE = 2400.0
+"""Seconds after which a Space that is not running is given up: ten minutes for its build, and its
+`startup_duration_timeout`."""
+
+
+def deploy(space_id: str, model: str, *, private: bool = False, say: Callable[[str], object] = print) -> None:
+    """Have a Space serve a release, and wait until it runs; called again, it changes only what is not so yet.
+
+    Args:
+        space_id: `USER/SPACE`; made where it is missing.
+        model: the release, `USER/REPO@TAG`.
+        private: for nobody else to see.
+        say: what is done with a sentence for the person who waits.
+
+    Raises:
+        UsageError: malformed names, a token that may not write there, no such tag, no dermalert release, a Space that
+            holds something else or is open where it should not be, or a wrong `space/README.md`.
+        RunError: the Hub cannot be reached, or the Space does not run.
+    """
+    repo_id, tag = _parts(model)
+    repository.check_repo(space_id)
+    check_front_matter(SOURCE)
+    with repository.on_the_hub(f"asking the Hub about {space_id} and {model}"):
+        api = HfApi()
+        repository.check_token(api, space_id)
+        _check_space(api, space_id, private=private)
+        files = _files(SOURCE) | {"README.md": _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
+    with repository.on_the_hub(f"deploying {space_id}"):
+        patiently(
+            api.create_repo, space_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True
+        )
+        # Before the files, so that no build starts without knowing what to serve.
+        changed = _set_variables(api, space_id, {"MODEL_ID": repo_id, "MODEL_REVISION": tag})
+        before = patiently(api.space_info, space_id).sha
+        head = _upload(api, space_id, files, f"Serve {model}", parent=before)
+        changed |= head != before
+        if not changed and patiently(api.get_space_runtime, space_id).stage not in {"RUNNING", *_ON_ITS_WAY}:
+            patiently(api.restart_space, space_id)
+        say(f"{space_id}: {'changed' if changed else 'nothing to change'}; it is to serve {model}.")
+        _wait(api, space_id, head, say)
+
+
+def _parts(model: str) -> tuple[str, str]:
+    repo_id, _, tag = model.partition("@")
+    if not tag or "/" not in repo_id:
+        raise UsageError(f"--model '{model}' is no release: write it as USER/REPO@TAG, such as USER/REPO@v1.0.0.")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"--model '{repo_id}' is no repository name: {error}") from error
+    return repo_id, tag
+
+
+def check_front_matter(folder: Path) -> None:
+    """Refuse a Space whose README the Hub would build otherwise than what runs here, or not at all.
+
+    Raises:
+        UsageError: an unknown key, another gradio than the one that is installed, a Python that a requirement does not
+            run on, or no app.
+    """
+    try:
+        data = SpaceCard.load(folder / "README.md").data.to_dict()
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"'{folder / 'README.md'}' has no metadata that can be read: {error}") from error
+    for wrong in _wrongs(data, folder):
+        raise UsageError(f"'{folder / 'README.md'}': {wrong}")
+
+
+def _wrongs(data: dict, folder: Path) -> Iterator[str]:
+    for key in sorted(set(data).difference(_KEYS)):
+        yield f"the Hub does not know the key '{key}'.{did_you_mean(key, _KEYS)}"
+    installed, python = importlib.metadata.version("gradio"), data.get("python_version")
+    if data.get("sdk") != "gradio" or data.get("sdk_version") != installed:
+        yield (
+            f"sdk {data.get('sdk')}, sdk_version {data.get('sdk_version')} is not what is installed here and was "
+            f'tested: sdk gradio, sdk_version "{installed}". Say that there, or install the other one.'
+        )
+    if not isinstance(python, str):
+        yield f"python_version {python} must be stated, in quotes: 3.10 is read as 3.1, and is what a Space gets else."
+    for name, supported in _pythons(folder / "requirements.txt"):
+        if f"{python}.99" not in supported:  # the Space takes the newest patch
+            yield f"{name} needs Python {supported}, not python_version {python}: state one that it runs on."
+    if not (folder / str(data.get("app_file"))).is_file():
+        yield f"app_file {data.get('app_file')} does not exist: name the file that starts the Space."
+
+
+def _pythons(requirements: Path) -> Iterator[tuple[str, SpecifierSet]]:
+    """Give each package that the Space installs and which Python it runs on, by the copy that is installed here."""
+    lines = requirements.read_text().splitlines()
+    for name in ["gradio", *(Requirement(line).name for line in lines if line.strip() and not line.startswith("#"))]:
+        yield name, SpecifierSet(importlib.metadata.metadata(name)["Requires-Python"] or "")
+
+
+def _check_space(api: HfApi, space_id: str, *, private: bool) -> None:
+    try:
+        there = patiently(api.space_info, space_id)
+    except RepositoryNotFoundError:
+        return
+    if private and not there.private:
+        raise UsageError(f"{space_id} is public: make it private in its settings on the Hub, or leave out --private.")
+    names = {file.rfilename for file in there.siblings}
+    if "triage.py" not in names and names - _EMPTY:
+        raise UsageError(f"{space_id} holds another app ({first_few(sorted(names))}): choose another name.")
+
+
+def _commit_of(api: HfApi, repo_id: str, tag: str) -> str:
+    refs = repository.refs(api, repo_id)
+    if not refs.branches:
+        raise UsageError(f"--model: the Hub has no {repo_id}, or does not show it to this token.")
+    tags = refs.tags
+    if tag not in tags:
+        raise UsageError(f"--model: {repo_id} has no tag {tag}, only {first_few(sorted(tags)) or 'none at all'}.")
+    return tags[tag]
+
+
+def _readme(api: HfApi, repo_id: str, commit: str, say: Callable[[str], object]) -> str:
+    """Return the Space's README with the release in its metadata, once the release has been loaded here."""
+    folder = Path(snapshot_download(repo_id, revision=commit, allow_patterns=list(_SERVED)))
+    try:
+        triage.Release.load(folder)
+    except triage.NoRelease as error:
+        reason = str(error).replace(str(folder), repo_id)  # where it lies in the cache is of no use to anybody
+        raise UsageError(f"--model: {reason}") from error
+    card, info = SpaceCard.load(SOURCE / "README.md"), patiently(api.model_info, repo_id)
+    card.data.models = [repo_id]
+    if info.private or info.gated:
+        say(f"{repo_id} is not open to all: give the Space a secret HF_TOKEN, in its settings, that may read it.")
+    else:  # the build reads without a token
+        names = [name for name in patiently(api.list_repo_files, repo_id, revision=commit) if _is_served(name)]
+        card.data["preload_from_hub"] = [f"{repo_id} {','.join(names)} {commit}"]
+    return str(card)
+
+
+def _is_served(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _SERVED)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Return the contents of a Space by name: no bundled release, no caches, nothing that was left lying there."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and _belongs(path.name)}
+
+
+def _belongs(name: str) -> bool:
+    return "/" not in name and any(Path(name).match(pattern) for pattern in _OURS)
+
+
+def _set_variables(api: HfApi, space_id: str, wanted: dict[str, str]) -> bool:
+    """Give a Space the variables that it lacks, and tell whether there were any."""
+    there = {key: variable.value for key, variable in patiently(api.get_space_variables, space_id).items()}
+    missing = {key: value for key, value in wanted.items() if there.get(key) != value}
+    for key, value in missing.items():
+        patiently(api.add_space_variable, space_id, key, value)
+    return bool(missing)
+
+
+def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *, parent: str) -> str:
+    """Make a Space hold these files, in one commit on top of `parent` or in none; return its head."""
+    there = patiently(api.list_repo_files, space_id, repo_type="space", revision=parent)
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in files.items()]
+    operations += [CommitOperationDelete(path_in_repo=name) for name in there if _belongs(name) and name not in files]
+
+    def make() -> str:
+        return api.create_commit(
+            space_id, operations, commit_message=message, repo_type="space", parent_commit=parent
+        ).oid
+
+    try:
+        return patiently(make)
+    except HfHubHTTPError as error:
+        if status(error) != 412:
+            raise
+        head = patiently(api.space_info, space_id).sha  # a try of our own may have got there, its answer lost
+        if not _holds(api, space_id, head, files):
+            raise
+        return head
+
+
+def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> bool:
+    """Tell whether a commit of a Space holds these files and none of ours besides."""
+    entries = patiently(lambda: list(api.list_repo_tree(space_id, repo_type="space", revision=commit)))
+    ours = [entry for entry in entries if isinstance(entry, RepoFile) and _belongs(entry.path)]
+    there = {entry.path: [entry.lfs.sha256 if entry.lfs else entry.blob_id] for entry in ours}
+    return not repository.differing(there, {name: repository.ids(data) for name, data in files.items()})
+
+
+def _wait(api: HfApi, space_id: str, commit: str, say: Callable[[str], object]) -> None:
+    """Look at a Space until it runs a commit.
+
+    Raises:
+        RunError: it ends otherwise, or takes longer than `PATIENCE`.
+    """
+    stage, page, deadline = None, f"{api.endpoint}/spaces/{space_id}", time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        told = _told(api, space_id)
+        if told and told.get("sha", commit) == commit:  # right after a commit, the answer may be of the one before
+            if told["stage"] != stage:
+                say(f"{space_id}: {told['stage']}")
+            stage = told["stage"]
+            if stage == "RUNNING":
+                return
+            if stage not in _ON_ITS_WAY:
+                why = (told.get("errorMessage") or "the Hub does not say why").strip()
+                raise RunError(f"{space_id} does not run ({stage}): {why}\nIts log: {page}")
+        time.sleep(POLL)
+    raise RunError(
+        f"{space_id} does not run after {PATIENCE / 60:.0f} minutes ({stage or 'its build has not begun'}): look at "
+        f"{page}, and run the same command again."
+    )
+
+
+def _told(api: HfApi, space_id: str) -> dict:
+    """Return what the Hub says of a Space's state; {} where it cannot answer just now, which the next look makes up."""
+    try:
+        return api.get_space_runtime(space_id).raw
+    except HTTP_ERROR as error:
+        if (status(error) or 500) < 429:
+            raise
+        return {}

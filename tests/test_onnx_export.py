@@ -1,0 +1,240 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from datasets import Dataset
+from pictures import class_folders
+from PIL import Image
+from releases import make_image, make_release
+from transformers import (
+    ConvNextConfig,
+    Dinov2Config,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
+from transformers.models.auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+from dermalert import backbones, evaluation, onnx_export, release, sources
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import RunError, UsageError
+from space.triage import Release
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+ARCHITECTURES = {
+    "ViT": ViTConfig(**SMALL, intermediate_size=64),
+    "DINOv2": Dinov2Config(**SMALL, mlp_ratio=2),
+    "Swin": SwinConfig(image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
+    "ConvNeXt": ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, patch_size=4, image_size=32),
+    "ResNet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+}
+
+
+def saved(name: str, folder: Path) -> Path:
+    """A classifier of an architecture as a release's folder holds it."""
+    torch.manual_seed(0)
+    if name in backbones.LITE:
+        model, processor = backbones.load(name, labels=DIAGNOSES, image_size=32)
+    else:
+        config = ARCHITECTURES[name]
+        config.id2label = dict(enumerate(DIAGNOSES))
+        model, processor = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)](config), ViTImageProcessorPil()
+        processor.size = {"height": 32, "width": 32}
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def exported(folder: Path) -> Path:
+    processor = ViTImageProcessorPil.from_pretrained(folder)
+    onnx_export.export(folder, processor, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Dataset:
+    root = tmp_path_factory.mktemp("pictures")
+    class_folders(root, images=12)
+    return sources.load([str(root)])
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A release, without training."""
+    return make_release(tmp_path / "release", generated=False)
+
+
+def written(folder: Path, pictures: Dataset) -> dict:
+    judge = Release.load(folder)
+    return onnx_export.write(folder, judge, evaluation.ask(judge, pictures, name="pictures"), pictures)
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "efficientnet-lite0"])
+def test_the_exported_model_answers_as_transformers_does_whatever_the_batch(name, tmp_path):
+    folder = saved(name, tmp_path)
+    ours, theirs = onnx_export.session(exported(folder)), onnx_export.plain(folder)
+    for n in (1, 2, 5):
+        pixels = np.random.default_rng(n).normal(size=(n, 3, 32, 32)).astype(np.float32)
+        assert theirs(pixels).std() > 0.01
+        assert ours(pixels) == pytest.approx(theirs(pixels), abs=2e-5)
+
+
+def test_the_file_is_laid_out_as_transformers_js_expects(folder, pictures):
+    written(folder, pictures)
+    model = onnx.load(folder / "onnx" / "model.onnx")
+    (taken,), (given,) = model.graph.input, model.graph.output
+    assert (taken.name, given.name) == ("pixel_values", "logits")
+    for tensor in (taken, given):
+        first = tensor.type.tensor_type.shape.dim[0]
+        assert first.dim_param and not first.dim_value, "the batch is of any size"
+        assert tensor.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert (folder / "config.json").is_file() and (folder / "preprocessor_config.json").is_file()
+    assert {path.name for path in (folder / "onnx").iterdir()} <= {"model.onnx", "model_quantized.onnx"}
+
+
+def test_gates_that_do_nothing_are_not_exported(tmp_path):
+    model = onnx.load(exported(saved("efficientnet-lite0", tmp_path)))
+    assert "Sigmoid" not in {node.op_type for node in model.graph.node}
+
+
+def test_half_precision_weights_give_a_model_in_single_precision_with_the_same_answers(folder, pictures):
+    loaded = Release.load(folder)
+    for tensor in loaded.model.parameters():
+        tensor.data = tensor.half().float()
+    loaded.model.save_pretrained(folder)
+    release.compact(folder)
+    assert written(folder, pictures)["model"]["difference"] < 1e-5
+
+
+def test_what_is_stated_is_what_the_files_answer(folder, pictures, monkeypatch):
+    monkeypatch.setattr(onnx_export, "pays", lambda _: True)
+    told = written(folder, pictures)
+    judge = Release.load(folder)
+    assert told["images"] == len(pictures)
+    recorded = evaluation.predict(judge, pictures, name="pictures")
+    melanoma, column = np.array(pictures["label"]) == DIAGNOSES.index("melanoma"), DIAGNOSES.index("melanoma")
+    for key, name in (("model", "model"), ("quantized", "model_quantized")):
+        path = folder / "onnx" / f"{name}.onnx"
+        (found,) = onnx_export.answers(judge.processor, pictures, [onnx_export.session(path)])
+        assert found.sum(1) == pytest.approx(1)
+        assert told[key]["difference"] == pytest.approx(np.abs(found - recorded).max(), abs=1e-7)
+        assert told[key]["megabytes"] == path.stat().st_size / 1e6
+        before, after = (rows[:, column] >= judge.threshold for rows in (recorded, found))
+        assert told[key]["alerts_changed"] == (before != after).sum()
+        assert told[key]["melanomas_lost"] == (melanoma & before & ~after).sum()
+        assert min(told[key]["speed"].values()) > 0
+    assert told["quantized"]["difference"] > 10 * told["model"]["difference"], "in eight bits"
+    nodes = {node.op_type for node in onnx.load(folder / "onnx" / "model_quantized.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= nodes
+
+
+def test_a_release_without_a_threshold_says_nothing_of_alerts(tmp_path, pictures):
+    folder = make_release(tmp_path / "release", threshold=None, generated=False)
+    told = written(folder, pictures)
+    assert told["model"]["alerts_changed"] is None and told["quantized"]["melanomas_lost"] is None
+
+
+PAYS = {
+    "faster and as good": (2.0, 2.0, 0.0, None, True),
+    "faster, a loss that may be chance": (2.0, 1.1, -0.01, 0.001, True),
+    "faster and better": (2.0, 2.0, 0.01, 0.02, True),
+    "slower on single images": (0.9, 2.0, 0.0, 0.01, False),
+    "slower on batches": (2.0, 0.9, 0.0, 0.01, False),
+    "a loss beyond chance": (2.0, 2.0, -0.01, -0.001, False),
+    "a loss too large to be let pass as chance": (2.0, 2.0, -0.03, 0.001, False),
+    "a loss without an interval": (2.0, 2.0, -0.01, None, False),
+    "nothing known of the loss": (2.0, 2.0, None, None, False),
+}
+
+
+@pytest.mark.parametrize("case", PAYS)
+def test_eight_bits_pay_where_they_are_faster_and_lose_nothing_that_is_not_chance(case):
+    single, batch, value, high, expected = PAYS[case]
+    change = {"value": value, "low": None if high is None else -0.05, "high": high}
+    assert onnx_export.pays({"speed": {"single": single, "batch": batch}, "auroc_change": change}) is expected
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_file_in_eight_bits_is_there_only_where_it_pays_and_its_figures_in_any_case(
+    pays, folder, pictures, monkeypatch
+):
+    monkeypatch.setattr(onnx_export, "pays", lambda _: pays)
+    told = written(folder, pictures)
+    assert told["quantized"]["kept"] is pays
+    assert (folder / "onnx" / "model_quantized.onnx").exists() is pays
+    assert (folder / "onnx" / "model.onnx").exists()
+    assert {"speed", "auroc_change", "difference", "megabytes"} < set(told["quantized"])
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_the_change_of_the_area_is_paired_and_resamples_groups():
+    rows = {"label": [3, 3, 4, 4, 4, 4] * 20, "group": [str(i // 2) for i in range(120)]}
+    scores = np.random.default_rng(0).uniform(size=(120, 9))
+    side = evaluation.Side(dataset=Dataset.from_dict(rows), probabilities=scores, alert=None)
+    assert onnx_export.auroc_change(side, scores) == {"value": 0.0, "low": None, "high": None}
+    worse = scores.copy()
+    worse[np.array(rows["label"]) == 3, 3] -= 0.5
+    change = onnx_export.auroc_change(side, worse)
+    assert change["low"] < change["value"] < change["high"] < 0
+
+
+@pytest.mark.parametrize("wrong", [0.1, np.nan])
+def test_other_answers_than_torch_gives_stop_the_release(folder, pictures, wrong):
+    judge = Release.load(folder)
+    side = evaluation.ask(judge, pictures, name="pictures")
+    side.probabilities[0, 0] += wrong
+    with pytest.raises(RunError, match=r"gives other answers than torch .* --no_onnx"):
+        onnx_export.write(folder, judge, side, pictures)
+
+
+def test_a_model_that_cannot_be_exported_is_refused_before_the_training():
+    class Odd(torch.nn.Module):
+        def forward(self, **_):
+            raise RuntimeError("an operator that ONNX lacks\nand more")
+
+    with pytest.raises(UsageError, match=r"to ONNX \(an operator that ONNX lacks\): add --no_onnx"):
+        onnx_export.check(Odd(), ViTImageProcessorPil())
+
+
+def test_speed_is_measured_on_the_threads_asked_for_and_leaves_torch_as_it_was(folder, pictures):
+    written(folder, pictures)
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        pixels = np.zeros((2, 3, 32, 32), np.float32)
+        (folder / "onnx" / "model_quantized.onnx").write_bytes((folder / "onnx" / "model.onnx").read_bytes())
+        hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+        found = onnx_export.speeds(folder, pixels, threads=1)
+        hook.remove()
+        assert torch.get_num_threads() == 2 and set(seen) == {1}
+        assert [set(each) for each in found] == [{"single", "batch"}] * 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_on_real_images_the_bundled_release_and_its_export_give_the_same_answers(real_images, tmp_path):
+    bundled = Path(onnx_export.__file__).parent.parent / "space" / "model"
+    if not bundled.is_dir():
+        pytest.skip("no bundled release")
+    paths = sorted((real_images / "isic9").rglob("*.jpg"))[::15][:100]
+    assert len(paths) == 100
+    processor = Release.load(bundled).processor
+    onnx_export.export(bundled, processor, tmp_path / "model.onnx")
+    models = [onnx_export.session(tmp_path / "model.onnx"), onnx_export.plain(bundled)]
+    rows = Dataset.from_dict({"image": [str(path) for path in paths]})
+    ours, theirs = onnx_export.answers(processor, rows, models)
+    assert np.abs(ours - theirs).max() < 1e-5
+
+
+def test_an_image_needs_no_square_nor_a_size_of_its_own(folder, tmp_path):
+    judge = Release.load(folder)
+    images = [make_image((90, 40), seed=1), make_image((31, 77), seed=2), Image.new("L", (5, 5))]
+    for i, image in enumerate(images):
+        image.save(tmp_path / f"{i}.png")
+    rows = Dataset.from_dict({"image": [str(tmp_path / f"{i}.png") for i in range(3)]})
+    (found,) = onnx_export.answers(judge.processor, rows, [onnx_export.session(exported(folder))])
+    assert found == pytest.approx(evaluation.predict(judge, rows, name="three"), abs=1e-5)
