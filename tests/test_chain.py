@@ -1,0 +1,128 @@
+"""The whole way as people go it, by commands alone: train, publish, go on elsewhere, publish, deploy, ask the Space."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import REPOSITORY
+from gradio_client import Client, handle_file
+from hub_server import environment
+from huggingface_hub import HfApi, SpaceCard, snapshot_download
+from pictures import class_folders
+from transformers import pipeline
+
+REPO, SPACE, BRANCH = "tester/derm", "tester/demo", "tester/derm@run-two"
+PER_CLASS = 420  # so that fifty melanomas are held out, which the comparison of two releases asks for
+
+
+class Machine:
+    """A computer of its own: a folder with the pictures, and caches that nobody else has."""
+
+    def __init__(self, hub, folder: Path, pictures: Path):
+        self.folder, self.environment = folder, environment(hub.url, folder / "home") | {"OMP_NUM_THREADS": "1"}
+        shutil.copytree(pictures, folder / "pictures")
+
+    def start(self, *words: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env=self.environment | {"PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def train(self, *words: str) -> subprocess.Popen:
+        return self.start(str(REPOSITORY / "train_hf.py"), "--dataset", "pictures", "--no_onnx", *words)
+
+
+def finished(process: subprocess.Popen, code: int = 0) -> str:
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == code, said
+    assert "hf_write" not in said
+    return said
+
+
+@contextlib.contextmanager
+def served(python: Path, folder: Path, variables: dict[str, str]) -> Iterator[str]:
+    """Start the app of a Space and give its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([python, "app.py"], cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(address)
+                break
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.long
+def test_from_pictures_to_a_space_that_answers_as_the_release_of_its_tag(hub, tiny_vit, tmp_path):
+    class_folders(tmp_path / "pictures", images=PER_CLASS)
+    here, there = (Machine(hub, tmp_path / name, tmp_path / "pictures") for name in ("here", "there"))
+    publish = ("--push_to_hub", REPO, "--version")
+    said = finished(
+        here.train("--base_model", str(tiny_vit), "--output_dir", "one", "--epochs", "3", *publish, "v1.0.0")
+    )
+    assert "Published: tester/derm@v1.0.0." in said
+
+    # The second run is killed when a checkpoint of it has reached the Hub, and goes on where there is nothing else.
+    two = ("--base_model", f"{REPO}@v1.0.0", "--output_dir", "two", "--epochs", "3")
+    killed = here.train(*two, "--checkpoints_to", BRANCH)
+    while "run.json" not in (hub.files(REPO, "run-two") if "run-two" in hub.branches(REPO) else {}):
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    said = finished(there.train(*two, "--resume_from", BRANCH, *publish, "v1.1.0"))
+    assert "Going on from" in said
+    assert "Published: tester/derm@v1.1.0." in said
+
+    # One that has learnt nothing is refused.
+    worse = ("--base_model", str(tiny_vit), "--output_dir", "three", "--epochs", "1", "--learning_rate", "1e-9")
+    said = finished(there.train(*worse, *publish, "v1.2.0"), code=1)
+    assert "v1.2.0 is refused in the place of v1.1.0" in said
+    assert set(hub.tags(REPO)) == {"v1.0.0", "v1.1.0"}
+
+    said = finished(there.start("-m", "dermalert", "deploy-space", SPACE, "--model", f"{REPO}@v1.1.0"))
+    assert "RUNNING" in said
+    space = tmp_path / "space"
+    snapshot_download(SPACE, repo_type="space", local_dir=space)
+    card = SpaceCard.load(space / "README.md").data
+    python = tmp_path / "python" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "python"], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "-r", space / "requirements.txt"]
+    subprocess.run([*install, f"gradio=={card.sdk_version}"], check=True)
+    own = environment(hub.url, tmp_path / "home of the space", token=None)
+    own = {name: value for name, value in own.items() if not name.startswith(("PYTHON", "MODEL_", "GRADIO_"))}
+    own |= {key: variable.value for key, variable in HfApi().get_space_variables(SPACE).items()}
+
+    paths = sorted((tmp_path / "pictures").rglob("*.png"))[:: PER_CLASS // 2]
+    classify = pipeline("image-classification", model=REPO, revision="v1.1.0")
+    with served(python, space, own) as address:
+        client = Client(address, verbose=False, analytics_enabled=False, download_files=tmp_path / "answers")
+        for path in paths:
+            _, answer = client.predict(handle_file(path), api_name="/judge")
+            told = {row["label"]: row["confidence"] for row in answer["confidences"]}
+            assert told == pytest.approx({row["label"]: row["score"] for row in classify(str(path), top_k=9)}, abs=1e-5)
+    assert len(paths) >= 18
+    assert not [path for path in tmp_path.rglob("*.json") if os.environ["HF_TOKEN"] in path.read_text()]
