@@ -14,7 +14,7 @@ from releases import figures, make_image, make_release
 from transformers import pipeline
 from typer.testing import CliRunner
 
-from dermalert import release, spaces
+from dermalert import publishing, release, retries, spaces
 from dermalert.__main__ import app
 from dermalert.errors import RunError, UsageError
 
@@ -25,6 +25,7 @@ FILES = {".gitattributes", "README.md", "__init__.py", "app.py", "triage.py", "r
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     monkeypatch.setattr(spaces, "POLL", 0.01)
+    monkeypatch.setattr(retries, "SECOND", 0)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
 def published(hub, folder):
     """The Hub with two releases."""
     for version in ("v1.0.0", "v1.1.0"):
-        release.publish(folder, MODEL, version)
+        publishing.publish(folder, MODEL, version, accept="the same once more")
     return hub
 
 
