@@ -183,7 +183,17 @@ def test_a_look_that_is_refused_is_not_repeated(published):
 ON_THE_WAY = ["whoami", "/refs", "repos/create", "/variables", "/commit/", f"/{MODEL}/resolve/"]
 
 
-@pytest.mark.parametrize("status", [500, "drop"])
+@pytest.mark.parametrize("path", ON_THE_WAY)
+def test_a_failure_that_passes_fails_no_deployment_although_it_took_effect(path, published, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    published.faults.append(Fault("GET|POST|HEAD", path, 500, after=True))
+    assert "RUNNING" in deploy()
+    assert published.faults[0].times == 0
+    assert set(published.files(SPACE, repo_type="space")) == FILES
+
+
+@pytest.mark.parametrize("status", [pytest.param(500, marks=pytest.mark.long), "drop"])
 @pytest.mark.parametrize("path", ON_THE_WAY)
 @pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
 def test_after_a_failure_on_the_way_the_same_call_finishes(path, status, after, published, tmp_path, monkeypatch):
