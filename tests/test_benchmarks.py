@@ -9,14 +9,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY
+from datasets import Dataset
 from pictures import class_folders
 from releases import make_release
 
-from dermalert import seen, sources
+from dermalert import images, seen, sources
 from dermalert.diagnoses import DIAGNOSES
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import copies
 import recipe
 import sources as left_out_sources
 
@@ -148,3 +151,39 @@ def test_a_difference_is_that_of_the_same_images_and_seeds():
     assert set(truth) == set(range(len(DIAGNOSES)))
     with pytest.raises(recipe.UsageError, match="the first row is missing"):
         recipe.compare({(4, 1): found[4, 1]}, validation)
+
+
+def test_copies_are_compared_within_one_source_and_diagnosis_alone():
+    names = {"source": [], "label": [], "named": []}
+    for source, label, named, count in [
+        ("here", 3, "one", 50),
+        ("here", 3, "two", 60),
+        ("here", 4, "one", 90),
+        ("there", 3, "two", 90),
+        ("there", 3, "one", 39),
+    ]:
+        for name, value in zip(names, (source, label, named), strict=True):
+            names[name] += [value] * count
+    found = copies.pairs(Dataset.from_dict(names), most=45)
+    assert set(found) == {("here", 3, ("one", "two"))}
+    (rows,) = found.values()
+    assert [len(part) for part in rows] == [45, 45]
+    assert {names["named"][i] for i in rows[1]} == {"two"}
+
+
+def test_copies_are_told_apart_as_they_are_and_not_once_their_sharpness_is_chance():
+    noise = torch.rand(160, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pixels = 0.5 + 0.3 * (torch.nn.functional.avg_pool2d(noise, 3, 1, 1) - 0.5)
+    pixels[:80] = torch.nn.functional.avg_pool2d(pixels[:80], 3, 1, 1)
+    which = np.repeat([0, 1], 80)
+    torch.manual_seed(0)
+    assert copies.told_apart(copies.SEEN["as they are"], pixels, which) > 0.99
+    assert copies.told_apart(copies.SEEN["robust"], pixels, which) < 0.85
+
+
+def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
+    asked = []
+    monkeypatch.setattr(images, "augment", lambda pixels: asked.append(images.LEVELLED) or pixels)
+    copies.without_chance_sharpness(torch.zeros(1, 3, 8, 8))
+    assert asked == [False]
+    assert images.LEVELLED

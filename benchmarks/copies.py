@@ -1,0 +1,108 @@
+r"""Whether copies of one clinic's pictures can be told apart by their sharpness, as they are and as training sees them.
+
+    python benchmarks/copies.py --dataset isic9/ isic2017/ ham10000/
+
+Where one source's pictures of one diagnosis stand in two data sets, the way they were copied tells which is which. A
+linear model of `sharpness.levels` is asked, in cross-validation, about the pictures as they are, after the plain
+augmentation, after the robust one without its chance sharpness, and after the whole of it. An AUROC of 0.5 is what
+should be; a network can tell at least what a linear model tells.
+"""
+
+import argparse
+import itertools
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from dermalert import images, repair, sharpness, sources
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import UsageError, run_command
+from space.triage import read_image
+
+_BATCH = 32
+_FEWEST = 40  # images of a copy: with less nothing is said
+_FOLDS = 5
+
+
+def without_chance_sharpness(pixels: torch.Tensor) -> torch.Tensor:
+    """Return what the robust augmentation makes of pixels if it leaves their sharpness to the copies."""
+    images.LEVELLED = False
+    try:
+        return images.augment(pixels)
+    finally:
+        images.LEVELLED = True
+
+
+SEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "as they are": lambda pixels: pixels,
+    "plain augmentation": lambda pixels: images.augment(pixels, robust=False),
+    "robust, without chance sharpness": without_chance_sharpness,
+    "robust": images.augment,
+}
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print the table that `benchmarks/README.md` shows."""
+    dataset, _ = repair.repair(sources.load(arguments.dataset, merge=False), "archive")
+    found = pairs(dataset, arguments.images)
+    if not found:
+        raise UsageError(f"--dataset: no diagnosis of one source has {_FEWEST} images in two of these.")
+    print("| source, diagnosis | copies | images | " + " | ".join(SEEN) + " |")
+    print("|---" * (len(SEEN) + 3) + "|")
+    for (source, label, names), rows in found.items():
+        torch.manual_seed(0)
+        pixels = torch.cat([_pixels(dataset.select(part), arguments.image_size) for part in rows])
+        which = np.repeat([0, 1], [len(part) for part in rows])
+        areas = [f"{told_apart(change, pixels, which):.2f}" for change in SEEN.values()]
+        sizes = " + ".join(str(len(part)) for part in rows)
+        print(f"| {source}, {DIAGNOSES[label]} | {' / '.join(names)} | {sizes} | " + " | ".join(areas) + " |")
+
+
+def pairs(dataset: Dataset, most: int) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+    """Return rows of each two data sets that hold pictures of one diagnosis from one source: at most so many of each.
+
+    Args:
+        dataset: with the column `named`, of `sources.load(merge=False)`.
+        most: images of each of the two.
+    """
+    where = defaultdict(list)
+    for i, key in enumerate(zip(*(dataset[name] for name in ("source", "label", "named")), strict=True)):
+        where[key].append(i)
+    rng, found = np.random.default_rng(0), {}
+    for (one, rows), (other, others) in itertools.combinations(sorted(where.items()), 2):
+        if one[:2] == other[:2] and min(len(rows), len(others)) >= _FEWEST:
+            chosen = (rng.permutation(rows)[:most], rng.permutation(others)[:most])
+            found[(*one[:2], (one[2], other[2]))] = chosen
+    return found
+
+
+def _pixels(dataset: Dataset, side: int) -> torch.Tensor:
+    """Return pictures as the network's input would be without normalisation: (n, 3, side, side) in [0, 1]."""
+    squares = [np.asarray(read_image(image).resize((side, side), 3)) for image in dataset["image"]]  # bicubic
+    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255
+
+
+def told_apart(change: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, which: np.ndarray) -> float:
+    """Return the cross-validated AUROC of a linear model that tells which (n,) of two copies pictures are of."""
+    levels = torch.cat([sharpness.levels(change(part)) for part in pixels.split(_BATCH)]).numpy()
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight="balanced", max_iter=5000))
+    scores = cross_val_predict(model, levels, which, cv=_FOLDS, method="decision_function")
+    return float(roc_auc_score(which, scores))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py, at least two")
+    parser.add_argument("--image_size", type=int, default=160, help="side of the input in pixels")
+    parser.add_argument("--images", type=int, default=150, help="of each copy and diagnosis, at most")
+    settings = parser.parse_args()
+    sys.exit(run_command(lambda: main(settings)))
