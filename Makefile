@@ -13,7 +13,7 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 9000000000
 export MALLOC_TOP_PAD_ ?= 268435456
 
-.PHONY: demo model test test-all space lint clean
+.PHONY: demo model test test-all test-oldest-hub space lint clean
 
 # Re-installs only when the list of dependencies changes.
 .venv/ready: pyproject.toml
@@ -36,6 +36,16 @@ test: .venv/ready ## all that fits in about ten minutes
 test-all: .venv/ready ## the long sweeps too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# The oldest client of the Hub that pyproject.toml allows, before all else that .venv holds.
+OLDEST := $(shell sed -n 's/.*"huggingface_hub>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+test-oldest-hub: .venv/ready ## the tests of what talks to the Hub, with the oldest client of it
+	$(PYTHON) -m venv .venv-oldest
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+		> $$(.venv-oldest/bin/python -c "import site; print(site.getsitepackages()[0])")/newer.pth
+	.venv-oldest/bin/python -m pip install --quiet --ignore-installed --no-deps huggingface_hub==$(OLDEST).*
+	.venv-oldest/bin/python -c "import huggingface_hub as hub; assert hub.__version__.startswith('$(OLDEST)'), hub"
+	.venv-oldest/bin/python -m pytest -m "not long" tests/test_hub.py tests/test_publishing.py tests/test_spaces.py $(PYTEST_ARGS)
+
 space: .venv/ready ## open the Space locally with RELEASE, by default the bundled one
 	MODEL_ID=$(RELEASE) $(BIN)/python space/app.py
 
@@ -44,4 +54,4 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 
 clean: ## all that the other targets made
-	rm -rf .venv runs .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-oldest runs .pytest_cache .ruff_cache *.egg-info
