@@ -176,7 +176,9 @@ def main(config: Config) -> dict:
         with pushes:
             train(config, folder, settings, pushes)
     behind = pushes.finish()
-    if not behind:
+    if behind:
+        print(behind)  # here too, because the release may be refused
+    else:
         runs.drop_checkpoints(folder)
     if config.push_to_hub:
         accepted = config.accept_regression

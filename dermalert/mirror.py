@@ -24,12 +24,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
-from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import TrainerCallback, TrainerState
 
 from dermalert import hub, release, repository, runs
-from dermalert.errors import RunError, UsageError, first_few
+from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.retries import patiently
 from dermalert.training import WeightAverage
 
@@ -39,6 +38,7 @@ _MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "
 _STATE = "trainer_state.json"
 _TO_GO_ON = (*_MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state.pth", _STATE)
 _STEP = re.compile(rf"checkpoints/checkpoint-(\d+)/{_STATE}")
+_TAKEN = re.compile(r"main|staging-.*|v\d.*|refs/.*|.*\.lock")  # by releases, by git
 _NAME = re.compile(r"\w[\w-]*([./]\w[\w-]*)*", re.ASCII)
 
 
@@ -70,7 +70,7 @@ def branch_of(flag: str, text: str, folder: Path) -> Branch:
         raise UsageError(f"{flag} '{text}' is no branch of a repository: write it as USER/REPO or USER/REPO@BRANCH.")
     repo_id, _, name = text.partition("@")
     name = name or f"run-{folder.resolve().name}"
-    if name == "main" or name.endswith(".lock") or not _NAME.fullmatch(name):
+    if _TAKEN.fullmatch(name) or not _NAME.fullmatch(name):
         raise UsageError(f"{flag}: '{name}' can be no run's branch: name one, such as {repo_id}@run-1.")
     return Branch(repo_id, name)
 
@@ -237,7 +237,11 @@ class Pushes(TrainerCallback):
         """Have a checkpoint pushed as soon as no other is."""
         if self.branch is None:
             return
-        self._lay_out(step)
+        try:
+            self._lay_out(step)
+        except (OSError, ValueError) as error:  # the training is worth more, and `finish` tries again
+            logger.warning("step %d cannot be pushed to %s: %s", step, self.branch, first_line(error))
+            return
         with self._lock:
             skipped, self._next = self._next, step
             if self._thread is None:
@@ -295,6 +299,8 @@ class Pushes(TrainerCallback):
         held = _held(self.branch, _branches(self.branch).get(self.branch.name)) or self._created(api)
         if held.run not in (None, self._run()):
             raise RunError("it holds another run by now")
+        if held.run is None and not _is_fresh(held):
+            raise RunError("it holds things that are no run")
         if held.step > step:
             raise RunError(f"it holds step {held.step}, which another machine has pushed")
         if held.step < step:
@@ -319,27 +325,26 @@ class Pushes(TrainerCallback):
 
 def _branches(branch: Branch) -> dict[str, str]:
     """Return the commits of all branches of a repository, none where there is no repository that one may read."""
-    try:
-        return {each.name: each.target_commit for each in HfApi().list_repo_refs(branch.repo_id).branches}
-    except RepositoryNotFoundError:
-        return {}
+    return repository.refs(HfApi(), branch.repo_id).branches
 
 
 def _held(branch: Branch, commit: str | None) -> Held | None:
     """Return what a branch holds at a commit; None where there is no commit, because there is no branch."""
     if commit is None:
         return None
-    files = HfApi().list_repo_files(branch.repo_id, revision=commit)
+    files = patiently(HfApi().list_repo_files, branch.repo_id, revision=commit)
     run = None
     if "run.json" in files:
-        run = json.loads(Path(hf_hub_download(branch.repo_id, "run.json", revision=commit)).read_text())
+        path = patiently(hf_hub_download, branch.repo_id, "run.json", revision=commit)
+        run = json.loads(Path(path).read_text())
+        run = run if isinstance(run, dict) else None
     steps = [int(found[1]) for found in map(_STEP.fullmatch, files) if found]
     return Held(branch, commit, files, run, max(steps, default=0))
 
 
 def _is_fresh(held: Held) -> bool:
     """Tell whether nothing was ever pushed to a branch since it left main."""
-    return held.commit in {each.commit_id for each in HfApi().list_repo_commits(held.branch.repo_id)}
+    return held.commit in {each.commit_id for each in patiently(HfApi().list_repo_commits, held.branch.repo_id)}
 
 
 def _operations(folder: Path, there: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:

@@ -88,7 +88,13 @@ def prepare(folder: Path, judge: triage.Release, train: Dataset) -> np.ndarray:
     (folder / FILE).parent.mkdir()
     some = _pixels(judge.processor, _read(train.select(_spread(len(train), _RANGES))))
     export(folder, judge.processor, folder / FILE)
-    quantize(folder / FILE, some, folder / QUANTIZED)
+    try:
+        quantize(folder / FILE, some, folder / QUANTIZED)
+    # Not one type either; the training stands, and goes into a release without ONNX.
+    except Exception as error:
+        raise RunError(
+            f"this model cannot be stored in 8 bits ({first_line(error)}): run the same command again with --no_onnx."
+        ) from error
     return some[:_BATCH]
 
 

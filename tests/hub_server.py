@@ -605,9 +605,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     @route("POST", f"{REPO}/super-squash{REV}", write=True)
     def super_squash(self, repo: Repo, rev: str) -> Any:
-        tree = repo.tree(repo.head(rev))
+        tree, message = repo.tree(repo.head(rev)), json.loads(self.body)["message"]
         del repo.branches[rev]  # so that the commit has no parent
-        repo.add_commit(rev, tree, json.loads(self.body)["message"])
+        repo.add_commit(rev, tree, message)
         return {}
 
     # Reading

@@ -100,7 +100,8 @@ def test_the_readme_says_of_it_what_was_measured(figures):
     quoted += [held_out["melanoma"]["auroc"], held_out["melanoma"]["specificity_nevi_at_sensitivity"]["0.866"]]
     quoted += [held_out["per_class"]["melanoma"]["sensitivity"], figures["baselines"]["mean_colour"]["melanoma_auroc"]]
     quoted += [
-        figures["baselines"][name]["margin"]["melanoma_auroc"] for name in ("mean_colour", "frame_only", "source_only")
+        figures["baselines"][name]["margin"]["melanoma_auroc"]
+        for name in ("mean_colour", "frame_only", "source_only", "sharpness_only")
     ]
     assert [found for found in map(in_words, quoted) if found not in text] == []
     assert f"commit {training['trained_by'][:7]}; {training['seconds'] / 60:.0f} minutes" in text

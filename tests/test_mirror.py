@@ -383,6 +383,22 @@ def test_a_commit_that_came_in_between_is_not_overwritten(hub, folder, caplog, m
     assert on_the_branch(hub)[0] == 10
 
 
+def test_what_is_no_run_is_not_wiped_off_a_branch_at_the_end_either(hub, folder):
+    push(folder, 10)
+    hub.repo(REPO).branches["notes"] = hub.branches(REPO)["main"]
+    hub.commit(REPO, {"mine.txt": b"mine"}, branch="notes")
+    pushes = mirror.Pushes(f"{REPO}@notes", folder)
+    assert "lacks the last checkpoint, step 10 (it holds things that are no run)" in pushes.finish()
+    assert hub.files(REPO, "notes")["mine.txt"] == b"mine"
+
+
+def test_a_checkpoint_that_cannot_be_laid_out_does_not_stop_the_training(hub, folder, caplog):
+    (folder / "checkpoints" / "checkpoint-10" / "trainer_state.json").write_text("cut sh")
+    push(folder, 10)
+    assert "step 10 cannot be pushed to" in caplog.text
+    assert not hub.requests
+
+
 def test_two_machines_that_push_to_one_branch_do_not_set_each_other_back(hub, folder, caplog):
     save(folder, 20)
     push(folder, 20)
@@ -452,10 +468,11 @@ def test_a_private_branch_without_a_token_is_refused(hub, folder, monkeypatch):
         mirror.find(f"{REPO}@{NAME}", folder.parent / "there", SETTINGS)
 
 
-def test_a_hub_that_does_not_answer_is_said_before_anything_is_written(hub, folder, capsys):
+def test_a_hub_that_does_not_answer_is_said_before_anything_is_written(hub, folder, capsys, monkeypatch):
+    monkeypatch.setattr(retries, "SECOND", 0)
     push(folder, 10)
     for flags in (FROM, TO):
-        hub.faults.append(Fault("GET", "refs|whoami", "drop"))
+        hub.faults[:] = [Fault("GET", "refs|whoami", "drop", times=100)]
         assert command("nowhere", "efficientnet-lite0", folder.parent / "there", *flags) == 1
         assert "asking the Hub about tester/derm@run-a failed" in capsys.readouterr().err
     assert not (folder.parent / "there").exists()
@@ -468,6 +485,8 @@ CANNOT_PUSH = {
     "another's branch": ("hf_write", f"{REPO}@notes", "holds things that are no run: name a new branch"),
     "another run's branch": ("hf_write", f"{REPO}@{NAME}", "holds another run (--epochs 4 there, 5 here)"),
     "main": ("hf_write", f"{REPO}@main", "'main' can be no run's branch"),
+    "a branch of a release": ("hf_write", f"{REPO}@staging-v1.0.0", "'staging-v1.0.0' can be no run's branch"),
+    "a tag's name": ("hf_write", f"{REPO}@v1.0.0", "'v1.0.0' can be no run's branch"),
 }
 
 

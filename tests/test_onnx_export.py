@@ -83,6 +83,25 @@ def test_the_exported_model_answers_as_transformers_does_whatever_the_batch(name
         assert ours(pixels) == pytest.approx(theirs(pixels), abs=2e-5)
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_in_eight_bits_answers_much_as_in_single_precision(name, tmp_path):
+    folder = saved(name, tmp_path)
+    pixels = np.random.default_rng(0).normal(size=(16, 3, 32, 32)).astype(np.float32)
+    onnx_export.quantize(exported(folder), pixels, tmp_path / "coarse.onnx")
+    coarse = onnx_export.session(tmp_path / "coarse.onnx")(pixels)
+    exact = onnx_export.plain(folder)(pixels)
+    assert np.corrcoef(coarse.ravel(), exact.ravel())[0, 1] > 0.9
+
+
+def test_a_model_that_cannot_be_stored_in_eight_bits_is_said_with_the_way_out(folder, pictures, monkeypatch):
+    def fails(*_):
+        raise IndexError("a node without a name")
+
+    monkeypatch.setattr(onnx_export, "quantize", fails)
+    with pytest.raises(RunError, match=r"cannot be stored in 8 bits \(a node without a name\): .* --no_onnx"):
+        written(folder, pictures)
+
+
 def test_the_file_is_laid_out_as_transformers_js_expects(folder, pictures):
     written(folder, pictures)
     model = onnx.load(folder / "onnx" / "model.onnx")
