@@ -44,7 +44,8 @@ test-oldest-hub: .venv/ready ## the tests of what talks to the Hub, with the old
 		> $$(.venv-oldest/bin/python -c "import site; print(site.getsitepackages()[0])")/newer.pth
 	.venv-oldest/bin/python -m pip install --quiet --ignore-installed --no-deps huggingface_hub==$(OLDEST).*
 	.venv-oldest/bin/python -c "import huggingface_hub as hub; assert hub.__version__.startswith('$(OLDEST)'), hub"
-	.venv-oldest/bin/python -m pytest -m "not long" tests/test_hub.py tests/test_publishing.py tests/test_spaces.py $(PYTEST_ARGS)
+	.venv-oldest/bin/python -m pytest -m "not long" \
+		tests/test_hub.py tests/test_hub_server.py tests/test_publishing.py tests/test_spaces.py tests/test_mirror.py $(PYTEST_ARGS)
 
 space: .venv/ready ## open the Space locally with RELEASE, by default the bundled one
 	MODEL_ID=$(RELEASE) $(BIN)/python space/app.py

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import json
 import shutil
 import sys
@@ -25,7 +26,7 @@ from torch import nn
 from transformers import set_seed
 
 import train_hf
-from dermalert import artefacts, duplicates, evaluation, images, metrics, repair, sources, splits, training
+from dermalert import artefacts, duplicates, evaluation, images, metrics, repair, sharpness, sources, splits, training
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from dermalert.words import in_words
@@ -45,8 +46,10 @@ def frozen_norms(model: nn.Module) -> Iterator[None]:
 def sharpness_kept(_model: nn.Module) -> Iterator[None]:
     """Leave out of the robust augmentation that each picture gets a sharpness by chance."""
     images.LEVELLED = False
-    yield
-    images.LEVELLED = True
+    try:
+        yield
+    finally:
+        images.LEVELLED = True
 
 
 @contextlib.contextmanager
@@ -142,10 +145,12 @@ def at_mix(probabilities: np.ndarray, mix: np.ndarray) -> np.ndarray:
 
 
 def made_with(row: int, config: train_hf.Config, sides: dict[str, Dataset]) -> str:
-    """Return what answers depend on, as text: the row, the settings and the images."""
+    """Return what answers depend on, as text: the row, the settings, the images and what is done to them."""
     contents = {side: sides[side]["content"][:] for side in ("train", "validation")}
     digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
-    return json.dumps(dataclasses.asdict(config) | {"row": list(ROWS)[row], "images": digest})
+    code = "".join(map(inspect.getsource, (images, sharpness, training)))
+    told = {"row": list(ROWS)[row], "images": digest, "code": hashlib.sha256(code.encode()).hexdigest()}
+    return json.dumps(dataclasses.asdict(config) | told)
 
 
 def answers(path: Path, row: int, config: train_hf.Config, sides: dict[str, Dataset]) -> dict | None:

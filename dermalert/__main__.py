@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 
 @app.callback()
 def _commands() -> None:
-    """Audit data sets of skin lesions."""
+    """Audit data sets of skin lesions, measure and publish releases, deploy Spaces."""
 
 
 @app.command()
