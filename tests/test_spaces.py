@@ -1,9 +1,9 @@
+import contextlib
 import json
 import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -172,11 +172,9 @@ def test_where_only_a_variable_changed_the_state_from_before_the_restart_is_not_
 
 def test_what_is_never_seen_on_its_way_is_believed_after_a_while(published):
     published.stages += [BUILDING] + [{"stage": "BUILD_ERROR", "sha": None}] * 1000
-    begun = time.monotonic()
     with pytest.raises(RunError, match=r"does not run \(BUILD_ERROR\)"):
         deploy()
-    assert 990 > len(published.stages) > 0, "after several looks"
-    assert time.monotonic() - begun >= spaces.GRACE
+    assert 0 < len(published.stages) < 999, "not at the first look"
 
 
 def test_where_nothing_changed_an_answer_without_a_commit_is_believed_at_once(published, monkeypatch):
@@ -253,7 +251,8 @@ def test_after_a_failure_on_the_way_the_same_call_finishes(path, status, after, 
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     fault = Fault("GET|POST|HEAD", path, status, times=20, after=after)
     published.faults.append(fault)
-    with pytest.raises(RunError, match="Run the same command again"):
+    made = after and path == "/commit/"  # the next try finds the files there, and sends nothing
+    with contextlib.nullcontext() if made else pytest.raises(RunError, match="Run the same command again"):
         deploy()
     fault.times = 0
     deploy()
