@@ -1,8 +1,9 @@
 """A Space of the Hub that serves a release: the files of `space/`, and which release in its variables and metadata."""
 
 import importlib.metadata
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     SpaceCard,
-    snapshot_download,
 )
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
@@ -47,9 +47,13 @@ _KEYS = (
     *("hf_oauth", "hf_oauth_scopes", "hf_oauth_expiration_minutes", "hf_oauth_authorized_org"),
 )
 _ON_ITS_WAY = {"BUILDING", "RUNNING_BUILDING", "APP_STARTING", "RUNNING_APP_STARTING"}
+_DOWN = {"PAUSED", "STOPPED", "SLEEPING", "BUILD_ERROR", "RUNTIME_ERROR", "CONFIG_ERROR"}  # until it is restarted
 
 POLL = 10.0
 """Seconds between two looks at a Space that is not running yet."""
+
+GRACE = 30.0
+"""Seconds after a change in which a Space may still be told as it was before, where the answer does not say which."""
 
 PATIENCE = 2400.0
 """Seconds after which a Space that is not running is given up: ten minutes for its build, and its
@@ -86,11 +90,12 @@ def deploy(space_id: str, model: str, *, private: bool = False, say: Callable[[s
         changed = _set_variables(api, space_id, {"MODEL_ID": repo_id, "MODEL_REVISION": tag})
         before = patiently(api.space_info, space_id).sha
         head = _upload(api, space_id, files, f"Serve {model}", parent=before)
-        changed |= head != before
-        if not changed and patiently(api.get_space_runtime, space_id).stage not in {"RUNNING", *_ON_ITS_WAY}:
-            patiently(api.restart_space, space_id)
-        say(f"{space_id}: {'changed' if changed else 'nothing to change'}; it is to serve {model}.")
-        _wait(api, space_id, head, say)
+        say(f"{space_id}: {'changed' if changed or head != before else 'nothing to change'}; it is to serve {model}.")
+        if _restart_if_down(api, space_id) or (changed and head == before):
+            proofs = set()  # the state before was of the same commit
+        else:
+            proofs = {head} if head != before else {head, None}
+        _wait(api, space_id, head, say, proofs)
 
 
 def _parts(model: str) -> tuple[str, str]:
@@ -168,20 +173,26 @@ def _commit_of(api: HfApi, repo_id: str, tag: str) -> str:
 
 def _readme(api: HfApi, repo_id: str, commit: str, say: Callable[[str], object]) -> str:
     """Return the Space's README with the release in its metadata, once the release has been loaded here."""
-    folder = Path(snapshot_download(repo_id, revision=commit, allow_patterns=list(_SERVED)))
-    try:
-        triage.Release.load(folder)
-    except triage.NoRelease as error:
-        reason = str(error).replace(str(folder), repo_id)  # where it lies in the cache is of no use to anybody
-        raise UsageError(f"--model: {reason}") from error
+    names = {name for name in patiently(api.list_repo_files, repo_id, revision=commit) if _is_served(name)}
+    _try_out(repo_id, commit, names)
     card, info = SpaceCard.load(SOURCE / "README.md"), patiently(api.model_info, repo_id)
     card.data.models = [repo_id]
     if info.private or info.gated:
         say(f"{repo_id} is not open to all: give the Space a secret HF_TOKEN, in its settings, that may read it.")
     else:  # the build reads without a token
-        names = [name for name in patiently(api.list_repo_files, repo_id, revision=commit) if _is_served(name)]
-        card.data["preload_from_hub"] = [f"{repo_id} {','.join(names)} {commit}"]
+        card.data["preload_from_hub"] = [f"{repo_id} {','.join(sorted(names))} {commit}"]
     return str(card)
+
+
+def _try_out(repo_id: str, commit: str, names: set[str]) -> None:
+    """Load a release as the Space will, and refuse what cannot be loaded."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = repository.fetch(repo_id, commit, names, Path(scratch) / "release")
+        try:
+            triage.Release.load(folder)
+        except triage.NoRelease as error:
+            reason = str(error).replace(str(folder), repo_id)  # where it lay here is of no use to anybody
+            raise UsageError(f"--model: {reason}") from error
 
 
 def _is_served(name: str) -> bool:
@@ -209,10 +220,11 @@ def _set_variables(api: HfApi, space_id: str, wanted: dict[str, str]) -> bool:
 def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *, parent: str) -> str:
     """Make a Space hold these files, in one commit on top of `parent` or in none; return its head."""
     there = patiently(api.list_repo_files, space_id, repo_type="space", revision=parent)
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in files.items()]
-    operations += [CommitOperationDelete(path_in_repo=name) for name in there if _belongs(name) and name not in files]
+    gone = [name for name in there if _belongs(name) and name not in files]
 
-    def make() -> str:
+    def make() -> str:  # with operations of its own for each try: the client notes in them what it has sent
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in files.items()]
+        operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
         return api.create_commit(
             space_id, operations, commit_message=message, repo_type="space", parent_commit=parent
         ).oid
@@ -220,7 +232,7 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
     try:
         return patiently(make)
     except HfHubHTTPError as error:
-        if status(error) != 412:
+        if status(error) not in (409, 412):
             raise
         head = patiently(api.space_info, space_id).sha  # a try of our own may have got there, its answer lost
         if not _holds(api, space_id, head, files):
@@ -236,29 +248,54 @@ def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> b
     return not repository.differing(there, {name: repository.ids(data) for name, data in files.items()})
 
 
-def _wait(api: HfApi, space_id: str, commit: str, say: Callable[[str], object]) -> None:
-    """Look at a Space until it runs a commit.
+def _restart_if_down(api: HfApi, space_id: str) -> bool:
+    """Restart a Space that has stopped or failed, which a commit alone need not do, and tell whether it had."""
+    down = patiently(api.get_space_runtime, space_id).stage in _DOWN
+    if down:
+        patiently(api.restart_space, space_id)
+    return down
+
+
+def _wait(api: HfApi, space_id: str, commit: str, say: Callable[[str], object], proofs: Collection[str | None]) -> None:
+    """Look at a Space until it runs a commit; the last argument is that of `_states`.
 
     Raises:
         RunError: it ends otherwise, or takes longer than `PATIENCE`.
     """
-    stage, page, deadline = None, f"{api.endpoint}/spaces/{space_id}", time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        told = _told(api, space_id)
-        if told and told.get("sha", commit) == commit:  # right after a commit, the answer may be of the one before
-            if told["stage"] != stage:
-                say(f"{space_id}: {told['stage']}")
-            stage = told["stage"]
-            if stage == "RUNNING":
-                return
-            if stage not in _ON_ITS_WAY:
-                why = (told.get("errorMessage") or "the Hub does not say why").strip()
-                raise RunError(f"{space_id} does not run ({stage}): {why}\nIts log: {page}")
-        time.sleep(POLL)
+    stage, page = None, f"{api.endpoint}/spaces/{space_id}"
+    for told in _states(api, space_id, commit, proofs):
+        if told["stage"] != stage:
+            say(f"{space_id}: {told['stage']}")
+        stage = told["stage"]
+        if stage == "RUNNING":
+            return
+        if stage not in _ON_ITS_WAY:
+            why = (told.get("errorMessage") or "the Hub does not say why").strip()
+            raise RunError(f"{space_id} does not run ({stage}): {why}\nIts log: {page}")
     raise RunError(
         f"{space_id} does not run after {PATIENCE / 60:.0f} minutes ({stage or 'its build has not begun'}): look at "
         f"{page}, and run the same command again."
     )
+
+
+def _states(api: HfApi, space_id: str, commit: str, proofs: Collection[str | None]) -> Iterator[dict]:
+    """Give what the Hub says of a Space's state, look by look, for `PATIENCE`; not what may be from before a change.
+
+    Args:
+        api: client.
+        space_id: the Space.
+        commit: what it is to run; an answer that names another one is left out.
+        proofs: the `sha` (None: no `sha`) of answers that are believed at once. Others are believed from the first
+            stage on the way on, or after `GRACE`.
+    """
+    begun, moved = time.monotonic(), False
+    while (waited := time.monotonic() - begun) < PATIENCE:
+        told = _told(api, space_id)
+        if told and told.get("sha") in (None, commit):
+            moved |= told["stage"] in _ON_ITS_WAY
+            if moved or told.get("sha") in proofs or waited >= GRACE:
+                yield told
+        time.sleep(POLL)
 
 
 def _told(api: HfApi, space_id: str) -> dict:

@@ -186,7 +186,8 @@ class HubServer:
         blobs: The contents of files by git's id, those in LFS by sha256.
         requests: All requests answered so far, in order.
         faults: Failures on order; of those that match, the first with `times` left is used.
-        stages: What the next requests for the state of a Space are told; after them, that it is RUNNING.
+        stages: What the next requests for the state of a Space are told (without a `sha` where that is None); after
+            them, that it is RUNNING.
     """
 
     def __init__(self, root: Path | None = None, port: int = 0):
@@ -195,7 +196,7 @@ class HubServer:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
-        self.stages: list[dict[str, str]] = []
+        self.stages: list[dict[str, str | None]] = []
         self.lock = threading.RLock()
         if root is not None:
             self._load(root)
@@ -478,7 +479,8 @@ class _Handler(BaseHTTPRequestHandler):
         hardware = {"current": "cpu-basic", "requested": "cpu-basic"}
         state = {"hardware": hardware, "storage": None, "gcTimeout": 172800, "devMode": False}
         stage = self.hub.stages.pop(0) if self.hub.stages else {"stage": "RUNNING"}
-        return {**state, "sha": repo.head("main"), **stage}
+        told = {**state, "sha": repo.head("main"), **stage}
+        return {name: value for name, value in told.items() if name != "sha" or value}  # the Hub may leave it out
 
     @route("POST", f"{REPO}/restart", write=True)
     def restart(self, repo: Repo) -> Any:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from hub_server import Fault, environment
-from huggingface_hub import HfApi, SpaceCard, snapshot_download
+from huggingface_hub import HfApi, SpaceCard, hf_hub_download, snapshot_download
 from PIL import Image
 from releases import figures, make_image, make_release
 from transformers import pipeline
@@ -19,12 +20,14 @@ from dermalert.__main__ import app
 from dermalert.errors import RunError, UsageError
 
 SPACE, MODEL = "tester/alert", "tester/derm"
+BUILDING = {"stage": "BUILDING"}
 FILES = {".gitattributes", "README.md", "__init__.py", "app.py", "triage.py", "requirements.txt"}
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     monkeypatch.setattr(spaces, "POLL", 0.01)
+    monkeypatch.setattr(spaces, "GRACE", 0.1)
     monkeypatch.setattr(retries, "SECOND", 0)
 
 
@@ -51,6 +54,11 @@ def deploy(model: str = f"{MODEL}@v1.0.0", **options) -> str:
     said: list[str] = []
     spaces.deploy(SPACE, model, say=said.append, **options)
     return "\n".join(said)
+
+
+def told(said: str) -> list[str]:
+    """The stages that were said."""
+    return re.findall(f"^{SPACE}: ([A-Z_]+)$", said, re.MULTILINE)
 
 
 def metadata(hub) -> dict:
@@ -135,19 +143,51 @@ def test_a_release_that_is_not_open_is_not_fetched_at_build_time_and_asks_for_a_
 
 
 def test_the_stages_on_the_way_are_told_once_each(published):
-    published.stages += [{"stage": "BUILDING"}] * 3 + [{"stage": "APP_STARTING"}]
-    assert re.findall(f"{SPACE}: ([A-Z_]+)$", deploy(), re.MULTILINE) == ["BUILDING", "APP_STARTING", "RUNNING"]
+    published.stages += [BUILDING] * 3 + [{"stage": "APP_STARTING"}]
+    assert told(deploy()) == ["BUILDING", "APP_STARTING", "RUNNING"]
 
 
 def test_the_state_of_the_commit_before_is_not_taken_for_this_ones(published):
-    published.stages += [{"stage": "RUNNING", "sha": "0" * 40}, {"stage": "BUILD_ERROR", "sha": "0" * 40}]
-    published.stages += [{"stage": "BUILDING"}]
-    assert re.findall(f"{SPACE}: ([A-Z_]+)$", deploy(), re.MULTILINE) == ["BUILDING", "RUNNING"]
+    before = {"sha": "0" * 40}
+    published.stages += [BUILDING, {"stage": "RUNNING"} | before, {"stage": "BUILD_ERROR"} | before, BUILDING]
+    assert told(deploy()) == ["BUILDING", "RUNNING"]
+
+
+@pytest.mark.parametrize("stage", ["RUNNING", "BUILD_ERROR"])
+def test_an_answer_without_a_commit_is_not_taken_for_the_new_ones_until_it_is_on_its_way(published, stage, monkeypatch):
+    monkeypatch.setattr(spaces, "GRACE", 60)
+    published.stages += [BUILDING] + [{"stage": stage, "sha": None}] * 3 + [BUILDING | {"sha": None}]
+    published.stages += [{"stage": "RUNNING", "sha": None}]
+    assert told(deploy()) == ["BUILDING", "RUNNING"]
+    assert not published.stages
+
+
+def test_where_only_a_variable_changed_the_state_from_before_the_restart_is_not_the_end(published, monkeypatch):
+    deploy()
+    published.repo(SPACE, "space").variables["MODEL_REVISION"] = "v0.9.0"
+    monkeypatch.setattr(spaces, "GRACE", 60)
+    published.stages += [{"stage": "RUNNING"}] * 4 + [{"stage": "RUNNING_APP_STARTING"}]
+    assert told(deploy()) == ["RUNNING_APP_STARTING", "RUNNING"]
+
+
+def test_what_is_never_seen_on_its_way_is_believed_after_a_while(published):
+    published.stages += [BUILDING] + [{"stage": "BUILD_ERROR", "sha": None}] * 1000
+    with pytest.raises(RunError, match=r"does not run \(BUILD_ERROR\)"):
+        deploy()
+    assert 0 < len(published.stages) < 999, "not at the first look"
+
+
+def test_where_nothing_changed_an_answer_without_a_commit_is_believed_at_once(published, monkeypatch):
+    deploy()
+    monkeypatch.setattr(spaces, "GRACE", 60)
+    published.stages += [{"stage": "RUNNING", "sha": None}] * 2
+    assert told(deploy()) == ["RUNNING"]
+    assert not published.stages
 
 
 @pytest.mark.parametrize("stage", ["BUILD_ERROR", "RUNTIME_ERROR", "CONFIG_ERROR", "PAUSED"])
 def test_a_space_that_does_not_run_is_told_with_what_the_hub_says(published, stage):
-    published.stages += [{"stage": "BUILDING"}, {"stage": stage, "errorMessage": "Exit code: 2. Reason: no model"}]
+    published.stages += [BUILDING, {"stage": stage, "errorMessage": "Exit code: 2. Reason: no model"}]
     with pytest.raises(RunError, match=rf"does not run \({stage}\): Exit code: 2. Reason: no model"):
         deploy()
 
@@ -160,22 +200,32 @@ def test_a_space_that_had_stopped_is_restarted_where_nothing_else_is_to_be_done(
     assert writes(published, sent) == [f"POST /api/spaces/{SPACE}/restart"]
 
 
+@pytest.mark.parametrize("stage", ["PAUSED", "STOPPED", "SLEEPING", "RUNTIME_ERROR"])
+def test_a_space_that_had_stopped_is_restarted_after_a_change_too(published, stage, monkeypatch):
+    deploy()
+    sent = len(published.requests)
+    monkeypatch.setattr(spaces, "GRACE", 60)
+    published.stages += [{"stage": stage}, {"stage": stage}, {"stage": stage}, {"stage": "APP_STARTING"}]
+    assert told(deploy(f"{MODEL}@v1.1.0")) == ["APP_STARTING", "RUNNING"]
+    assert writes(published, sent)[-1] == f"POST /api/spaces/{SPACE}/restart"
+
+
 def test_a_space_that_takes_too_long_is_given_up(published, monkeypatch):
     monkeypatch.setattr(spaces, "PATIENCE", 0.1)
-    published.stages += [{"stage": "BUILDING"}] * 1000
+    published.stages += [BUILDING] * 1000
     with pytest.raises(RunError, match=r"does not run after 0 minutes \(BUILDING\)"):
         deploy()
 
 
 @pytest.mark.parametrize("status", [503, 429, "drop"])
 def test_a_look_that_fails_is_made_up_by_the_next(published, status):
-    published.faults.append(Fault("GET", "/runtime", status, times=3))
+    published.faults.append(Fault("GET", "/runtime", status, skip=1, times=20))  # the first is not of the wait
     assert "RUNNING" in deploy()
     assert published.faults[0].times == 0
 
 
 def test_a_look_that_is_refused_is_not_repeated(published):
-    published.faults.append(Fault("GET", "/runtime", 403, times=1000))
+    published.faults.append(Fault("GET", "/runtime", 403, skip=1, times=1000))
     with pytest.raises(RunError, match="deploying tester/alert failed"):
         deploy()
 
@@ -201,7 +251,8 @@ def test_after_a_failure_on_the_way_the_same_call_finishes(path, status, after, 
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     fault = Fault("GET|POST|HEAD", path, status, times=20, after=after)
     published.faults.append(fault)
-    with pytest.raises(RunError, match="Run the same command again"):
+    made = after and path == "/commit/"  # the next try finds the files there, and sends nothing
+    with contextlib.nullcontext() if made else pytest.raises(RunError, match="Run the same command again"):
         deploy()
     fault.times = 0
     deploy()
@@ -223,6 +274,36 @@ def test_what_somebody_else_commits_meanwhile_is_not_overwritten(published, monk
     with pytest.raises(RunError, match="412"):
         deploy(f"{MODEL}@v1.1.0")
     assert published.files(SPACE, repo_type="space")["app.py"] == b"print('theirs')"
+
+
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_commit_that_is_refused_because_it_was_made_already_is_taken(published, status):
+    published.faults.append(Fault("POST", f"spaces/{SPACE}/commit/", status, after=True))
+    assert "RUNNING" in deploy()
+    assert published.faults[0].times == 0
+    assert set(published.files(SPACE, repo_type="space")) == FILES
+
+
+def test_each_try_of_a_commit_has_operations_of_its_own(published, monkeypatch):
+    create, tries = HfApi.create_commit, []
+
+    def and_keep(api, repo_id, operations, **options):
+        tries.append(list(operations))
+        return create(api, repo_id, operations, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", and_keep)
+    published.faults.append(Fault("POST", f"spaces/{SPACE}/commit/", 500))
+    deploy()
+    assert len(tries) == 2
+    assert not {id(each) for each in tries[0]} & {id(each) for each in tries[1]}
+
+
+def test_a_part_of_a_release_in_the_cache_is_not_taken_for_the_release(published, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    hf_hub_download(MODEL, "config.json", revision=published.tags(MODEL)["v1.0.0"])
+    published.faults.append(Fault("GET", f"/api/models/{MODEL}/(revision|tree)", 500, times=3))
+    assert "RUNNING" in deploy()
 
 
 # What is refused
@@ -347,7 +428,9 @@ def test_a_deployed_space_answers_as_the_release_does(published, tmp_path):
 # As a user types it
 
 
-@pytest.mark.parametrize(("stages", "code"), [([], 0), ([{"stage": "BUILD_ERROR", "errorMessage": "no space"}], 1)])
+@pytest.mark.parametrize(
+    ("stages", "code"), [([], 0), ([BUILDING, {"stage": "BUILD_ERROR", "errorMessage": "no space"}], 1)]
+)
 def test_the_command_says_how_it_ended(published, stages, code):
     published.stages += stages
     done = CliRunner().invoke(app, ["deploy-space", SPACE, "--model", f"{MODEL}@v1.0.0"])
