@@ -4,14 +4,17 @@ A release carries its answers to the images held out of it (`evaluation/predicti
 learnt from (`seen.py`): so two can be compared without a picture.
 """
 
+import contextlib
 import dataclasses
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -21,7 +24,7 @@ from scipy.sparse.csgraph import connected_components
 
 from dermalert import facts, metrics, release, repository, seen, words
 from dermalert.diagnoses import ALERT, DIAGNOSES
-from dermalert.errors import UsageError, first_few
+from dermalert.errors import UsageError, first_few, first_line
 from dermalert.retries import patiently
 
 FILES = ("config.json", "evaluation/metrics.json", "evaluation/predictions.parquet", seen.FILE)
@@ -38,6 +41,8 @@ ECE = 0.10
 """How large the expected calibration error of a release may be."""
 
 _MELANOMA = DIAGNOSES.index(ALERT)
+_PREDICTIONS = "evaluation/predictions.parquet"
+_TEXTS = ("image_id", "source", "group", "split", "truth")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class Answers:
         return list(zip(self.rows["image_id"].to_pylist(), self.rows["source"].to_pylist(), strict=True))
 
     def has_seen(self, image_id: str, group: str) -> bool:
-        """Tell whether it has learnt from an image of an archive number or, hashed, a group."""
+        """Tell whether it is known to have learnt from an image of an archive number or, hashed, a group."""
         number = facts.isic_id(image_id)
         return group in self.seen or (number is not None and seen.hashed(number) in self.seen)
 
@@ -88,7 +93,7 @@ def read(folder: Path, name: str) -> Answers:
     """Return the answers of the release in a folder.
 
     Raises:
-        UsageError: it is no dermalert release.
+        UsageError: it is no dermalert release, or a table of it is damaged.
     """
     figures = release.find_metrics(folder)
     if figures is None:
@@ -97,20 +102,32 @@ def read(folder: Path, name: str) -> Answers:
         threshold = json.loads((folder / "config.json").read_text())["alert"]["threshold"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
-    table = folder / "evaluation" / "predictions.parquet"
-    rows = pq.read_table(table) if table.is_file() else _none()
-    return Answers(
-        name=name,
-        figures=figures,
-        threshold=threshold,
-        rows=rows.filter(pa.compute.equal(rows["split"], "held_out")),
-        seen=seen.read(folder),
-    )
+    with _whole(name, _PREDICTIONS):
+        rows = _held_out(folder)
+    with _whole(name, seen.FILE):
+        learnt = seen.read(folder)
+    return Answers(name=name, figures=figures, threshold=threshold, rows=rows, seen=learnt)
 
 
-def _none() -> pa.Table:
-    texts = dict.fromkeys(("image_id", "source", "group", "split", "truth"), pa.array([], pa.string()))
-    return pa.table(texts | dict.fromkeys(DIAGNOSES, pa.array([], pa.float32())))
+@contextlib.contextmanager
+def _whole(name: str, file: str) -> Iterator[None]:
+    """Refuse a release with a table that cannot be read, or that lacks a column."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise UsageError(
+            f"{file} of '{name}' is damaged ({first_line(error)}): take a whole copy of the release, or make it anew."
+        ) from error
+
+
+def _held_out(folder: Path) -> pa.Table:
+    """Return what a release answers to the images held out of it; no rows where it has no predictions."""
+    path = folder / _PREDICTIONS
+    if not path.is_file():
+        texts = dict.fromkeys(_TEXTS, pa.array([], pa.string()))
+        return pa.table(texts | dict.fromkeys(DIAGNOSES, pa.array([], pa.float32())))
+    rows = pq.read_table(path).select([*_TEXTS, *DIAGNOSES])
+    return rows.filter(pc.equal(rows["split"], "held_out"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +148,7 @@ class Pair:
 
 
 def pair(old: Answers, new: Answers) -> Pair:
-    """Return the answers of two releases to the images that were held out of both and that neither has learnt from."""
+    """Return the answers of two releases to the images held out of both that neither is known to have learnt from."""
     rows, left_out = [], Counter(learnt_from=0, other_label=0)
     places = [_places(answers) for answers in (old, new)]
     columns = [answers.rows.select(["group", "truth"]).to_pydict() for answers in (old, new)]
@@ -187,7 +204,9 @@ def compare(old: Answers, new: Answers) -> dict:
     as if no two were of one lesion.
 
     Returns:
-        `old` and `new` (names), `n`, `groups`, `melanomas` and `others` (groups of them), `left_out`, `melanoma_auroc`,
+        `old` and `new` (names), `n`, `groups`, `melanomas` and `others` (groups of them), `left_out`,
+        `learnt_from_not_known` (`old`, `new`, or both: those without a list of what they have learnt from, so that
+        nothing could be left out on its account), `melanoma_auroc`,
         `sensitivity` and `specificity` (each `old`, `new` and `difference`, new less old), `alerts` (`melanomas` and
         `others`, of these `images`, the ids `gained` and `lost`, and `p`; None where a release has no threshold), and
         `diagnoses`, the images whose likeliest diagnosis has changed.
@@ -202,6 +221,7 @@ def compare(old: Answers, new: Answers) -> dict:
         "melanomas": len(np.unique(both.groups[melanoma])),
         "others": len(np.unique(both.groups[~melanoma])),
         "left_out": both.left_out,
+        "learnt_from_not_known": [side for side, answers in (("old", old), ("new", new)) if not answers.seen],
     }
     report |= _differences(both, melanoma) if len(melanoma) else {}
     return report | {"alerts": _alerts_moved(both, melanoma), "diagnoses": _diagnoses_moved(both)}
@@ -268,6 +288,10 @@ def sentences(told: dict) -> list[str]:
     lines = [
         f"{told['new']} against {told['old']}: {told['n']} images in {told['groups']} groups were held out of both"
         + (f"; left out: {', '.join(left)}." if left else ".")
+    ]
+    lines += [
+        f"What {told[side]} has learnt from is not known ({seen.FILE} is not there): these images may be among it."
+        for side in told["learnt_from_not_known"]
     ]
     for key in ("melanoma_auroc", "sensitivity", "specificity"):
         if key in told:

@@ -31,18 +31,29 @@ def check_can_publish(repo_id: str, version: str) -> None:
     """Find out, before the work is done, whether a release could be published.
 
     Raises:
-        UsageError: malformed name or version, no token, a token that may not write there, a tag that is taken, or a
-            version below the last one.
+        UsageError: malformed name or version, no token, a token that may not write there, a tag that is taken, a
+            version below the last one, or a `main` whose release has no tag.
         RunError: the Hub cannot be reached.
     """
     _check_names(repo_id, version)
     with repository.on_the_hub("asking the Hub about " + repo_id):
         api = HfApi()
         repository.check_token(api, repo_id)
-        tags = repository.refs(api, repo_id).tags
-        if version in tags:
+        refs = repository.refs(api, repo_id)
+        if version in refs.tags:
             raise _taken(repo_id, version)
-        _check_order(repo_id, tags, version)
+        _check_order(repo_id, refs.tags, version)
+        if "main" in refs.branches:
+            _check_main(repo_id, refs, version)
+
+
+def _check_main(repo_id: str, refs: repository.Refs, version: str) -> None:
+    """Refuse a `main` that holds a release without a tag, of the same version too: a new training makes another."""
+    with tempfile.TemporaryDirectory() as scratch:
+        held = _figures(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
+    _replaced(repo_id, refs.tags, held, version)
+    if held.get("version") == version:
+        raise _unfinished(repo_id, f"another {version}", refs.tags)
 
 
 def _check_names(repo_id: str, version: str) -> None:
@@ -69,6 +80,15 @@ def _taken(repo_id: str, version: str) -> UsageError:
     return UsageError(f"{repo_id} has a {version} already: choose the next --version.")
 
 
+def _unfinished(repo_id: str, there: str, tags: Iterable[str]) -> UsageError:
+    last = _last(tags)
+    instead = f"take it back (python -m dermalert rollback {repo_id} {last})" if last else "choose the next --version"
+    return UsageError(
+        f"main of {repo_id} holds {there}, which has no tag yet: finish publishing it by the command that began it, or "
+        f"{instead}."
+    )
+
+
 def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = None) -> str:
     """Publish a release folder as a tag of a model repository, and return in words what was done.
 
@@ -79,6 +99,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
         repo_id: model repository; made if need be.
         version: the tag.
         accept: why a release that `comparing.gate` refuses is published all the same; goes into figures and card.
+            What finishes a release keeps the reason that it was begun with.
 
     Raises:
         UsageError: see `check_can_publish`; a tag is taken if it holds another release.
@@ -99,7 +120,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
         else:
             _check_order(repo_id, refs.tags, version)
             said = _publish(api, repo_id, refs, folder, version, accept, Path(scratch))
-        with contextlib.suppress(*repository.FAILURES):  # a branch that is left over does no harm
+        with contextlib.suppress(RunError, *repository.FAILURES):  # a branch that is left over does no harm
             patiently(api.delete_branch, repo_id, branch=staging)
     return said
 
@@ -130,7 +151,7 @@ def _publish(
     held = begun.get("main") or {}
     # Put there by a call that was stopped before the tag; of the same release, or of another, whose version that is.
     if held.get("version") == version and _is_another(api, repo_id, branches["main"], ready):
-        raise _taken(repo_id, version)
+        raise _unfinished(repo_id, f"another {version}", refs.tags)
     if not branches:
         patiently(api.create_repo, repo_id, exist_ok=True)
         branches = repository.refs(api, repo_id).branches
@@ -144,7 +165,8 @@ def _ready(
 ) -> Path:
     """Return the release as it will be published."""
     added = {"gate": told} | (_lineage(old.figures, release.read_metrics(folder)) if old else {})
-    added["released"] = _day(_figures_of(folder, version, added), begun)
+    added["released"] = datetime.now(UTC).date().isoformat()
+    added |= _begun_with(_figures_of(folder, version, added), begun)
     return _stamped(folder, to, version, added)
 
 
@@ -187,10 +209,7 @@ def _replaced(repo_id: str, tags: Iterable[str], held: dict, version: str) -> st
     if there == version:
         there = held.get("previous", {}).get("version")
     elif last and there and there not in tags:
-        raise UsageError(
-            f"main of {repo_id} holds {there}, which has no tag yet: finish publishing it by the same command, or take "
-            f"it back (python -m dermalert rollback {repo_id} {last})."
-        )
+        raise _unfinished(repo_id, there, tags)
     return there if there in tags else last
 
 
@@ -250,13 +269,21 @@ def _lineage(old: dict, figures: dict) -> dict:
     return {"previous": previous, "history": [entry, *old.get("history", [])]}
 
 
-def _day(figures: dict, begun: Iterable[dict | None]) -> str:
-    """Return the day of a release: today, or when it was begun, so that what finishes it has the same files."""
+def _begun_with(figures: dict, begun: Iterable[dict | None]) -> dict:
+    """Return the day and the gate, with its reason, of the same release if it was begun before.
+
+    So what finishes it has the same files.
+    """
     figures = json.loads(release.dump_metrics(figures))
     for there in begun:
-        if there and there | {"released": None} == figures | {"released": None}:
-            return there["released"]
-    return datetime.now(UTC).date().isoformat()
+        if there and "gate" in there and _unsigned(there) == _unsigned(figures):
+            return {key: there[key] for key in ("released", "gate")}
+    return {}
+
+
+def _unsigned(figures: dict) -> dict:
+    """Return the figures of a release without the day and the reason for passing the gate."""
+    return figures | {"released": None, "gate": figures["gate"] | {"accepted_because": None}}
 
 
 def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:

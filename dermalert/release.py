@@ -21,8 +21,13 @@ CONTRACT = (
     "model.safetensors.index.json",
     "preprocessor_config.json",
     "evaluation/*",
+    "evaluation/figures/*",
     "onnx/*.onnx",
 )
+
+# What is asked of the figures of a release, wherever it is compared or listed.
+_FIGURES = {"schema", "base_model", "data", "splits", "training"}
+_HELD_OUT = {"n", "balanced_accuracy", "macro_auroc", "melanoma", "calibration"}
 
 
 def find(name: str | Path) -> Path:
@@ -99,9 +104,10 @@ def find_metrics(folder: Path) -> dict | None:
     """Return the figures of a release folder; None where it holds no release of ours."""
     try:
         figures = read_metrics(folder)
-    except (FileNotFoundError, ValueError):
+        ours = figures.keys() >= _FIGURES and figures["splits"]["held_out"].keys() >= _HELD_OUT
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # somebody else's may be anything
         return None
-    return figures if isinstance(figures, dict) and "schema" in figures else None
+    return figures if ours else None
 
 
 def dump_metrics(figures: dict) -> str:
@@ -123,4 +129,5 @@ def files(folder: Path) -> list[str]:
 
 def belongs(name: str) -> bool:
     """Tell whether a file of this name is part of the release contract."""
-    return any(fnmatch(name, pattern) for pattern in CONTRACT)
+    # `fnmatch` lets a star stand for slashes too: what lies in other folders is not ours.
+    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in CONTRACT)

@@ -238,7 +238,26 @@ def test_what_publishing_adds_comes_from_the_figures_too(first, refused_for):
         report["gate"] |= {"against": None, "compared": None}
     text = card.render_card(report, EVERYTHING)
     assert typed_by_hand(report) == []
+    assert ("and that neither has learnt from" in text) != first
     assert ("It is published against the rules" in text) == bool(refused_for)
     assert "None" not in body(text)
+    assert "\n\n\n\n" not in text
+    no_interval_without_n(text)
+
+
+@pytest.mark.parametrize(
+    ("sides", "names"), [(["old"], ["v0.9.0"]), (["new"], ["v1.0.0"]), (["old", "new"], ["v0.9.0", "v1.0.0"])]
+)
+def test_the_card_claims_nothing_of_what_a_release_without_a_list_has_learnt_from(sides, names):
+    report = figures()
+    held_out = report["splits"]["held_out"]
+    headline = {"n": 70, "ece": held_out["calibration"]["ece"]}
+    headline |= dict.fromkeys(("balanced_accuracy", "macro_auroc", "melanoma_auroc"), held_out["accuracy"])
+    report |= published(headline, held_out["accuracy"])
+    report["gate"]["compared"]["learnt_from_not_known"] = sides
+    text = card.render_card(report, EVERYTHING)
+    assert "neither has learnt from" not in text
+    assert re.findall(r"What (\S+) has learnt from is not known", text) == names
+    assert typed_by_hand(report) == []
     assert "\n\n\n\n" not in text
     no_interval_without_n(text)

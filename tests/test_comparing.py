@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hub_server import Fault
@@ -56,7 +57,7 @@ def answers(
         name=name,
         figures={"splits": {"held_out": {"calibration": calibration}}},
         threshold=threshold,
-        rows=table.filter(pa.compute.equal(table["split"], "held_out")),
+        rows=table.filter(pc.equal(table["split"], "held_out")),
         seen={seen.hashed(each): "train" for each in known},
     )
 
@@ -119,6 +120,16 @@ def test_images_belong_together_that_do_so_in_either_release():
     groups = comparing.pair(old, new).groups.tolist()
     assert groups[0] == groups[1] == groups[2]
     assert len(set(groups)) == 3
+
+
+def test_what_a_release_without_a_list_has_learnt_from_is_said_to_be_not_known():
+    listed, unlisted = answers([0.5] * 4, FOUR, known=("x",), name="v1.1.0"), answers([0.5] * 4, FOUR, name="v1.0.0")
+    assert comparing.gate(listed, unlisted)["compared"]["learnt_from_not_known"] == ["old"]
+    assert comparing.compare(unlisted, unlisted)["learnt_from_not_known"] == ["old", "new"]
+    text = "\n".join(comparing.sentences(comparing.compare(unlisted, listed)))
+    assert "What v1.0.0 has learnt from is not known" in text
+    assert "What v1.1.0" not in text
+    assert "is not known" not in "\n".join(comparing.sentences(comparing.compare(listed, listed)))
 
 
 def test_the_order_of_the_images_does_not_matter(folders, tmp_path):
@@ -277,6 +288,21 @@ def test_what_is_no_release_is_refused(tmp_path):
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(figures()))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"its config.json has no usable 'alert'"):
+        comparing.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("file", ["evaluation/predictions.parquet", "evaluation/seen.parquet"])
+@pytest.mark.parametrize("damage", ["cut", "a page lost", "a column lost"])
+def test_a_table_that_is_damaged_is_named(file, damage, folders, tmp_path):
+    shutil.copytree(folders["good"], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / file
+    whole = path.read_bytes()
+    if damage == "a column lost":
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(table.column_names[0]), path)
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"PAR1" + bytes(40) + whole[44:])
+    with pytest.raises(UsageError, match=f"^{file} of '.*' is damaged"):
         comparing.load(str(tmp_path))
 
 

@@ -119,12 +119,12 @@ def test_publishing_leaves_the_local_release_as_it_was(hub, folder):
 
 def test_only_a_releases_own_files_are_uploaded_and_only_those_are_deleted(hub, folder):
     hub.create(REPO)
-    hub.commit(REPO, {"LICENSE": b"mine", "notes/mine.md": b"mine", "evaluation/old.json": b"{}"})
+    hub.commit(REPO, {"LICENSE": b"mine", "models/x.safetensors": b"mine", "evaluation/old.json": b"{}"})
     for name in ("training_args.bin", "optimizer.pt", ".env", "model.pkl"):
         (folder / name).write_text("hf_write")
     publishing.publish(folder, REPO, "v1.0.0")
     files = hub.files(REPO, "v1.0.0")
-    assert {"LICENSE", "notes/mine.md", "config.json", "model.safetensors"} <= set(files)
+    assert {"LICENSE", "models/x.safetensors", "config.json", "model.safetensors"} <= set(files)
     assert not {"training_args.bin", "optimizer.pt", ".env", "model.pkl", "evaluation/old.json"} & set(files)
 
 
@@ -278,14 +278,54 @@ def test_a_release_without_a_tag_on_main_is_not_replaced_uncompared(hub, kinds):
     publishing.publish(kinds["first"], REPO, "v1.0.0")
     publishing.publish(kinds["as good"], REPO, "v1.1.0")
     del hub.repo(REPO).tags["v1.1.0"]  # as if it had been stopped there
-    with pytest.raises(
-        UsageError, match=r"main of tester/derm holds v1.1.0, which has no tag yet.*rollback tester/derm"
-    ):
-        publishing.publish(kinds["first"], REPO, "v1.2.0")
-    with pytest.raises(UsageError, match=r"has a v1.1.0 already"):
-        publishing.publish(kinds["first"], REPO, "v1.1.0")
+    for version, there in (("v1.2.0", "v1.1.0"), ("v1.1.0", "another v1.1.0")):
+        sentence = f"main of tester/derm holds {there}, which has no tag yet.*rollback tester/derm v1.0.0"
+        with pytest.raises(UsageError, match=sentence):
+            publishing.publish(kinds["first"], REPO, version)
+        with pytest.raises(UsageError, match=sentence):  # before the training, too
+            publishing.check_can_publish(REPO, version)
     publishing.rollback(REPO, "v1.0.0")
+    publishing.check_can_publish(REPO, "v1.2.0")
     publishing.publish(kinds["first"], REPO, "v1.2.0")
+
+
+def test_a_first_release_that_waits_for_its_tag_is_not_said_to_have_one(hub, kinds):
+    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    del hub.repo(REPO).tags["v1.0.0"]
+    sentence = "holds another v1.0.0, which has no tag yet: finish publishing it by .* or choose the next --version"
+    with pytest.raises(UsageError, match=sentence):
+        publishing.publish(kinds["as good"], REPO, "v1.0.0")
+    with pytest.raises(UsageError, match=sentence):
+        publishing.check_can_publish(REPO, "v1.0.0")
+    publishing.check_can_publish(REPO, "v1.1.0")
+    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+
+
+@pytest.mark.parametrize("stopped_at", ["/commit/main", "/tag/"])
+def test_a_release_is_finished_with_the_reason_that_it_was_begun_with(stopped_at, hub, kinds):
+    hub.faults.append(Fault("POST", stopped_at, 500, times=100))
+    with pytest.raises(RunError, match="same command again"):
+        publishing.publish(kinds["over-sure"], REPO, "v1.0.0", accept="to be compared with")
+    hub.faults.clear()
+    publishing.publish(kinds["over-sure"], REPO, "v1.0.0", accept="worded otherwise")
+    assert figures_at(hub, "v1.0.0")["gate"]["accepted_because"] == "to be compared with"
+    assert b"worded otherwise" not in hub.files(REPO, "v1.0.0")["README.md"]
+
+
+def test_what_the_last_release_has_learnt_from_is_not_known_where_it_has_no_list(hub, kinds, folder):
+    (folder / "evaluation" / "seen.parquet").unlink()
+    publishing.publish(folder, REPO, "v1.0.0")
+    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+    assert figures_at(hub, "v1.1.0")["gate"]["compared"]["learnt_from_not_known"] == ["old"]
+    assert b"What v1.0.0 has learnt from is not known" in hub.files(REPO, "v1.1.0")["README.md"]
+
+
+def test_a_damaged_table_of_the_last_release_is_named(hub, kinds):
+    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    files = held(hub, "v1.0.0") | {"evaluation/predictions.parquet": b"damaged"}
+    hub.repo(REPO).tags["v1.0.0"] = hub.commit(REPO, files)
+    with pytest.raises(UsageError, match=r"evaluation/predictions.parquet of 'v1.0.0' is damaged"):
+        publishing.publish(kinds["as good"], REPO, "v1.1.0")
 
 
 def test_a_card_lists_the_versions_before_it_with_their_days(hub, kinds):
@@ -343,6 +383,13 @@ def test_a_staging_branch_that_cannot_be_deleted_does_not_fail_the_release(hub, 
     hub.faults.clear()
     publishing.publish(folder, REPO, "v1.0.0")
     assert set(hub.branches(REPO)) == {"main"}
+
+
+def test_a_hub_that_asks_to_wait_long_before_the_staging_branch_goes_does_not_fail_the_release(hub, folder):
+    hub.faults.append(Fault("DELETE", "/branch/", 429, {"Retry-After": "700"}))
+    assert publishing.publish(folder, REPO, "v1.0.0").startswith("Published")
+    assert hub.faults[0].times == 0
+    assert set(hub.tags(REPO)) == {"v1.0.0"}
 
 
 def test_what_was_staged_on_another_day_is_finished_as_the_release_of_that_day(hub, folder, monkeypatch):
@@ -625,6 +672,14 @@ def test_the_versions_are_listed_with_days_and_figures_the_last_first(hub, kinds
     publishing.rollback(REPO, "v1.9.0")
     found = publishing.versions(REPO)
     assert [(row["tag"], row["on_main"]) for row in found] == [("v1.10.0", False), ("v1.9.0", True), ("before", False)]
+
+
+def test_figures_of_somebody_else_are_listed_as_no_release(hub):
+    hub.create(REPO)
+    hub.repo(REPO).tags["v0.1.0"] = hub.commit(REPO, {"evaluation/metrics.json": b'{"schema": 3, "splits": {}}'})
+    found = publishing.versions(REPO)
+    assert [row["figures"] for row in found] == [None]
+    assert list(publishing.as_table(found, title=REPO).columns[1].cells) == ["no dermalert release"]
 
 
 @pytest.mark.usefixtures("hub")
