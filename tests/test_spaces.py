@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from hub_server import Fault, environment
-from huggingface_hub import HfApi, SpaceCard, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, SpaceCard, snapshot_download
 from PIL import Image
 from releases import figures, make_image, make_release
 from transformers import pipeline
@@ -296,14 +296,6 @@ def test_each_try_of_a_commit_has_operations_of_its_own(published, monkeypatch):
     deploy()
     assert len(tries) == 2
     assert not {id(each) for each in tries[0]} & {id(each) for each in tries[1]}
-
-
-def test_a_part_of_a_release_in_the_cache_is_not_taken_for_the_release(published, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
-    hf_hub_download(MODEL, "config.json", revision=published.tags(MODEL)["v1.0.0"])
-    published.faults.append(Fault("GET", f"/api/models/{MODEL}/revision/", 500, times=1000))
-    assert "RUNNING" in deploy()
 
 
 # What is refused
