@@ -256,6 +256,10 @@ def _day(figures: dict, begun: Iterable[dict | None]) -> str:
     for there in begun:
         if there and there | {"released": None} == figures | {"released": None}:
             return there["released"]
+    return _today()
+
+
+def _today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
