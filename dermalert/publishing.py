@@ -165,7 +165,7 @@ def _ready(
 ) -> Path:
     """Return the release as it will be published."""
     added = {"gate": told} | (_lineage(old.figures, release.read_metrics(folder)) if old else {})
-    added["released"] = datetime.now(UTC).date().isoformat()
+    added["released"] = _today()
     added |= _begun_with(_figures_of(folder, version, added), begun)
     return _stamped(folder, to, version, added)
 
@@ -284,6 +284,10 @@ def _begun_with(figures: dict, begun: Iterable[dict | None]) -> dict:
 def _unsigned(figures: dict) -> dict:
     """Return the figures of a release without the day and the reason for passing the gate."""
     return figures | {"released": None, "gate": figures["gate"] | {"accepted_because": None}}
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hub_server import Fault
-from publisher import without_waits
+from publisher import TIME
 from releases import IMAGES, LABELS, figures, made_up_answers, measured_release
 
 from dermalert import comparing, metrics, seen
@@ -307,7 +307,7 @@ def test_a_table_that_is_damaged_is_named(file, damage, folders, tmp_path):
 
 
 def test_a_hub_that_does_not_answer_is_told(hub, monkeypatch):
-    for patch in without_waits():
+    for patch in TIME:
         monkeypatch.setattr(*patch)
     hub.create("tester/derm")
     hub.faults.append(Fault("GET", "/api/models", 503, times=100))

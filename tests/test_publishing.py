@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from hub_server import Fault, HubServer, environment
-from publisher import REPO, Publisher, without_waits
+from publisher import REPO, TIME, Publisher
 from releases import IMAGES, make_release, measured_release
 from transformers import AutoModelForImageClassification
 from typer.testing import CliRunner
@@ -46,7 +46,7 @@ def folder(kinds, tmp_path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch):
-    for patch in without_waits():
+    for patch in TIME:
         monkeypatch.setattr(*patch)
 
 
@@ -393,19 +393,14 @@ def test_a_hub_that_asks_to_wait_long_before_the_staging_branch_goes_does_not_fa
 
 
 def test_what_was_staged_on_another_day_is_finished_as_the_release_of_that_day(hub, folder, monkeypatch):
-    class Yesterday(publishing.datetime):
-        @classmethod
-        def now(cls, zone):
-            return super().now(zone).replace(year=2020)
-
     hub.faults.append(Fault("POST", "/commit/main", 500, times=100))
     with monkeypatch.context() as then, pytest.raises(RunError):
-        then.setattr(publishing, "datetime", Yesterday)
+        then.setattr(publishing, "_today", lambda: "2020-02-02")
         publishing.publish(folder, REPO, "v1.0.0")
     hub.faults.clear()
     staged = hub.branches(REPO)["staging-v1.0.0"]
     publishing.publish(folder, REPO, "v1.0.0")
-    assert figures_at(hub, "v1.0.0")["released"].startswith("2020-")
+    assert figures_at(hub, "v1.0.0")["released"] == "2020-02-02"
     assert held(hub, "v1.0.0") == held(hub, staged)
 
 
