@@ -15,7 +15,7 @@ from hub_server import Fault
 from pictures import picture
 from typer.testing import CliRunner
 
-from dermalert import audit, dataset_release, sources, splits
+from dermalert import audit, dataset_release, retries, sources, splits
 from dermalert.__main__ import app
 from dermalert.errors import UsageError
 
@@ -352,10 +352,12 @@ ON_THE_WAY = {"whoami": 500, "repos/create": 500, "/_lfs/": 403, "/commit/main":
 @pytest.mark.parametrize("path", ON_THE_WAY)
 @pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
 def test_a_failure_on_the_way_shows_nothing_or_all_and_the_same_command_finishes(
-    path, after, hub, folders, tmp_path, caplog
+    path, after, hub, folders, tmp_path, caplog, monkeypatch
 ):
-    hub.faults.append(Fault("GET|POST|PUT", path, ON_THE_WAY[path], after=after))
+    monkeypatch.setattr(retries, "SECOND", 0)
+    hub.faults.append(Fault("GET|POST|PUT", path, ON_THE_WAY[path], times=100, after=after))
     code, said = publish(folders, REPO)
+    hub.faults.clear()
     assert code == 1
     assert said.count("Run the same command again.") == 1
     if f"datasets/{REPO}" in hub.repos:
@@ -365,8 +367,9 @@ def test_a_failure_on_the_way_shows_nothing_or_all_and_the_same_command_finishes
     assert "hf_write" not in said + caplog.text
 
 
-def test_a_hub_that_cannot_be_reached_is_said_in_one_sentence(hub, folders):
-    hub.faults.append(Fault("GET", "whoami", "drop"))
+def test_a_hub_that_cannot_be_reached_is_said_in_one_sentence(hub, folders, monkeypatch):
+    monkeypatch.setattr(retries, "SECOND", 0)
+    hub.faults.append(Fault("GET", "whoami", "drop", times=100))
     code, said = publish(folders, REPO)
     assert code == 1
     assert f"asking the Hub about {REPO} failed" in said
