@@ -17,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from datasets import Dataset
+from recipe import sharpness_kept
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
@@ -35,11 +36,8 @@ _FOLDS = 5
 
 def without_chance_sharpness(pixels: torch.Tensor) -> torch.Tensor:
     """Return what the robust augmentation makes of pixels if it leaves their sharpness to the copies."""
-    images.LEVELLED = False
-    try:
+    with sharpness_kept():
         return images.augment(pixels)
-    finally:
-        images.LEVELLED = True
 
 
 SEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from datasets import Dataset
@@ -42,20 +43,14 @@ def frozen_norms(model: nn.Module) -> Iterator[None]:
     yield
 
 
-@contextlib.contextmanager
-def sharpness_kept(_model: nn.Module) -> Iterator[None]:
+def sharpness_kept(_model: nn.Module | None = None) -> contextlib.AbstractContextManager:
     """Leave out of the robust augmentation that each picture gets a sharpness by chance."""
-    images.LEVELLED = False
-    try:
-        yield
-    finally:
-        images.LEVELLED = True
+    return mock.patch.object(sharpness, "levelled", lambda pixels: pixels)
 
 
-@contextlib.contextmanager
-def as_it_is(_model: nn.Module) -> Iterator[None]:
+def as_it_is(_model: nn.Module) -> contextlib.AbstractContextManager:
     """Change nothing."""
-    yield
+    return contextlib.nullcontext()
 
 
 ROWS = {

@@ -19,9 +19,6 @@ Augmentation = Literal["robust", "plain", "none"]
 _DRAWN = {add_hair: 0.2, add_ruler: 0.05, add_dark_corners: 0.2}
 """What is drawn on pictures of every diagnosis, and on which share of them. Ink and bubbles are left to the test."""
 
-LEVELLED = True
-"""Whether each picture gets a sharpness by chance; the ablation takes it away."""
-
 _FRAMED = 0.15  # share of the pictures whose outermost part is painted over
 _COMPRESSED = 0.3  # share of the pictures that are JPEG once more
 _CONSTANT = 0.3  # share of the pictures whose illumination is estimated and divided out
@@ -72,7 +69,7 @@ def augment(pixels: torch.Tensor, *, robust: bool = True) -> torch.Tensor:
     Robust: the same in wider ranges, and what tells one clinic from another besides: sharpness, aspect, white balance,
     gamma, the frame, dark corners, hair, rulers, JPEG.
     """
-    if robust and LEVELLED:
+    if robust:
         pixels = sharpness.levelled(pixels)
     pixels = _moved(pixels, scale=1.5 if robust else 1.25, aspect=1.25 if robust else 1.1)
     if not robust:
