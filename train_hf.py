@@ -61,7 +61,7 @@ from dermalert import (
     training,
     words,
 )
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.diagnoses import CLINICAL_GROUPS, DIAGNOSES
 from dermalert.errors import RunError, UsageError, run_command
 from space import triage
 
@@ -322,6 +322,7 @@ def learn(
         training.round_to_half(model)
     calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
     model.config.alert = alert
+    model.config.clinical_groups = CLINICAL_GROUPS
     return Learnt(model=model, processor=processor, calibrated=calibrated, state=state, speed=speed)
 
 

@@ -29,6 +29,13 @@ MALIGNANCIES = ("benign", "malignant")
 PRECURSOR = "actinic keratosis"
 """Not malignant itself, and no harmless finding either: it can become a squamous cell carcinoma."""
 
+CLINICAL_GROUPS = {
+    "malignant": [name for name in DIAGNOSES if name in MALIGNANT],
+    "precursor": [PRECURSOR],
+    "benign": [name for name in DIAGNOSES if name not in MALIGNANT and name != PRECURSOR],
+}
+"""As a release tells its serving side."""
+
 # Without the nine themselves. In the order of: HAM10000 (`dx`) and the ISIC challenges, PAD-UFES-20, the archive
 # (older names, levels of `diagnosis_1` to `_5`, the misspelt names of its diagnosis list), HAM10000 on the Hub.
 _OTHER_NAMES = {

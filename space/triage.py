@@ -6,6 +6,7 @@ release, a folder or a Hub repository at a tag.
 
 import dataclasses
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ MAX_PIXELS = 64_000_000
 
 REFERENCE = "evaluation/parity.safetensors"
 """In a release: `images`, uint8 (n, H, W, 3), and the `probabilities` (n, labels) that it must give of them."""
+
+METRICS = "evaluation/metrics.json"
 
 TOLERANCE = 1e-3
 """How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
@@ -87,11 +90,25 @@ class Judgement:
     """What a release says of one image."""
 
     alert: bool | None
-    """Whether the melanoma probability reaches the threshold; None when the release has no threshold."""
+    """Whether the melanoma probability reaches the threshold; None where it is refused or there is no threshold."""
+    refused: str | None
+    """Why the image cannot be judged, in words; None where it is judged. The probabilities are then for the record."""
     sentence: str
-    """The same in words."""
+    """What a visitor reads: an alert, no alert, or that it cannot be judged and why."""
     probabilities: dict[str, float]
     """Each diagnosis with its calibrated probability in [0, 1], the largest first."""
+    malignant: float | None
+    """Summed probability of what is malignant or a precursor; None where the release does not say which these are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a release answers to images."""
+
+    probabilities: np.ndarray
+    """(images, diagnoses) float32, calibrated, each row summing to 1."""
+    refused: list[str | None]
+    """Of each image why it cannot be judged, in words; None where it is."""
 
 
 class Release:
@@ -102,6 +119,8 @@ class Release:
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
         self.alert_label = model.config.alert["label"]
         self.threshold = model.config.alert["threshold"]
+        self.groups: dict[str, list[str]] = getattr(model.config, "clinical_groups", None) or {}
+        """`malignant`, `precursor` and `benign`, each with its diagnoses; empty where the release says nothing."""
 
     @classmethod
     def load(cls, model: str | Path, revision: str | None = None) -> "Release":
@@ -137,14 +156,35 @@ class Release:
     def __str__(self) -> str:
         return _tagged(self.name, self.revision)
 
-    @torch.inference_mode()
+    def metrics(self) -> dict | None:
+        """Return the figures of the release's evaluation, `evaluation/metrics.json`; None where it has none.
+
+        Raises:
+            NoRelease: they cannot be read.
+        """
+        path = self._file(METRICS)
+        try:
+            return None if path is None else json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise NoRelease(f"cannot read {METRICS} of {self}: damaged, cut short, or out of reach.") from error
+
+    def _file(self, name: str) -> Path | None:
+        """Return where a file of the release lies on this machine; None where the release has none of that name."""
+        found = cached_file(self.name, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
+        return found and Path(found)
+
     def probabilities(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> np.ndarray:
         """Return the calibrated probabilities of RGB images: float32, images x diagnoses, each row summing to 1."""
+        return self.answers(images, batch_size=batch_size).probabilities
+
+    @torch.inference_mode()
+    def answers(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> Answers:
+        """Return the probabilities of RGB images, and which of them the release declines to judge."""
         rows = [np.empty((0, len(self.labels)), np.float32)]
         for start in range(0, len(images), batch_size):
             batch = self.processor(images[start : start + batch_size], return_tensors="pt").to(self.model.device)
             rows.append(self.model(**batch).logits.softmax(-1).cpu().numpy())
-        return np.concatenate(rows)
+        return Answers(probabilities=np.concatenate(rows), refused=[None] * len(images))
 
     def deviation(self) -> float | None:
         """Return by how much the answers to the release's reference images differ from the recorded ones, at most.
@@ -156,9 +196,7 @@ class Release:
             NoRelease: they cannot be read.
         """
         try:
-            path = cached_file(
-                self.name, REFERENCE, revision=self.revision, _raise_exceptions_for_missing_entries=False
-            )
+            path = self._file(REFERENCE)
             if path is None:
                 return None
             reference = load_file(path)
@@ -174,12 +212,25 @@ class Release:
         Raises:
             UnreadableImage: see `read_image`.
         """
-        row = self.probabilities([read_image(image)])[0]
+        return self.judge_all([read_image(image)])[0]
+
+    def judge_all(self, images: Sequence[Image.Image]) -> list[Judgement]:
+        """Judge RGB images, as `read_image` returns them, together."""
+        answers = self.answers(images)
+        alerts = self.alerts(answers.probabilities)
+        verdicts = [None] * len(images) if alerts is None else alerts.tolist()
+        return [self._judgement(*one) for one in zip(answers.probabilities, verdicts, answers.refused, strict=True)]
+
+    def _judgement(self, row: np.ndarray, alert: bool | None, refused: str | None) -> Judgement:
         by_label = {self.labels[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
-        alerts = self.alerts(row[None])
-        alert = None if alerts is None else bool(alerts[0])
-        sentence = self._sentence(alert, by_label[self.alert_label])
-        return Judgement(alert=alert, sentence=sentence, probabilities=by_label)
+        watched = [label for name in ("malignant", "precursor") for label in self.groups.get(name, [])]
+        return Judgement(
+            alert=None if refused else alert,
+            refused=refused,
+            sentence=f"Cannot judge: {refused}" if refused else self._sentence(alert, by_label[self.alert_label]),
+            probabilities=by_label,
+            malignant=sum(by_label[label] for label in watched) if watched else None,
+        )
 
     def alerts(self, probabilities: np.ndarray) -> np.ndarray | None:
         """Return which rows of probabilities raise the alert; None when the release has no threshold."""
