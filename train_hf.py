@@ -43,6 +43,7 @@ from dermalert import (
     backbones,
     baselines,
     calibration,
+    declining,
     duplicates,
     evaluation,
     external,
@@ -247,6 +248,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
         out_of_fold = [fold_predictions(config, folder / "folds" / str(i), fold, data) for i, fold in enumerate(folds)]
         with release.assembled(folder / "release") as staging:
             judge = stored(learnt, staging, half_precision=config.half_precision)
+            judge = declining.add(staging, judge, sides["train"], sides["calibration"])
             reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
             mix = training.shares(sides["train"]["label"])  # that of the calibration side, but for chance
             measured = evaluation.evaluate(judge, reported, undone=learnt.calibrated.undone, prior=mix)
@@ -270,7 +272,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
                 "shortcut": baselines.shortcuts(shortcuts),
                 "calibration": dataclasses.asdict(learnt.calibrated),
                 "alert": learnt.model.config.alert,
-                "refusal": None,  # no release declines an image yet
+                "refusal": judge.model.config.refusal | declining.measure(judge, held_out.dataset, held_out.refused),
                 "training": learnt.speed
                 | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
                 | {"measured_by": release.commit()}

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from dermalert.figures import READERS
 from dermalert.sources import ORIGINS
-from dermalert.words import in_words, percent, percent_at_least, threshold
+from dermalert.words import in_words, percent, percent_at_least, percent_at_most, threshold
 from space.triage import NOT_A_DEVICE
 
 _CARD = Path(__file__).parent.parent / "model_card.md"
@@ -22,7 +22,7 @@ _MEANINGS = {
 _JOBS = {
     "train": "weights",
     "validation": "early stopping, choice of recipe",
-    "calibration": "temperature, alert threshold; used once",
+    "calibration": "temperature, alert threshold, what is declined; used once",
     "held_out": "reported; chose nothing",
     "official_test": "reported; chose nothing",
     "set_aside": "kin of the shipped test images, or known to the base model: not used",
@@ -102,6 +102,7 @@ def _compiled(template: Path) -> jinja2.Template:
     environment.filters |= {
         "percent": percent,
         "at_least": percent_at_least,
+        "at_most": percent_at_most,
         "threshold": threshold,
         "figure": in_words,
         "probability": lambda value: f"{value:.3f}",

@@ -124,9 +124,9 @@ def _held_out(folder: Path) -> pa.Table:
     """Return what a release answers to the images held out of it; no rows where it has no predictions."""
     path = folder / _PREDICTIONS
     if not path.is_file():
-        texts = dict.fromkeys(_TEXTS, pa.array([], pa.string()))
+        texts = dict.fromkeys(_TEXTS, pa.array([], pa.string())) | {"refused": pa.array([], pa.bool_())}
         return pa.table(texts | dict.fromkeys(DIAGNOSES, pa.array([], pa.float32())))
-    rows = pq.read_table(path).select([*_TEXTS, *DIAGNOSES])
+    rows = pq.read_table(path).select([*_TEXTS, "refused", *DIAGNOSES])
     return rows.filter(pc.equal(rows["split"], "held_out"))
 
 
@@ -142,7 +142,7 @@ class Pair:
     probabilities: tuple[np.ndarray, np.ndarray]
     """(n, 9) each."""
     alerts: tuple[np.ndarray | None, np.ndarray | None]
-    """(n,) each, by the release's own threshold; None where it has none."""
+    """(n,) each, by the release's own threshold; None where it has none. What it declines to judge raises none."""
     left_out: dict[str, int]
     """How many images both hold out that cannot be compared, by reason."""
 
@@ -179,14 +179,16 @@ def _pair(rows: tuple[pa.Table, pa.Table], thresholds: tuple, left_out: Counter)
         truth=np.array([DIAGNOSES.index(name) for name in rows[1]["truth"].to_pylist()], int),
         groups=_joined(*(table["group"].to_numpy() for table in rows)),
         probabilities=probabilities,
-        alerts=tuple(map(_alerts, probabilities, thresholds)),
+        alerts=tuple(map(_alerts, rows, probabilities, thresholds)),
         left_out=dict(left_out),
     )
 
 
-def _alerts(probabilities: np.ndarray, threshold: float | None) -> np.ndarray | None:
+def _alerts(rows: pa.Table, probabilities: np.ndarray, threshold: float | None) -> np.ndarray | None:
+    if threshold is None:
+        return None
     # As `space.triage.Release.alerts`, which served them.
-    return None if threshold is None else probabilities[:, _MELANOMA].astype(np.float64) >= threshold
+    return (probabilities[:, _MELANOMA].astype(np.float64) >= threshold) & ~rows["refused"].to_numpy()
 
 
 def _joined(old: np.ndarray, new: np.ndarray) -> np.ndarray:

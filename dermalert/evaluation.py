@@ -18,21 +18,28 @@ from tqdm.auto import tqdm
 from dermalert import figures, metrics, seen, subgroups, synthetic
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.release import dump_metrics
-from space.triage import Release, read_image
+from space.triage import Answers, Release, read_image
 
 _CHUNK = 256  # images in memory at once
 _GALLERY = 12  # images a list of failures
 
 
-def predict(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
-    """Return the release's probabilities of a data set's images: float32 (n, its labels), with a progress bar."""
-    rows = [np.empty((0, len(release.labels)), np.float32)]
+def answers(release: Release, dataset: Dataset, *, name: str) -> Answers:
+    """Return a release's answers to a data set's images, with a progress bar."""
+    rows, refused = [np.empty((0, len(release.labels)), np.float32)], []
     with tqdm(total=len(dataset), desc=f"Judging {name}", unit=" images") as bar:
         for start in range(0, len(dataset), _CHUNK):
             images = dataset[start : start + _CHUNK]["image"]
-            rows.append(release.probabilities([read_image(image) for image in images]))
+            told = release.answers([read_image(image) for image in images])
+            rows.append(told.probabilities)
+            refused += told.refused
             bar.update(len(images))
-    return np.concatenate(rows)
+    return Answers(probabilities=np.concatenate(rows), refused=refused)
+
+
+def predict(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
+    """Return the release's probabilities of a data set's images: float32 (n, its labels), with a progress bar."""
+    return answers(release, dataset, name=name).probabilities
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,13 +51,25 @@ class Side:
     """(n, 9), calibrated."""
     alert: np.ndarray | None
     """(n,) which images raised the melanoma alert; None where the release has no threshold."""
+    refused: np.ndarray | None = None
+    """(n,) which images it declined to judge; None where it declines none."""
     figures: dict = dataclasses.field(default_factory=dict)
 
 
 def ask(release: Release, dataset: Dataset, *, name: str) -> Side:
     """Return a release's answers to a side, without figures."""
-    probabilities = predict(release, dataset, name=name)
-    return Side(dataset=dataset, probabilities=probabilities, alert=release.alerts(probabilities))
+    told = answers(release, dataset, name=name)
+    return Side(
+        dataset=dataset,
+        probabilities=told.probabilities,
+        alert=release.alerts(told.probabilities),
+        refused=declined(release, told),
+    )
+
+
+def declined(release: Release, told: Answers) -> np.ndarray | None:
+    """Return which images a release declined, (n,); None where it declines none."""
+    return None if release.refusal is None else np.array([reason is not None for reason in told.refused], bool)
 
 
 def evaluate(
@@ -73,7 +92,7 @@ def evaluate(
 
 
 def _with_figures(side: Side, **known) -> Side:
-    figures = figures_of(side.dataset, side.probabilities, side.alert, **known)
+    figures = figures_of(side.dataset, side.probabilities, side.alert, refused=side.refused, **known)
     return dataclasses.replace(side, figures=figures)
 
 
@@ -120,6 +139,7 @@ def figures_of(
     probabilities: np.ndarray,
     alert: np.ndarray | None,
     *,
+    refused: np.ndarray | None = None,
     undone: Callable[[np.ndarray], np.ndarray] | None = None,
     prior: np.ndarray | None = None,
 ) -> dict:
@@ -129,11 +149,12 @@ def figures_of(
         dataset: in the schema of `sources.FEATURES`.
         probabilities: (n, 9), calibrated.
         alert: (n,) which images raise the melanoma alert; None where there is no threshold.
+        refused: (n,) which images are declined; None where none can be.
         undone: gives the probabilities before the calibration from those after it.
         prior: (9,) the mix of diagnoses that the probabilities hold for.
     """
     truth, groups, sources = (np.array(dataset[column]) for column in ("label", "group", "source"))
-    figures = metrics.report(truth, probabilities, groups, alert=alert, sources=sources, prior=prior)
+    figures = metrics.report(truth, probabilities, groups, alert=alert, sources=sources, refused=refused, prior=prior)
     if undone is not None:
         figures["calibration"]["before"] = metrics.calibration(truth, undone(probabilities), metrics.Intervals(groups))
     figures["subgroups"] = subgroups.subgroups(dataset, probabilities, alert)
@@ -184,7 +205,7 @@ def _predictions(name: str, side: Side) -> pa.Table:
     columns = {column: list(dataset[column]) for column in ("image_id", "source")}
     columns |= {"group": [seen.hashed(group) for group in dataset["group"]]}  # of a patient, perhaps
     columns |= {"split": [name] * len(dataset), "truth": [DIAGNOSES[label] for label in dataset["label"]]}
-    columns |= {"refused": [False] * len(dataset)}  # no release declines an image yet
+    columns |= {"refused": [False] * len(dataset) if side.refused is None else side.refused.tolist()}
     return pa.table(columns | {label: side.probabilities[:, i] for i, label in enumerate(DIAGNOSES)})
 
 

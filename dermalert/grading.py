@@ -278,11 +278,17 @@ def grade(
         )
     dataset = dataset.select(asked)
     numbered = _relabelled(dataset, truth[asked])
-    probabilities = evaluation.predict(release, dataset, name=f"images with {_public_name(release)}")
-    spread, alert = covering.spread(probabilities), release.alerts(probabilities)
+    told = evaluation.answers(release, dataset, name=f"images with {_public_name(release)}")
+    spread, alert = covering.spread(told.probabilities), release.alerts(told.probabilities)
+    refused = evaluation.declined(release, told)
     rule = {"rule": "threshold", "threshold": release.threshold}
     if alert is None:
         rule, alert = {"rule": "likeliest class", "threshold": None}, spread.argmax(1) == DIAGNOSES.index(ALERT)
+
+    def figures(rows: np.ndarray) -> dict:
+        declined = None if refused is None else refused[rows]
+        return evaluation.figures_of(numbered.select(rows), spread[rows], alert[rows], refused=declined)
+
     return {
         "schema": 1,
         "model": _public_name(release),
@@ -293,9 +299,7 @@ def grade(
         "no_class_for": dict(left_out),
         "sources": sorted(set(dataset["source"])),
         "splits": {
-            name: covering.named(
-                _with_images(evaluation.figures_of(numbered.select(rows), spread[rows], alert[rows]), dataset)
-            )
+            name: covering.named(_with_images(figures(rows), dataset))
             for name, rows in _parts(dataset, dataset if shipped is None else shipped).items()
         },
     }

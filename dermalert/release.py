@@ -20,6 +20,7 @@ CONTRACT = (
     "model*.safetensors",
     "model.safetensors.index.json",
     "preprocessor_config.json",
+    "refusal.safetensors",
     "evaluation/*",
     "evaluation/figures/*",
     "onnx/*.onnx",

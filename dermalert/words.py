@@ -26,6 +26,11 @@ def percent_at_least(value: float) -> str:
     return f"{math.floor(value * 1000) / 1000:.1%}"
 
 
+def percent_at_most(value: float) -> str:
+    """Return an upper bound as text: rounded up, so that it is never said to be lower than it is."""
+    return f"{math.ceil(value * 1000 - 1e-9) / 1000:.1%}"
+
+
 def threshold(value: float) -> str:
     """Return a threshold in percent with three digits that mean something, however small it is."""
     return f"{100 * value:.3g}%"

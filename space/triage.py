@@ -18,6 +18,11 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
+if __package__:
+    from .refusal import STATISTICS, Refusal, features
+else:  # beside a script, as on the Hub
+    from refusal import STATISTICS, Refusal, features
+
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
 
 # A dermoscope's camera gives 12 to 24 million pixels; an image that claims far more is an accident or an attack.
@@ -112,10 +117,12 @@ class Answers:
 
 
 class Release:
-    """A model, its processor and its alert threshold, as one tagged release holds them."""
+    """A model, its processor, its alert threshold and what it declines, as one tagged release holds them."""
 
-    def __init__(self, model, processor, *, name: str, revision: str | None = None):
+    def __init__(self, model, processor, *, name: str, revision: str | None = None, refusal: Refusal | None = None):
         self.model, self.processor, self.name, self.revision = model, processor, name, revision
+        self.refusal = refusal
+        """What declines an image; None where the release declines none."""
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
         self.alert_label = model.config.alert["label"]
         self.threshold = model.config.alert["threshold"]
@@ -151,7 +158,20 @@ class Release:
                 "Name one made by train_hf.py."
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(network.eval().to(device), processor, name=name, revision=revision)
+        release = cls(network.eval().to(device), processor, name=name, revision=revision)
+        release.refusal = release._read_refusal()
+        return release
+
+    def _read_refusal(self) -> Refusal | None:
+        told = getattr(self.model.config, "refusal", None)
+        if told is None:
+            return None
+        try:
+            refusal = Refusal.read(told["thresholds"], self._file(STATISTICS))
+            refusal.distances(self.features([Image.new("RGB", (64, 64))]))  # statistics of another model do not fit
+            return refusal
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise NoRelease(f"cannot read {STATISTICS} of {self}: damaged, not there, or out of reach.") from error
 
     def __str__(self) -> str:
         return _tagged(self.name, self.revision)
@@ -180,11 +200,25 @@ class Release:
     @torch.inference_mode()
     def answers(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> Answers:
         """Return the probabilities of RGB images, and which of them the release declines to judge."""
-        rows = [np.empty((0, len(self.labels)), np.float32)]
+        rows, refused = [np.empty((0, len(self.labels)), np.float32)], []
         for start in range(0, len(images), batch_size):
-            batch = self.processor(images[start : start + batch_size], return_tensors="pt").to(self.model.device)
-            rows.append(self.model(**batch).logits.softmax(-1).cpu().numpy())
-        return Answers(probabilities=np.concatenate(rows), refused=[None] * len(images))
+            batch = images[start : start + batch_size]
+            found = self._forward(batch, output_hidden_states=self.refusal is not None)
+            rows.append(found.logits.softmax(-1).cpu().numpy())
+            if self.refusal is None:
+                refused += [None] * len(batch)
+            else:
+                refused += self.refusal.reasons(batch, features(found.hidden_states).cpu().numpy())
+        return Answers(probabilities=np.concatenate(rows), refused=refused)
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Return what `Refusal.distances` looks at of a batch of RGB images: (images, d) float32."""
+        return features(self._forward(images, output_hidden_states=True).hidden_states).cpu().numpy()
+
+    def _forward(self, images: Sequence[Image.Image], **wanted):
+        pixels = self.processor(images, return_tensors="pt").to(self.model.device)
+        return self.model(**pixels, **wanted)
 
     def deviation(self) -> float | None:
         """Return by how much the answers to the release's reference images differ from the recorded ones, at most.

@@ -168,6 +168,15 @@ def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
             "bound_met": melanomas,
             "lesions_needed": 59,
         },
+        "refusal": {
+            "thresholds": {"side": 64.0, "light": 0.3, "contrast": 0.02, "detail": 0.1, "distance": 1.7},
+            "images": 60,
+            "refused": 0,
+            "false_refusal_rate": 0.0123,
+            "target_false_refusal_rate": 0.0075,
+            "held_out": {"all": {"n": 80, "refused": change}, "a clinic": {"n": 80, "refused": change}},
+            "unfit": {"noise": {"n": 40, "refused": change}},
+        },
         "onnx": {
             "images": 80,
             "batch_size": 16,
@@ -243,6 +252,7 @@ def measured_release(
         "group": [seen.hashed(group) for group in groups],
         "split": ["held_out"] * images,
         "truth": [LABELS[label] for label in truth],
+        "refused": [False] * images,
     }
     table = pa.table(columns | {label: probabilities[:, i] for i, label in enumerate(LABELS)})
     pq.write_table(table, folder / "evaluation" / "predictions.parquet")

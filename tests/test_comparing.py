@@ -38,6 +38,7 @@ def answers(
     known: tuple[str, ...] = (),
     name: str = "one",
     split: str = "held_out",
+    refused: list[bool] | None = None,
     ece: float = 0.05,
 ) -> comparing.Answers:
     """A release that gives melanoma the scores and shares the rest evenly among the others, nevus a bit ahead."""
@@ -49,6 +50,7 @@ def answers(
         "source": ["HAM10000"] * len(score),
         "group": [seen.hashed(group) for group in groups or map(str, range(len(score)))],
         "split": [split] * len(score),
+        "refused": [False] * len(score) if refused is None else refused,
         "truth": truth,
     }
     table = pa.table(columns | {label: probabilities[:, i].astype(np.float32) for i, label in enumerate(LABELS)})
@@ -76,6 +78,13 @@ def test_alerts_that_flip_are_told_with_their_ids():
 def test_each_release_alerts_by_its_own_threshold():
     old, new = (answers([0.4, 0.4, 0.1, 0.1], FOUR, threshold=threshold) for threshold in (0.5, 0.3))
     assert comparing.compare(old, new)["alerts"]["melanomas"]["gained"] == ["ISIC_0000000", "ISIC_0000001"]
+
+
+def test_what_a_release_declines_to_judge_raises_no_alert():
+    old = answers([0.9, 0.9, 0.9, 0.1], FOUR)
+    new = answers([0.9, 0.9, 0.9, 0.1], FOUR, refused=[True, False, True, False])
+    told = comparing.compare(old, new)["alerts"]
+    assert (told["melanomas"]["lost"], told["others"]["lost"]) == (["ISIC_0000000"], ["ISIC_0000002"])
 
 
 def test_likeliest_diagnoses_that_flip_are_told_with_their_ids():
