@@ -31,7 +31,7 @@ model: .venv/ready ## train the bundled release from isic9/, isic2017/ and ham10
 	cp -R runs/model/release space/model
 
 test: .venv/ready ## all that fits in about ten minutes
-	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(PYTEST_ARGS)
 
 test-all: .venv/ready ## the long sweeps too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -44,7 +44,7 @@ test-oldest-hub: .venv/ready ## the tests of what talks to the Hub, with the old
 		> $$(.venv-oldest/bin/python -c "import site; print(site.getsitepackages()[0])")/newer.pth
 	.venv-oldest/bin/python -m pip install --quiet --ignore-installed --no-deps huggingface_hub==$(OLDEST).*
 	.venv-oldest/bin/python -c "import huggingface_hub as hub; assert hub.__version__.startswith('$(OLDEST)'), hub"
-	.venv-oldest/bin/python -m pytest -m "not long" \
+	.venv-oldest/bin/python -m pytest -n auto --dist loadfile -m "not long" \
 		tests/test_hub.py tests/test_hub_server.py tests/test_publishing.py tests/test_spaces.py tests/test_mirror.py $(PYTEST_ARGS)
 
 space: .venv/ready ## open the Space locally with RELEASE, by default the bundled one

@@ -28,7 +28,7 @@ _MARGIN = 1e-4  # so that rounding in another batch or on another machine declin
 def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) -> Release:
     """Set what the release in a folder declines: `refusal` in its config, and `refusal.safetensors`; load it anew."""
     few = train.shuffle(seed=0).select(range(min(len(train), _TRAINING_IMAGES)))
-    statistics = statistics_of(_features(release, few, name="training images"))
+    statistics = statistics_of(features_of(release, few, name="training images"))
     save_file(statistics, folder / refusal.STATISTICS)
     told = thresholds(release, refusal.Refusal({}, statistics), calibration)
     path = folder / "config.json"
@@ -95,7 +95,8 @@ def _signals(release: Release, known: refusal.Refusal, dataset: Dataset) -> dict
     return {name: np.array([row[name] for row in rows]) for name in refusal.REASONS}
 
 
-def _features(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
+def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
+    """Return what `refusal.Refusal` looks at of a data set's images: float32 (n, d)."""
     return np.concatenate([release.features(images) for images in _chunks(dataset, name=name)])
 
 
