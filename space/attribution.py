@@ -36,22 +36,15 @@ _AT_ONCE = 8  # occluded images a forward pass
 _RAMP = 256  # shortest side of the pictures that find what a processor that scales shows to the model
 _ALMOST = 0.005  # of a side
 
-# viridis of matplotlib (Smith & van der Walt 2015, CC0) at nine even steps: its lightness rises evenly, and those who
-# do not tell red from green read it too.
-_COLOURS = np.array(
-    [
-        (68, 1, 84),
-        (71, 44, 122),
-        (59, 81, 139),
-        (44, 113, 142),
-        (33, 144, 141),
-        (39, 173, 129),
-        (92, 200, 99),
-        (170, 220, 50),
-        (253, 231, 37),
-    ],
-    np.float32,
-)
+# viridis of matplotlib (Smith & van der Walt 2015, CC0) at 17 even steps: its lightness rises evenly, and those who do
+# not tell red from green read it too.
+_COLOURS = np.frombuffer(
+    bytes.fromhex(
+        "440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c "
+        "1fa088 28ae80 3fbc73 5ec962 84d44b addc30 d8e219 fde725"
+    ),
+    np.uint8,
+).reshape(-1, 3)
 
 
 def attribute(release: triage.Release, image: Image.Image, diagnosis: str | None = None) -> np.ndarray:
@@ -65,9 +58,9 @@ def attribute(release: triage.Release, image: Image.Image, diagnosis: str | None
         diagnosis: one of the release's labels; None for that of the alert.
 
     Returns:
-        float32 (height, width), the image's shape with `SIDE` at most. 1 is the place that raised the log-odds of the
-        diagnosis most, 0 one that did not raise them; all is 0 where nothing did. NaN where the model sees nothing,
-        because its processor cuts the edges off.
+        float32 (height, width), the image's shape with `SIDE` at most: how much each place raised the log-odds of the
+        diagnosis, as a share of what the place that moved them most, up or down, did. 0 is one that did not raise them;
+        NaN where the model sees nothing, because its processor cuts the edges off.
 
     Raises:
         ValueError: the release knows no such diagnosis.
@@ -78,8 +71,8 @@ def attribute(release: triage.Release, image: Image.Image, diagnosis: str | None
     with torch.inference_mode(False):
         pixels = release.processor(image, return_tensors="pt")["pixel_values"].to(release.model.device)
         raised = _raised(_twin(release.model), pixels, release.labels.index(diagnosis))
-    found = np.maximum(_placed(raised, image.size, _seen(release.processor, image.size)), 0)
-    return found / max(np.nanmax(found), np.finfo(np.float32).tiny)
+    found = _placed(raised, image.size, _seen(release.processor, image.size))
+    return np.maximum(found, 0) / max(np.nanmax(np.abs(found)), np.finfo(np.float32).tiny)
 
 
 def overlay(image: Image.Image, found: np.ndarray) -> Image.Image:
@@ -131,15 +124,16 @@ def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | No
     """Return the layer whose features (1, channels, rows, columns) Grad-CAM is to read; None of a network of tokens.
 
     It is the last one before the features are made coarser for the last time: each place of those that come after sees
-    nearly the whole picture (benchmarks/README.md).
+    nearly the whole picture, and deleting what they mark does less (benchmarks/README.md).
     """
     found = []
 
-    def look(layer: nn.Module, inputs: tuple, output: object) -> None:
+    def look(layer: nn.Module, _inputs: tuple, output: object) -> None:
         shape = output.shape if isinstance(output, torch.Tensor) else ()
         if len(shape) == 3 and shape[1] > 1:
             found.clear()  # what had rows and columns was but cut into tokens
-        elif len(shape) == 4 and shape[2] > 1 and not _has_grown(inputs, output):
+        # Of other layers the channels may come last, or the places may be shifted by a margin.
+        elif len(shape) == 4 and any(isinstance(part, nn.Conv2d) for part in layer.modules()):
             found.append((shape[2] * shape[3], layer))
 
     hooks = [layer.register_forward_hook(look) for layer in network.modules()]
@@ -149,13 +143,6 @@ def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | No
         hook.remove()
     finer = [pair for pair in found if pair[0] > found[-1][0]]
     return (finer or found or [(0, None)])[-1][1]
-
-
-def _has_grown(inputs: tuple, output: torch.Tensor) -> bool:
-    """Tell whether a layer pads, so that its places are not those of the picture."""
-    return (
-        bool(inputs) and isinstance(inputs[0], torch.Tensor) and inputs[0].shape[2:].numel() < output.shape[2:].numel()
-    )
 
 
 def _occluded(score, pixels: torch.Tensor) -> torch.Tensor:
