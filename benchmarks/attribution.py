@@ -11,7 +11,7 @@ left once the weights are shuffled, from the last layer on.
 import argparse
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -31,6 +31,13 @@ SHARES = (0.05, 0.1, 0.2, 0.3)
 
 MOVES = 3
 """Random places of each shape; the mean of them counts."""
+
+MEASURES = {
+    "fall of the log-odds": lambda change: change[..., 0],
+    "fall of the probability": lambda change: change[..., 1],
+    "change of the log-odds, either way": lambda change: np.abs(change[..., 0]),
+}
+"""Of falls of log-odds and probability, (..., 2)."""
 
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """How much of a network is shuffled, from its end, in shares of its layers; 0 is the last linear layer alone."""
@@ -61,8 +68,9 @@ def main(arguments: argparse.Namespace) -> None:
     dataset = side.select(range(min(arguments.images, len(side))))
     images = [shown(triage.read_image(row["image"])) for row in dataset]
     maps = [attribution.attribute(judge, image) for image in tqdm(images, desc="Explaining", unit=" images")]
-    falls = deletion(judge, images, maps)
-    print(as_markdown(falls, np.array(dataset["group"])))
+    coverage = {share: np.mean([most(found, share).mean() for found in maps]) for share in SHARES}
+    print("On average marked: " + ", ".join(f"{known:.1%} of at most {share:.0%}" for share, known in coverage.items()))
+    print(as_markdown(deletion(judge, images, maps), np.array(dataset["group"])))
     few = range(min(arguments.shuffled, len(images)))
     print(kept_as_markdown(cascade(judge, [images[i] for i in few], [maps[i] for i in few])))
 
@@ -74,9 +82,9 @@ def shown(image: Image.Image) -> Image.Image:
 
 
 def deletion(judge: triage.Release, images: list[Image.Image], maps: list[np.ndarray]) -> dict[tuple, np.ndarray]:
-    """Return the answers by what was deleted, how much of it, and what replaced it: log-odds and probability, (n, 2).
+    """Return the answers by what was deleted, how much of it, and what replaced it: (n, tries, 2).
 
-    The keys `()` are the answers to the images as they are.
+    The last axis is log-odds and probability; the key `()` stands for the images as they are, (n, 2).
 
     Args:
         judge: the release.
@@ -89,7 +97,8 @@ def deletion(judge: triage.Release, images: list[Image.Image], maps: list[np.nda
         keys, altered = zip(*_altered(image, found, maps[i - 1], rng), strict=True)
         for key, answer in zip(keys, scores(judge, altered), strict=True):
             rows.setdefault(key, [[] for _ in images])[i].append(answer)
-    return {key: np.array([np.mean(each, axis=0) for each in answers]) for key, answers in rows.items()}
+    found = {key: np.array(answers) for key, answers in rows.items()}
+    return found | {(): found[()][:, 0]}
 
 
 def _altered(image: Image.Image, found: np.ndarray, other: np.ndarray, rng) -> Iterator[tuple[tuple, Image.Image]]:
@@ -125,34 +134,29 @@ def scores(judge: triage.Release, images: list[Image.Image]) -> np.ndarray:
 
 
 def as_markdown(found: dict[tuple, np.ndarray], groups: np.ndarray) -> str:
-    """Return the table of the deletion: falls of the log-odds and of the probability, with their paired differences."""
+    """Return the tables of the deletion, with the paired differences of what was marked from the others."""
     intervals = metrics.Intervals(groups)
     lines = [f"n = {len(groups)} images in {intervals.groups} groups"]
     for name in REPLACED_BY:
-        for i, unit in enumerate(("log-odds", "probability")):
+        for title, measure in MEASURES.items():
             lines += [
-                f"\n| replaced by {name}, fall of the {unit} | marked | same shapes elsewhere | **marked more by** | "
+                f"\n| replaced by {name}: {title} | marked | same shapes elsewhere | **marked more by** | "
                 "another image's map | **marked more by** |",
                 "|---|---|---|---|---|---|",
             ]
-            lines += [_deletion_line(found, intervals, share, name, i) for share in SHARES]
+            lines += [_line(found, intervals, share, name, measure) for share in SHARES]
     return "\n".join(lines)
 
 
-def _deletion_line(found: dict, intervals: metrics.Intervals, share: float, name: str, i: int) -> str:
+def _line(found: dict, intervals: metrics.Intervals, share: float, name: str, measure: Callable) -> str:
     def cell(values: np.ndarray) -> str:
         return in_words(intervals.of(lambda w: (w * values).sum(-1) / w.sum(-1)), 3)
 
-    marked, elsewhere, other = (
-        found[()][:, i] - found[what, share, name][:, i] for what in ("marked", "moved", "another image's map")
+    marked, moved, other = (
+        measure(found[()][:, None] - found[what, share, name]).mean(axis=1)
+        for what in ("marked", "moved", "another image's map")
     )
-    cells = [
-        cell(marked),
-        cell(elsewhere),
-        f"**{cell(marked - elsewhere)}**",
-        cell(other),
-        f"**{cell(marked - other)}**",
-    ]
+    cells = [cell(marked), cell(moved), f"**{cell(marked - moved)}**", cell(other), f"**{cell(marked - other)}**"]
     return f"| {share:.0%} | " + " | ".join(cells) + " |"
 
 

@@ -25,16 +25,17 @@ SIDE = 512
 """The longest side of a map and of an overlay, in pixels; no map is larger than its image."""
 
 LIMITS = (
-    "The colours show which places, roughly, raised this answer most: they compare places within this one image, and "
-    "say neither how likely the diagnosis is nor why. A place without colour may still have counted, and a map on the "
+    "The colours show, roughly, which places raised the model's score for this diagnosis, compared within this one "
+    "image: not how likely the diagnosis is, and not why. A place without colour may have counted too, and colour on the "
     "lesion does not make the answer right."
 )
+"""What a map does not say, for those who look at one."""
 
-_PLACES = 7  # a side, that the layer of Grad-CAM must have: the fewest of the networks that it was published with
 _STRIDES = 8  # a side, of the occluding window, which is two strides wide: 49 windows
 _AT_ONCE = 8  # occluded images a forward pass
 _RAMP = 256  # shortest side of the pictures that find what a processor that scales shows to the model
 _ALMOST = 0.005  # of a side
+_FAINT = 0.1  # up to which a place gets no colour: it would only draw the eye
 
 # viridis of matplotlib (Smith & van der Walt 2015, CC0) at 17 even steps: its lightness rises evenly, and those who do
 # not tell red from green read it too.
@@ -76,7 +77,7 @@ def attribute(release: triage.Release, image: Image.Image, diagnosis: str | None
 
 
 def overlay(image: Image.Image, found: np.ndarray) -> Image.Image:
-    """Return a map laid over its image in colours, at the map's size; what the model did not see is veiled.
+    """Return a map laid over its image in colours, at the map's size; what the model does not see is veiled.
 
     Args:
         image: RGB, the one of which the map was made.
@@ -89,7 +90,7 @@ def overlay(image: Image.Image, found: np.ndarray) -> Image.Image:
     steps = np.linspace(0, 1, len(_COLOURS))
     seen = np.nan_to_num(found)
     colours = np.stack([np.interp(seen, steps, channel) for channel in _COLOURS.T], axis=-1)
-    share = 0.6 * np.minimum(seen * 3, 1)[..., None]
+    share = 0.75 * np.clip((seen - _FAINT) * 2.5, 0, 1)[..., None]
     pixels = np.where(np.isnan(found)[..., None], 0.3 * base + 0.7 * 255, (1 - share) * base + share * colours)
     return Image.fromarray(pixels.round().astype(np.uint8))
 

@@ -124,7 +124,7 @@ def test_a_model_that_looks_at_one_quadrant_has_its_map_there(name, side, top, l
     near = np.zeros(found.shape, bool)
     near[slice(0, 40) if top else slice(24, None), slice(0, 60) if left else slice(36, None)] = True
     assert found[near].max() > 0.1
-    assert found[near].sum() > 0.9 * found.sum()
+    assert found[near].sum() > 0.75 * found.sum()
 
 
 @pytest.mark.parametrize("name", ["ConvNext", "EfficientNet", "ViT"])
