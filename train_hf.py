@@ -279,7 +279,8 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
                 | {"settings": {k: v for k, v in settings.items() if k not in runs.MAY_NAME_FOLDERS}},
             }
             if config.onnx:
-                figures["onnx"] = onnx_export.write(staging, judge, held_out, sides["train"])
+                validation = evaluation.ask(judge, sides["validation"], name="validation")
+                figures["onnx"] = onnx_export.write(staging, judge, held_out, validation, sides["train"])
             evaluation.write_reference(staging / triage.REFERENCE, judge)
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             audit.write(audited, staging / "evaluation" / "audit.json")

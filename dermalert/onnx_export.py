@@ -57,13 +57,14 @@ def check(model, processor) -> None:
             raise UsageError(f"this model cannot be exported to ONNX ({first_line(error)}): add --no_onnx.") from error
 
 
-def write(folder: Path, judge: triage.Release, held_out: Side, train: Dataset) -> dict:
+def write(folder: Path, judge: triage.Release, held_out: Side, validation: Side, train: Dataset) -> dict:
     """Write `onnx/` of a release, and return what there is to say of it.
 
     Args:
         folder: of the release, with its weights as they are stored.
         judge: the same, loaded; its processor makes the pixels.
-        held_out: images that chose nothing, with the judge's answers.
+        held_out: images that choose nothing, with the judge's answers.
+        validation: those that decide whether the file in 8 bits is kept.
         train: images that the 8-bit ranges are taken from.
 
     Raises:
@@ -77,6 +78,7 @@ def write(folder: Path, judge: triage.Release, held_out: Side, train: Dataset) -
             "with --no_onnx to have the release without."
         )
     exact["speed"], coarse["speed"] = speeds(folder, pixels, threads=1)
+    coarse["validation_auroc_change"] = compare(folder, judge, validation)[1]["auroc_change"]
     coarse["kept"] = pays(coarse)
     if not coarse["kept"]:
         (folder / QUANTIZED).unlink()
@@ -282,8 +284,8 @@ def auroc_change(held_out: Side, probabilities: np.ndarray) -> dict:
 
 
 def pays(told: dict) -> bool:
-    """Tell whether a model in 8 bits is faster, and its loss of melanoma AUROC small and not beyond chance."""
-    change = told["auroc_change"]
+    """Tell whether a model in 8 bits is faster, and its loss of AUROC on validation small and not beyond chance."""
+    change = told["validation_auroc_change"]
     if change["value"] is None or min(told["speed"].values()) <= 1:
         return False
     by_chance = change["high"] is not None and change["high"] >= 0 and change["value"] >= -WORST_LOSS

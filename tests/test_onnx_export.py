@@ -70,7 +70,8 @@ def folder(tmp_path) -> Path:
 
 def written(folder: Path, pictures: Dataset) -> dict:
     judge = Release.load(folder)
-    return onnx_export.write(folder, judge, evaluation.ask(judge, pictures, name="pictures"), pictures)
+    side = evaluation.ask(judge, pictures, name="pictures")
+    return onnx_export.write(folder, judge, side, side, pictures)
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "efficientnet-lite0"])
@@ -174,7 +175,22 @@ PAYS = {
 def test_eight_bits_pay_where_they_are_faster_and_lose_nothing_that_is_not_chance(case):
     single, batch, value, high, expected = PAYS[case]
     change = {"value": value, "low": None if high is None else -0.05, "high": high}
-    assert onnx_export.pays({"speed": {"single": single, "batch": batch}, "auroc_change": change}) is expected
+    assert (
+        onnx_export.pays({"speed": {"single": single, "batch": batch}, "validation_auroc_change": change}) is expected
+    )
+
+
+def test_whether_it_pays_is_decided_on_validation_and_not_on_what_is_reported(folder, pictures, monkeypatch):
+    judge = Release.load(folder)
+    held_out, validation = (evaluation.ask(judge, pictures, name=name) for name in ("held out", "validation"))
+    changes = {
+        id(held_out): {"value": -0.5, "low": -0.6, "high": -0.4},
+        id(validation): {"value": 0.0, "low": 0.0, "high": 0.0},
+    }
+    monkeypatch.setattr(onnx_export, "auroc_change", lambda side, _: changes[id(side)])
+    monkeypatch.setattr(onnx_export, "speeds", lambda *_, **__: [{"single": 2.0, "batch": 2.0}] * 2)
+    told = onnx_export.write(folder, judge, held_out, validation, pictures)["quantized"]
+    assert (told["kept"], told["auroc_change"]["value"]) == (True, -0.5)
 
 
 @pytest.mark.parametrize("pays", [True, False])
@@ -207,7 +223,7 @@ def test_other_answers_than_torch_gives_stop_the_release(folder, pictures, wrong
     side = evaluation.ask(judge, pictures, name="pictures")
     side.probabilities[0, 0] += wrong
     with pytest.raises(RunError, match=r"gives other answers than torch .* --no_onnx"):
-        onnx_export.write(folder, judge, side, pictures)
+        onnx_export.write(folder, judge, side, side, pictures)
 
 
 def test_a_model_that_cannot_be_exported_is_refused_before_the_training():
