@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -317,6 +318,31 @@ def _urgency(row: Row) -> tuple[int, float]:
     if judgement.alert:
         return 0, -row.watched
     return 3, -(row.watched if judgement.malignant is None else judgement.malignant)
+
+
+def as_text(rows: Iterable[Row], release: triage.Release) -> str:
+    """Return rows as lines to read, the verdict first, and what stands below them."""
+    rows = list(rows)
+    label = release.alert_label
+    lines = [f"{'':18} {label:>10} {'malignant':>10}"]
+    for row in rows:
+        shares = [row.watched, row.judgement and row.judgement.malignant]
+        cells = "".join(f" {'' if share is None else f'{share:.1%}':>10}" for share in shares)
+        reason = row.problem or row.judgement.refused
+        lines.append(f"{_verdict(row, label):18}{cells}  {row.file}{f': {reason}' if reason else ''}")
+    verdicts = Counter(_verdict(row, label) for row in rows)
+    counts = ", ".join(f"{verdict} {number:,}" for verdict, number in verdicts.items())
+    alerts = "has no alert threshold" if release.threshold is None else f"alerts from {release.threshold:.1%}"
+    tag = f" at {release.revision}" if release.revision else ""
+    return "\n".join([*lines, "", f"{counts}; release {_name(release)}{tag} {alerts}.", triage.NOT_A_DEVICE])
+
+
+def _verdict(row: Row, label: str) -> str:
+    if row.judgement is None:
+        return "not read"
+    if row.judgement.alert is None:
+        return "cannot judge"
+    return f"{label} alert" if row.judgement.alert else f"no {label} alert"
 
 
 def as_csv(rows: Iterable[Row], release: triage.Release) -> str:
