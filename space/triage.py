@@ -13,6 +13,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,6 +32,15 @@ NOT_A_DEVICE = "For research and education only. Not a medical device; does not 
 # A dermoscope's camera gives 12 to 24 million pixels; an image that claims far more is an accident or an attack.
 MAX_PIXELS = 64_000_000
 
+MAX_SIDE = 65_535
+"""Pixels: that of a JPEG. Each row costs memory of its own, however short it is."""
+
+MAX_SCANS = 100
+"""Of a progressive JPEG, which has about ten: each is a pass over all pixels, and takes a few bytes to ask for."""
+
+MAX_SEGMENTS = 2000
+"""Of a JPEG: tables, metadata and scans; a profile of colours may have 255."""
+
 KINDS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 """What is read, as Pillow calls it: what cameras and dermoscopes write. Pillow knows forty others, among them some
 that start a program (EPS) or take minutes and gigabytes for a small file (JPEG 2000)."""
@@ -45,6 +55,9 @@ BUNDLED = Path(__file__).parent / "model"
 
 TOLERANCE = 1e-3
 """How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
+
+_SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}."
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment; the others have no length
 
 
 class UnreadableImage(ValueError):
@@ -61,43 +74,65 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     Transparent parts are laid on white, 16-bit grey is scaled to 8 bits, CMYK and palettes are converted.
 
     Raises:
-        UnreadableImage: no image, cut short, or more than `MAX_PIXELS`.
+        UnreadableImage: none of `KINDS`, cut short, or more than `MAX_PIXELS` or `MAX_SIDE`.
     """
     name = f"'{source}'" if isinstance(source, str | Path) else "the file"
+    given = isinstance(source, Image.Image)
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(_opened(source), formats=KINDS)
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImage(f"it has {image.width} x {image.height} pixels; shrink it below {MAX_PIXELS:,}.")
+        image = source if given else _opened(source)
+        if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+            raise UnreadableImage(f"it has {image.width} x {image.height} pixels; {_SHRINK}")
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        # In place where nobody else has it: the largest takes 256 MB, and a copy as much again.
+        return _to_rgb(ImageOps.exif_transpose(image, in_place=not given) or image)
     except UnreadableImage as error:
         raise UnreadableImage(f"{name} cannot be judged: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"{name} cannot be judged: it has far too many pixels; {_SHRINK}") from error
     except FileNotFoundError as error:
         raise UnreadableImage(f"{name} does not exist.") from error
     # What Pillow raises on broken files is not one type: OSError (cut short), SyntaxError (broken PNG), ValueError,
-    # struct.error, DecompressionBombError, ...: any of them means that there is no picture.
+    # struct.error, MemoryError, ...: any of them means that there is no picture.
     except Exception as error:
         raise UnreadableImage(f"{name} cannot be read as an image: damaged, cut short, or something else.") from error
 
 
-def _opened(source: str | Path | bytes) -> io.BytesIO:
+def _opened(source: str | Path | bytes) -> Image.Image:
     # Read whole, because Pillow leaves a file that it cannot read open.
-    return io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes())
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if content.startswith(b"\xff\xd8") and _has_too_many_parts(content):
+        raise UnreadableImage("it is a JPEG of far too many parts; save it anew.")
+    image = Image.open(io.BytesIO(content), formats=KINDS)
+    if len(image.tile) > MAX_SIDE:
+        raise UnreadableImage("it is a picture of far too many strips; save it anew.")
+    return image
+
+
+def _has_too_many_parts(jpeg: bytes) -> bool:
+    scans, at = 0, 2
+    for _ in range(MAX_SEGMENTS):
+        marker = _MARKER.search(jpeg, at)
+        if marker is None or marker[0] == b"\xff\xd9":  # the end; behind it lies what the decoder does not read
+            return scans > MAX_SCANS
+        scans += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+    return True
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, or 32 of which so many are used; Pillow would clip at 255
-        grey = np.asarray(image, dtype=np.float64)
-        grey = grey / 257 if image.mode != "I" or grey.max() > 255 else grey
-        if grey.min() < 0 or grey.max() > 255:
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
             raise UnreadableImage("its values lie outside 16 bits: save it with 8 or 16 bits.")
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+        if image.mode != "I" or grey.max() > 255:
+            grey = np.add(grey, 128, dtype=np.uint32) // 257  # rounded
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise UnreadableImage("its pixels are fractions of no known range: save it with 8 or 16 bits.")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
