@@ -132,7 +132,7 @@ def _in_folder(folder: Path, name: str) -> Found:
 
 
 def _is_left_out(part: str) -> bool:
-    return part in _LEFT_BY_SYSTEMS or (part.startswith(".") and part.strip(".") != "")
+    return part in _LEFT_BY_SYSTEMS or (part.startswith(".") and not part.startswith(".."))
 
 
 # Zip archives

@@ -26,7 +26,7 @@ NAMES = [
     "..\\..\\windows\\system32\\evil.png",
     "/etc/cron.d/evil.png",
     "C:\\evil.png",
-    "~/.ssh/authorized_keys.png",
+    "~/authorized_keys.png",
     "line\nbreak\r.png",
     "\x1b[2J\x1b[31mred\x07.png",
     "\u202egnp.exe.png",
