@@ -21,7 +21,12 @@ from dermalert.errors import RunError, UsageError
 
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
-FILES = {".gitattributes", "README.md", "__init__.py", "app.py", "attribution.py", "triage.py", "requirements.txt"}
+FILES = {
+    ".gitattributes",
+    "README.md",
+    "requirements.txt",
+    *(path.name for path in (REPOSITORY / "space").glob("*.py")),
+}
 
 
 @pytest.fixture(autouse=True)
