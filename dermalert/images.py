@@ -2,7 +2,6 @@
 
 import io
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,10 +10,9 @@ from PIL import Image
 from torch.nn import functional
 
 from dermalert import sharpness
+from dermalert.settings import Augmentation
 from dermalert.synthetic import add_dark_corners, add_hair, add_ruler
 from space.triage import read_image
-
-Augmentation = Literal["robust", "plain", "none"]
 
 _DRAWN = {add_hair: 0.2, add_ruler: 0.05, add_dark_corners: 0.2}
 """What is drawn on pictures of every diagnosis, and on which share of them. Ink and bubbles are left to the test."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import safetensors.torch
@@ -14,8 +13,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from dermalert import calibration, metrics
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import RunError
-
-Sampling = Literal["classes-and-sources", "classes", "natural"]
+from dermalert.settings import Sampling
 
 _AT_MOST = 8
 """How many times its part in its class a rare source gets at most, before the parts are made to add up to one again.
