@@ -264,7 +264,7 @@ def make_trainer(
 ) -> Trainer:
     """Return the Trainer: the recipe; the epochs are compared as if calibrated with the prior."""
     train = sides["train"]
-    validation = images.with_pixels(sides["validation"], processor)
+    validation = images.WithPixels(sides["validation"], processor)
     # As many training images as validation ones, not augmented: the two curves differ by what was learnt by heart.
     sample = train.shuffle(seed=0).select(range(min(len(train), len(validation))))
     arguments = TrainingArguments(
@@ -299,8 +299,8 @@ def make_trainer(
         average=config.average,
         model=model.to(memory_format=torch.channels_last),
         args=arguments,
-        train_dataset=images.with_pixels(train, processor, augmented=config.augment),
-        eval_dataset={"train": images.with_pixels(sample, processor), "validation": validation},
+        train_dataset=images.WithPixels(train, processor, augmented=config.augment),
+        eval_dataset={"train": images.WithPixels(sample, processor), "validation": validation},
         data_collator=images.collate,
         processing_class=processor,
         compute_loss_func=training.balanced_softmax(drawn) if config.rebalance else None,
