@@ -52,6 +52,7 @@ from dermalert import (
     metrics,
     mirror,
     onnx_export,
+    processes,
     publishing,
     release,
     repair,
@@ -78,16 +79,24 @@ _NO_IMPROVEMENT = 1e-4
 def main(config: Config) -> dict:
     """Run the recipe, or what is left of it, and return the content of `metrics.json`."""
     check(config)
+    with processes.together():
+        return run(config)
+
+
+def run(config: Config) -> dict:
+    """Do what `main` does, in each of the processes; the main one alone has figures to return."""
     folder = Path(config.output_dir)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
-    pushes = mirror.Pushes(config.checkpoints_to, folder)
-    if runs.is_finished(folder, settings):
+    pushes = mirror.Pushes(config.checkpoints_to if processes.is_main() else None, folder)
+    if processes.decided(lambda: runs.is_finished(folder, settings)):
         print(f"The run in '{folder}' is finished: nothing is left to train.")
     else:
         if config.push_to_hub:
-            publishing.check_can_publish(config.push_to_hub, config.version)
+            processes.decided(lambda: publishing.check_can_publish(config.push_to_hub, config.version))
         with pushes:
             train(config, folder, settings, pushes)
+    if not processes.is_main():
+        return {}
     behind = pushes.finish()
     if behind:
         print(behind)  # here too, because the release may be refused
@@ -109,6 +118,8 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"--{name} {value} makes no sense: it must be above 0.")
+    if config.batch_size % processes.count():
+        raise UsageError(f"--batch_size {config.batch_size} cannot be shared by {processes.count()} processes.")
     if not 0 <= config.average < 1:
         raise UsageError(f"--average {config.average} makes no sense: it must be from 0 to below 1.")
     if not 0 <= config.seed < 2**32:
@@ -127,37 +138,45 @@ def check(config: Config) -> None:
 
 def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
-    resumed = mirror.find(config.resume_from, folder, settings) if config.resume_from else None
-    pushes.check(settings, resumed)
+    resumed = processes.decided(lambda: find_checkpoint(config, folder, settings, pushes))
     columns = tables.Columns(tables.mapping(config.columns or []))
     loading = {"columns": columns, "streaming": config.streaming}
     faults: list[str] = []
-    shipped = sources.load(config.dataset, strict=config.strict, faults=faults, **loading)
-    shipped = duplicates.linked(shipped)
-    audited = audit.audit(shipped, unreadable=faults)
-    dataset, repaired = repair.repair(shipped, config.repair)
-    model, processor = load_model(config)  # refused before anything is written
-    if config.onnx:
-        onnx_export.check(model, processor)
+    with processes.one_a_machine_first():
+        shipped = sources.load(config.dataset, strict=config.strict, faults=faults, **loading)
+        shipped = duplicates.linked(shipped)
+        dataset, repaired = repair.repair(shipped, config.repair)
+        model, processor = load_model(config)  # refused before anything is written
     known = seen.read(release.find(config.base_model))
     sides = seen.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
     folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
     folds = [seen.set_apart(fold, known) for fold in folds]
-    learnt_from = seen.of(sides, known)
-    others, told = external.load(
-        config.external, sides=sides, learnt=learnt_from, policy=config.repair, strict=config.strict, **loading
-    )
-    columns.check()
     data = sources.describe(dataset)
     whose = settings | {"data": data["fingerprint"], "sides": splits.fingerprint(sides)}
-    if resumed:
-        runs.check_images(resumed.run, whose, str(resumed.branch), "name another branch")
-    runs.claim(folder, whose, needed_bytes=runs.disk_needed(model, pushed=bool(config.checkpoints_to)))
+    learnt_from = seen.of(sides, known)
+
+    def claim() -> tuple[dict, dict[str, Dataset], dict]:
+        if config.onnx:
+            onnx_export.check(model, processor)
+        audited = audit.audit(shipped, unreadable=faults)
+        others, told = external.load(
+            config.external, sides=sides, learnt=learnt_from, policy=config.repair, strict=config.strict, **loading
+        )
+        columns.check()
+        if resumed:
+            runs.check_images(resumed.run, whose, str(resumed.branch), "name another branch")
+        runs.claim(folder, whose, needed_bytes=runs.disk_needed(model, pushed=bool(config.checkpoints_to)))
+        return audited, others, told
+
+    audited, others, told = processes.by_main(claim) or (None, None, None)
+    runs.check_shared(folder)
     with runs.writing(folder):
         if resumed:
-            mirror.fetch(resumed, folder)
+            processes.by_main(lambda: mirror.fetch(resumed, folder))
         learnt = learn(config, folder, sides, data, callbacks=[pushes])
         out_of_fold = [fold_predictions(config, folder / "folds" / str(i), fold, data) for i, fold in enumerate(folds)]
+        if not processes.is_main():
+            return
         with release.assembled(folder / "release") as staging:
             judge = stored(learnt, staging, half_precision=config.half_precision)
             reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
@@ -198,6 +217,13 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
             release.write_card(staging)
 
 
+def find_checkpoint(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -> mirror.Held | None:
+    """Return the checkpoint on the Hub to go on from, if one is asked for, and check where new ones are to go."""
+    resumed = mirror.find(config.resume_from, folder, settings) if config.resume_from else None
+    pushes.check(settings, resumed)
+    return resumed
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learnt:
     """What a training leaves: a calibrated model, and how it came about."""
@@ -211,12 +237,15 @@ class Learnt:
 
 def learn(
     config: Config, folder: Path, sides: dict[str, Dataset], data: dict, *, callbacks: Sequence[TrainerCallback] = ()
-) -> Learnt:
-    """Train on `train`, stop by `validation`, calibrate on `calibration`; go on from a checkpoint in the folder."""
+) -> Learnt | None:
+    """Train on `train`, stop by `validation`, calibrate on `calibration`; go on from a checkpoint in the folder.
+
+    Of several processes the main one alone returns something.
+    """
     set_seed(config.seed)
     # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
     # DeiT, DINOv2 or Swin at fresh values if only `train(resume_from_checkpoint=)` loads it.
-    checkpoint = runs.last_checkpoint(folder)
+    checkpoint = processes.decided(lambda: runs.last_checkpoint(folder))
     if checkpoint:
         print(f"Going on from '{checkpoint}'.")
         model, processor = load_model(config, checkpoint)
@@ -229,6 +258,8 @@ def learn(
     for callback in callbacks:
         trainer.add_callback(callback)
     state, speed = fit(trainer, folder, checkpoint)
+    if not processes.is_main():
+        return None
     # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
     model, processor = load_model(config, runs.best_checkpoint(folder, state.best_global_step))
     if config.half_precision:
@@ -247,11 +278,13 @@ def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> triage.Rele
     return triage.Release.load(folder)
 
 
-def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluation.Side:
+def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluation.Side | None:
     """Return the answers to one fold of a model that has learnt from the others; read where they were kept."""
-    kept = evaluation.read_answers(folder / "answers.npz", sides["held_out"])
-    if kept is None:
-        learnt = learn(config, folder, sides, data)
+    kept = evaluation.read_answers(folder / "answers.npz", sides["held_out"]) if processes.is_main() else None
+    learnt = learn(config, folder, sides, data) if processes.decided(lambda: kept is None) else None
+    if not processes.is_main():
+        return None
+    if learnt:
         judge = triage.Release(learnt.model.eval(), learnt.processor, name=f"fold {folder.name}")
         kept = evaluation.ask(judge, sides["held_out"], name=f"fold {folder.name}")
         evaluation.write_answers(folder / "answers.npz", kept)
@@ -264,13 +297,17 @@ def make_trainer(
 ) -> Trainer:
     """Return the Trainer: the recipe; the epochs are compared as if calibrated with the prior."""
     train = sides["train"]
-    validation = images.WithPixels(sides["validation"], processor)
     # As many training images as validation ones, not augmented: the two curves differ by what was learnt by heart.
-    sample = train.shuffle(seed=0).select(range(min(len(train), len(validation))))
+    sample = train.shuffle(seed=0).select(range(min(len(train), len(sides["validation"]))))
+    with processes.one_a_machine_first():
+        augmented = images.WithPixels(train, processor, augmented=config.augment)
+        measured = {"train": sample, "validation": sides["validation"]}
+        measured = {name: images.WithPixels(side, processor) for name, side in measured.items()}
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
+        use_cpu=not torch.accelerator.is_available(),  # or several processes without one would not find each other
+        per_device_train_batch_size=config.batch_size // processes.count(),
         per_device_eval_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
@@ -299,8 +336,8 @@ def make_trainer(
         average=config.average,
         model=model.to(memory_format=torch.channels_last),
         args=arguments,
-        train_dataset=images.WithPixels(train, processor, augmented=config.augment),
-        eval_dataset={"train": images.WithPixels(sample, processor), "validation": validation},
+        train_dataset=augmented,
+        eval_dataset=measured,
         data_collator=images.collate,
         processing_class=processor,
         compute_loss_func=training.balanced_softmax(drawn) if config.rebalance else None,
@@ -325,7 +362,7 @@ def prior_to_give_back(config: Config, train: Dataset) -> np.ndarray | None:
 
 def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:
     """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
-    done = runs.ended(folder)
+    done = processes.decided(lambda: runs.ended(folder))
     if done:  # the run was stopped after the training
         return done
     before = 0.0
@@ -336,6 +373,7 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
         if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
             return note_end(trainer, folder, state, images_per_second=None, seconds=None)
     started = time.perf_counter()
+    processes.vary_chance()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except UnpicklingError as error:  # of the optimizer's state, damaged or none at all
@@ -349,7 +387,8 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
 def note_end(trainer: Trainer, folder: Path, state: TrainerState, **speed: float | None) -> tuple[TrainerState, dict]:
     """Remember that a training has ended, so that it is not trained again; return the state and how fast it was."""
     speed |= {"device": str(trainer.args.device), "trained_by": release.commit()}
-    runs.note_ended(folder, state, speed)
+    if processes.is_main():
+        runs.note_ended(folder, state, speed)
     return state, speed
 
 
