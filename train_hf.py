@@ -16,19 +16,21 @@ import dataclasses
 import math
 import sys
 import time
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Literal
+
+from dermalert.settings import Config, parse
+
+if __name__ == "__main__":
+    CONFIG = parse(manual=__doc__)  # before all that takes seconds to import: --help and a bad flag answer at once
 
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
     BaseImageProcessor,
-    HfArgumentParser,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -51,6 +53,7 @@ from dermalert import (
     metrics,
     mirror,
     onnx_export,
+    processes,
     publishing,
     release,
     repair,
@@ -66,13 +69,6 @@ from dermalert.diagnoses import CLINICAL_GROUPS, DIAGNOSES
 from dermalert.errors import RunError, UsageError, run_command
 from space import triage
 
-
-def _setting(default, help: str):
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: default, metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
 # What a run may be called again with, and still be the same run.
 _ON_THE_HUB = ("push_to_hub", "version", "accept_regression", "checkpoints_to", "resume_from")
 _NOT_OF_THE_RESULT = ("output_dir", *_ON_THE_HUB, "report_to", "strict", "streaming", "onnx")
@@ -81,101 +77,27 @@ _NO_IMPROVEMENT = 1e-4
 """Nats of the calibrated loss; the fit of a calibration does not settle more of it."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """The settings of a run."""
-
-    dataset: list[str] = _setting(
-        ["demo"], "'demo' (generated lesions), folders, or data sets of the Hub (USER/NAME[@REVISION])"
-    )
-    base_model: str = _setting(
-        "efficientnet-lite0",
-        "efficientnet-lite0|1|2, a folder, a run, or an image classifier of the Hub (USER/REPO[@TAG])",
-    )
-    output_dir: str = _setting("runs/demo", "folder of the run")
-    repair: Literal["archive", "drop-conflicts", "none"] = _setting(
-        "archive", "what is done about wrong labels: take the ISIC archive's, drop images under two labels, or nothing"
-    )
-    image_size: int | None = _setting(None, "side of the input in pixels; by default the base model's own")
-    epochs: int = _setting(15, "passes over the training images, at most")
-    patience: int = _setting(8, "epochs without a lower calibrated loss on validation after which training stops")
-    batch_size: int = _setting(32, "images a step")
-    learning_rate: float = _setting(3e-4, "peak of the cosine schedule")
-    augment: images.Augmentation = _setting(
-        "robust",
-        "'plain' turns, mirrors, scales, shifts and recolours training images; 'robust' more so, and varies what tells "
-        "one clinic from another: sharpness, light, frame, dark corners, hair, rulers, JPEG",
-    )
-    sampling: training.Sampling = _setting(
-        "classes-and-sources",
-        "which training images are drawn: rare diagnoses more often, and the sources of one alike; or all alike",
-    )
-    rebalance: bool = _setting(
-        True, "train as if all diagnoses were equally common (balanced softmax); the calibration gives their mix back"
-    )
-    average: float = _setting(0.999, "decay, a step, of the moving average of the weights that is kept; 0: none")
-    half_precision: bool = _setting(
-        False, "round the weights to half precision before the calibration, so that the release has half the size"
-    )
-    onnx: bool = _setting(
-        True, "also export the model for ONNX Runtime and Transformers.js, in 8 bits too if that pays"
-    )
-    seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
-    split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
-    folds: int = _setting(
-        0, "train so many models more, each without one part of the data, and report their answers to it"
-    )
-    external: list[str] = _setting(
-        [], "data sets that are only reported, as NAME=DATASET; images with kin among those learnt from are left out"
-    )
-    columns: list[str] | None = _setting(
-        None,
-        "columns that a data set names in its own way, as FIELD=COLUMN such as label=dx, or a .json file that maps "
-        "fields to columns; each counts in the data sets that have such a column",
-    )
-    streaming: bool = _setting(False, "read data sets of the Hub row by row, without their files on the disk")
-    strict: bool = _setting(False, "refuse a data set with a file that is no image, instead of skipping it")
-    report_to: Literal["none", "tensorboard", "trackio"] = _setting("none", "where curves are recorded as they grow")
-    push_to_hub: str | None = _setting(None, "model repository, as USER/REPO")
-    version: str | None = _setting(None, "tag of the release, such as v1.0.0")
-    accept_regression: str | None = _setting(
-        None, "why a release is published that is worse than the one before; its card says it"
-    )
-    checkpoints_to: str | None = _setting(
-        None,
-        "branch that each checkpoint is pushed to, as USER/REPO[@BRANCH], by default run- and the name of the folder; "
-        "a repository that is not there is created, private",
-    )
-    resume_from: str | None = _setting(
-        None, "branch to go on from, as for --checkpoints_to, where --output_dir has no checkpoint of its own"
-    )
-
-
-def parse(arguments: list[str] | None = None) -> Config:
-    """Return the settings that a command line gives; a bad one ends with argparse's message and exit code 2."""
-    parser = HfArgumentParser(
-        Config, allow_abbrev=False, description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
-    words = sys.argv[1:] if arguments is None else arguments
-    for flag in ("--dataset", "--external", "--columns"):
-        if words.count(flag) > 1:  # argparse would keep the last alone
-            parser.error(f"{flag} stands twice: name all of them after one")
-    return Config(**vars(parser.parse_args(arguments)))
-
-
 def main(config: Config) -> dict:
     """Run the recipe, or what is left of it, and return the content of `metrics.json`."""
     check(config)
+    with processes.together():
+        return run(config)
+
+
+def run(config: Config) -> dict:
+    """Do what `main` does, in each of the processes; the main one alone has figures to return."""
     folder = Path(config.output_dir)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
-    pushes = mirror.Pushes(config.checkpoints_to, folder)
-    if runs.is_finished(folder, settings):
+    pushes = mirror.Pushes(config.checkpoints_to if processes.is_main() else None, folder)
+    if processes.decided(lambda: runs.is_finished(folder, settings)):
         print(f"The run in '{folder}' is finished: nothing is left to train.")
     else:
         if config.push_to_hub:
-            publishing.check_can_publish(config.push_to_hub, config.version)
+            processes.decided(lambda: publishing.check_can_publish(config.push_to_hub, config.version))
         with pushes:
             train(config, folder, settings, pushes)
+    if not processes.is_main():
+        return {}
     behind = pushes.finish()
     if behind:
         print(behind)  # here too, because the release may be refused
@@ -197,6 +119,8 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"--{name} {value} makes no sense: it must be above 0.")
+    if config.batch_size % processes.count():
+        raise UsageError(f"--batch_size {config.batch_size} cannot be shared by {processes.count()} processes.")
     if not 0 <= config.average < 1:
         raise UsageError(f"--average {config.average} makes no sense: it must be from 0 to below 1.")
     if not 0 <= config.seed < 2**32:
@@ -215,37 +139,45 @@ def check(config: Config) -> None:
 
 def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
-    resumed = mirror.find(config.resume_from, folder, settings) if config.resume_from else None
-    pushes.check(settings, resumed)
+    resumed = processes.decided(lambda: find_checkpoint(config, folder, settings, pushes))
     columns = tables.Columns(tables.mapping(config.columns or []))
     loading = {"columns": columns, "streaming": config.streaming}
     faults: list[str] = []
-    shipped = sources.load(config.dataset, strict=config.strict, faults=faults, **loading)
-    shipped = duplicates.linked(shipped)
-    audited = audit.audit(shipped, unreadable=faults)
-    dataset, repaired = repair.repair(shipped, config.repair)
-    model, processor = load_model(config)  # refused before anything is written
-    if config.onnx:
-        onnx_export.check(model, processor)
+    with processes.one_a_machine_first():
+        shipped = sources.load(config.dataset, strict=config.strict, faults=faults, **loading)
+        shipped = duplicates.linked(shipped)
+        dataset, repaired = repair.repair(shipped, config.repair)
+        model, processor = load_model(config)  # refused before anything is written
     known = seen.read(release.find(config.base_model))
     sides = seen.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
     folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
     folds = [seen.set_apart(fold, known) for fold in folds]
-    learnt_from = seen.of(sides, known)
-    others, told = external.load(
-        config.external, sides=sides, learnt=learnt_from, policy=config.repair, strict=config.strict, **loading
-    )
-    columns.check()
     data = sources.describe(dataset)
     whose = settings | {"data": data["fingerprint"], "sides": splits.fingerprint(sides)}
-    if resumed:
-        runs.check_images(resumed.run, whose, str(resumed.branch), "name another branch")
-    runs.claim(folder, whose, needed_bytes=runs.disk_needed(model, pushed=bool(config.checkpoints_to)))
+    learnt_from = seen.of(sides, known)
+
+    def claim() -> tuple[dict, dict[str, Dataset], dict]:
+        if config.onnx:
+            onnx_export.check(model, processor)
+        audited = audit.audit(shipped, unreadable=faults)
+        others, told = external.load(
+            config.external, sides=sides, learnt=learnt_from, policy=config.repair, strict=config.strict, **loading
+        )
+        columns.check()
+        if resumed:
+            runs.check_images(resumed.run, whose, str(resumed.branch), "name another branch")
+        runs.claim(folder, whose, needed_bytes=runs.disk_needed(model, pushed=bool(config.checkpoints_to)))
+        return audited, others, told
+
+    audited, others, told = processes.by_main(claim) or (None, None, None)
+    runs.check_shared(folder)
     with runs.writing(folder):
         if resumed:
-            mirror.fetch(resumed, folder)
+            processes.by_main(lambda: mirror.fetch(resumed, folder))
         learnt = learn(config, folder, sides, data, callbacks=[pushes])
         out_of_fold = [fold_predictions(config, folder / "folds" / str(i), fold, data) for i, fold in enumerate(folds)]
+        if not processes.is_main():
+            return
         with release.assembled(folder / "release") as staging:
             judge = stored(learnt, staging, half_precision=config.half_precision)
             judge = declining.add(staging, judge, sides["train"], sides["calibration"])
@@ -288,6 +220,13 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
             release.write_card(staging)
 
 
+def find_checkpoint(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -> mirror.Held | None:
+    """Return the checkpoint on the Hub to go on from, if one is asked for, and check where new ones are to go."""
+    resumed = mirror.find(config.resume_from, folder, settings) if config.resume_from else None
+    pushes.check(settings, resumed)
+    return resumed
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learnt:
     """What a training leaves: a calibrated model, and how it came about."""
@@ -301,12 +240,15 @@ class Learnt:
 
 def learn(
     config: Config, folder: Path, sides: dict[str, Dataset], data: dict, *, callbacks: Sequence[TrainerCallback] = ()
-) -> Learnt:
-    """Train on `train`, stop by `validation`, calibrate on `calibration`; go on from a checkpoint in the folder."""
+) -> Learnt | None:
+    """Train on `train`, stop by `validation`, calibrate on `calibration`; go on from a checkpoint in the folder.
+
+    Of several processes the main one alone returns something.
+    """
     set_seed(config.seed)
     # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
     # DeiT, DINOv2 or Swin at fresh values if only `train(resume_from_checkpoint=)` loads it.
-    checkpoint = runs.last_checkpoint(folder)
+    checkpoint = processes.decided(lambda: runs.last_checkpoint(folder))
     if checkpoint:
         print(f"Going on from '{checkpoint}'.")
         model, processor = load_model(config, checkpoint)
@@ -319,6 +261,8 @@ def learn(
     for callback in callbacks:
         trainer.add_callback(callback)
     state, speed = fit(trainer, folder, checkpoint)
+    if not processes.is_main():
+        return None
     # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
     model, processor = load_model(config, runs.best_checkpoint(folder, state.best_global_step))
     if config.half_precision:
@@ -338,11 +282,13 @@ def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> triage.Rele
     return triage.Release.load(folder)
 
 
-def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluation.Side:
+def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluation.Side | None:
     """Return the answers to one fold of a model that has learnt from the others; read where they were kept."""
-    kept = evaluation.read_answers(folder / "answers.npz", sides["held_out"])
-    if kept is None:
-        learnt = learn(config, folder, sides, data)
+    kept = evaluation.read_answers(folder / "answers.npz", sides["held_out"]) if processes.is_main() else None
+    learnt = learn(config, folder, sides, data) if processes.decided(lambda: kept is None) else None
+    if not processes.is_main():
+        return None
+    if learnt:
         judge = triage.Release(learnt.model.eval(), learnt.processor, name=f"fold {folder.name}")
         kept = evaluation.ask(judge, sides["held_out"], name=f"fold {folder.name}")
         evaluation.write_answers(folder / "answers.npz", kept)
@@ -355,13 +301,17 @@ def make_trainer(
 ) -> Trainer:
     """Return the Trainer: the recipe; the epochs are compared as if calibrated with the prior."""
     train = sides["train"]
-    validation = images.with_pixels(sides["validation"], processor)
     # As many training images as validation ones, not augmented: the two curves differ by what was learnt by heart.
-    sample = train.shuffle(seed=0).select(range(min(len(train), len(validation))))
+    sample = train.shuffle(seed=0).select(range(min(len(train), len(sides["validation"]))))
+    with processes.one_a_machine_first():
+        augmented = images.WithPixels(train, processor, augmented=config.augment)
+        measured = {"train": sample, "validation": sides["validation"]}
+        measured = {name: images.WithPixels(side, processor) for name, side in measured.items()}
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
+        use_cpu=not torch.accelerator.is_available(),  # or several processes without one would not find each other
+        per_device_train_batch_size=config.batch_size // processes.count(),
         per_device_eval_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
@@ -390,8 +340,8 @@ def make_trainer(
         average=config.average,
         model=model.to(memory_format=torch.channels_last),
         args=arguments,
-        train_dataset=images.with_pixels(train, processor, augmented=config.augment),
-        eval_dataset={"train": images.with_pixels(sample, processor), "validation": validation},
+        train_dataset=augmented,
+        eval_dataset=measured,
         data_collator=images.collate,
         processing_class=processor,
         compute_loss_func=training.balanced_softmax(drawn) if config.rebalance else None,
@@ -416,7 +366,7 @@ def prior_to_give_back(config: Config, train: Dataset) -> np.ndarray | None:
 
 def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:
     """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
-    done = runs.ended(folder)
+    done = processes.decided(lambda: runs.ended(folder))
     if done:  # the run was stopped after the training
         return done
     before = 0.0
@@ -427,6 +377,7 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
         if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
             return note_end(trainer, folder, state, images_per_second=None, seconds=None)
     started = time.perf_counter()
+    processes.vary_chance()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except UnpicklingError as error:  # of the optimizer's state, damaged or none at all
@@ -440,7 +391,8 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
 def note_end(trainer: Trainer, folder: Path, state: TrainerState, **speed: float | None) -> tuple[TrainerState, dict]:
     """Remember that a training has ended, so that it is not trained again; return the state and how fast it was."""
     speed |= {"device": str(trainer.args.device), "trained_by": release.commit()}
-    runs.note_ended(folder, state, speed)
+    if processes.is_main():
+        runs.note_ended(folder, state, speed)
     return state, speed
 
 
@@ -469,4 +421,4 @@ def what_next(folder: Path, figures: dict) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(parse())))
+    sys.exit(run_command(lambda: main(CONFIG)))

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
 _STATE = "trainer_state.json"
-_TO_GO_ON = (*_MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state.pth", _STATE)
+_TO_GO_ON = (*_MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", _STATE)
 _STEP = re.compile(rf"checkpoints/checkpoint-(\d+)/{_STATE}")
 _TAKEN = re.compile(r"main|staging-.*|v\d.*|refs/.*|.*\.lock")  # by releases, by git
 _NAME = re.compile(r"\w[\w-]*([./]\w[\w-]*)*", re.ASCII)

@@ -96,6 +96,19 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
         _write(folder / "run.json", settings)
 
 
+def check_shared(folder: Path) -> None:
+    """Refuse a folder that this process does not see though the main one, on another machine, has claimed it.
+
+    Raises:
+        RunError: says which.
+    """
+    if not (folder / "run.json").is_file():
+        raise RunError(
+            f"'{folder.absolute()}' is not the main process's on this machine: name an --output_dir that all machines "
+            "share."
+        )
+
+
 def disk_needed(model, *, pushed: bool) -> int:
     """Return about how many bytes a run writes: the release with its copies in ONNX, and its checkpoints.
 

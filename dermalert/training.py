@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import safetensors.torch
@@ -11,11 +10,10 @@ from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from dermalert import calibration, metrics
+from dermalert import calibration, metrics, processes
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import RunError
-
-Sampling = Literal["classes-and-sources", "classes", "natural"]
+from dermalert.settings import Sampling
 
 _AT_MOST = 8
 """How many times its part in its class a rare source gets at most, before the parts are made to add up to one again.
@@ -152,6 +150,11 @@ class RecipeTrainer(Trainer):
 
     def _get_train_sampler(self, _train_dataset=None) -> Sampler:
         return WeightedSampler(self.sampling_weights, seed=self.args.seed)
+
+    def evaluate(self, *arguments, **settings) -> dict[str, float]:
+        """Evaluate the main process's model in all of them: the others' running statistics are a little different."""
+        processes.share(_numbers(self.model).values())
+        return super().evaluate(*arguments, **settings)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what a checkpoint holds of the model; before the Trainer's own state, which tells that it is whole."""

@@ -5,7 +5,7 @@ from PIL import Image
 from transformers import EfficientNetImageProcessorPil, ViTImageProcessorPil
 
 from dermalert import images, sources
-from dermalert.images import augment, collate, with_pixels
+from dermalert.images import WithPixels, augment, collate
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def dataset(tmp_path):
 
 def test_pixels_without_augmentation_are_those_of_the_processor(dataset):
     processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
-    row = with_pixels(dataset, processor)[3]
+    row = WithPixels(dataset, processor)[3]
     expected = processor(dataset[3]["image"].convert("RGB"), return_tensors="pt")["pixel_values"][0]
     assert torch.equal(row["pixel_values"], expected)
     assert row["labels"] == dataset[3]["label"]
@@ -26,7 +26,7 @@ def test_pixels_without_augmentation_are_those_of_the_processor(dataset):
 @pytest.mark.parametrize("kind", ["plain", "robust"])
 def test_augmentation_changes_every_image_anew_and_keeps_shape_and_range(dataset, kind):
     processor = ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
-    augmented = with_pixels(dataset, processor, augmented=kind)
+    augmented = WithPixels(dataset, processor, augmented=kind)
     torch.manual_seed(0)
     first, second = augmented[0]["pixel_values"], augmented[0]["pixel_values"]
     assert first.shape == (3, 16, 16)
@@ -49,7 +49,7 @@ def test_augmentation_changes_every_image_anew_and_keeps_shape_and_range(dataset
 def test_what_is_augmented_are_the_picture_s_own_values_whatever_the_processor_does(dataset, processor, monkeypatch):
     given = []
     monkeypatch.setattr(images, "augment", lambda pixels, **_: given.append(pixels) or pixels)
-    plain, augmented = (with_pixels(dataset, processor, augmented=how)[3]["pixel_values"] for how in ("none", "plain"))
+    plain, augmented = (WithPixels(dataset, processor, augmented=how)[3]["pixel_values"] for how in ("none", "plain"))
     assert torch.allclose(plain, augmented, atol=1e-5)
     picture = dataset[3]["image"].convert("RGB").resize((32, 32), Image.Resampling(processor.resample))
     assert given[0][0].permute(1, 2, 0).numpy() == pytest.approx(np.asarray(picture) / 255, abs=0.01)
@@ -112,7 +112,7 @@ def test_robust_augmentation_hides_what_tells_one_camera_from_another(cue):
 
 
 def test_a_batch_is_stacked_with_its_labels(dataset):
-    rows = with_pixels(dataset, ViTImageProcessorPil(size={"height": 16, "width": 16}))
+    rows = WithPixels(dataset, ViTImageProcessorPil(size={"height": 16, "width": 16}))
     batch = collate([rows[0], rows[5]])
     assert batch["pixel_values"].shape == (2, 3, 16, 16)
     assert batch["labels"].tolist() == [rows[0]["labels"], rows[5]["labels"]]

@@ -8,6 +8,7 @@ from PIL import Image
 from dermalert import duplicates, repair, sources, tables
 from dermalert.diagnoses import DIAGNOSES, MALIGNANCIES, diagnosis
 from dermalert.errors import UsageError
+from space.triage import read_image
 from train_hf import parse
 
 
@@ -100,18 +101,9 @@ def test_images_of_every_mode_come_out_right(tmp_path):
     Image.new("RGB", (20, 10)).save(folder / "turned.jpg", exif=turned)
     dataset = sources.load([str(tmp_path)])
     assert len(dataset) == 6
-    from dermalert.images import with_pixels
-
-    sizes = []
-
-    def processor(images, **_):
-        sizes.extend((image.size, image.mode) for image in images)
-        return {"pixel_values": np.zeros((len(images), 3, 2, 2))}
-
-    rows = with_pixels(dataset, processor)[:]
-    assert len(rows["labels"]) == 6
-    assert {mode for _, mode in sizes} == {"RGB"}
-    assert dict(zip(dataset["image_id"], sizes, strict=True))["turned"][0] == (10, 20)
+    read = {row["image_id"]: read_image(row["image"]) for row in dataset}
+    assert {image.mode for image in read.values()} == {"RGB"}
+    assert read["turned"].size == (10, 20)
 
 
 def test_one_image_under_two_labels_is_said_and_is_one_group(tmp_path, caplog):

@@ -1,0 +1,312 @@
+r"""How near the training is to its limit, and to what the usual recipe does: images per second, side by side.
+
+    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=9000000000 MALLOC_TOP_PAD_=268435456 OMP_WAIT_POLICY=PASSIVE \
+        python benchmarks/training_input.py --dataset ham10000/
+
+The limit is a bare loop of forward, backward and step on tensors in memory. The usual recipe is the transformers
+guide's to image classification: in `set_transform`, image by image, a random crop that is resized, a tensor,
+normalised; the default collator, the Trainer's defaults. All of them have the same model, batch and memory settings
+(those of the Makefile), and take turns; a ratio is that of one turn, by the clock and by the time of the processor
+alone, which other work on the machine disturbs less. Images are JPEGs of 600 x 450, made from those of the data set.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+from torch.nn import functional
+from tqdm.auto import tqdm
+from transformers import DefaultDataCollator, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+import train_hf
+from dermalert import images, metrics, pixels, repair, sources, splits
+from dermalert.diagnoses import DIAGNOSES
+from dermalert.errors import UsageError, run_command
+from dermalert.settings import Config
+
+MEMORY = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "OMP_WAIT_POLICY")
+SIZE = (600, 450)
+
+BARE, OURS, USUAL = "bare loop on tensors in memory", "dermalert's Trainer", "usual recipe"
+OF = {"of the bare loop": BARE, "times the usual recipe": USUAL}
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure and print what `benchmarks/README.md` shows."""
+    missing = [name for name in MEMORY if name not in os.environ]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} not set: take the command of the docstring, all ways need the same.")
+    torch.set_num_threads(arguments.threads)
+    if arguments.accuracy:
+        print(accuracies(arguments))
+        return
+    with tempfile.TemporaryDirectory() as scratch, mock.patch.dict(os.environ, XDG_CACHE_HOME=f"{scratch}/cache"):
+        dataset = jpegs(arguments.dataset, arguments.images, Path(scratch) / "jpegs")
+        ways = ways_to_train(dataset, arguments, Path(scratch))
+        print(as_markdown(in_turns(ways, arguments.turns)))
+        print(input_alone(dataset, arguments))
+
+
+def jpegs(names: list[str], count: int, folder: Path) -> Dataset:
+    """Write so many images of data sets as JPEGs of one size, and return them."""
+    found = sources.load(names).shuffle(seed=0)
+    for row in found.select(range(min(count, len(found)))):
+        path = folder / DIAGNOSES[row["label"]] / f"{row['image_id']}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row["image"].convert("RGB").resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
+    return sources.load([str(folder)])
+
+
+def ways_to_train(
+    dataset: Dataset, arguments: argparse.Namespace, scratch: Path
+) -> dict[str, Callable[[], np.ndarray]]:
+    """Return functions that train some steps and give the images a second, by name."""
+    settings = {"image_size": arguments.image_size, "batch_size": arguments.batch_size}
+    ways = {BARE: lambda: bare(dataset, Config(**settings), arguments.steps)}
+    if arguments.hardware:
+        ways["bare loop, bfloat16"] = lambda: bare(dataset, Config(**settings), arguments.steps, half=True)
+        ways["bare loop, compiled"] = lambda: bare(dataset, Config(**settings), arguments.steps, compiled=True)
+        return ways
+    rows = {OURS: {}, "the same, plain augmentation": {"augment": "plain"}, "the same, no average": {"average": 0.0}}
+    for name, change in rows.items():
+        ways[name] = lambda change=change: ours(dataset, Config(**settings | change), arguments.steps, scratch)
+    ways["the same, decoding each time"] = lambda: decoding(dataset, Config(**settings), arguments.steps, scratch)
+    ways[USUAL] = lambda: usual(dataset, Config(**settings), arguments.steps, scratch)
+    ways["the same, channels last"] = lambda: usual(
+        dataset, Config(**settings), arguments.steps, scratch, layout=torch.channels_last
+    )
+    return ways
+
+
+def in_turns(ways: dict[str, Callable[[], np.ndarray]], turns: int) -> dict[str, list[np.ndarray]]:
+    """Return the images a second of each way in each turn, after one that does not count."""
+    found = {name: [] for name in ways}
+    for turn in tqdm(range(turns + 1), desc="Turns"):
+        for name, way in ways.items():
+            set_seed(turn)
+            speed = way()
+            if turn:
+                found[name].append(speed)
+    return found
+
+
+def clocks() -> np.ndarray:
+    """Return the seconds of the clock and those of the processor."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def bare(dataset: Dataset, config: Config, steps: int, *, half: bool = False, compiled: bool = False) -> np.ndarray:
+    """Return the images a second of forward, backward and step alone."""
+    model, processor = train_hf.load_model(config)
+    model = model.to(memory_format=torch.channels_last).train()
+    call = torch.compile(model) if compiled else model
+    rows = images.WithPixels(dataset, processor)
+    batch = images.collate(rows.__getitems__(list(range(config.batch_size))))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
+    for step in range(steps + 1):
+        if step == 1:
+            began = clocks()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = call(pixel_values=batch["pixel_values"]).logits
+        functional.cross_entropy(logits.float(), batch["labels"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return steps * config.batch_size / (clocks() - began)
+
+
+class Clock(TrainerCallback):
+    """Takes the time from the end of the first step to that of the last."""
+
+    def on_step_end(self, _args, state, _control, **_others):
+        """Note when a step has ended."""
+        if state.global_step == 1:
+            self.began = clocks()
+        self.ended = clocks()
+
+
+def timed(trainer: Trainer, steps: int) -> np.ndarray:
+    """Return the images a second of some steps of a Trainer, without what comes once a training or an epoch."""
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = steps + 1, "no", "no"
+    trainer.args.disable_tqdm = True
+    trainer.train()
+    return steps * trainer.args.train_batch_size / (clock.ended - clock.began)
+
+
+def ours(dataset: Dataset, config: Config, steps: int, folder: Path) -> np.ndarray:
+    """Return the images a second of the Trainer of `train_hf.py`."""
+    model, processor = train_hf.load_model(config)
+    sides = {"train": dataset, "validation": dataset.select(range(8))}
+    return timed(train_hf.make_trainer(config, folder, model, processor, sides), steps)
+
+
+def decoding(dataset: Dataset, config: Config, steps: int, folder: Path) -> np.ndarray:
+    """Return the same where no image is kept."""
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=f"{folder}/empty"), mock.patch.object(pixels, "AT_MOST", 0):
+        return ours(dataset, config, steps, folder)
+
+
+def usual(dataset: Dataset, config: Config, steps: int, folder: Path, layout=torch.contiguous_format) -> np.ndarray:
+    """Return the images a second of the usual recipe."""
+    model, processor = train_hf.load_model(config)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "usual"),
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        remove_unused_columns=False,
+        report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = Trainer(
+        model=model.to(memory_format=layout),
+        args=arguments,
+        train_dataset=image_by_image(dataset, processor, config.image_size),
+        data_collator=DefaultDataCollator() if layout == torch.contiguous_format else images.collate,
+    )
+    return timed(trainer, steps)
+
+
+def image_by_image(dataset: Dataset, processor, size: int) -> Dataset:
+    """Return a data set whose transform is the guide's: RandomResizedCrop, ToTensor, Normalize, of one image each."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+
+    def transformed(image: Image.Image) -> torch.Tensor:
+        picture = image.convert("RGB")
+        cut = picture.resize((size, size), Image.Resampling.BILINEAR, box=random_box(*picture.size))
+        return (torch.from_numpy(np.array(cut)).permute(2, 0, 1).float().div(255) - mean) / std
+
+    def transforms(rows: dict) -> dict:
+        return {"pixel_values": [transformed(image) for image in rows["image"]], "labels": rows["label"]}
+
+    found = dataset.select_columns(["image", "label"])
+    found.set_transform(transforms)
+    return found
+
+
+def random_box(width: int, height: int) -> tuple[float, float, float, float]:
+    """Return the box of torchvision's RandomResizedCrop: 0.08 to 1 of the area, 3:4 to 4:3."""
+    for _ in range(10):
+        area = width * height * np.random.uniform(0.08, 1)
+        ratio = np.exp(np.random.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if w <= width and h <= height:
+            left, top = np.random.randint(0, width - w + 1), np.random.randint(0, height - h + 1)
+            return left, top, left + w, top + h
+    return 0, 0, width, height
+
+
+def input_alone(dataset: Dataset, arguments: argparse.Namespace) -> str:
+    """Return, as a table, the milliseconds of the processor an image that the input takes without a model."""
+    config = Config(image_size=arguments.image_size)
+    _, processor = train_hf.load_model(config)
+    rows = {
+        f"kept, {how} augmentation": images.WithPixels(dataset, processor, augmented=how)
+        for how in ("none", "plain", "robust")
+    }
+    rows["usual recipe"] = image_by_image(dataset, processor, arguments.image_size)
+    collators = {"usual recipe": DefaultDataCollator()}
+    found = {name: [] for name in rows}
+    for turn in range(arguments.turns):
+        for name, data in rows.items():
+            wanted = np.random.default_rng(turn).permutation(len(data))[: arguments.batch_size].tolist()
+            began = time.process_time()
+            collators.get(name, images.collate)(data.__getitems__(wanted))
+            found[name].append((time.process_time() - began) * 1000 / arguments.batch_size)
+    return "\n".join(
+        [
+            "",
+            "| input alone | ms of the processor an image |",
+            "|---|---|",
+            *(f"| {n} | {spread(v)} |" for n, v in found.items()),
+        ]
+    )
+
+
+def as_markdown(found: dict[str, list[np.ndarray]]) -> str:
+    """Return the table: images a second, and against the limit and the usual recipe, turn by turn."""
+    titles = ["images a second", *(f"{of}, by the {clock}" for of in OF for clock in ("clock", "processor"))]
+    lines = [
+        f"| medians of n = {len(found[BARE])} turns [all of them] | " + " | ".join(titles) + " |",
+        "|---" * 6 + "|",
+    ]
+    for name, speeds in found.items():
+        cells = [spread(np.array(speeds)[:, 0])]
+        for other in OF.values():
+            ratios = np.divide(speeds, found[other]) if other in found else None
+            cells += ["", ""] if ratios is None else [spread(ratios[:, 0]), spread(ratios[:, 1])]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def spread(values) -> str:
+    """Return median, smallest and largest."""
+    return f"{np.median(values):.2f} [{min(values):.2f}-{max(values):.2f}]"
+
+
+def accuracies(arguments: argparse.Namespace) -> str:
+    """Return, as a table, how many held-out images are answered rightly after the two kinds of input, by seed.
+
+    Loss, sampling, schedule and split are the same: only what the network sees in training differs.
+    """
+    dataset, _ = repair.repair(sources.load(arguments.dataset), "archive")
+    sides = splits.split(dataset)
+    lines = [f"| seed | {OURS}, plain | robust | {USUAL} |", "|---|---|---|---|"]
+    for seed in range(arguments.seeds):
+        cells = [right(sides, arguments, seed, how) for how in ("plain", "robust", "usual")]
+        lines.append(f"| {seed} | " + " | ".join(cells) + " |")
+        print(lines[-1], file=sys.stderr)
+    return "\n".join(lines)
+
+
+def right(sides: dict[str, Dataset], arguments: argparse.Namespace, seed: int, how: str) -> str:
+    """Train, and return the accuracy and the balanced accuracy on held-out images with their intervals."""
+    config = Config(
+        image_size=arguments.image_size,
+        batch_size=arguments.batch_size,
+        epochs=arguments.epochs,
+        seed=seed,
+        augment="plain" if how == "usual" else how,
+        sampling="natural",
+        rebalance=False,
+        average=0.0,
+    )
+    set_seed(seed)
+    model, processor = train_hf.load_model(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = train_hf.make_trainer(config, Path(scratch), model, processor, sides)
+        trainer.args.eval_strategy, trainer.args.save_strategy = "no", "no"
+        if how == "usual":
+            trainer.train_dataset = image_by_image(sides["train"], processor, config.image_size)
+        trainer.train()
+        logits = trainer.predict(images.WithPixels(sides["held_out"], processor)).predictions
+    probabilities = torch.from_numpy(logits).softmax(1).numpy()
+    found = metrics.report(np.array(sides["held_out"]["label"]), probabilities, np.array(sides["held_out"]["group"]))
+    told = (found["accuracy"], found["balanced_accuracy"])
+    return ", ".join(f"{v['value']:.3f} [{v['low']:.3f}-{v['high']:.3f}]" for v in told)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", nargs="+", default=["demo"], help="where the images are from")
+    parser.add_argument("--images", type=int, default=512, help="of them, at most")
+    parser.add_argument("--image_size", type=int, default=160, help="side of the input in pixels")
+    parser.add_argument("--batch_size", type=int, default=32, help="images a step")
+    parser.add_argument("--steps", type=int, default=6, help="of each way in a turn")
+    parser.add_argument("--turns", type=int, default=7, help="of all ways")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--hardware", action="store_true", help="the bare loop in bfloat16 and compiled, instead")
+    parser.add_argument("--accuracy", action="store_true", help="what is learnt from the two kinds of input, instead")
+    parser.add_argument("--epochs", type=int, default=4, help="with --accuracy")
+    parser.add_argument("--seeds", type=int, default=3, help="with --accuracy")
+    settings = parser.parse_args()
+    sys.exit(run_command(lambda: main(settings)))

@@ -1,0 +1,195 @@
+"""Images decoded and resized once: what a processor makes of each file, kept as bytes by the content of the file.
+
+CACHE/pixels-1/KEY/*.pack, where KEY stands for the processor. A pack holds the SHA-256 of some thousand files and then
+their pixels, and never changes: it is written beside and takes its name when it is whole, so that a run that is killed
+leaves all packs but the last, and nothing half-written is read. Packs are memory-mapped.
+"""
+
+import contextlib
+import hashlib
+import logging
+import mmap
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from datasets import Dataset
+from PIL import Image
+from tqdm.auto import tqdm
+
+from dermalert.errors import UsageError
+from space.triage import read_image
+
+logger = logging.getLogger(__name__)
+
+AT_MOST = 20_000_000_000
+"""Bytes of all packs; fewer where the disk has less than twice as much room. The longest unused go first."""
+
+_PACK = 2048  # images; what a killed run has to do again, at most
+_CHUNK = 64  # images in memory at once
+_HASH = 32  # bytes
+_ABANDONED = 3600  # seconds after which a pack that is not whole is that of a run that was killed
+
+_mapped: set[Path] = set()
+"""Packs that this process reads from: to delete them would free nothing."""
+
+
+class Processed:
+    """A processor whose `pixel_values` are kept as the bytes they are made of.
+
+    Attributes:
+        scale: (3, 1, 1), and
+        offset: (3, 1, 1), by which it turns RGB values in [0, 1] into `pixel_values`. Found out by asking it: its
+            settings do not tell all, EfficientNet's for one divides twice.
+    """
+
+    def __init__(self, processor):
+        self._processor = processor
+        black, white = (self(Image.new("RGB", (64, 64), colour)) for colour in ("black", "white"))
+        self.shape = tuple(black.shape)
+        middle = (slice(None), self.shape[1] // 2, self.shape[2] // 2, None, None)
+        self.scale, self.offset = white[middle] - black[middle], black[middle]
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8))
+        back = torch.from_numpy(self.as_bytes(noise)) / 255 * self.scale + self.offset
+        if not torch.allclose(back, self(noise), rtol=0, atol=float(self.scale.abs().max()) / 5000):
+            raise UsageError(f"{type(processor).__name__} does more than resize, crop and scale: take another base.")
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return the `pixel_values` (3, H, W) of an RGB image."""
+        return self._processor([image], return_tensors="pt")["pixel_values"][0]
+
+    def as_bytes(self, image: Image.Image) -> np.ndarray:
+        """Return the RGB values of an image as the model's input has them: uint8 (3, H, W)."""
+        values = (self(image) - self.offset) / self.scale * 255
+        return values.round().clamp(0, 255).byte().numpy()
+
+    def key(self) -> str:
+        """Return what changes with all that decides on the bytes."""
+        told = [self._processor.to_json_string(), type(self._processor).__name__, PIL.__version__, self.shape]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
+class Pixels:
+    """The bytes of a data set's images, by row: from packs where they are kept, else decoded when they are asked for.
+
+    Args:
+        dataset: with the columns `image` and `content`, the SHA-256 of the file in hexadecimal.
+        processed: what makes the bytes.
+    """
+
+    def __init__(self, dataset: Dataset, processed: Processed):
+        self._images, self._contents, self._processed = (
+            dataset.select_columns("image"),
+            list(dataset["content"]),
+            processed,
+        )
+        self._first = dict(zip(reversed(self._contents), reversed(range(len(self._contents))), strict=True))
+        self._places: dict[str, tuple[mmap.mmap, int]] = {}
+        try:
+            self._keep(folder() / processed.key())
+        except OSError as error:
+            logger.warning("decoded images cannot be kept in '%s' (%s): going on without.", folder(), error)
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
+        """Return the bytes of some rows: uint8 (n, 3, H, W)."""
+        found = np.empty((len(rows), *self._processed.shape), np.uint8)
+        maps = set()
+        for i, row in enumerate(rows):
+            place = self._places.get(self._contents[row])
+            if place:
+                pack, offset = place
+                found[i] = np.frombuffer(pack, np.uint8, found[i].size, offset).reshape(found[i].shape)
+                maps.add(pack)
+            else:
+                found[i] = self._decoded(row)
+        for pack in maps:  # else the whole set would end up in resident memory; the system keeps what it has room for
+            pack.madvise(mmap.MADV_DONTNEED)
+        return found
+
+    def _decoded(self, row: int) -> np.ndarray:
+        return self._processed.as_bytes(read_image(self._images[row]["image"]))
+
+    def _keep(self, folder: Path) -> None:
+        """Find the packs that hold the images, and write what they lack."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("*.pack"):
+            self._open(path)
+        missing = sorted(row for content, row in self._first.items() if content not in self._places)
+        with tqdm(total=len(missing), desc="Decoding images", unit=" images", disable=not missing) as bar:
+            for start in range(0, len(missing), _PACK):
+                rows = missing[start : start + _PACK]
+                if not _make_room(len(rows) * self._row_bytes):
+                    return
+                self._open(self._write(folder, rows, bar))
+
+    @property
+    def _row_bytes(self) -> int:
+        return _HASH + int(np.prod(self._processed.shape))
+
+    def _open(self, path: Path) -> None:
+        """Learn what a pack holds."""
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # another run makes room
+            count, rest = divmod(os.fstat(file.fileno()).st_size, self._row_bytes)
+            if rest or not count:
+                return
+            pack = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            names = [pack[i * _HASH : (i + 1) * _HASH].hex() for i in range(count)]
+            places = [(pack, count * _HASH + i * (self._row_bytes - _HASH)) for i in range(count)]
+            wanted = {name: place for name, place in zip(names, places, strict=True) if name in self._first}
+            if wanted:
+                self._places |= wanted
+                _mapped.add(path)
+                os.utime(path)
+
+    def _write(self, folder: Path, rows: list[int], bar: tqdm) -> Path:
+        """Write a pack whole or not at all."""
+        contents = [self._contents[row] for row in rows]
+        name = hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
+        partial = folder / f"{name}.{os.getpid()}.partial"
+        with partial.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+            file.write(bytes.fromhex("".join(contents)))
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                for pixels in pool.map(self._decoded, chunk):
+                    file.write(pixels.tobytes())
+                    bar.update()
+            file.flush()
+            os.fsync(file.fileno())
+        return partial.replace(folder / f"{name}.pack")
+
+
+def folder() -> Path:
+    """Return where packs are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert" / "pixels-1"
+
+
+def _make_room(size: int) -> bool:
+    """Delete packs, those that were unused longest first, until there is room for another; tell whether there is."""
+    found = sorted(_files(), key=lambda file: file[1])
+    total = sum(file[2] for file in found)
+    limit = min(AT_MOST, (total + shutil.disk_usage(folder()).free) // 2)
+    for path, used, held in found:
+        if total + size <= limit:
+            break
+        abandoned = path.suffix == ".partial" and time.time() - used > _ABANDONED
+        if abandoned or (path.suffix == ".pack" and path not in _mapped):
+            path.unlink(missing_ok=True)
+            total -= held
+    return total + size <= limit
+
+
+def _files() -> Iterator[tuple[Path, float, int]]:
+    """Yield all files of the cache, with when they were last used and their bytes."""
+    for path in folder().glob("*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            state = path.stat()
+            yield path, state.st_mtime, state.st_size

@@ -1,0 +1,135 @@
+"""One run in several processes, as `accelerate launch` or `torchrun` start them, on one machine or on several.
+
+All of them train; the main one alone decides, writes, measures and publishes. In one process all this is nothing.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import distributed
+
+from dermalert.errors import RunError, UsageError
+
+_Answer = TypeVar("_Answer")
+
+_PATIENCE = timedelta(days=2)  # that a process waits for the main one; one that has died is noticed at once
+_GONE = "the run was stopped, or one of its processes has ended: the same command goes on from the last checkpoint."
+
+
+def count() -> int:
+    """Return how many processes the run has."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Tell whether this is the process that decides and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Connect the processes; the others are silent, and all end when one does.
+
+    Raises:
+        RunError: another one has ended.
+    """
+    if count() == 1:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _stopped)  # what a launcher sends to the others
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+    if is_main():
+        print(f"Training in {count()} processes.")
+    else:
+        logging.disable(logging.WARNING)
+    try:
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main() else nowhere):
+            yield
+    except UsageError:
+        if is_main():
+            raise
+        sys.exit(2)  # it is wrong in all of them, and the main one says so
+    except RuntimeError as error:
+        if _is_of_the_connection(error):
+            raise RunError(_GONE) from error
+        raise
+
+
+def _stopped(*_: object) -> None:
+    raise RunError(_GONE)
+
+
+def _is_of_the_connection(error: RuntimeError) -> bool:
+    """Tell whether a process could not be reached; gloo has no type of its own for that."""
+    words = ("gloo", "Connection closed", "Connection reset", "Broken pipe")
+    return isinstance(error, distributed.DistError) or any(word in str(error) for word in words)
+
+
+def decided(decide: Callable[[], _Answer]) -> _Answer:
+    """Return what the main process decides, in all of them; if it fails there, the others end without a word.
+
+    Raises:
+        SystemExit: it failed in the main process, and this is another.
+    """
+    if count() == 1:
+        return decide()
+    if not is_main():
+        (found,) = broadcast_object_list([None])
+        if found is None:
+            sys.exit(1)
+        return found[0]
+    try:
+        found = (decide(),)
+    except BaseException:
+        broadcast_object_list([None])
+        raise
+    broadcast_object_list([found])
+    return found[0]
+
+
+def by_main(do: Callable[[], _Answer]) -> _Answer | None:
+    """Return what the main process does while the others wait; in them None."""
+    done = []
+    decided(lambda: done.append(do()))
+    return done[0] if done else None
+
+
+@contextlib.contextmanager
+def one_a_machine_first() -> Iterator[None]:
+    """Let one process of each machine go first, where what it does is kept for the others to find."""
+    if count() == 1:
+        yield
+        return
+    first = PartialState().is_local_main_process
+    if not first:
+        distributed.barrier()
+    try:
+        yield
+    finally:  # what fails in one fails in the others too
+        if first:
+            distributed.barrier()
+
+
+def share(tensors: Iterable[torch.Tensor]) -> None:
+    """Give all processes the main one's numbers."""
+    if count() > 1:
+        for tensor in tensors:
+            told = tensor.detach().contiguous()  # not channels last
+            distributed.broadcast(told, 0)
+            tensor.detach().copy_(told)
+
+
+def vary_chance() -> None:
+    """Have each process draw numbers of its own, so that not all augment alike."""
+    if not is_main():
+        torch.manual_seed(torch.initial_seed() + int(os.environ["RANK"]))

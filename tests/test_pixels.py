@@ -1,0 +1,155 @@
+"""An image is decoded once, whatever is killed meanwhile; what is read is whole, and the disk does not fill up."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from pictures import class_folders
+from transformers import ViTImageProcessorPil
+
+from dermalert import pixels, sources
+from dermalert.errors import UsageError
+from dermalert.pixels import Pixels, Processed
+
+PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})
+ROW = 32 + 3 * 16 * 16  # bytes
+
+
+@pytest.fixture(autouse=True)
+def packs(cache, monkeypatch):
+    """An empty cache, in which a pack holds few images."""
+    monkeypatch.setattr(pixels, "_PACK", 4)
+    monkeypatch.setattr(pixels, "_mapped", set())
+    return cache.parent / "pixels-1"
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return sources.load([str(class_folders(tmp_path / "data", images=2))])
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The images that are decoded from now on."""
+    seen = []
+    read_image = pixels.read_image
+    monkeypatch.setattr(pixels, "read_image", lambda image: seen.append(image) or read_image(image))
+    return seen
+
+
+def expected(dataset):
+    return np.stack([Processed(PROCESSOR).as_bytes(image.convert("RGB")) for image in dataset["image"]])
+
+
+def test_an_image_is_decoded_once_whichever_run_asks_for_it_again(dataset, decoded):
+    first = Pixels(dataset, Processed(PROCESSOR))
+    assert len(decoded) == 18
+    assert np.array_equal(first[range(18)], expected(dataset))
+    some = dataset.shuffle(seed=0).select(range(7))
+    again = Pixels(some, Processed(PROCESSOR))
+    assert np.array_equal(again[[3, 0, 3]], expected(some)[[3, 0, 3]])
+    assert len(decoded) == 18
+
+
+def test_what_is_new_in_a_data_set_is_decoded_and_a_copy_is_not(dataset, decoded, tmp_path):
+    Pixels(dataset, Processed(PROCESSOR))
+    copied = next((tmp_path / "data" / "melanoma").iterdir())
+    (tmp_path / "data" / "melanoma" / "copy.png").write_bytes(copied.read_bytes())
+    class_folders(tmp_path / "data" / "more", images=1, first_seed=500, labels=("nevus",))
+    more = sources.load([str(tmp_path / "data"), str(tmp_path / "data" / "more")])
+    assert len(more) == 20
+    assert np.array_equal(Pixels(more, Processed(PROCESSOR))[range(20)], expected(more))
+    assert len(decoded) == 19
+
+
+def test_another_processor_has_pixels_of_its_own(dataset, decoded):
+    Pixels(dataset, Processed(PROCESSOR))
+    nearest = ViTImageProcessorPil(size={"height": 16, "width": 16}, resample=0)
+    other = Pixels(dataset, Processed(nearest))
+    assert len(decoded) == 36
+    assert not np.array_equal(other[range(18)], expected(dataset))
+
+
+def test_a_pack_that_was_cut_short_is_not_read(dataset, decoded, packs):
+    Pixels(dataset, Processed(PROCESSOR))
+    cut = sorted(packs.glob("*/*.pack"))[0]
+    held = (cut.stat().st_size) // ROW
+    os.truncate(cut, cut.stat().st_size - 1)
+    again = Pixels(dataset, Processed(PROCESSOR))
+    assert np.array_equal(again[range(18)], expected(dataset))
+    assert len(decoded) == 18 + held
+
+
+def test_a_run_killed_while_it_decodes_leaves_only_whole_packs_and_the_next_goes_on(dataset, decoded, packs, tmp_path):
+    script = f"""
+import time
+from transformers import ViTImageProcessorPil
+from dermalert import pixels, sources
+read_image = pixels.read_image
+pixels.read_image, pixels._PACK = lambda image: time.sleep(0.2) or read_image(image), 4
+processor = ViTImageProcessorPil(size={{"height": 16, "width": 16}})
+pixels.Pixels(sources.load([{str(tmp_path / "data")!r}]), pixels.Processed(processor))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    while not list(packs.glob("*/*.pack")) or not list(packs.glob("*/*.partial")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    whole = sum(path.stat().st_size for path in packs.glob("*/*.pack")) // ROW
+    assert 0 < whole < 18
+    assert np.array_equal(Pixels(dataset, Processed(PROCESSOR))[range(18)], expected(dataset))
+    assert len(decoded) == 18 - whole
+
+
+def test_there_is_a_bound_and_what_is_beyond_it_is_decoded_each_time(dataset, decoded, packs, monkeypatch):
+    monkeypatch.setattr(pixels, "AT_MOST", 9 * ROW)
+    found = Pixels(dataset, Processed(PROCESSOR))
+    assert sum(path.stat().st_size for path in packs.glob("*/*")) == 8 * ROW
+    assert len(decoded) == 8
+    for _ in range(2):
+        assert np.array_equal(found[range(18)], expected(dataset))
+    assert len(decoded) == 8 + 2 * 10
+
+
+def test_what_was_unused_longest_makes_room_and_so_does_what_a_killed_run_left(dataset, packs, monkeypatch):
+    old, abandoned, fresh = (packs / "0" / name for name in ("old.pack", "one.partial", "two.partial"))
+    for path, age in ((old, 2), (abandoned, 1), (fresh, 0)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(5 * ROW))
+        os.utime(path, (time.time() - age * 86400,) * 2)
+    monkeypatch.setattr(pixels, "AT_MOST", 23 * ROW)
+    Pixels(dataset, Processed(PROCESSOR))
+    assert [path.exists() for path in (old, abandoned, fresh)] == [False, False, True]
+    assert sum(path.stat().st_size for path in packs.glob("*/*.pack")) == 18 * ROW
+
+
+def test_packs_that_another_run_deletes_meanwhile_can_still_be_read(dataset, packs):
+    found = Pixels(dataset, Processed(PROCESSOR))
+    for path in packs.glob("*/*.pack"):
+        path.unlink()
+    assert np.array_equal(found[range(18)], expected(dataset))
+
+
+def test_without_a_place_to_keep_them_images_are_decoded_each_time(dataset, packs, caplog):
+    packs.parent.mkdir(parents=True, exist_ok=True)
+    packs.write_text("a file where the folder should be")
+    found = Pixels(dataset, Processed(PROCESSOR))
+    assert np.array_equal(found[[0, 1]], expected(dataset)[:2])
+    assert f"decoded images cannot be kept in '{packs}'" in caplog.text
+
+
+def test_a_processor_that_changes_colours_by_the_picture_is_refused():
+    class Stretching(ViTImageProcessorPil):
+        def __call__(self, images, **kwargs):
+            found = super().__call__(images, **kwargs)
+            found["pixel_values"] = found["pixel_values"] ** 3
+            return found
+
+    with pytest.raises(UsageError, match="Stretching does more than resize, crop and scale: take another base"):
+        Processed(Stretching(size={"height": 16, "width": 16}))
