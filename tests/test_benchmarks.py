@@ -14,12 +14,15 @@ from conftest import REPOSITORY
 from datasets import Dataset
 from pictures import class_folders
 from releases import make_release
+from test_attribution import blinkered, grain
+from test_attribution import release as network_release
 from test_sharpness import softened, textures
 
 from dermalert import images, seen, sharpness, sources
 from dermalert.diagnoses import DIAGNOSES
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import attribution as maps_that_count
 import copies
 import recipe
 import sources as left_out_sources
@@ -187,3 +190,49 @@ def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
     copies.SEEN["robust, without chance sharpness"](torch.zeros(1, 3, 8, 8))
     assert asked[0] is not levelled
     assert sharpness.levelled is levelled
+
+
+def test_maps_are_asked_whether_they_mark_what_counts(clinics, tmp_path):
+    release = make_release(tmp_path / "release")
+    words = ("--model", release, "--dataset", *clinics, "--images", 4, "--shuffled", 2)
+    done = command("attribution.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("same shapes elsewhere") == 6
+    assert "n = 4 images in " in done.stdout
+    assert "| the last layer | " in done.stdout
+
+
+def test_deleting_what_the_model_looks_at_counts_and_deleting_the_rest_does_not():
+    judge = blinkered(network_release("ViT"), slice(0, 16), slice(0, 16))
+    images, there, rest = [grain((64, 64), seed=seed) for seed in range(6)], np.zeros((64, 64)), np.zeros((64, 64))
+    there[4:28, 4:28], rest[36:60, 36:60] = 1, 1
+    found = {
+        name: maps_that_count.deletion(judge, images, [mask.astype(np.float32)] * 6)
+        for name, mask in (("there", there), ("rest", rest))
+    }
+    for share in maps_that_count.SHARES:
+        for instead in maps_that_count.REPLACED_BY:
+            changed = {name: told[()][:, None] - told["marked", share, instead] for name, told in found.items()}
+            assert np.abs(changed["there"][..., 0]).min() > 1e-5
+            assert not changed["rest"].any()
+
+
+def test_what_is_moved_is_as_much_in_as_many_pieces_and_elsewhere():
+    mask = np.zeros((40, 60), bool)
+    mask[5:15, 10:30] = True
+    placed = {maps_that_count.moved(mask, np.random.default_rng(seed)).tobytes() for seed in range(20)}
+    assert len(placed) == 20
+    for pixels in placed:
+        elsewhere = np.frombuffer(pixels, bool).reshape(mask.shape)
+        assert elsewhere.sum() == mask.sum()
+        assert sorted(np.unique(elsewhere.sum(0))) == [0, 10]
+        assert sorted(np.unique(elsewhere.sum(1))) == [0, 20]
+
+
+def test_no_more_is_marked_than_the_map_gives_a_colour():
+    found = np.zeros((10, 10), np.float32)
+    found[0, :7] = np.arange(7) + 1
+    found[9] = np.nan
+    assert maps_that_count.most(found, 0.05).sum() == 5
+    assert maps_that_count.most(found, 0.05)[0, 2:7].all()
+    assert maps_that_count.most(found, 0.3).sum() == 7

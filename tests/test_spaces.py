@@ -21,7 +21,7 @@ from dermalert.errors import RunError, UsageError
 
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
-FILES = {".gitattributes", "README.md", "__init__.py", "app.py", "triage.py", "requirements.txt"}
+FILES = {".gitattributes", "README.md", "__init__.py", "app.py", "attribution.py", "triage.py", "requirements.txt"}
 
 
 @pytest.fixture(autouse=True)
