@@ -23,6 +23,10 @@ NOT_A_DEVICE = "For research and education only. Not a medical device; does not 
 # A dermoscope's camera gives 12 to 24 million pixels; an image that claims far more is an accident or an attack.
 MAX_PIXELS = 64_000_000
 
+KINDS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+"""What is read, as Pillow calls it: what cameras and dermoscopes write. Pillow knows forty others, among them some
+that start a program (EPS) or take minutes and gigabytes for a small file (JPEG 2000)."""
+
 REFERENCE = "evaluation/parity.safetensors"
 """In a release: `images`, uint8 (n, H, W, 3), and the `probabilities` (n, labels) that it must give of them."""
 
@@ -50,7 +54,7 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """
     name = f"'{source}'" if isinstance(source, str | Path) else "the file"
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(_opened(source))
+        image = source if isinstance(source, Image.Image) else Image.open(_opened(source), formats=KINDS)
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImage(f"it has {image.width} x {image.height} pixels; shrink it below {MAX_PIXELS:,}.")
         image.load()

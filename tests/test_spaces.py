@@ -21,7 +21,11 @@ from dermalert.errors import RunError, UsageError
 
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
-FILES = {".gitattributes", "README.md", "__init__.py", "app.py", "attribution.py", "triage.py", "requirements.txt"}
+PARTS = (
+    *("api", "app", "attribution", "batch", "cleaning", "one_lesion", "page", "triage", "words"),
+    "__init__",
+)
+FILES = {".gitattributes", "README.md", "requirements.txt", "style.css"} | {f"{part}.py" for part in PARTS}
 
 
 @pytest.fixture(autouse=True)
