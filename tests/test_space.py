@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,8 @@ from releases import LABELS, make_image, make_release
 from transformers import pipeline
 
 from dermalert import evaluation
-from space import app
+from space import app, cleaning, words
+from space import page as pages
 from space.triage import NOT_A_DEVICE, REFERENCE, Release
 
 SPACE = Path(app.__file__).parent
@@ -131,25 +133,24 @@ def requirements() -> list[Requirement]:
 
 
 def test_the_requirements_are_pinned_inside_the_ranges_of_the_project():
-    project = {r.name: r.specifier for r in map(Requirement, importlib.metadata.requires("dermalert")) if not r.marker}
-    assert "gradio" not in {r.name for r in requirements()}, "its version is sdk_version"
+    needed = tomllib.loads((SPACE.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = {r.name: r.specifier for r in map(Requirement, needed)}
     pinned = {r.name: str(r.specifier).removeprefix("==") for r in requirements()}
-    for name, version in [*pinned.items(), ("gradio", SpaceCard.load(SPACE / "README.md").data.sdk_version)]:
+    assert pinned["gradio"] == SpaceCard.load(SPACE / "README.md").data.sdk_version
+    for name, version in pinned.items():
         assert Version(version) in project[name], name
 
 
 def test_every_requirement_runs_on_the_python_of_the_space():
     python = SpaceCard.load(SPACE / "README.md").data.python_version
-    for name in ["gradio", "dermalert", *(r.name for r in requirements())]:
+    for name in ["dermalert", *(r.name for r in requirements())]:
         supported = importlib.metadata.metadata(name)["Requires-Python"]
         assert f"{python}.9" in SpecifierSet(supported), f"{name} needs Python {supported}"
 
 
 def test_the_space_needs_nothing_but_its_requirements():
-    allowed = {r.name.replace("pillow", "PIL") for r in requirements()} | {
-        "gradio",
-        *(path.stem for path in SPACE.glob("*.py")),
-    }
+    allowed = {r.name.replace("pillow", "PIL") for r in requirements()} | {path.stem for path in SPACE.glob("*.py")}
+    allowed.add("gradio_client")  # a part of gradio
     for path in SPACE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -201,6 +202,7 @@ def launched(monkeypatch, **variables: str) -> dict:
     """Run `main` up to the launch, and return the launch's arguments with the demo."""
     calls = []
     monkeypatch.setattr(gradio.Blocks, "launch", lambda demo, **options: calls.append(options | {"demo": demo}))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])  # which serving changes
     for name in ("MODEL_ID", "MODEL_REVISION"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -244,8 +246,8 @@ def test_nothing_of_a_visitor_is_kept_or_shared(monkeypatch, folder):
     assert call["max_file_size"] == "50mb"
     demo = call["demo"]
     assert demo.analytics_enabled is False
-    assert demo.delete_cache is not None
-    assert demo._queue.max_size is not None
+    assert sum(demo.delete_cache) < cleaning.EVERY + cleaning.AGE <= 360, "six minutes, as the page says"
+    assert demo._queue.max_size >= 128
     config = demo.get_config_file()
     picture = next(c["props"] for c in config["components"] if c["props"].get("elem_id") == "picture")
     assert "share" not in picture["buttons"]
@@ -256,7 +258,7 @@ def test_nothing_of_a_visitor_is_kept_or_shared(monkeypatch, folder):
 
 
 def page(release: Release) -> str:
-    return in_a_loop(lambda: json.dumps(app.build_demo(release).get_config_file(), ensure_ascii=False))
+    return in_a_loop(lambda: json.dumps(pages.build_demo(release).get_config_file(), ensure_ascii=False))
 
 
 @pytest.mark.parametrize(("generated", "said"), [(True, True), (False, False), (None, False)])
@@ -271,36 +273,53 @@ def test_the_page_names_the_release_and_its_tag(release, folder):
     assert "Release: folder demo-release; version 0.1.0; trained on demo." in page(release)
     assert str(folder.parent) not in page(release)
     named = types.SimpleNamespace(name="tester/derm", revision="v1.0.0", model=release.model)
-    assert app._source(named).startswith("Release: tester/derm; tag v1.0.0; version 0.1.0")
+    assert words.source(named).startswith("Release: tester/derm; tag v1.0.0; version 0.1.0")
     named.revision = None
-    assert app._source(named).startswith("Release: tester/derm; its newest state, no tag; version 0.1.0")
+    assert words.source(named).startswith("Release: tester/derm; its newest state, no tag; version 0.1.0")
 
 
 # The endpoint
 
 
-def test_the_endpoint_is_typed_and_documented(client):
-    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert list(endpoints) == ["/judge"]
-    judge = endpoints["/judge"]
-    assert judge["description"].startswith("Judge one dermoscopy image. For research and education only")
-    assert [(p["parameter_name"], p["python_type"]["type"]) for p in judge["parameters"]] == [("image", "filepath")]
-    sentence, probabilities = judge["returns"]
-    assert (sentence["label"], sentence["python_type"]["type"]) == ("sentence", "str")
-    assert probabilities["label"] == "probabilities"
-    assert re.search(r"confidences: list\[dict\(label: .*, confidence: float", probabilities["python_type"]["type"])
+def endpoints(client: Client) -> dict:
+    return client.view_api(return_format="dict", print_info=False)["named_endpoints"]
 
 
-def confidences(answer: dict) -> dict[str, float]:
-    return {row["label"]: row["confidence"] for row in answer["confidences"]}
+JUDGED = (
+    "sentence: str, alert: None | bool, refused: None | str, probabilities: dict(str, float), "
+    "malignant: None | float, release: str, notice: str"
+)
+SERVED = (
+    "release: str, version: None | str, diagnoses: list[str], groups: dict(str, list[str]), alert_label: str, "
+    "threshold: None | float, trained_on: list[str], generated: bool, evaluation: None | dict(str, Any), notice: str"
+)
+
+
+def test_the_contract_with_programs(client):
+    found = endpoints(client)
+    types = {
+        name: (
+            {p["parameter_name"]: p["python_type"]["type"] for p in endpoint["parameters"]},
+            [r["python_type"]["type"] for r in endpoint["returns"]],
+        )
+        for name, endpoint in found.items()
+    }
+    assert types == {
+        "/judge": ({"image": "filepath"}, [f"dict({JUDGED})"]),
+        "/release": ({}, [f"dict({SERVED})"]),
+    }
+    assert found["/judge"]["description"].startswith("Judge one dermoscopy image. For research and education only")
 
 
 def test_the_endpoint_gives_the_floats_of_a_bare_pipeline(client, folder, tmp_path):
     make_image((90, 70)).save(tmp_path / "lesion.png")
     plain = pipeline("image-classification", model=str(folder))(str(tmp_path / "lesion.png"), top_k=9)
-    sentence, answer = client.predict(handle_file(tmp_path / "lesion.png"), api_name="/judge")
-    assert confidences(answer) == pytest.approx({row["label"]: row["score"] for row in plain}, abs=1e-5)
-    assert re.fullmatch(r"Melanoma alert: the probability of melanoma is \d+\.\d%; .* alerts from 10\.0%\.", sentence)
+    answer = client.predict(handle_file(tmp_path / "lesion.png"), api_name="/judge")
+    assert answer["probabilities"] == pytest.approx({row["label"]: row["score"] for row in plain}, abs=1e-5)
+    sentence = r"Melanoma alert: the probability of melanoma is \d+\.\d%; .* alerts from 10\.0%\."
+    assert re.fullmatch(sentence, answer["sentence"])
+    assert (answer["alert"], answer["refused"], answer["malignant"]) == (True, None, None)
+    assert (answer["release"], answer["notice"]) == ("folder demo-release", NOT_A_DEVICE)
 
 
 def write_odd_files(folder: Path) -> list[Path]:
@@ -320,8 +339,8 @@ def write_odd_files(folder: Path) -> list[Path]:
 
 def test_an_image_reaches_the_model_as_it_was_uploaded(client, release, tmp_path):
     for path in write_odd_files(tmp_path):
-        _, answer = client.predict(handle_file(path), api_name="/judge")
-        assert confidences(answer) == pytest.approx(release.judge(path).probabilities, abs=1e-5), path.name
+        answer = client.predict(handle_file(path), api_name="/judge")
+        assert answer["probabilities"] == pytest.approx(release.judge(path).probabilities, abs=1e-5), path.name
 
 
 @pytest.mark.parametrize("content", ["cut short", "a letter", "nothing"])

@@ -1,0 +1,93 @@
+"""The page of a release, put together from its tabs, and the endpoints for programs."""
+
+from pathlib import Path
+
+import gradio as gr
+from gradio.components.api_component import Api
+from gradio_client.utils import python_type_to_json_schema
+
+if __package__:
+    from . import api, one_lesion, triage, words
+else:  # run as a script, as on the Hub
+    import api
+    import one_lesion
+    import triage
+    import words
+
+STYLE = Path(__file__).parent / "style.css"
+
+WAITING = 256
+"""Requests that may wait; past that the answer is that the server is busy."""
+
+EVERY, AGE = 30, 240
+"""Seconds: how often what was uploaded is looked through, and how old it gets."""
+
+
+def build_demo(release: triage.Release) -> gr.Blocks:
+    """Return the page that judges images with `release`; nothing is launched."""
+    metrics = release.metrics()
+    with gr.Blocks(title="dermalert", analytics_enabled=False, delete_cache=(EVERY, AGE)) as demo:
+        gr.HTML(words.notice(release), elem_id="notice")
+        gr.Markdown("# dermalert\nDoes this skin lesion call for a dermatologist's look, on suspicion of melanoma?")
+        with gr.Tabs():
+            with gr.Tab("One lesion"):
+                picture = one_lesion.add(release, metrics)
+        gr.HTML(
+            f"<p>{words.escaped(words.source(release))}</p><p class='fine'>{words.PRIVACY}</p>",
+            elem_id="release",
+            elem_classes="words",
+        )
+        _add_endpoints(release, metrics, picture)
+    return demo.queue(max_size=WAITING)
+
+
+def _add_endpoints(release: triage.Release, metrics: dict | None, picture: gr.Image) -> None:
+    """Add what programs may ask: `/judge` and `/release`."""
+
+    def judge(image: dict | None) -> api.Judged:
+        """Judge one dermoscopy image. For research and education only: not a medical device.
+
+        Args:
+            image: a picture file of any kind that Pillow reads; upright, transparent, CMYK and 16-bit files are
+                handled as the release was measured.
+
+        Returns:
+            One sentence; whether there is a melanoma alert (null: refused, or no threshold); why the image is refused
+            (null: it is judged; else the probabilities are for the record only); each diagnosis with its calibrated
+            probability from 0 to 1; the summed probability of what is malignant or a precursor; and the release.
+        """
+        try:
+            seen = api.read(image, picture.GRADIO_CACHE)
+        except api.CannotJudge as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return api.judged(release, release.judge_all([seen])[0])
+
+    def served() -> api.Served:
+        """Tell which release answers here, and how good it was found to be on images that it was not trained on.
+
+        Returns:
+            Its name and tag, the diagnoses in their clinical groups, the alert's threshold, and of the melanoma alert
+            the evaluation's figures with their 95 % intervals.
+        """
+        return api.served(release, metrics)
+
+    answer = Api(None, python_type_to_json_schema(api.Judged), "answer")
+    # preprocess=False: see `one_lesion.add`.
+    one = {"inputs": picture, "outputs": answer, "preprocess": False, "postprocess": False, "concurrency_id": "model"}
+    gr.on([], judge, api_name="judge", **one)
+    gr.api(served, api_name="release", queue=False)
+
+
+def launch(release: triage.Release) -> None:
+    """Serve the page until the process is told to end."""
+    build_demo(release).launch(
+        css_paths=STYLE,
+        theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),
+        footer_links=["api", "gradio"],
+        mcp_server=True,
+        share=False,
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size="50mb",
+        ssr_mode=False,
+    )
