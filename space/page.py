@@ -7,9 +7,11 @@ from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
 if __package__:
-    from . import api, one_lesion, triage, words
+    from . import a_batch, api, batch, one_lesion, triage, words
 else:  # run as a script, as on the Hub
+    import a_batch
     import api
+    import batch
     import one_lesion
     import triage
     import words
@@ -32,6 +34,8 @@ def build_demo(release: triage.Release) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("One lesion"):
                 picture = one_lesion.add(release, metrics)
+            with gr.Tab("A batch"):
+                a_batch.add(release)
         gr.HTML(
             f"<p>{words.escaped(words.source(release))}</p><p class='fine'>{words.PRIVACY}</p>",
             elem_id="release",
@@ -42,19 +46,16 @@ def build_demo(release: triage.Release) -> gr.Blocks:
 
 
 def _add_endpoints(release: triage.Release, metrics: dict | None, picture: gr.Image) -> None:
-    """Add what programs may ask: `/judge` and `/release`."""
+    """Add what programs may ask: `/judge`, `/triage` and `/release`."""
 
     def judge(image: dict | None) -> api.Judged:
         """Judge one dermoscopy image. For research and education only: not a medical device.
 
         Args:
-            image: a picture file of any kind that Pillow reads; upright, transparent, CMYK and 16-bit files are
-                handled as the release was measured.
+            image: a picture of one lesion, taken with a dermatoscope, as JPEG, PNG, TIFF, WebP or the like.
 
         Returns:
-            One sentence; whether there is a melanoma alert (null: refused, or no threshold); why the image is refused
-            (null: it is judged; else the probabilities are for the record only); each diagnosis with its calibrated
-            probability from 0 to 1; the summed probability of what is malignant or a precursor; and the release.
+            What is said of it; where `refused` says why it is not judged, the probabilities are for the record only.
         """
         try:
             seen = api.read(image, picture.GRADIO_CACHE)
@@ -62,19 +63,33 @@ def _add_endpoints(release: triage.Release, metrics: dict | None, picture: gr.Im
             raise gr.Error(str(error), print_exception=False) from error
         return api.judged(release, release.judge_all([seen])[0])
 
+    @gr.mcp.tool("triage")
+    def triage_files(files: list[str | dict]) -> api.Batch:
+        """Judge many dermoscopy images and sort them by urgency. For research and education only: not a medical device.
+
+        Args:
+            files: each an upload (image or zip), the path that an upload was given, or an image as data:...;base64,...
+
+        Returns:
+            The files, the most urgent first: what is said of each, or in `problem` why it cannot be read.
+        """
+        rows = batch.judged(release, api.sources(files or [], picture.GRADIO_CACHE))
+        return api.sorted_by_urgency(release, rows)
+
+    @gr.mcp.tool("release")
     def served() -> api.Served:
         """Tell which release answers here, and how good it was found to be on images that it was not trained on.
 
         Returns:
-            Its name and tag, the diagnoses in their clinical groups, the alert's threshold, and of the melanoma alert
-            the evaluation's figures with their 95 % intervals.
+            Its name and tag, diagnoses, alert threshold, and figures of the evaluation with their 95 % intervals.
         """
         return api.served(release, metrics)
 
-    answer = Api(None, python_type_to_json_schema(api.Judged), "answer")
     # preprocess=False: see `one_lesion.add`.
-    one = {"inputs": picture, "outputs": answer, "preprocess": False, "postprocess": False, "concurrency_id": "model"}
-    gr.on([], judge, api_name="judge", **one)
+    plain = {"preprocess": False, "postprocess": False}
+    one = Api(None, python_type_to_json_schema(api.Judged), "answer")
+    gr.on([], judge, picture, one, api_name="judge", concurrency_id="model", **plain)
+    gr.api(triage_files, api_name="triage", concurrency_limit=a_batch.AT_ONCE, concurrency_id="batch")
     gr.api(served, api_name="release", queue=False)
 
 

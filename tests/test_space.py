@@ -289,6 +289,10 @@ JUDGED = (
     "sentence: str, alert: None | bool, refused: None | str, probabilities: dict(str, float), "
     "malignant: None | float, release: str, notice: str"
 )
+SORTED = (
+    "file: str, problem: None | str, sentence: None | str, alert: None | bool, refused: None | str, "
+    "probabilities: None | dict(str, float), malignant: None | float"
+)
 SERVED = (
     "release: str, version: None | str, diagnoses: list[str], groups: dict(str, list[str]), alert_label: str, "
     "threshold: None | float, trained_on: list[str], generated: bool, evaluation: None | dict(str, Any), notice: str"
@@ -306,6 +310,10 @@ def test_the_contract_with_programs(client):
     }
     assert types == {
         "/judge": ({"image": "filepath"}, [f"dict({JUDGED})"]),
+        "/triage": (
+            {"files": "list[str | dict(str, Any)]"},
+            [f"dict(files: list[dict({SORTED})], release: str, notice: str)"],
+        ),
         "/release": ({}, [f"dict({SERVED})"]),
     }
     assert found["/judge"]["description"].startswith("Judge one dermoscopy image. For research and education only")
