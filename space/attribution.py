@@ -26,8 +26,8 @@ SIDE = 512
 
 LIMITS = (
     "The colours show, roughly, which places raised the model's score for this diagnosis, compared within this one "
-    "image: not how likely the diagnosis is, and not why. A place without colour may have counted too, and colour on the "
-    "lesion does not make the answer right."
+    "image: not how likely the diagnosis is, and not why. A place without colour may have counted too, and colour on "
+    "the lesion does not make the answer right."
 )
 """What a map does not say, for those who look at one."""
 
