@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,9 @@ _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the latter wide, as they are
 
 Source = bytes | Path | str
 """What is known of a file: its content, where that lies, or in a sentence why there is none."""
+
+Found = Iterator[tuple[str, Callable[[], Source]]]
+"""Names of files, and what reads each, to be called before the next is asked for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +96,7 @@ def shown(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 60]}…{name[-59:]}"
 
 
-def _found(paths: Iterable[str | Path], limit: int, full_names: bool) -> Iterator[tuple[str, Callable[[], Source]]]:
-    """Yield each file's name and what reads it, to be called before the next is asked for."""
+def _found(paths: Iterable[str | Path], limit: int, full_names: bool) -> Found:
     files = itertools.chain.from_iterable(_below(Path(p), str(p) if full_names else Path(p).name) for p in paths)
     for number, (name, read) in enumerate(files):
         if number == limit:
@@ -103,16 +106,16 @@ def _found(paths: Iterable[str | Path], limit: int, full_names: bool) -> Iterato
         yield shown(name), read
 
 
-def _below(path: Path, name: str) -> Iterator[tuple[str, Callable[[], Source]]]:
-    if path.is_dir():
-        yield from _in_folder(path, name)
-    elif _is_zip(path):
-        yield from _in_zip(path, name)
-    else:
+def _below(path: Path, name: str) -> Found:
+    if not (path.is_dir() or _is_zip(path)):
         yield name, lambda: path
+        return
+    files = _in_folder(path, name) if path.is_dir() else _in_zip(path, name)
+    yield next(files, (name, lambda: "no file lies in it."))
+    yield from files
 
 
-def _in_folder(folder: Path, name: str) -> Iterator[tuple[str, Callable[[], Source]]]:
+def _in_folder(folder: Path, name: str) -> Found:
     errors: list[OSError] = []
     # Links to folders are not followed: one may lead back to where it lies.
     for root, folders, files in os.walk(folder, onerror=errors.append):
@@ -129,7 +132,7 @@ def _in_folder(folder: Path, name: str) -> Iterator[tuple[str, Callable[[], Sour
 
 
 def _is_left_out(part: str) -> bool:
-    return part.startswith(".") or part in _LEFT_BY_SYSTEMS
+    return part in _LEFT_BY_SYSTEMS or (part.startswith(".") and part.strip(".") != "")
 
 
 # Zip archives
@@ -155,7 +158,7 @@ def _is_zip(path: Path) -> bool:
         return False
 
 
-def _in_zip(path: Path, name: str) -> Iterator[tuple[str, Callable[[], Source]]]:
+def _in_zip(path: Path, name: str) -> Found:
     try:
         with _Archive(path) as file, zipfile.ZipFile(file) as archive:
             budget = _Budget(MAX_RATIO * path.stat().st_size)
@@ -317,6 +320,31 @@ def _urgency(row: Row) -> tuple[int, float]:
     if judgement.alert:
         return 0, -row.watched
     return 3, -(row.watched if judgement.malignant is None else judgement.malignant)
+
+
+def as_text(rows: Iterable[Row], release: triage.Release) -> str:
+    """Return rows as lines to read, the verdict first, and what stands below them."""
+    rows = list(rows)
+    label = release.alert_label
+    lines = [f"{'':18} {label:>10} {'malignant':>10}"]
+    for row in rows:
+        shares = [row.watched, row.judgement and row.judgement.malignant]
+        cells = "".join(f" {'' if share is None else f'{share:.1%}':>10}" for share in shares)
+        reason = row.problem or row.judgement.refused
+        lines.append(f"{_verdict(row, label):18}{cells}  {row.file}{f': {reason}' if reason else ''}")
+    verdicts = Counter(_verdict(row, label) for row in rows)
+    counts = ", ".join(f"{verdict} {number:,}" for verdict, number in verdicts.items())
+    alerts = "has no alert threshold" if release.threshold is None else f"alerts from {release.threshold:.1%}"
+    tag = f" at {release.revision}" if release.revision else ""
+    return "\n".join([*lines, "", f"{counts}; release {_name(release)}{tag} {alerts}.", triage.NOT_A_DEVICE])
+
+
+def _verdict(row: Row, label: str) -> str:
+    if row.judgement is None:
+        return "not read"
+    if row.judgement.alert is None:
+        return "cannot judge"
+    return f"{label} alert" if row.judgement.alert else f"no {label} alert"
 
 
 def as_csv(rows: Iterable[Row], release: triage.Release) -> str:

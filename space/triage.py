@@ -1,12 +1,21 @@
 """Load a dermalert release and judge images with it: the only home of serving logic.
 
+As a command it judges files, folders and zip archives, and lists them with the most urgent first:
+
+    python triage.py IMAGES... --model MODEL[@TAG] [--csv FILE] [--json FILE]
+
 Needs torch, transformers and Pillow, and nothing of the training side: all it knows of a model comes out of the
 release, a folder or a Hub repository at a tag.
 """
 
+import argparse
 import dataclasses
 import io
 import json
+import os
+import re
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +25,21 @@ from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
 
 # A dermoscope's camera gives 12 to 24 million pixels; an image that claims far more is an accident or an attack.
 MAX_PIXELS = 64_000_000
+
+MAX_SIDE = 65_535
+"""Pixels: that of a JPEG. Each row costs memory of its own, however short it is."""
+
+MAX_SCANS = 100
+"""Of a progressive JPEG, which has about ten: each is a pass over all pixels, and takes a few bytes to ask for."""
+
+MAX_SEGMENTS = 2000
+"""Of a JPEG: tables, metadata and scans; a profile of colours may have 255."""
 
 KINDS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 """What is read, as Pillow calls it: what cameras and dermoscopes write. Pillow knows forty others, among them some
@@ -32,8 +50,14 @@ REFERENCE = "evaluation/parity.safetensors"
 
 METRICS = "evaluation/metrics.json"
 
+BUNDLED = Path(__file__).parent / "model"
+"""The release that is served where none is named."""
+
 TOLERANCE = 1e-3
 """How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
+
+_SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}."
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment; the others have no length
 
 
 class UnreadableImage(ValueError):
@@ -50,43 +74,65 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     Transparent parts are laid on white, 16-bit grey is scaled to 8 bits, CMYK and palettes are converted.
 
     Raises:
-        UnreadableImage: no image, cut short, or more than `MAX_PIXELS`.
+        UnreadableImage: none of `KINDS`, cut short, or more than `MAX_PIXELS` or `MAX_SIDE`.
     """
     name = f"'{source}'" if isinstance(source, str | Path) else "the file"
+    given = isinstance(source, Image.Image)
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(_opened(source), formats=KINDS)
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImage(f"it has {image.width} x {image.height} pixels; shrink it below {MAX_PIXELS:,}.")
+        image = source if given else _opened(source)
+        if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+            raise UnreadableImage(f"it has {image.width} x {image.height} pixels; {_SHRINK}")
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        # In place where nobody else has it: the largest takes 256 MB, and a copy as much again.
+        return _to_rgb(ImageOps.exif_transpose(image, in_place=not given) or image)
     except UnreadableImage as error:
         raise UnreadableImage(f"{name} cannot be judged: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"{name} cannot be judged: it has far too many pixels; {_SHRINK}") from error
     except FileNotFoundError as error:
         raise UnreadableImage(f"{name} does not exist.") from error
     # What Pillow raises on broken files is not one type: OSError (cut short), SyntaxError (broken PNG), ValueError,
-    # struct.error, DecompressionBombError, ...: any of them means that there is no picture.
+    # struct.error, MemoryError, ...: any of them means that there is no picture.
     except Exception as error:
         raise UnreadableImage(f"{name} cannot be read as an image: damaged, cut short, or something else.") from error
 
 
-def _opened(source: str | Path | bytes) -> io.BytesIO:
+def _opened(source: str | Path | bytes) -> Image.Image:
     # Read whole, because Pillow leaves a file that it cannot read open.
-    return io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes())
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if content.startswith(b"\xff\xd8") and _has_too_many_parts(content):
+        raise UnreadableImage("it is a JPEG of far too many parts; save it anew.")
+    image = Image.open(io.BytesIO(content), formats=KINDS)
+    if len(image.tile) > MAX_SIDE:
+        raise UnreadableImage("it is a picture of far too many strips; save it anew.")
+    return image
+
+
+def _has_too_many_parts(jpeg: bytes) -> bool:
+    scans, at = 0, 2
+    for _ in range(MAX_SEGMENTS):
+        marker = _MARKER.search(jpeg, at)
+        if marker is None or marker[0] == b"\xff\xd9":  # the end; behind it lies what the decoder does not read
+            return scans > MAX_SCANS
+        scans += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+    return True
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, or 32 of which so many are used; Pillow would clip at 255
-        grey = np.asarray(image, dtype=np.float64)
-        grey = grey / 257 if image.mode != "I" or grey.max() > 255 else grey
-        if grey.min() < 0 or grey.max() > 255:
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
             raise UnreadableImage("its values lie outside 16 bits: save it with 8 or 16 bits.")
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+        if image.mode != "I" or grey.max() > 255:
+            grey = np.add(grey, 128, dtype=np.uint32) // 257  # rounded
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise UnreadableImage("its pixels are fractions of no known range: save it with 8 or 16 bits.")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,3 +298,96 @@ class Release:
 
 def _tagged(name: str, revision: str | None) -> str:
     return f"{name}@{revision}" if revision else name
+
+
+# The command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge files, folders and zip archives, print the most urgent first, and return the exit code.
+
+    0: each file was judged, or declined with a reason. 1: a file could not be read, or the release not be loaded.
+    2: the command was wrong. 130: it was interrupted; nothing is written then.
+    """
+    if __package__:
+        from . import batch
+    else:
+        import batch
+    options = _options(arguments)
+    # What Pillow warns of (odd metadata) changes no answer.
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.disable_progress_bar()
+    try:
+        rows, release = _judged(batch, options)
+        for path, table in ((options.csv, batch.as_csv), (options.json, batch.as_json)):
+            if path:
+                _write_whole(path, table(rows, release))
+    except (NoRelease, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted: nothing was written.", file=sys.stderr)
+        return 130
+    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show each name
+    print(batch.as_text(rows, release))
+    return 1 if any(row.problem for row in rows) else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="triage.py", allow_abbrev=False, description=f"Judge many dermoscopy images. {NOT_A_DEVICE}"
+    )
+    parser.add_argument("images", nargs="+", type=Path, help="files, folders with all below them, and zip archives")
+    parser.add_argument(
+        "--model",
+        default=BUNDLED if BUNDLED.is_dir() else None,
+        metavar="MODEL[@TAG]",
+        help="the release: a folder, or USER/REPO of the Hub at a tag; by default the one beside this file",
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, for a spreadsheet")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write it there, for a program")
+    options = parser.parse_args(arguments)
+    if options.model is None:
+        parser.error("set --model to a release: a folder, or USER/REPO@TAG of the Hub.")
+    for path in options.images:
+        if not path.exists():
+            parser.error(f"there is no file or folder '{path}'.")
+    for path, ending in ((options.csv, ".csv"), (options.json, ".json")):
+        if path and path.suffix.lower() != ending:  # or `--csv a.jpg b.jpg` would write over an image
+            parser.error(f"--{ending[1:]} takes the name of the table to write, which ends in {ending}, not '{path}'.")
+        if path and (path.is_dir() or not os.access(path.resolve().parent, os.W_OK)):
+            parser.error(f"cannot write '{path}': name a file in a folder that is there and may be written to.")
+    return options
+
+
+def _judged(batch, options: argparse.Namespace) -> tuple[list, Release]:
+    """Return the rows, the most urgent first, and what judged them; say on stderr how far it is."""
+    release = Release.load(options.model)
+    deviation = release.deviation()
+    if deviation is not None and deviation > TOLERANCE:
+        raise NoRelease(
+            f"{release} answers otherwise here than it was measured: a probability is off by {deviation:.2g}."
+        )
+    total, rows = batch.count(options.images), []
+    for row in batch.judged(release, batch.expanded(options.images, full_names=True)):
+        rows.append(row)
+        print(f"\r{len(rows):,} of {total:,} files judged", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return batch.by_urgency(rows), release
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.resolve().with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(path.resolve())
+    finally:
+        part.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    # By its name: `batch` knows the classes of the module, which are others than those of the script.
+    import triage
+
+    sys.exit(triage.main())
