@@ -123,7 +123,7 @@ def listed(release: triage.Release, rows: Sequence[batch.Row]) -> str:
         f'<p class="sentence" role="status">{len(rows)} files: {said}. The most urgent first.</p>'
         f'<p>{links}<span class="left" aria-live="polite"></span></p>'
         f"{''.join(_row(release, row) for row in rows)}"
-        f'<p class="fine">Alerts come first, then what only a person can judge, then the rest by the probability of any '
+        '<p class="fine">Alerts come first, then what only a person can judge, then the rest by the probability of any '
         f"malignant diagnosis or precursor. {triage.NOT_A_DEVICE}</p>"
     )
 

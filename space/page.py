@@ -7,13 +7,15 @@ from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
 if __package__:
-    from . import a_batch, api, batch, one_lesion, triage, words
+    from . import a_batch, api, batch, evaluation_page, one_lesion, triage, versions_page, words
 else:  # run as a script, as on the Hub
     import a_batch
     import api
     import batch
+    import evaluation_page
     import one_lesion
     import triage
+    import versions_page
     import words
 
 STYLE = Path(__file__).parent / "style.css"
@@ -36,6 +38,10 @@ def build_demo(release: triage.Release) -> gr.Blocks:
                 picture = one_lesion.add(release, metrics)
             with gr.Tab("A batch"):
                 a_batch.add(release)
+            with gr.Tab("How good is it") as tab:
+                evaluation_page.add(release, metrics, tab)
+            with gr.Tab("Versions") as tab:
+                versions_page.add(release, tab)
         gr.HTML(
             f"<p>{words.escaped(words.source(release))}</p><p class='fine'>{words.PRIVACY}</p>",
             elem_id="release",
@@ -45,7 +51,7 @@ def build_demo(release: triage.Release) -> gr.Blocks:
     return demo.queue(max_size=WAITING)
 
 
-def _add_endpoints(release: triage.Release, metrics: dict | None, picture: gr.Image) -> None:
+def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Image) -> None:
     """Add what programs may ask: `/judge`, `/triage` and `/release`."""
 
     def judge(image: dict | None) -> api.Judged:
@@ -61,10 +67,9 @@ def _add_endpoints(release: triage.Release, metrics: dict | None, picture: gr.Im
             seen = api.read(image, picture.GRADIO_CACHE)
         except api.CannotJudge as error:
             raise gr.Error(str(error), print_exception=False) from error
-        return api.judged(release, release.judge_all([seen])[0])
+        return api.judged(served, served.judge_all([seen])[0])
 
-    @gr.mcp.tool("triage")
-    def triage_files(files: list[str | dict]) -> api.Batch:
+    def triage(files: list[str | dict]) -> api.Batch:
         """Judge many dermoscopy images and sort them by urgency. For research and education only: not a medical device.
 
         Args:
@@ -73,24 +78,23 @@ def _add_endpoints(release: triage.Release, metrics: dict | None, picture: gr.Im
         Returns:
             The files, the most urgent first: what is said of each, or in `problem` why it cannot be read.
         """
-        rows = batch.judged(release, api.sources(files or [], picture.GRADIO_CACHE))
-        return api.sorted_by_urgency(release, rows)
+        rows = batch.judged(served, api.sources(files or [], picture.GRADIO_CACHE))
+        return api.sorted_by_urgency(served, rows)
 
-    @gr.mcp.tool("release")
-    def served() -> api.Served:
+    def release() -> api.Served:
         """Tell which release answers here, and how good it was found to be on images that it was not trained on.
 
         Returns:
             Its name and tag, diagnoses, alert threshold, and figures of the evaluation with their 95 % intervals.
         """
-        return api.served(release, metrics)
+        return api.served(served, metrics)
 
     # preprocess=False: see `one_lesion.add`.
     plain = {"preprocess": False, "postprocess": False}
     one = Api(None, python_type_to_json_schema(api.Judged), "answer")
     gr.on([], judge, picture, one, api_name="judge", concurrency_id="model", **plain)
-    gr.api(triage_files, api_name="triage", concurrency_limit=a_batch.AT_ONCE, concurrency_id="batch")
-    gr.api(served, api_name="release", queue=False)
+    gr.api(triage, concurrency_limit=a_batch.AT_ONCE, concurrency_id="batch")
+    gr.api(release, queue=False)
 
 
 def launch(release: triage.Release) -> None:

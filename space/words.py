@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from pathlib import Path
 
 from PIL import Image
@@ -69,7 +70,7 @@ def table(caption: str, head: list[str], rows: list[list[object]], *, note: str 
     """Return a table whose first column names its rows; texts are escaped."""
     heads = "".join(f'<th scope="col">{escaped(text)}</th>' for text in head)
     lines = "".join(
-        f'<tr><th scope="row">{escaped(first)}</th>' + "".join(f"<td>{escaped(cell)}</td>" for cell in rest) + "</tr>"
+        f'<tr><th scope="row">{escaped(first)}</th>' + "".join(f"<td>{_cell(cell)}</td>" for cell in rest) + "</tr>"
         for first, *rest in rows
     )
     below = f"<p class='fine'>{escaped(note)}</p>" if note else ""
@@ -78,6 +79,11 @@ def table(caption: str, head: list[str], rows: list[list[object]], *, note: str 
         f'<h3>{escaped(caption)}</h3><div class="wide" tabindex="0" role="region" aria-label="{escaped(caption)}">'
         f'<table class="figures"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{below}'
     )
+
+
+def _cell(value: object) -> str:
+    """Return a cell whose interval is not torn where the line ends."""
+    return re.sub(r"\[[^]]*\]", r'<span class="interval">\g<0></span>', escaped(value))
 
 
 def picture(image: Image.Image, alt: str, *, caption: str = "") -> str:
