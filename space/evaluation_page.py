@@ -1,4 +1,4 @@
-"""The tab that says how good a release is: the figures of its evaluation in tables, its own pictures, and the limits."""
+"""The tab that says how good a release is: its evaluation in tables, its own pictures, and the limits."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +34,8 @@ LIMITS = (
     "It is for dermoscopy of one lesion. Ordinary photographs, those of a phone among them, were not measured.",
     "It knows nine diagnoses and says one of them of any lesion; what is none of the nine it cannot tell.",
     "The alert is for melanoma alone. That there is none says nothing of carcinomas, and rules no melanoma out.",
-    "Figures are for images drawn like those of the evaluation. Another clinic, camera or population may differ by more "
-    "than the intervals say.",
+    "Figures are for images drawn like those of the evaluation. Another clinic, camera or population may differ by "
+    "more than the intervals say.",
     "What the images show was settled in part by histology, in part by experts' agreement or follow-up.",
 )
 
@@ -196,8 +196,8 @@ def _making(metrics: dict, data: dict) -> Iterator[str]:
     alert = metrics["alert"]
     if alert["threshold"] is not None:
         yield (
-            f"The alert's threshold, {alert['threshold']:.1%}, was set on {alert['lesions']} other melanomas to find at "
-            f"least {alert['target_sensitivity']:.0%} of them; it misses {alert['missed']} of these."
+            f"The alert's threshold, {alert['threshold']:.1%}, was set on {alert['lesions']} other melanomas to find "
+            f"at least {alert['target_sensitivity']:.0%} of their kind; it misses {alert['missed']} of these."
         )
     if metrics["shortcut"]["found"]:
         yield (

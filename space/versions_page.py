@@ -80,9 +80,9 @@ def _sentences(served: triage.Release, other: triage.Release, told: versions.Com
     if not told.images:
         return words.sentence(f"No image was held out of both {other} and {served}: they cannot be compared.")
     said = (
-        f"{served} against {other}, on {told.images} images that both held out: {watched}s won {len(told.won)}, "
-        f"lost {len(told.lost)} of {told.watched}; new false alerts {len(told.false_new)}, gone "
-        f"{len(told.false_gone)} of {rest} other images."
+        f"On {told.images} images that both held out, {served} flags {len(told.won)} {watched}s that {_short(other)} "
+        f"missed, and misses {len(told.lost)} that it flagged, of {told.watched}; {len(told.false_new)} false alerts "
+        f"are new and {len(told.false_gone)} gone, of {rest} other images."
     )
     rows = [
         [f"{watched}s flagged, of {told.watched}", *told.flagged, _chance(told.won, told.lost)],
@@ -106,7 +106,8 @@ def _sentences(served: triage.Release, other: triage.Release, told: versions.Com
 
 
 def _chance(gained: list[str], lost: list[str]) -> str:
-    return f"{versions.chance(len(gained), len(lost)):.2g}"
+    p = versions.chance(len(gained), len(lost))
+    return "<0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def _short(release: triage.Release) -> str:

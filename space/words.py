@@ -119,7 +119,7 @@ def answer(release: triage.Release, judgement: triage.Judgement) -> str:
 
 
 def second_line(release: triage.Release, judgement: triage.Judgement) -> str:
-    """Return how probable any malignant diagnosis or precursor is; "" where the release does not say which these are."""
+    """Return how probable any malignant diagnosis or precursor is; "" where the release does not know these."""
     if judgement.malignant is None:
         return ""
     names = [name for group in ("malignant", "precursor") for name in release.groups.get(group, [])]
