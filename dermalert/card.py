@@ -7,9 +7,9 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from dermalert.figures import READERS
 from dermalert.sources import ORIGINS
 from dermalert.words import in_words, percent, percent_at_least, percent_at_most, threshold
+from space.readers import AGAINST_NEVI, READERS
 from space.triage import NOT_A_DEVICE
 
 _CARD = Path(__file__).parent.parent / "model_card.md"
@@ -82,7 +82,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         compared=_COMPARED,
         jobs=_JOBS,
         readers=READERS,
-        on_nevi=[reader for reader in READERS if reader.task == "melanoma against nevi"],
+        on_nevi=[reader for reader in READERS if reader.task == AGAINST_NEVI],
         picture=picture,
         shortcut_sentence=_shortcut_sentence(metrics),
         failures=_failures(metrics["splits"]["held_out"]["failures"]),

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.metrics import Intervals, clopper_pearson, predictive_values
 from dermalert.words import in_words
+from space.readers import AGAINST_NEVI, AMONG_PIGMENTED, READERS
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
 _WIDTH = 7.0  # inches: on a card of 700 pixels, 10 points are 14 pixels
@@ -45,25 +46,6 @@ _SHORT = ("AK", "BCC", "DF", "MEL", "NV", "BKL", "SK", "SCC", "VASC")  # as the 
 _BINS = 15  # of the top label's probability, as in the expected calibration error
 _FALSE_ALARMS = np.linspace(0, 1, 201)  # where the band around a ROC curve is computed
 _PREVALENCES = {0.01: (_BLUE, "-"), 0.05: (_ORANGE, "--"), 0.20: (_GREEN, "-.")}
-
-
-class Readers(NamedTuple):
-    """How well doctors told melanoma, as others published it: on other lesions than any release is measured on."""
-
-    who: str
-    task: str
-    sensitivity: float
-    specificity: float
-    source: str
-
-
-_AGAINST_NEVI, _AMONG_PIGMENTED = "melanoma against nevi", "melanoma among pigmented lesions"
-READERS = (
-    Readers("58 dermatologists", _AGAINST_NEVI, 0.866, 0.713, "Haenssle 2018, doi 10.1093/annonc/mdy166"),
-    Readers("dermatologists", _AMONG_PIGMENTED, 0.875, 0.814, "Phillips 2020, PMC6936633"),
-    Readers("primary care", _AMONG_PIGMENTED, 0.799, 0.709, "Phillips 2020, PMC6936633"),
-)
-"""Dermoscopic images in the first; a meta-analysis of examinations with or without dermoscopy in the others."""
 
 
 class _Images(NamedTuple):
@@ -135,8 +117,8 @@ def _roc_figure(held_out: dict, images: _Images, threshold: float | None) -> Fig
     """Draw melanoma against all the others and against nevi, beside what doctors reached at the nearest task."""
     melanoma, nevus, score = images.truth == _MELANOMA, images.truth == _NEVUS, images.probabilities[:, _MELANOMA]
     panels = {
-        "all other diagnoses": (~melanoma, "specificity", "auroc", _AMONG_PIGMENTED),
-        "nevi": (nevus, "specificity_nevi", "auroc_nevi", _AGAINST_NEVI),
+        "all other diagnoses": (~melanoma, "specificity", "auroc", AMONG_PIGMENTED),
+        "nevi": (nevus, "specificity_nevi", "auroc_nevi", AGAINST_NEVI),
     }
     panels = {name: panel for name, panel in panels.items() if melanoma.any() and panel[0].any()}
     if not panels:

@@ -29,7 +29,7 @@ from space import triage
 SOURCE = Path(triage.__file__).parent
 
 # What belongs to the Space, at its root; nothing else is uploaded, and nothing else is deleted from it.
-_OURS = ("README.md", "*.py", "*requirements.txt", "packages.txt")
+_OURS = ("README.md", "*.py", "*.css", "*requirements.txt", "packages.txt")
 _EMPTY = {".gitattributes", "README.md"}  # what the Hub's page puts into a new repository
 # Of a release, what the Space reads.
 _SERVED = (
@@ -38,6 +38,10 @@ _SERVED = (
     "model*.safetensors",
     "model.safetensors.index.json",
     triage.REFERENCE,
+    triage.METRICS,
+    "evaluation/predictions.parquet",
+    "evaluation/seen.parquet",
+    "evaluation/figures/*.png",
 )
 # huggingface.co/docs/hub/spaces-config-reference, November 2026, of Spaces with gradio.
 _KEYS = (
@@ -145,7 +149,7 @@ def _wrongs(data: dict, folder: Path) -> Iterator[str]:
 def _pythons(requirements: Path) -> Iterator[tuple[str, SpecifierSet]]:
     """Give each package that the Space installs and which Python it runs on, by the copy that is installed here."""
     lines = requirements.read_text().splitlines()
-    for name in ["gradio", *(Requirement(line).name for line in lines if line.strip() and not line.startswith("#"))]:
+    for name in (Requirement(line).name for line in lines if line.strip() and not line.startswith("#")):
         yield name, SpecifierSet(importlib.metadata.metadata(name)["Requires-Python"] or "")
 
 

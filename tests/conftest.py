@@ -73,6 +73,25 @@ def tiny_vit(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_release(tmp_path_factory) -> Path:
+    """A release that alerts to most images, and was trained on generated ones."""
+    from releases import make_release
+
+    folder = tmp_path_factory.mktemp("runs") / "demo-release"
+    return make_release(folder, melanoma_bias=3, generated=True, groups=True)
+
+
+@pytest.fixture(scope="session")
+def demo_space(demo_release, tmp_path_factory):
+    """The address of a running Space that serves it, and declines black images."""
+    import serving
+
+    home = tmp_path_factory.mktemp("space")
+    with serving.space(home, script=serving.REFUSES_BLACK, MODEL_ID=str(demo_release), HF_HUB_OFFLINE="1") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def real_images() -> Path:
     """The folder of real images, which is never part of the project."""
     if not (DATA / "isic9").is_dir():

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 
 from dermalert import evaluation, metrics, release, seen
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.diagnoses import CLINICAL_GROUPS, DIAGNOSES
 from space import triage
 
 LABELS = list(DIAGNOSES)
@@ -36,6 +36,7 @@ def make_release(
     threshold: float | None = 0.1,
     alert: bool = True,
     generated: bool | None = None,
+    groups: bool = False,
     image_size: int = 32,
     seed: int = 0,
 ) -> Path:
@@ -47,6 +48,7 @@ def make_release(
         threshold: that of the alert; None for a release that found none.
         alert: False leaves the key `alert` out, as in a model that is no dermalert release.
         generated: what the key `dermalert` says of the training pictures; None leaves that key out.
+        groups: whether it says which diagnoses are malignant, a precursor or benign.
         image_size: side in pixels of what the processor hands to the model.
         seed: of the weights.
     """
@@ -61,6 +63,8 @@ def make_release(
     )
     if alert:
         config.alert = ALERT | {"threshold": threshold}
+    if groups:
+        config.clinical_groups = CLINICAL_GROUPS
     if generated is not None:
         config.dermalert = {"version": "0.1.0", "data": ["demo"], "generated": generated}
     with torch.random.fork_rng():
@@ -237,7 +241,7 @@ def measured_release(
         over_sure: the power to which the odds are raised; above 1 the calibration is off.
         learnt_from: names of what it has learnt from, as `seen.names` has them before they are hashed.
     """
-    make_release(folder, seed=seed, generated=False, threshold=threshold)
+    make_release(folder, seed=seed, generated=False, threshold=threshold, groups=True)
     truth, probabilities = made_up_answers(blind)
     probabilities = probabilities**over_sure / (probabilities**over_sure).sum(1, keepdims=True)
     truth, probabilities = truth[:images], probabilities[:images].astype(np.float32)

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from releases import figures
 
 from dermalert import card
-from dermalert.figures import READERS
+from space.readers import READERS
 from space.triage import NOT_A_DEVICE
 
 TEMPLATE = Path(card.__file__).parent.parent / "model_card.md"

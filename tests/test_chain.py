@@ -1,23 +1,20 @@
 """The whole way as people go it, by commands alone: train, publish, go on elsewhere, publish, deploy, ask the Space."""
 
-import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from conftest import REPOSITORY
 from gradio_client import Client, handle_file
 from hub_server import environment
 from huggingface_hub import HfApi, SpaceCard, snapshot_download
 from pictures import class_folders
+from serving import served
 from transformers import pipeline
 
 REPO, SPACE, BRANCH = "tester/derm", "tester/demo", "tester/derm@run-two"
@@ -50,29 +47,6 @@ def finished(process: subprocess.Popen, code: int = 0) -> str:
     assert process.returncode == code, said
     assert "hf_write" not in said
     return said
-
-
-@contextlib.contextmanager
-def served(python: Path, folder: Path, variables: dict[str, str]) -> Iterator[str]:
-    """Start the app of a Space and give its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    variables |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "uploads")}
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen([python, "app.py"], cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(address)
-                break
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.2)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.mark.long
@@ -118,11 +92,12 @@ def test_from_pictures_to_a_space_that_answers_as_the_release_of_its_tag(hub, ti
 
     paths = sorted((tmp_path / "pictures").rglob("*.png"))[:: PER_CLASS // 2]
     classify = pipeline("image-classification", model=REPO, revision="v1.1.0")
-    with served(python, space, own) as address:
+    with served([str(python), "app.py"], space, own) as address:
         client = Client(address, verbose=False, analytics_enabled=False, download_files=tmp_path / "answers")
         for path in paths:
-            _, answer = client.predict(handle_file(path), api_name="/judge")
-            told = {row["label"]: row["confidence"] for row in answer["confidences"]}
-            assert told == pytest.approx({row["label"]: row["score"] for row in classify(str(path), top_k=9)}, abs=1e-5)
+            answer = client.predict(handle_file(path), api_name="/judge")
+            assert answer["probabilities"] == pytest.approx(
+                {row["label"]: row["score"] for row in classify(str(path), top_k=9)}, abs=1e-5
+            )
     assert len(paths) >= 18
     assert not [path for path in tmp_path.rglob("*.json") if os.environ["HF_TOKEN"] in path.read_text()]

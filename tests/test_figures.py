@@ -13,6 +13,7 @@ from sklearn.metrics import roc_curve
 
 from dermalert import figures, metrics
 from dermalert.diagnoses import DIAGNOSES
+from space.readers import READERS
 
 MELANOMA, NEVUS = 3, 4
 HISTORY = [
@@ -162,7 +163,7 @@ def test_the_doctors_stand_in_the_panel_of_their_own_task_and_are_told_apart_fro
     assert doctors == [[[0.814, 0.875], [0.709, 0.799]], [[0.713, 0.866]]]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(labels) == len(set(labels))
-    assert sum("on other lesions" in label for label in labels) == len(figures.READERS) == 3
+    assert sum("on other lesions" in label for label in labels) == len(READERS) == 3
 
 
 def test_the_operating_point_and_the_areas_are_those_of_the_report():

@@ -1,106 +1,54 @@
 import ast
 import asyncio
+import base64
 import importlib.metadata
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 import types
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import gradio
 import httpx
 import numpy as np
 import pytest
+import serving
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from huggingface_hub import SpaceCard
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from PIL import Image
-from releases import LABELS, make_image, make_release
+from releases import make_image, make_release
+from serving import SPACE, copy_of_the_space, variables
 from transformers import pipeline
 
 from dermalert import evaluation
-from space import app
+from dermalert.diagnoses import MALIGNANT, PRECURSOR
+from space import app, cleaning, words
+from space import page as pages
 from space.triage import NOT_A_DEVICE, REFERENCE, Release
 
-SPACE = Path(app.__file__).parent
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-# A browser has servers of its own that it likes to ask.
-QUIET = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-features=OptimizationHints,MediaRouter",
-]
+
+@pytest.fixture(scope="module")
+def release(demo_release) -> Release:
+    return Release.load(demo_release)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A release that alerts to most images, and was trained on generated ones."""
-    return make_release(tmp_path_factory.mktemp("runs") / "demo-release", melanoma_bias=3, generated=True)
-
-
-@pytest.fixture(scope="module")
-def release(folder) -> Release:
-    return Release.load(folder)
-
-
-def copy_of_the_space(to: Path) -> Path:
-    """What lies at the root of the Space on the Hub: the folder alone, no project around it."""
-    return Path(shutil.copytree(SPACE, to, ignore=shutil.ignore_patterns("model", "__pycache__")))
-
-
-def environment(**variables: str) -> dict[str, str]:
-    cleared = {k: v for k, v in os.environ.items() if k not in ("MODEL_ID", "MODEL_REVISION")}
-    return cleared | {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"} | variables
-
-
-@pytest.fixture(scope="module")
-def url(folder, tmp_path_factory):
-    """The address of the running Space."""
-    home = tmp_path_factory.mktemp("space")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    variables = {"MODEL_ID": str(folder), "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(home / "uploads")}
-    with (home / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "app.py"],
-            cwd=copy_of_the_space(home / "space"),
-            env=environment(**variables),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
-    try:
-        while True:
-            try:
-                httpx.get(address)
-                break
-            except httpx.TransportError:
-                assert server.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
-                time.sleep(0.1)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.fixture(scope="module")
-def client(url, tmp_path_factory) -> Client:
-    return Client(url, verbose=False, analytics_enabled=False, download_files=tmp_path_factory.mktemp("client"))
+def client(demo_space, tmp_path_factory) -> Client:
+    return Client(demo_space, verbose=False, analytics_enabled=False, download_files=tmp_path_factory.mktemp("client"))
 
 
 # The files of the Space
@@ -131,25 +79,24 @@ def requirements() -> list[Requirement]:
 
 
 def test_the_requirements_are_pinned_inside_the_ranges_of_the_project():
-    project = {r.name: r.specifier for r in map(Requirement, importlib.metadata.requires("dermalert")) if not r.marker}
-    assert "gradio" not in {r.name for r in requirements()}, "its version is sdk_version"
+    needed = tomllib.loads((SPACE.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = {r.name: r.specifier for r in map(Requirement, needed)}
     pinned = {r.name: str(r.specifier).removeprefix("==") for r in requirements()}
-    for name, version in [*pinned.items(), ("gradio", SpaceCard.load(SPACE / "README.md").data.sdk_version)]:
+    assert pinned["gradio"] == SpaceCard.load(SPACE / "README.md").data.sdk_version
+    for name, version in pinned.items():
         assert Version(version) in project[name], name
 
 
 def test_every_requirement_runs_on_the_python_of_the_space():
     python = SpaceCard.load(SPACE / "README.md").data.python_version
-    for name in ["gradio", "dermalert", *(r.name for r in requirements())]:
+    for name in ["dermalert", *(r.name for r in requirements())]:
         supported = importlib.metadata.metadata(name)["Requires-Python"]
         assert f"{python}.9" in SpecifierSet(supported), f"{name} needs Python {supported}"
 
 
 def test_the_space_needs_nothing_but_its_requirements():
-    allowed = {r.name.replace("pillow", "PIL") for r in requirements()} | {
-        "gradio",
-        *(path.stem for path in SPACE.glob("*.py")),
-    }
+    allowed = {r.name.replace("pillow", "PIL") for r in requirements()} | {path.stem for path in SPACE.glob("*.py")}
+    allowed.add("gradio_client")  # a part of gradio
     for path in SPACE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -172,7 +119,7 @@ def test_the_readme_says_that_it_is_no_device():
 def test_without_a_model_it_says_what_to_set(tmp_path):
     command = [sys.executable, "app.py"]
     run = subprocess.run(
-        command, cwd=copy_of_the_space(tmp_path / "space"), env=environment(), capture_output=True, text=True
+        command, cwd=copy_of_the_space(tmp_path / "space"), env=variables(), capture_output=True, text=True
     )
     assert run.returncode == 2
     assert run.stdout == ""
@@ -180,10 +127,8 @@ def test_without_a_model_it_says_what_to_set(tmp_path):
 
 
 def test_a_model_that_cannot_be_loaded_is_named_without_a_traceback():
-    variables = environment(MODEL_ID="tester/none", MODEL_REVISION="v9")
-    run = subprocess.run(
-        [sys.executable, "space/app.py"], cwd=SPACE.parent, env=variables, capture_output=True, text=True
-    )
+    own = variables(MODEL_ID="tester/none", MODEL_REVISION="v9", HF_HUB_OFFLINE="1")
+    run = subprocess.run([sys.executable, "space/app.py"], cwd=SPACE.parent, env=own, capture_output=True, text=True)
     assert run.returncode == 1
     assert re.fullmatch(r"cannot load the release tester/none@v9: .*\n", run.stderr)
 
@@ -201,6 +146,7 @@ def launched(monkeypatch, **variables: str) -> dict:
     """Run `main` up to the launch, and return the launch's arguments with the demo."""
     calls = []
     monkeypatch.setattr(gradio.Blocks, "launch", lambda demo, **options: calls.append(options | {"demo": demo}))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])  # which serving changes
     for name in ("MODEL_ID", "MODEL_REVISION"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -209,8 +155,8 @@ def launched(monkeypatch, **variables: str) -> dict:
     return calls[0]
 
 
-def test_the_bundled_release_is_served_where_none_is_named(monkeypatch, folder):
-    monkeypatch.setattr(app, "BUNDLED", folder)
+def test_the_bundled_release_is_served_where_none_is_named(monkeypatch, demo_release):
+    monkeypatch.setattr(app, "BUNDLED", demo_release)
     assert "demo-release" in json.dumps(launched(monkeypatch)["demo"].get_config_file())
 
 
@@ -234,18 +180,18 @@ def test_damaged_reference_images_are_told_without_a_traceback(monkeypatch, tmp_
     assert "cannot read evaluation/parity.safetensors" in capsys.readouterr().err
 
 
-def test_a_release_without_reference_images_is_served(folder):
-    assert Release.load(folder).deviation() is None
+def test_a_release_without_reference_images_is_served(demo_release):
+    assert Release.load(demo_release).deviation() is None
 
 
-def test_nothing_of_a_visitor_is_kept_or_shared(monkeypatch, folder):
-    call = launched(monkeypatch, MODEL_ID=str(folder))
+def test_nothing_of_a_visitor_is_kept_or_shared(monkeypatch, demo_release):
+    call = launched(monkeypatch, MODEL_ID=str(demo_release))
     assert (call["run_history"], call["enable_monitoring"], call["share"]) == (False, False, False)
     assert call["max_file_size"] == "50mb"
     demo = call["demo"]
     assert demo.analytics_enabled is False
-    assert demo.delete_cache is not None
-    assert demo._queue.max_size is not None
+    assert sum(demo.delete_cache) < cleaning.EVERY + cleaning.AGE <= 360, "six minutes, as the page says"
+    assert demo._queue.max_size >= 128
     config = demo.get_config_file()
     picture = next(c["props"] for c in config["components"] if c["props"].get("elem_id") == "picture")
     assert "share" not in picture["buttons"]
@@ -256,7 +202,7 @@ def test_nothing_of_a_visitor_is_kept_or_shared(monkeypatch, folder):
 
 
 def page(release: Release) -> str:
-    return in_a_loop(lambda: json.dumps(app.build_demo(release).get_config_file(), ensure_ascii=False))
+    return in_a_loop(lambda: json.dumps(pages.build_demo(release).get_config_file(), ensure_ascii=False))
 
 
 @pytest.mark.parametrize(("generated", "said"), [(True, True), (False, False), (None, False)])
@@ -267,40 +213,134 @@ def test_the_page_says_when_the_training_pictures_were_generated(tmp_path, gener
     assert NOT_A_DEVICE in shown
 
 
-def test_the_page_names_the_release_and_its_tag(release, folder):
+def test_the_page_names_the_release_and_its_tag(release, demo_release):
     assert "Release: folder demo-release; version 0.1.0; trained on demo." in page(release)
-    assert str(folder.parent) not in page(release)
+    assert str(demo_release.parent) not in page(release)
     named = types.SimpleNamespace(name="tester/derm", revision="v1.0.0", model=release.model)
-    assert app._source(named).startswith("Release: tester/derm; tag v1.0.0; version 0.1.0")
+    assert words.source(named).startswith("Release: tester/derm; tag v1.0.0; version 0.1.0")
     named.revision = None
-    assert app._source(named).startswith("Release: tester/derm; its newest state, no tag; version 0.1.0")
+    assert words.source(named).startswith("Release: tester/derm; its newest state, no tag; version 0.1.0")
 
 
 # The endpoint
 
 
-def test_the_endpoint_is_typed_and_documented(client):
-    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert list(endpoints) == ["/judge"]
-    judge = endpoints["/judge"]
-    assert judge["description"].startswith("Judge one dermoscopy image. For research and education only")
-    assert [(p["parameter_name"], p["python_type"]["type"]) for p in judge["parameters"]] == [("image", "filepath")]
-    sentence, probabilities = judge["returns"]
-    assert (sentence["label"], sentence["python_type"]["type"]) == ("sentence", "str")
-    assert probabilities["label"] == "probabilities"
-    assert re.search(r"confidences: list\[dict\(label: .*, confidence: float", probabilities["python_type"]["type"])
+def endpoints(client: Client) -> dict:
+    return client.view_api(return_format="dict", print_info=False)["named_endpoints"]
 
 
-def confidences(answer: dict) -> dict[str, float]:
-    return {row["label"]: row["confidence"] for row in answer["confidences"]}
+JUDGED = (
+    "sentence: str, alert: None | bool, refused: None | str, probabilities: dict(str, float), "
+    "malignant: None | float, release: str, notice: str"
+)
+SORTED = (
+    "file: str, problem: None | str, sentence: None | str, alert: None | bool, refused: None | str, "
+    "probabilities: None | dict(str, float), malignant: None | float"
+)
+SERVED = (
+    "release: str, version: None | str, diagnoses: list[str], groups: dict(str, list[str]), alert_label: str, "
+    "threshold: None | float, trained_on: list[str], generated: bool, evaluation: None | dict(str, Any), notice: str"
+)
 
 
-def test_the_endpoint_gives_the_floats_of_a_bare_pipeline(client, folder, tmp_path):
+def test_the_contract_with_programs(client):
+    found = endpoints(client)
+    types = {
+        name: (
+            {p["parameter_name"]: p["python_type"]["type"] for p in endpoint["parameters"]},
+            [r["python_type"]["type"] for r in endpoint["returns"]],
+        )
+        for name, endpoint in found.items()
+    }
+    assert types == {
+        "/judge": ({"image": "filepath"}, [f"dict({JUDGED})"]),
+        "/triage": (
+            {"files": "list[str | dict(str, Any)]"},
+            [f"dict(files: list[dict({SORTED})], release: str, notice: str)"],
+        ),
+        "/release": ({}, [f"dict({SERVED})"]),
+    }
+    assert found["/judge"]["description"].startswith("Judge one dermoscopy image. For research and education only")
+
+
+def test_the_endpoint_gives_the_floats_of_a_bare_pipeline(client, demo_release, tmp_path):
     make_image((90, 70)).save(tmp_path / "lesion.png")
-    plain = pipeline("image-classification", model=str(folder))(str(tmp_path / "lesion.png"), top_k=9)
-    sentence, answer = client.predict(handle_file(tmp_path / "lesion.png"), api_name="/judge")
-    assert confidences(answer) == pytest.approx({row["label"]: row["score"] for row in plain}, abs=1e-5)
-    assert re.fullmatch(r"Melanoma alert: the probability of melanoma is \d+\.\d%; .* alerts from 10\.0%\.", sentence)
+    plain = pipeline("image-classification", model=str(demo_release))(str(tmp_path / "lesion.png"), top_k=9)
+    answer = client.predict(handle_file(tmp_path / "lesion.png"), api_name="/judge")
+    assert answer["probabilities"] == pytest.approx({row["label"]: row["score"] for row in plain}, abs=1e-5)
+    sentence = r"Melanoma alert: the probability of melanoma is \d+\.\d%; .* alerts from 10\.0%\."
+    assert re.fullmatch(sentence, answer["sentence"])
+    assert (answer["alert"], answer["refused"]) == (True, None)
+    malignant = sum(answer["probabilities"][name] for name in (*MALIGNANT, PRECURSOR))
+    assert answer["malignant"] == pytest.approx(malignant)
+    assert (answer["release"], answer["notice"]) == ("folder demo-release", NOT_A_DEVICE)
+
+
+def test_a_refused_image_has_its_reason_and_probabilities_for_the_record(client, tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "black.png")
+    answer = client.predict(handle_file(tmp_path / "black.png"), api_name="/judge")
+    assert answer["sentence"].startswith("Cannot judge: ")
+    assert (answer["alert"], bool(answer["refused"])) == (None, True)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+
+
+def test_a_batch_comes_back_by_urgency_with_a_reason_for_each_bad_file(client, release, tmp_path):
+    for number in range(3):
+        make_image((64, 48), seed=number).save(tmp_path / f"{number}.png")
+    Image.new("RGB", (64, 48)).save(tmp_path / "black.png")
+    (tmp_path / "letter.txt").write_text("Dear Sir")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(tmp_path / "0.png", "inner/again.png")
+    files = [handle_file(path) for path in sorted(tmp_path.iterdir())]
+    held = "data:image/png;base64," + base64.b64encode((tmp_path / "1.png").read_bytes()).decode()
+    private = str(Path(__file__).resolve())
+    answer = client.predict([*files, held, "data:,x", private, {"path": private}, 7, None], api_name="/triage")
+    rows = answer["files"]
+    assert answer["notice"] == NOT_A_DEVICE
+    assert [row["alert"] for row in rows] == [True] * 5 + [None] * 7
+    shares = [row["probabilities"]["melanoma"] for row in rows[:5]]
+    assert shares == sorted(shares, reverse=True)
+    assert rows[5]["refused"]
+    assert {row["file"]: row["problem"] for row in rows[6:]} == {
+        "letter.txt": "the file cannot be read as an image: damaged, cut short, or something else.",
+        "file 8": "the address holds no base64.",
+        **dict.fromkeys(("file 9", "file 10", "file 11", "file 12"), "no such file was uploaded."),
+    }
+    named = {row["file"]: row["probabilities"] for row in rows[:5]}
+    assert named["file 7"] == pytest.approx(named["1.png"], abs=1e-5)
+    assert named["more.zip/inner/again.png"] == pytest.approx(named["0.png"], abs=1e-5)
+    assert named["2.png"] == pytest.approx(release.judge(tmp_path / "2.png").probabilities, abs=1e-5)
+
+
+def test_a_program_can_ask_which_release_answers(client, release):
+    told = client.predict(api_name="/release")
+    assert (told["release"], told["version"], told["generated"]) == ("folder demo-release", "0.1.0", True)
+    assert (told["threshold"], told["diagnoses"], told["groups"]) == (0.1, release.labels, release.groups)
+    assert told["evaluation"] is None
+
+
+def test_by_mcp_the_same_is_asked_and_nothing_else(demo_space, client, tmp_path):
+    make_image((64, 48)).save(tmp_path / "lesion.png")
+    held = "data:image/png;base64," + base64.b64encode((tmp_path / "lesion.png").read_bytes()).decode()
+
+    async def ask() -> tuple:
+        async with (
+            streamable_http_client(f"{demo_space}/gradio_api/mcp/") as (reads, writes, _),
+            ClientSession(reads, writes) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            calls = (("judge", {"image": held}), ("triage", {"files": [held, held]}), ("release", {}))
+            return tools, [await session.call_tool(*call) for call in calls]
+
+    tools, answers = asyncio.run(ask())
+    assert set(tools) == {"judge", "triage", "release"}
+    assert all("research and education only" in tools[name].description for name in ("judge", "triage"))
+    assert "taken with a dermatoscope" in tools["judge"].inputSchema["properties"]["image"]["description"]
+    judged, sorted_, served = (ast.literal_eval(answer.content[0].text) for answer in answers)
+    assert judged == client.predict(handle_file(tmp_path / "lesion.png"), api_name="/judge")
+    assert [row["sentence"] for row in sorted_["files"]] == [judged["sentence"]] * 2
+    assert served == client.predict(api_name="/release")
 
 
 def write_odd_files(folder: Path) -> list[Path]:
@@ -320,8 +360,8 @@ def write_odd_files(folder: Path) -> list[Path]:
 
 def test_an_image_reaches_the_model_as_it_was_uploaded(client, release, tmp_path):
     for path in write_odd_files(tmp_path):
-        _, answer = client.predict(handle_file(path), api_name="/judge")
-        assert confidences(answer) == pytest.approx(release.judge(path).probabilities, abs=1e-5), path.name
+        answer = client.predict(handle_file(path), api_name="/judge")
+        assert answer["probabilities"] == pytest.approx(release.judge(path).probabilities, abs=1e-5), path.name
 
 
 @pytest.mark.parametrize("content", ["cut short", "a letter", "nothing"])
@@ -339,115 +379,85 @@ def test_no_upload_gives_a_sentence(client):
 
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {}}, {"meta": {"_type": "gradio.FileData"}}])
-def test_a_file_of_the_server_that_was_not_uploaded_is_not_read(url, tmp_path, meta):
+def test_a_file_of_the_server_that_was_not_uploaded_is_not_read(demo_space, tmp_path, meta):
     make_image().save(tmp_path / "private.png")
-    call = f"{url}/gradio_api/call/judge"
+    call = f"{demo_space}/gradio_api/call/judge"
     event = httpx.post(call, json={"data": [{"path": str(tmp_path / "private.png")} | meta]}).json()["event_id"]
     answer = httpx.get(f"{call}/{event}").text
     assert answer.startswith("event: error")
     assert "melanoma" not in answer
 
 
-# The page in a browser
+# What is left on the disk
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("needs the browser: install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the browser: install playwright")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield chromium
-        chromium.close()
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.fixture
-def visit(browser, url):
-    """Open the page with the given context options; afterwards there was no error and no request to elsewhere."""
-    contexts, errors, hosts = [], [], set()
+QUICK = """
+import runpy
+import cleaning, page
 
-    def visit(**options):
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: errors.append(error))
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-        page.goto(url)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not errors
-    assert hosts - {None} == {"127.0.0.1"}  # blob: and data: have no host
+cleaning.EVERY, cleaning.AGE, page.EVERY, page.AGE = 0.5, 3, 1, 2
+runpy.run_path("app.py", run_name="__main__")
+"""
+"""app.py whose minutes last a second."""
 
 
-def upload(page, path: Path) -> None:
-    page.locator("#picture input[type=file]").set_input_files(path)
+def test_no_upload_outlives_its_time_or_the_server(demo_release, tmp_path):
+    home, mark = tmp_path / "home", b"GPS of the visitor"
+    home.mkdir()
+    named = {"MODEL_ID": str(demo_release), "HF_HUB_OFFLINE": "1", "TMPDIR": str(home), "HOME": str(home)}
+    exif = Image.Exif()
+    exif[0x010E] = mark.decode()
+    make_image((64, 48)).save(tmp_path / "lesion.jpg", exif=exif)
+    assert mark in (tmp_path / "lesion.jpg").read_bytes()
+    left = home / "uploads" / f"{cleaning.PREFIX}of-a-server-that-was-killed"
+    left.mkdir(parents=True)
+    (left / "a.jpg").write_bytes(mark)
+
+    with serving.space(home, script=QUICK, **named) as url:
+        assert not left.exists()
+        (uploads,) = (home / "uploads").glob(f"{cleaning.PREFIX}*")
+        client = Client(url, verbose=False, analytics_enabled=False, download_files=tmp_path / "client")
+        client.predict(handle_file(tmp_path / "lesion.jpg"), api_name="/judge")
+        client.predict([handle_file(tmp_path / "lesion.jpg")], api_name="/triage")
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as cut_off:
+            head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n"
+            part = '--b\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+            head += "Content-Type: multipart/form-data; boundary=b\r\n\r\n" + part
+            cut_off.sendall(head.encode() + mark * 5000)
+            deadline = time.monotonic() + 20
+            while len(files_below(uploads)) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert len(files_below(uploads)) >= 2, "the upload, and the one that was cut off"
+        deadline = time.monotonic() + 30
+        while files_below(uploads) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert files_below(uploads) == []
+        client.predict(handle_file(tmp_path / "lesion.jpg"), api_name="/judge")
+    assert not uploads.exists()
+    written = [path for path in files_below(home) if home / "space" not in path.parents]
+    assert not [path for path in written if mark in path.read_bytes()]
+    assert {path.suffix for path in written} <= {"", ".json", ".txt", ".lock"}, written
 
 
-def expect(locator):
-    from playwright.sync_api import expect
-
-    return expect(locator)
-
-
-def in_view(locator) -> bool:
-    return locator.evaluate(
-        "e => { const r = e.getBoundingClientRect(); return r.top >= 0 && r.bottom <= innerHeight }"
-    )
+def test_what_another_running_server_holds_is_not_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with cleaning.upload_folder() as first, cleaning.upload_folder() as second:
+        assert first != second
+        assert first.is_dir() and second.is_dir()
+        (first / "a.jpg").write_bytes(b"pixels")
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-def test_an_upload_gives_a_sentence_and_nine_probabilities(visit, folder, tmp_path, color_scheme):
-    make_image((640, 480), seed=1).save(tmp_path / "lesion.png")
-    plain = pipeline("image-classification", model=str(folder))(str(tmp_path / "lesion.png"), top_k=9)
-    page = visit(color_scheme=color_scheme)
-    upload(page, tmp_path / "lesion.png")
-    expect(page.locator("#result .sentence")).to_contain_text("Melanoma alert: the probability of melanoma is")
-    assert page.locator("#result th").all_inner_texts() == [row["label"] for row in plain]
-    assert page.locator("#result .share").all_inner_texts() == [f"{row['score']:.1%}" for row in plain]
-    assert {row["label"] for row in plain} == set(LABELS)
-    assert page.get_by_text(NOT_A_DEVICE).is_visible()
-    assert page.get_by_text("trained on generated pictures only").is_visible()
-    expect(page.locator("#release")).to_contain_text("Release: folder demo-release")
-    expect(page.get_by_alt_text("The image that was uploaded")).to_be_visible()
-
-
-def test_an_answer_never_outlives_its_image(visit, tmp_path):
-    make_image((640, 480)).save(tmp_path / "lesion.png")
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    page = visit()
-    sentence = page.locator("#result .sentence")
-    for _ in range(2):
-        upload(page, tmp_path / "lesion.png")
-        expect(sentence).to_contain_text("Melanoma alert")
-        page.get_by_label("Remove Image").click()
-        expect(sentence).to_contain_text("Upload a dermoscopy image")
-        upload(page, tmp_path / "broken.jpg")
-        expect(sentence).to_contain_text("Cannot judge: the file cannot be read")
-        expect(page.locator("#result table")).to_have_count(0)
-        page.get_by_label("Remove Image").click()
-
-
-def test_no_former_answer_is_left_where_the_server_fails(visit, tmp_path):
-    make_image((640, 480)).save(tmp_path / "lesion.png")
-    page = visit()
-    upload(page, tmp_path / "lesion.png")
-    expect(page.locator("#result .sentence")).to_contain_text("Melanoma alert")
-    page.route("**/queue/join*", lambda route: route.abort())
-    page.get_by_label("Remove Image").click()
-    # At once: a few seconds later gradio, which has lost its server, loads the page anew.
-    expect(page.locator("#result .sentence")).to_have_count(0, timeout=1000)
-
-
-def test_the_page_fits_a_phone_and_keeps_the_notice_in_view(visit, tmp_path):
-    make_image((640, 480)).save(tmp_path / "lesion.png")
-    page = visit(viewport={"width": 360, "height": 640}, is_mobile=True, has_touch=True)
-    upload(page, tmp_path / "lesion.png")
-    expect(page.locator("#result table")).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-    page.locator("#release").scroll_into_view_if_needed()
-    assert page.evaluate("scrollY") > 0
-    assert in_view(page.get_by_text(NOT_A_DEVICE))
-    assert in_view(page.locator("#release"))
+def test_a_sweep_takes_what_is_old_and_leaves_the_rest(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "upload.jpg").write_bytes(b"pixels")
+    (tmp_path / "link").symlink_to(tmp_path)
+    cleaning.sweep(tmp_path, age=60)
+    assert (tmp_path / "folder" / "upload.jpg").exists()
+    cleaning.sweep(tmp_path, age=-1)
+    assert list(tmp_path.iterdir()) == []

@@ -25,6 +25,7 @@ FILES = {
     ".gitattributes",
     "README.md",
     "requirements.txt",
+    "style.css",
     *(path.name for path in (REPOSITORY / "space").glob("*.py")),
 }
 
@@ -101,7 +102,7 @@ def test_a_release_is_served_by_tag_and_fetched_at_build_time_by_commit(publishe
     data = metadata(published)
     assert data["models"] == [MODEL]
     (preloaded,) = data["preload_from_hub"]
-    names = "config.json,model.safetensors,preprocessor_config.json"
+    names = "config.json,evaluation/metrics.json,model.safetensors,preprocessor_config.json"
     assert preloaded == f"{MODEL} {names} {published.tags(MODEL)['v1.0.0']}"
     source = SpaceCard.load(REPOSITORY / "space" / "README.md").data.to_dict()
     assert {key: value for key, value in data.items() if key not in ("models", "preload_from_hub")} == source

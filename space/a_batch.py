@@ -1,0 +1,168 @@
+"""The tab that judges many files and lists them by urgency; the list is held by the visitor's browser alone."""
+
+import base64
+import io
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+
+if __package__:
+    from . import api, batch, triage, words
+else:  # run as a script, as on the Hub
+    import api
+    import batch
+    import triage
+    import words
+
+LIMIT = 500
+"""Files a batch on the page: so many rows with thumbnails a browser shows without delay."""
+
+AT_ONCE = 4
+"""Batches that are judged side by side, each sixteen images at a time: none waits for another to end."""
+
+KINDS = {"alert": "with alert", "refused": "refused", "unreadable": "unreadable", "quiet": "without alert"}
+"""What becomes of a file, and what it is called."""
+
+_FILTER = """(kind, text) => {
+    const rows = [...document.querySelectorAll('#rows details')];
+    for (const row of rows)
+        row.hidden = !((kind === 'all' || row.dataset.kind === kind) && row.dataset.file.includes(text.toLowerCase()));
+    const left = document.querySelector('#rows .left');
+    if (left) left.textContent = `Shown: ${rows.filter(row => !row.hidden).length} of ${rows.length}.`;
+}"""
+_HINT = (
+    f"Choose images, or zip archives of them; {LIMIT} files at most. For folders of any size there is a command, "
+    "<code>triage.py</code>, in this Space's repository."
+)
+
+
+def add(release: triage.Release) -> None:
+    """Add the tab's parts to the page that is being built."""
+    gr.HTML(f"<p>{_HINT}</p>", elem_classes="words")
+    files = gr.File(label="Images and zip archives", file_count="multiple", height=160, elem_id="files")
+    with gr.Row():
+        start = gr.Button("Judge these files", variant="primary", elem_id="start")
+        stop = gr.Button("Stop", elem_id="stop")
+    with gr.Row():
+        choices = [("all", "all"), *((name, kind) for kind, name in KINDS.items())]
+        kind = gr.Radio(choices, value="all", label="Show", elem_id="kind")
+        text = gr.Textbox("", label="File name contains", elem_id="text")
+    rows = gr.HTML("", elem_id="rows", elem_classes="words")
+
+    def show(uploads: list[dict] | None) -> Iterator[str]:
+        yield from answers(release, uploads, files.GRADIO_CACHE)
+
+    run = start.click(None, outputs=[kind, text, rows], js="() => ['all', '', '']").then(
+        show,
+        files,
+        rows,
+        preprocess=False,
+        concurrency_limit=AT_ONCE,
+        concurrency_id="batch",
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    run.failure(None, outputs=rows, js=f"() => {words.sentence(words.BUSY, kind='refused')!r}")
+    stop.click(None, cancels=run, outputs=rows, js=f"() => {words.sentence('Stopped.')!r}")
+    gr.on([kind.change, text.change], None, [kind, text], js=_FILTER)
+
+
+def answers(release: triage.Release, uploads: list[dict] | None, cache: str) -> Iterator[str]:
+    """Give how far a batch is, again and again, and at last its list.
+
+    Args:
+        release: the judge.
+        uploads: as gradio has them; None where there are none.
+        cache: the folder of the uploads.
+    """
+    try:
+        paths = [api.uploaded(file, cache) for file in uploads or []]
+    except api.CannotJudge:
+        paths = []
+    if not paths:
+        yield words.sentence("Cannot judge: no file was uploaded, or it was deleted meanwhile. Choose files first.")
+        return
+    rows, total, told = [], batch.count(paths, limit=LIMIT), 0.0
+    for row in judged(release, paths, thumbnails=True):
+        rows.append(row)
+        if time.monotonic() > told + 0.5:
+            yield _progress(len(rows), total)
+            told = time.monotonic()
+    yield listed(release, batch.by_urgency(rows))
+
+
+def judged(release: triage.Release, paths: Sequence[Path], *, thumbnails: bool = False) -> Iterator[batch.Row]:
+    """Judge uploads, which are deleted when they are old, without losing those whose turn comes late."""
+    touched = 0.0
+    for row in batch.judged(release, batch.expanded(paths, limit=LIMIT), thumbnails=thumbnails):
+        if time.monotonic() > touched + 60:
+            for path in filter(Path.exists, paths):
+                os.utime(path)
+            touched = time.monotonic()
+        yield row
+
+
+def _progress(done: int, total: int) -> str:
+    bar = f'<progress value="{done}" max="{total}" aria-label="Files judged"></progress>'
+    return f'<p role="status">Judged {done} of {total} files. {bar}</p>'
+
+
+def listed(release: triage.Release, rows: Sequence[batch.Row]) -> str:
+    """Return the list of a batch, in the order in which its rows are given."""
+    counts = Counter(map(_kind, rows))
+    said = ", ".join(f"{counts[kind]} {name}" for kind, name in KINDS.items() if counts[kind])
+    links = _link("triage.csv", "text/csv", batch.as_csv(rows, release)) + _link(
+        "triage.json", "application/json", batch.as_json(rows, release)
+    )
+    return (
+        f'<p class="sentence" role="status">{len(rows)} files: {said}. The most urgent first.</p>'
+        f'<p>{links}<span class="left" aria-live="polite"></span></p>'
+        f"{''.join(_row(release, row) for row in rows)}"
+        '<p class="fine">Alerts come first, then what only a person can judge, then the rest by the probability of any '
+        f"malignant diagnosis or precursor. {triage.NOT_A_DEVICE}</p>"
+    )
+
+
+def _kind(row: batch.Row) -> str:
+    if row.judgement is None:
+        return "unreadable"
+    return {True: "alert", False: "quiet", None: "refused"}[row.judgement.alert]
+
+
+def _link(name: str, kind: str, content: str) -> str:
+    """Return a link that holds the file to download: none is written to the server's disk."""
+    held = base64.b64encode(content.encode()).decode()
+    return f'<a class="download" download="{name}" href="data:{kind};charset=utf-8;base64,{held}">Download {name}</a> '
+
+
+def _row(release: triage.Release, row: batch.Row) -> str:
+    kind, name = _kind(row), words.escaped(row.file)
+    detail = words.answer(release, row.judgement) if row.judgement else words.sentence(f"Cannot judge: {row.problem}")
+    return (
+        f'<details data-kind="{kind}" data-file="{name.lower()}"><summary>{_thumbnail(row.thumbnail)}'
+        f'<span class="texts"><span class="file">{name}</span>'
+        f'<span class="verdict {kind}">{_verdict(release, row)}</span></span></summary>'
+        f'<div class="detail">{detail}</div></details>'
+    )
+
+
+def _verdict(release: triage.Release, row: batch.Row) -> str:
+    judgement, watched = row.judgement, release.alert_label
+    if judgement is None or judgement.alert is None:
+        return "Cannot judge"
+    said = f"{watched.capitalize()} alert" if judgement.alert else f"No {watched} alert"
+    more = f"; malignant or precursor {words.share(judgement.malignant)}" if judgement.malignant is not None else ""
+    return words.escaped(f"{said}: {words.share(row.watched)}{more}")
+
+
+def _thumbnail(image: Image.Image | None) -> str:
+    if image is None:
+        return '<span class="thumbnail"></span>'
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f'<img class="thumbnail" alt="" src="{words.data_uri(buffer.getvalue(), "jpeg")}">'

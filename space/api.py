@@ -1,0 +1,168 @@
+"""What programs may ask of the page: the same by gradio_client, REST and MCP. Nothing of gradio is needed here."""
+
+import base64
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypedDict
+
+if __package__:
+    from . import batch, triage, words
+else:  # run as a script, as on the Hub
+    import batch
+    import triage
+    import words
+
+
+class Judged(TypedDict):
+    """The answer to one image."""
+
+    sentence: str
+    alert: bool | None
+    refused: str | None
+    probabilities: dict[str, float]
+    malignant: float | None
+    release: str
+    notice: str
+
+
+class Sorted(TypedDict):
+    """One file of a batch."""
+
+    file: str
+    problem: str | None
+    sentence: str | None
+    alert: bool | None
+    refused: str | None
+    probabilities: dict[str, float] | None
+    malignant: float | None
+
+
+class Batch(TypedDict):
+    """The answer to many files, the most urgent first."""
+
+    files: list[Sorted]
+    release: str
+    notice: str
+
+
+class Served(TypedDict):
+    """The release that answers."""
+
+    release: str
+    version: str | None
+    diagnoses: list[str]
+    groups: dict[str, list[str]]
+    alert_label: str
+    threshold: float | None
+    trained_on: list[str]
+    generated: bool
+    evaluation: dict | None
+    notice: str
+
+
+class CannotJudge(ValueError):
+    """There is no picture in what was sent; the text says why, in a sentence."""
+
+
+def uploaded(file: dict | None, cache: str) -> Path:
+    """Return where an upload lies on this server.
+
+    Args:
+        file: what gradio makes of an upload; its `path` is what the caller claims.
+        cache: the folder of the uploads.
+
+    Raises:
+        CannotJudge: nothing was uploaded there, or it has been deleted.
+    """
+    claimed = file.get("path") if isinstance(file, dict) else None
+    try:
+        path = Path(claimed or "").resolve()
+        # A caller may name any file of the server: only what was uploaded is read.
+        if path.is_relative_to(Path(cache).resolve()) and path.is_file():
+            return path
+    except (TypeError, ValueError, OSError):  # no text; a zero byte in it; too long
+        pass
+    raise CannotJudge("Cannot judge: no image was uploaded.")
+
+
+def read(file: dict | None, cache: str) -> triage.Image.Image:
+    """Return an upload as an image, see `triage.read_image`.
+
+    Raises:
+        CannotJudge: it is none.
+    """
+    path = uploaded(file, cache)
+    try:
+        return triage.read_image(path.read_bytes())
+    except triage.UnreadableImage as error:
+        raise CannotJudge(f"Cannot judge: {error}") from error
+    except OSError as error:
+        raise CannotJudge("Cannot judge: no image was uploaded.") from error
+
+
+def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
+    """Return a judgement as programs read it; where it is refused, `refused` says why beside the probabilities."""
+    return {
+        "sentence": judgement.sentence,
+        "alert": judgement.alert,
+        "refused": judgement.refused,
+        "probabilities": judgement.probabilities,
+        "malignant": judgement.malignant,
+        "release": words.name_of(release),
+        "notice": triage.NOT_A_DEVICE,
+    }
+
+
+def sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
+    """Yield what programs send as a batch, see `batch.expanded`.
+
+    Args:
+        files: uploads as gradio has them, or texts: the path that an upload was given, or the picture itself as an
+            address of base64 (`data:image/png;base64,...`), which is all that an MCP client can list.
+        cache: the folder of the uploads.
+    """
+    for number, file in enumerate(files[: batch.LIMIT]):
+        name = f"file {number + 1}"
+        if isinstance(file, str) and file.startswith("data:"):
+            yield name, _held(file)
+            continue
+        try:
+            path = uploaded({"path": file} if isinstance(file, str) else file, cache)
+        except CannotJudge:
+            yield name, "no such file was uploaded."
+        else:
+            yield from batch.expanded([path])
+
+
+def _held(address: str) -> batch.Source:
+    try:
+        return base64.b64decode(address.partition(",")[2], validate=True)
+    except ValueError:
+        return "the address holds no base64."
+
+
+def sorted_by_urgency(release: triage.Release, rows: Iterable[batch.Row]) -> Batch:
+    """Return the rows of a batch as programs read them."""
+    found = []
+    for row in batch.by_urgency(rows):
+        told = judged(release, row.judgement) if row.judgement else {}
+        keys = [key for key in Sorted.__annotations__ if key not in ("file", "problem")]
+        found.append({"file": row.file, "problem": row.problem} | {key: told.get(key) for key in keys})
+    return {"files": found, "release": words.name_of(release), "notice": triage.NOT_A_DEVICE}
+
+
+def served(release: triage.Release, metrics: dict | None) -> Served:
+    """Return what a release is and how good it was found to be."""
+    about, held_out = words.about(release), metrics and metrics["splits"]["held_out"]
+    return {
+        "release": words.name_of(release),
+        "version": about.get("version"),
+        "diagnoses": release.labels,
+        "groups": release.groups,
+        "alert_label": release.alert_label,
+        "threshold": release.threshold,
+        "trained_on": about.get("data", []),
+        "generated": bool(about.get("generated")),
+        "evaluation": held_out and {"images": held_out["n"], release.alert_label: held_out["melanoma"]},
+        "notice": triage.NOT_A_DEVICE,
+    }

@@ -1,0 +1,86 @@
+"""The tab that judges one image: the answer first, then where the model looked."""
+
+from collections.abc import Iterator
+
+import gradio as gr
+from PIL import Image
+
+if __package__:
+    from . import api, attribution, triage, words
+else:  # run as a script, as on the Hub
+    import api
+    import attribution
+    import triage
+    import words
+
+_CLEAR = "() => ['', '']"
+
+
+def add(release: triage.Release, metrics: dict | None) -> gr.Image:
+    """Add the tab's parts to the page that is being built; return the picture, with which programs ask too."""
+    with gr.Row():
+        with gr.Column(min_width=300):
+            picture = gr.Image(
+                label="Dermoscopy image",
+                alt_text="The image that was uploaded",
+                sources=["upload", "clipboard"],
+                buttons=["fullscreen"],
+                type="filepath",
+                height=340,
+                elem_id="picture",
+            )
+            gr.HTML(f"<p class='fine'>{words.FOR_DERMOSCOPY}</p>", elem_classes="words")
+        with gr.Column(min_width=300):
+            result = gr.HTML(words.sentence(words.HINT), elem_id="result", elem_classes="words")
+    looked = gr.HTML("", elem_id="looked", elem_classes="words")
+    means = f"<h2>What the alert means</h2>{words.meaning(release, metrics)}"
+    gr.HTML(means, elem_id="means", elem_classes="words")
+
+    def show(file: dict | None) -> Iterator[tuple[str, str]]:
+        yield from answers(release, file, picture.GRADIO_CACHE)
+
+    both = [result, looked]
+    # The former answer goes at once: it must not stand beside another image, whatever becomes of this one.
+    picture.change(None, outputs=both, js=_CLEAR)
+    # preprocess=False: gr.Image would decode the file itself, and fail or re-encode where `triage` knows better.
+    asked = picture.change(
+        show, picture, both, preprocess=False, concurrency_id="model", api_visibility="private", show_progress_on=result
+    )
+    asked.failure(None, outputs=both, js=f"() => [{words.sentence(words.BUSY, kind='refused')!r}, '']")
+    return picture
+
+
+def answers(release: triage.Release, file: dict | None, cache: str) -> Iterator[tuple[str, str]]:
+    """Give what the page says of an upload, and the same again with where the model looked.
+
+    Args:
+        release: the judge.
+        file: the upload; None where there is none.
+        cache: the folder of the uploads.
+    """
+    if file is None:
+        yield words.sentence(words.HINT), ""
+        return
+    try:
+        image = api.read(file, cache)
+    except api.CannotJudge as error:
+        yield words.sentence(str(error), kind="refused"), ""
+        return
+    judgement = release.judge_all([image])[0]
+    said = words.answer(release, judgement)
+    yield said, ""
+    if not judgement.refused:
+        yield said, where(release, image)
+
+
+def where(release: triage.Release, image: Image.Image) -> str:
+    """Return where the model looked, beside the image."""
+    found = attribution.attribute(release, image)
+    plain = image.resize((found.shape[1], found.shape[0]), Image.Resampling.LANCZOS)
+    watched = release.alert_label
+    pictures = words.picture(plain, "The image as it was judged", caption="The image") + words.picture(
+        attribution.overlay(image, found),
+        f"The same image in grey; coloured where it speaks for {watched}, in yellow most",
+        caption=f"What spoke for {watched}: yellow most, then green and blue",
+    )
+    return f'<h2>Where the model looked</h2><div class="pair">{pictures}</div><p class="fine">{attribution.LIMITS}</p>'

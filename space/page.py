@@ -1,0 +1,112 @@
+"""The page of a release, put together from its tabs, and the endpoints for programs."""
+
+from pathlib import Path
+
+import gradio as gr
+from gradio.components.api_component import Api
+from gradio_client.utils import python_type_to_json_schema
+
+if __package__:
+    from . import a_batch, api, batch, evaluation_page, one_lesion, triage, versions_page, words
+else:  # run as a script, as on the Hub
+    import a_batch
+    import api
+    import batch
+    import evaluation_page
+    import one_lesion
+    import triage
+    import versions_page
+    import words
+
+STYLE = Path(__file__).parent / "style.css"
+
+WAITING = 256
+"""Requests that may wait; past that the answer is that the server is busy."""
+
+EVERY, AGE = 30, 240
+"""Seconds: how often what was uploaded is looked through, and how old it gets."""
+
+
+def build_demo(release: triage.Release) -> gr.Blocks:
+    """Return the page that judges images with `release`; nothing is launched."""
+    metrics = release.metrics()
+    with gr.Blocks(title="dermalert", analytics_enabled=False, delete_cache=(EVERY, AGE)) as demo:
+        gr.HTML(words.notice(release), elem_id="notice")
+        gr.Markdown("# dermalert\nDoes this skin lesion call for a dermatologist's look, on suspicion of melanoma?")
+        with gr.Tabs():
+            with gr.Tab("One lesion"):
+                picture = one_lesion.add(release, metrics)
+            with gr.Tab("A batch"):
+                a_batch.add(release)
+            with gr.Tab("How good is it") as tab:
+                evaluation_page.add(release, metrics, tab)
+            with gr.Tab("Versions") as tab:
+                versions_page.add(release, tab)
+        gr.HTML(
+            f"<p>{words.escaped(words.source(release))}</p><p class='fine'>{words.PRIVACY}</p>",
+            elem_id="release",
+            elem_classes="words",
+        )
+        _add_endpoints(release, metrics, picture)
+    return demo.queue(max_size=WAITING)
+
+
+def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Image) -> None:
+    """Add what programs may ask: `/judge`, `/triage` and `/release`."""
+
+    def judge(image: dict | None) -> api.Judged:
+        """Judge one dermoscopy image. For research and education only: not a medical device.
+
+        Args:
+            image: a picture of one lesion, taken with a dermatoscope, as JPEG, PNG, TIFF, WebP or the like.
+
+        Returns:
+            What is said of it; where `refused` says why it is not judged, the probabilities are for the record only.
+        """
+        try:
+            seen = api.read(image, picture.GRADIO_CACHE)
+        except api.CannotJudge as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return api.judged(served, served.judge_all([seen])[0])
+
+    def triage(files: list[str | dict]) -> api.Batch:
+        """Judge many dermoscopy images and sort them by urgency. For research and education only: not a medical device.
+
+        Args:
+            files: each an upload (image or zip), the path that an upload was given, or an image as data:...;base64,...
+
+        Returns:
+            The files, the most urgent first: what is said of each, or in `problem` why it cannot be read.
+        """
+        rows = batch.judged(served, api.sources(files or [], picture.GRADIO_CACHE))
+        return api.sorted_by_urgency(served, rows)
+
+    def release() -> api.Served:
+        """Tell which release answers here, and how good it was found to be on images that it was not trained on.
+
+        Returns:
+            Its name and tag, diagnoses, alert threshold, and figures of the evaluation with their 95 % intervals.
+        """
+        return api.served(served, metrics)
+
+    # preprocess=False: see `one_lesion.add`.
+    plain = {"preprocess": False, "postprocess": False}
+    one = Api(None, python_type_to_json_schema(api.Judged), "answer")
+    gr.on([], judge, picture, one, api_name="judge", concurrency_id="model", **plain)
+    gr.api(triage, concurrency_limit=a_batch.AT_ONCE, concurrency_id="batch")
+    gr.api(release, queue=False)
+
+
+def launch(release: triage.Release) -> None:
+    """Serve the page until the process is told to end."""
+    build_demo(release).launch(
+        css_paths=STYLE,
+        theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),
+        footer_links=["api", "gradio"],
+        mcp_server=True,
+        share=False,
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size="50mb",
+        ssr_mode=False,
+    )

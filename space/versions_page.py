@@ -1,0 +1,134 @@
+"""The tab that sets another version of the release beside the one that is served."""
+
+import gradio as gr
+
+if __package__:
+    from . import api, triage, versions, words
+else:  # run as a script, as on the Hub
+    import api
+    import triage
+    import versions
+    import words
+
+_FOLDER = "This release was read from a folder: there are no other versions of it to compare with."
+_NONE = "The repository has no other version yet."
+_CHOOSE = "Choose a version to compare with {served}, the one that is served here."
+_FEW = 50  # melanomas below which a difference says little, as in the gate that a release passes
+
+
+def add(release: triage.Release, tab: gr.Tab) -> None:
+    """Add the tab's parts to the page that is being built."""
+    shelf = versions.Shelf(release)
+    if not shelf.on_the_hub:
+        gr.HTML(words.sentence(_FOLDER), elem_id="versions", elem_classes="words")
+        return
+    tag = gr.Dropdown([], label="Compare with", elem_id="tag")
+    over = gr.HTML(words.sentence(_CHOOSE.format(served=release)), elem_id="versions", elem_classes="words")
+    with gr.Row():
+        with gr.Column(min_width=300):
+            picture = gr.Image(
+                label="Dermoscopy image, to see the difference on it",
+                alt_text="The image that both versions judge",
+                sources=["upload", "clipboard"],
+                buttons=["fullscreen"],
+                type="filepath",
+                height=300,
+                elem_id="compared",
+            )
+        with gr.Column(min_width=300, scale=2):
+            both = gr.HTML("", elem_id="both", elem_classes="words")
+
+    def choices() -> tuple[dict, str]:
+        try:
+            found = shelf.tags()
+        except versions.NotThere as error:
+            return gr.update(), words.sentence(str(error), kind="refused")
+        said = _CHOOSE.format(served=release) if found else _NONE
+        return gr.update(choices=found, value=None), words.sentence(said)
+
+    def evaluated(tag: str | None) -> str:
+        return over_the_evaluation(shelf, tag)
+
+    def judged(tag: str | None, file: dict | None) -> str:
+        return on_an_image(shelf, tag, file, picture.GRADIO_CACHE)
+
+    quiet = {"api_visibility": "private", "preprocess": False}
+    tab.select(choices, None, [tag, over], queue=False, show_progress="hidden", api_visibility="private")
+    # `input`, not `change`: filling the list is no choice of a visitor.
+    tag.input(None, outputs=both, js="() => ''")
+    chosen = tag.input(evaluated, tag, over, concurrency_id="versions", **quiet)
+    chosen.then(judged, [tag, picture], both, concurrency_id="versions", **quiet)
+    picture.change(None, outputs=both, js="() => ''")
+    asked = picture.change(judged, [tag, picture], both, concurrency_id="versions", **quiet)
+    asked.failure(None, outputs=both, js=f"() => {words.sentence(words.BUSY, kind='refused')!r}")
+
+
+def over_the_evaluation(shelf: versions.Shelf, tag: str | None) -> str:
+    """Return how a version differs from the served one over what both held out."""
+    if not tag:
+        return words.sentence(_CHOOSE.format(served=shelf.served))
+    try:
+        other = shelf.get(tag)
+        told = versions.compare(shelf.served, other)
+    except versions.NotThere as error:
+        return words.sentence(str(error), kind="refused")
+    return _sentences(shelf.served, other, told)
+
+
+def _sentences(served: triage.Release, other: triage.Release, told: versions.Compared) -> str:
+    watched, rest = served.alert_label, told.images - told.watched
+    if not told.images:
+        return words.sentence(f"No image was held out of both {other} and {served}: they cannot be compared.")
+    said = (
+        f"On {told.images} images that both held out, {served} flags {len(told.won)} {watched}s that {_short(other)} "
+        f"missed, and misses {len(told.lost)} that it flagged, of {told.watched}; {len(told.false_new)} false alerts "
+        f"are new and {len(told.false_gone)} gone, of {rest} other images."
+    )
+    rows = [
+        [f"{watched}s flagged, of {told.watched}", *told.flagged, _chance(told.won, told.lost)],
+        [f"others flagged, of {rest}", *told.false, _chance(told.false_new, told.false_gone)],
+    ]
+    notes = [f"The likeliest diagnosis differs on {told.diagnoses} images; {told.left_out} were left out."]
+    notes += [f"{name} does not say what it has learnt from: these images may be among it." for name in told.unknown]
+    notes += [f"With {told.watched} {watched}s one image decides much."] if told.watched < _FEW else []
+    head = ["", _short(other), f"{_short(served)} (served)", "p of the difference (McNemar)"]
+    lists = {
+        f"{watched}s won": told.won,
+        f"{watched}s lost": told.lost,
+        "new false alerts": told.false_new,
+        "false alerts gone": told.false_gone,
+    }
+    return (
+        words.sentence(said)
+        + words.table("Alerts on the images that both held out", head, rows, note=" ".join(notes))
+        + "".join(_ids(name, ids) for name, ids in lists.items() if ids)
+    )
+
+
+def _chance(gained: list[str], lost: list[str]) -> str:
+    p = versions.chance(len(gained), len(lost))
+    return "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _short(release: triage.Release) -> str:
+    return release.revision or "newest"
+
+
+def _ids(name: str, ids: list[str]) -> str:
+    listed = words.escaped(", ".join(ids))
+    return f"<details><summary>{words.escaped(name)}: {len(ids)}</summary><p>{listed}</p></details>"
+
+
+def on_an_image(shelf: versions.Shelf, tag: str | None, file: dict | None, cache: str) -> str:
+    """Return what both versions say of an image, side by side."""
+    if file is None or not tag:
+        return ""
+    try:
+        image, other = api.read(file, cache), shelf.get(tag)
+    except (api.CannotJudge, versions.NotThere) as error:
+        return words.sentence(str(error), kind="refused")
+    sides = "".join(
+        f"<section><h3>{words.escaped(release)}</h3>{words.answer(release, release.judge_all([image])[0])}</section>"
+        for release in (other, shelf.served)
+    )
+    return f'<div class="pair">{sides}</div>'

@@ -1,0 +1,237 @@
+"""What the page says of an image and of a release, as sentences and tables in HTML."""
+
+import base64
+import html
+import io
+import re
+from pathlib import Path
+
+from PIL import Image
+
+if __package__:
+    from . import triage
+else:  # run as a script, as on the Hub
+    import triage
+
+GENERATED = "This model was trained on generated pictures only: its answers mean nothing on real skin."
+HINT = "Upload a dermoscopy image, or paste one, to have it judged."
+BUSY = "Cannot judge just now: the server is busy or out of reach. Try again in a minute."
+PRIVACY = (
+    "Nothing is kept: no history, no log of images, no analytics. An uploaded file lies in a temporary folder of this "
+    "server, seen by nobody, and is deleted within six minutes; what is in it besides the picture (camera, place, "
+    "date) is neither shown nor written anywhere."
+)
+FOR_DERMOSCOPY = (
+    "For dermoscopy images of one lesion. How it answers to ordinary photographs, those of a phone among them, has not "
+    "been measured."
+)
+NO_METRICS = "This release does not say how good it is: it has no evaluation/metrics.json."
+
+GROUPS = {"malignant": "Malignant", "precursor": "Precursor of a carcinoma", "benign": "Benign diagnoses"}
+"""What the clinical groups of a release are called, in the order in which they are shown."""
+
+
+def escaped(text: object) -> str:
+    """Return a text as HTML shows it."""
+    return html.escape(str(text))
+
+
+def share(value: float) -> str:
+    """Return a probability in percent; one that is not 0 is never shown as 0, and one below 1 never as 1."""
+    if 0 < value < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= value < 1 else f"{value:.1%}"
+
+
+def figure(measured: dict, *, times: float = 1, digits: int = 2, unit: str = "") -> str:
+    """Return a figure of the evaluation with its 95 % interval.
+
+    Args:
+        measured: `value`, `low` and `high`, as metrics.json has them.
+        times: what they are multiplied by.
+        digits: after the point; more are shown where fewer would make a value that is no end of its range one, or the
+            interval a point.
+        unit: what follows each number.
+    """
+    value, low, high = (measured[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "not defined"
+    if low is None:
+        return f"{value * times:.{digits}f}{unit} [no interval]"
+    shown = [f"{number * times:.{digits}f}" for number in (value, low, high)]
+    ends = {f"{end * times:.{digits}f}" for end in (0, 1)}
+    if digits < 4 and (shown[1] == shown[2] or (shown[0] in ends and value not in (0, 1))):
+        return figure(measured, times=times, digits=digits + 1, unit=unit)
+    to = " to " if "-" in shown[1] + shown[2] else "-"
+    return f"{shown[0]}{unit} [{shown[1]}{to}{shown[2]}]"
+
+
+def table(caption: str, head: list[str], rows: list[list[object]], *, note: str = "") -> str:
+    """Return a table whose first column names its rows; texts are escaped."""
+    heads = "".join(f'<th scope="col">{escaped(text)}</th>' for text in head)
+    lines = "".join(
+        f'<tr><th scope="row">{escaped(first)}</th>' + "".join(f"<td>{_cell(cell)}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    below = f"<p class='fine'>{escaped(note)}</p>" if note else ""
+    # What is wider than a phone is scrolled, which a keyboard can only do where it may stop.
+    return (
+        f'<h3>{escaped(caption)}</h3><div class="wide" tabindex="0" role="region" aria-label="{escaped(caption)}">'
+        f'<table class="figures"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{below}'
+    )
+
+
+def _cell(value: object) -> str:
+    """Return a cell whose interval is not torn where the line ends."""
+    return re.sub(r"\[[^]]*\]", r'<span class="interval">\g<0></span>', escaped(value))
+
+
+def picture(image: Image.Image, alt: str, *, caption: str = "") -> str:
+    """Return a picture as part of the page itself: nothing is written to a disk, and no metadata goes with it."""
+    buffer, bare = io.BytesIO(), image.convert("RGB").copy()
+    bare.info.clear()  # Pillow would write a comment of the file into the new one
+    bare.save(buffer, "JPEG", quality=90)
+    below = f"<figcaption>{escaped(caption)}</figcaption>" if caption else ""
+    return f'<figure><img src="{data_uri(buffer.getvalue(), "jpeg")}" alt="{escaped(alt)}">{below}</figure>'
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return a file as an address that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def sentence(text: str, *, kind: str = "") -> str:
+    """Return a sentence as the answer of the page; `kind` is "alert", "quiet", "refused" or nothing."""
+    return f'<p class="sentence {kind}" role="status">{escaped(text)}</p>'
+
+
+def answer(release: triage.Release, judgement: triage.Judgement) -> str:
+    """Return what the page says of one image; of one that is refused no probabilities."""
+    if judgement.refused:
+        return sentence(judgement.sentence, kind="refused") + f'<p class="second">{FOR_DERMOSCOPY}</p>'
+    kind = {True: "alert", False: "quiet", None: ""}[judgement.alert]
+    second = second_line(release, judgement)
+    return (
+        sentence(judgement.sentence, kind=kind)
+        + (f'<p class="second">{escaped(second)}</p>' if second else "")
+        + probabilities(release, judgement)
+    )
+
+
+def second_line(release: triage.Release, judgement: triage.Judgement) -> str:
+    """Return how probable any malignant diagnosis or precursor is; "" where the release does not know these."""
+    if judgement.malignant is None:
+        return ""
+    names = [name for group in ("malignant", "precursor") for name in release.groups.get(group, [])]
+    others = [name for name in names if name != release.alert_label]
+    told = f"{_listed([release.alert_label, *others])} together have a probability of {share(judgement.malignant)}"
+    told = told[0].upper() + told[1:]
+    if judgement.alert is not False:
+        return f"{told}."
+    more = ": more likely than not, it is one of them" if judgement.malignant > 0.5 else ""
+    return f"{told}{more}. The alert is for {release.alert_label} alone; it says nothing of {_listed(others)}."
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def probabilities(release: triage.Release, judgement: triage.Judgement) -> str:
+    """Return each diagnosis with its probability: by clinical group, the likeliest first in each."""
+    found = judgement.probabilities
+    caption = "<caption>Calibrated probability of each diagnosis</caption>"
+    if not release.groups:
+        return f'<table class="shares">{caption}<tbody>{_shares(found, found, release.alert_label)}</tbody></table>'
+    bodies = ""
+    for key, title in GROUPS.items():
+        names = [name for name in found if name in release.groups.get(key, [])]
+        total = share(sum(found[name] for name in names))
+        head = f'<tr class="group"><th colspan="2" scope="rowgroup">{title}</th><td class="share">{total}</td></tr>'
+        bodies += f"<tbody>{head}{_shares(names, found, release.alert_label)}</tbody>" if names else ""
+    return f'<table class="shares">{caption}{bodies}</table>'
+
+
+def _shares(names, found: dict[str, float], watched: str) -> str:
+    return "".join(
+        f'<tr class="{"watched" if name == watched else ""}"><th scope="row">{escaped(name)}</th>'
+        f'<td class="bar"><div style="width: {found[name]:.1%}"></div></td>'
+        f'<td class="share">{share(found[name])}</td></tr>'
+        for name in names
+    )
+
+
+def meaning(release: triage.Release, metrics: dict | None) -> str:
+    """Return what the alert's threshold means, by the evaluation of the release."""
+    if metrics is None:
+        return f"<p>{NO_METRICS}</p>"
+    held_out = metrics["splits"]["held_out"]
+    measured, watched = held_out["melanoma"], release.alert_label
+    if release.threshold is None or not measured["n"]:
+        return (
+            f"<p>The evaluation of this release says nothing of an alert: it held out {measured['n']} {watched}s.</p>"
+        )
+    others = held_out["n"] - measured["n"]
+    flagged = figure(measured["sensitivity"], times=100, digits=0)
+    false = figure(_without(measured["specificity"]), times=100, digits=0)
+    lines = (
+        f"<p>Of 100 {watched}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 lesions that are not "
+        f"{watched} it also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95 % interval; from "
+        f"{measured['n']} images of {watched} and {others} others that it was not trained on.</p>"
+    )
+    mix = share(measured["n"] / held_out["n"])
+    note = (
+        f"All probabilities on this page hold for the evaluation's mix, in which {mix} of the images are {watched}s. "
+        f"Where {watched} is rarer, they are too high, and an alert means less."
+    )
+    return lines + _at_prevalences(measured["predictive_values"], watched, note)
+
+
+def _without(measured: dict) -> dict:
+    """Return the figure of what is left to 1."""
+    ends = {"value": "value", "low": "high", "high": "low"}
+    return {key: None if measured[of] is None else 1 - measured[of] for key, of in ends.items()}
+
+
+def _at_prevalences(measured: dict, watched: str, note: str) -> str:
+    head = [f"{watched}s among the lesions", "alerts per 100 lesions"]
+    head += [f"of 100 alerts, {watched} (PPV)", f"of 100 without alert, no {watched} (NPV)"]
+    rows = [
+        [
+            f"{float(prevalence):.0%}",
+            figure(values["alerts_per_100"], digits=0),
+            figure(values["ppv"], times=100, digits=0),
+            figure(values["npv"], times=100, digits=1),
+        ]
+        for prevalence, values in measured.items()
+    ]
+    return table(f"What an alert is worth where {watched} is rarer or more frequent", head, rows, note=note)
+
+
+def about(release: triage.Release) -> dict:
+    """Return what the release says of its making: {} when it says nothing."""
+    return getattr(release.model.config, "dermalert", None) or {}
+
+
+def notice(release: triage.Release) -> str:
+    """Return what is always in view."""
+    generated = f'<p class="generated">{GENERATED}</p>' if about(release).get("generated") else ""
+    return f"<p>{triage.NOT_A_DEVICE}</p>{generated}"
+
+
+def name_of(release: triage.Release) -> str:
+    """Return what a visitor may know of where the release comes from."""
+    # Of a folder only its name is shown: where it lies on the server is nobody's business.
+    return f"folder {Path(release.name).resolve().name}" if Path(release.name).is_dir() else str(release)
+
+
+def source(release: triage.Release) -> str:
+    """Return, as one line, the release and tag that are served and what the release says of its making."""
+    parts = [f"Release: {name_of(release)}"]
+    if not Path(release.name).is_dir():
+        parts = [f"Release: {release.name}"]
+        parts.append(f"tag {release.revision}" if release.revision else "its newest state, no tag")
+    if version := about(release).get("version"):
+        parts.append(f"version {version}")
+    if data := about(release).get("data"):
+        parts.append(f"trained on {', '.join(data)}")
+    return "; ".join(parts) + "."

@@ -1,0 +1,81 @@
+"""A Space as a process of its own: what lies at its root on the Hub, no project around it."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+SPACE = Path(__file__).parent.parent / "space"
+
+REFUSES_BLACK = """
+import dataclasses, runpy
+import numpy, triage
+
+judged = triage.Release.answers
+
+def answers(self, images, **options):
+    found = judged(self, images, **options)
+    dark = [numpy.asarray(image).max() < 5 for image in images]
+    return dataclasses.replace(found, refused=["it is too dark." if d else why for d, why in zip(dark, found.refused)])
+
+triage.Release.answers = answers
+runpy.run_path("app.py", run_name="__main__")
+"""
+"""app.py with a release that declines black images, whatever it declines itself."""
+
+
+def copy_of_the_space(to: Path) -> Path:
+    """What lies at the root of the Space on the Hub: the folder alone, no project around it."""
+    return Path(shutil.copytree(SPACE, to, ignore=shutil.ignore_patterns("model", "__pycache__")))
+
+
+def variables(**named: str) -> dict[str, str]:
+    """The environment without a release, and with what is named."""
+    left_out = ("MODEL_ID", "MODEL_REVISION", "HF_TOKEN", "PYTHONPATH")
+    cleared = {name: value for name, value in os.environ.items() if name not in left_out}
+    return cleared | {"GRADIO_ANALYTICS_ENABLED": "False"} | named
+
+
+@contextlib.contextmanager
+def served(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """Start the app of a Space that lies in a folder, and give its address; uploads go to `uploads` beside it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    own = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder.parent / "uploads")}
+    log = folder.parent / "log"
+    with log.open("w") as file:
+        server = subprocess.Popen(command, cwd=folder, env=environment | own, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(address)
+                break
+            assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextlib.contextmanager
+def space(home: Path, *, script: str | None = None, **named: str) -> Iterator[str]:
+    """Serve a copy of the Space from `home/space`.
+
+    Args:
+        home: an empty folder.
+        script: run in the place of app.py.
+        named: environment variables.
+    """
+    command = [sys.executable, "-c", script] if script else [sys.executable, "app.py"]
+    with served(command, copy_of_the_space(home / "space"), variables(**named)) as address:
+        yield address
