@@ -45,7 +45,7 @@ def variables(**named: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def served(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Start the app of a Space that lies in a folder, and give its address; uploads go to `uploads` beside it."""
+    """Start the app of a Space that lies in a folder, and give its address; `uploads`, `log` and `pid` are beside it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -53,6 +53,7 @@ def served(command: list[str], folder: Path, environment: dict[str, str]) -> Ite
     log = folder.parent / "log"
     with log.open("w") as file:
         server = subprocess.Popen(command, cwd=folder, env=environment | own, stdout=file, stderr=subprocess.STDOUT)
+    (folder.parent / "pid").write_text(str(server.pid))
     try:
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
         while True:
