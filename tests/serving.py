@@ -45,7 +45,7 @@ def variables(**named: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def served(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Start the app of a Space that lies in a folder, and give its address; `uploads`, `log` and `pid` are beside it."""
+    """Start the app of a Space that lies in a folder, and give its address; beside it `uploads`, `log` and `pid`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -25,6 +25,12 @@ class Visitor:
     def __init__(self, url: str):
         self.http = httpx.Client(base_url=f"{url}/gradio_api", timeout=300)
 
+    def __enter__(self) -> "Visitor":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.http.close()
+
     def upload(self, path: Path) -> str:
         """Upload a file and return where it lies."""
         answer = self.http.post("/upload", files={"files": (path.name, path.read_bytes())})
@@ -85,7 +91,8 @@ def test_of_many_at_once_each_has_its_own_answer_and_the_memory_stays(
 
     def visit(number: int) -> float:
         started = time.monotonic()
-        event, answer = Visitor(running).judge(paths[number % len(paths)])
+        with Visitor(running) as visitor:
+            event, answer = visitor.judge(paths[number % len(paths)])
         assert event == "complete", answer
         assert answer[0]["probabilities"] == pytest.approx(expected[number % len(paths)], abs=1e-5)
         memory.append(resident(home))
@@ -106,10 +113,12 @@ def test_of_many_at_once_each_has_its_own_answer_and_the_memory_stays(
 @pytest.mark.long
 def test_past_the_bound_of_the_queue_the_answer_is_that_it_is_busy(running, tmp_path):
     (path,) = pictures(tmp_path / "images", 1)
-    where = Visitor(running).upload(path)
+    with Visitor(running) as visitor:
+        where = visitor.upload(path)
 
     def visit(_: int) -> str:
-        event, answer = Visitor(running).ask("judge", {"path": where, "meta": {"_type": "gradio.FileData"}})
+        with Visitor(running) as visitor:
+            event, answer = visitor.ask("judge", {"path": where, "meta": {"_type": "gradio.FileData"}})
         return event if event == "complete" else f"{event}: {answer}"
 
     with ThreadPoolExecutor(3 * page.WAITING) as pool:
@@ -117,32 +126,34 @@ def test_past_the_bound_of_the_queue_the_answer_is_that_it_is_busy(running, tmp_
     print(f"\n{told}")
     assert told.pop("complete") >= page.WAITING
     assert all("queue is full" in answer.lower() or "busy" in answer.lower() for answer in told), told
-    assert Visitor(running).judge(path)[0] == "complete"
+    with Visitor(running) as visitor:
+        assert visitor.judge(path)[0] == "complete"
 
 
 @pytest.mark.parametrize("n", [40, pytest.param(500, marks=pytest.mark.long)])
 def test_hostile_uploads_have_a_sentence_each_and_leave_nothing(n, running, home, tmp_path):
-    visitor, told = Visitor(running), Counter()
-    for path in hostile.files(tmp_path / "hostile", n):
-        try:
-            where = visitor.upload(path)
-        except httpx.HTTPStatusError as error:  # gradio itself takes no such name or size
-            assert error.response.status_code in (400, 413, 422), path.name
-            told["not taken"] += 1
-            continue
-        event, answer = visitor.ask("judge", {"path": where, "meta": {"_type": "gradio.FileData"}})
-        sentence = answer[0]["sentence"] if event == "complete" else answer["error"]
-        assert sentence.endswith(".") and "Traceback" not in sentence, (path.name, sentence)
-        event, answer = visitor.ask("triage", [where])
-        assert event == "complete", (path.name, answer)
-        assert all(row["problem"] or row["sentence"] for row in answer[0]["files"]), path.name
-        told[sentence.split(":")[0]] += 1
-    print(f"\n{told}")
-    assert "Traceback" not in (home / "log").read_text()
-    (good,) = pictures(tmp_path / "images", 1)
-    assert visitor.judge(good)[0] == "complete"
-    for path in ("/etc/passwd", str(home / "log"), "../../etc/passwd", f"{home}/uploads/../log"):
-        assert visitor.http.get(f"/file={path}").status_code in (403, 404), path
+    told = Counter()
+    with Visitor(running) as visitor:
+        for path in hostile.files(tmp_path / "hostile", n):
+            try:
+                where = visitor.upload(path)
+            except httpx.HTTPStatusError as error:  # gradio itself takes no such name or size
+                assert error.response.status_code in (400, 413, 422), path.name
+                told["not taken"] += 1
+                continue
+            event, answer = visitor.ask("judge", {"path": where, "meta": {"_type": "gradio.FileData"}})
+            sentence = answer[0]["sentence"] if event == "complete" else answer["error"]
+            assert sentence.endswith(".") and "Traceback" not in sentence, (path.name, sentence)
+            event, answer = visitor.ask("triage", [where])
+            assert event == "complete", (path.name, answer)
+            assert all(row["problem"] or row["sentence"] for row in answer[0]["files"]), path.name
+            told[sentence.split(":")[0]] += 1
+        print(f"\n{told}")
+        assert "Traceback" not in (home / "log").read_text()
+        (good,) = pictures(tmp_path / "images", 1)
+        assert visitor.judge(good)[0] == "complete"
+        for path in ("/etc/passwd", str(home / "log"), "../../etc/passwd", f"{home}/uploads/../log"):
+            assert visitor.http.get(f"/file={path}").status_code in (403, 404), path
     if n >= 500:
         deadline = time.monotonic() + cleaning.AGE + 2 * cleaning.EVERY
         while left(home) and time.monotonic() < deadline:
