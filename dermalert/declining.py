@@ -71,7 +71,8 @@ def thresholds(release: Release, known: refusal.Refusal, calibration: Dataset) -
     beyond = max(int(FALSE_REFUSALS * (n + 1)) - spent - 1, 0)  # calibration images that the distance declines
     distance = np.sort(told["distance"])[-1 - beyond]
     limits = {name: told[name].min() * (1 - _MARGIN) for name in _RANKED}
-    limits |= {"side": min(told["side"].min(), _input_side(release)), "distance": distance * (1 + _MARGIN)}
+    # Copies of one archive come in many sizes: an image as small as half of the model's input shows enough of a lesion.
+    limits |= {"side": min(told["side"].min(), _input_side(release) / 2), "distance": distance * (1 + _MARGIN)}
     return {
         "thresholds": {name: float(limits[name]) for name in refusal.REASONS},
         "images": n,
