@@ -13,7 +13,7 @@ else:  # run as a script, as on the Hub
     import triage
     import words
 
-_CLEAR = "() => ['', '']"
+_WAIT = "() => ['<p>The image is being judged.</p>', '']"
 
 
 def add(release: triage.Release, metrics: dict | None) -> gr.Image:
@@ -41,10 +41,16 @@ def add(release: triage.Release, metrics: dict | None) -> gr.Image:
 
     both = [result, looked]
     # The former answer goes at once: it must not stand beside another image, whatever becomes of this one.
-    picture.change(None, outputs=both, js=_CLEAR)
+    picture.change(None, outputs=both, js=_WAIT)
     # preprocess=False: gr.Image would decode the file itself, and fail or re-encode where `triage` knows better.
     asked = picture.change(
-        show, picture, both, preprocess=False, concurrency_id="model", api_visibility="private", show_progress_on=result
+        show,
+        picture,
+        both,
+        preprocess=False,
+        concurrency_id="model",
+        api_visibility="private",
+        show_progress="hidden",  # its overlay would lie on the sentence where the server is busy
     )
     asked.failure(None, outputs=both, js=f"() => [{words.sentence(words.BUSY, kind='refused')!r}, '']")
     return picture
