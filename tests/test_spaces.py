@@ -21,7 +21,16 @@ from dermalert.errors import RunError, UsageError
 
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
-FILES = {".gitattributes", "README.md", "__init__.py", "app.py", "batch.py", "triage.py", "requirements.txt"}
+FILES = {
+    ".gitattributes",
+    "README.md",
+    "__init__.py",
+    "app.py",
+    "batch.py",
+    "guards.py",
+    "triage.py",
+    "requirements.txt",
+}
 
 
 @pytest.fixture(autouse=True)
