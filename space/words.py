@@ -18,8 +18,8 @@ HINT = "Upload a dermoscopy image, or paste one, to have it judged."
 BUSY = "Cannot judge just now: the server is busy or out of reach. Try again in a minute."
 PRIVACY = (
     "Nothing is kept: no history, no log of images, no analytics. An uploaded file lies in a temporary folder of this "
-    "server, seen by nobody, and is deleted six minutes after it was judged at the latest; what is in it besides the picture (camera, place, "
-    "date) is neither shown nor written anywhere."
+    "server, seen by nobody else, and is deleted six minutes after it was judged at the latest; what it holds besides "
+    "the picture (camera, place, date) is neither shown nor written anywhere."
 )
 FOR_DERMOSCOPY = (
     "For dermoscopy images of one lesion. How it answers to ordinary photographs, those of a phone among them, has not "

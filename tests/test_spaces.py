@@ -22,8 +22,8 @@ from dermalert.errors import RunError, UsageError
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
 PARTS = (
-    *("api", "app", "attribution", "batch", "cleaning", "one_lesion", "page", "triage", "words"),
-    "__init__",
+    *("__init__", "a_batch", "api", "app", "attribution", "batch", "cleaning", "evaluation_page", "guards"),
+    *("one_lesion", "page", "readers", "triage", "versions", "versions_page", "words"),
 )
 FILES = {".gitattributes", "README.md", "requirements.txt", "style.css"} | {f"{part}.py" for part in PARTS}
 
