@@ -177,6 +177,15 @@ def test_where_the_model_looked_stands_beside_the_image_and_on_no_disk(visit, de
     expect(page.locator("#looked")).to_contain_text("does not make the answer right")
 
 
+def test_a_visitor_without_an_image_can_try_a_generated_one(visit, demo_space, demo_release):
+    page = visit(demo_space)
+    expect(page.locator("#examples")).to_contain_text("Drawn by a program of dermalert; not a photograph")
+    for caption, name in (("A generated lesion", "generated-1.jpg"), ("Another generated lesion", "generated-2.jpg")):
+        page.get_by_role("button", name=f"Try: {caption}").click()
+        judged = Release.load(demo_release).judge(serving.SPACE / "examples" / name)
+        expect(page.locator("#result .sentence")).to_have_text(judged.sentence)
+
+
 def test_a_refused_image_has_a_sentence_and_no_probabilities(visit, demo_space, tmp_path):
     Image.new("RGB", (640, 480)).save(tmp_path / "black.png")
     page = visit(demo_space)
