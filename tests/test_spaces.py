@@ -139,7 +139,8 @@ def test_examples_that_cannot_be_shown_are_refused_before_anything_is_written(pu
     assert len(published.requests) == sent
 
 
-def test_a_folder_without_a_table_of_its_examples_is_refused(published, tmp_path):
+@pytest.mark.usefixtures("published")
+def test_a_folder_without_a_table_of_its_examples_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"has no attribution\.csv that can be read: write one with the columns file"):
         deploy(shown=tmp_path)
 
