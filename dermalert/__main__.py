@@ -241,15 +241,23 @@ def deploy_space(
         str, typer.Option(help="the release that it serves, a model repository at a tag", metavar="USER/REPO@TAG")
     ],
     private: Annotated[bool, typer.Option("--private", help="for nobody else to see")] = False,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of your own images to show, with attribution.csv (file, caption, attribution), in the place "
+            "of the generated ones",
+            metavar="DIR",
+        ),
+    ] = None,
 ) -> None:
     """Have a Space of the Hub serve a release, and wait until it runs; again, it changes only what is not so yet."""
-    raise typer.Exit(run_command(lambda: _deploy_space(space_id, model, private)))
+    raise typer.Exit(run_command(lambda: _deploy_space(space_id, model, private, examples)))
 
 
-def _deploy_space(space_id: str, model: str, private: bool) -> None:
+def _deploy_space(space_id: str, model: str, private: bool, examples: Path | None) -> None:
     from dermalert import spaces
 
-    spaces.deploy(space_id, model, private=private, say=typer.echo)
+    spaces.deploy(space_id, model, private=private, shown=examples, say=typer.echo)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ from dermalert import repository
 from dermalert.errors import RunError, UsageError, did_you_mean, first_few
 from dermalert.hub import HTTP_ERROR
 from dermalert.retries import patiently, status
-from space import triage
+from space import examples, triage
 
 SOURCE = Path(triage.__file__).parent
 
 # What belongs to the Space, at its root; nothing else is uploaded, and nothing else is deleted from it.
 _OURS = ("README.md", "*.py", "*.css", "*requirements.txt", "packages.txt")
+_EXAMPLES = (*(f"*{kind}" for kind in examples.KINDS), examples.TABLE)  # in the folder examples/
 _EMPTY = {".gitattributes", "README.md"}  # what the Hub's page puts into a new repository
 # Of a release, what the Space reads.
 _SERVED = (
@@ -64,28 +65,38 @@ PATIENCE = 2400.0
 `startup_duration_timeout`."""
 
 
-def deploy(space_id: str, model: str, *, private: bool = False, say: Callable[[str], object] = print) -> None:
+def deploy(
+    space_id: str,
+    model: str,
+    *,
+    private: bool = False,
+    shown: Path | None = None,
+    say: Callable[[str], object] = print,
+) -> None:
     """Have a Space serve a release, and wait until it runs; called again, it changes only what is not so yet.
 
     Args:
         space_id: `USER/SPACE`; made where it is missing.
         model: the release, `USER/REPO@TAG`.
         private: for nobody else to see.
+        shown: a folder of examples, see `space.examples`, in the place of the generated ones.
         say: what is done with a sentence for the person who waits.
 
     Raises:
-        UsageError: malformed names, a token that may not write there, no such tag, no dermalert release, a Space that
-            holds something else or is open where it should not be, or a wrong `space/README.md`.
+        UsageError: malformed names, examples that cannot be shown, a token that may not write there, no such tag, no
+            dermalert release, a Space that holds something else or is open where it should not be, or a wrong
+            `space/README.md`.
         RunError: the Hub cannot be reached, or the Space does not run.
     """
     repo_id, tag = _parts(model)
     repository.check_repo(space_id)
     check_front_matter(SOURCE)
+    local = _files(SOURCE) | _examples(shown or SOURCE / "examples")
     with repository.on_the_hub(f"asking the Hub about {space_id} and {model}"):
         api = HfApi()
         repository.check_token(api, space_id)
         _check_space(api, space_id, private=private)
-        files = _files(SOURCE) | {"README.md": _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
+        files = local | {"README.md": _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
     with repository.on_the_hub(f"deploying {space_id}"):
         patiently(
             api.create_repo, space_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True
@@ -208,8 +219,23 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and _belongs(path.name)}
 
 
+def _examples(folder: Path) -> dict[str, bytes]:
+    """Return the examples in a folder by their names in a Space.
+
+    Raises:
+        UsageError: they cannot be shown, and why.
+    """
+    try:
+        names = [examples.TABLE, *(each.path.name for each in examples.read(folder))]
+    except examples.BadExamples as error:
+        raise UsageError(f"--examples: {error}") from error
+    return {f"examples/{name}": (folder / name).read_bytes() for name in names}
+
+
 def _belongs(name: str) -> bool:
-    return "/" not in name and any(Path(name).match(pattern) for pattern in _OURS)
+    folder, _, last = name.rpartition("/")
+    patterns = {"": _OURS, "examples": _EXAMPLES}.get(folder, ())
+    return any(fnmatch(last, pattern) for pattern in patterns)
 
 
 def _set_variables(api: HfApi, space_id: str, wanted: dict[str, str]) -> bool:
@@ -246,7 +272,7 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
 
 def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> bool:
     """Tell whether a commit of a Space holds these files and none of ours besides."""
-    entries = patiently(lambda: list(api.list_repo_tree(space_id, repo_type="space", revision=commit)))
+    entries = patiently(lambda: list(api.list_repo_tree(space_id, repo_type="space", revision=commit, recursive=True)))
     ours = [entry for entry in entries if isinstance(entry, RepoFile) and _belongs(entry.path)]
     there = {entry.path: [entry.lfs.sha256 if entry.lfs else entry.blob_id] for entry in ours}
     return not repository.differing(there, {name: repository.ids(data) for name, data in files.items()})

@@ -120,7 +120,7 @@ def listed(release: triage.Release, rows: Sequence[batch.Row]) -> str:
         "triage.json", "application/json", batch.as_json(rows, release)
     )
     return (
-        f'<p class="sentence" role="status">{len(rows)} files: {said}. The most urgent first.</p>'
+        f'<p class="sentence total" role="status">{len(rows)} files: {said}. The most urgent first.</p>'
         f'<p>{links}<span class="left" aria-live="polite"></span></p>'
         f"{''.join(_row(release, row) for row in rows)}"
         '<p class="fine">Alerts come first, then what only a person can judge, then the rest by the probability of any '
@@ -142,7 +142,11 @@ def _link(name: str, kind: str, content: str) -> str:
 
 def _row(release: triage.Release, row: batch.Row) -> str:
     kind, name = _kind(row), words.escaped(row.file)
-    detail = words.answer(release, row.judgement) if row.judgement else words.sentence(f"Cannot judge: {row.problem}")
+    detail = (
+        words.answer(release, row.judgement, aloud=False)
+        if row.judgement
+        else words.sentence(f"Cannot judge: {row.problem}", kind="refused", aloud=False)
+    )
     return (
         f'<details data-kind="{kind}" data-file="{name.lower()}"><summary>{_thumbnail(row.thumbnail)}'
         f'<span class="texts"><span class="file">{name}</span>'

@@ -28,8 +28,11 @@ LIMIT = 10_000
 MAX_BYTES = 200_000_000
 """Of one file: `triage.MAX_PIXELS` of three bytes fit, uncompressed."""
 
-MAX_RATIO = 100
-"""How much larger than its archive's bytes a file may get; pictures shrink tenfold at most, bombs a thousandfold."""
+MAX_RATIO = 20
+"""How much larger than in its archive a file may get; pictures shrink tenfold at most, bombs a thousandfold."""
+
+FREE = 1_000_000
+"""Bytes of an archive, and a tenth of them of a file, below which they count as so many: a plain field shrinks well."""
 
 MAX_DIRECTORY = 4_000_000
 """Bytes of an archive's table of contents: enough for `LIMIT` names, too little to fill the memory with them."""
@@ -161,7 +164,7 @@ def _is_zip(path: Path) -> bool:
 def _in_zip(path: Path, name: str) -> Found:
     try:
         with _Archive(path) as file, zipfile.ZipFile(file) as archive:
-            budget = _Budget(MAX_RATIO * path.stat().st_size)
+            budget = _Budget(MAX_RATIO * max(path.stat().st_size, FREE))
             for member in archive.infolist():
                 if not (member.is_dir() or any(map(_is_left_out, member.filename.split("/")))):
                     yield f"{name}/{member.filename}", lambda member=member: _unpacked(archive, member, budget)
@@ -184,7 +187,7 @@ def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget
         return "the file is packed in a way that is not read here: make an ordinary zip archive."
     if member.file_size > MAX_BYTES:
         return _too_large(member.file_size)
-    if member.file_size > MAX_RATIO * max(member.compress_size, 10_000) or member.file_size > budget.left:
+    if member.file_size > MAX_RATIO * max(member.compress_size, FREE // 10) or member.file_size > budget.left:
         return "the file unpacks to far more than pictures do: it is not read."
     budget.left -= member.file_size
     return _read_member(archive, member)
@@ -262,8 +265,8 @@ def _content(path: Path) -> bytes | str:
 def _weight(content: bytes | str) -> int:
     """Return the bytes that a file and its pixels will take, by what its header claims."""
     try:
-        with Image.open(io.BytesIO(content), formats=triage.KINDS) as image:
-            return len(content) + 4 * min(image.width * image.height, triage.MAX_PIXELS)
+        with triage.open_image(content) as image:
+            return len(content) + 4 * image.width * image.height
     except Exception:  # no picture, as `read_image` will say
         return len(content)
 

@@ -1,19 +1,21 @@
 """The tab that judges one image: the answer first, then where the model looked."""
 
+import functools
 from collections.abc import Iterator
 
 import gradio as gr
 from PIL import Image
 
 if __package__:
-    from . import api, attribution, triage, words
+    from . import api, attribution, examples, triage, words
 else:  # run as a script, as on the Hub
     import api
     import attribution
+    import examples
     import triage
     import words
 
-_CLEAR = "() => ['', '']"
+_WAIT = "() => ['<p>The image is being judged.</p>', '']"
 
 
 def add(release: triage.Release, metrics: dict | None) -> gr.Image:
@@ -32,6 +34,7 @@ def add(release: triage.Release, metrics: dict | None) -> gr.Image:
             gr.HTML(f"<p class='fine'>{words.FOR_DERMOSCOPY}</p>", elem_classes="words")
         with gr.Column(min_width=300):
             result = gr.HTML(words.sentence(words.HINT), elem_id="result", elem_classes="words")
+    _add_examples(picture)
     looked = gr.HTML("", elem_id="looked", elem_classes="words")
     means = f"<h2>What the alert means</h2>{words.meaning(release, metrics)}"
     gr.HTML(means, elem_id="means", elem_classes="words")
@@ -41,13 +44,36 @@ def add(release: triage.Release, metrics: dict | None) -> gr.Image:
 
     both = [result, looked]
     # The former answer goes at once: it must not stand beside another image, whatever becomes of this one.
-    picture.change(None, outputs=both, js=_CLEAR)
+    picture.change(None, outputs=both, js=_WAIT)
     # preprocess=False: gr.Image would decode the file itself, and fail or re-encode where `triage` knows better.
     asked = picture.change(
-        show, picture, both, preprocess=False, concurrency_id="model", api_visibility="private", show_progress_on=result
+        show,
+        picture,
+        both,
+        preprocess=False,
+        concurrency_id="model",
+        api_visibility="private",
+        show_progress="hidden",  # its overlay would lie on the sentence where the server is busy
     )
     asked.failure(None, outputs=both, js=f"() => [{words.sentence(words.BUSY, kind='refused')!r}, '']")
     return picture
+
+
+def _add_examples(picture: gr.Image) -> None:
+    """Add what a visitor can try who has no image at hand."""
+    shown = examples.read(examples.FOLDER) if examples.FOLDER.is_dir() else []
+    with gr.Row(elem_id="examples"):
+        for example in shown:
+            with gr.Column(min_width=110):
+                gr.HTML(_thumbnail(example), elem_classes="words")
+                button = gr.Button(f"Try: {example.caption}", size="sm")
+            button.click(functools.partial(str, example.path), None, picture, queue=False, api_visibility="private")
+
+
+def _thumbnail(example: examples.Example) -> str:
+    image = triage.read_image(example.path)
+    image.thumbnail((220, 220))
+    return words.picture(image, example.caption, caption=example.attribution)
 
 
 def answers(release: triage.Release, file: dict | None, cache: str) -> Iterator[tuple[str, str]]:

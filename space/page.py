@@ -7,12 +7,13 @@ from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
 if __package__:
-    from . import a_batch, api, batch, evaluation_page, one_lesion, triage, versions_page, words
+    from . import a_batch, api, batch, evaluation_page, examples, one_lesion, triage, versions_page, words
 else:  # run as a script, as on the Hub
     import a_batch
     import api
     import batch
     import evaluation_page
+    import examples
     import one_lesion
     import triage
     import versions_page
@@ -108,5 +109,6 @@ def launch(release: triage.Release) -> None:
         run_history=False,
         enable_monitoring=False,
         max_file_size="50mb",
+        allowed_paths=[str(examples.FOLDER)],
         ssr_mode=False,
     )

@@ -13,7 +13,6 @@ import dataclasses
 import io
 import json
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -28,8 +27,10 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file, logging
 
 if __package__:
+    from . import guards
     from .refusal import STATISTICS, Refusal, features
-else:  # beside a script, as on the Hub
+else:  # run as a script, or beside one, as on the Hub
+    import guards
     from refusal import STATISTICS, Refusal, features
 
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
@@ -40,15 +41,9 @@ MAX_PIXELS = 64_000_000
 MAX_SIDE = 65_535
 """Pixels: that of a JPEG. Each row costs memory of its own, however short it is."""
 
-MAX_SCANS = 100
-"""Of a progressive JPEG, which has about ten: each is a pass over all pixels, and takes a few bytes to ask for."""
-
-MAX_SEGMENTS = 2000
-"""Of a JPEG: tables, metadata and scans; a profile of colours may have 255."""
-
-KINDS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
-"""What is read, as Pillow calls it: what cameras and dermoscopes write. Pillow knows forty others, among them some
-that start a program (EPS) or take minutes and gigabytes for a small file (JPEG 2000)."""
+KINDS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+"""What is read, as Pillow calls it: what cameras and dermoscopes write. Pillow knows forty others, some of which start
+a program (EPS), or take minutes or gigabytes for a small file (GIF, JPEG 2000)."""
 
 REFERENCE = "evaluation/parity.safetensors"
 """In a release: `images`, uint8 (n, H, W, 3), and the `probabilities` (n, labels) that it must give of them."""
@@ -62,7 +57,6 @@ TOLERANCE = 1e-3
 """How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
 
 _SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}."
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment; the others have no length
 
 
 class UnreadableImage(ValueError):
@@ -84,7 +78,7 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     name = f"'{source}'" if isinstance(source, str | Path) else "the file"
     given = isinstance(source, Image.Image)
     try:
-        image = source if given else _opened(source)
+        image = source if given else open_image(source)
         if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
             raise UnreadableImage(f"it has {image.width} x {image.height} pixels; {_SHRINK}")
         image.load()
@@ -102,26 +96,17 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         raise UnreadableImage(f"{name} cannot be read as an image: damaged, cut short, or something else.") from error
 
 
-def _opened(source: str | Path | bytes) -> Image.Image:
+def open_image(source: str | Path | bytes) -> Image.Image:
+    """Return an image of which only the header is read.
+
+    Raises:
+        UnreadableImage: it is made to keep the decoder busy; and whatever Pillow raises on what is no image.
+    """
     # Read whole, because Pillow leaves a file that it cannot read open.
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if content.startswith(b"\xff\xd8") and _has_too_many_parts(content):
-        raise UnreadableImage("it is a JPEG of far too many parts; save it anew.")
-    image = Image.open(io.BytesIO(content), formats=KINDS)
-    if len(image.tile) > MAX_SIDE:
-        raise UnreadableImage("it is a picture of far too many strips; save it anew.")
-    return image
-
-
-def _has_too_many_parts(jpeg: bytes) -> bool:
-    scans, at = 0, 2
-    for _ in range(MAX_SEGMENTS):
-        marker = _MARKER.search(jpeg, at)
-        if marker is None or marker[0] == b"\xff\xd9":  # the end; behind it lies what the decoder does not read
-            return scans > MAX_SCANS
-        scans += marker[0] == b"\xff\xda"
-        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
-    return True
+    if guards.asks_too_much(content):
+        raise UnreadableImage("it is made of far more parts than pictures are: save it anew.")
+    return Image.open(io.BytesIO(content), formats=KINDS)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -130,7 +115,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if grey.min() < 0 or grey.max() > 65535:
             raise UnreadableImage("its values lie outside 16 bits: save it with 8 or 16 bits.")
         if image.mode != "I" or grey.max() > 255:
-            grey = np.add(grey, 128, dtype=np.uint32) // 257  # rounded
+            grey = np.add(grey, 128, dtype=np.int32) // 257  # rounded
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise UnreadableImage("its pixels are fractions of no known range: save it with 8 or 16 bits.")

@@ -13,6 +13,7 @@ else:  # run as a script, as on the Hub
 _FOLDER = "This release was read from a folder: there are no other versions of it to compare with."
 _NONE = "The repository has no other version yet."
 _CHOOSE = "Choose a version to compare with {served}, the one that is served here."
+_WAIT = "() => '<p>The versions are being asked.</p>'"
 _FEW = 50  # melanomas below which a difference says little, as in the gate that a release passes
 
 
@@ -52,13 +53,14 @@ def add(release: triage.Release, tab: gr.Tab) -> None:
     def judged(tag: str | None, file: dict | None) -> str:
         return on_an_image(shelf, tag, file, picture.GRADIO_CACHE)
 
-    quiet = {"api_visibility": "private", "preprocess": False}
+    quiet = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
     tab.select(choices, None, [tag, over], queue=False, show_progress="hidden", api_visibility="private")
     # `input`, not `change`: filling the list is no choice of a visitor.
-    tag.input(None, outputs=both, js="() => ''")
+    tag.input(None, outputs=[over, both], js="() => ['<p>The version is being loaded.</p>', '']")
     chosen = tag.input(evaluated, tag, over, concurrency_id="versions", **quiet)
+    chosen.failure(None, outputs=over, js=f"() => {words.sentence(words.BUSY, kind='refused')!r}")
     chosen.then(judged, [tag, picture], both, concurrency_id="versions", **quiet)
-    picture.change(None, outputs=both, js="() => ''")
+    picture.change(None, outputs=both, js=_WAIT)
     asked = picture.change(judged, [tag, picture], both, concurrency_id="versions", **quiet)
     asked.failure(None, outputs=both, js=f"() => {words.sentence(words.BUSY, kind='refused')!r}")
 

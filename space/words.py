@@ -18,8 +18,8 @@ HINT = "Upload a dermoscopy image, or paste one, to have it judged."
 BUSY = "Cannot judge just now: the server is busy or out of reach. Try again in a minute."
 PRIVACY = (
     "Nothing is kept: no history, no log of images, no analytics. An uploaded file lies in a temporary folder of this "
-    "server, seen by nobody, and is deleted within six minutes; what is in it besides the picture (camera, place, "
-    "date) is neither shown nor written anywhere."
+    "server, seen by nobody else, and is deleted six minutes after it was judged at the latest; what it holds besides "
+    "the picture (camera, place, date) is neither shown nor written anywhere."
 )
 FOR_DERMOSCOPY = (
     "For dermoscopy images of one lesion. How it answers to ordinary photographs, those of a phone among them, has not "
@@ -100,19 +100,25 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def sentence(text: str, *, kind: str = "") -> str:
-    """Return a sentence as the answer of the page; `kind` is "alert", "quiet", "refused" or nothing."""
-    return f'<p class="sentence {kind}" role="status">{escaped(text)}</p>'
+def sentence(text: str, *, kind: str = "", aloud: bool = True) -> str:
+    """Return a sentence as the answer of the page.
+
+    Args:
+        text: the sentence.
+        kind: "alert", "quiet", "refused" or nothing.
+        aloud: whether a screen reader is to say it as soon as it is there.
+    """
+    return f'<p class="sentence {kind}"{" role=status" if aloud else ""}>{escaped(text)}</p>'
 
 
-def answer(release: triage.Release, judgement: triage.Judgement) -> str:
+def answer(release: triage.Release, judgement: triage.Judgement, *, aloud: bool = True) -> str:
     """Return what the page says of one image; of one that is refused no probabilities."""
     if judgement.refused:
-        return sentence(judgement.sentence, kind="refused") + f'<p class="second">{FOR_DERMOSCOPY}</p>'
+        return sentence(judgement.sentence, kind="refused", aloud=aloud) + f'<p class="second">{FOR_DERMOSCOPY}</p>'
     kind = {True: "alert", False: "quiet", None: ""}[judgement.alert]
     second = second_line(release, judgement)
     return (
-        sentence(judgement.sentence, kind=kind)
+        sentence(judgement.sentence, kind=kind, aloud=aloud)
         + (f'<p class="second">{escaped(second)}</p>' if second else "")
         + probabilities(release, judgement)
     )

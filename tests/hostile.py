@@ -265,7 +265,7 @@ def bmp_of_short_runs(_: random.Random) -> bytes:
 @kind("gif")
 def thousands_of_frames(chance: random.Random) -> bytes:
     content = saved(Image.new("P", (50, 50)), "GIF")
-    frame = content[content.index(b"\x2c") : -1]
+    frame = content[content.index(b"\x2c\0\0\0\0") : -1]
     return content[:-1] + frame * chance.choice([2_000, 20_000]) + b";"
 
 

@@ -272,6 +272,7 @@ def test_what_is_not_unpacked_says_why(release, tmp_path, picture):
 
 def test_an_archive_as_a_whole_is_bounded_too(release, tmp_path, monkeypatch, picture):
     monkeypatch.setattr(batch, "MAX_RATIO", 5)
+    monkeypatch.setattr(batch, "FREE", 10)
     content = hostile.archive({"a.png": picture})
     start, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
     entries = content[start:end] * 30  # of one and the same file
@@ -506,7 +507,7 @@ def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path):
 
 def test_the_command_needs_no_gradio_and_nothing_beside_its_folder(folder, tmp_path):
     (picture,) = pictures(tmp_path / "lesions", 1)
-    for name in ("triage.py", "refusal.py", "batch.py"):
+    for name in ("triage.py", "guards.py", "refusal.py", "batch.py"):
         (tmp_path / name).write_bytes((SPACE / name).read_bytes())
     (tmp_path / "gradio.py").write_text("raise SystemExit('gradio was imported')")
     done = run(picture, "--model", folder, cwd=tmp_path, script=tmp_path / "triage.py")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 from hub_server import Fault, environment
@@ -15,19 +16,16 @@ from releases import figures, make_image, make_release
 from transformers import pipeline
 from typer.testing import CliRunner
 
-from dermalert import publishing, release, retries, spaces
+from dermalert import publishing, release, retries, spaces, synthetic
 from dermalert.__main__ import app
 from dermalert.errors import RunError, UsageError
+from space import examples
 
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
-FILES = {
-    ".gitattributes",
-    "README.md",
-    "requirements.txt",
-    "style.css",
-    *(path.name for path in (REPOSITORY / "space").glob("*.py")),
-}
+EXAMPLES = {f"examples/{name}" for name in ("attribution.csv", "generated-1.jpg", "generated-2.jpg", "no-lesion.png")}
+PARTS = {path.name for path in (REPOSITORY / "space").glob("*.py")}
+FILES = {".gitattributes", "README.md", "requirements.txt", "style.css"} | PARTS | EXAMPLES
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +83,7 @@ def writes(hub, since: int) -> list[str]:
 
 def test_a_space_holds_its_files_and_nothing_that_lies_beside_them(published, tmp_path, monkeypatch):
     source = Path(shutil.copytree(spaces.SOURCE, tmp_path / "space", ignore=shutil.ignore_patterns("model")))
-    for name in (".env", "model/config.json", "__pycache__/app.pyc", "examples/a.jpg", "app.py.orig", ".gradio/x.py"):
+    for name in (".env", "model/config.json", "__pycache__/app.pyc", "examples/a.txt", "app.py.orig", ".gradio/x.py"):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("hf_write")
     monkeypatch.setattr(spaces, "SOURCE", source)
@@ -94,6 +92,63 @@ def test_a_space_holds_its_files_and_nothing_that_lies_beside_them(published, tm
     assert set(files) == FILES
     for name in FILES - {".gitattributes", "README.md"}:
         assert files[name] == (REPOSITORY / "space" / name).read_bytes()
+
+
+def own_examples(
+    folder: Path, *, table: str = "file,caption,attribution\na.jpg,A nevus,Dr Doe (CC0)\n", **save
+) -> Path:
+    folder.mkdir()
+    make_image((90, 70)).save(folder / "a.jpg", **save)
+    (folder / "attribution.csv").write_text(table)
+    return folder
+
+
+def test_the_publishers_own_examples_take_the_place_of_the_generated_ones(published, tmp_path):
+    deploy()
+    deploy(shown=own_examples(tmp_path / "own"))
+    files = published.files(SPACE, repo_type="space")
+    assert {name for name in files if name.startswith("examples/")} == {"examples/a.jpg", "examples/attribution.csv"}
+    assert files["examples/a.jpg"] == (tmp_path / "own" / "a.jpg").read_bytes()
+    deploy()
+    assert set(published.files(SPACE, repo_type="space")) == FILES
+
+
+EXIF = Image.Exif()
+EXIF[0x010E] = "Jane Doe, born 1970"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"table": "file,caption,attribution\n"}, r"must name each image .* once: a\.jpg\."),
+        (
+            {"table": "file,caption,attribution\na.jpg,A nevus,\n"},
+            r"say what 'a\.jpg' shows \(caption\) and whose it is",
+        ),
+        ({"table": "file,caption,attribution\na.jpg,x,y\n../b.jpg,x,y\n"}, r"once: \.\./b\.jpg\."),
+        ({"exif": EXIF}, r"has EXIF metadata, which may tell of a patient"),
+    ],
+)
+def test_examples_that_cannot_be_shown_are_refused_before_anything_is_written(published, tmp_path, wrong, said):
+    sent = len(published.requests)
+    with pytest.raises(UsageError, match=f"--examples: .*{said}"):
+        deploy(shown=own_examples(tmp_path / "own", **wrong))
+    assert len(published.requests) == sent
+
+
+@pytest.mark.usefixtures("published")
+def test_a_folder_without_a_table_of_its_examples_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"has no attribution\.csv that can be read: write one with the columns file"):
+        deploy(shown=tmp_path)
+
+
+def test_the_examples_of_the_project_are_generated_and_say_so():
+    shown = examples.read(examples.FOLDER)
+    assert all("drawn by a program" in each.attribution.lower() for each in shown)
+    for name, diagnosis, seed in (("generated-1", "melanoma", 3), ("generated-2", "nevus", 1)):
+        kept = np.asarray(Image.open(examples.FOLDER / f"{name}.jpg"), float)
+        drawn = np.asarray(synthetic.lesion(diagnosis, lesion_seed=seed, size=320), float)
+        assert np.abs(kept - drawn).mean() < 4, "what JPEG takes away"
 
 
 def test_a_release_is_served_by_tag_and_fetched_at_build_time_by_commit(published):
@@ -404,9 +459,9 @@ def test_a_deployed_space_answers_as_the_release_does(published, tmp_path):
     snapshot_download(SPACE, repo_type="space", local_dir=tmp_path / "app")
     make_image((90, 70)).save(tmp_path / "lesion.png")
     program = (
-        "import app, json, os, triage\n"
+        "import json, os, page, triage\n"
         "release = triage.Release.load(os.environ['MODEL_ID'], os.environ['MODEL_REVISION'])\n"
-        "app.build_demo(release)\n"
+        "page.build_demo(release)\n"
         "print(json.dumps(release.judge('../lesion.png').probabilities))"
     )
     run = subprocess.run(

@@ -1,8 +1,11 @@
+import io
 import json
+import random
 import struct
 import zlib
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 from PIL import Image
@@ -140,6 +143,72 @@ def test_too_many_pixels_are_refused_before_they_are_unpacked():
         read_image(empty_png(60_000, 60_000))
     with pytest.raises(UnreadableImage, match=r"1 x 65536 pixels; .* its sides below 65,536"):
         read_image(empty_png(1, 65_536))
+
+
+@pytest.mark.parametrize("format", ["GIF", "JPEG2000", "EPS", "PPM", "ICO", "PCX", "TGA"])
+def test_what_no_camera_writes_is_not_read(format):
+    with pytest.raises(UnreadableImage, match="cannot be read as an image"):
+        read_image(hostile.saved(make_image(), format))
+
+
+def test_no_program_is_started_for_a_drawing(tmp_path, monkeypatch):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\n: > {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # not looked for yet
+    content = hostile.saved(make_image(), "EPS")
+    with pytest.raises(UnreadableImage):
+        read_image(content)
+    assert not (tmp_path / "started").exists()
+    with pytest.raises(OSError):
+        Image.open(io.BytesIO(content)).load()
+    assert (tmp_path / "started").exists(), "the test would not see it"
+
+
+def tiff_of_strips(n: int) -> bytes:
+    return hostile.tiff(8, 8, strips=n, data=bytes(100))
+
+
+SCANS = hostile.honest(random.Random(0), "JPEG", size=(64, 64), progressive=True)
+OVERLONG = {
+    "scans": hostile.scans(SCANS, 101),
+    "segments": SCANS[:2] + b"\xff\xfe\0\2" * 3000 + SCANS[2:],
+    "chunks": hostile.png(8, 8, hostile.chunk(b"abCd", b"") * 30_001),
+    "strips": tiff_of_strips(70_000),
+    "runs": hostile.KINDS["bmp of short runs"](random.Random(0)) + bytes(5_000_000),
+}
+
+
+@pytest.mark.parametrize("parts", OVERLONG)
+def test_a_picture_of_too_many_parts_is_refused_before_it_is_opened(monkeypatch, parts):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(UnreadableImage, match="made of far more parts than pictures are: save it anew"):
+        read_image(OVERLONG[parts])
+
+
+def test_pictures_of_many_parts_are_read():
+    profile = hostile.saved(make_image(), "JPEG", icc_profile=bytes(3_000_000), progressive=True)
+    rows = hostile.saved(Image.new("L", (8, 5000)), "TIFF", strip_size=8)
+    tiles = hostile.saved(Image.new("L", (640, 640)), "TIFF", compression="tiff_lzw", big_tiff=True)
+    chunks = hostile.png(8, 8, hostile.chunk(b"abCd", b"") * 6000)
+    behind = hostile.saved(make_image(), "JPEG") + b"\xff\xda\0\2" * 3000  # as the film of a phone's photo
+    for content in (SCANS, hostile.scans(SCANS, 50), profile, rows, tiles, chunks, behind):
+        assert read_image(content).mode == "RGB"
+
+
+def test_turning_a_picture_leaves_the_given_one_as_it_was():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    given = Image.open(io.BytesIO(hostile.saved(make_image(), "PNG", exif=exif)))
+    assert read_image(given).size == (48, 64)
+    assert given.size == (64, 48) and given.getexif()[ORIENTATION] == 6
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_each_16_bit_grey_goes_to_the_nearest_of_8(dtype):
+    values = np.arange(65536, dtype=dtype).reshape(256, 256)
+    read = pixels(read_image(Image.fromarray(values)))[..., 0]
+    np.testing.assert_array_equal(read, (values / 257).round())
 
 
 # Judging
