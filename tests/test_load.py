@@ -23,7 +23,9 @@ class Visitor:
     """Asks the Space as any program can: by REST."""
 
     def __init__(self, url: str):
-        self.http = httpx.Client(base_url=f"{url}/gradio_api", timeout=300)
+        self.http = httpx.Client(
+            base_url=f"{url}/gradio_api", timeout=300, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     def __enter__(self) -> "Visitor":
         return self
