@@ -351,7 +351,7 @@ def write_odd_files(folder: Path) -> list[Path]:
     image.save(folder / "turned.jpg", exif=exif)
     image.convert("CMYK").save(folder / "print.jpg")
     faded.save(folder / "alpha.png")
-    image.quantize(8).save(folder / "palette.gif", transparency=0)
+    image.quantize(8).save(folder / "palette.png", transparency=0)
     Image.fromarray(np.asarray(image.convert("L"), dtype=np.uint16) * 257).save(folder / "grey16.png")
     image.save(folder / "lesion.tif")
     image.save(folder / "no_suffix", format="webp")
