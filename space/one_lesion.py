@@ -44,7 +44,7 @@ def add(release: triage.Release, metrics: dict | None) -> gr.Image:
 
     both = [result, looked]
     # The former answer goes at once: it must not stand beside another image, whatever becomes of this one.
-    picture.change(None, outputs=both, js=_WAIT)
+    picture.change(None, outputs=both, js=_WAIT, show_progress="hidden")
     # preprocess=False: gr.Image would decode the file itself, and fail or re-encode where `triage` knows better.
     asked = picture.change(
         show,
@@ -55,7 +55,9 @@ def add(release: triage.Release, metrics: dict | None) -> gr.Image:
         api_visibility="private",
         show_progress="hidden",  # its overlay would lie on the sentence where the server is busy
     )
-    asked.failure(None, outputs=both, js=f"() => [{words.sentence(words.BUSY, kind='refused')!r}, '']")
+    asked.failure(
+        None, outputs=both, js=f"() => [{words.sentence(words.BUSY, kind='refused')!r}, '']", show_progress="hidden"
+    )
     return picture
 
 

@@ -108,6 +108,7 @@ def launch(release: triage.Release) -> None:
         share=False,
         run_history=False,
         enable_monitoring=False,
+        state_session_capacity=100,  # the page keeps no state; gradio would hold 70 kB of each of 10,000 visitors
         max_file_size="50mb",
         allowed_paths=[str(examples.FOLDER)],
         ssr_mode=False,

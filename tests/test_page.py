@@ -162,7 +162,7 @@ def test_where_the_server_is_busy_the_former_answer_gives_way_to_a_plain_sentenc
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": full}))
     page.get_by_label("Remove Image").click()
     upload(page, tmp_path / "lesion.png")
-    expect(page.locator("#result")).to_have_text(words.BUSY)
+    expect(page.locator("#result .sentence")).to_have_text(words.BUSY)
 
 
 def test_where_the_model_looked_stands_beside_the_image_and_on_no_disk(visit, demo_space, tmp_path):
