@@ -307,7 +307,7 @@ def one_pixel_or_few(chance: random.Random) -> bytes:
 
 @kind("png")
 def in_a_rare_mode(chance: random.Random) -> bytes:
-    return saved(Image.new(chance.choice(["1", "LA", "L", "I", "I;16", "RGBA", "P"]), (30, 30)), "PNG")
+    return saved(Image.new(chance.choice(["1", "LA", "L", "I;16", "RGBA", "P"]), (30, 30)), "PNG")
 
 
 # Other types
