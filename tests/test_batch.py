@@ -572,7 +572,7 @@ def test_a_table_that_cannot_be_written_leaves_the_last_one(tmp_path, folder, ca
     (tmp_path / "a.csv").write_text("of yesterday")
 
     def full(self, *_, **__):
-        self.touch()
+        self.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
