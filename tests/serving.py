@@ -31,6 +31,16 @@ runpy.run_path("app.py", run_name="__main__")
 """app.py with a release that declines black images, whatever it declines itself."""
 
 
+QUICK = """
+import runpy
+import cleaning, page
+
+cleaning.EVERY, cleaning.AGE, page.EVERY, page.AGE = 0.5, 3, 1, 2
+runpy.run_path("app.py", run_name="__main__")
+"""
+"""app.py whose minutes last a second."""
+
+
 def copy_of_the_space(to: Path) -> Path:
     """What lies at the root of the Space on the Hub: the folder alone, no project around it."""
     return Path(shutil.copytree(SPACE, to, ignore=shutil.ignore_patterns("model", "__pycache__")))
@@ -43,9 +53,15 @@ def variables(**named: str) -> dict[str, str]:
     return cleared | {"GRADIO_ANALYTICS_ENABLED": "False"} | named
 
 
+class Address(str):
+    """Where a Space answers, and the number of its process."""
+
+    pid: int
+
+
 @contextlib.contextmanager
-def served(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Start the app of a Space that lies in a folder, and give its address; beside it `uploads`, `log` and `pid`."""
+def served(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[Address]:
+    """Start the app of a Space that lies in a folder, and give its address; uploads go to `uploads` beside it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -53,9 +69,9 @@ def served(command: list[str], folder: Path, environment: dict[str, str]) -> Ite
     log = folder.parent / "log"
     with log.open("w") as file:
         server = subprocess.Popen(command, cwd=folder, env=environment | own, stdout=file, stderr=subprocess.STDOUT)
-    (folder.parent / "pid").write_text(str(server.pid))
     try:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
+        address, deadline = Address(f"http://127.0.0.1:{port}"), time.monotonic() + 180
+        address.pid = server.pid
         while True:
             with contextlib.suppress(httpx.TransportError):
                 httpx.get(address)
@@ -69,7 +85,7 @@ def served(command: list[str], folder: Path, environment: dict[str, str]) -> Ite
 
 
 @contextlib.contextmanager
-def space(home: Path, *, script: str | None = None, **named: str) -> Iterator[str]:
+def space(home: Path, *, script: str | None = None, **named: str) -> Iterator[Address]:
     """Serve a copy of the Space from `home/space`.
 
     Args:

@@ -395,16 +395,6 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-QUICK = """
-import runpy
-import cleaning, page
-
-cleaning.EVERY, cleaning.AGE, page.EVERY, page.AGE = 0.5, 3, 1, 2
-runpy.run_path("app.py", run_name="__main__")
-"""
-"""app.py whose minutes last a second."""
-
-
 def test_no_upload_outlives_its_time_or_the_server(demo_release, tmp_path):
     home, mark = tmp_path / "home", b"GPS of the visitor"
     home.mkdir()
@@ -417,7 +407,7 @@ def test_no_upload_outlives_its_time_or_the_server(demo_release, tmp_path):
     left.mkdir(parents=True)
     (left / "a.jpg").write_bytes(mark)
 
-    with serving.space(home, script=QUICK, **named) as url:
+    with serving.space(home, script=serving.QUICK, **named) as url:
         assert not left.exists()
         (uploads,) = (home / "uploads").glob(f"{cleaning.PREFIX}*")
         client = Client(url, verbose=False, analytics_enabled=False, download_files=tmp_path / "client")
