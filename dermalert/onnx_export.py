@@ -2,7 +2,8 @@
 
 Both read `onnx/*.onnx` with `pixel_values` (batch, 3, height, width) in and `logits` (batch, labels) out; config and
 processor are those of the release. Transformers.js takes `model.onnx` for `dtype: "fp32"` and `model_quantized.onnx`
-for "q8".
+for "q8". `model.onnx` gives `features` (batch, d) too, by which `space/refusal.py` declines: what serves the release on
+a CPU is this file.
 """
 
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+import onnx
 import torch
 from datasets import Dataset
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -25,9 +26,9 @@ from dermalert import backbones, metrics
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.evaluation import Side
-from space import triage
+from space import refusal, triage
 
-FILE, QUANTIZED = "onnx/model.onnx", "onnx/model_quantized.onnx"
+FILE, QUANTIZED = triage.ONNX, "onnx/model_quantized.onnx"
 
 WORST_LOSS = 0.02
 """Melanoma AUROC that a release in 8 bits may lose at most, as one release against the one before."""
@@ -114,15 +115,16 @@ def export(folder: Path, processor, to: Path) -> None:
     _export(model, _pixels(processor, [Image.new("RGB", (96, 64))] * 2), to)
 
 
-class _Logits(torch.nn.Module):
-    """A classifier that takes and gives plain tensors."""
+class _Plain(torch.nn.Module):
+    """A classifier that takes and gives plain tensors: pixels in, logits and features out."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values=pixel_values).logits
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self.model(pixel_values=pixel_values, output_hidden_states=True)
+        return found.logits, refusal.features(found.hidden_states)
 
 
 def _export(model, pixels: np.ndarray, to: Path) -> None:
@@ -132,14 +134,14 @@ def _export(model, pixels: np.ndarray, to: Path) -> None:
         # takes ten times as long (8 s for lite2, and as fast a model); and a trace warns of each `if` in a model.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Logits(model.cpu()).eval(),
+            _Plain(model.cpu()).eval(),
             (torch.from_numpy(pixels),),
             to,
             dynamo=False,
             opset_version=_OPSET,
             input_names=["pixel_values"],
-            output_names=["logits"],
-            dynamic_axes={"pixel_values": batch, "logits": batch},
+            output_names=["logits", "features"],
+            dynamic_axes={"pixel_values": batch, "logits": batch, "features": batch},
         )
 
 
@@ -156,7 +158,7 @@ class _Pixels(CalibrationDataReader):
 
 
 def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
-    """Write a model in 8 bits, weights by channel and values by the range that they have on some pixels.
+    """Write a model in 8 bits, weights by channel and values by the range that they have on some pixels; logits alone.
 
     Args:
         file: the model in single precision.
@@ -164,7 +166,8 @@ def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
         to: the new file.
     """
     prepared = to.with_suffix(".prepared")
-    quant_pre_process(file, prepared, skip_symbolic_shape=True)
+    onnx.utils.extract_model(file, prepared, ["pixel_values"], ["logits"])
+    quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
     quantize_static(
         prepared,
         to,
@@ -180,11 +183,7 @@ def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
 
 def session(file: Path) -> Run:
     """Return what ONNX Runtime makes of a file, on as many threads as torch has."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the core
-    loaded = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    loaded = triage.open_session(file)
     return lambda pixels: loaded.run(["logits"], {"pixel_values": pixels})[0]
 
 

@@ -5,7 +5,7 @@ As a command it judges files, folders and zip archives, and lists them with the 
     python triage.py IMAGES... --model MODEL[@TAG] [--csv FILE] [--json FILE]
 
 Needs torch, transformers and Pillow, and nothing of the training side: all it knows of a model comes out of the
-release, a folder or a Hub repository at a tag.
+release, a folder or a Hub repository at a tag. A release with a file for ONNX Runtime is asked by that on a CPU.
 """
 
 import argparse
@@ -49,6 +49,9 @@ REFERENCE = "evaluation/parity.safetensors"
 """In a release: `images`, uint8 (n, H, W, 3), and the `probabilities` (n, labels) that it must give of them."""
 
 METRICS = "evaluation/metrics.json"
+
+ONNX = "onnx/model.onnx"
+"""In a release: `logits` (n, labels) and `features` (n, d), as `refusal.features` has them, of `pixel_values`."""
 
 BUNDLED = Path(__file__).parent / "model"
 """The release that is served where none is named."""
@@ -158,6 +161,8 @@ class Release:
         self.model, self.processor, self.name, self.revision = model, processor, name, revision
         self.refusal = refusal
         """What declines an image; None where the release declines none."""
+        self.session = None
+        """ONNX Runtime's, which answers in place of `model`: the same within 1e-5, on a CPU three times as fast."""
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
         self.alert_label = model.config.alert["label"]
         self.threshold = model.config.alert["threshold"]
@@ -193,9 +198,22 @@ class Release:
                 "Name one made by train_hf.py."
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        release = cls(network.eval().to(device), processor, name=name, revision=revision)
+        # Convolutions on a CPU take a quarter less with the channels last.
+        network = network.eval().to(device, memory_format=torch.channels_last)
+        release = cls(network, processor, name=name, revision=revision)
+        release.session = release._open_session() if device == "cpu" else None
         release.refusal = release._read_refusal()
         return release
+
+    def _open_session(self):
+        path = self._file(ONNX)
+        try:
+            session = None if path is None else open_session(path)
+        # Not one type either: NoSuchFile, InvalidProtobuf, InvalidGraph, Fail, ...
+        except Exception as error:
+            raise NoRelease(f"cannot read {ONNX} of {self}: damaged, cut short, or out of reach.") from error
+        # Files of earlier releases give logits alone, and nothing to decline by.
+        return session if session and "features" in [output.name for output in session.get_outputs()] else None
 
     def _read_refusal(self) -> Refusal | None:
         told = getattr(self.model.config, "refusal", None)
@@ -238,22 +256,26 @@ class Release:
         rows, refused = [np.empty((0, len(self.labels)), np.float32)], []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            found = self._forward(batch, output_hidden_states=self.refusal is not None)
-            rows.append(found.logits.softmax(-1).cpu().numpy())
-            if self.refusal is None:
-                refused += [None] * len(batch)
-            else:
-                refused += self.refusal.reasons(batch, features(found.hidden_states).cpu().numpy())
+            logits, found = self._forward(batch, with_features=self.refusal is not None)
+            rows.append(logits.softmax(-1).numpy())
+            refused += [None] * len(batch) if self.refusal is None else self.refusal.reasons(batch, found.numpy())
         return Answers(probabilities=np.concatenate(rows), refused=refused)
 
     @torch.inference_mode()
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Return what `Refusal.distances` looks at of a batch of RGB images: (images, d) float32."""
-        return features(self._forward(images, output_hidden_states=True).hidden_states).cpu().numpy()
+        return self._forward(images, with_features=True)[1].numpy()
 
-    def _forward(self, images: Sequence[Image.Image], **wanted):
-        pixels = self.processor(images, return_tensors="pt").to(self.model.device)
-        return self.model(**pixels, **wanted)
+    def _forward(
+        self, images: Sequence[Image.Image], *, with_features: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return logits (n, labels) of a batch, and its features (n, d) if they are asked for."""
+        pixels = self.processor(images, return_tensors="pt")
+        if self.session is not None:
+            found = self.session.run(["logits", "features"], {"pixel_values": pixels["pixel_values"].numpy()})
+            return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        found = self.model(**pixels.to(self.model.device), output_hidden_states=with_features)
+        return found.logits.cpu(), features(found.hidden_states).cpu() if with_features else None
 
     def deviation(self) -> float | None:
         """Return by how much the answers to the release's reference images differ from the recorded ones, at most.
@@ -313,6 +335,17 @@ class Release:
             return f"Cannot judge: this release has no alert threshold; {measured}."
         word = self.alert_label.capitalize() + " alert" if alert else f"No {self.alert_label} alert"
         return f"{word}: {measured}; this release alerts from {self.threshold:.1%}."
+
+
+def open_session(file: Path):
+    """Return ONNX Runtime's session of a file, on the CPU and on as many threads as torch has."""
+    import onnxruntime  # takes a third of a second, which a release without such a file need not wait for
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the core
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 def _tagged(name: str, revision: str | None) -> str:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ from transformers import (
 )
 from transformers.models.auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
-from dermalert import backbones, evaluation, onnx_export, release, sources
+from dermalert import backbones, declining, evaluation, onnx_export, release, sources
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import RunError, UsageError
-from space.triage import Release
+from space.triage import NoRelease, Release
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 ARCHITECTURES = {
@@ -103,17 +104,52 @@ def test_a_model_that_cannot_be_stored_in_eight_bits_is_said_with_the_way_out(fo
         written(folder, pictures)
 
 
-def test_the_file_is_laid_out_as_transformers_js_expects(folder, pictures):
+def test_the_files_are_laid_out_as_transformers_js_expects(folder, pictures, monkeypatch):
+    monkeypatch.setattr(onnx_export, "pays", lambda _: True)
     written(folder, pictures)
-    model = onnx.load(folder / "onnx" / "model.onnx")
-    (taken,), (given,) = model.graph.input, model.graph.output
-    assert (taken.name, given.name) == ("pixel_values", "logits")
-    for tensor in (taken, given):
-        first = tensor.type.tensor_type.shape.dim[0]
-        assert first.dim_param and not first.dim_value, "the batch is of any size"
-        assert tensor.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    for name, outputs in (("model", ["logits", "features"]), ("model_quantized", ["logits"])):
+        graph = onnx.load(folder / "onnx" / f"{name}.onnx").graph
+        assert [tensor.name for tensor in graph.input] == ["pixel_values"]
+        assert [tensor.name for tensor in graph.output] == outputs
+        for tensor in (*graph.input, *graph.output):
+            first = tensor.type.tensor_type.shape.dim[0]
+            assert first.dim_param and not first.dim_value, "the batch is of any size"
+            assert tensor.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert (folder / "config.json").is_file() and (folder / "preprocessor_config.json").is_file()
     assert {path.name for path in (folder / "onnx").iterdir()} <= {"model.onnx", "model_quantized.onnx"}
+
+
+@pytest.fixture(scope="module")
+def served(pictures, tmp_path_factory) -> Path:
+    """A release that declines, and that has a file for ONNX Runtime."""
+    folder = make_release(tmp_path_factory.mktemp("served"), generated=False, image_size=64)
+    declining.add(folder, Release.load(folder), pictures, pictures)
+    written(folder, pictures)
+    return folder
+
+
+def test_onnx_runtime_serves_a_release_that_has_a_file_for_it_and_answers_as_torch_does(served, pictures, tmp_path):
+    shutil.copytree(served, tmp_path / "without", ignore=shutil.ignore_patterns("onnx"))
+    fast, plain = Release.load(served), Release.load(tmp_path / "without")
+    fast.model = None
+    images = [image.convert("RGB") for image in pictures["image"][:20]] + [make_image((90, 70)), make_image((9, 9))]
+    ours, theirs = fast.answers(images, batch_size=5), plain.answers(images)
+    assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-5)
+    assert fast.features(images) == pytest.approx(plain.features(images), abs=1e-4)
+    assert ours.refused == theirs.refused and 0 < sum(why is not None for why in ours.refused) < len(images)
+
+
+def test_a_file_of_logits_alone_is_for_others(served, tmp_path):
+    folder = shutil.copytree(served, tmp_path / "earlier")
+    onnx.utils.extract_model(served / onnx_export.FILE, folder / onnx_export.FILE, ["pixel_values"], ["logits"])
+    assert Release.load(folder).session is None and Release.load(served).session is not None
+
+
+def test_a_damaged_file_is_said(served, tmp_path):
+    folder = shutil.copytree(served, tmp_path / "damaged")
+    (folder / onnx_export.FILE).write_bytes((served / onnx_export.FILE).read_bytes()[:-900])
+    with pytest.raises(NoRelease, match=r"cannot read onnx/model.onnx of .*damaged: damaged, cut short"):
+        Release.load(folder)
 
 
 def test_gates_that_do_nothing_are_not_exported(tmp_path):
@@ -134,6 +170,7 @@ def test_what_is_stated_is_what_the_files_answer(folder, pictures, monkeypatch):
     monkeypatch.setattr(onnx_export, "pays", lambda _: True)
     told = written(folder, pictures)
     judge = Release.load(folder)
+    judge.session = None
     assert told["images"] == len(pictures)
     recorded = evaluation.predict(judge, pictures, name="pictures")
     melanoma, column = np.array(pictures["label"]) == DIAGNOSES.index("melanoma"), DIAGNOSES.index("melanoma")

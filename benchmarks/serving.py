@@ -1,0 +1,263 @@
+r"""What serving costs beside what a user would write instead: one image, many, the first answer, the Space's API.
+
+    python benchmarks/serving.py --model space/model --dataset ham10000/ isic9/
+
+exports the release to a temporary folder as `train_hf.py` does, and asks it with ONNX Runtime and without. All ways
+have the same images and threads and take turns; a ratio is that of one turn, by the clock and by the time of the
+processor alone, which other work on the machine disturbs less.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+from gradio_client import Client, handle_file
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers.utils import logging
+
+from dermalert import onnx_export, release
+from dermalert.errors import RunError, UsageError, run_command
+from space import batch, triage
+
+SPACE = Path(triage.__file__).parent
+
+COLD = {
+    "triage": "from space import triage; triage.Release.load(sys.argv[1]).judge(sys.argv[2])",
+    "pipeline": "from transformers import pipeline; pipeline('image-classification', sys.argv[1])(sys.argv[2])",
+}
+"""To the first answer, as a program of its own."""
+
+_TOLD = "; print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])"
+
+Way = Callable[[list[Path]], np.ndarray]
+"""Gives the probabilities (n, labels) of images."""
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure and print what `benchmarks/README.md` shows."""
+    torch.set_num_threads(arguments.threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    paths = images(arguments.dataset, arguments.images)
+    with tempfile.TemporaryDirectory() as scratch:
+        plain, fast = releases(release.find(arguments.model), Path(scratch))
+        print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {arguments.threads} threads of torch\n")
+        some = paths[: arguments.singles]
+        print(as_table(*in_turns(singles(plain, fast), [[path] for path in some]), "decode, process, torch forward"))
+        size = -(-len(paths) // arguments.turns)
+        turns = [paths[start : start + size] for start in range(0, len(paths), size)]
+        print(as_table(*in_turns(batches(plain, fast), turns), "pipeline, one by one"))
+        print(cold_starts({"torch": plain, "ONNX Runtime": fast}, paths[0], arguments.starts))
+        print(through_the_api({"torch": plain, "ONNX Runtime": fast}, some, Path(scratch)))
+    print(f"\nload average {os.getloadavg()[0]:.1f} at the end")
+
+
+def images(folders: list[str], count: int) -> list[Path]:
+    """Return so many JPEGs of some folders, by chance."""
+    found = sorted(path for folder in folders for path in Path(folder).rglob("*.jpg"))
+    if len(found) < count:
+        raise UsageError(f"{', '.join(folders)} hold {len(found)} JPEGs, fewer than --images {count}.")
+    return random.Random(0).sample(found, count)
+
+
+def releases(folder: Path, scratch: Path) -> tuple[Path, Path]:
+    """Return a release without a file for ONNX Runtime, and the same with one."""
+    plain, fast = (scratch / name / folder.name for name in ("plain", "fast"))
+    for to in (plain, fast):
+        shutil.copytree(folder, to, ignore=shutil.ignore_patterns("onnx"))
+    (fast / "onnx").mkdir()
+    onnx_export.export(fast, triage.Release.load(plain).processor, fast / onnx_export.FILE)
+    return plain, fast
+
+
+def singles(plain: Path, fast: Path) -> dict[str, Way]:
+    """Return ways to judge one image."""
+    processor = AutoImageProcessor.from_pretrained(plain, backend="pil")
+    network = AutoModelForImageClassification.from_pretrained(plain, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def bare(paths: list[Path]) -> np.ndarray:
+        pixels = processor(triage.read_image(paths[0]), return_tensors="pt")
+        return network(**pixels).logits.softmax(-1).numpy()
+
+    judges = {"`Release.judge`, torch": plain, "`Release.judge`, ONNX Runtime": fast}
+    return {"decode, process, torch forward": bare} | {name: one_by_one(at) for name, at in judges.items()}
+
+
+def one_by_one(folder: Path) -> Way:
+    """Return what judges images alone."""
+    judge = triage.Release.load(folder)
+    return lambda paths: rows([judge.judge(path).probabilities for path in paths], judge.labels)
+
+
+def rows(found: Iterable[dict[str, float]], labels: list[str]) -> np.ndarray:
+    """Return probabilities by name as (n, labels)."""
+    return np.array([[each[label] for label in labels] for each in found])
+
+
+def batches(plain: Path, fast: Path) -> dict[str, Way]:
+    """Return ways to judge many images."""
+    processor = AutoImageProcessor.from_pretrained(plain, backend="pil")
+    classify = pipeline("image-classification", model=str(plain), image_processor=processor, dtype=torch.float32)
+    labels = list(classify.model.config.id2label.values())
+
+    def told(found: list) -> np.ndarray:
+        return rows(({one["label"]: one["score"] for one in each} for each in found), labels)
+
+    return {
+        "pipeline, one by one": lambda paths: told([classify(str(path), top_k=len(labels)) for path in paths]),
+        "pipeline, batch_size=16": lambda paths: told(
+            classify([str(path) for path in paths], top_k=len(labels), batch_size=16)
+        ),
+        "`batch.judged`, torch": together(plain),
+        "`batch.judged`, ONNX Runtime": together(fast),
+    }
+
+
+def together(folder: Path) -> Way:
+    """Return what judges files as `triage.py` does."""
+    judge = triage.Release.load(folder)
+
+    def judged(paths: list[Path]) -> np.ndarray:
+        found = batch.judged(judge, batch.expanded(paths))
+        return rows((row.judgement.probabilities for row in found), judge.labels)
+
+    return judged
+
+
+def in_turns(ways: dict[str, Way], turns: list[list[Path]]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return the seconds an image of each way in each turn, by clock and processor, and how far its answers are off."""
+    seconds, off = {name: [] for name in ways}, dict.fromkeys(ways, 0.0)
+    for way in ways.values():
+        way(turns[0][:16])  # the first one allocates
+    for paths in tqdm(turns, desc="Turns"):
+        answers = {}
+        for name, way in ways.items():
+            began = clocks()
+            answers[name] = way(paths)
+            seconds[name].append((clocks() - began) / len(paths))
+        first = next(iter(answers.values()))
+        off = {name: max(off[name], float(np.abs(found - first).max())) for name, found in answers.items()}
+    return {name: np.array(found) for name, found in seconds.items()}, off
+
+
+def clocks() -> np.ndarray:
+    """Return the seconds of the clock and those of the processor."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def as_table(seconds: dict[str, np.ndarray], off: dict[str, float], base: str) -> str:
+    """Return medians and quartiles of the time an image, and of its share of that of one of the ways."""
+    n = len(seconds[base])
+    lines = [
+        f"| medians of n = {n} turns [quartiles] | ms of the clock | ms of the processor | times as fast, by the clock "
+        "| by the processor | probabilities off by at most |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in seconds.items():
+        cells = [spread(1000 * found[:, 0], 1), spread(1000 * found[:, 1], 1)]
+        cells += [spread((seconds[base] / found)[:, clock], 2) for clock in (0, 1)]
+        lines.append(f"| {' | '.join([name, *cells, f'{off[name]:.1g}'])} |")
+    return "\n".join([*lines, ""])
+
+
+def spread(values: np.ndarray, digits: int) -> str:
+    """Return a median with the quartiles."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return f"{middle:.{digits}f} [{low:.{digits}f}-{high:.{digits}f}]"
+
+
+def cold_starts(folders: dict[str, Path], image: Path, repeats: int) -> str:
+    """Return how long a new program takes to its first answer, and its memory then."""
+    programs = {f"`triage.Release`, {name}": ("triage", at) for name, at in folders.items()}
+    programs |= {"`pipeline`": ("pipeline", folders["torch"])}
+    found = {name: [] for name in programs}
+    for _ in tqdm(range(repeats), desc="Starts"):
+        for name, (kind, folder) in programs.items():
+            found[name].append(started(kind, folder, image))
+    lines = [
+        f"| from nothing to the first answer, n = {repeats} [quartiles] | s of the clock | s of the processor | MB |"
+    ]
+    lines.append("|---|---|---|---|")
+    for name, each in found.items():
+        each = np.array(each)
+        lines.append(f"| {name} | {spread(each[:, 0], 1)} | {spread(each[:, 1], 1)} | {spread(each[:, 2], 0)} |")
+    return "\n".join([*lines, ""])
+
+
+def started(kind: str, folder: Path, image: Path) -> tuple[float, float, float]:
+    """Return the seconds of the clock and of the processor that a program takes, and its peak of memory in MB."""
+    command = [sys.executable, "-c", f"import sys; {COLD[kind]}{_TOLD}", folder, image]
+    environment = os.environ | {"PYTHONPATH": str(SPACE.parent)}
+    before, began = os.times(), time.perf_counter()
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - began, used, int(told.split()[-1]) / 1024
+
+
+def through_the_api(folders: dict[str, Path], paths: list[Path], scratch: Path) -> str:
+    """Return what an answer of a Space on this machine takes, upload included, by gradio_client."""
+    lines = [f"| through the API, medians of n = {len(paths)} images [quartiles] | ms of the clock |", "|---|---|"]
+    for name, folder in folders.items():
+        with served(folder, scratch) as ask:
+            ask(paths[0])
+            found = [timed(lambda path=path: ask(path)) for path in tqdm(paths, desc="API")]
+        lines.append(f"| `/judge`, {name} | {spread(1000 * np.array(found), 0)} |")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def served(folder: Path, scratch: Path) -> Iterator[Callable[[Path], dict]]:
+    """Start the Space with a release, and give what asks it about an image."""
+    environment = os.environ | {
+        "MODEL_ID": str(folder),
+        "GRADIO_SERVER_PORT": "7987",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+    with (scratch / "log").open("w") as log:
+        server = subprocess.Popen([sys.executable, SPACE / "app.py"], env=environment, stdout=log, stderr=log)
+    try:
+        client = None
+        while client is None:
+            if server.poll() is not None:
+                raise RunError(f"the Space did not start: {(scratch / 'log').read_text()}")
+            time.sleep(0.5)
+            with contextlib.suppress(httpx.TransportError):
+                client = Client("http://127.0.0.1:7987", verbose=False)
+        yield lambda path: client.predict(handle_file(path), api_name="/judge")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return the seconds of the clock that a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="space/model", help="a run or a release's folder")
+    parser.add_argument("--dataset", nargs="+", required=True, help="folders of JPEGs")
+    parser.add_argument("--images", type=int, default=1000, help="judged as a batch")
+    parser.add_argument("--turns", type=int, default=10, help="that they are cut into")
+    parser.add_argument("--singles", type=int, default=50, help="of them, judged alone")
+    parser.add_argument("--starts", type=int, default=5, help="of new programs")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch and of ONNX Runtime")
+    settings = parser.parse_args()
+    sys.exit(run_command(lambda: main(settings)))
