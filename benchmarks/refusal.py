@@ -119,7 +119,7 @@ def main(arguments: argparse.Namespace) -> None:
     print("| images | n | declined |\n|---|---|---|")
     for kind, paths in photographs().items():
         rng = np.random.default_rng(0)
-        pictures = ((path.name, part) for path in paths for part in cut_out(read_image(path), rng))
+        pictures = ((path.name, part) for path in paths for part in cut_out(Image.open(path).convert("RGB"), rng))
         _print(f"{kind} ({len(paths)})", *share_of(judge, pictures))
     _print("faces, looked at", *share_of(judge, ((str(i), face) for i, face in enumerate(faces()))))
     lesions = lesions.select(range(min(len(lesions), _LESIONS)))
