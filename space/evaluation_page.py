@@ -31,7 +31,7 @@ SIDES = {
 }
 
 LIMITS = (
-    "It is for dermoscopy of one lesion. Ordinary photographs, those of a phone among them, were not measured.",
+    "It is for dermoscopy of one lesion. Photographs of moles, such as a phone takes, were not measured.",
     "It knows nine diagnoses and says one of them of any lesion; what is none of the nine it cannot tell.",
     "The alert is for melanoma alone. That there is none says nothing of carcinomas, and rules no melanoma out.",
     "Figures are for images drawn like those of the evaluation. Another clinic, camera or population may differ by "
@@ -63,6 +63,7 @@ def told(release: triage.Release, metrics: dict | None) -> str:
         f"<h2>Each diagnosis</h2>{_by_class(held_out)}{_drawn(release, 'per_class')}{_drawn(release, 'confusion')}",
         f"<h2>Probabilities</h2>{_calibration(held_out)}{_drawn(release, 'reliability')}",
         f"<h2>Subgroups and artefacts</h2>{_subgroups(held_out)}{_artefacts(held_out)}{_drawn(release, 'artefacts')}",
+        f"<h2>What it declines</h2>{_declined(metrics)}",
         f"<h2>How it was made</h2>{_made(metrics)}{_drawn(release, 'learning_curves')}",
     )
     return "".join(parts)
@@ -183,6 +184,26 @@ def _artefacts(held_out: dict) -> str:
     return words.table("What artefacts do", head, rows) if rows else ""
 
 
+def _declined(metrics: dict) -> str:
+    told = metrics.get("refusal")
+    if told is None:
+        return "<p>This release declines no image.</p>"
+    rows = [
+        [
+            "lesions held out" if name == "all" else f"lesions held out, {name}",
+            of["n"],
+            words.figure(of["refused"], digits=3),
+        ]
+        for name, of in told["held_out"].items()
+    ]
+    rows += [
+        [f"{kind} (generated, or spoilt on purpose)", of["n"], words.figure(of["refused"])]
+        for kind, of in told["unfit"].items()
+    ]
+    note = "Pictures of another clinic may be declined far more often. Phone photographs of moles were not measured."
+    return words.table("Share of images declined", ["images", "n", "declined"], rows, note=note)
+
+
 def _made(metrics: dict) -> str:
     data = metrics["data"]
     return "".join(f"<p>{words.escaped(line)}</p>" for line in _making(metrics, data))
@@ -191,13 +212,15 @@ def _made(metrics: dict) -> str:
 def _making(metrics: dict, data: dict) -> Iterator[str]:
     yield (
         f"Fine-tuned from {metrics['base_model']} on {data['sides'].get('train', 0)} of {data['images']} images of "
-        f"{data['groups']} lesions or patients ({', '.join(data['sources'])}); no lesion is on two sides."
+        f"{data['groups']} lesions or patients ({', '.join(data['sources'])}); no lesion that is known to be one is on two sides."
     )
     alert = metrics["alert"]
     if alert["threshold"] is not None:
+        shown = "which shows with" if alert["bound_met"] else "which are too few to show with"
         yield (
-            f"The alert's threshold, {alert['threshold']:.1%}, was set on {alert['lesions']} other melanomas to find "
-            f"at least {alert['target_sensitivity']:.0%} of their kind; it misses {alert['missed']} of these."
+            f"The alert's threshold, {alert['threshold']:.1%}, was set on {alert['lesions']} other melanomas, of which "
+            f"it misses {alert['missed']}: {shown} {alert['confidence']:.0%} confidence that it finds at least "
+            f"{alert['target_sensitivity']:.0%} of their kind."
         )
     if metrics["shortcut"]["found"]:
         yield (

@@ -22,8 +22,8 @@ PRIVACY = (
     "the picture (camera, place, date) is neither shown nor written anywhere."
 )
 FOR_DERMOSCOPY = (
-    "For dermoscopy images of one lesion. How it answers to ordinary photographs, those of a phone among them, has not "
-    "been measured."
+    "For dermoscopy images of one lesion. How it answers to photographs of moles, such as a phone takes, has not been "
+    "measured."
 )
 NO_METRICS = "This release does not say how good it is: it has no evaluation/metrics.json."
 
