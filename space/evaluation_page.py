@@ -212,7 +212,8 @@ def _made(metrics: dict) -> str:
 def _making(metrics: dict, data: dict) -> Iterator[str]:
     yield (
         f"Fine-tuned from {metrics['base_model']} on {data['sides'].get('train', 0)} of {data['images']} images of "
-        f"{data['groups']} lesions or patients ({', '.join(data['sources'])}); no lesion that is known to be one is on two sides."
+        f"{data['groups']} lesions or patients ({', '.join(data['sources'])}); no lesion that the data "
+        "name is on two sides."
     )
     alert = metrics["alert"]
     if alert["threshold"] is not None:
