@@ -301,6 +301,17 @@ def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hu
     assert "NaN" not in told.inner_text() and "None" not in told.inner_text()
 
 
+def test_what_is_declined_is_told_with_its_numbers(versions):
+    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+    release = Release.load(versions["v1.1.0"])
+    assert "It declines no image" in evaluation_page.told(release, figures | {"refusal": None})
+    share = {"value": 0.0076, "low": 0.0039, "high": 0.0132}
+    refusal = {"held_out": {"all": {"n": 1583, "refused": share}}, "unfit": {"noise": {"n": 40, "refused": share}}}
+    told = evaluation_page.told(release, figures | {"refusal": refusal})
+    assert '<th scope="row">held out</th><td>1583</td><td>0.008 <span class="interval">[0.004-0.013]</span>' in told
+    assert '<th scope="row">noise (generated or spoilt)</th><td>40</td>' in told
+
+
 # Versions
 
 
