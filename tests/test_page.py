@@ -266,6 +266,22 @@ def test_a_batch_is_downloaded_as_a_table_and_as_json(visit, demo_space, tmp_pat
     assert told["notice"] == NOT_A_DEVICE
 
 
+def test_a_batch_can_be_stopped(visit, demo_space, tmp_path):
+    make_image((64, 48)).save(tmp_path / "lesion.png")
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(500):
+            archive.write(tmp_path / "lesion.png", f"{number}.png")
+    page = visit(demo_space, "A batch")
+    page.locator("#files input[type=file]").set_input_files(tmp_path / "many.zip")
+    expect(page.locator("#files")).to_contain_text("many")
+    page.get_by_role("button", name="Judge these files").click()
+    expect(page.locator("#rows progress")).to_have_attribute("max", "500")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#rows .sentence")).to_have_text("Stopped.")
+    page.wait_for_timeout(2000)  # longer than from one telling of the progress to the next
+    expect(page.locator("#rows .sentence")).to_have_text("Stopped.")
+
+
 def test_a_batch_of_nothing_says_what_to_do(visit, demo_space):
     page = visit(demo_space, "A batch")
     page.get_by_role("button", name="Judge these files").click()
