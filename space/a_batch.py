@@ -2,20 +2,19 @@
 
 import base64
 import io
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import gradio as gr
 from PIL import Image
 
 if __package__:
-    from . import api, batch, triage, words
+    from . import api, batch, cleaning, triage, words
 else:  # run as a script, as on the Hub
     import api
     import batch
+    import cleaning
     import triage
     import words
 
@@ -35,6 +34,7 @@ _FILTER = """(kind, text) => {
     const left = document.querySelector('#rows .left');
     if (left) left.textContent = `Shown: ${rows.filter(row => !row.hidden).length} of ${rows.length}.`;
 }"""
+_STOPPED = "Stopped."
 _HINT = (
     f"Choose images, or zip archives of them; {LIMIT} files at most. For folders of any size there is a command, "
     "<code>triage.py</code>, in this Space's repository."
@@ -67,8 +67,10 @@ def add(release: triage.Release) -> None:
         api_visibility="private",
         show_progress="hidden",
     )
-    run.failure(None, outputs=rows, js=f"() => {words.sentence(words.BUSY, kind='refused')!r}")
-    stop.click(None, cancels=run, outputs=rows, js=f"() => {words.sentence('Stopped.')!r}")
+    # To gradio a batch that was stopped has failed too.
+    busy = f"shown => shown.includes({_STOPPED!r}) ? shown : {words.sentence(words.BUSY, kind='refused')!r}"
+    run.failure(None, rows, rows, js=busy)
+    stop.click(None, cancels=run, outputs=rows, js=f"() => {words.sentence(_STOPPED)!r}")
     gr.on([kind.change, text.change], None, [kind, text], js=_FILTER)
 
 
@@ -88,23 +90,13 @@ def answers(release: triage.Release, uploads: list[dict] | None, cache: str) -> 
         yield words.sentence("Cannot judge: no file was uploaded, or it was deleted meanwhile. Choose files first.")
         return
     rows, total, told = [], batch.count(paths, limit=LIMIT), 0.0
-    for row in judged(release, paths, thumbnails=True):
+    judged = batch.judged(release, batch.expanded(paths, limit=LIMIT), thumbnails=True)
+    for row in cleaning.kept(judged, paths):
         rows.append(row)
         if time.monotonic() > told + 0.5:
             yield _progress(len(rows), total)
             told = time.monotonic()
     yield listed(release, batch.by_urgency(rows))
-
-
-def judged(release: triage.Release, paths: Sequence[Path], *, thumbnails: bool = False) -> Iterator[batch.Row]:
-    """Judge uploads, which are deleted when they are old, without losing those whose turn comes late."""
-    touched = 0.0
-    for row in batch.judged(release, batch.expanded(paths, limit=LIMIT), thumbnails=thumbnails):
-        if time.monotonic() > touched + 60:
-            for path in filter(Path.exists, paths):
-                os.utime(path)
-            touched = time.monotonic()
-        yield row
 
 
 def _progress(done: int, total: int) -> str:

@@ -1,6 +1,7 @@
 """What programs may ask of the page: the same by gradio_client, REST and MCP. Nothing of gradio is needed here."""
 
 import base64
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypedDict
@@ -111,6 +112,15 @@ def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
         "release": words.name_of(release),
         "notice": triage.NOT_A_DEVICE,
     }
+
+
+def uploads(files: list, cache: str) -> list[Path]:
+    """Return where the uploads lie that programs send as a batch."""
+    found = []
+    for file in files:
+        with contextlib.suppress(CannotJudge):
+            found.append(uploaded({"path": file} if isinstance(file, str) else file, cache))
+    return found
 
 
 def sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:

@@ -11,8 +11,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 PREFIX = "dermalert-uploads-"
 
@@ -59,6 +62,18 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def kept(found: Iterable[T], paths: Sequence[Path]) -> Iterator[T]:
+    """Yield what is found in uploads one after the other, without any of them growing old meanwhile."""
+    touched = 0.0
+    for each in found:
+        if time.monotonic() > touched + EVERY:
+            for path in paths:
+                with contextlib.suppress(OSError):  # it is gone already
+                    os.utime(path)
+            touched = time.monotonic()
+        yield each
 
 
 def _keep_clean(folder: Path, ended: threading.Event) -> None:

@@ -62,6 +62,7 @@ def told(release: triage.Release, metrics: dict | None) -> str:
         f"<h2>Beside dermatologists</h2>{_beside_readers(held_out)}{_drawn(release, 'roc')}",
         f"<h2>Each diagnosis</h2>{_by_class(held_out)}{_drawn(release, 'per_class')}{_drawn(release, 'confusion')}",
         f"<h2>Probabilities</h2>{_calibration(held_out)}{_drawn(release, 'reliability')}",
+        f"<h2>What it declines</h2>{_declined(metrics)}",
         f"<h2>Subgroups and artefacts</h2>{_subgroups(held_out)}{_artefacts(held_out)}{_drawn(release, 'artefacts')}",
         f"<h2>What it declines</h2>{_declined(metrics)}",
         f"<h2>How it was made</h2>{_made(metrics)}{_drawn(release, 'learning_curves')}",
@@ -152,6 +153,26 @@ def _calibration(held_out: dict) -> str:
     rows = [[name, words.figure(held_out["calibration"][key], digits=3)] for key, name in names.items()]
     note = "An error of 0.02 means: where it says 30 %, it is right 28 to 32 times in 100, on average over all it says."
     return words.table(f"Calibration on {held_out['n']} held-out images", ["", "value"], rows, note=note)
+
+
+def _declined(metrics: dict) -> str:
+    refusal, melanoma = metrics.get("refusal"), metrics["splits"]["held_out"]["melanoma"]
+    if refusal is None:
+        return "<p>It declines no image: it names a diagnosis of whatever it is shown.</p>"
+    rows = [
+        ["held out" if source == "all" else f"held out, {source}", told["n"], words.figure(told["refused"], digits=3)]
+        for source, told in refusal["held_out"].items()
+    ]
+    rows += [
+        [f"{kind} (generated or spoilt)", told["n"], words.figure(told["refused"])]
+        for kind, told in refusal["unfit"].items()
+    ]
+    share = words.figure(melanoma["refused"], digits=3)
+    note = (
+        f"Of the {melanoma['n']} held-out melanomas a share of {share} is declined. "
+        "Phone photographs of moles were not measured; another clinic's pictures may be declined far more often."
+    )
+    return words.table("Share of images that it declines to judge", ["images", "n", "declined"], rows, note=note)
 
 
 def _subgroups(held_out: dict) -> str:

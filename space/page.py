@@ -7,11 +7,12 @@ from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
 if __package__:
-    from . import a_batch, api, batch, evaluation_page, examples, one_lesion, triage, versions_page, words
+    from . import a_batch, api, batch, cleaning, evaluation_page, examples, one_lesion, triage, versions_page, words
 else:  # run as a script, as on the Hub
     import a_batch
     import api
     import batch
+    import cleaning
     import evaluation_page
     import examples
     import one_lesion
@@ -79,8 +80,9 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
         Returns:
             The files, the most urgent first: what is said of each, or in `problem` why it cannot be read.
         """
-        rows = batch.judged(served, api.sources(files or [], picture.GRADIO_CACHE))
-        return api.sorted_by_urgency(served, rows)
+        files, cache = files or [], picture.GRADIO_CACHE
+        rows = batch.judged(served, api.sources(files, cache))
+        return api.sorted_by_urgency(served, cleaning.kept(rows, api.uploads(files, cache)))
 
     def release() -> api.Served:
         """Tell which release answers here, and how good it was found to be on images that it was not trained on.

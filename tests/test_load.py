@@ -79,12 +79,11 @@ def load(url: serving.Address, release: Release, paths: list[Path], *, calls: in
     """Have many ask at once, each of whom must get the answer to its own image; return what it took."""
     truth = [release.judge(path).probabilities["melanoma"] for path in paths]
     visitor = Visitor(url)
-    uploads = [visitor.upload(path) for path in paths]
     memory, seconds, kinds = [], [], Counter()
 
     def ask(number: int) -> None:
         began = time.monotonic()
-        kind, answer = visitor.call("judge", uploads[number % len(paths)])
+        kind, answer = visitor.call("judge", visitor.upload(paths[number % len(paths)]))
         seconds.append(time.monotonic() - began)
         memory.append(resident(url.pid))
         kinds[kind] += 1

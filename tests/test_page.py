@@ -266,6 +266,22 @@ def test_a_batch_is_downloaded_as_a_table_and_as_json(visit, demo_space, tmp_pat
     assert told["notice"] == NOT_A_DEVICE
 
 
+def test_a_batch_can_be_stopped(visit, demo_space, tmp_path):
+    make_image((64, 48)).save(tmp_path / "lesion.png")
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(500):
+            archive.write(tmp_path / "lesion.png", f"{number}.png")
+    page = visit(demo_space, "A batch")
+    page.locator("#files input[type=file]").set_input_files(tmp_path / "many.zip")
+    expect(page.locator("#files")).to_contain_text("many")
+    page.get_by_role("button", name="Judge these files").click()
+    expect(page.locator("#rows progress")).to_have_attribute("max", "500")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#rows .sentence")).to_have_text("Stopped.")
+    page.wait_for_timeout(2000)  # longer than from one telling of the progress to the next
+    expect(page.locator("#rows .sentence")).to_have_text("Stopped.")
+
+
 def test_a_batch_of_nothing_says_what_to_do(visit, demo_space):
     page = visit(demo_space, "A batch")
     page.get_by_role("button", name="Judge these files").click()
@@ -299,6 +315,17 @@ def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hu
         assert picture.evaluate("e => e.naturalWidth") > 0
     assert told.locator("img").count() == 2
     assert "NaN" not in told.inner_text() and "None" not in told.inner_text()
+
+
+def test_what_is_declined_is_told_with_its_numbers(versions):
+    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+    release = Release.load(versions["v1.1.0"])
+    assert "It declines no image" in evaluation_page.told(release, figures | {"refusal": None})
+    share = {"value": 0.0076, "low": 0.0039, "high": 0.0132}
+    refusal = {"held_out": {"all": {"n": 1583, "refused": share}}, "unfit": {"noise": {"n": 40, "refused": share}}}
+    told = evaluation_page.told(release, figures | {"refusal": refusal})
+    assert '<th scope="row">held out</th><td>1583</td><td>0.008 <span class="interval">[0.004-0.013]</span>' in told
+    assert '<th scope="row">noise (generated or spoilt)</th><td>40</td>' in told
 
 
 # Versions

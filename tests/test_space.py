@@ -443,6 +443,20 @@ def test_what_another_running_server_holds_is_not_removed(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_waits_in_a_long_batch_does_not_grow_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(cleaning, "EVERY", 0.01)
+    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "deleted.png"]
+    for path in paths[:2]:
+        path.write_bytes(b"pixels")
+    for number in cleaning.kept(range(20), paths):
+        time.sleep(0.02)
+        cleaning.sweep(tmp_path, age=0.2)
+        assert paths[1].exists(), number
+    time.sleep(0.3)
+    cleaning.sweep(tmp_path, age=0.2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_sweep_takes_what_is_old_and_leaves_the_rest(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "upload.jpg").write_bytes(b"pixels")
