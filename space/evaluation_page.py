@@ -64,7 +64,6 @@ def told(release: triage.Release, metrics: dict | None) -> str:
         f"<h2>Probabilities</h2>{_calibration(held_out)}{_drawn(release, 'reliability')}",
         f"<h2>What it declines</h2>{_declined(metrics)}",
         f"<h2>Subgroups and artefacts</h2>{_subgroups(held_out)}{_artefacts(held_out)}{_drawn(release, 'artefacts')}",
-        f"<h2>What it declines</h2>{_declined(metrics)}",
         f"<h2>How it was made</h2>{_made(metrics)}{_drawn(release, 'learning_curves')}",
     )
     return "".join(parts)
@@ -203,26 +202,6 @@ def _artefacts(held_out: dict) -> str:
     ]
     head = ["drawn on the images", "images", "change of the probability", "alerts gained", "melanomas lost"]
     return words.table("What artefacts do", head, rows) if rows else ""
-
-
-def _declined(metrics: dict) -> str:
-    told = metrics.get("refusal")
-    if told is None:
-        return "<p>This release declines no image.</p>"
-    rows = [
-        [
-            "lesions held out" if name == "all" else f"lesions held out, {name}",
-            of["n"],
-            words.figure(of["refused"], digits=3),
-        ]
-        for name, of in told["held_out"].items()
-    ]
-    rows += [
-        [f"{kind} (generated, or spoilt on purpose)", of["n"], words.figure(of["refused"])]
-        for kind, of in told["unfit"].items()
-    ]
-    note = "Pictures of another clinic may be declined far more often. Phone photographs of moles were not measured."
-    return words.table("Share of images declined", ["images", "n", "declined"], rows, note=note)
 
 
 def _made(metrics: dict) -> str:
