@@ -24,7 +24,7 @@ from dermalert import repository
 from dermalert.errors import RunError, UsageError, did_you_mean, first_few
 from dermalert.hub import HTTP_ERROR
 from dermalert.retries import patiently, status
-from space import examples, triage
+from space import examples, refusal, triage
 
 SOURCE = Path(triage.__file__).parent
 
@@ -38,6 +38,8 @@ _SERVED = (
     "preprocessor_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",
+    refusal.STATISTICS,
+    triage.ONNX,
     triage.REFERENCE,
     triage.METRICS,
     "evaluation/predictions.parquet",

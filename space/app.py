@@ -8,7 +8,6 @@ MODEL_ID may be a folder; without it the release in `model/`, beside this file, 
 import os
 import signal
 import sys
-from pathlib import Path
 
 if __package__:
     from . import cleaning, triage
@@ -16,7 +15,7 @@ else:  # run as a script, as on the Hub
     import cleaning
     import triage
 
-BUNDLED = Path(__file__).parent / "model"
+BUNDLED = triage.BUNDLED
 
 
 def main() -> int:

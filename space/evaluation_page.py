@@ -76,7 +76,7 @@ def _unmeasured(subgroups: dict) -> Iterator[str]:
 
 
 def _drawn(release: triage.Release, name: str) -> str:
-    path = release._file(f"evaluation/figures/{name}.png")
+    path = release.file(f"evaluation/figures/{name}.png")
     if path is None:
         return ""
     image = words.data_uri(Path(path).read_bytes(), "png")

@@ -206,7 +206,7 @@ class Release:
         return release
 
     def _open_session(self):
-        path = self._file(ONNX)
+        path = self.file(ONNX)
         try:
             session = None if path is None else open_session(path)
         # Not one type either: NoSuchFile, InvalidProtobuf, InvalidGraph, Fail, ...
@@ -220,7 +220,7 @@ class Release:
         if told is None:
             return None
         try:
-            refusal = Refusal.read(told["thresholds"], self._file(STATISTICS))
+            refusal = Refusal.read(told["thresholds"], self.file(STATISTICS))
             refusal.distances(self.features([Image.new("RGB", (64, 64))]))  # statistics of another model do not fit
             return refusal
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -235,13 +235,13 @@ class Release:
         Raises:
             NoRelease: they cannot be read.
         """
-        path = self._file(METRICS)
+        path = self.file(METRICS)
         try:
             return None if path is None else json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise NoRelease(f"cannot read {METRICS} of {self}: damaged, cut short, or out of reach.") from error
 
-    def _file(self, name: str) -> Path | None:
+    def file(self, name: str) -> Path | None:
         """Return where a file of the release lies on this machine; None where the release has none of that name."""
         found = cached_file(self.name, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
         return found and Path(found)
@@ -287,7 +287,7 @@ class Release:
             NoRelease: they cannot be read.
         """
         try:
-            path = self._file(REFERENCE)
+            path = self.file(REFERENCE)
             if path is None:
                 return None
             reference = load_file(path)

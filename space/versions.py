@@ -108,7 +108,7 @@ def compare(served: triage.Release, other: triage.Release) -> Compared:
     """Return how the served release differs from another one on what both held out.
 
     As `python -m dermalert compare` does: an image counts where it can be told from all others, neither release has
-    learnt from it or its lesion, and both have it under the same label.
+    learnt from it or its lesion, and both have it under the same label. What a release declines raises no alert.
 
     Raises:
         NotThere: one of them has no predictions, or no threshold.
@@ -120,7 +120,8 @@ def compare(served: triage.Release, other: triage.Release) -> Compared:
     for release, rows in zip((other, served), zip(*fair, strict=True) if fair else ([], []), strict=True):
         probabilities = np.array([[row[label] for label in release.labels] for row in rows], np.float32)
         probabilities = probabilities.reshape(-1, len(release.labels))
-        alerts.append(release.alerts(probabilities))
+        raised, declined = release.alerts(probabilities), np.array([row["refused"] for row in rows], bool)
+        alerts.append(None if raised is None else raised & ~declined)
         top.append(np.array([release.labels[i] for i in probabilities.argmax(1)], object))
     if any(found is None for found in alerts):
         raise NotThere("One of the two has no alert threshold: there is nothing to compare.")
@@ -144,7 +145,7 @@ def compare(served: triage.Release, other: triage.Release) -> Compared:
 
 def _held_out(release: triage.Release) -> dict[tuple[str, str], dict]:
     """Return the held-out images of a release with its answers, without those that cannot be told from another."""
-    path = release._file(PREDICTIONS)
+    path = release.file(PREDICTIONS)
     if path is None:
         raise NotThere(f"{release} does not say what it answers to its evaluation images.")
     rows = pq.read_table(path, filters=[("split", "==", "held_out")]).to_pylist()
@@ -153,7 +154,7 @@ def _held_out(release: triage.Release) -> dict[tuple[str, str], dict]:
 
 
 def _seen(release: triage.Release) -> set[str]:
-    path = release._file(SEEN)
+    path = release.file(SEEN)
     return set() if path is None else set(pq.read_table(path, columns=["name"])["name"].to_pylist())
 
 

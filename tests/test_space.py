@@ -4,6 +4,7 @@ import base64
 import importlib.metadata
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -386,6 +387,19 @@ def test_a_file_of_the_server_that_was_not_uploaded_is_not_read(demo_space, tmp_
     answer = httpx.get(f"{call}/{event}").text
     assert answer.startswith("event: error")
     assert "melanoma" not in answer
+
+
+def test_real_images_get_the_answers_of_a_bare_pipeline(real_images, tmp_path):
+    (tmp_path / "home").mkdir()
+    plain = pipeline("image-classification", model=str(app.BUNDLED), top_k=9)
+    paths = sorted(path for path in real_images.rglob("*.jpg"))
+    chosen = random.Random(0).sample(paths, 50)
+    with serving.space(tmp_path / "home", MODEL_ID=str(app.BUNDLED), HF_HUB_OFFLINE="1") as url:
+        client = Client(url, verbose=False, analytics_enabled=False, download_files=tmp_path / "client")
+        for path in chosen:
+            answer = client.predict(handle_file(path), api_name="/judge")
+            expected = {each["label"]: each["score"] for each in plain(str(path))}
+            assert answer["probabilities"] == pytest.approx(expected, abs=1e-5), path.name
 
 
 # What is left on the disk
