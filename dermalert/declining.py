@@ -48,11 +48,11 @@ def statistics_of(features: np.ndarray) -> dict[str, torch.Tensor]:
     deviations = (features - mean) / scale
     # The n x n products have the same largest eigenvalues as the covariance, and n is often far below d.
     variance, vectors = np.linalg.eigh(deviations @ deviations.T / len(features))
-    k = min(_DIRECTIONS, len(features) - 2)
+    k = int(min(_DIRECTIONS, (variance > 1e-6).sum() // 2))  # fewer where the images are few, or copies of each other
     variance, vectors = variance[::-1][:k], vectors[:, ::-1][:, :k]
     basis = (deviations.T @ vectors / np.sqrt(len(features) * variance)).T
     rest = (deviations**2).sum() / len(features) - variance.sum()
-    noise = rest / (features.shape[1] - k)
+    noise = max(rest / (features.shape[1] - k), 1e-6)
     found = {"mean": mean, "scale": scale, "variance": variance, "noise": np.array([noise])}
     statistics = {name: torch.from_numpy(np.ascontiguousarray(array)).float() for name, array in found.items()}
     return statistics | {"basis": torch.from_numpy(np.ascontiguousarray(basis)).half()}

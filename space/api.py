@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypedDict
@@ -12,6 +13,10 @@ else:  # run as a script, as on the Hub
     import batch
     import triage
     import words
+
+
+MAX_ADDRESS = 70_000_000
+"""Characters of an image that comes as text: about those of the largest upload."""
 
 
 class Judged(TypedDict):
@@ -131,6 +136,10 @@ def sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
             address of base64 (`data:image/png;base64,...`), which is all that an MCP client can list.
         cache: the folder of the uploads.
     """
+    yield from itertools.islice(_sources(files, cache), batch.LIMIT + 1)
+
+
+def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
     for number, file in enumerate(files[: batch.LIMIT]):
         name = f"file {number + 1}"
         if isinstance(file, str) and file.startswith("data:"):
@@ -145,6 +154,8 @@ def sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
 
 
 def _held(address: str) -> batch.Source:
+    if len(address) > MAX_ADDRESS:
+        return f"it is longer than {MAX_ADDRESS:,} characters: upload it as a file."
     try:
         return base64.b64decode(address.partition(",")[2], validate=True)
     except ValueError:

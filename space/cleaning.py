@@ -5,6 +5,7 @@ deleted here.
 """
 
 import contextlib
+import datetime
 import fcntl
 import os
 import shutil
@@ -79,6 +80,31 @@ def kept(found: Iterable[T], paths: Sequence[Path]) -> Iterator[T]:
 def _keep_clean(folder: Path, ended: threading.Event) -> None:
     while not ended.wait(EVERY):
         sweep(folder, age=AGE)
+
+
+def forget(demo, *, age: float) -> None:
+    """Let go of what gradio holds of visitors that have not been seen for `age` seconds: the pictures they were shown.
+
+    gradio would hold it for an hour, or until other visitors need the room. The page needs none of it: who comes back
+    has it made anew.
+    """
+    holder, before = getattr(demo, "state_holder", None), datetime.datetime.now() - datetime.timedelta(seconds=age)
+    for visitor, seen in list(holder.time_last_used.items()) if holder else []:
+        if seen < before:
+            with holder.lock:
+                holder.session_data.pop(visitor, None)
+                holder.time_last_used.pop(visitor, None)
+
+
+def keep_forgetting(demo) -> None:
+    """Do so again and again, as long as the process lives."""
+
+    def again() -> None:
+        while True:
+            time.sleep(EVERY)
+            forget(demo, age=AGE)
+
+    threading.Thread(target=again, daemon=True).start()
 
 
 def sweep(folder: Path, *, age: float) -> None:

@@ -36,6 +36,7 @@ LIMITS = (
     "The alert is for melanoma alone. That there is none says nothing of carcinomas, and rules no melanoma out.",
     "Figures are for images drawn like those of the evaluation. Another clinic, camera or population may differ by "
     "more than the intervals say.",
+    "Images of dark skin may be declined as too dark; how it judges the others is not known.",
     "What the images show was settled in part by histology, in part by experts' agreement or follow-up.",
 )
 

@@ -1,6 +1,7 @@
 """The tab that judges one image: the answer first, then where the model looked."""
 
 import functools
+import sys
 from collections.abc import Iterator
 
 import gradio as gr
@@ -97,8 +98,13 @@ def answers(release: triage.Release, file: dict | None, cache: str) -> Iterator[
     judgement = release.judge_all([image])[0]
     said = words.answer(release, judgement)
     yield said, ""
-    if not judgement.refused:
+    if judgement.refused:
+        return
+    try:
         yield said, where(release, image)
+    except Exception as error:  # whatever becomes of the map: the answer stands
+        print(f"no map could be made: {error!r}", file=sys.stderr)
+        yield said, words.sentence("Where the model looked cannot be shown for this image.", kind="refused")
 
 
 def where(release: triage.Release, image: Image.Image) -> str:

@@ -81,6 +81,8 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
             The files, the most urgent first: what is said of each, or in `problem` why it cannot be read.
         """
         files, cache = files or [], picture.GRADIO_CACHE
+        if files is not None and not isinstance(files, list):
+            raise gr.Error("Cannot judge: the files must be a list.", print_exception=False)
         rows = batch.judged(served, api.sources(files, cache))
         return api.sorted_by_urgency(served, cleaning.kept(rows, api.uploads(files, cache)))
 
@@ -102,7 +104,9 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
 
 def launch(release: triage.Release) -> None:
     """Serve the page until the process is told to end."""
-    build_demo(release).launch(
+    demo = build_demo(release)
+    cleaning.keep_forgetting(demo)
+    demo.launch(
         css_paths=STYLE,
         theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),
         footer_links=["api", "gradio"],
@@ -110,7 +114,7 @@ def launch(release: triage.Release) -> None:
         share=False,
         run_history=False,
         enable_monitoring=False,
-        state_session_capacity=100,  # the page keeps no state; gradio would hold 70 kB of each of 10,000 visitors
+        state_session_capacity=100,  # gradio would hold what 10,000 visitors were shown; see `cleaning.forget`
         max_file_size="50mb",
         allowed_paths=[str(examples.FOLDER)],
         ssr_mode=False,

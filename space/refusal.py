@@ -19,7 +19,7 @@ _SIDE = 128  # pixels of the thumbnail that light, contrast and detail are read 
 
 REASONS = {
     "side": "the image is too small ({value:.0f} pixels on its short side; this release needs {threshold:.0f}).",
-    "light": "the image is too dark.",
+    "light": "the image, or the skin in it, is darker than any that this release was set on.",
     "contrast": "the image is much the same all over: it shows no lesion.",
     "detail": "the image is blurred.",
     "distance": "the image is unlike the dermoscopy images that this release has learnt from.",

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,17 @@ MAX_PIXELS = 64_000_000
 MAX_SIDE = 65_535
 """Pixels: that of a JPEG. Each row costs memory of its own, however short it is."""
 
+MAX_ASPECT = 30
+"""Of an image: its longer side by the shorter one."""
+
 KINDS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 """What is read, as Pillow calls it: what cameras and dermoscopes write. Pillow knows forty others, some of which start
 a program (EPS), or take minutes or gigabytes for a small file (GIF, JPEG 2000)."""
 
 REFERENCE = "evaluation/parity.safetensors"
 """In a release: `images`, uint8 (n, H, W, 3), and the `probabilities` (n, labels) that it must give of them."""
+
+_NO_NUMBER = "what this release answers is not a number: its weights are damaged."
 
 METRICS = "evaluation/metrics.json"
 
@@ -84,6 +89,9 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         image = source if given else open_image(source)
         if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
             raise UnreadableImage(f"it has {image.width} x {image.height} pixels; {_SHRINK}")
+        # A processor that keeps the shape makes gigabytes of an image of 60,000 x 2 pixels.
+        if max(image.size) > MAX_ASPECT * min(image.size):
+            raise UnreadableImage(f"it has {image.width} x {image.height} pixels: too narrow to show a lesion.")
         image.load()
         # In place where nobody else has it: the largest takes 256 MB, and a copy as much again.
         return _to_rgb(ImageOps.exif_transpose(image, in_place=not given) or image)
@@ -197,6 +205,8 @@ class Release:
                 f"{_tagged(name, revision)} is no dermalert release: its config.json has no usable 'alert'. "
                 "Name one made by train_hf.py."
             )
+        for problem in _problems(network.config, alert["threshold"]):
+            raise NoRelease(f"{_tagged(name, revision)} cannot be served: {problem}.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # Convolutions on a CPU take a quarter less with the channels last.
         network = network.eval().to(device, memory_format=torch.channels_last)
@@ -237,9 +247,12 @@ class Release:
         """
         path = self.file(METRICS)
         try:
-            return None if path is None else json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise NoRelease(f"cannot read {METRICS} of {self}: damaged, cut short, or out of reach.") from error
+            found = None if path is None else json.loads(path.read_text())
+            if found is not None and found["splits"]["held_out"]["melanoma"]["n"] is None:
+                raise KeyError("n")
+            return found
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NoRelease(f"cannot read {METRICS} of {self}: damaged, cut short, or of another kind.") from error
 
     def file(self, name: str) -> Path | None:
         """Return where a file of the release lies on this machine; None where the release has none of that name."""
@@ -259,7 +272,10 @@ class Release:
             logits, found = self._forward(batch, with_features=self.refusal is not None)
             rows.append(logits.softmax(-1).numpy())
             refused += [None] * len(batch) if self.refusal is None else self.refusal.reasons(batch, found.numpy())
-        return Answers(probabilities=np.concatenate(rows), refused=refused)
+        rows = np.concatenate(rows)
+        numbers = np.isfinite(rows).all(1)
+        refused = [why if number else _NO_NUMBER for why, number in zip(refused, numbers, strict=True)]
+        return Answers(probabilities=rows, refused=refused)
 
     @torch.inference_mode()
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
@@ -292,6 +308,8 @@ class Release:
                 return None
             reference = load_file(path)
             images, recorded = reference["images"].numpy(), reference["probabilities"].numpy()
+            if not len(images) or recorded.shape != (len(images), len(self.labels)):
+                raise KeyError("probabilities")
         except (OSError, SafetensorError, KeyError) as error:
             raise NoRelease(f"cannot read {REFERENCE} of {self}: damaged, cut short, or out of reach.") from error
         found = self.probabilities([Image.fromarray(pixels) for pixels in images])
@@ -330,11 +348,31 @@ class Release:
         return probabilities[:, self.labels.index(self.alert_label)].astype(np.float64) >= self.threshold
 
     def _sentence(self, alert: bool | None, probability: float) -> str:
-        measured = f"the probability of {self.alert_label} is {probability:.1%}"
         if alert is None:
-            return f"Cannot judge: this release has no alert threshold; {measured}."
+            said = f"the probability of {self.alert_label} is {share(probability)}"
+            return f"Cannot judge: this release has no alert threshold; {said}."
+        # So many digits that what is below the threshold does not look as if it had reached it.
+        digits = next(n for n in range(1, 9) if n == 8 or share(probability, n) != share(self.threshold, n))
         word = self.alert_label.capitalize() + " alert" if alert else f"No {self.alert_label} alert"
-        return f"{word}: {measured}; this release alerts from {self.threshold:.1%}."
+        measured = f"the probability of {self.alert_label} is {share(probability, digits)}"
+        return f"{word}: {measured}; this release alerts from {share(self.threshold, digits)}."
+
+
+def share(value: float, digits: int = 1) -> str:
+    """Return a probability in percent; one that is not 0 is never shown as 0, and one below 1 never as 1."""
+    least = 10.0 ** -(digits + 2)
+    if 0 < value < least / 2:
+        return f"<{least:.{digits}%}"
+    return f">{1 - least:.{digits}%}" if 1 - least / 2 <= value < 1 else f"{value:.{digits}%}"
+
+
+def _problems(config, threshold) -> Iterator[str]:
+    """Yield what a release says that nothing can be judged by."""
+    if threshold is not None and not (isinstance(threshold, float | int) and 0 < threshold <= 1):
+        yield f"the threshold of its alert is {threshold!r}, and no number above 0 and at most 1"
+    grouped = [label for labels in (getattr(config, "clinical_groups", None) or {}).values() for label in labels]
+    if grouped and sorted(grouped) != sorted(config.label2id):
+        yield "its 'clinical_groups' do not hold each of its diagnoses once"
 
 
 def open_session(file: Path):

@@ -17,9 +17,9 @@ GENERATED = "This model was trained on generated pictures only: its answers mean
 HINT = "Upload a dermoscopy image, or paste one, to have it judged."
 BUSY = "Cannot judge just now: the server is busy or out of reach. Try again in a minute."
 PRIVACY = (
-    "Nothing is kept: no history, no log of images, no analytics. An uploaded file lies in a temporary folder of this "
-    "server, seen by nobody else, and is deleted six minutes after it was judged at the latest; what it holds besides "
-    "the picture (camera, place, date) is neither shown nor written anywhere."
+    "Nothing is kept: no history, no log of images, no analytics. An uploaded file, and what was shown of it, is held "
+    "by this server, seen by nobody else, and deleted six minutes after it was judged at the latest; what it holds "
+    "besides the picture (camera, place, date) is neither shown nor written anywhere."
 )
 FOR_DERMOSCOPY = (
     "For dermoscopy images of one lesion. How it answers to photographs of moles, such as a phone takes, has not been "
@@ -34,13 +34,6 @@ GROUPS = {"malignant": "Malignant", "precursor": "Precursor of a carcinoma", "be
 def escaped(text: object) -> str:
     """Return a text as HTML shows it."""
     return html.escape(str(text))
-
-
-def share(value: float) -> str:
-    """Return a probability in percent; one that is not 0 is never shown as 0, and one below 1 never as 1."""
-    if 0 < value < 0.0005:
-        return "<0.1%"
-    return ">99.9%" if 0.9995 <= value < 1 else f"{value:.1%}"
 
 
 def figure(measured: dict, *, times: float = 1, digits: int = 2, unit: str = "") -> str:
@@ -130,7 +123,9 @@ def second_line(release: triage.Release, judgement: triage.Judgement) -> str:
         return ""
     names = [name for group in ("malignant", "precursor") for name in release.groups.get(group, [])]
     others = [name for name in names if name != release.alert_label]
-    told = f"{_listed([release.alert_label, *others])} together have a probability of {share(judgement.malignant)}"
+    told = (
+        f"{_listed([release.alert_label, *others])} together have a probability of {triage.share(judgement.malignant)}"
+    )
     told = told[0].upper() + told[1:]
     if judgement.alert is not False:
         return f"{told}."
@@ -151,7 +146,7 @@ def probabilities(release: triage.Release, judgement: triage.Judgement) -> str:
     bodies = ""
     for key, title in GROUPS.items():
         names = [name for name in found if name in release.groups.get(key, [])]
-        total = share(sum(found[name] for name in names))
+        total = triage.share(sum(found[name] for name in names))
         head = f'<tr class="group"><th colspan="2" scope="rowgroup">{title}</th><td class="share">{total}</td></tr>'
         bodies += f"<tbody>{head}{_shares(names, found, release.alert_label)}</tbody>" if names else ""
     return f'<table class="shares">{caption}{bodies}</table>'
@@ -161,7 +156,7 @@ def _shares(names, found: dict[str, float], watched: str) -> str:
     return "".join(
         f'<tr class="{"watched" if name == watched else ""}"><th scope="row">{escaped(name)}</th>'
         f'<td class="bar"><div style="width: {found[name]:.1%}"></div></td>'
-        f'<td class="share">{share(found[name])}</td></tr>'
+        f'<td class="share">{triage.share(found[name])}</td></tr>'
         for name in names
     )
 
@@ -177,14 +172,17 @@ def meaning(release: triage.Release, metrics: dict | None) -> str:
             f"<p>The evaluation of this release says nothing of an alert: it held out {measured['n']} {watched}s.</p>"
         )
     others = held_out["n"] - measured["n"]
-    flagged = figure(measured["sensitivity"], times=100, digits=0)
+    flagged = figure(measured["sensitivity_refusals_missed"], times=100, digits=0)
+    declined = measured["refused"]["value"]
+    missed = f", a share of {figure(measured['refused'], digits=3)} among them that it declined" if declined else ""
     false = figure(_without(measured["specificity"]), times=100, digits=0)
     lines = (
-        f"<p>Of 100 {watched}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 lesions that are not "
-        f"{watched} it also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95 % interval; from "
-        f"{measured['n']} images of {watched} and {others} others that it was not trained on.</p>"
+        f"<p>Of 100 {watched}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 others it "
+        f"also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95 % interval; from "
+        f"{measured['n']} images of {watched}{missed}, and {others} others, none of which "
+        f"it was trained on.</p>"
     )
-    mix = share(measured["n"] / held_out["n"])
+    mix = triage.share(measured["n"] / held_out["n"])
     note = (
         f"All probabilities on this page hold for the evaluation's mix, in which {mix} of the images are {watched}s. "
         f"Where {watched} is rarer, they are too high, and an alert means less."

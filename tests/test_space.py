@@ -1,6 +1,7 @@
 import ast
 import asyncio
 import base64
+import datetime
 import importlib.metadata
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import types
@@ -37,7 +39,7 @@ from transformers import pipeline
 
 from dermalert import evaluation
 from dermalert.diagnoses import MALIGNANT, PRECURSOR
-from space import app, cleaning, words
+from space import api, app, batch, cleaning, one_lesion, words
 from space import page as pages
 from space.triage import NOT_A_DEVICE, REFERENCE, Release
 
@@ -400,6 +402,41 @@ def test_real_images_get_the_answers_of_a_bare_pipeline(real_images, tmp_path):
             answer = client.predict(handle_file(path), api_name="/judge")
             expected = {each["label"]: each["score"] for each in plain(str(path))}
             assert answer["probabilities"] == pytest.approx(expected, abs=1e-5), path.name
+
+
+def test_the_answer_stands_where_no_map_can_be_made(release, tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise RuntimeError("no layer")
+
+    monkeypatch.setattr(one_lesion, "where", fails)
+    make_image((64, 48)).save(tmp_path / "lesion.png")
+    *_, (said, looked) = one_lesion.answers(release, {"path": str(tmp_path / "lesion.png")}, str(tmp_path))
+    assert "elanoma alert" in said
+    assert "cannot be shown for this image" in looked
+    assert "no layer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("files", [5, {"a": 1}, "text"])
+def test_a_batch_that_is_no_list_gives_a_sentence(client, files):
+    with pytest.raises(AppError, match="must be a list"):
+        client.predict(files, api_name="/triage")
+
+
+def test_one_archive_named_often_is_no_way_around_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "LIMIT", 5)
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(5):
+            archive.writestr(f"{number}.png", b"x")
+    assert len(list(api.sources([str(tmp_path / "many.zip")] * 5, str(tmp_path)))) == 6
+
+
+def test_what_a_visitor_was_shown_is_forgotten():
+    old, new = datetime.datetime.now() - datetime.timedelta(seconds=60), datetime.datetime.now()
+    holder = types.SimpleNamespace(
+        lock=threading.Lock(), session_data={"old": 1, "new": 2}, time_last_used={"old": old, "new": new}
+    )
+    cleaning.forget(types.SimpleNamespace(state_holder=holder), age=30)
+    assert (list(holder.session_data), list(holder.time_last_used)) == (["new"], ["new"])
 
 
 # What is left on the disk

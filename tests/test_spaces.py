@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from dermalert import publishing, release, retries, spaces, synthetic
 from dermalert.__main__ import app
 from dermalert.errors import RunError, UsageError
-from space import examples
+from space import examples, triage
 
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
@@ -497,3 +497,16 @@ def test_the_command_names_what_was_asked_wrongly():
     done = CliRunner().invoke(app, ["deploy-space", SPACE, "--model", MODEL])
     assert done.exit_code == 2
     assert "write it as USER/REPO@TAG" in done.output
+
+
+def test_all_that_a_release_is_served_by_is_fetched(tmp_path):
+    """Of the bundled release as it would be downloaded: what is left out would be missing."""
+    for path in (path for path in triage.BUNDLED.rglob("*") if path.is_file()):
+        name = path.relative_to(triage.BUNDLED).as_posix()
+        if spaces._is_served(name):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / name)
+    release = triage.Release.load(tmp_path)
+    assert release.refusal is not None
+    assert release.metrics() is not None
+    assert release.deviation() < 1e-4

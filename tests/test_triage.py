@@ -8,6 +8,7 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from releases import LABELS, make_image, make_release
 from transformers import pipeline
@@ -188,7 +189,7 @@ def test_a_picture_of_too_many_parts_is_refused_before_it_is_opened(monkeypatch,
 
 def test_pictures_of_many_parts_are_read():
     profile = hostile.saved(make_image(), "JPEG", icc_profile=bytes(3_000_000), progressive=True)
-    rows = hostile.saved(Image.new("L", (8, 5000)), "TIFF", strip_size=8)
+    rows = hostile.saved(Image.new("L", (200, 5000)), "TIFF", strip_size=200)
     tiles = hostile.saved(Image.new("L", (640, 640)), "TIFF", compression="tiff_lzw", big_tiff=True)
     chunks = hostile.png(8, 8, hostile.chunk(b"abCd", b"") * 6000)
     behind = hostile.saved(make_image(), "JPEG") + b"\xff\xda\0\2" * 3000  # as the film of a phone's photo
@@ -296,3 +297,63 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_sizes": [8, 24]}))
     with pytest.raises(NoRelease, match=r"cannot load the release .*other"):
         Release.load(tmp_path / "other")
+
+
+def with_config(folder: Path, **changed) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    return folder
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 1.5, float("nan"), "0.1", [0.1]])
+def test_a_threshold_that_is_none_is_named(tmp_path, threshold):
+    folder = with_config(make_release(tmp_path / "odd"), alert={"label": "melanoma", "threshold": threshold})
+    with pytest.raises(
+        NoRelease, match=r"odd cannot be served: the threshold of its alert is .*, and no number above 0"
+    ):
+        Release.load(folder)
+
+
+def test_clinical_groups_that_leave_a_diagnosis_out_are_named(tmp_path):
+    folder = make_release(tmp_path / "odd", groups=True)
+    groups = json.loads((folder / "config.json").read_text())["clinical_groups"]
+    with_config(folder, clinical_groups=groups | {"malignant": ["melanoma"]})
+    with pytest.raises(NoRelease, match="'clinical_groups' do not hold each of its diagnoses once"):
+        Release.load(folder)
+
+
+def test_an_answer_that_is_no_number_is_no_answer(tmp_path):
+    release = Release.load(make_release(tmp_path / "release"))
+    with torch.no_grad():
+        release.model.classifier.bias.fill_(float("nan"))
+    judgement = release.judge(Image.new("RGB", (40, 40)))
+    assert judgement.alert is None
+    assert judgement.sentence.startswith("Cannot judge: what this release answers is not a number")
+
+
+@pytest.mark.parametrize(
+    ("probability", "said"),
+    [
+        (0.0397, "No melanoma alert: the probability of melanoma is 3.97%; this release alerts from 4.00%."),
+        (0.0003, "No melanoma alert: the probability of melanoma is <0.1%; this release alerts from 4.0%."),
+        (0.99996, "Melanoma alert: the probability of melanoma is >99.9%; this release alerts from 4.0%."),
+        (0.5, "Melanoma alert: the probability of melanoma is 50.0%; this release alerts from 4.0%."),
+    ],
+)
+def test_the_sentence_never_contradicts_itself(tmp_path, probability, said):
+    release = Release.load(make_release(tmp_path / "release", threshold=0.039978))
+    assert release._sentence(probability >= release.threshold, probability) == said
+
+
+def test_an_image_too_narrow_for_a_lesion_is_refused_before_it_grows():
+    with pytest.raises(UnreadableImage, match=r"3000 x 2 pixels: too narrow to show a lesion"):
+        read_image(Image.new("RGB", (3000, 2)))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"splits": {}}', '{"splits": {"held_out": {"melanoma": {}}}}'])
+def test_figures_of_another_kind_are_named(tmp_path, content):
+    folder = make_release(tmp_path / "release")
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "metrics.json").write_text(content)
+    with pytest.raises(NoRelease, match=r"cannot read evaluation/metrics\.json of .*release: .* of another kind"):
+        Release.load(folder).metrics()
