@@ -251,6 +251,8 @@ def _set_variables(api: HfApi, space_id: str, wanted: dict[str, str]) -> bool:
 
 def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *, parent: str) -> str:
     """Make a Space hold these files, in one commit on top of `parent` or in none; return its head."""
+    if _holds(api, space_id, parent, files):
+        return parent
     there = patiently(api.list_repo_files, space_id, repo_type="space", revision=parent)
     gone = [name for name in there if _belongs(name) and name not in files]
 

@@ -352,7 +352,8 @@ class Release:
             said = f"the probability of {self.alert_label} is {share(probability)}"
             return f"Cannot judge: this release has no alert threshold; {said}."
         # So many digits that what is below the threshold does not look as if it had reached it.
-        digits = next(n for n in range(1, 9) if n == 8 or share(probability, n) != share(self.threshold, n))
+        enough = (n for n in range(1, 8) if alert or share(probability, n) != share(self.threshold, n))
+        digits = next(enough, 8)
         word = self.alert_label.capitalize() + " alert" if alert else f"No {self.alert_label} alert"
         measured = f"the probability of {self.alert_label} is {share(probability, digits)}"
         return f"{word}: {measured}; this release alerts from {share(self.threshold, digits)}."
