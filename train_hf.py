@@ -170,7 +170,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
         return audited, others, told
 
     audited, others, told = processes.by_main(claim) or (None, None, None)
-    runs.check_shared(folder)
+    runs.check_shared(folder, whose)
     with runs.writing(folder):
         if resumed:
             processes.by_main(lambda: mirror.fetch(resumed, folder))

@@ -45,6 +45,8 @@ def main(arguments: argparse.Namespace) -> None:
     missing = [name for name in MEMORY if name not in os.environ]
     if missing:
         raise UsageError(f"{', '.join(missing)} not set: take the command of the docstring, all ways need the same.")
+    if torch.accelerator.is_available():
+        raise UsageError("the bare loop stays on the CPU and the others would not: run it where no accelerator is.")
     torch.set_num_threads(arguments.threads)
     if arguments.accuracy:
         print(accuracies(arguments))

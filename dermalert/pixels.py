@@ -2,28 +2,34 @@
 
 CACHE/pixels-1/KEY/*.pack, where KEY stands for the processor. A pack holds the SHA-256 of some thousand files and then
 their pixels, and never changes: it is written beside and takes its name when it is whole, so that a run that is killed
-leaves all packs but the last, and nothing half-written is read. Packs are memory-mapped.
+leaves all packs but the last, and nothing half-written is read. Packs are memory-mapped. They hold patients' pictures:
+nobody but their owner can read them.
 """
 
 import contextlib
 import hashlib
+import inspect
 import logging
 import mmap
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import PIL
 import torch
+import transformers
 from datasets import Dataset
-from PIL import Image
+from PIL import Image, features
 from tqdm.auto import tqdm
 
 from dermalert.errors import UsageError
+from space import triage
 from space.triage import read_image
 
 logger = logging.getLogger(__name__)
@@ -34,7 +40,7 @@ AT_MOST = 20_000_000_000
 _PACK = 2048  # images; what a killed run has to do again, at most
 _CHUNK = 64  # images in memory at once
 _HASH = 32  # bytes
-_ABANDONED = 3600  # seconds after which a pack that is not whole is that of a run that was killed
+_ABANDONED = 86_400  # seconds after which a pack that is not whole is that of a run that was killed
 
 _mapped: set[Path] = set()
 """Packs that this process reads from: to delete them would free nothing."""
@@ -55,9 +61,11 @@ class Processed:
         self.shape = tuple(black.shape)
         middle = (slice(None), self.shape[1] // 2, self.shape[2] // 2, None, None)
         self.scale, self.offset = white[middle] - black[middle], black[middle]
-        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8))
-        back = torch.from_numpy(self.as_bytes(noise)) / 255 * self.scale + self.offset
-        if not torch.allclose(back, self(noise), rtol=0, atol=float(self.scale.abs().max()) / 5000):
+        # Not square, because what comes out must have the same shape whatever goes in.
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
+        seen, back = self(noise), torch.from_numpy(self.as_bytes(noise)) / 255 * self.scale + self.offset
+        near = torch.allclose(back, seen, rtol=0, atol=float(self.scale.abs().max()) / 5000)
+        if seen.shape != self.shape or not near:
             raise UsageError(f"{type(processor).__name__} does more than resize, crop and scale: take another base.")
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
@@ -71,7 +79,9 @@ class Processed:
 
     def key(self) -> str:
         """Return what changes with all that decides on the bytes."""
-        told = [self._processor.to_json_string(), type(self._processor).__name__, PIL.__version__, self.shape]
+        told = [self._processor.to_json_string(), type(self._processor).__name__, self.shape]
+        told += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
+        told += [inspect.getsource(function) for function in (triage.read_image, triage._to_rgb)]
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
@@ -112,7 +122,8 @@ class Pixels:
             else:
                 found[i] = self._decoded(row)
         for pack in maps:  # else the whole set would end up in resident memory; the system keeps what it has room for
-            pack.madvise(mmap.MADV_DONTNEED)
+            if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+                pack.madvise(mmap.MADV_DONTNEED)
         return found
 
     def _decoded(self, row: int) -> np.ndarray:
@@ -120,7 +131,9 @@ class Pixels:
 
     def _keep(self, folder: Path) -> None:
         """Find the packs that hold the images, and write what they lack."""
-        folder.mkdir(parents=True, exist_ok=True)
+        for level in reversed((folder, *folder.parents)):  # `parents=True` would leave all but the last open to others
+            level.mkdir(mode=0o700, exist_ok=True)
+        _drop_abandoned()
         for path in folder.glob("*.pack"):
             self._open(path)
         missing = sorted(row for content, row in self._first.items() if content not in self._places)
@@ -137,34 +150,46 @@ class Pixels:
 
     def _open(self, path: Path) -> None:
         """Learn what a pack holds."""
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # another run makes room
+        with contextlib.suppress(OSError), path.open("rb") as file:  # another run makes room, or it is another user's
             count, rest = divmod(os.fstat(file.fileno()).st_size, self._row_bytes)
             if rest or not count:
                 return
             pack = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             names = [pack[i * _HASH : (i + 1) * _HASH].hex() for i in range(count)]
+            if _name(names) != path.stem:  # cut by whole images, so that the pixels begin elsewhere
+                return
             places = [(pack, count * _HASH + i * (self._row_bytes - _HASH)) for i in range(count)]
             wanted = {name: place for name, place in zip(names, places, strict=True) if name in self._first}
             if wanted:
                 self._places |= wanted
                 _mapped.add(path)
-                os.utime(path)
+                with contextlib.suppress(OSError):  # another user's, or a cache that cannot be written to
+                    os.utime(path)
 
     def _write(self, folder: Path, rows: list[int], bar: tqdm) -> Path:
         """Write a pack whole or not at all."""
         contents = [self._contents[row] for row in rows]
-        name = hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
-        partial = folder / f"{name}.{os.getpid()}.partial"
-        with partial.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-            file.write(bytes.fromhex("".join(contents)))
+        # A name that nobody else has: containers that share a cache have the same process numbers.
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
+            try:
+                file.write(bytes.fromhex("".join(contents)))
+                self._write_pixels(file, rows, bar)
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()  # or Windows would neither rename nor delete it
+                return Path(file.name).replace(folder / f"{_name(contents)}.pack")
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    file.close()
+                Path(file.name).unlink(missing_ok=True)
+                raise
+
+    def _write_pixels(self, file: IO[bytes], rows: list[int], bar: tqdm) -> None:
+        with ThreadPoolExecutor(_threads()) as pool:
             for start in range(0, len(rows), _CHUNK):
-                chunk = rows[start : start + _CHUNK]
-                for pixels in pool.map(self._decoded, chunk):
+                for pixels in pool.map(self._decoded, rows[start : start + _CHUNK]):
                     file.write(pixels.tobytes())
                     bar.update()
-            file.flush()
-            os.fsync(file.fileno())
-        return partial.replace(folder / f"{name}.pack")
 
 
 def folder() -> Path:
@@ -172,16 +197,34 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert" / "pixels-1"
 
 
+def _name(contents: list[str]) -> str:
+    """Return what a pack of these files is called."""
+    return hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
+
+
+def _threads() -> int:
+    """Return how many threads decode: as many as this process has cores, where the system tells."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+def _drop_abandoned() -> None:
+    """Delete what killed runs left half-written."""
+    for path, used, _ in _files():
+        if path.suffix == ".partial" and time.time() - used > _ABANDONED:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def _make_room(size: int) -> bool:
     """Delete packs, those that were unused longest first, until there is room for another; tell whether there is."""
     found = sorted(_files(), key=lambda file: file[1])
     total = sum(file[2] for file in found)
     limit = min(AT_MOST, (total + shutil.disk_usage(folder()).free) // 2)
-    for path, used, held in found:
+    for path, _, held in found:
         if total + size <= limit:
             break
-        abandoned = path.suffix == ".partial" and time.time() - used > _ABANDONED
-        if abandoned or (path.suffix == ".pack" and path not in _mapped):
+        if path.suffix == ".pack" and path not in _mapped:
             path.unlink(missing_ok=True)
             total -= held
     return total + size <= limit

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -56,9 +57,9 @@ def together() -> Iterator[None]:
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main() else nowhere):
             yield
     except UsageError:
-        if is_main():
+        if is_main() or os.environ.get("LOCAL_RANK") == "0":  # what is wrong on another machine may be right here
             raise
-        sys.exit(2)  # it is wrong in all of them, and the main one says so
+        sys.exit(2)  # it is wrong in all of a machine's, and the first one says so
     except RuntimeError as error:
         if _is_of_the_connection(error):
             raise RunError(_GONE) from error
@@ -132,4 +133,6 @@ def share(tensors: Iterable[torch.Tensor]) -> None:
 def vary_chance() -> None:
     """Have each process draw numbers of its own, so that not all augment alike."""
     if not is_main():
-        torch.manual_seed(torch.initial_seed() + int(os.environ["RANK"]))
+        # Not the sum of the two: the second process would draw what the first one of the next seed draws.
+        chance = np.random.SeedSequence([torch.initial_seed(), int(os.environ["RANK"])])
+        torch.manual_seed(int(chance.generate_state(1, np.uint64)[0]))

@@ -96,17 +96,20 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
         _write(folder / "run.json", settings)
 
 
-def check_shared(folder: Path) -> None:
-    """Refuse a folder that this process does not see though the main one, on another machine, has claimed it.
+def check_shared(folder: Path, settings: dict) -> None:
+    """Refuse what the main process, on another machine, sees otherwise than this one: the folder or the images.
 
     Raises:
-        RunError: says which.
+        RunError: the main one has claimed the folder, and it is not there.
+        UsageError: the images are not those of the main one.
     """
     if not (folder / "run.json").is_file():
         raise RunError(
             f"'{folder.absolute()}' is not the main process's on this machine: name an --output_dir that all machines "
             "share."
         )
+    found = json.loads((folder / "run.json").read_text())
+    check_images(found, settings, str(folder), "give all machines the same data sets")
 
 
 def disk_needed(model, *, pushed: bool) -> int:

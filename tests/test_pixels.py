@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from pictures import class_folders
-from transformers import ViTImageProcessorPil
+from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from dermalert import pixels, sources
 from dermalert.errors import UsageError
@@ -75,11 +75,12 @@ def test_another_processor_has_pixels_of_its_own(dataset, decoded):
     assert not np.array_equal(other[range(18)], expected(dataset))
 
 
-def test_a_pack_that_was_cut_short_is_not_read(dataset, decoded, packs):
+@pytest.mark.parametrize("missing", [1, ROW])
+def test_a_pack_that_was_cut_short_is_not_read(dataset, decoded, packs, missing):
     Pixels(dataset, Processed(PROCESSOR))
     cut = sorted(packs.glob("*/*.pack"))[0]
     held = (cut.stat().st_size) // ROW
-    os.truncate(cut, cut.stat().st_size - 1)
+    os.truncate(cut, cut.stat().st_size - missing)
     again = Pixels(dataset, Processed(PROCESSOR))
     assert np.array_equal(again[range(18)], expected(dataset))
     assert len(decoded) == 18 + held
@@ -129,6 +130,56 @@ def test_what_was_unused_longest_makes_room_and_so_does_what_a_killed_run_left(d
     assert sum(path.stat().st_size for path in packs.glob("*/*.pack")) == 18 * ROW
 
 
+def test_nobody_but_their_owner_can_read_packs(dataset, packs, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(packs / "elsewhere"))
+    Pixels(dataset, Processed(PROCESSOR))
+    made = [packs / "elsewhere" / "dermalert", *(packs / "elsewhere" / "dermalert").rglob("*")]
+    assert {path.suffix for path in made if path.is_file()} == {".pack"}
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_file()} == {0o600}
+    assert [path.stat().st_mode & 0o777 for path in made if path.is_dir()] == [0o700] * 3
+
+
+def test_what_cannot_be_written_whole_leaves_nothing(dataset, packs, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pixels, "read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Pixels(dataset, Processed(PROCESSOR))
+    assert packs.is_dir()
+    assert not list(packs.glob("*/*"))
+
+
+def test_a_pack_that_cannot_be_opened_or_touched_costs_nothing_else(dataset, decoded, packs, monkeypatch):
+    Pixels(dataset, Processed(PROCESSOR))
+    (next(packs.glob("*")) / "0.pack").mkdir()  # opening it is an OSError for root too
+
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert np.array_equal(Pixels(dataset, Processed(PROCESSOR))[range(18)], expected(dataset))
+    assert len(decoded) == 18
+
+
+def test_two_runs_with_one_process_number_do_not_write_one_file(dataset, packs, monkeypatch):
+    """As in two containers that share a cache: one run begins while another is in the middle of the same pack."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    read_image, runs, written_at_once = pixels.read_image, [], []
+
+    def meanwhile(image):
+        if not runs:
+            runs.append(None)
+            runs.append(Pixels(dataset, Processed(PROCESSOR)))
+        written_at_once.append(len(list(packs.glob("*/*.partial"))))
+        return read_image(image)
+
+    monkeypatch.setattr(pixels, "read_image", meanwhile)
+    both = [Pixels(dataset, Processed(PROCESSOR)), runs[1]]
+    assert max(written_at_once) == 2
+    assert all(np.array_equal(each[range(18)], expected(dataset)) for each in both)
+
+
 def test_packs_that_another_run_deletes_meanwhile_can_still_be_read(dataset, packs):
     found = Pixels(dataset, Processed(PROCESSOR))
     for path in packs.glob("*/*.pack"):
@@ -153,3 +204,9 @@ def test_a_processor_that_changes_colours_by_the_picture_is_refused():
 
     with pytest.raises(UsageError, match="Stretching does more than resize, crop and scale: take another base"):
         Processed(Stretching(size={"height": 16, "width": 16}))
+
+
+def test_a_processor_whose_output_has_the_shape_of_the_picture_is_refused():
+    shortest = CLIPImageProcessorPil(size={"shortest_edge": 16}, do_center_crop=False)
+    with pytest.raises(UsageError, match="CLIPImageProcessorPil does more than resize, crop and scale"):
+        Processed(shortest)

@@ -1,6 +1,7 @@
 """One run in two processes, as `accelerate launch` starts them, ends as in one: one release, the same counts."""
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY
 
-from dermalert import processes, splits
+from dermalert import processes, runs, splits
 from dermalert.training import WeightedSampler, sampling_weights
 from train_hf import Config, UsageError, check, parse, run, sources
 
@@ -203,3 +205,37 @@ def test_in_one_process_what_is_decided_is_what_was_found():
     assert processes.is_main()
     assert processes.decided(lambda: 7) == 7
     assert processes.by_main(lambda: np.arange(3)).tolist() == [0, 1, 2]
+
+
+def test_processes_of_neighbouring_seeds_draw_different_numbers(monkeypatch):
+    drawn = []
+    for seed in range(3):
+        for rank in range(3):
+            monkeypatch.setenv("RANK", str(rank))
+            torch.manual_seed(seed)
+            processes.vary_chance()
+            drawn.append(torch.rand(()).item())
+    assert len(set(drawn)) == 9
+
+
+@pytest.mark.parametrize("changed", ["data", "sides"])
+def test_a_machine_with_other_images_than_the_main_one_is_refused(tmp_path, changed):
+    whose = {"data": "1", "sides": "2"}
+    runs.claim(tmp_path, whose, needed_bytes=0)
+    runs.check_shared(tmp_path, whose)
+    with pytest.raises(UsageError, match="give all machines the same data sets"):
+        runs.check_shared(tmp_path, whose | {changed: "other"})
+
+
+@pytest.mark.parametrize("local, said", [("0", UsageError), ("1", SystemExit)])
+def test_the_first_process_of_another_machine_says_what_is_wrong_there(monkeypatch, local, said):
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "2"), ("LOCAL_RANK", local)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "PartialState", lambda **_: None)
+    before = signal.getsignal(signal.SIGTERM), logging.root.manager.disable
+    try:
+        with pytest.raises(said), processes.together():
+            raise UsageError("'data' is not there.")
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        logging.disable(before[1])
