@@ -1,5 +1,6 @@
 """The jobs beside training, as one command line: `python -m dermalert --help`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -258,6 +259,33 @@ def _deploy_space(space_id: str, model: str, private: bool, examples: Path | Non
     from dermalert import spaces
 
     spaces.deploy(space_id, model, private=private, shown=examples, say=typer.echo)
+
+
+@app.command()
+def triage_archive(
+    shards: Annotated[
+        list[Path], typer.Argument(help="parquet files with the columns image and image_id, and folders of them")
+    ],
+    model: Annotated[str, typer.Option(help="the release: a folder, or USER/REPO@TAG of the Hub", metavar="MODEL")],
+    output: Annotated[Path, typer.Option(help="folder of the results, a parquet file a shard", metavar="DIR")],
+    workers: Annotated[
+        int, typer.Option(help="processes, of one thread each; by default one a core; more than 1 need Ray", min=1)
+    ] = os.cpu_count() or 1,
+    cluster: Annotated[
+        str | None, typer.Option(help="a Ray cluster that does it instead, auto or HOST:PORT", metavar="ADDRESS")
+    ] = None,
+) -> None:
+    """Judge an archive, shard by shard; what is missing after a crash is judged by a second run."""
+    raise typer.Exit(run_command(lambda: _triage_archive(shards, model, output, workers, cluster)))
+
+
+def _triage_archive(shards: list[Path], model: str, output: Path, workers: int, cluster: str | None) -> None:
+    from transformers.utils import logging
+
+    from dermalert import archive
+
+    logging.disable_progress_bar()
+    archive.judge(shards, model, output, workers=workers, cluster=cluster, say=typer.echo)
 
 
 if __name__ == "__main__":

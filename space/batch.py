@@ -186,7 +186,7 @@ def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "the file is packed in a way that is not read here: make an ordinary zip archive."
     if member.file_size > MAX_BYTES:
-        return _too_large(member.file_size)
+        return too_large(member.file_size)
     if member.file_size > MAX_RATIO * max(member.compress_size, FREE // 10) or member.file_size > budget.left:
         return "the file unpacks to far more than pictures do: it is not read."
     budget.left -= member.file_size
@@ -203,7 +203,8 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Source:
     return "the file is an archive in an archive: unpack it first." if content[:4] == b"PK\3\4" else content
 
 
-def _too_large(size: int) -> str:
+def too_large(size: int) -> str:
+    """Return the sentence on a file of more than `MAX_BYTES`."""
     return f"the file has {size / 1e6:,.0f} MB: shrink it below {MAX_BYTES // 1_000_000} MB."
 
 
@@ -259,7 +260,7 @@ def _content(path: Path) -> bytes | str:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         return f"the file cannot be read: {error.strerror}."
-    return content if len(content) <= MAX_BYTES else _too_large(path.stat().st_size)
+    return content if len(content) <= MAX_BYTES else too_large(path.stat().st_size)
 
 
 def _weight(content: bytes | str) -> int:

@@ -1,0 +1,268 @@
+"""Judge an archive of images: parquet shards in, one parquet of results a shard out, on as many processes as you like.
+
+Each shard is a task of its own: whoever judges it, the result is the same on the same kind of machine; it is written
+whole or not at all. So a process that dies costs its shard alone, and a second run judges what is missing. With more
+than one process the engine is Ray (https://docs.ray.io), on this machine or on a cluster that can read the shards and
+write the results under the same paths.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from dermalert.errors import RunError, UsageError, first_few, first_line
+from space import batch, triage
+
+NEEDED = ("image", "image_id")
+"""Columns of a shard: the bytes of an image file or datasets' `Image`, and its name."""
+
+_ROWS = 64  # read and written at once; it changes no answer
+_RELEASE = b"dermalert.release"
+_RETRIES = 3  # of a shard whose process died; a fourth death is likely the shard's own doing
+
+Judged = tuple[Path, int | None, str | None]
+"""A shard, the number of its rows, or why it could not be judged."""
+
+
+def judge(
+    shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None = None, say: Callable = print
+) -> None:
+    """Judge all shards that have no result in a folder yet; see `read_rows` for what a result holds.
+
+    Args:
+        shards: parquet files, and folders of them.
+        model: a release, as `triage.Release.load` takes it.
+        output: the folder of the results, which get the names of their shards.
+        workers: processes, of one thread each; 1 is this one. On a cluster each of its cores is one.
+        cluster: address of a Ray cluster, `auto` or `HOST:PORT`.
+        say: is told how far it is, in sentences.
+
+    Raises:
+        UsageError: no release, no shards, shards without the columns, or results of another release.
+        RunError: some shards could not be judged; the others are.
+    """
+    shards = found(shards)
+    check_columns(shards)
+    missing = left(shards, output, identity(_release(model)))
+    tidy(output)
+    say(f"{len(shards):,} shards, of which {len(shards) - len(missing):,} are judged already.")
+    run = in_turn if workers == 1 and cluster is None else functools.partial(on_ray, workers=workers, cluster=cluster)
+    failed = []
+    for done, (shard, rows, why) in enumerate(run(missing, model, output), start=1):
+        say(f"{done:,} of {len(missing):,}: {shard.name}, {why or f'{rows:,} images'}.")
+        failed += [f"{shard.name} ({why})"] if why else []
+    tidy(output)
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(missing)} shards could not be judged: {first_few(failed)}. Mend what is said of "
+            "them and run the same command again: it judges only these."
+        )
+
+
+def found(paths: list[Path]) -> list[Path]:
+    """Return the shards among files and folders, in order.
+
+    Raises:
+        UsageError: there are none, or two of one name.
+    """
+    shards = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
+    lost = [str(path) for path in shards if not path.is_file()]
+    if lost or not shards:
+        raise UsageError(f"no parquet files in {first_few(lost or paths)}: name shards, or folders that hold some.")
+    names = [path.name for path in shards]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"several shards are called {first_few(twice)}, as their results would be: rename them.")
+    return shards
+
+
+def check_columns(shards: list[Path]) -> None:
+    """Refuse a first shard that lacks what is needed: the others are likely like it, and named when their turn comes.
+
+    Raises:
+        UsageError: it is no parquet file, or lacks a column.
+    """
+    try:
+        columns = pq.read_schema(shards[0]).names
+    except (pa.ArrowInvalid, OSError):
+        return  # damaged, as it will be told of this one among the others
+    lacking = [name for name in NEEDED if name not in columns]
+    if lacking:
+        raise UsageError(f"'{shards[0]}' has no column {first_few(lacking)} but {first_few(columns)}: rename them.")
+
+
+def tidy(output: Path) -> None:
+    """Make the folder of the results, and remove what processes that were killed have left half-written."""
+    output.mkdir(parents=True, exist_ok=True)
+    for part in output.glob("*.part"):
+        part.unlink()
+
+
+def left(shards: list[Path], output: Path, release: str) -> list[Path]:
+    """Return the shards without a result.
+
+    Raises:
+        UsageError: some results are of another release.
+    """
+    known = {shard: output / shard.name for shard in shards if (output / shard.name).exists()}
+    others = [file.name for file in known.values() if pq.read_schema(file).metadata.get(_RELEASE) != release.encode()]
+    if others:
+        raise UsageError(f"'{output}' holds results of another release ({first_few(others)}): name another --output.")
+    return [shard for shard in shards if shard not in known]
+
+
+@functools.cache
+def _release(model: str) -> triage.Release:
+    """Load a release once a process, on one thread: as many processes as cores do more than threads, and alike."""
+    torch.set_num_threads(1)
+    try:
+        return triage.Release.load(model)
+    except triage.NoRelease as error:
+        raise UsageError(str(error)) from error
+
+
+@functools.cache
+def identity(release: triage.Release) -> str:
+    """Return a hash of all that a release's answers depend on."""
+    known = hashlib.sha256(release.model.config.to_json_string(use_diff=False).encode())
+    known.update(repr(release.processor.to_dict()).encode())
+    for name, tensor in sorted(release.model.state_dict().items()):
+        known.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return known.hexdigest()
+
+
+# The engines
+
+
+def in_turn(shards: list[Path], model: str, output: Path) -> Iterator[Judged]:
+    """Judge shards one after the other in this process."""
+    for shard in shards:
+        yield judge_shard(shard, model, output)
+
+
+def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None) -> Iterator[Judged]:
+    """Judge shards as tasks of Ray, in the order in which they end.
+
+    Raises:
+        UsageError: Ray is not installed, or there is no such cluster.
+    """
+    ray = _started(workers, cluster)
+    try:
+        # A worker that dies is replaced and its task repeated, wherever there is a free core.
+        task = ray.remote(num_cpus=1, max_retries=_RETRIES)(judge_shard)
+        waiting = {task.remote(shard.resolve(), model, output.resolve()): shard for shard in shards}
+        while waiting:
+            (ended,), _ = ray.wait(list(waiting), num_returns=1)
+            shard = waiting.pop(ended)
+            try:
+                yield ray.get(ended)
+            except ray.exceptions.RayTaskError as error:
+                yield shard, None, first_line(error.cause)
+            except ray.exceptions.RayError as error:
+                yield shard, None, f"its process died, {_RETRIES + 1} times: {first_line(error)}"
+    finally:
+        ray.shutdown()
+
+
+def _started(workers: int, cluster: str | None):
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError(
+            "more than one process needs Ray: pip install -e '.[archive]', or take --workers 1."
+        ) from error
+    # Ray gives its workers the lowest priority: beside other work on the machine they would hardly run.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Results go to files, so that Ray's own store of them may be as small as it can be.
+    own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 80_000_000}
+    try:
+        ray.init(**{"address": cluster} if cluster else own, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(f"cannot reach the Ray cluster '{cluster}': {first_line(error)}.") from error
+    return ray
+
+
+# A shard
+
+
+def judge_shard(shard: Path, model: str, output: Path) -> Judged:
+    """Judge one shard and write its result, whole or not at all."""
+    release = _release(model)
+    try:
+        with _whole(output / shard.name) as part, pq.ParquetWriter(part, schema(release)) as writer:
+            rows = 0
+            for some in _chunks(batch.judged(release, read_rows(shard))):
+                writer.write_table(as_table(some, release))
+                rows += len(some)
+    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        return shard, None, f"it cannot be read or its result not be written: {first_line(error)}"
+    return shard, rows, None
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    # A name of its own: a machine that was given up as lost may still be writing when another one has its shard.
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        yield Path(part)
+        Path(part).replace(path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def read_rows(shard: Path) -> Iterator[tuple[str, batch.Source]]:
+    """Yield the name and the image of each row of a shard, or why there is none; little of it is in memory at once."""
+    with pq.ParquetFile(shard) as file:
+        for some in file.iter_batches(batch_size=_ROWS, columns=list(NEEDED)):
+            for name, image in zip(some["image_id"].to_pylist(), some["image"].to_pylist(), strict=True):
+                yield name, _source(image["bytes"] if isinstance(image, dict) else image)
+
+
+def _source(content: bytes | None) -> batch.Source:
+    if content is None:
+        return "the row holds no image."
+    return content if len(content) <= batch.MAX_BYTES else batch.too_large(len(content))
+
+
+def _chunks(rows: Iterator[batch.Row]) -> Iterator[list[batch.Row]]:
+    some = []
+    for row in rows:
+        some.append(row)
+        if len(some) == _ROWS:
+            yield some
+            some = []
+    yield some
+
+
+def schema(release: triage.Release) -> pa.Schema:
+    """Return the columns of a result, in the order of its shard's rows.
+
+    `problem` says why an image could not be read, `refused` why it cannot be judged; `alert` is null then. Then
+    `malignant`, the summed probability of malignant diagnoses and precursors, and the probability of each diagnosis.
+    """
+    texts = [(name, pa.string()) for name in ("image_id", "problem", "refused")]
+    numbers = [(name, pa.float32()) for name in ("malignant", *release.labels)]
+    about = {_RELEASE: identity(release), b"dermalert.name": str(release), b"dermalert.notice": triage.NOT_A_DEVICE}
+    return pa.schema([*texts, ("alert", pa.bool_()), *numbers], metadata=about)
+
+
+def as_table(rows: list[batch.Row], release: triage.Release) -> pa.Table:
+    """Return judged rows as `schema` has them."""
+    return pa.Table.from_pylist([_record(row) for row in rows], schema=schema(release))
+
+
+def _record(row: batch.Row) -> dict:
+    known = row.judgement
+    told = {"image_id": row.file, "problem": row.problem}
+    if known is None:
+        return told
+    return told | {"refused": known.refused, "alert": known.alert, "malignant": known.malignant} | known.probabilities
