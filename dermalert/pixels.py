@@ -9,6 +9,7 @@ nobody but their owner can read them.
 import contextlib
 import hashlib
 import inspect
+import io
 import logging
 import mmap
 import os
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+import datasets
 import numpy as np
 import PIL
 import torch
@@ -28,7 +30,8 @@ from datasets import Dataset
 from PIL import Image, features
 from tqdm.auto import tqdm
 
-from dermalert.errors import UsageError
+from dermalert.errors import RunError, UsageError
+from dermalert.sketches import hashed
 from space import triage
 from space.triage import read_image
 
@@ -95,7 +98,7 @@ class Pixels:
 
     def __init__(self, dataset: Dataset, processed: Processed):
         self._images, self._contents, self._processed = (
-            dataset.select_columns("image"),
+            dataset.select_columns("image").cast_column("image", datasets.Image(decode=False)),
             list(dataset["content"]),
             processed,
         )
@@ -127,7 +130,14 @@ class Pixels:
         return found
 
     def _decoded(self, row: int) -> np.ndarray:
-        return self._processed.as_bytes(read_image(self._images[row]["image"]))
+        """Return the bytes of a row's image, made of the very file that its content stands for."""
+        image = self._images[row]["image"]
+        content, file = hashed(image)
+        if content != self._contents[row]:
+            raise RunError(
+                f"'{image['path']}' was changed or removed while the run read it: run the same command again."
+            )
+        return self._processed.as_bytes(read_image(Image.open(io.BytesIO(file))))
 
     def _keep(self, folder: Path) -> None:
         """Find the packs that hold the images, and write what they lack."""

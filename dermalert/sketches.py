@@ -103,7 +103,7 @@ def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
     images = iter(images)
     with ThreadPoolExecutor() as pool, _Cache() as cache:
         while chunk := list(islice(images, _CHUNK)):
-            files = list(pool.map(_file, chunk))
+            files = list(pool.map(hashed, chunk))
             by_content = {content: file for content, file in files if content}
             known = cache.read(by_content)
             missing = {content: file for content, file in by_content.items() if content not in known}
@@ -116,7 +116,8 @@ def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
                 yield Look(content, _UNREADABLE if fault else found, fault)
 
 
-def _file(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
+def hashed(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
+    """Return the SHA-256 of an image's file in hexadecimal and its bytes, or None and why there are none."""
     if not image or (image["bytes"] is None and image["path"] is None):
         return None, FileNotFoundError("there is no file")
     try:

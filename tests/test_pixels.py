@@ -13,7 +13,7 @@ from pictures import class_folders
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from dermalert import pixels, sources
-from dermalert.errors import UsageError
+from dermalert.errors import RunError, UsageError
 from dermalert.pixels import Pixels, Processed
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})
@@ -148,6 +148,15 @@ def test_what_cannot_be_written_whole_leaves_nothing(dataset, packs, monkeypatch
         Pixels(dataset, Processed(PROCESSOR))
     assert packs.is_dir()
     assert not list(packs.glob("*/*"))
+
+
+def test_a_file_that_changed_after_it_was_hashed_is_kept_under_no_name(dataset, packs, tmp_path):
+    one, other = list((tmp_path / "data" / "melanoma").iterdir())
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(RunError, match=f"'.*{one.name}' was changed or removed while the run read it"):
+        Pixels(dataset, Processed(PROCESSOR))
+    gone = next(row["content"] for row in dataset.remove_columns("image") if row["image_id"].endswith(one.stem))
+    assert not any(bytes.fromhex(gone) in path.read_bytes() for path in packs.glob("*/*"))
 
 
 def test_a_pack_that_cannot_be_opened_or_touched_costs_nothing_else(dataset, decoded, packs, monkeypatch):
