@@ -290,7 +290,8 @@ class Release:
         if self.session is not None:
             found = self.session.run(["logits", "features"], {"pixel_values": pixels["pixel_values"].numpy()})
             return torch.from_numpy(found[0]), torch.from_numpy(found[1])
-        found = self.model(**pixels.to(self.model.device), output_hidden_states=with_features)
+        wanted = {"output_hidden_states": True} if with_features else {}
+        found = self.model(**pixels.to(self.model.device), **wanted)
         return found.logits.cpu(), features(found.hidden_states).cpu() if with_features else None
 
     def deviation(self) -> float | None:
