@@ -16,7 +16,7 @@ from scipy.sparse import csgraph
 from tqdm.auto import tqdm
 
 from dermalert import facts, sources, splits
-from dermalert.sketches import BLANK, SIDE, sketches
+from dermalert.sketches import BLANK, SIDE, contrast, sketches
 
 HASH_SIDE = 16  # lowest frequencies a direction: 256 bits propose a tenth of the false pairs that the usual 64 do
 HASH_BYTES = HASH_SIDE**2 // 8
@@ -160,7 +160,7 @@ def near_duplicates(thumbnails: np.ndarray) -> Pairs:
     Args:
         thumbnails: uint8 (n, 32, 32).
     """
-    shown = np.flatnonzero(thumbnails.std((1, 2)) >= BLANK)
+    shown = np.flatnonzero(contrast(thumbnails) >= BLANK)
     if len(shown) < 2:
         return Pairs(*(np.empty(0, kind) for kind in (int, int, str, int, float)))
     pairs = candidates(thumbnails[shown])

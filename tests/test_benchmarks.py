@@ -13,7 +13,8 @@ import torch
 from conftest import REPOSITORY
 from datasets import Dataset
 from pictures import class_folders
-from releases import make_release
+from PIL import Image
+from releases import make_image, make_release
 from test_attribution import blinkered, grain
 from test_attribution import release as network_release
 from test_sharpness import softened, textures
@@ -236,3 +237,35 @@ def test_no_more_is_marked_than_the_map_gives_a_colour():
     assert maps_that_count.most(found, 0.05).sum() == 5
     assert maps_that_count.most(found, 0.05)[0, 2:7].all()
     assert maps_that_count.most(found, 0.3).sum() == 7
+
+
+@pytest.mark.long
+def test_growth_tells_seconds_and_memory_of_each_step():
+    done = command("growth.py", "--images", 600)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| 600 |")]
+    assert [row[1] for row in rows] == ["load", "stream", "epoch", "triage"]
+    assert all(float(cell.rstrip(" |")) > 0 for row in rows for cell in row[2:])
+
+
+@pytest.mark.long
+def test_an_archive_is_timed_only_where_all_numbers_of_processes_answer_alike(tmp_path):
+    for number, shade in enumerate((90, 120, 150, 180)):
+        Image.new("RGB", (64, 48), (shade, 90, 80)).save(tmp_path / f"{number}.jpg")
+    release = make_release(tmp_path / "release", generated=False)
+    words = ("--model", release, "--dataset", tmp_path, "--images", 4, "--shards", 2, "--turns", 1, "--workers", 1)
+    done = command("archive.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert "| 1 process | " in done.stdout
+
+
+@pytest.mark.long
+def test_serving_is_measured_with_onnx_runtime_and_without_and_the_answers_are_the_same(tmp_path):
+    for number in range(6):
+        make_image((64, 48), seed=number).save(tmp_path / f"{number}.jpg")
+    release = make_release(tmp_path / "release", generated=False)
+    words = ("--model", release, "--dataset", tmp_path, "--images", 6, "--singles", 2, "--turns", 2, "--starts", 1)
+    done = command("serving.py", *words)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if "judge" in line and line.count(" | ") == 5]
+    assert len(rows) == 4 and all(float(row[-1].rstrip(" |")) < 1e-5 for row in rows)
