@@ -270,6 +270,7 @@ def learn(
     calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
     model.config.alert = alert
     model.config.clinical_groups = CLINICAL_GROUPS
+    model.config.refusal = None  # that of a release that was trained on from is of another model; see `declining`
     return Learnt(model=model, processor=processor, calibrated=calibrated, state=state, speed=speed)
 
 

@@ -152,8 +152,8 @@ def _verdict(release: triage.Release, row: batch.Row) -> str:
     if judgement is None or judgement.alert is None:
         return "Cannot judge"
     said = f"{watched.capitalize()} alert" if judgement.alert else f"No {watched} alert"
-    more = f"; malignant or precursor {words.share(judgement.malignant)}" if judgement.malignant is not None else ""
-    return words.escaped(f"{said}: {words.share(row.watched)}{more}")
+    more = f"; malignant or precursor {triage.share(judgement.malignant)}" if judgement.malignant is not None else ""
+    return words.escaped(f"{said}: {triage.share(row.watched)}{more}")
 
 
 def _thumbnail(image: Image.Image | None) -> str:

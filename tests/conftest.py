@@ -26,6 +26,7 @@ os.environ |= {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_TEMP_DIR": f"{_HOME.name}/gradio",
     "MPLCONFIGDIR": f"{_HOME.name}/matplotlib",
+    "COLUMNS": "120",  # of the terminal that tables are made for, which a process of pytest-xdist has none of
     "OMP_NUM_THREADS": "1",  # the models are tiny: more threads would only wait for each other
 }
 os.environ.pop("HF_TOKEN", None)

@@ -59,6 +59,7 @@ def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
         "release/config.json",
         "release/model.safetensors",
         "release/preprocessor_config.json",
+        "release/refusal.safetensors",
         "release/onnx/model.onnx",
         "release/evaluation/audit.json",
         "release/evaluation/metrics.json",
@@ -106,7 +107,7 @@ def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictu
     paths = {path.stem: path for path in pictures.rglob("*.png")}
     for row in pq.read_table(run / "release/evaluation/predictions.parquet").to_pylist()[::10]:
         pixels = processor(Image.open(paths[row["image_id"]]), return_tensors="np")["pixel_values"]
-        (logits,) = model.run(None, {"pixel_values": pixels})
+        (logits,) = model.run(["logits"], {"pixel_values": pixels})
         assert special.softmax(logits[0]) == pytest.approx([row[name] for name in DIAGNOSES], abs=1e-5)
 
 
