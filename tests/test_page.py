@@ -18,8 +18,7 @@ from dermalert import comparing, publishing
 from dermalert.diagnoses import CLINICAL_GROUPS
 from space import evaluation_page, words
 from space.readers import READERS
-from space.triage import NOT_A_DEVICE, Release
-from space.triage import share
+from space.triage import NOT_A_DEVICE, Release, share
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 # A browser has servers of its own that it likes to ask.
