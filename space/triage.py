@@ -13,6 +13,7 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -409,17 +410,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What Pillow warns of (odd metadata) changes no answer.
     warnings.filterwarnings("ignore", module="PIL")
     logging.disable_progress_bar()
+    interrupted = []
+
+    def interrupt(*_) -> None:
+        interrupted.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         rows, release = _judged(batch, options)
         for path, table in ((options.csv, batch.as_csv), (options.json, batch.as_json)):
             if path:
                 _write_whole(path, table(rows, release))
-    except (NoRelease, OSError) as error:
+    # Where it strikes in the middle of a library's work, an interruption may come out as another error.
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupted:
+            print("\nInterrupted: nothing was written.", file=sys.stderr)
+            return 130
+        if not isinstance(error, NoRelease | OSError):
+            raise
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted: nothing was written.", file=sys.stderr)
-        return 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show each name
     print(batch.as_text(rows, release))
     return 1 if any(row.problem for row in rows) else 0

@@ -603,7 +603,7 @@ def test_who_interrupts_finds_nothing_half_written(tmp_path, folder):
         start = time.monotonic()
         output, errors = process.communicate(timeout=60)
     assert time.monotonic() - start < 30
-    assert process.returncode == 130
+    assert process.returncode == 130, errors.decode()[-2000:]
     assert errors.decode().endswith("\nInterrupted: nothing was written.\n")
     assert output == b""
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
