@@ -8,7 +8,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from dermalert.sources import ORIGINS
-from dermalert.words import in_words, percent, percent_at_least, percent_at_most, threshold
+from dermalert.words import COMPARED, in_words, percent, percent_at_least, percent_at_most, threshold
 from space.readers import AGAINST_NEVI, READERS
 from space.triage import NOT_A_DEVICE
 
@@ -45,11 +45,6 @@ _HEADLINE = {
     "the same among nevi alone": lambda side: in_words(side["melanoma"]["specificity_nevi"]),
     "expected calibration error": lambda side: in_words(side["calibration"]["ece"], 3),
 }
-_COMPARED = {
-    "melanoma_auroc": "melanoma AUROC",
-    "sensitivity": "melanoma sensitivity",
-    "specificity": "melanoma specificity",
-}
 CREDITS = {
     "HAM10000": "HAM10000: Tschandl, Rosendahl and Kittler 2018, doi 10.1038/sdata.2018.161",
     "older ISIC archive": "ISIC archive, International Skin Imaging Collaboration: Codella 2018, arXiv 1710.05006",
@@ -79,7 +74,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         credits=[CREDITS[source] for source in metrics["data"]["trained_on"] if source in CREDITS],
         headline=list(_HEADLINE.items()),
         meanings=_meanings(metrics),
-        compared=_COMPARED,
+        compared=COMPARED,
         jobs=_JOBS,
         readers=READERS,
         on_nevi=[reader for reader in READERS if reader.task == AGAINST_NEVI],

@@ -295,10 +295,10 @@ def sentences(told: dict) -> list[str]:
         f"What {told[side]} has learnt from is not known ({seen.FILE} is not there): these images may be among it."
         for side in told["learnt_from_not_known"]
     ]
-    for key in ("melanoma_auroc", "sensitivity", "specificity"):
+    for key, name in words.COMPARED.items():
         if key in told:
-            old, new, moved = (words.in_words(told[key][name], 3) for name in ("old", "new", "difference"))
-            lines.append(f"{key.replace('_', ' ').replace('auroc', 'AUROC')}: {old} there, {new} now; change {moved}")
+            old, new, moved = (words.in_words(told[key][side], 3) for side in ("old", "new", "difference"))
+            lines.append(f"{name}: {old} there, {new} now; change {moved}")
     for name, side in (told["alerts"] or {}).items():
         won, lost = (f"{len(side[k])}{_named(side[k])}" for k in ("gained", "lost"))
         ends = ("won", "lost") if name == "melanomas" else ("new false alerts", "false alerts gone")

@@ -22,6 +22,7 @@ _TRAINING_IMAGES = 2500  # that the statistics are of, at most: more hardly move
 _DIRECTIONS = 16  # of the normal distribution that are its own; chosen, as the rate above, on the validation side
 _CHUNK = 16  # images in memory at once: a batch of the judge's
 _RANKED = ("light", "contrast", "detail")  # whose thresholds are the lowest value of the calibration side
+_SPENT = len(_RANKED) + 1  # images of the rate that these and the short side may decline
 _MARGIN = 1e-4  # so that rounding in another batch or on another machine declines no image that set a threshold
 
 
@@ -62,14 +63,12 @@ def thresholds(release: Release, known: refusal.Refusal, calibration: Dataset) -
     """Return the key `refusal` of a release's config: thresholds by the calibration side, and what they promise.
 
     Of n images and one more like them, each is the most extreme with probability 1 / (n + 1). Light, contrast, detail
-    and the short side may be as low as in any calibration image; the distance takes what is left of `FALSE_REFUSALS`,
-    and at least as much.
+    and the short side may be as low as in any calibration image, the side as low as half of the model's input too; the
+    distance takes what is left of `FALSE_REFUSALS`, and at least as much.
     """
     told = _signals(release, known, calibration)
     n = len(calibration)
-    spent = len(_RANKED) + 1
-    beyond = max(int(FALSE_REFUSALS * (n + 1)) - spent - 1, 0)  # calibration images that the distance declines
-    distance = np.sort(told["distance"])[-1 - beyond]
+    distance, beyond = distance_threshold(told["distance"])
     limits = {name: told[name].min() * (1 - _MARGIN) for name in _RANKED}
     # Copies of one archive come in many sizes: an image as small as half of the model's input shows enough of a lesion.
     limits |= {"side": min(told["side"].min(), _input_side(release) / 2), "distance": distance * (1 + _MARGIN)}
@@ -77,9 +76,15 @@ def thresholds(release: Release, known: refusal.Refusal, calibration: Dataset) -
         "thresholds": {name: float(limits[name]) for name in refusal.REASONS},
         "images": n,
         "refused": int((told["distance"] > limits["distance"]).sum()),
-        "false_refusal_rate": (beyond + 1 + spent) / (n + 1),
+        "false_refusal_rate": (beyond + 1 + _SPENT) / (n + 1),
         "target_false_refusal_rate": FALSE_REFUSALS,
     }
+
+
+def distance_threshold(distances: np.ndarray) -> tuple[float, int]:
+    """Return the distance beyond which an image is declined, and how many of the calibration images (n,) are."""
+    beyond = max(int(FALSE_REFUSALS * (len(distances) + 1)) - _SPENT - 1, 0)
+    return float(np.sort(distances)[-1 - beyond]), beyond
 
 
 def _input_side(release: Release) -> int:

@@ -283,8 +283,8 @@ class Pushes(TrainerCallback):
             if each is not None:
                 _link(saved / f"checkpoint-{each}", target / "checkpoints" / f"checkpoint-{each}", patterns)
         (target / "checkpoints" / f"checkpoint-{step}" / _STATE).unlink()
-        _write(target / "checkpoints" / f"checkpoint-{step}" / _STATE, state)
-        _write(target / "run.json", self._run())
+        runs.write(target / "checkpoints" / f"checkpoint-{step}" / _STATE, state)
+        runs.write(target / "run.json", self._run())
 
     def _run(self) -> dict:
         return public(json.loads((self.folder / "run.json").read_text()))
@@ -365,10 +365,6 @@ def _link(source: Path, target: Path, patterns: Sequence[str]) -> None:
                 os.link(path, target / path.name)
             except OSError:  # a mounted drive of a cloud, for one
                 shutil.copyfile(path, target / path.name)
-
-
-def _write(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 @contextlib.contextmanager

@@ -240,8 +240,11 @@ def _in_words(told: dict, tag: str | None = None) -> str:
     compared = told["compared"]
     if compared is None:
         return f"Compared with nothing: {tag} is no dermalert release." if tag else "It is the first release there."
-    names = {"melanoma_auroc": "melanoma AUROC", "sensitivity": "sensitivity", "specificity": "specificity"}
-    moved = [f"{text} {words.in_words(compared[k]['difference'], 3)}" for k, text in names.items() if k in compared]
+    moved = [
+        f"{text} {words.in_words(compared[key]['difference'], 3)}"
+        for key, text in words.COMPARED.items()
+        if key in compared
+    ]
     return (
         f"Changes from {told['against']} on {compared['n']} images held out of both ({compared['melanomas']} "
         f"melanomas): {', '.join(moved) or 'none'}."
@@ -306,14 +309,11 @@ def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:
 def _check_answers(folder: Path, name: str) -> None:
     """Refuse a release that does not load, or does not give the answers that were recorded when it was measured."""
     try:
-        deviation = triage.Release.load(folder).deviation()
+        triage.Release.load(folder).check_answers()
+    except triage.OtherAnswers as error:
+        raise RunError(f"{name} is not published: {error}") from error
     except triage.NoRelease as error:
         raise UsageError(f"{name} cannot be served: {error}") from error
-    if deviation is not None and deviation > triage.TOLERANCE:
-        raise RunError(
-            f"{name} gives other answers to its reference images than those that were measured (by {deviation:.3g}): "
-            "make the release anew with the libraries that are installed here."
-        )
 
 
 def _to_main(api: HfApi, repo_id: str, branches: dict[str, str], ready: Path, version: str, scratch: Path) -> str:

@@ -97,10 +97,18 @@ def refs(api: HfApi, repo_id: str) -> Refs:
     return Refs(*({ref.name: ref.target_commit for ref in kind} for kind in (found.branches, found.tags)))
 
 
-def content(api: HfApi, repo_id: str, commit: str) -> Content:
-    """Return the files of a commit that belong to a release."""
-    entries = patiently(lambda: list(api.list_repo_tree(repo_id, revision=commit, recursive=True)))
-    files = [entry for entry in entries if isinstance(entry, RepoFile) and release.belongs(entry.path)]
+def content(
+    api: HfApi,
+    repo_id: str,
+    commit: str,
+    *,
+    belongs: Callable[[str], bool] = release.belongs,
+    repo_type: str | None = None,
+) -> Content:
+    """Return the files of a commit that belong to a release, or to whatever `belongs` tells by their names."""
+    tree = {"revision": commit, "repo_type": repo_type, "recursive": True}
+    entries = patiently(lambda: list(api.list_repo_tree(repo_id, **tree)))
+    files = [entry for entry in entries if isinstance(entry, RepoFile) and belongs(entry.path)]
     return {file.path: [file.lfs.sha256 if file.lfs else file.blob_id] for file in files}
 
 

@@ -93,7 +93,7 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
                 f"'{folder}' has {free / 1e6:,.0f} MB of free disk and the run needs about "
                 f"{needed_bytes / 1e6:,.0f} MB: make room, or name another --output_dir."
             )
-        _write(folder / "run.json", settings)
+        write(folder / "run.json", settings)
 
 
 def check_shared(folder: Path, settings: dict) -> None:
@@ -145,7 +145,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         if state is not None:
             state["best_model_checkpoint"] = str(best_checkpoint(folder, state["best_global_step"]))
             with writing(folder):
-                _write(path, state)
+                write(path, state)
             return found[-1]
         shutil.rmtree(found.pop())
     return None
@@ -170,7 +170,7 @@ def best_checkpoint(folder: Path, step: int | None) -> Path:
 
 def note_ended(folder: Path, state: TrainerState, speed: dict) -> None:
     """Remember that the training has ended, how, and how fast it was."""
-    _write(folder / "checkpoints" / _ENDED, {"state": dataclasses.asdict(state), "speed": speed})
+    write(folder / "checkpoints" / _ENDED, {"state": dataclasses.asdict(state), "speed": speed})
 
 
 def ended(folder: Path) -> tuple[TrainerState, dict] | None:
@@ -187,7 +187,7 @@ def _read(path: Path) -> dict | None:
         return None
 
 
-def _write(path: Path, content: dict) -> None:
+def write(path: Path, content: dict) -> None:
     """Write a JSON file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -15,7 +15,6 @@ from huggingface_hub import (
     SpaceCard,
 )
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -276,9 +275,7 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
 
 def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> bool:
     """Tell whether a commit of a Space holds these files and none of ours besides."""
-    entries = patiently(lambda: list(api.list_repo_tree(space_id, repo_type="space", revision=commit, recursive=True)))
-    ours = [entry for entry in entries if isinstance(entry, RepoFile) and _belongs(entry.path)]
-    there = {entry.path: [entry.lfs.sha256 if entry.lfs else entry.blob_id] for entry in ours}
+    there = repository.content(api, space_id, commit, belongs=_belongs, repo_type="space")
     return not repository.differing(there, {name: repository.ids(data) for name, data in files.items()})
 
 

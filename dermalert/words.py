@@ -2,6 +2,13 @@
 
 import math
 
+COMPARED = {
+    "melanoma_auroc": "melanoma AUROC",
+    "sensitivity": "melanoma sensitivity",
+    "specificity": "melanoma specificity",
+}
+"""What two releases are compared by, and what it is called."""
+
 
 def in_words(figure: dict, digits: int = 2) -> str:
     """Return a figure with its 95 % interval as text."""

@@ -23,15 +23,7 @@ def add(release: triage.Release, metrics: dict | None) -> gr.Image:
     """Add the tab's parts to the page that is being built; return the picture, with which programs ask too."""
     with gr.Row():
         with gr.Column(min_width=300):
-            picture = gr.Image(
-                label="Dermoscopy image",
-                alt_text="The image that was uploaded",
-                sources=["upload", "clipboard"],
-                buttons=["fullscreen"],
-                type="filepath",
-                height=340,
-                elem_id="picture",
-            )
+            picture = image_input("Dermoscopy image", "The image that was uploaded", elem_id="picture")
             gr.HTML(f"<p class='fine'>{words.FOR_DERMOSCOPY}</p>", elem_classes="words")
         with gr.Column(min_width=300):
             result = gr.HTML(words.sentence(words.HINT), elem_id="result", elem_classes="words")
@@ -60,6 +52,19 @@ def add(release: triage.Release, metrics: dict | None) -> gr.Image:
         None, outputs=both, js=f"() => [{words.sentence(words.BUSY, kind='refused')!r}, '']", show_progress="hidden"
     )
     return picture
+
+
+def image_input(label: str, alt_text: str, *, elem_id: str) -> gr.Image:
+    """Add where a visitor puts an image: by upload or clipboard, with no button that shares it."""
+    return gr.Image(
+        label=label,
+        alt_text=alt_text,
+        sources=["upload", "clipboard"],
+        buttons=["fullscreen"],
+        type="filepath",
+        height=340,
+        elem_id=elem_id,
+    )
 
 
 def _add_examples(picture: gr.Image) -> None:

@@ -80,9 +80,9 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
         Returns:
             The files, the most urgent first: what is said of each, or in `problem` why it cannot be read.
         """
-        files, cache = files or [], picture.GRADIO_CACHE
-        if files is not None and not isinstance(files, list):
+        if not isinstance(files, list):
             raise gr.Error("Cannot judge: the files must be a list.", print_exception=False)
+        cache = picture.GRADIO_CACHE
         rows = batch.judged(served, api.sources(files, cache))
         return api.sorted_by_urgency(served, cleaning.kept(rows, api.uploads(files, cache)))
 

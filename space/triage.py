@@ -76,6 +76,10 @@ class NoRelease(ValueError):
     """The model is no dermalert release, or cannot be reached; the text says what to do."""
 
 
+class OtherAnswers(NoRelease):
+    """The release gives other answers here than those that were measured; the text says by how much."""
+
+
 def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """Return an image as 8-bit RGB, turned upright by its EXIF orientation.
 
@@ -249,8 +253,8 @@ class Release:
         path = self.file(METRICS)
         try:
             found = None if path is None else json.loads(path.read_text())
-            if found is not None and found["splits"]["held_out"]["melanoma"]["n"] is None:
-                raise KeyError("n")
+            if found is not None:
+                _ = found["splits"]["held_out"]["melanoma"]["n"]  # another kind of file has none
             return found
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NoRelease(f"cannot read {METRICS} of {self}: damaged, cut short, or of another kind.") from error
@@ -316,6 +320,20 @@ class Release:
             raise NoRelease(f"cannot read {REFERENCE} of {self}: damaged, cut short, or out of reach.") from error
         found = self.probabilities([Image.fromarray(pixels) for pixels in images])
         return float(np.nan_to_num(np.abs(found - recorded), nan=1.0).max())
+
+    def check_answers(self) -> None:
+        """Refuse to go on where the answers differ by more than `TOLERANCE`; nothing is asked without reference images.
+
+        Raises:
+            OtherAnswers: they do.
+            NoRelease: the reference images cannot be read.
+        """
+        deviation = self.deviation()
+        if deviation is not None and deviation > TOLERANCE:
+            raise OtherAnswers(
+                f"{self} answers otherwise here than it was measured: a probability of a reference image is off by "
+                f"{deviation:.2g}. Install the versions of requirements.txt, or load it anew."
+            )
 
     def judge(self, image: str | Path | bytes | Image.Image) -> Judgement:
         """Judge one image.
@@ -468,11 +486,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _judged(batch, options: argparse.Namespace) -> tuple[list, Release]:
     """Return the rows, the most urgent first, and what judged them; say on stderr how far it is."""
     release = Release.load(options.model)
-    deviation = release.deviation()
-    if deviation is not None and deviation > TOLERANCE:
-        raise NoRelease(
-            f"{release} answers otherwise here than it was measured: a probability is off by {deviation:.2g}."
-        )
+    release.check_answers()
     total, rows = batch.count(options.images), []
     for row in batch.judged(release, batch.expanded(options.images, full_names=True)):
         rows.append(row)

@@ -3,9 +3,10 @@
 import gradio as gr
 
 if __package__:
-    from . import api, triage, versions, words
+    from . import api, one_lesion, triage, versions, words
 else:  # run as a script, as on the Hub
     import api
+    import one_lesion
     import triage
     import versions
     import words
@@ -27,15 +28,8 @@ def add(release: triage.Release, tab: gr.Tab) -> None:
     over = gr.HTML(words.sentence(_CHOOSE.format(served=release)), elem_id="versions", elem_classes="words")
     with gr.Row():
         with gr.Column(min_width=300):
-            picture = gr.Image(
-                label="Dermoscopy image, to see the difference on it",
-                alt_text="The image that both versions judge",
-                sources=["upload", "clipboard"],
-                buttons=["fullscreen"],
-                type="filepath",
-                height=300,
-                elem_id="compared",
-            )
+            label = "Dermoscopy image, to see the difference on it"
+            picture = one_lesion.image_input(label, "The image that both versions judge", elem_id="compared")
         with gr.Column(min_width=300, scale=2):
             both = gr.HTML("", elem_id="both", elem_classes="words")
 

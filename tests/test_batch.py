@@ -563,7 +563,10 @@ def test_a_release_that_answers_otherwise_judges_nothing(tmp_path, folder, capsy
     (picture,) = pictures(tmp_path / "images", 1)
     monkeypatch.setattr(Release, "deviation", lambda _: 0.5)
     assert command(picture, "--model", folder, "--csv", tmp_path / "a.csv") == 1
-    assert "answers otherwise here than it was measured: a probability is off by 0.5" in capsys.readouterr().err
+    assert (
+        "answers otherwise here than it was measured: a probability of a reference image is off by 0.5"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "a.csv").exists()
 
 

@@ -14,8 +14,7 @@ from transformers import pipeline
 from dermalert import release
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.words import in_words
-from space.app import BUNDLED
-from space.triage import TOLERANCE, Release
+from space.triage import BUNDLED, TOLERANCE, Release
 
 MOST_BYTES = 12_000_000
 

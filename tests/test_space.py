@@ -39,7 +39,7 @@ from transformers import pipeline
 
 from dermalert import evaluation
 from dermalert.diagnoses import MALIGNANT, PRECURSOR
-from space import api, app, batch, cleaning, one_lesion, words
+from space import api, app, batch, cleaning, one_lesion, triage, words
 from space import page as pages
 from space.triage import NOT_A_DEVICE, REFERENCE, Release
 
@@ -159,7 +159,7 @@ def launched(monkeypatch, **variables: str) -> dict:
 
 
 def test_the_bundled_release_is_served_where_none_is_named(monkeypatch, demo_release):
-    monkeypatch.setattr(app, "BUNDLED", demo_release)
+    monkeypatch.setattr(triage, "BUNDLED", demo_release)
     assert "demo-release" in json.dumps(launched(monkeypatch)["demo"].get_config_file())
 
 
@@ -171,7 +171,7 @@ def test_a_release_that_answers_otherwise_than_it_was_measured_is_not_served(mon
     make_release(folder, seed=1)  # other weights, the same reference
     monkeypatch.setenv("MODEL_ID", str(folder))
     assert in_a_loop(app.main) == 1
-    assert "is not served" in capsys.readouterr().err
+    assert "answers otherwise here than it was measured" in capsys.readouterr().err
 
 
 def test_damaged_reference_images_are_told_without_a_traceback(monkeypatch, tmp_path, capsys):
@@ -393,10 +393,10 @@ def test_a_file_of_the_server_that_was_not_uploaded_is_not_read(demo_space, tmp_
 
 def test_real_images_get_the_answers_of_a_bare_pipeline(real_images, tmp_path):
     (tmp_path / "home").mkdir()
-    plain = pipeline("image-classification", model=str(app.BUNDLED), top_k=9)
+    plain = pipeline("image-classification", model=str(triage.BUNDLED), top_k=9)
     paths = sorted(path for path in real_images.rglob("*.jpg"))
     chosen = random.Random(0).sample(paths, 50)
-    with serving.space(tmp_path / "home", MODEL_ID=str(app.BUNDLED), HF_HUB_OFFLINE="1") as url:
+    with serving.space(tmp_path / "home", MODEL_ID=str(triage.BUNDLED), HF_HUB_OFFLINE="1") as url:
         client = Client(url, verbose=False, analytics_enabled=False, download_files=tmp_path / "client")
         for path in chosen:
             answer = client.predict(handle_file(path), api_name="/judge")
