@@ -179,7 +179,7 @@ def test_where_the_model_looked_stands_beside_the_image_and_on_no_disk(visit, de
 def test_a_visitor_without_an_image_can_try_a_generated_one(visit, demo_space, demo_release):
     page = visit(demo_space)
     expect(page.locator("#examples")).to_contain_text("Drawn by a program of dermalert; not a photograph")
-    for caption, name in (("A generated lesion", "generated-1.jpg"), ("Another generated lesion", "generated-2.jpg")):
+    for caption, name in (("A generated lesion", "generated-1.png"), ("Another generated lesion", "generated-2.png")):
         page.get_by_role("button", name=f"Try: {caption}").click()
         judged = Release.load(demo_release).judge(serving.SPACE / "examples" / name)
         expect(page.locator("#result .sentence")).to_have_text(judged.sentence)

@@ -1,0 +1,29 @@
+"""Draw the examples of the Space's page: generated lesions and a page of text, no photographs.
+
+python scripts/build_examples.py
+"""
+
+import sys
+
+from dermalert import nonlesions, synthetic
+from space.examples import FOLDER
+
+_SIDE = 320  # pixels of a lesion
+
+DRAWN = {
+    "generated-1.png": lambda: synthetic.lesion("melanoma", lesion_seed=3, size=_SIDE),
+    "generated-2.png": lambda: synthetic.lesion("nevus", lesion_seed=5, size=_SIDE),
+    "no-lesion.png": lambda: next(nonlesions.drawn(nonlesions.GENERATED["page of text"], 0, n=1)),
+}
+"""What draws each file that `attribution.csv` lists."""
+
+
+def main() -> None:
+    """Write the files."""
+    for name, draw in DRAWN.items():
+        draw().save(FOLDER / name, optimize=True)
+        print(FOLDER / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
