@@ -181,38 +181,16 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
         with release.assembled(folder / "release") as staging:
             judge = stored(learnt, staging, half_precision=config.half_precision)
             judge = declining.add(staging, judge, sides["train"], sides["calibration"])
-            reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
-            mix = training.shares(sides["train"]["label"])  # that of the calibration side, but for chance
-            measured = evaluation.evaluate(judge, reported, undone=learnt.calibrated.undone, prior=mix)
-            measured |= evaluation.pooled(out_of_fold)
-            held_out = measured["held_out"]
-            held_out.figures["artefacts"] = artefacts.stress(judge, held_out.dataset, unaltered=held_out.probabilities)
-            shortcuts = baselines.baselines(sides, held_out.probabilities)
-            about = learnt.model.config.dermalert
-            figures = {
-                "schema": 1,
-                "version": None,  # until it is published
-                "base_model": about["base_model"],
-                "data": data
-                | splits.describe(sides, config.split_seed)
-                | {"generated": about["generated"], "trained_on": about["data"]}
-                | {"shipped": sources.describe(shipped), "repair": repaired, "external": told}
-                | {"base_model_learnt_from": "known" if known else "not known"}
-                | {"official_test_known_to_base": int((~seen.are_unseen(sides["official_test"], known)).sum())},
-                "splits": {name: side.figures for name, side in measured.items()},
-                "baselines": shortcuts,
-                "shortcut": baselines.shortcuts(shortcuts),
-                "calibration": dataclasses.asdict(learnt.calibrated),
-                "alert": learnt.model.config.alert,
-                "refusal": judge.model.config.refusal | declining.measure(judge, held_out.dataset, held_out.refused),
-                "training": learnt.speed
-                | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
-                | {"measured_by": release.commit()}
-                | {"settings": {k: v for k, v in settings.items() if k not in runs.MAY_NAME_FOLDERS}},
+            measured = measure(judge, learnt, sides, others, out_of_fold)
+            found = {"shipped": sources.describe(shipped), "repair": repaired, "external": told}
+            found |= {
+                "base_model_learnt_from": "known" if known else "not known",
+                "official_test_known_to_base": int((~seen.are_unseen(sides["official_test"], known)).sum()),
             }
+            figures = report(config, settings, data | found, sides, learnt, judge, measured)
             if config.onnx:
                 validation = evaluation.ask(judge, sides["validation"], name="validation")
-                figures["onnx"] = onnx_export.write(staging, judge, held_out, validation, sides["train"])
+                figures["onnx"] = onnx_export.write(staging, judge, measured["held_out"], validation, sides["train"])
             evaluation.write_reference(staging / triage.REFERENCE, judge)
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             audit.write(audited, staging / "evaluation" / "audit.json")
@@ -281,6 +259,54 @@ def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> triage.Rele
     if half_precision:
         release.compact(folder)
     return triage.Release.load(folder)
+
+
+def measure(
+    judge: triage.Release,
+    learnt: Learnt,
+    sides: dict[str, Dataset],
+    others: dict[str, Dataset],
+    out_of_fold: list[evaluation.Side],
+) -> dict[str, evaluation.Side]:
+    """Return answers to and figures of all that is reported, by name: what a serving side makes of the release."""
+    reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
+    mix = training.shares(sides["train"]["label"])  # that of the calibration side, but for chance
+    measured = evaluation.evaluate(judge, reported, undone=learnt.calibrated.undone, prior=mix)
+    held_out = measured["held_out"]
+    held_out.figures["artefacts"] = artefacts.stress(judge, held_out.dataset, unaltered=held_out.probabilities)
+    return measured | evaluation.pooled(out_of_fold)
+
+
+def report(
+    config: Config,
+    settings: dict,
+    data: dict,
+    sides: dict[str, Dataset],
+    learnt: Learnt,
+    judge: triage.Release,
+    measured: dict[str, evaluation.Side],
+) -> dict:
+    """Return what `metrics.json` holds."""
+    held_out, about = measured["held_out"], learnt.model.config.dermalert
+    shortcuts = baselines.baselines(sides, held_out.probabilities)
+    return {
+        "schema": 1,
+        "version": None,  # until it is published
+        "base_model": about["base_model"],
+        "data": data
+        | splits.describe(sides, config.split_seed)
+        | {"generated": about["generated"], "trained_on": about["data"]},
+        "splits": {name: side.figures for name, side in measured.items()},
+        "baselines": shortcuts,
+        "shortcut": baselines.shortcuts(shortcuts),
+        "calibration": dataclasses.asdict(learnt.calibrated),
+        "alert": learnt.model.config.alert,
+        "refusal": judge.model.config.refusal | declining.measure(judge, held_out.dataset, held_out.refused),
+        "training": learnt.speed
+        | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
+        | {"measured_by": release.commit()}
+        | {"settings": {k: v for k, v in settings.items() if k not in runs.MAY_NAME_FOLDERS}},
+    }
 
 
 def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluation.Side | None:
