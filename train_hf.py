@@ -330,10 +330,6 @@ def make_trainer(
     train = sides["train"]
     # As many training images as validation ones, not augmented: the two curves differ by what was learnt by heart.
     sample = train.shuffle(seed=0).select(range(min(len(train), len(sides["validation"]))))
-    with processes.one_a_machine_first():
-        augmented = images.WithPixels(train, processor, augmented=config.augment)
-        measured = {"train": sample, "validation": sides["validation"]}
-        measured = {name: images.WithPixels(side, processor) for name, side in measured.items()}
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
@@ -357,9 +353,17 @@ def make_trainer(
         report_to=config.report_to,
         project="dermalert",
         run_name=folder.name,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),  # on a CPU it takes longer than it saves
+        dataloader_pin_memory=False,  # what is loaded lies on the device
+        logging_nan_inf_filter=False,  # it would wait for the device at each step, and hide what it finds
         disable_tqdm=False,
     )
+    with processes.one_a_machine_first():
+        augmented = images.WithPixels(train, processor, augmented=config.augment, device=arguments.device)
+        measured = {"train": sample, "validation": sides["validation"]}
+        measured = {
+            name: images.WithPixels(side, processor, device=arguments.device) for name, side in measured.items()
+        }
     weights = training.sampling_weights(train["label"], train["source"], config.sampling)
     drawn = training.shares(train["label"], weights)
     return training.RecipeTrainer(

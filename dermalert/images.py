@@ -1,21 +1,22 @@
 """From images to `pixel_values`: the release's own processor, then, in training, augmentation of the whole batch."""
 
-import io
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from datasets import Dataset
-from PIL import Image
-from torch.nn import functional
+from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
-from dermalert import pixels, sharpness
+from dermalert import jpeg, pixels, sharpness
 from dermalert.settings import Augmentation
 from dermalert.synthetic import add_dark_corners, add_hair, add_ruler
 
 _DRAWN = {add_hair: 0.2, add_ruler: 0.05, add_dark_corners: 0.2}
 """What is drawn on pictures of every diagnosis, and on which share of them. Ink and bubbles are left to the test."""
 
+_DRAWINGS = 64  # of each kind, mirrored either way or both
 _FRAMED = 0.15  # share of the pictures whose outermost part is painted over
 _COMPRESSED = 0.3  # share of the pictures that are JPEG once more
 _CONSTANT = 0.3  # share of the pictures whose illumination is estimated and divided out
@@ -28,12 +29,21 @@ class WithPixels(torch.utils.data.Dataset):
 
     Its images are decoded and resized once, by the very processor of the release, and augmented after it, so that
     training and serving cannot drift apart.
+
+    Args:
+        dataset: with the columns `image`, `content` and `label`.
+        processor: of the release.
+        augmented: how.
+        device: where the pixels are augmented, a batch at once, and stay.
     """
 
-    def __init__(self, dataset: Dataset, processor, *, augmented: Augmentation = "none"):
+    def __init__(
+        self, dataset: Dataset, processor, *, augmented: Augmentation = "none", device: torch.device | str = "cpu"
+    ):
         self._processed = pixels.Processed(processor)
         self._pixels = pixels.Pixels(dataset, self._processed)
-        self._labels, self._augmented = list(dataset["label"]), augmented
+        self._labels, self._augmented, self._device = list(dataset["label"]), augmented, torch.device(device)
+        self._scale, self._offset = (t.to(device) for t in (self._processed.scale, self._processed.offset))
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -43,10 +53,13 @@ class WithPixels(torch.utils.data.Dataset):
 
     def __getitems__(self, rows: list[int]) -> list[dict]:
         """Return some rows, augmented together; `torch.utils.data.DataLoader` asks for a whole batch so."""
-        found = torch.from_numpy(self._pixels[rows]).float() / 255
+        found = torch.from_numpy(self._pixels[rows])
+        if self._device.type == "cuda":
+            found = found.pin_memory()  # or the copy would wait for all that the device still has to do
+        found = found.to(self._device, non_blocking=True).float().div_(255)
         if self._augmented != "none":
             found = augment(found, robust=self._augmented == "robust")
-        found = found * self._processed.scale + self._processed.offset
+        found = found.mul_(self._scale).add_(self._offset)
         return [{"pixel_values": each, "labels": self._labels[row]} for each, row in zip(found, rows, strict=True)]
 
 
@@ -65,8 +78,9 @@ def augment(pixels: torch.Tensor, *, robust: bool = True) -> torch.Tensor:
     Robust: the same in wider ranges, and what tells one clinic from another besides: sharpness, aspect, white balance,
     gamma, the frame, dark corners, hair, rulers, JPEG.
     """
-    # A few at a time stay in the processor's cache, which halves the time.
-    return torch.cat([_augmented(few, robust=robust) for few in pixels.split(_FEW)])
+    # A few at a time stay in a processor's cache, which halves the time.
+    few = _FEW if pixels.device.type == "cpu" else len(pixels)
+    return torch.cat([_augmented(some, robust=robust) for some in pixels.split(few)])
 
 
 def _augmented(pixels: torch.Tensor, *, robust: bool) -> torch.Tensor:
@@ -77,9 +91,12 @@ def _augmented(pixels: torch.Tensor, *, robust: bool) -> torch.Tensor:
         return _recoloured(pixels, saturation=0.2, contrast=0.2, brightness=0.1, balance=0.05).clamp(0, 1)
     pixels = _drawn_on(_framed(pixels))
     pixels = _recoloured(_constant(pixels), saturation=0.4, contrast=0.3, brightness=0.1, balance=0.08)
-    gamma = torch.exp(_uniform(len(pixels), -0.3, 0.3))
+    gamma = _like(pixels, torch.exp(_uniform(len(pixels), -0.3, 0.3)))
     pixels = pixels.clamp_(1e-3, 1).log_().mul_(gamma).exp_()  # x ** gamma, in half its time
     return _compressed(_sharpened(pixels).clamp(0, 1))
+
+
+# Chance is drawn on the CPU, so that a seed gives the same pictures on any device, and nothing waits for its answer.
 
 
 def _uniform(n: int, low: float, high: float, channels: int = 1) -> torch.Tensor:
@@ -87,7 +104,22 @@ def _uniform(n: int, low: float, high: float, channels: int = 1) -> torch.Tensor
 
 
 def _some(n: int, share: float) -> torch.Tensor:
-    return torch.rand(n) < share
+    """Return which of n pictures are meant, each with a chance of its own: their places."""
+    return torch.nonzero(torch.rand(n) < share).ravel()
+
+
+def _like(pixels: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    return drawn.to(pixels.device, non_blocking=True)
+
+
+def _changed(
+    pixels: torch.Tensor, places: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Change the pictures in some places, and return all."""
+    if not len(places):
+        return pixels
+    places = _like(pixels, places)
+    return pixels.index_copy_(0, places, change(pixels[places]))
 
 
 def _moved(pixels: torch.Tensor, *, scale: float, aspect: float) -> torch.Tensor:
@@ -105,9 +137,9 @@ def _moved(pixels: torch.Tensor, *, scale: float, aspect: float) -> torch.Tensor
         ],
         dim=1,
     )
-    grid = functional.affine_grid(matrix, list(pixels.shape), align_corners=False)
+    grid = affine_grid(_like(pixels, matrix), list(pixels.shape), align_corners=False)
     # Mirrored edges: no black corners that would tell an augmented image from a plain one.
-    return functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    return grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
 
 def _recoloured(
@@ -116,30 +148,32 @@ def _recoloured(
     """Vary saturation and contrast by these shares, brightness and white balance by these amounts."""
     n = len(pixels)
     grey = pixels.mean(dim=1, keepdim=True)
-    pixels = torch.lerp(grey, pixels, _uniform(n, 1 - saturation, 1 + saturation))
+    pixels = torch.lerp(grey, pixels, _like(pixels, _uniform(n, 1 - saturation, 1 + saturation)))
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    pixels = torch.lerp(mean, pixels, _uniform(n, 1 - contrast, 1 + contrast))
-    return pixels + (_uniform(n, -brightness, brightness) + _uniform(n, -balance, balance, channels=3))
+    pixels = torch.lerp(mean, pixels, _like(pixels, _uniform(n, 1 - contrast, 1 + contrast)))
+    light = _uniform(n, -brightness, brightness) + _uniform(n, -balance, balance, channels=3)
+    return pixels + _like(pixels, light)
 
 
 def _constant(pixels: torch.Tensor) -> torch.Tensor:
     """Divide the colour of the light out of some pictures, as clinics do that calibrate their colours."""
-    chosen = _some(len(pixels), _CONSTANT)
-    cube = pixels[chosen].clamp(min=0) ** (_MINKOWSKI // 2)  # squared below: a sixth power takes ten times as long
-    light = (cube**2).mean(dim=(2, 3), keepdim=True) ** (1 / _MINKOWSKI) + 1e-3
-    return pixels.index_put((chosen,), pixels[chosen] * (light.mean(dim=1, keepdim=True) / light))
+
+    def constant(some: torch.Tensor) -> torch.Tensor:
+        cube = some.clamp(min=0) ** (_MINKOWSKI // 2)  # squared below: a sixth power takes ten times as long
+        light = (cube**2).mean(dim=(2, 3), keepdim=True) ** (1 / _MINKOWSKI) + 1e-3
+        return some * (light.mean(dim=1, keepdim=True) / light)
+
+    return _changed(pixels, _some(len(pixels), _CONSTANT), constant)
 
 
 def _sharpened(pixels: torch.Tensor) -> torch.Tensor:
     """Blur a third, sharpen a third: one unsharp mask with an amount from -1 (all blur) to 1.5."""
     n = len(pixels)
-    amount = _uniform(n, -1, 0) * _some(n, 1 / 3).view(-1, 1, 1, 1)
-    amount = torch.where(_some(n, 1 / 2).view(-1, 1, 1, 1) & (amount == 0), _uniform(n, 0, 1.5), amount)
-    chosen = amount.flatten() != 0
-    if not chosen.any():
-        return pixels
-    some = pixels[chosen]
-    return pixels.index_put((chosen,), some + amount[chosen] * (some - _blurred(some)))
+    kind = torch.rand(n, 1, 1, 1)
+    amount = torch.where(kind < 1 / 3, _uniform(n, -1, 0), _uniform(n, 0, 1.5))
+    places = torch.nonzero(kind.ravel() < 2 / 3).ravel()
+    amount = _like(pixels, amount[places])
+    return _changed(pixels, places, lambda some: some + amount * (some - _blurred(some)))
 
 
 def _blurred(pixels: torch.Tensor) -> torch.Tensor:
@@ -148,38 +182,55 @@ def _blurred(pixels: torch.Tensor) -> torch.Tensor:
     sigma = torch.exp(_uniform(n, math.log(0.5), math.log(0.012 * min(height, width) + 0.5))).view(n, 1)
     radius = max(1, math.ceil(0.03 * min(height, width)))
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
-    sheet = functional.pad(pixels, [radius] * 4, mode="reflect").reshape(1, n * 3, height + 2 * radius, -1)
-    sheet = functional.conv2d(sheet, kernel[:, None, :, None], groups=n * 3)
-    return functional.conv2d(sheet, kernel[:, None, None, :], groups=n * 3).reshape(pixels.shape)
+    kernel = _like(pixels, (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0))
+    sheet = pad(pixels, [radius] * 4, mode="reflect").reshape(1, n * 3, height + 2 * radius, -1)
+    sheet = conv2d(sheet, kernel[:, None, :, None], groups=n * 3)
+    return conv2d(sheet, kernel[:, None, None, :], groups=n * 3).reshape(pixels.shape)
 
 
 def _framed(pixels: torch.Tensor) -> torch.Tensor:
     """Paint over the outermost part of some pictures, up to an eighth of each side, in a grey or the mean colour."""
-    pixels = pixels.clone()
-    height, width = pixels.shape[2:]
-    for i in torch.nonzero(_some(len(pixels), _FRAMED)).ravel().tolist():
-        top, bottom, left, right = (torch.rand(4) * torch.tensor([height, height, width, width]) / 8).int().tolist()
-        inside = pixels[i, :, top : height - bottom, left : width - right].clone()
-        pixels[i] = torch.rand(1) if torch.rand(1) < 0.5 else pixels[i].mean(dim=(1, 2), keepdim=True)
-        pixels[i, :, top : height - bottom, left : width - right] = inside
-    return pixels
+    places = _some(len(pixels), _FRAMED)
+    n, (height, width) = len(places), pixels.shape[2:]
+    high, wide = torch.rand(n, 2, 1) * height / 8, torch.rand(n, 2, 1) * width / 8
+    rows, columns = torch.arange(height), torch.arange(width)
+    across = (rows >= high[:, 0].int()) & (rows < height - high[:, 1].int())
+    along = (columns >= wide[:, 0].int()) & (columns < width - wide[:, 1].int())
+    inside, grey = _like(pixels, (across[:, :, None] & along[:, None])[:, None]), torch.rand(n, 1, 1, 1)
+    is_grey, grey = _like(pixels, torch.rand(n, 1, 1, 1) < 0.5), _like(pixels, grey)
+
+    def framed(some: torch.Tensor) -> torch.Tensor:
+        colour = torch.where(is_grey, grey, some.mean(dim=(2, 3), keepdim=True))
+        return torch.where(inside, some, colour)
+
+    return _changed(pixels, places, framed)
 
 
 def _drawn_on(pixels: torch.Tensor) -> torch.Tensor:
-    rng = np.random.default_rng(int(torch.randint(2**62, (1,))))
     for draw, share in _DRAWN.items():
-        for i in torch.nonzero(_some(len(pixels), share)).ravel().tolist():
-            changed = draw(pixels[i].permute(1, 2, 0).contiguous().numpy(), rng)
-            pixels[i] = torch.from_numpy(np.ascontiguousarray(changed, np.float32)).permute(2, 0, 1)
+        places = _some(len(pixels), share)
+        which, mirrored = torch.randint(_DRAWINGS, (len(places),)), torch.rand(2) < 0.5
+        left, paint = _drawings(draw, *pixels.shape[2:], pixels.device)
+        which, sides = _like(pixels, which), [side for side, turned in zip((2, 3), mirrored, strict=True) if turned]
+        pixels = _changed(pixels, places, lambda some: some * left[which].flip(sides) + paint[which].flip(sides))  # noqa: B023
     return pixels
+
+
+@functools.lru_cache(maxsize=8)
+def _drawings(draw, height: int, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what some drawings leave of a picture and what they add to it: (n, 1, H, W) and (n, 3, H, W)."""
+    paint, on_white = (
+        np.stack(
+            [draw(np.full((height, width, 3), grey, np.float32), np.random.default_rng(i)) for i in range(_DRAWINGS)]
+        )
+        for grey in (0, 1)
+    )
+    left = (on_white - paint).mean(-1, keepdims=True)
+    return tuple(torch.from_numpy(part).float().permute(0, 3, 1, 2).contiguous().to(device) for part in (left, paint))
 
 
 def _compressed(pixels: torch.Tensor) -> torch.Tensor:
-    """Save some pictures as a JPEG of quality 30 to 90."""
-    for i in torch.nonzero(_some(len(pixels), _COMPRESSED)).ravel().tolist():
-        buffer = io.BytesIO()
-        picture = (pixels[i] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-        Image.fromarray(picture).save(buffer, "JPEG", quality=int(torch.randint(30, 91, (1,))))
-        pixels[i] = torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1) / 255
-    return pixels
+    """Compress some pictures as a JPEG of quality 30 to 90."""
+    places = _some(len(pixels), _COMPRESSED)
+    qualities = torch.randint(30, 91, (len(places),))
+    return _changed(pixels, places, lambda some: jpeg.compressed(some, qualities))

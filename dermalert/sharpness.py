@@ -7,6 +7,7 @@ that has learnt from them calls a sharp melanoma of another clinic a carcinoma.
 """
 
 import functools
+import math
 
 import torch
 from torch.nn import functional
@@ -30,9 +31,8 @@ def levels(pixels: torch.Tensor) -> torch.Tensor:
     """
     grey = pixels.mean(dim=1)
     height, width = grey.shape[1:]
-    window = torch.outer(torch.hann_window(height, periodic=False), torch.hann_window(width, periodic=False))
-    spectrum = torch.fft.rfft2((grey - grey.mean(dim=(1, 2), keepdim=True)) * window).abs() ** 2
-    power = spectrum.flatten(1) @ _bands(height, width).flatten(1).T
+    windowed = (grey - grey.mean(dim=(1, 2), keepdim=True)) * _window(height, width, pixels.device)
+    power = torch.fft.rfft2(windowed).abs().square().flatten(1) @ _bands(height, width, pixels.device)
     found = torch.log(power + 1e-6) / 2
     return found - found[:, :1]
 
@@ -44,12 +44,12 @@ def levelled(pixels: torch.Tensor) -> torch.Tensor:
     """
     n, _, height, width = pixels.shape
     low, high = _FALLS
-    falls = (low + (high - low) * torch.rand(n, 1)) / 2
-    wanted = -falls * (_centres() - FIRST)
-    gains = (wanted - levels(pixels)).clamp(-4, torch.log(torch.tensor(_SHARPENED)))
+    falls = (low + (high - low) * torch.rand(n, 1)) / 2  # on the CPU: a seed gives the same pictures on any device
+    wanted = (-falls * (_centres() - FIRST)).to(pixels.device, non_blocking=True)
+    gains = (wanted - levels(pixels)).clamp(-4, math.log(_SHARPENED))
     pad = min(_PADDING, height // 4, width // 4)
     size = (height + 2 * pad, width + 2 * pad)
-    gain = torch.exp((gains @ _between(*size)).view(n, 1, size[0], -1, 1))
+    gain = torch.exp((gains @ _between(*size, pixels.device)).view(n, 1, size[0], -1, 1))
     spectrum = torch.fft.rfft2(functional.pad(pixels, [pad] * 4, mode="reflect"))
     torch.view_as_real(spectrum).mul_(gain)  # real by complex: half the work
     return torch.fft.irfft2(spectrum, s=size)[..., pad : pad + height, pad : pad + width].clamp(0, 1)
@@ -65,16 +65,21 @@ def _frequencies(height: int, width: int) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _bands(height: int, width: int) -> torch.Tensor:
-    """Return the weights (13, H, W // 2 + 1) with which a spectrum is averaged around each frequency."""
-    reach = max(WIDTH, 1.5 / min(height, width))  # a small picture has few frequencies
-    weights = (1 - (_frequencies(height, width) - _centres()[:, None, None]).abs() / reach).clamp(min=0)
-    return weights / weights.sum(dim=(1, 2), keepdim=True)
+def _window(height: int, width: int, device: torch.device) -> torch.Tensor:
+    return torch.outer(*(torch.hann_window(side, periodic=False) for side in (height, width))).to(device)
 
 
 @functools.lru_cache(maxsize=8)
-def _between(height: int, width: int) -> torch.Tensor:
+def _bands(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Return the weights (H * (W // 2 + 1), 13) with which a spectrum is averaged around each frequency."""
+    reach = max(WIDTH, 1.5 / min(height, width))  # a small picture has few frequencies
+    weights = (1 - (_frequencies(height, width) - _centres()[:, None, None]).abs() / reach).clamp(min=0)
+    return (weights / weights.sum(dim=(1, 2), keepdim=True)).flatten(1).T.contiguous().to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def _between(height: int, width: int, device: torch.device) -> torch.Tensor:
     """Return the weights (13, H * (W // 2 + 1)) that interpolate between bands at each number of a spectrum."""
     last = len(_centres()) - 1
     place = ((_frequencies(height, width) - FIRST) / WIDTH).clamp(0, last).flatten()
-    return (1 - (place - torch.arange(last + 1)[:, None]).abs()).clamp(min=0)
+    return (1 - (place - torch.arange(last + 1)[:, None]).abs()).clamp(min=0).to(device)

@@ -48,7 +48,7 @@ def test_augmentation_changes_every_image_anew_and_keeps_shape_and_range(dataset
 )
 def test_what_is_augmented_are_the_picture_s_own_values_whatever_the_processor_does(dataset, processor, monkeypatch):
     given = []
-    monkeypatch.setattr(images, "augment", lambda pixels, **_: given.append(pixels) or pixels)
+    monkeypatch.setattr(images, "augment", lambda pixels, **_: given.append(pixels.clone()) or pixels)
     plain, augmented = (WithPixels(dataset, processor, augmented=how)[3]["pixel_values"] for how in ("none", "plain"))
     assert torch.allclose(plain, augmented, atol=1e-5)
     picture = dataset[3]["image"].convert("RGB").resize((32, 32), Image.Resampling(processor.resample))
@@ -109,6 +109,34 @@ def test_robust_augmentation_hides_what_tells_one_camera_from_another(cue):
     robust, plain = (told_apart(lambda p, r=r: augment(p, robust=r)) for r in (True, False))
     assert robust < 0.85
     assert robust < plain + 0.02
+
+
+@pytest.mark.parametrize("draw", images._DRAWN, ids=lambda draw: draw.__name__)
+def test_what_is_drawn_is_what_the_artefact_draws(draw):
+    picture = lesions(1)[0]
+    left, paint = images._drawings(draw, 64, 64, picture.device)
+    for i in range(5):
+        drawn = draw(picture.permute(1, 2, 0).numpy(), np.random.default_rng(i))
+        assert (picture * left[i] + paint[i]).permute(1, 2, 0).numpy() == pytest.approx(drawn, abs=1e-5)
+
+
+def test_as_many_pictures_are_drawn_on_as_are_meant_to_be(monkeypatch):
+    grey = torch.full((2000, 3, 32, 32), 0.5)
+    for draw, share in dict(images._DRAWN).items():
+        monkeypatch.setattr(images, "_DRAWN", {draw: share})
+        changed = (images._drawn_on(grey.clone()) != grey).flatten(1).any(1).float().mean()
+        assert changed == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
+@pytest.mark.parametrize("robust", [False, True])
+def test_a_seed_gives_the_same_pictures_on_an_accelerator(robust):
+    pixels = torch.nn.functional.interpolate(torch.rand(8, 3, 20, 20), size=(160, 160), mode="bicubic").clamp(0, 1)
+    found = []
+    for device in ("cpu", torch.accelerator.current_accelerator()):
+        torch.manual_seed(0)
+        found.append(augment(pixels.to(device), robust=robust).cpu())
+    assert (found[0] - found[1]).abs().mean() < 1e-3  # a value that is rounded otherwise moves a block of a JPEG
 
 
 def test_a_batch_is_stacked_with_its_labels(dataset):
