@@ -6,14 +6,21 @@ r"""How near the training is to its limit, and to what the usual recipe does: im
 The limit is a bare loop of forward, backward and step on tensors in memory. The usual recipe is the transformers
 guide's to image classification: in `set_transform`, image by image, a random crop that is resized, a tensor,
 normalised; the default collator, the Trainer's defaults. All of them have the same model, batch and memory settings
-(those of the Makefile), and take turns; a ratio is that of one turn, by the clock and by the time of the processor
-alone, which other work on the machine disturbs less. Images are JPEGs of 600 x 450, made from those of the data set.
+(those of the Makefile), and take turns; a ratio is that of one turn, by the clock and, without an accelerator, by the
+time of the processor alone, which other work on the machine disturbs less. Images are JPEGs of 600 x 450, made from
+those of the data set.
+
+Where there is an accelerator all of it runs there, the bare loop in the number format that the Trainer has, and a
+column tells which share of the time the accelerator was busy. `--hardware` compares number formats, memory formats and
+`torch.compile` in the bare loop, `--accuracy` what is learnt from the two kinds of input.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +32,7 @@ from datasets import Dataset
 from PIL import Image
 from torch.nn import functional
 from tqdm.auto import tqdm
-from transformers import DefaultDataCollator, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import DefaultDataCollator, ProgressCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import train_hf
 from dermalert import images, metrics, pixels, repair, sources, splits
@@ -35,6 +42,11 @@ from dermalert.settings import Config
 
 MEMORY = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "OMP_WAIT_POLICY")
 SIZE = (600, 450)
+WARM = 2  # steps that do not count
+
+DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")
+HALF = DEVICE.type == "cuda"  # what `train_hf.make_trainer` chooses
+CHANNELS_FIRST = torch.contiguous_format
 
 BARE, OURS, USUAL = "bare loop on tensors in memory", "dermalert's Trainer", "usual recipe"
 OF = {"of the bare loop": BARE, "times the usual recipe": USUAL}
@@ -45,8 +57,6 @@ def main(arguments: argparse.Namespace) -> None:
     missing = [name for name in MEMORY if name not in os.environ]
     if missing:
         raise UsageError(f"{', '.join(missing)} not set: take the command of the docstring, all ways need the same.")
-    if torch.accelerator.is_available():
-        raise UsageError("the bare loop stays on the CPU and the others would not: run it where no accelerator is.")
     torch.set_num_threads(arguments.threads)
     if arguments.accuracy:
         print(accuracies(arguments))
@@ -55,7 +65,8 @@ def main(arguments: argparse.Namespace) -> None:
         dataset = jpegs(arguments.dataset, arguments.images, Path(scratch) / "jpegs")
         ways = ways_to_train(dataset, arguments, Path(scratch))
         print(as_markdown(in_turns(ways, arguments.turns)))
-        print(input_alone(dataset, arguments))
+        if not arguments.hardware:
+            print(input_alone(dataset, arguments))
 
 
 def jpegs(names: list[str], count: int, folder: Path) -> Dataset:
@@ -72,21 +83,32 @@ def ways_to_train(
     dataset: Dataset, arguments: argparse.Namespace, scratch: Path
 ) -> dict[str, Callable[[], np.ndarray]]:
     """Return functions that train some steps and give the images a second, by name."""
-    settings = {"image_size": arguments.image_size, "batch_size": arguments.batch_size}
-    ways = {BARE: lambda: bare(dataset, Config(**settings), arguments.steps)}
+    config = Config(base_model=arguments.base_model, image_size=arguments.image_size, batch_size=arguments.batch_size)
+    steps, few = arguments.steps, max(2, arguments.steps // arguments.decoding_takes)
     if arguments.hardware:
-        ways["bare loop, bfloat16"] = lambda: bare(dataset, Config(**settings), arguments.steps, half=True)
-        ways["bare loop, compiled"] = lambda: bare(dataset, Config(**settings), arguments.steps, compiled=True)
-        return ways
+        return {name: lambda how=how: bare(dataset, config, steps, **how) for name, how in formats().items()}
+    ways = {BARE: lambda: bare(dataset, config, steps, half=HALF)}
     rows = {OURS: {}, "the same, plain augmentation": {"augment": "plain"}, "the same, no average": {"average": 0.0}}
     for name, change in rows.items():
-        ways[name] = lambda change=change: ours(dataset, Config(**settings | change), arguments.steps, scratch)
-    ways["the same, decoding each time"] = lambda: decoding(dataset, Config(**settings), arguments.steps, scratch)
-    ways[USUAL] = lambda: usual(dataset, Config(**settings), arguments.steps, scratch)
-    ways["the same, channels last"] = lambda: usual(
-        dataset, Config(**settings), arguments.steps, scratch, layout=torch.channels_last
-    )
+        ways[name] = lambda change=change: ours(dataset, dataclasses.replace(config, **change), steps, scratch)
+    ways["the same, decoding each time"] = lambda: decoding(dataset, config, few, scratch)
+    ways[USUAL] = lambda: usual(dataset, config, few, scratch)
+    ways["the same, channels last"] = lambda: usual(dataset, config, few, scratch, layout=torch.channels_last)
+    if DEVICE.type != "cpu":
+        ways["the same, bfloat16"] = lambda: usual(dataset, config, few, scratch, bf16=True)
+        workers = os.cpu_count() or 1
+        ways[f"the same, bfloat16, {workers} processes that decode"] = lambda: usual(
+            dataset, config, few, scratch, bf16=True, dataloader_num_workers=workers, dataloader_persistent_workers=True
+        )
     return ways
+
+
+def formats() -> dict[str, dict]:
+    """Return the number and memory formats to compare, as arguments of `bare`."""
+    found = {BARE: {}, "bfloat16": {"half": True}, "bfloat16, channels first": {"half": True, "layout": CHANNELS_FIRST}}
+    if DEVICE.type == "cuda":
+        found |= {"TF32": {"tf32": True}, "channels first": {"layout": CHANNELS_FIRST}}
+    return found | {"bfloat16, compiled": {"half": True, "compiled": True}, "compiled": {"compiled": True}}
 
 
 def in_turns(ways: dict[str, Callable[[], np.ndarray]], turns: int) -> dict[str, list[np.ndarray]]:
@@ -102,47 +124,96 @@ def in_turns(ways: dict[str, Callable[[], np.ndarray]], turns: int) -> dict[str,
 
 
 def clocks() -> np.ndarray:
-    """Return the seconds of the clock and those of the processor."""
+    """Return the seconds of the clock, those of the processor, once the accelerator has done what it has to."""
+    if DEVICE.type != "cpu":
+        torch.accelerator.synchronize()
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def bare(dataset: Dataset, config: Config, steps: int, *, half: bool = False, compiled: bool = False) -> np.ndarray:
+class Busy:
+    """Asks every now and then whether the accelerator does something; on a CPU it knows nothing."""
+
+    def __enter__(self) -> "Busy":
+        self._seen, self._over = [], threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while DEVICE.type == "cuda" and not self._over.wait(0.1):
+            self._seen.append(torch.cuda.utilization() / 100)
+
+    def share(self) -> float:
+        """Return the share of the time that it was busy."""
+        return float(np.mean(self._seen[1:])) if len(self._seen) > 1 else float("nan")
+
+
+def bare(
+    dataset: Dataset,
+    config: Config,
+    steps: int,
+    *,
+    half: bool = False,
+    tf32: bool = False,
+    compiled: bool = False,
+    layout: torch.memory_format = torch.channels_last,
+) -> np.ndarray:
     """Return the images a second of forward, backward and step alone."""
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     model, processor = train_hf.load_model(config)
-    model = model.to(memory_format=torch.channels_last).train()
+    model = model.to(DEVICE, memory_format=layout).train()
     call = torch.compile(model) if compiled else model
-    rows = images.WithPixels(dataset, processor)
+    rows = images.WithPixels(dataset, processor, device=DEVICE)
     batch = images.collate(rows.__getitems__(list(range(config.batch_size))))
+    pixel_values, labels = batch["pixel_values"].contiguous(memory_format=layout), batch["labels"].to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
-    for step in range(steps + 1):
-        if step == 1:
-            began = clocks()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = call(pixel_values=batch["pixel_values"]).logits
-        functional.cross_entropy(logits.float(), batch["labels"]).backward()
+
+    def step() -> None:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=half):
+            logits = call(pixel_values=pixel_values).logits
+        functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return steps * config.batch_size / (clocks() - began)
+
+    for _ in range(WARM):
+        step()
+    with Busy() as busy:
+        began = clocks()
+        for _ in range(steps):
+            step()
+        return told(steps * config.batch_size, clocks() - began, busy)
+
+
+def told(count: int, seconds: np.ndarray, busy: Busy) -> np.ndarray:
+    """Return the images a second by the two clocks, and the share of the time that the accelerator was busy."""
+    return np.array([*(count / seconds), busy.share()])
 
 
 class Clock(TrainerCallback):
-    """Takes the time from the end of the first step to that of the last."""
+    """Takes the time from the end of the first steps to that of the last."""
 
     def on_step_end(self, _args, state, _control, **_others):
-        """Note when a step has ended."""
-        if state.global_step == 1:
+        """Note when these steps have ended."""
+        if state.global_step == WARM:
             self.began = clocks()
-        self.ended = clocks()
+        if state.global_step == state.max_steps:
+            self.ended = clocks()
 
 
 def timed(trainer: Trainer, steps: int) -> np.ndarray:
-    """Return the images a second of some steps of a Trainer, without what comes once a training or an epoch."""
+    """Return what `bare` does of some steps of a Trainer, without what comes once a training or an epoch."""
     clock = Clock()
     trainer.add_callback(clock)
-    trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = steps + 1, "no", "no"
-    trainer.args.disable_tqdm = True
-    trainer.train()
-    return steps * trainer.args.train_batch_size / (clock.ended - clock.began)
+    trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = steps + WARM, "no", "no"
+    trainer.pop_callback(ProgressCallback)
+    with Busy() as busy:
+        trainer.train()
+    return told(steps * trainer.args.train_batch_size, clock.ended - clock.began, busy)
 
 
 def ours(dataset: Dataset, config: Config, steps: int, folder: Path) -> np.ndarray:
@@ -158,8 +229,8 @@ def decoding(dataset: Dataset, config: Config, steps: int, folder: Path) -> np.n
         return ours(dataset, config, steps, folder)
 
 
-def usual(dataset: Dataset, config: Config, steps: int, folder: Path, layout=torch.contiguous_format) -> np.ndarray:
-    """Return the images a second of the usual recipe."""
+def usual(dataset: Dataset, config: Config, steps: int, folder: Path, *, layout=CHANNELS_FIRST, **others) -> np.ndarray:
+    """Return what `bare` does of the usual recipe; others are arguments of the Trainer."""
     model, processor = train_hf.load_model(config)
     arguments = TrainingArguments(
         output_dir=str(folder / "usual"),
@@ -168,12 +239,13 @@ def usual(dataset: Dataset, config: Config, steps: int, folder: Path, layout=tor
         remove_unused_columns=False,
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
+        **others,
     )
     trainer = Trainer(
         model=model.to(memory_format=layout),
         args=arguments,
         train_dataset=image_by_image(dataset, processor, config.image_size),
-        data_collator=DefaultDataCollator() if layout == torch.contiguous_format else images.collate,
+        data_collator=DefaultDataCollator() if layout == CHANNELS_FIRST else images.collate,
     )
     return timed(trainer, steps)
 
@@ -208,11 +280,14 @@ def random_box(width: int, height: int) -> tuple[float, float, float, float]:
 
 
 def input_alone(dataset: Dataset, arguments: argparse.Namespace) -> str:
-    """Return, as a table, the milliseconds of the processor an image that the input takes without a model."""
-    config = Config(image_size=arguments.image_size)
+    """Return, as a table, the milliseconds an image that the input takes without a model.
+
+    Those of the processor; where there is an accelerator those of the clock.
+    """
+    config = Config(base_model=arguments.base_model, image_size=arguments.image_size)
     _, processor = train_hf.load_model(config)
     rows = {
-        f"kept, {how} augmentation": images.WithPixels(dataset, processor, augmented=how)
+        f"kept, {how} augmentation": images.WithPixels(dataset, processor, augmented=how, device=DEVICE)
         for how in ("none", "plain", "robust")
     }
     rows["usual recipe"] = image_by_image(dataset, processor, arguments.image_size)
@@ -221,13 +296,13 @@ def input_alone(dataset: Dataset, arguments: argparse.Namespace) -> str:
     for turn in range(arguments.turns):
         for name, data in rows.items():
             wanted = np.random.default_rng(turn).permutation(len(data))[: arguments.batch_size].tolist()
-            began = time.process_time()
+            began = clocks()
             collators.get(name, images.collate)(data.__getitems__(wanted))
-            found[name].append((time.process_time() - began) * 1000 / arguments.batch_size)
+            found[name].append((clocks() - began)[int(DEVICE.type == "cpu")] * 1000 / arguments.batch_size)
     return "\n".join(
         [
             "",
-            "| input alone | ms of the processor an image |",
+            "| input alone | ms an image |",
             "|---|---|",
             *(f"| {n} | {spread(v)} |" for n, v in found.items()),
         ]
@@ -236,16 +311,18 @@ def input_alone(dataset: Dataset, arguments: argparse.Namespace) -> str:
 
 def as_markdown(found: dict[str, list[np.ndarray]]) -> str:
     """Return the table: images a second, and against the limit and the usual recipe, turn by turn."""
-    titles = ["images a second", *(f"{of}, by the {clock}" for of in OF for clock in ("clock", "processor"))]
-    lines = [
-        f"| medians of n = {len(found[BARE])} turns [smallest-largest] | " + " | ".join(titles) + " |",
-        "|---" * 6 + "|",
-    ]
+    by = ["clock"] if DEVICE.type == "cuda" else ["clock", "processor"]
+    titles = ["images a second", *(f"{of}, by the {clock}" for of in OF for clock in by)]
+    titles += ["accelerator busy"] if DEVICE.type == "cuda" else []
+    lines = [f"| medians of n = {len(found[BARE])} turns [smallest-largest] | " + " | ".join(titles) + " |"]
+    lines.append("|---" * (len(titles) + 1) + "|")
     for name, speeds in found.items():
-        cells = [spread(np.array(speeds)[:, 0])]
+        speeds = np.array(speeds)
+        cells = [spread(speeds[:, 0])]
         for other in OF.values():
-            ratios = np.divide(speeds, found[other]) if other in found else None
-            cells += ["", ""] if ratios is None else [spread(ratios[:, 0]), spread(ratios[:, 1])]
+            ratios = speeds / np.array(found[other]) if other in found else None
+            cells += ["" if ratios is None else spread(ratios[:, i]) for i in range(len(by))]
+        cells += [f"{np.nanmean(speeds[:, 2]):.0%}"] if DEVICE.type == "cuda" else []
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)
 
@@ -273,6 +350,7 @@ def accuracies(arguments: argparse.Namespace) -> str:
 def right(sides: dict[str, Dataset], arguments: argparse.Namespace, seed: int, how: str) -> str:
     """Train, and return the accuracy and the balanced accuracy on held-out images with their intervals."""
     config = Config(
+        base_model=arguments.base_model,
         image_size=arguments.image_size,
         batch_size=arguments.batch_size,
         epochs=arguments.epochs,
@@ -290,7 +368,7 @@ def right(sides: dict[str, Dataset], arguments: argparse.Namespace, seed: int, h
         if how == "usual":
             trainer.train_dataset = image_by_image(sides["train"], processor, config.image_size)
         trainer.train()
-        logits = trainer.predict(images.WithPixels(sides["held_out"], processor)).predictions
+        logits = trainer.predict(images.WithPixels(sides["held_out"], processor, device=DEVICE)).predictions
     probabilities = torch.from_numpy(logits).softmax(1).numpy()
     found = metrics.report(
         np.array(sides["held_out"]["label"]), probabilities, np.array(sides["held_out"]["group"]), alert=None
@@ -306,6 +384,8 @@ if __name__ == "__main__":
     parser.add_argument("--image_size", type=int, default=160, help="side of the input in pixels")
     parser.add_argument("--batch_size", type=int, default=32, help="images a step")
     parser.add_argument("--steps", type=int, default=6, help="of each way in a turn")
+    parser.add_argument("--decoding_takes", type=int, default=1, help="divides the steps of what decodes each time")
+    parser.add_argument("--base_model", default="efficientnet-lite0", help="as of train_hf.py")
     parser.add_argument("--turns", type=int, default=7, help="of all ways")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--hardware", action="store_true", help="the bare loop in bfloat16 and compiled, instead")
