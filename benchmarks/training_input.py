@@ -17,6 +17,7 @@ column tells which share of the time the accelerator was busy. `--hardware` comp
 
 import argparse
 import dataclasses
+import itertools
 import os
 import sys
 import tempfile
@@ -64,6 +65,7 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch, mock.patch.dict(os.environ, XDG_CACHE_HOME=f"{scratch}/cache"):
         dataset = jpegs(arguments.dataset, arguments.images, Path(scratch) / "jpegs")
         ways = ways_to_train(dataset, arguments, Path(scratch))
+        ways = {name: way for number, (name, way) in enumerate(ways.items()) if number in (arguments.rows or range(99))}
         print(as_markdown(in_turns(ways, arguments.turns)))
         if not arguments.hardware:
             print(input_alone(dataset, arguments))
@@ -105,21 +107,23 @@ def ways_to_train(
 
 def formats() -> dict[str, dict]:
     """Return the number and memory formats to compare, as arguments of `bare`."""
-    found = {BARE: {}, "bfloat16": {"half": True}, "bfloat16, channels first": {"half": True, "layout": CHANNELS_FIRST}}
-    if DEVICE.type == "cuda":
-        found |= {"TF32": {"tf32": True}, "channels first": {"layout": CHANNELS_FIRST}}
+    found = {BARE: {}, "channels first": {"layout": CHANNELS_FIRST}, "bfloat16": {"half": True}}
+    found |= {"bfloat16, channels first": {"half": True, "layout": CHANNELS_FIRST}}
+    found |= {"TF32": {"tf32": True}} if DEVICE.type == "cuda" else {}
     return found | {"bfloat16, compiled": {"half": True, "compiled": True}, "compiled": {"compiled": True}}
 
 
 def in_turns(ways: dict[str, Callable[[], np.ndarray]], turns: int) -> dict[str, list[np.ndarray]]:
     """Return the images a second of each way in each turn, after one that does not count."""
     found = {name: [] for name in ways}
-    for turn in tqdm(range(turns + 1), desc="Turns"):
-        for name, way in ways.items():
+    with tqdm(total=(turns + 1) * len(ways)) as bar:
+        for turn, (name, way) in itertools.product(range(turns + 1), ways.items()):
+            bar.set_description(name)
             set_seed(turn)
             speed = way()
             if turn:
                 found[name].append(speed)
+            bar.update()
     return found
 
 
@@ -386,6 +390,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=6, help="of each way in a turn")
     parser.add_argument("--decoding_takes", type=int, default=1, help="divides the steps of what decodes each time")
     parser.add_argument("--base_model", default="efficientnet-lite0", help="as of train_hf.py")
+    parser.add_argument("--rows", type=int, nargs="+", help="which ways, from 0, the bare loop; by default all")
     parser.add_argument("--turns", type=int, default=7, help="of all ways")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--hardware", action="store_true", help="the bare loop in bfloat16 and compiled, instead")

@@ -66,7 +66,7 @@ class WithPixels(torch.utils.data.Dataset):
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Stack a batch; channels last, which convolutions on a CPU run about a third faster on."""
     found = torch.stack([row["pixel_values"] for row in rows]).contiguous(memory_format=torch.channels_last)
-    return {"pixel_values": found, "labels": torch.tensor([row["labels"] for row in rows])}
+    return {"pixel_values": found, "labels": _like(found, torch.tensor([row["labels"] for row in rows]))}
 
 
 def augment(pixels: torch.Tensor, *, robust: bool = True) -> torch.Tensor:
