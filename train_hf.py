@@ -414,14 +414,15 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
     except UnpicklingError as error:  # of the optimizer's state, damaged or none at all
         raise RunError(f"'{checkpoint}' cannot be gone on from: its files hold something else than tensors.") from error
     seconds = time.perf_counter() - started
-    # The evaluation after each epoch is part of the time. What a stopped run took before is not known.
+    # The evaluation after each epoch is part of the time, the decoding before it not. What a stopped run took before is
+    # not known.
     rate = (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds
     return note_end(trainer, folder, trainer.state, images_per_second=rate, seconds=None if checkpoint else seconds)
 
 
 def note_end(trainer: Trainer, folder: Path, state: TrainerState, **speed: float | None) -> tuple[TrainerState, dict]:
     """Remember that a training has ended, so that it is not trained again; return the state and how fast it was."""
-    speed |= {"device": str(trainer.args.device), "trained_by": release.commit()}
+    speed |= {"device": str(trainer.args.device), "processes": processes.count(), "trained_by": release.commit()}
     if processes.is_main():
         runs.note_ended(folder, state, speed)
     return state, speed

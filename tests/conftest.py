@@ -74,6 +74,20 @@ def tiny_vit(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_resnet(tmp_path_factory) -> Path:
+    """A ResNet with random weights, as small: it has running statistics beside its weights."""
+    import torch
+    from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("base") / "tiny-resnet"
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def demo_release(tmp_path_factory) -> Path:
     """A release that alerts to most images, and was trained on generated ones."""
     from releases import make_release

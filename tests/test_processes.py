@@ -107,10 +107,10 @@ def counts(told, path=""):
     return found | {place: n for k, v in told.items() for place, n in counts(v, f"{path}/{k}").items()}
 
 
-def test_two_processes_share_each_step_measure_no_image_twice_and_leave_one_release(pictures, tiny_vit, tmp_path, hub):
-    alone = run(parse([str(word) for word in words(pictures, tiny_vit, tmp_path / "alone")]))
+def test_two_processes_share_each_step_and_leave_one_release(pictures, tiny_resnet, tmp_path, hub):
+    alone = run(parse([str(word) for word in words(pictures, tiny_resnet, tmp_path / "alone")]))
     publish = ("--push_to_hub", "tester/derm", "--version", "v1.0.0", "--accept_regression", "tiny")
-    launch = Launch(tmp_path, *words(pictures, tiny_vit, tmp_path / "two", *publish))
+    launch = Launch(tmp_path, *words(pictures, tiny_resnet, tmp_path / "two", *publish))
     code, said = launch.wait()
     assert code == 0, said
     assert "Training in 2 processes." in said
@@ -134,6 +134,8 @@ def test_two_processes_share_each_step_measure_no_image_twice_and_leave_one_rele
     assert launch.notes(0)[-1]["loss"] == launch.notes(1)[-1]["loss"]
 
     two = figures(tmp_path / "two")
+    assert (two["training"]["processes"], alone["training"]["processes"]) == (2, 1)
+    assert "in 2 processes" in (tmp_path / "two/release/README.md").read_text()
     assert counts(two["splits"]) == counts(alone["splits"])
     here, there = (told["splits"]["held_out"]["accuracy"] for told in (two, alone))
     assert there["low"] <= here["value"] <= there["high"]
