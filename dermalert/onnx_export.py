@@ -60,7 +60,9 @@ def check(model, processor, wanted: Export) -> None:
                 _EXPORTS[name](model, processor, Path(scratch) / "model.onnx")
         # Not one type: OnnxExporterError, RuntimeError, TypeError, Unfit, ...
         except Exception as error:
-            raise UsageError(f"this model cannot be exported to ONNX ({first_line(error)}): add --onnx none.") from error
+            raise UsageError(
+                f"this model cannot be exported to ONNX ({first_line(error)}): add --onnx none."
+            ) from error
 
 
 def _written(wanted: Export) -> list[str]:
@@ -160,7 +162,7 @@ def _export_graph(model, processor, to: Path) -> None:
         do_constant_folding=False,
         training=torch.onnx.TrainingMode.PRESERVE,
     )
-    _leave_out(graph.named_tensors(model), to)
+    _leave_out(model.state_dict(), to)
     graph.Graph(to, model).check(model, pixels)
 
 
@@ -170,7 +172,7 @@ def _other_weights(model):
     Two weights that are equal would become one, and what depended on them would be written as it is in this model.
     """
     other = copy.deepcopy(model)
-    for tensor in graph.named_tensors(other).values():
+    for tensor in other.state_dict().values():
         if tensor.is_floating_point():
             torch.nn.init.uniform_(tensor, 0.5, 1.0)
     return other
@@ -224,7 +226,7 @@ def _export(model, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how)
             opset_version=_OPSET,
             input_names=["pixel_values"],
             output_names=outputs,
-            dynamic_axes={name: batch for name in ("pixel_values", *outputs)},
+            dynamic_axes=dict.fromkeys(("pixel_values", *outputs), batch),
             **how,
         )
 

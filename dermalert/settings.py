@@ -56,8 +56,8 @@ class Config:
     )
     onnx: Export = _setting(
         "all",
-        "'serving' adds what the release is served by on a CPU; 'all' also the model for Transformers.js and others' ONNX "
-        "Runtime, in 8 bits too if that pays; 'none' is for a base model that cannot be exported",
+        "'serving' adds what the release is served by on a CPU; 'all' also the model for Transformers.js and others' "
+        "ONNX Runtime, in 8 bits too if that pays; 'none' is for a base model that cannot be exported",
     )
     seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")

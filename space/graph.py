@@ -46,11 +46,11 @@ class Graph:
         content = file.read_bytes()
         try:
             names = weights_named(content)
-            held = named_tensors(model)
+            held = model.state_dict()
             missing = [name for name in names if name not in held]
             if missing:
                 raise Unfit(f"names weights that its model does not have, such as '{missing[0]}'")
-            given = [held[name].detach().cpu().contiguous().numpy() for name in names]
+            given = [held[name].cpu().contiguous().numpy() for name in names]
             # Kept, because the session reads them where they lie.
             self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in given]
             options = session_options()
@@ -98,11 +98,6 @@ def session_options():
     options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the core
     return options
-
-
-def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the parameters and buffers of a model; one that has two names under both."""
-    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
 
 
 def weights_named(content: bytes) -> list[str]:
