@@ -39,12 +39,12 @@ class Graph:
         """Open a file.
 
         Raises:
-            Unfit: it is damaged, or of another model.
+            Unfit: it is damaged, or of another model; or a package is missing.
         """
-        import onnxruntime  # takes a moment, which a release without such a file need not wait for
-
-        content = file.read_bytes()
         try:
+            import onnxruntime  # takes a moment, which a release without such a file need not wait for
+
+            content = file.read_bytes()
             names = weights_named(content)
             held = model.state_dict()
             missing = [name for name in names if name not in held]
@@ -58,6 +58,8 @@ class Graph:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Unfit:
             raise
+        except ImportError as error:
+            raise Unfit(f"needs the package '{error.name}'") from error
         # Not one type: DecodeError, InvalidProtobuf, InvalidGraph, Fail (another shape or type of a weight), ...
         except Exception as error:
             raise Unfit("is damaged, cut short, or made for other weights") from error

@@ -229,9 +229,10 @@ class Release:
             if found is not None:
                 found.check(self.model, self.processor([_NOISE], return_tensors="pt")["pixel_values"])
             return found
-        except (OSError, graph.Unfit) as error:
-            reason = error if isinstance(error, graph.Unfit) else "cannot be read"
-            raise NoRelease(f"{self} cannot be served: its {graph.FILE} {reason}.") from error
+        except graph.Unfit as error:
+            raise NoRelease(f"{self} cannot be served: its {graph.FILE} {error}.") from error
+        except OSError as error:
+            raise NoRelease(f"cannot read {graph.FILE} of {self}: out of reach.") from error
 
     def _read_refusal(self) -> Refusal | None:
         told = getattr(self.model.config, "refusal", None)
