@@ -7,6 +7,7 @@ release.
 """
 
 import copy
+import functools
 import tempfile
 import time
 import warnings
@@ -205,6 +206,7 @@ def _any_pixels(processor) -> torch.Tensor:
 
 def _export(model, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how) -> None:
     """Export a model, which is changed by it: it takes and gives plain tensors then."""
+    _pool_by_means(model)
     forward = model.forward
 
     def plain(pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -229,6 +231,20 @@ def _export(model, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how)
             dynamic_axes=dict.fromkeys(("pixel_values", *outputs), batch),
             **how,
         )
+
+
+def _pool_by_means(model) -> None:
+    """Have windows that hold all there is, as in EfficientNet, give a mean.
+
+    Before pull request 29629 of July 2026, ONNX Runtime divided by the size of the window and not by what is in it.
+    """
+    for part in model.modules():
+        if isinstance(part, torch.nn.AvgPool2d) and part.ceil_mode:
+            part.forward = functools.partial(_pooled, part.forward, part.kernel_size)
+
+
+def _pooled(forward: Callable, window: int, values: torch.Tensor) -> torch.Tensor:
+    return values.mean((2, 3), keepdim=True) if window >= max(values.shape[2:]) else forward(values)
 
 
 class _Pixels(CalibrationDataReader):

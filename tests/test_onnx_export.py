@@ -126,6 +126,14 @@ def test_gates_that_do_nothing_are_not_exported(tmp_path):
         assert "Sigmoid" not in {node.op_type for node in model.graph.node}
 
 
+def test_a_pooling_of_all_there_is_is_a_mean_which_each_onnx_runtime_computes_alike(tmp_path):
+    """Those before July 2026 divide an AveragePool by the size of its window, however little of it is filled."""
+    folder = saved("efficientnet-lite0", tmp_path)
+    for name in ("graph", "model"):
+        model = onnx.load(exported(folder, name), load_external_data=False)
+        assert "AveragePool" not in {node.op_type for node in model.graph.node}
+
+
 def test_half_precision_weights_give_a_model_in_single_precision_with_the_same_answers(folder, pictures):
     loaded = Release.load(folder)
     for tensor in loaded.model.parameters():
