@@ -1,6 +1,8 @@
+import contextlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -241,6 +243,14 @@ def test_other_answers_than_torch_gives_stop_the_release(folder, pictures, wrong
     side.probabilities[0, 0] += wrong
     with pytest.raises(RunError, match=r"gives other answers than torch .* --onnx none"):
         onnx_export.write(folder, judge, side, {"train": pictures}, "serving")
+
+
+@pytest.mark.parametrize(("device", "off", "passes"), [("cpu", 9e-5, True), ("cpu", 5e-4, False), ("cuda", 5e-4, True)])
+def test_an_accelerator_may_have_rounded_more_coarsely(device, off, passes):
+    judge = SimpleNamespace(model=SimpleNamespace(device=torch.device(device)))
+    told = {"graph": {"difference": 1e-6}, "model": {"difference": off}, "quantized": {"difference": 0.2}}
+    with contextlib.nullcontext() if passes else pytest.raises(RunError, match="other answers"):
+        onnx_export._check_same(told, judge)
 
 
 def test_a_model_that_cannot_be_exported_is_refused_before_the_training():
