@@ -65,7 +65,7 @@ TOLERANCE = 1e-3
 """How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
 
 _NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-"""A picture by which a graph is held against its model: in it no two channels see the same."""
+"""The picture by which a graph is held against its model: noise, in which all filters find something."""
 
 _SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}."
 
