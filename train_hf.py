@@ -157,8 +157,8 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
     learnt_from = seen.of(sides, known)
 
     def claim() -> tuple[dict, dict[str, Dataset], dict]:
-        if config.onnx:
-            onnx_export.check(model, processor)
+        if config.onnx != "none":
+            onnx_export.check(model, processor, config.onnx)
         audited = audit.audit(shipped, unreadable=faults)
         others, told = external.load(
             config.external, sides=sides, learnt=learnt_from, policy=config.repair, strict=config.strict, **loading
@@ -188,9 +188,8 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
                 "official_test_known_to_base": int((~seen.are_unseen(sides["official_test"], known)).sum()),
             }
             figures = report(config, settings, data | found, sides, learnt, judge, measured)
-            if config.onnx:
-                validation = evaluation.ask(judge, sides["validation"], name="validation")
-                figures["onnx"] = onnx_export.write(staging, judge, measured["held_out"], validation, sides["train"])
+            if config.onnx != "none":
+                figures["onnx"] = onnx_export.write(staging, judge, measured["held_out"], sides, config.onnx)
             evaluation.write_reference(staging / triage.REFERENCE, judge)
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             audit.write(audited, staging / "evaluation" / "audit.json")

@@ -18,6 +18,8 @@ from dermalert.errors import run_command
 from dermalert.words import in_words
 from space import triage
 
+_COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precision", "quantized": "8 bits"}
+
 
 def main(arguments: argparse.Namespace) -> None:
     """Export, compare, and print the two tables."""
@@ -28,27 +30,29 @@ def main(arguments: argparse.Namespace) -> None:
         folder = Path(scratch) / "release"
         shutil.copytree(release.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
         judge = triage.Release.load(folder)
-        pixels = onnx_export.prepare(folder, judge, sides["train"])
+        pixels = onnx_export.prepare(folder, judge, sides["train"], "all")
         told = onnx_export.compare(folder, judge, evaluation.ask(judge, held_out, name="held out"))
-        speeds = {threads: onnx_export.speeds(folder, pixels, threads=threads) for threads in arguments.threads}
+        speeds = {threads: onnx_export.speeds(folder, judge, pixels, threads=threads) for threads in arguments.threads}
     print(as_markdown(told, speeds, images=len(held_out), batch_size=len(pixels)))
 
 
-def as_markdown(told: list[dict], speeds: dict[int, list[dict]], *, images: int, batch_size: int) -> str:
+def as_markdown(told: dict[str, dict], speeds: dict[int, dict], *, images: int, batch_size: int) -> str:
     """Return the tables that `benchmarks/README.md` shows."""
+    files = [told[name] for name in _COLUMNS]
     lines = [
-        f"| n = {images} held-out images | single precision | 8 bits |",
-        "|---|---|---|",
-        _line("MB", [f"{each['megabytes']:.1f}" for each in told]),
-        _line("largest difference of a probability from torch", [f"{each['difference']:.2g}" for each in told]),
-        _line("alerts changed", [each["alerts_changed"] for each in told]),
-        _line("alerts to melanomas lost", [each["melanomas_lost"] for each in told]),
-        _line("change of melanoma AUROC", [in_words(each["auroc_change"], 4) for each in told]),
+        _line(f"n = {images} held-out images", list(_COLUMNS.values())),
+        _line("---", ["---"] * len(_COLUMNS)),
+        _line("MB", [f"{each['megabytes']:.2f}" for each in files]),
+        _line("largest difference of a probability from torch", [f"{each['difference']:.2g}" for each in files]),
+        _line("alerts changed", [each["alerts_changed"] for each in files]),
+        _line("alerts to melanomas lost", [each["melanomas_lost"] for each in files]),
+        _line("change of melanoma AUROC", [in_words(each["auroc_change"], 4) for each in files]),
     ]
     for threads, found in speeds.items():
         for kind, title in (("single", "one image"), ("batch", f"{batch_size} images at once")):
-            exact, coarse = (each[kind] for each in found)
-            cells = [f"{exact:.1f} times as fast as torch", f"{exact * coarse:.1f} times"]
+            times = {name: each[kind] for name, each in found.items()}
+            times["quantized"] *= times["model"]
+            cells = [f"{times[name]:.1f} times as fast as torch" for name in _COLUMNS]
             lines.append(_line(f"{title}, {threads} thread{'s' * (threads > 1)}", cells))
     return "\n".join(lines)
 

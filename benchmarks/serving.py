@@ -2,9 +2,9 @@ r"""What serving costs beside what a user would write instead: one image, many, 
 
     python benchmarks/serving.py --model space/model --dataset ham10000/ isic9/
 
-exports the release to a temporary folder as `train_hf.py` does, and asks it with ONNX Runtime and without. All ways
-have the same images and threads and take turns; a ratio is that of one turn, by the clock and by the time of the
-processor alone, which other work on the machine disturbs less.
+copies the release to a temporary folder, without a graph for ONNX Runtime and with one, exported as `train_hf.py` does,
+and asks both. All ways have the same images and threads and take turns; a ratio is that of one turn, by the clock and
+by the time of the processor alone, which other work on the machine disturbs less.
 """
 
 import argparse
@@ -73,12 +73,12 @@ def images(folders: list[str], count: int) -> list[Path]:
 
 
 def releases(folder: Path, scratch: Path) -> tuple[Path, Path]:
-    """Return a release without a file for ONNX Runtime, and the same with one."""
+    """Return a release without a graph for ONNX Runtime, and the same with one."""
     plain, fast = (scratch / name / folder.name for name in ("plain", "fast"))
     for to in (plain, fast):
         shutil.copytree(folder, to, ignore=shutil.ignore_patterns("onnx"))
     (fast / "onnx").mkdir()
-    onnx_export.export(fast, triage.Release.load(plain).processor, fast / onnx_export.FILE)
+    onnx_export.export(fast, triage.Release.load(plain).processor, "graph")
     return plain, fast
 
 

@@ -103,7 +103,7 @@ def _compiled(template: Path) -> jinja2.Template:
         "probability": lambda value: f"{value:.3f}",
         "p_value": lambda value: f"{value:.2g}",
         "difference": lambda value: f"{value:.1g}",
-        "decimal": lambda value: f"{value:.1f}",
+        "decimal": lambda value, digits=1: f"{value:.{digits}f}",
     }
     return environment.from_string(template.read_text())
 

@@ -1,11 +1,13 @@
 """A release for ONNX Runtime and Transformers.js: exported as it is stored, held against torch, in 8 bits if that pays.
 
-Both read `onnx/*.onnx` with `pixel_values` (batch, 3, height, width) in and `logits` (batch, labels) out; config and
-processor are those of the release. Transformers.js takes `model.onnx` for `dtype: "fp32"` and `model_quantized.onnx`
-for "q8". `model.onnx` gives `features` (batch, d) too, by which `space/refusal.py` declines: what serves the release on
-a CPU is this file.
+What serves the release on a CPU is `onnx/graph.onnx`, which has no weights of its own (see `space/graph.py`). Others
+read `onnx/model.onnx` and `onnx/model_quantized.onnx` with `pixel_values` (batch, 3, height, width) in and `logits`
+(batch, labels) out, for which Transformers.js has the names "fp32" and "q8"; config and processor are those of the
+release.
 """
 
+import copy
+import functools
 import tempfile
 import time
 import warnings
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from datasets import Dataset
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -22,13 +25,15 @@ from PIL import Image
 from scipy import special
 from transformers import AutoModelForImageClassification
 
-from dermalert import backbones, metrics
+from dermalert import backbones, evaluation, metrics
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.evaluation import Side
-from space import refusal, triage
+from dermalert.settings import Export
+from space import graph, refusal, triage
 
-FILE, QUANTIZED = triage.ONNX, "onnx/model_quantized.onnx"
+FILES = {"graph": graph.FILE, "model": "onnx/model.onnx", "quantized": "onnx/model_quantized.onnx"}
+"""In a release, by what `metrics.json` calls them."""
 
 WORST_LOSS = 0.02
 """Melanoma AUROC that a release in 8 bits may lose at most, as one release against the one before."""
@@ -44,7 +49,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 """Gives logits (n, labels) of pixels (n, 3, height, width), float32."""
 
 
-def check(model, processor) -> None:
+def check(model, processor, wanted: Export) -> None:
     """Refuse, before the training, a model that could not be exported.
 
     Raises:
@@ -52,97 +57,194 @@ def check(model, processor) -> None:
     """
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            _export(model, _pixels(processor, [Image.new("RGB", (96, 64))]), Path(scratch) / "model.onnx")
-        # Not one type: OnnxExporterError, RuntimeError, TypeError, ...
+            for name in _written(wanted):
+                _EXPORTS[name](model, processor, Path(scratch) / "model.onnx")
+        # Not one type: OnnxExporterError, RuntimeError, TypeError, Unfit, ...
         except Exception as error:
-            raise UsageError(f"this model cannot be exported to ONNX ({first_line(error)}): add --no_onnx.") from error
+            raise UsageError(
+                f"this model cannot be exported to ONNX ({first_line(error)}): add --onnx none."
+            ) from error
 
 
-def write(folder: Path, judge: triage.Release, held_out: Side, validation: Side, train: Dataset) -> dict:
+def _written(wanted: Export) -> list[str]:
+    return ["graph"] if wanted == "serving" else ["graph", "model"]
+
+
+def write(folder: Path, judge: triage.Release, held_out: Side, sides: dict[str, Dataset], wanted: Export) -> dict:
     """Write `onnx/` of a release, and return what there is to say of it.
 
     Args:
         folder: of the release, with its weights as they are stored.
         judge: the same, loaded; its processor makes the pixels.
         held_out: images that choose nothing, with the judge's answers.
-        validation: those that decide whether the file in 8 bits is kept.
-        train: images that the 8-bit ranges are taken from.
+        sides: `validation` decides whether the file in 8 bits is kept, `train` gives the ranges of its values.
+        wanted: the graph alone, or all files.
 
     Raises:
         RunError: ONNX Runtime gives other answers than torch.
     """
-    pixels = prepare(folder, judge, train)
-    exact, coarse = compare(folder, judge, held_out)
-    if not exact["difference"] <= triage.TOLERANCE:
+    pixels = prepare(folder, judge, sides["train"], wanted)
+    told = compare(folder, judge, held_out)
+    _check_same(told, judge)
+    for name, found in speeds(folder, judge, pixels, threads=1).items():
+        told[name]["speed"] = found
+    if "quantized" in told:
+        coarse, validation = told["quantized"], evaluation.ask(judge, sides["validation"], name="validation")
+        coarse["validation_auroc_change"] = compare(folder, judge, validation)["quantized"]["auroc_change"]
+        coarse["kept"] = pays(coarse)
+        if not coarse["kept"]:
+            (folder / FILES["quantized"]).unlink()
+    return {"images": len(held_out.dataset), "batch_size": len(pixels)} | told
+
+
+def _check_same(told: dict[str, dict], judge: triage.Release) -> None:
+    # On an accelerator torch itself rounds more coarsely than on the CPU.
+    most = graph.CLOSE if judge.model.device.type == "cpu" else triage.TOLERANCE
+    off = max(told[name]["difference"] for name in told.keys() & _EXPORTS.keys())
+    if not off <= most:
         raise RunError(
-            f"ONNX Runtime gives other answers than torch (by up to {exact['difference']:.2g}): run the same command "
-            "with --no_onnx to have the release without."
+            f"ONNX Runtime gives other answers than torch (by up to {off:.2g}): run the same command with --onnx none "
+            "to have the release without."
         )
-    exact["speed"], coarse["speed"] = speeds(folder, pixels, threads=1)
-    coarse["validation_auroc_change"] = compare(folder, judge, validation)[1]["auroc_change"]
-    coarse["kept"] = pays(coarse)
-    if not coarse["kept"]:
-        (folder / QUANTIZED).unlink()
-    return {"images": len(held_out.dataset), "batch_size": len(pixels), "model": exact, "quantized": coarse}
 
 
-def prepare(folder: Path, judge: triage.Release, train: Dataset) -> np.ndarray:
-    """Write both files, and return a batch of pixels to measure their speed with; for the rest see `write`."""
-    (folder / FILE).parent.mkdir()
+def prepare(folder: Path, judge: triage.Release, train: Dataset, wanted: Export) -> np.ndarray:
+    """Write the files, and return a batch of pixels to measure their speed with; for the rest see `write`."""
+    (folder / "onnx").mkdir()
     some = _pixels(judge.processor, _read(train.select(_spread(len(train), _RANGES))))
-    export(folder, judge.processor, folder / FILE)
-    try:
-        quantize(folder / FILE, some, folder / QUANTIZED)
-    # Not one type either; the training stands, and goes into a release without ONNX.
-    except Exception as error:
-        raise RunError(
-            f"this model cannot be stored in 8 bits ({first_line(error)}): run the same command again with --no_onnx."
-        ) from error
+    for name in _written(wanted):
+        export(folder, judge.processor, name)
+    if wanted == "all":
+        try:
+            quantize(folder / FILES["model"], some, folder / FILES["quantized"])
+        # Not one type either; the training stands, and goes into a release without this file.
+        except Exception as error:
+            raise RunError(
+                f"this model cannot be stored in 8 bits ({first_line(error)}): run the same command again with "
+                "--onnx serving."
+            ) from error
     return some[:_BATCH]
 
 
-def compare(folder: Path, judge: triage.Release, held_out: Side) -> list[dict]:
-    """Return size, difference from torch, alerts and change of melanoma AUROC of both files; see `write`."""
-    files = folder / FILE, folder / QUANTIZED
-    found = answers(judge.processor, held_out.dataset, [session(file) for file in files])
-    return [_about(file, judge, held_out, rows) for file, rows in zip(files, found, strict=True)]
+def compare(folder: Path, judge: triage.Release, held_out: Side) -> dict[str, dict]:
+    """Return size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
+    models = sessions(folder, judge)
+    found = answers(judge.processor, held_out.dataset, list(models.values()))
+    return {name: _about(folder / FILES[name], judge, held_out, rows) for name, rows in zip(models, found, strict=True)}
 
 
-def export(folder: Path, processor, to: Path) -> None:
-    """Export the classifier in a folder as it is stored, without gates that do nothing."""
-    model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
+def export(folder: Path, processor, name: str) -> None:
+    """Export the classifier in a folder as it is stored, without gates that do nothing.
+
+    Args:
+        folder: of the release.
+        processor: that of the release.
+        name: `graph` or `model`.
+    """
+    model = _loaded(folder)
     backbones.skip_identity_gates(model)
-    _export(model, _pixels(processor, [Image.new("RGB", (96, 64))] * 2), to)
+    _EXPORTS[name](model, processor, folder / FILES[name])
 
 
-class _Plain(torch.nn.Module):
-    """A classifier that takes and gives plain tensors: pixels in, logits and features out."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self.model(pixel_values=pixel_values, output_hidden_states=True)
-        return found.logits, refusal.features(found.hidden_states)
+def _loaded(folder: Path):
+    return AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def _export(model, pixels: np.ndarray, to: Path) -> None:
+def _export_graph(model, processor, to: Path) -> None:
+    """Write what a model computes, without its weights."""
+    model = copy.deepcopy(model).cpu().eval()
+    pixels = _any_pixels(processor)
+    _export(
+        _other_weights(model),
+        pixels,
+        to,
+        outputs=graph.OUTPUTS,
+        # So that each weight is there, as it is, under its name; ONNX Runtime folds them when it opens the file.
+        do_constant_folding=False,
+        training=torch.onnx.TrainingMode.PRESERVE,
+    )
+    _leave_out(model.state_dict(), to)
+    graph.Graph(to, model).check(model, pixels)
+
+
+def _other_weights(model):
+    """Return the model with weights by chance.
+
+    Two weights that are equal would become one, and what depended on them would be written as it is in this model.
+    """
+    other = copy.deepcopy(model)
+    for tensor in other.state_dict().values():
+        if tensor.is_floating_point():
+            torch.nn.init.uniform_(tensor, 0.5, 1.0)
+    return other
+
+
+def _leave_out(named: dict[str, torch.Tensor], file: Path) -> None:
+    """Take out of an ONNX file the data of all that has the name of a weight."""
+    model = onnx.load(file)
+    for tensor in model.graph.initializer:
+        if tensor.name in named:
+            kept = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            tensor.CopyFrom(kept)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=graph.PLACE)
+    file.write_bytes(model.SerializeToString())
+
+
+def _export_model(model, processor, to: Path) -> None:
+    """Write a model with its weights."""
+    _export(copy.deepcopy(model).cpu().eval(), _any_pixels(processor), to, outputs=["logits"])
+
+
+_EXPORTS = {"graph": _export_graph, "model": _export_model}
+
+
+def _any_pixels(processor) -> torch.Tensor:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    return torch.from_numpy(_pixels(processor, [Image.fromarray(each) for each in noise]))
+
+
+def _export(model, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how) -> None:
+    """Export a model, which is changed by it: it takes and gives plain tensors then."""
+    _pool_by_means(model)
+    forward = model.forward
+
+    def plain(pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = forward(pixel_values=pixel_values, output_hidden_states=True)
+        given = {"logits": found.logits, "features": refusal.features(found.hidden_states)}
+        return tuple(given[name] for name in outputs)
+
+    model.forward = plain  # in the place of a module around it, which would change the names of the weights
     batch = {0: "batch_size"}
     with warnings.catch_warnings():
         # torch calls this exporter the older one. It needs `onnx` alone, where the newer one needs onnxscript too and
         # takes ten times as long (8 s for lite2, and as fast a model); and a trace warns of each `if` in a model.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Plain(model.cpu()).eval(),
-            (torch.from_numpy(pixels),),
+            model,
+            (pixels,),
             to,
             dynamo=False,
             opset_version=_OPSET,
             input_names=["pixel_values"],
-            output_names=["logits", "features"],
-            dynamic_axes={"pixel_values": batch, "logits": batch, "features": batch},
+            output_names=outputs,
+            dynamic_axes=dict.fromkeys(("pixel_values", *outputs), batch),
+            **how,
         )
+
+
+def _pool_by_means(model) -> None:
+    """Have windows that hold all there is, as in EfficientNet, give a mean.
+
+    Before pull request 29629 of July 2026, ONNX Runtime divided by the size of the window and not by what is in it.
+    """
+    for part in model.modules():
+        if isinstance(part, torch.nn.AvgPool2d) and part.ceil_mode:
+            part.forward = functools.partial(_pooled, part.forward, part.kernel_size)
+
+
+def _pooled(forward: Callable, window: int, values: torch.Tensor) -> torch.Tensor:
+    return values.mean((2, 3), keepdim=True) if window >= max(values.shape[2:]) else forward(values)
 
 
 class _Pixels(CalibrationDataReader):
@@ -158,7 +260,7 @@ class _Pixels(CalibrationDataReader):
 
 
 def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
-    """Write a model in 8 bits, weights by channel and values by the range that they have on some pixels; logits alone.
+    """Write a model in 8 bits, weights by channel and values by the range that they have on some pixels.
 
     Args:
         file: the model in single precision.
@@ -166,8 +268,7 @@ def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
         to: the new file.
     """
     prepared = to.with_suffix(".prepared")
-    onnx.utils.extract_model(file, prepared, ["pixel_values"], ["logits"])
-    quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
+    quant_pre_process(file, prepared, skip_symbolic_shape=True)
     quantize_static(
         prepared,
         to,
@@ -181,15 +282,27 @@ def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
     prepared.unlink()
 
 
+def sessions(folder: Path, judge: triage.Release) -> dict[str, Run]:
+    """Return what ONNX Runtime makes of each file of a release that is there."""
+    opening = {"graph": lambda file: _graph(file, judge)}
+    there = {name: folder / file for name, file in FILES.items() if (folder / file).exists()}
+    return {name: opening.get(name, session)(file) for name, file in there.items()}
+
+
+def _graph(file: Path, judge: triage.Release) -> Run:
+    loaded = graph.Graph(file, judge.model)
+    return lambda pixels: loaded(torch.from_numpy(pixels))[0].numpy()
+
+
 def session(file: Path) -> Run:
-    """Return what ONNX Runtime makes of a file, on as many threads as torch has."""
-    loaded = triage.open_session(file)
+    """Return what ONNX Runtime makes of a file with weights, on as many threads as torch has."""
+    loaded = onnxruntime.InferenceSession(file, graph.session_options(), providers=["CPUExecutionProvider"])
     return lambda pixels: loaded.run(["logits"], {"pixel_values": pixels})[0]
 
 
 def plain(folder: Path) -> Run:
     """Return what transformers makes of a release's folder on the CPU, as a `pipeline` would."""
-    model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    model = _loaded(folder)
 
     @torch.inference_mode()
     def run(pixels: np.ndarray) -> np.ndarray:
@@ -237,26 +350,28 @@ def _melanomas(side: Side) -> np.ndarray:
     return np.array(side.dataset["label"]) == DIAGNOSES.index(ALERT)
 
 
-def speeds(folder: Path, pixels: np.ndarray, *, threads: int) -> list[dict[str, float]]:
-    """Return how many times as fast each file is as what it stands for: torch, and the file in single precision.
+def speeds(folder: Path, judge: triage.Release, pixels: np.ndarray, *, threads: int) -> dict[str, dict[str, float]]:
+    """Return how many times as fast each file is as what it stands for: torch, or the model in single precision.
 
     Medians of paired runs, of `single` images and of a `batch`. On one thread they mean something on a machine with
     other work too.
 
     Args:
         folder: of the release.
+        judge: the same, loaded.
         pixels: the batch, (n, 3, height, width), float32.
-        threads: of all three.
+        threads: of all of them.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        models = [plain(folder), session(folder / FILE), session(folder / QUANTIZED)]
-        pairs = [models[:2], models[1:]]
-        return [
-            {"single": _ratio(*pair, pixels[:1], repeats=15), "batch": _ratio(*pair, pixels, repeats=5)}
-            for pair in pairs
-        ]
+        models = {"torch": plain(folder)} | sessions(folder, judge)
+        beside = {"graph": "torch", "model": "torch", "quantized": "model"}
+        pairs = {name: (models[beside[name]], models[name]) for name in beside.keys() & models.keys()}
+        return {
+            name: {"single": _ratio(*pair, pixels[:1], repeats=15), "batch": _ratio(*pair, pixels, repeats=5)}
+            for name, pair in pairs.items()
+        }
     finally:
         torch.set_num_threads(before)
 

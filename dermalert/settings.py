@@ -8,6 +8,7 @@ from typing import Literal
 from transformers import HfArgumentParser
 
 Augmentation = Literal["robust", "plain", "none"]
+Export = Literal["all", "serving", "none"]
 Sampling = Literal["classes-and-sources", "classes", "natural"]
 
 
@@ -53,8 +54,10 @@ class Config:
     half_precision: bool = _setting(
         False, "round the weights to half precision before the calibration, so that the release has half the size"
     )
-    onnx: bool = _setting(
-        True, "also export the model for ONNX Runtime and Transformers.js, in 8 bits too if that pays"
+    onnx: Export = _setting(
+        "all",
+        "'serving' adds what the release is served by on a CPU; 'all' also the model for Transformers.js and others' "
+        "ONNX Runtime, in 8 bits too if that pays; 'none' is for a base model that cannot be exported",
     )
     seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")

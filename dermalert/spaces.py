@@ -23,7 +23,7 @@ from dermalert import repository
 from dermalert.errors import RunError, UsageError, did_you_mean, first_few
 from dermalert.hub import HTTP_ERROR
 from dermalert.retries import patiently, status
-from space import examples, refusal, triage
+from space import examples, graph, refusal, triage
 
 SOURCE = Path(triage.__file__).parent
 
@@ -38,7 +38,7 @@ _SERVED = (
     "model*.safetensors",
     "model.safetensors.index.json",
     refusal.STATISTICS,
-    triage.ONNX,
+    graph.FILE,
     triage.REFERENCE,
     triage.METRICS,
     "evaluation/predictions.parquet",

@@ -5,7 +5,8 @@ As a command it judges files, folders and zip archives, and lists them with the 
     python triage.py IMAGES... --model MODEL[@TAG] [--csv FILE] [--json FILE]
 
 Needs torch, transformers and Pillow, and nothing of the training side: all it knows of a model comes out of the
-release, a folder or a Hub repository at a tag. A release with a file for ONNX Runtime is asked by that on a CPU.
+release, a folder or a Hub repository at a tag. A release with a graph for ONNX Runtime is asked by that on a CPU, which
+takes `onnx` and `onnxruntime` too.
 """
 
 import argparse
@@ -28,9 +29,10 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file, logging
 
 if __package__:
-    from . import guards
+    from . import graph, guards
     from .refusal import STATISTICS, Refusal, features
 else:  # run as a script, or beside one, as on the Hub
+    import graph
     import guards
     from refusal import STATISTICS, Refusal, features
 
@@ -56,14 +58,14 @@ _NO_NUMBER = "what this release answers is not a number: its weights are damaged
 
 METRICS = "evaluation/metrics.json"
 
-ONNX = "onnx/model.onnx"
-"""In a release: `logits` (n, labels) and `features` (n, d), as `refusal.features` has them, of `pixel_values`."""
-
 BUNDLED = Path(__file__).parent / "model"
 """The release that is served where none is named."""
 
 TOLERANCE = 1e-3
 """How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
+
+_NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+"""The picture by which a graph is held against its model: noise, in which all filters find something."""
 
 _SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}."
 
@@ -174,7 +176,7 @@ class Release:
         self.model, self.processor, self.name, self.revision = model, processor, name, revision
         self.refusal = refusal
         """What declines an image; None where the release declines none."""
-        self.session = None
+        self.graph = None
         """ONNX Runtime's, which answers in place of `model`: the same within 1e-5, on a CPU three times as fast."""
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
         self.alert_label = model.config.alert["label"]
@@ -216,19 +218,21 @@ class Release:
         # Convolutions on a CPU take a quarter less with the channels last.
         network = network.eval().to(device, memory_format=torch.channels_last)
         release = cls(network, processor, name=name, revision=revision)
-        release.session = release._open_session() if device == "cpu" else None
+        release.graph = release._read_graph() if device == "cpu" else None
         release.refusal = release._read_refusal()
         return release
 
-    def _open_session(self):
-        path = self.file(ONNX)
+    def _read_graph(self) -> graph.Graph | None:
         try:
-            session = None if path is None else open_session(path)
-        # Not one type either: NoSuchFile, InvalidProtobuf, InvalidGraph, Fail, ...
-        except Exception as error:
-            raise NoRelease(f"cannot read {ONNX} of {self}: damaged, cut short, or out of reach.") from error
-        # Files of earlier releases give logits alone, and nothing to decline by.
-        return session if session and "features" in [output.name for output in session.get_outputs()] else None
+            path = self.file(graph.FILE)
+            found = None if path is None else graph.Graph(path, self.model)
+            if found is not None:
+                found.check(self.model, self.processor([_NOISE], return_tensors="pt")["pixel_values"])
+            return found
+        except graph.Unfit as error:
+            raise NoRelease(f"{self} cannot be served: its {graph.FILE} {error}.") from error
+        except OSError as error:
+            raise NoRelease(f"cannot read {graph.FILE} of {self}: out of reach.") from error
 
     def _read_refusal(self) -> Refusal | None:
         told = getattr(self.model.config, "refusal", None)
@@ -292,9 +296,8 @@ class Release:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return logits (n, labels) of a batch, and its features (n, d) if they are asked for."""
         pixels = self.processor(images, return_tensors="pt")
-        if self.session is not None:
-            found = self.session.run(["logits", "features"], {"pixel_values": pixels["pixel_values"].numpy()})
-            return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        if self.graph is not None:
+            return self.graph(pixels["pixel_values"])
         wanted = {"output_hidden_states": True} if with_features else {}
         found = self.model(**pixels.to(self.model.device), **wanted)
         return found.logits.cpu(), features(found.hidden_states).cpu() if with_features else None
@@ -394,17 +397,6 @@ def _problems(config, threshold) -> Iterator[str]:
     grouped = [label for labels in (getattr(config, "clinical_groups", None) or {}).values() for label in labels]
     if grouped and sorted(grouped) != sorted(config.label2id):
         yield "its 'clinical_groups' do not hold each of its diagnoses once"
-
-
-def open_session(file: Path):
-    """Return ONNX Runtime's session of a file, on the CPU and on as many threads as torch has."""
-    import onnxruntime  # takes a third of a second, which a release without such a file need not wait for
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the core
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 def _tagged(name: str, revision: str | None) -> str:

@@ -39,7 +39,7 @@ class Machine:
         )
 
     def train(self, *words: str) -> subprocess.Popen:
-        return self.start(str(REPOSITORY / "train_hf.py"), "--dataset", "pictures", "--no_onnx", *words)
+        return self.start(str(REPOSITORY / "train_hf.py"), "--dataset", "pictures", "--onnx", "none", *words)
 
 
 def finished(process: subprocess.Popen, code: int = 0) -> str:

@@ -93,7 +93,18 @@ class Launch:
 
 
 def words(pictures, base, folder, *more) -> list:
-    plain = ["--dataset", pictures, "--base_model", base, "--output_dir", folder, "--augment", "plain", "--no_onnx"]
+    plain = [
+        "--dataset",
+        pictures,
+        "--base_model",
+        base,
+        "--output_dir",
+        folder,
+        "--augment",
+        "plain",
+        "--onnx",
+        "none",
+    ]
     return [*plain, "--epochs", "2", "--learning_rate", "3e-3", *more]
 
 

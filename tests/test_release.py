@@ -48,6 +48,7 @@ def test_figures_of_somebody_else_are_no_release(told, tmp_path):
         ("model-00001-of-00002.safetensors", True),
         ("evaluation/metrics.json", True),
         ("evaluation/figures/roc.png", True),
+        ("onnx/graph.onnx", True),
         ("onnx/model.onnx", True),
         ("models/x.safetensors", False),
         ("model/x/y.safetensors", False),

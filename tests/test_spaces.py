@@ -17,7 +17,7 @@ from releases import figures, make_image, make_release
 from transformers import pipeline
 from typer.testing import CliRunner
 
-from dermalert import publishing, release, retries, spaces
+from dermalert import onnx_export, publishing, release, retries, spaces
 from dermalert.__main__ import app
 from dermalert.errors import RunError, UsageError
 from space import examples, triage
@@ -42,6 +42,9 @@ def folder(tmp_path_factory) -> Path:
     folder = make_release(tmp_path_factory.mktemp("runs") / "release", generated=False)
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "metrics.json").write_text(json.dumps(figures()))
+    (folder / "onnx").mkdir()
+    for name in ("graph", "model"):
+        onnx_export.export(folder, triage.Release.load(folder).processor, name)
     release.write_card(folder)
     return folder
 
@@ -161,7 +164,8 @@ def test_a_release_is_served_by_tag_and_fetched_at_build_time_by_commit(publishe
     data = metadata(published)
     assert data["models"] == [MODEL]
     (preloaded,) = data["preload_from_hub"]
-    names = "config.json,evaluation/metrics.json,model.safetensors,preprocessor_config.json"
+    assert "onnx/model.onnx" in published.files(MODEL), "which is for others"
+    names = "config.json,evaluation/metrics.json,model.safetensors,onnx/graph.onnx,preprocessor_config.json"
     assert preloaded == f"{MODEL} {names} {published.tags(MODEL)['v1.0.0']}"
     source = SpaceCard.load(REPOSITORY / "space" / "README.md").data.to_dict()
     assert {key: value for key, value in data.items() if key not in ("models", "preload_from_hub")} == source

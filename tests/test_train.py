@@ -31,7 +31,7 @@ def arguments(pictures, base, output_dir, *more: str) -> list[str]:
     plain = {"--dataset": pictures, "--base_model": base, "--output_dir": output_dir, "--epochs": 2}
     words = [word for flag, value in plain.items() if flag not in more for word in (flag, value)]
     # Most of these tests are about something else, and an export takes a second.
-    words += [] if "--onnx" in more else ["--no_onnx"]
+    words += [] if "--onnx" in more else ["--onnx", "none"]
     return [str(word) for word in [*words, *more]]
 
 
@@ -47,7 +47,7 @@ LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--a
 def run(pictures, tiny_vit, tmp_path_factory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    train(pictures, tiny_vit, folder, *LEARNS, "--onnx")
+    train(pictures, tiny_vit, folder, *LEARNS, "--onnx", "all")
     return folder
 
 
@@ -60,6 +60,7 @@ def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
         "release/model.safetensors",
         "release/preprocessor_config.json",
         "release/refusal.safetensors",
+        "release/onnx/graph.onnx",
         "release/onnx/model.onnx",
         "release/evaluation/audit.json",
         "release/evaluation/metrics.json",
@@ -100,7 +101,7 @@ def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictu
     figures = json.loads((run / "release/evaluation/metrics.json").read_text())
     told, held_out = figures["onnx"], figures["splits"]["held_out"]
     assert told["images"] == held_out["n"]
-    assert told["model"]["difference"] < 1e-5
+    assert told["model"]["difference"] < 1e-5 and told["graph"]["difference"] < 1e-5
     assert told["quantized"]["kept"] is (run / "release/onnx/model_quantized.onnx").exists()
     model = onnxruntime.InferenceSession(run / "release/onnx/model.onnx", providers=["CPUExecutionProvider"])
     processor = ViTImageProcessorPil.from_pretrained(run / "release")
@@ -111,6 +112,17 @@ def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictu
         assert special.softmax(logits[0]) == pytest.approx([row[name] for name in DIAGNOSES], abs=1e-5)
 
 
+def test_for_serving_alone_the_release_has_the_graph_and_is_asked_by_it(pictures, tiny_vit, tmp_path):
+    told = train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--onnx", "serving")["onnx"]
+    assert told.keys() == {"images", "batch_size", "graph"} and told["graph"]["difference"] < 1e-5
+    folder = tmp_path / "run/release"
+    assert [path.name for path in (folder / "onnx").iterdir()] == ["graph.onnx"]
+    judge = triage.Release.load(folder)
+    assert judge.graph is not None and judge.deviation() < 1e-5
+    card = (folder / "README.md").read_text()
+    assert "`onnx/graph.onnx`" in card and "Without PyTorch" not in card
+
+
 def test_without_an_export_the_release_says_nothing_of_it(pictures, tiny_vit, tmp_path):
     assert "onnx" not in train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
     assert not (tmp_path / "run/release/onnx").exists()
@@ -119,12 +131,12 @@ def test_without_an_export_the_release_says_nothing_of_it(pictures, tiny_vit, tm
 
 def test_a_training_whose_export_fails_is_kept_and_ends_without_it(pictures, tiny_vit, tmp_path, monkeypatch, capsys):
     def fail(*_):
-        raise RunError("ONNX Runtime gives other answers: run the same command with --no_onnx")
+        raise RunError("ONNX Runtime gives other answers: run the same command with --onnx none")
 
     monkeypatch.setattr(onnx_export, "write", fail)
     words = (pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
-    assert command(*words, "--onnx") == 1
-    assert "--no_onnx" in capsys.readouterr().err
+    assert command(*words, "--onnx", "all") == 1
+    assert "--onnx none" in capsys.readouterr().err
     monkeypatch.setattr(train_hf.Trainer, "train", lambda *_, **__: 1 / 0)
     assert train(*words)["splits"]["held_out"]["n"] > 0
 
@@ -133,8 +145,8 @@ def test_a_model_that_cannot_be_exported_is_refused_before_the_training(
     pictures, tiny_vit, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
-    assert command(pictures, tiny_vit, tmp_path / "run", "--onnx") == 2
-    assert "cannot be exported to ONNX (division by zero): add --no_onnx." in capsys.readouterr().err
+    assert command(pictures, tiny_vit, tmp_path / "run", "--onnx", "serving") == 2
+    assert "cannot be exported to ONNX (division by zero): add --onnx none." in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

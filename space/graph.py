@@ -1,0 +1,129 @@
+"""The graph of a release for ONNX Runtime: what its model computes, with weights that are the model's own.
+
+`onnx/graph.onnx` is an ONNX file in which the weights are only named, as in the model's state dict; whoever opens it
+hands them over. So it is small, and there is one set of weights in a release. On a CPU it answers as torch does, in a
+third of the time.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+if __package__:
+    from .refusal import features
+else:
+    from refusal import features
+
+FILE = "onnx/graph.onnx"
+"""In a release: `logits` (n, labels) and `features` (n, d), as `refusal.features` has them, of `pixel_values`."""
+
+OUTPUTS = ["logits", "features"]
+
+PLACE = "model.safetensors"
+"""Where the file says that its weights lie, since ONNX wants a place; nothing is read from there, nor from another."""
+
+CLOSE = 1e-4
+"""How far a probability, or a feature by its size, may be from torch's on the same CPU. Both compute in single
+precision and round in another order: 2e-6 to 1e-5 were seen. A wrong weight or operation is off by far more."""
+
+
+class Unfit(ValueError):
+    """The file is no graph of the model; the text, the end of a sentence, says why."""
+
+
+class Graph:
+    """What ONNX Runtime makes of a graph with a model's weights, on the CPU and on as many threads as torch has."""
+
+    def __init__(self, file: Path, model: torch.nn.Module):
+        """Open a file.
+
+        Raises:
+            Unfit: it is damaged, or of another model; or a package is missing.
+        """
+        try:
+            import onnxruntime  # takes a moment, which a release without such a file need not wait for
+
+            content = file.read_bytes()
+            names = weights_named(content)
+            held = model.state_dict()
+            missing = [name for name in names if name not in held]
+            if missing:
+                raise Unfit(f"names weights that its model does not have, such as '{missing[0]}'")
+            given = [held[name].cpu().contiguous().numpy() for name in names]
+            # Kept, because the session reads them where they lie.
+            self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in given]
+            options = session_options()
+            options.add_external_initializers(names, self._weights)
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Unfit:
+            raise
+        except ImportError as error:
+            raise Unfit(f"needs the package '{error.name}'") from error
+        # Not one type: DecodeError, InvalidProtobuf, InvalidGraph, Fail (another shape or type of a weight), ...
+        except Exception as error:
+            raise Unfit("is damaged, cut short, or made for other weights") from error
+
+    def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (n, labels) and features (n, d) of pixels (n, 3, height, width), all float32 on the CPU."""
+        logits, found = self._session.run(OUTPUTS, {"pixel_values": pixels.numpy()})
+        return torch.from_numpy(logits), torch.from_numpy(found)
+
+    @torch.inference_mode()
+    def check(self, model: torch.nn.Module, pixels: torch.Tensor) -> None:
+        """Refuse to go on where torch gives other answers to some pixels than this.
+
+        That finds what names and shapes do not tell: another architecture with the same weights, or parts left out.
+
+        Raises:
+            Unfit: it does.
+        """
+        expected = model(pixel_values=pixels, output_hidden_states=True)
+        try:
+            logits, found = self(pixels)
+            off = (logits.softmax(-1) - expected.logits.softmax(-1)).abs().max()
+            wanted = features(expected.hidden_states)
+            off = max(off, (found - wanted).abs().max() / wanted.abs().max())
+        # Other names, or numbers, of what goes in and comes out.
+        except Exception as error:
+            raise Unfit("does not take and give what its model does") from error
+        if not off <= CLOSE:
+            raise Unfit(f"gives other answers than its model (off by {off:.2g})")
+
+
+def session_options():
+    """Return what ONNX Runtime is to do: work on as many threads as torch has, and say nothing but errors."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the core
+    return options
+
+
+def weights_named(content: bytes) -> list[str]:
+    """Return the names of the weights that an ONNX file wants to be handed.
+
+    Raises:
+        Unfit: it wants others than such, from wherever: of a path, ONNX Runtime would read what lies there.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    outside = [tensor for tensor in _tensors(model) if tensor.data_location or tensor.external_data]
+    places = [[(entry.key, entry.value) for entry in tensor.external_data] for tensor in outside]
+    names = {tensor.name for tensor in model.graph.initializer if tensor.data_location}
+    if len(names) != len(outside) or any(place != [("location", PLACE)] for place in places):
+        raise Unfit("takes data from files that are not its own")
+    return sorted(names)
+
+
+def _tensors(message) -> Iterator:
+    """Yield each tensor of an ONNX message, however deep it lies."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "DESCRIPTOR") else value:
+                yield from _tensors(part)
