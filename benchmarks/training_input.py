@@ -46,7 +46,9 @@ SIZE = (600, 450)
 WARM = 2  # steps that do not count
 
 DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")
-HALF = DEVICE.type == "cuda"  # what `train_hf.make_trainer` chooses
+HALF = torch.cuda.is_available() and torch.cuda.is_bf16_supported(
+    including_emulation=False
+)  # what `train_hf.make_trainer` chooses
 CHANNELS_FIRST = torch.contiguous_format
 
 BARE, OURS, USUAL = "bare loop on tensors in memory", "dermalert's Trainer", "usual recipe"

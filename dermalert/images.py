@@ -10,13 +10,14 @@ from datasets import Dataset
 from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
 from dermalert import jpeg, pixels, sharpness
+from dermalert.devices import sent
 from dermalert.settings import Augmentation
 from dermalert.synthetic import add_dark_corners, add_hair, add_ruler
 
 _DRAWN = {add_hair: 0.2, add_ruler: 0.05, add_dark_corners: 0.2}
 """What is drawn on pictures of every diagnosis, and on which share of them. Ink and bubbles are left to the test."""
 
-_DRAWINGS = 64  # of each kind, mirrored either way or both
+_DRAWINGS = 32  # of each kind, mirrored either way or both
 _FRAMED = 0.15  # share of the pictures whose outermost part is painted over
 _COMPRESSED = 0.3  # share of the pictures that are JPEG once more
 _CONSTANT = 0.3  # share of the pictures whose illumination is estimated and divided out
@@ -56,7 +57,7 @@ class WithPixels(torch.utils.data.Dataset):
         found = torch.from_numpy(self._pixels[rows])
         if self._device.type == "cuda":
             found = found.pin_memory()  # or the copy would wait for all that the device still has to do
-        found = found.to(self._device, non_blocking=True).float().div_(255)
+        found = sent(found, self._device).float().div_(255)
         if self._augmented != "none":
             found = augment(found, robust=self._augmented == "robust")
         found = found.mul_(self._scale).add_(self._offset)
@@ -96,7 +97,7 @@ def _augmented(pixels: torch.Tensor, *, robust: bool) -> torch.Tensor:
     return _compressed(_sharpened(pixels).clamp(0, 1))
 
 
-# Chance is drawn on the CPU, so that a seed gives the same pictures on any device, and nothing waits for its answer.
+# Chance is drawn on the CPU: an accelerator would have to be waited for where it decides which pictures are changed.
 
 
 def _uniform(n: int, low: float, high: float, channels: int = 1) -> torch.Tensor:
@@ -109,7 +110,7 @@ def _some(n: int, share: float) -> torch.Tensor:
 
 
 def _like(pixels: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    return drawn.to(pixels.device, non_blocking=True)
+    return sent(drawn, pixels.device)
 
 
 def _changed(
@@ -209,24 +210,29 @@ def _framed(pixels: torch.Tensor) -> torch.Tensor:
 def _drawn_on(pixels: torch.Tensor) -> torch.Tensor:
     for draw, share in _DRAWN.items():
         places = _some(len(pixels), share)
-        which, mirrored = torch.randint(_DRAWINGS, (len(places),)), torch.rand(2) < 0.5
-        left, paint = _drawings(draw, *pixels.shape[2:], pixels.device)
-        which, sides = _like(pixels, which), [side for side, turned in zip((2, 3), mirrored, strict=True) if turned]
-        pixels = _changed(pixels, places, lambda some: some * left[which].flip(sides) + paint[which].flip(sides))  # noqa: B023
+        if len(places):
+            which = _like(pixels, torch.randint(_DRAWINGS, (len(places),)))
+            sides = [side for side in (2, 3) if torch.rand(()) < 0.5]
+            left, paint = (
+                drawings[which].flip(sides).float() / 255
+                for drawings in _drawings(draw, *pixels.shape[2:], pixels.device)
+            )
+            pixels = _changed(pixels, places, lambda some: some * left + paint)  # noqa: B023
     return pixels
 
 
 @functools.lru_cache(maxsize=8)
 def _drawings(draw, height: int, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what some drawings leave of a picture and what they add to it: (n, 1, H, W) and (n, 3, H, W)."""
+    """Return what some drawings leave of a picture and what they add to it: uint8 (n, 1, H, W) and (n, 3, H, W)."""
+    black, white = (np.full((height, width, 3), grey, np.float32) for grey in (0, 1))
     paint, on_white = (
-        np.stack(
-            [draw(np.full((height, width, 3), grey, np.float32), np.random.default_rng(i)) for i in range(_DRAWINGS)]
-        )
-        for grey in (0, 1)
+        np.stack([draw(ground, np.random.default_rng(i)) for i in range(_DRAWINGS)]) for ground in (black, white)
     )
-    left = (on_white - paint).mean(-1, keepdims=True)
-    return tuple(torch.from_numpy(part).float().permute(0, 3, 1, 2).contiguous().to(device) for part in (left, paint))
+    parts = (on_white - paint).mean(-1, keepdims=True), paint
+    return tuple(
+        torch.from_numpy((part * 255).round().astype(np.uint8).transpose(0, 3, 1, 2).copy()).to(device)
+        for part in parts
+    )
 
 
 def _compressed(pixels: torch.Tensor) -> torch.Tensor:

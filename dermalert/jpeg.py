@@ -9,6 +9,8 @@ from PIL import Image
 from scipy import fft
 from torch.nn import functional
 
+from dermalert.devices import sent
+
 _YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 """From RGB to brightness and two colour differences (ITU-T T.871)."""
 
@@ -25,7 +27,7 @@ def compressed(pixels: torch.Tensor, qualities: torch.Tensor) -> torch.Tensor:
     # To whole blocks of the halved colours too.
     padded = functional.pad((pixels * 255).round(), [0, -width % 16, 0, -height % 16], mode="replicate")
     ycc = functional.conv2d(padded, to_ycc).round_()
-    bright, colour = (tables.to(pixels.device, non_blocking=True) for tables in _tables()[:, qualities])
+    bright, colour = (sent(tables, pixels.device) for tables in _tables()[:, qualities])
     y = _rounded(ycc[:, :1] - 128, bright, cosines) + 128
     differences = _rounded(functional.avg_pool2d(ycc[:, 1:], 2).round_(), colour, cosines)
     differences = functional.interpolate(differences, scale_factor=2, mode="bilinear")

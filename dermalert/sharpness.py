@@ -12,6 +12,8 @@ import math
 import torch
 from torch.nn import functional
 
+from dermalert.devices import sent
+
 FIRST, WIDTH, LAST = 0.18, 0.04, 0.7
 """Spatial frequencies in cycles a pixel of the network's input: what is coarser than the first is left alone."""
 
@@ -44,8 +46,8 @@ def levelled(pixels: torch.Tensor) -> torch.Tensor:
     """
     n, _, height, width = pixels.shape
     low, high = _FALLS
-    falls = (low + (high - low) * torch.rand(n, 1)) / 2  # on the CPU: a seed gives the same pictures on any device
-    wanted = (-falls * (_centres() - FIRST)).to(pixels.device, non_blocking=True)
+    falls = (low + (high - low) * torch.rand(n, 1)) / 2
+    wanted = sent(-falls * (_centres() - FIRST), pixels.device)
     gains = (wanted - levels(pixels)).clamp(-4, math.log(_SHARPENED))
     pad = min(_PADDING, height // 4, width // 4)
     size = (height + 2 * pad, width + 2 * pad)

@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from dermalert import calibration, metrics, processes
+from dermalert.devices import sent
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import RunError
 from dermalert.settings import Sampling
@@ -199,7 +200,7 @@ def balanced_softmax(shares: np.ndarray):
     log_prior = torch.tensor(np.log(shares), dtype=torch.float32)
 
     def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
-        logits = outputs.logits.float() + log_prior.to(labels.device, non_blocking=True)
+        logits = outputs.logits.float() + sent(log_prior, labels.device)
         total = functional.cross_entropy(logits, labels, reduction="sum")
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 

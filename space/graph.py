@@ -24,8 +24,8 @@ PLACE = "model.safetensors"
 """Where the file says that its weights lie, since ONNX wants a place; nothing is read from there, nor from another."""
 
 CLOSE = 1e-4
-"""How far a probability, or a feature by its size, may be from torch's on the same CPU. Both compute in single
-precision and round in another order: 2e-6 to 1e-5 were seen. A wrong weight or operation is off by far more."""
+"""How far a probability, or a feature as a share of the largest, may be from torch's on the same CPU. Both compute in
+single precision and round in another order: 2e-6 to 1e-5 were seen. A wrong weight or operation is off by far more."""
 
 
 class Unfit(ValueError):
@@ -40,11 +40,12 @@ class Graph:
 
         Raises:
             Unfit: it is damaged, or of another model; or a package is missing.
+            OSError: it cannot be read.
         """
+        content = file.read_bytes()
         try:
             import onnxruntime  # takes a moment, which a release without such a file need not wait for
 
-            content = file.read_bytes()
             names = weights_named(content)
             held = model.state_dict()
             missing = [name for name in names if name not in held]
@@ -58,8 +59,10 @@ class Graph:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Unfit:
             raise
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise Unfit(f"needs the package '{error.name}'") from error
+        except ImportError as error:
+            raise Unfit(f"needs a package that does not load: {error}") from error
         # Not one type: DecodeError, InvalidProtobuf, InvalidGraph, Fail (another shape or type of a weight), ...
         except Exception as error:
             raise Unfit("is damaged, cut short, or made for other weights") from error
@@ -71,24 +74,30 @@ class Graph:
 
     @torch.inference_mode()
     def check(self, model: torch.nn.Module, pixels: torch.Tensor) -> None:
-        """Refuse to go on where torch gives other answers to some pixels than this.
+        """Refuse to go on where torch gives other answers to some pixels than this, together or to the first alone.
 
-        That finds what names and shapes do not tell: another architecture with the same weights, or parts left out.
+        That finds what names and shapes do not tell: another architecture with the same weights, parts left out, or
+        pictures of a batch that have a part in each other's answers.
 
         Raises:
             Unfit: it does.
         """
         expected = model(pixel_values=pixels, output_hidden_states=True)
+        probabilities, wanted = expected.logits.softmax(-1), features(expected.hidden_states)
         try:
-            logits, found = self(pixels)
-            off = (logits.softmax(-1) - expected.logits.softmax(-1)).abs().max()
-            wanted = features(expected.hidden_states)
-            off = max(off, (found - wanted).abs().max() / wanted.abs().max())
+            off = torch.stack([self._off(pixels[:n], probabilities[:n], wanted[:n]) for n in (len(pixels), 1)]).max()
         # Other names, or numbers, of what goes in and comes out.
         except Exception as error:
             raise Unfit("does not take and give what its model does") from error
-        if not off <= CLOSE:
+        if not off <= CLOSE:  # nor not a number
             raise Unfit(f"gives other answers than its model (off by {off:.2g})")
+
+    def _off(self, pixels: torch.Tensor, probabilities: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        logits, found = self(pixels)
+        largest = wanted.abs().max().clamp(min=1e-6)
+        return torch.stack(
+            [(logits.softmax(-1) - probabilities).abs().max(), (found - wanted).abs().max() / largest]
+        ).max()
 
 
 def session_options():
@@ -99,6 +108,7 @@ def session_options():
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may need the core
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # no other, which nobody has looked into
     return options
 
 
@@ -111,6 +121,8 @@ def weights_named(content: bytes) -> list[str]:
     import onnx
 
     model = onnx.load_model_from_string(content)
+    if model.functions:  # some lines of them can ask for more work than there is time
+        raise Unfit("defines operations of its own")
     outside = [tensor for tensor in _tensors(model) if tensor.data_location or tensor.external_data]
     places = [[(entry.key, entry.value) for entry in tensor.external_data] for tensor in outside]
     names = {tensor.name for tensor in model.graph.initializer if tensor.data_location}

@@ -186,6 +186,65 @@ def test_a_graph_that_gives_something_else_is_said(copied):
     assert "does not take and give what its model does" in refused(edited(copied, logits_alone))
 
 
+def replaced(model, output: str, *nodes) -> None:
+    """Put nodes, which take `before` and give the output, behind what gives it."""
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == output else name for name in node.output]
+        node.input[:] = ["before" if name == output else name for name in node.input]
+    model.graph.node.extend(nodes)
+
+
+def mixed(model):
+    """Each picture's answers are those of the greatest in the batch."""
+    replaced(
+        model,
+        "logits",
+        helper.make_node("ReduceMax", ["before"], ["most"], axes=[0], keepdims=1),
+        helper.make_node("Shape", ["before"], ["shape"]),
+        helper.make_node("Expand", ["most", "shape"], ["logits"]),
+    )
+
+
+def one_alone(model):
+    """No batch but of one picture is taken."""
+    model.graph.initializer.append(helper.make_tensor("one", TensorProto.INT64, [2], [1, 9]))
+    replaced(model, "logits", helper.make_node("Reshape", ["before", "one"], ["logits"]))
+
+
+def no_numbers(model):
+    """The features are not numbers."""
+    model.graph.initializer.append(helper.make_tensor("none", TensorProto.FLOAT, [1], [float("nan")]))
+    replaced(model, "features", helper.make_node("Mul", ["before", "none"], ["features"]))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (mixed, "gives other answers"),
+        (one_alone, "does not take and give what its model does"),
+        (no_numbers, "gives other answers"),
+    ],
+)
+def test_a_graph_that_is_right_for_one_picture_or_by_its_probabilities_alone_is_said(copied, change, said):
+    assert said in refused(edited(copied, change))
+
+
+def test_a_graph_with_operations_of_its_own_is_not_run(copied):
+    def own(model):
+        node = helper.make_node("Identity", ["x"], ["y"])
+        model.functions.append(helper.make_function("own", "Same", ["x"], ["y"], [node], model.opset_import))
+
+    assert "defines operations of its own" in refused(edited(copied, own))
+
+
+def test_a_file_that_onnx_runtime_takes_for_one_of_its_own_is_not_read_as_such(copied):
+    # A field that ONNX does not know, so that it reads the file as a model, and the mark of the other format.
+    (copied / graph.FILE).write_bytes(b"\x12\x90\x01\x00ORTM" + bytes(139))
+    with pytest.raises(NoRelease) as error:
+        Release.load(copied)
+    assert "No graph was found" in str(error.value.__cause__.__cause__)
+
+
 def outside(name: str, *entries: tuple[str, str]) -> TensorProto:
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     for key, value in entries:
