@@ -29,7 +29,7 @@ SIMILAR = 0.93  # least correlation of the details
 
 _CROP = 0.025  # of each side: brings a copy that is cropped by up to 0.05 within RADIUS
 _EXACT = 50_000  # hashes up to which all pairs are compared: at most half a minute
-_HASHED = 1024  # images hashed at once
+_HASHED = 512  # images hashed at once
 _PAIRS = 2048  # pairs laid over one another at once
 
 # A quarter turn one way finds the pairs of a quarter turn the other way, seen from the other image.

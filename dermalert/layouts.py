@@ -32,6 +32,9 @@ _NO_PHOTO = re.compile(r"_(superpixels|segmentation|mask)$", re.IGNORECASE)
 _OFFICIAL = re.compile(r"(HAM10000_metadata|ISIC[-_]?20\d\d)", re.IGNORECASE)
 
 
+_NO_FACTS: dict = {}  # one for all images
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """An image that a source holds, before anybody has looked at it."""
@@ -42,7 +45,7 @@ class Record:
     path: str | None = None
     """Where the image lies, if it is a file of its own."""
     row: int | None = None
-    """Which of the source's images it is, if they are no files."""
+    """Which of the source's images it is."""
     source: str = "unknown"
     """Where the picture was made, if its number does not tell: the name of what holds it."""
     shipped_split: str | None = None
@@ -61,35 +64,30 @@ def records(root: Path, columns: tables.Columns) -> list[Record]:
         UsageError: the layout is none of those above, its tables contradict each other, or columns that were named are
             not there.
     """
-    files = _files(root)
+    files = sorted(path for path in _files(root) if path.suffix.lower() not in tables.IMAGE_SUFFIXES)
     near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
     near = [path for path in near if _OFFICIAL.match(path.name)]
-    found, beside = tables.read(map(Path, files), columns), tables.read(near, tables.Columns())
+    found, beside = tables.read(files, columns), tables.read(near, tables.Columns())
     source = root.resolve().name or "unknown"
-    twins = _twins([*map(Path, files), *near])
+    twins = _twins([*files, *near])
     return [
-        dataclasses.replace(record, source=source, twins=tuple(twins.get(record.image_id, ())))
-        for record in _records(root, _pictures(files), found, beside, columns)
+        dataclasses.replace(record, row=i, source=source, twins=tuple(twins.get(record.image_id, ())))
+        for i, record in enumerate(_records(root, found, beside, columns))
     ]
 
 
-def _files(root: Path) -> list[str]:
-    """Return all files below a folder in the order of their paths, but as strings, which take a quarter of the room."""
+def _files(root: Path) -> Iterator[Path]:
     # Not `rglob`, which passes by a linked folder.
     files = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
-    found = [str(path) for path in files if not _hidden(path.relative_to(root))]
-    return sorted(found, key=lambda path: path.replace(os.sep, "\0"))
+    return (path for path in files if not _hidden(path.relative_to(root)))
 
 
 def _records(
-    root: Path,
-    pictures: dict[str, list[str]],
-    found: list[tables.Table],
-    beside: list[tables.Table],
-    columns: tables.Columns,
+    root: Path, found: list[tables.Table], beside: list[tables.Table], columns: tables.Columns
 ) -> list[Record]:
     if _has_class_folders(root):
-        return _class_folders(root, pictures, [*found, *beside])
+        return _class_folders(root, [*found, *beside])
+    pictures = _pictures(root)
     labelling = [t for t in found if t.names_a_diagnosis] or [
         t for t in beside if t.names_a_diagnosis and not pictures.keys().isdisjoint(t.rows)
     ]
@@ -101,7 +99,7 @@ def _records(
             f"'{root}' has images and nothing that says what they show: put them into one folder a diagnosis, or the "
             "source's own table beside them (HAM10000_metadata.csv, an ISIC ground truth, metadata.csv)."
         )
-    return _class_folders(root, pictures, [*found, *beside])
+    return _class_folders(root, [*found, *beside])
 
 
 def _twins(files: Iterable[Path]) -> dict[str, list[str]]:
@@ -189,9 +187,9 @@ def _has_class_folders(root: Path) -> bool:
     return False
 
 
-def _class_folders(root: Path, pictures: dict[str, list[str]], beside: list[tables.Table]) -> list[Record]:
+def _class_folders(root: Path, beside: list[tables.Table]) -> list[Record]:
     splits = _split_folders(root)
-    unsure = _namesakes(pictures, beside)
+    unsure = _namesakes(root, beside)
     known = {name: facts for name, facts in _facts_by_image(beside).items() if name not in unsure}
     found = [
         record
@@ -245,7 +243,7 @@ def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict]) ->
                 malignancy=malignancy,
                 path=str(path),
                 shipped_split=split,
-                facts=known.get(path.stem, {}),
+                facts=known.get(path.stem, _NO_FACTS),
             )
 
 
@@ -307,9 +305,10 @@ def _refuse_namesakes(pictures: dict[str, list[str]]) -> None:
             )
 
 
-def _namesakes(pictures: dict[str, list[str]], beside: list[tables.Table]) -> set[str]:
+def _namesakes(root: Path, beside: list[tables.Table]) -> set[str]:
     """Return the names, but for the archive's numbers, that different images bear and a table has, and say so."""
     listed = {image_id for table in beside for image_id in table.rows if not facts.isic_id(image_id)}
+    pictures = _pictures(root) if listed else {}
     found = {name for name, paths in pictures.items() if name in listed and _other_than_first(paths)}
     if found:
         logger.warning(
@@ -345,10 +344,11 @@ def _facts_by_image(found: Iterable[tables.Table]) -> dict[str, dict]:
     return known
 
 
-def _pictures(files: Iterable[str]) -> dict[str, list[str]]:
+def _pictures(root: Path) -> dict[str, list[str]]:
     """Return the images by name: Kaggle's HAM10000 holds its two folders twice, in capitals and in small letters."""
     found: dict[str, list[str]] = {}
-    for file in files:
+    # Strings, because a path takes four times the room; sorted as paths are, a folder after the other.
+    for file in sorted(map(str, _files(root)), key=lambda file: file.replace(os.sep, "\0")):
         path = Path(file)
         if path.suffix.lower() in tables.IMAGE_SUFFIXES and not _NO_PHOTO.search(path.stem):
             found.setdefault(path.stem, []).append(file)

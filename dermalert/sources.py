@@ -14,9 +14,9 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
@@ -54,6 +54,8 @@ FEATURES = Features(
 BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCIES))})
 """The same where it is known of an image only whether what it shows is malignant."""
 
+_PART = 2000  # rows made at once
+
 _NAMED = {"named": Value("string")}
 """Under which of the names a row was loaded, where copies are not merged."""
 
@@ -73,10 +75,7 @@ class _Source:
         for number, row in zip(self.numbers, self.rows, strict=True):
             table[number] = row
         features = Features({name: feature for name, feature in features.items() if name != "image"})
-        columns = {name: [row.get(name) for row in table] for name in features}
-        if "named" in features:
-            columns["named"] = [self.name] * len(table)
-        known = Dataset.from_dict(columns, features=features)
+        known = _in_parts(({"named": self.name} | row for row in table), features)
         # Selected at last, because side by side with other columns a selection would be copied, images and all.
         joined = concatenate_datasets([self.images, known], axis=1).select(self.numbers)
         return joined.cast_column("image", Image())
@@ -182,7 +181,7 @@ def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
     for source in found:
         places = {row["image_id"]: start + i for i, row in enumerate(source.rows)}
         for row in source.rows:
-            yield from ((places[row["image_id"]], places[twin]) for twin in row["twins"] if twin in places)
+            yield from ((places[row["image_id"]], places[twin]) for twin in row.get("twins", ()) if twin in places)
         start += len(source.rows)
 
 
@@ -255,8 +254,7 @@ def _opened(name: str, columns: Columns, *, streaming: bool) -> tuple[list[Recor
                 f"'{name}' has no images: it must hold one folder a diagnosis, alone or under Train/ and Test/, or "
                 "images with their table (HAM10000, an ISIC challenge, the ISIC archive, PAD-UFES-20)."
             )
-        pictures = _pictures(pa.array(os.path.realpath(record.path) for record in records))
-        return [dataclasses.replace(record, row=i) for i, record in enumerate(records)], pictures
+        return records, _pictures(os.path.realpath(record.path) for record in records)
     if hub.is_name(name):
         return hub.load(name, columns, streaming=streaming)
     root = Path(name)
@@ -276,8 +274,17 @@ def _demo() -> tuple[list[Record], Dataset]:
     return records, _pictures(pictures)
 
 
-def _pictures(images: list[dict] | pa.Array) -> Dataset:
-    return Dataset.from_dict({"image": images}, features=Features({"image": Image(decode=False)}))
+def _pictures(images: Iterable[dict | str]) -> Dataset:
+    return _in_parts(({"image": image} for image in images), Features({"image": Image(decode=False)}))
+
+
+def _in_parts(rows: Iterable[Mapping], features: Features) -> Dataset:
+    """Return a data set of rows, made a part at a time: a whole one takes several times its room on the way."""
+    rows, parts = iter(rows), []
+    while part := list(islice(rows, _PART)):
+        columns = {name: [row.get(name) for row in part] for name in features}
+        parts.append(Dataset.from_dict(columns, features=features))
+    return concatenate_datasets(parts)
 
 
 def _read(
@@ -317,18 +324,10 @@ def _place(name: str, record: Record) -> str:
 
 
 def _row(record: Record, label: int, content: str) -> dict:
-    return (
-        record.facts
-        | _own_ids(record)
-        | {
-            "label": label,
-            "image_id": record.image_id,
-            "source": _origin(record),
-            "shipped_split": record.shipped_split,
-            "content": content,
-            "twins": record.twins,
-        }
-    )
+    row = {"label": label, "image_id": record.image_id, "source": _origin(record), "content": content}
+    more = {"shipped_split": record.shipped_split, "twins": record.twins}
+    # What is not known is left out, because there are as many of these as images.
+    return record.facts | _own_ids(record) | row | {name: value for name, value in more.items() if value}
 
 
 def _own_ids(record: Record) -> dict[str, str]:
