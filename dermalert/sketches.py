@@ -70,6 +70,9 @@ class _Stored:
     def __init__(self, file: IO[bytes], count: int):
         self._file, self._count = file, count
 
+    def __del__(self):
+        self._file.close()
+
     def __len__(self) -> int:
         return self._count
 
@@ -103,7 +106,7 @@ def sketches(dataset: datasets.Dataset) -> Sketches:
     """
     contents = list(dataset["content"])
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as somebody has the thumbnails
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - `_Stored` closes it
     sizes = np.empty((len(contents), 2), int)
     bar = tqdm(total=len(contents), desc="Looking at images", unit=" images", delay=2)
     with ThreadPoolExecutor() as pool, _Cache() as cache, bar:

@@ -121,7 +121,6 @@ def load(
     labels = labels or _most_telling(records for _, records, _ in opened)
     opened = [(name, layouts.labelled(records, name, labels), images) for name, records, images in opened]
     found = [_read(*source, labels, [] if faults is None else faults, strict=strict) for source in opened]
-    del opened  # a record takes as much room as its row
     rows = [row for source in found for row in source.rows]
     for row in rows:
         fill(row, facts.known().get(facts.isic_id(row["image_id"]), {}))
@@ -294,7 +293,8 @@ def _read(
     files = (images[record.row]["image"] for record in records)
     looks = tqdm(sketches.look(files), total=len(records), desc=f"Reading {name}", unit=" images")
     rows, numbers, bad, places = [], [], [], []
-    for record, look in zip(records, looks, strict=True):
+    for i, look in enumerate(looks):
+        record, records[i] = records[i], None  # let go, because it takes as much room as its row
         if look.fault:
             bad.append(_in_words(record, look.fault))
             places.append(_place(name, record))
