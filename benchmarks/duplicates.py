@@ -181,7 +181,7 @@ def search(size: int) -> None:
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(_TIME_LIMIT)
     started = time.monotonic()
-    pairs = duplicates.candidates(sketches)
+    pairs = duplicates.candidates(sketches, np.arange(len(sketches)))
     seconds = time.monotonic() - started
     found = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     hit = np.array([(int(a), size - len(source) + k) in found for k, a in enumerate(source)])

@@ -29,7 +29,7 @@ SIMILAR = 0.93  # least correlation of the details
 
 _CROP = 0.025  # of each side: brings a copy that is cropped by up to 0.05 within RADIUS
 _EXACT = 50_000  # hashes up to which all pairs are compared: at most half a minute
-_HASHED = 4096  # images hashed at once
+_HASHED = 512  # images hashed at once
 _PAIRS = 2048  # pairs laid over one another at once
 
 # A quarter turn one way finds the pairs of a quarter turn the other way, seen from the other image.
@@ -110,9 +110,14 @@ class Index:
         return asked, found, distances.astype(np.int32)
 
 
-def candidates(thumbnails: np.ndarray) -> Pairs:
-    """Return the pairs that the hashes propose, each with the turn that brings them nearest; similarity is NaN."""
-    steps = [slice(start, start + _HASHED) for start in range(0, len(thumbnails), _HASHED)]
+def candidates(thumbnails: np.ndarray, rows: np.ndarray) -> Pairs:
+    """Return the pairs that the hashes propose, each with the turn that brings them nearest; similarity is NaN.
+
+    Args:
+        thumbnails: uint8 (n, 32, 32), or what gives them when it is indexed.
+        rows: int, ascending, those to be compared.
+    """
+    steps = [rows[start : start + _HASHED] for start in range(0, len(rows), _HASHED)]
     index = Index(np.concatenate([perceptual_hashes(thumbnails[step]) for step in steps]))
     queries = [("", lambda images: images, RADIUS), ("", _cropped, RADIUS)]
     queries += [(name, turn, TURNED_RADIUS) for name, turn in TURNS.items()]
@@ -121,7 +126,7 @@ def candidates(thumbnails: np.ndarray) -> Pairs:
         for name, variant, radius in queries:
             for step in steps:
                 asked, found, distance = index.within(perceptual_hashes(variant(thumbnails[step])), radius)
-                asked = asked + step.start
+                asked, found = step[asked], rows[found]
                 # A turn that is its own inverse finds each pair twice; a crop and a quarter turn do not.
                 keep = asked != found if variant is _cropped or name == "quarter turn" else asked < found
                 parts.append(
@@ -158,13 +163,12 @@ def near_duplicates(thumbnails: np.ndarray) -> Pairs:
     """Return the pairs of sketches that show the same picture; blank ones are like nothing.
 
     Args:
-        thumbnails: uint8 (n, 32, 32).
+        thumbnails: uint8 (n, 32, 32), or what gives them when it is indexed.
     """
     shown = np.flatnonzero(contrast(thumbnails) >= BLANK)
     if len(shown) < 2:
         return Pairs(*(np.empty(0, kind) for kind in (int, int, str, int, float)))
-    pairs = candidates(thumbnails[shown])
-    pairs = pairs._replace(first=shown[pairs.first], second=shown[pairs.second])
+    pairs = candidates(thumbnails, shown)
     similarity = np.full(len(pairs.first), -1.0)
     with tqdm(total=len(similarity), desc="Comparing pixels", unit=" pairs", leave=False) as bar:
         for start in range(0, len(similarity), _PAIRS):
@@ -295,8 +299,8 @@ def linked(dataset: datasets.Dataset) -> datasets.Dataset:
     links = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
     # With all that each image belongs to, so that the key stays the most telling name: a copy that joins from another
     # source must not move the lesion to another side.
-    columns = dataset.select_columns(["lesion_id", "patient_id", "image_id", "content", "group"]).to_list()
-    names = [(*sources.belongings(row), row["group"]) for row in columns]
+    rows = dataset.select_columns(["lesion_id", "patient_id", "image_id", "content", "group"])
+    names = ((*sources.belongings(row), row["group"]) for row in rows)
     return facts.with_columns(dataset, {"group": splits.groups(names, links)})
 
 

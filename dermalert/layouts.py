@@ -32,17 +32,20 @@ _NO_PHOTO = re.compile(r"_(superpixels|segmentation|mask)$", re.IGNORECASE)
 _OFFICIAL = re.compile(r"(HAM10000_metadata|ISIC[-_]?20\d\d)", re.IGNORECASE)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+_NO_FACTS: dict = {}  # one for all images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """An image that a source holds, before anybody has looked at it."""
 
     image_id: str
     name: str
     """The diagnosis in the source's words."""
-    path: Path | None = None
+    path: str | None = None
     """Where the image lies, if it is a file of its own."""
     row: int | None = None
-    """Which of the source's images it is, if they are no files."""
+    """Which of the source's images it is."""
     source: str = "unknown"
     """Where the picture was made, if its number does not tell: the name of what holds it."""
     shipped_split: str | None = None
@@ -61,41 +64,42 @@ def records(root: Path, columns: tables.Columns) -> list[Record]:
         UsageError: the layout is none of those above, its tables contradict each other, or columns that were named are
             not there.
     """
-    # Not `rglob`, which passes by a linked folder.
-    files = sorted(Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
-    files = [path for path in files if not _hidden(path.relative_to(root))]
+    files = sorted(path for path in _files(root) if path.suffix.lower() not in tables.IMAGE_SUFFIXES)
     near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
     near = [path for path in near if _OFFICIAL.match(path.name)]
     found, beside = tables.read(files, columns), tables.read(near, tables.Columns())
-    source = root.resolve().name or Record.source
+    source = root.resolve().name or "unknown"
     twins = _twins([*files, *near])
     return [
-        dataclasses.replace(record, source=source, twins=tuple(twins.get(record.image_id, ())))
-        for record in _records(root, _pictures(files), found, beside, columns)
+        dataclasses.replace(record, row=i, source=source, twins=tuple(twins.get(record.image_id, ())))
+        for i, record in enumerate(_records(root, found, beside, columns))
     ]
 
 
+def _files(root: Path) -> Iterator[Path]:
+    # Not `rglob`, which passes by a linked folder.
+    files = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    return (path for path in files if not _hidden(path.relative_to(root)))
+
+
 def _records(
-    root: Path,
-    pictures: dict[str, list[Path]],
-    found: list[tables.Table],
-    beside: list[tables.Table],
-    columns: tables.Columns,
+    root: Path, found: list[tables.Table], beside: list[tables.Table], columns: tables.Columns
 ) -> list[Record]:
     if _has_class_folders(root):
-        return _class_folders(root, pictures, [*found, *beside])
+        return _class_folders(root, [*found, *beside])
+    pictures = _pictures(root)
     labelling = [t for t in found if t.names_a_diagnosis] or [
         t for t in beside if t.names_a_diagnosis and not pictures.keys().isdisjoint(t.rows)
     ]
     if labelling and pictures:
         return _from_tables(root, pictures, labelling, _facts_by_image([*found, *beside]))
-    if any(p.parent == root for paths in pictures.values() for p in paths):
+    if any(Path(p).parent == root for paths in pictures.values() for p in paths):
         columns.check()  # which may be why
         raise UsageError(
             f"'{root}' has images and nothing that says what they show: put them into one folder a diagnosis, or the "
             "source's own table beside them (HAM10000_metadata.csv, an ISIC ground truth, metadata.csv)."
         )
-    return _class_folders(root, pictures, [*found, *beside])
+    return _class_folders(root, [*found, *beside])
 
 
 def _twins(files: Iterable[Path]) -> dict[str, list[str]]:
@@ -183,9 +187,9 @@ def _has_class_folders(root: Path) -> bool:
     return False
 
 
-def _class_folders(root: Path, pictures: dict[str, list[Path]], beside: list[tables.Table]) -> list[Record]:
+def _class_folders(root: Path, beside: list[tables.Table]) -> list[Record]:
     splits = _split_folders(root)
-    unsure = _namesakes(pictures, beside)
+    unsure = _namesakes(root, beside)
     known = {name: facts for name, facts in _facts_by_image(beside).items() if name not in unsure}
     found = [
         record
@@ -230,26 +234,27 @@ def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict]) ->
     if nested:
         logger.warning("left out %d files below '%s', such as '%s'", len(nested), folder, nested[0])
     malignancy = folder.name if diagnoses.plain(folder.name) in diagnoses.MALIGNANCIES else ""
-    for path in sorted(folder.iterdir()):
+    for name in sorted(path.name for path in folder.iterdir()):
+        path = folder / name
         if path.is_file() and not path.name.startswith(".") and not _NO_PHOTO.search(path.stem):
             yield Record(
                 image_id=path.stem,
                 name=folder.name,
                 malignancy=malignancy,
-                path=path,
+                path=str(path),
                 shipped_split=split,
-                facts=known.get(path.stem, {}),
+                facts=known.get(path.stem, _NO_FACTS),
             )
 
 
-def _from_tables(root: Path, pictures: dict[str, list[Path]], labelling: list[tables.Table], known: dict[str, dict]):
+def _from_tables(root: Path, pictures: dict[str, list[str]], labelling: list[tables.Table], known: dict[str, dict]):
     listed = {image_id for table in labelling for image_id in table.rows}
-    _refuse_namesakes(paths for image_id, paths in pictures.items() if image_id in listed)
+    _refuse_namesakes({image_id: paths for image_id, paths in pictures.items() if image_id in listed})
     said = _said(labelling)
     without_image = [image_id for image_id in said if image_id not in pictures]
     if without_image:
         logger.warning("%d rows of '%s' have no image: %s", len(without_image), root, first_few(without_image))
-    without_row = [path.name for image_id, (path, *_) in pictures.items() if image_id not in said]
+    without_row = [Path(path).name for image_id, (path, *_) in pictures.items() if image_id not in said]
     if without_row:
         logger.warning("%d images in '%s' have no row: %s", len(without_row), root, first_few(without_row))
     found, other = [], Counter()
@@ -260,7 +265,7 @@ def _from_tables(root: Path, pictures: dict[str, list[Path]], labelling: list[ta
             other[kind] += 1
         elif table is not None:
             malignancy = tables.malignancy_of(row, table.columns)
-            split = tables.shipped_as(path.relative_to(root).parts[:-1]) or table.shipped_split
+            split = tables.shipped_as(Path(path).relative_to(root).parts[:-1]) or table.shipped_split
             record = Record(image_id=image_id, name=label, malignancy=malignancy, path=path, shipped_split=split)
             found.append(dataclasses.replace(record, facts=known[image_id]))
     if other:
@@ -289,20 +294,21 @@ def _said(labelling: Iterable[tables.Table]) -> dict[str, tuple[str, tables.Tabl
     return said
 
 
-def _refuse_namesakes(pictures: Iterable[list[Path]]) -> None:
+def _refuse_namesakes(pictures: dict[str, list[str]]) -> None:
     """Refuse different images of one name, of which a row may mean either."""
-    for paths in pictures:
+    for name, paths in pictures.items():
         other = _other_than_first(paths)
         if other:
             raise UsageError(
-                f"'{paths[0]}' and '{other}' are different images of one name, so that a table's '{other.stem}' may "
+                f"'{paths[0]}' and '{other}' are different images of one name, so that a table's '{name}' may "
                 "mean either: rename one, in its table too."
             )
 
 
-def _namesakes(pictures: dict[str, list[Path]], beside: list[tables.Table]) -> set[str]:
+def _namesakes(root: Path, beside: list[tables.Table]) -> set[str]:
     """Return the names, but for the archive's numbers, that different images bear and a table has, and say so."""
     listed = {image_id for table in beside for image_id in table.rows if not facts.isic_id(image_id)}
+    pictures = _pictures(root) if listed else {}
     found = {name for name, paths in pictures.items() if name in listed and _other_than_first(paths)}
     if found:
         logger.warning(
@@ -313,7 +319,7 @@ def _namesakes(pictures: dict[str, list[Path]], beside: list[tables.Table]) -> s
     return found
 
 
-def _other_than_first(paths: list[Path]) -> Path | None:
+def _other_than_first(paths: list[str]) -> str | None:
     """Return the first of the files that differs from the first."""
     return next((path for path in paths[1:] if not filecmp.cmp(paths[0], path, shallow=False)), None)
 
@@ -338,12 +344,14 @@ def _facts_by_image(found: Iterable[tables.Table]) -> dict[str, dict]:
     return known
 
 
-def _pictures(files: Iterable[Path]) -> dict[str, list[Path]]:
+def _pictures(root: Path) -> dict[str, list[str]]:
     """Return the images by name: Kaggle's HAM10000 holds its two folders twice, in capitals and in small letters."""
-    found: dict[str, list[Path]] = {}
-    for path in files:
+    found: dict[str, list[str]] = {}
+    # Strings, because a path takes four times the room; sorted as paths are, a folder after the other.
+    for file in sorted(map(str, _files(root)), key=lambda file: file.replace(os.sep, "\0")):
+        path = Path(file)
         if path.suffix.lower() in tables.IMAGE_SUFFIXES and not _NO_PHOTO.search(path.stem):
-            found.setdefault(path.stem, []).append(path)
+            found.setdefault(path.stem, []).append(file)
     return found
 
 

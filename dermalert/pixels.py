@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -97,29 +97,29 @@ class Pixels:
     """
 
     def __init__(self, dataset: Dataset, processed: Processed):
-        self._images, self._contents, self._processed = (
-            dataset.select_columns("image").cast_column("image", datasets.Image(decode=False)),
-            list(dataset["content"]),
-            processed,
-        )
-        self._first = dict(zip(reversed(self._contents), reversed(range(len(self._contents))), strict=True))
-        self._places: dict[str, tuple[mmap.mmap, int]] = {}
+        self._images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
+        self._contents, self._processed = dataset.select_columns("content"), processed
+        contents = list(dataset["content"])
+        first = dict(zip(reversed(contents), reversed(range(len(contents))), strict=True))
+        self._packs: list[mmap.mmap] = []
+        self._places = np.full((len(contents), 2), -1)  # of each row the number of its pack, and where in it
         try:
-            self._keep(folder() / processed.key())
+            self._keep(folder() / processed.key(), first)
         except OSError as error:
             logger.warning("decoded images cannot be kept in '%s' (%s): going on without.", folder(), error)
+        self._places = self._places[[first[content] for content in contents]]
 
     def __len__(self) -> int:
-        return len(self._contents)
+        return len(self._places)
 
     def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
         """Return the bytes of some rows: uint8 (n, 3, H, W)."""
         found = np.empty((len(rows), *self._processed.shape), np.uint8)
         maps = set()
         for i, row in enumerate(rows):
-            place = self._places.get(self._contents[row])
-            if place:
-                pack, offset = place
+            number, offset = self._places[row].tolist()
+            if number >= 0:
+                pack = self._packs[number]
                 found[i] = np.frombuffer(pack, np.uint8, found[i].size, offset).reshape(found[i].shape)
                 maps.add(pack)
             else:
@@ -133,32 +133,32 @@ class Pixels:
         """Return the bytes of a row's image, made of the very file that its content stands for."""
         image = self._images[row]["image"]
         content, file = hashed(image)
-        if content != self._contents[row]:
+        if content != self._contents[row]["content"]:
             raise RunError(
                 f"'{image['path']}' was changed or removed while the run read it: run the same command again."
             )
         return self._processed.as_bytes(read_image(Image.open(io.BytesIO(file))))
 
-    def _keep(self, folder: Path) -> None:
-        """Find the packs that hold the images, and write what they lack."""
+    def _keep(self, folder: Path, first: Mapping[str, int]) -> None:
+        """Find the packs that hold the images, of which each has a first row, and write what they lack."""
         for level in reversed((folder, *folder.parents)):  # `parents=True` would leave all but the last open to others
             level.mkdir(mode=0o700, exist_ok=True)
         _drop_abandoned()
         for path in folder.glob("*.pack"):
-            self._open(path)
-        missing = sorted(row for content, row in self._first.items() if content not in self._places)
+            self._open(path, first)
+        missing = sorted(row for row in first.values() if self._places[row, 0] < 0)
         with tqdm(total=len(missing), desc="Decoding images", unit=" images", disable=not missing) as bar:
             for start in range(0, len(missing), _PACK):
                 rows = missing[start : start + _PACK]
                 if not _make_room(len(rows) * self._row_bytes):
                     return
-                self._open(self._write(folder, rows, bar))
+                self._open(self._write(folder, rows, bar), first)
 
     @property
     def _row_bytes(self) -> int:
         return _HASH + int(np.prod(self._processed.shape))
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path, first: Mapping[str, int]) -> None:
         """Learn what a pack holds."""
         with contextlib.suppress(OSError), path.open("rb") as file:  # another run makes room, or it is another user's
             count, rest = divmod(os.fstat(file.fileno()).st_size, self._row_bytes)
@@ -168,17 +168,18 @@ class Pixels:
             names = [pack[i * _HASH : (i + 1) * _HASH].hex() for i in range(count)]
             if _name(names) != path.stem:  # cut by whole images, so that the pixels begin elsewhere
                 return
-            places = [(pack, count * _HASH + i * (self._row_bytes - _HASH)) for i in range(count)]
-            wanted = {name: place for name, place in zip(names, places, strict=True) if name in self._first}
+            wanted = [(first[name], i) for i, name in enumerate(names) if name in first]
+            for row, i in wanted:
+                self._places[row] = len(self._packs), count * _HASH + i * (self._row_bytes - _HASH)
             if wanted:
-                self._places |= wanted
+                self._packs.append(pack)
                 _mapped.add(path)
                 with contextlib.suppress(OSError):  # another user's, or a cache that cannot be written to
                     os.utime(path)
 
     def _write(self, folder: Path, rows: list[int], bar: tqdm) -> Path:
         """Write a pack whole or not at all."""
-        contents = [self._contents[row] for row in rows]
+        contents = self._contents[rows]["content"]
         # A name that nobody else has: containers that share a cache have the same process numbers.
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
             try:

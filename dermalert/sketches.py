@@ -9,11 +9,12 @@ import io
 import logging
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import datasets
 import numpy as np
@@ -38,11 +39,11 @@ class Sketches(NamedTuple):
     """What is kept of n images.
 
     Attributes:
-        thumbnails: uint8 (n, 32, 32), grey levels.
+        thumbnails: uint8 (n, 32, 32), grey levels; they lie in a temporary file, see `_Stored`.
         sizes: int (n, 2), width and height in pixels; 0 where the image cannot be read.
     """
 
-    thumbnails: np.ndarray
+    thumbnails: "_Stored"
     sizes: np.ndarray
 
     @property
@@ -59,8 +60,25 @@ class Sketches(NamedTuple):
 def contrast(thumbnails: np.ndarray) -> np.ndarray:
     """Return the standard deviation of the grey levels of each thumbnail (n, height, width)."""
     # In parts: numpy makes eight bytes of each level, which of 100,000 thumbnails are 800 MB.
-    parts = np.array_split(thumbnails, len(thumbnails) // _CHUNK + 1)
-    return np.concatenate([part.std((1, 2)) for part in parts])
+    parts = (thumbnails[start : start + _CHUNK] for start in range(0, len(thumbnails), _CHUNK))
+    return np.concatenate([np.empty(0), *(part.std((1, 2)) for part in parts)])
+
+
+class _Stored:
+    """Thumbnails in a temporary file, of which those are read that are asked for: 100,000 would be 100 MB in memory."""
+
+    def __init__(self, file: IO[bytes], count: int):
+        self._file, self._count = file, count
+
+    def __del__(self):
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows) -> np.ndarray:
+        # Mapped each time, because what stays mapped stays in memory.
+        return np.memmap(self._file, ROW, "r")["thumbnail"][rows]
 
 
 class Look(NamedTuple):
@@ -87,17 +105,23 @@ def sketches(dataset: datasets.Dataset) -> Sketches:
         dataset: with the columns `image` and `content`, the SHA-256 of the file in hexadecimal.
     """
     contents = list(dataset["content"])
-    first = dict(zip(reversed(contents), reversed(range(len(contents))), strict=True))
-    with _Cache() as cache:
-        known = cache.read(first)
-    missing = [content for content in first if content not in known]
-    images = dataset.select([first[content] for content in missing]).select_columns("image")
-    images = images.cast_column("image", datasets.Image(decode=False))
-    files = (row["image"] for row in images)
-    bar = tqdm(look(files), total=len(missing), desc="Looking at images", unit=" images", disable=not missing)
-    known |= {content: looked.sketch for content, looked in zip(missing, bar, strict=True)}
-    table = np.frombuffer(b"".join(known[content] for content in contents), ROW)
-    return Sketches(table["thumbnail"], table["size"].astype(int))
+    images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - `_Stored` closes it
+    sizes = np.empty((len(contents), 2), int)
+    bar = tqdm(total=len(contents), desc="Looking at images", unit=" images", delay=2)
+    with ThreadPoolExecutor() as pool, _Cache() as cache, bar:
+        for start in range(0, len(contents), _CHUNK):
+            part = contents[start : start + _CHUNK]
+            known = cache.read(part)
+            missing = {content: start + i for i, content in enumerate(part) if content not in known}
+            looks = _looks([images[row]["image"] for row in missing.values()], pool, cache)
+            known |= {content: look.sketch for content, look in zip(missing, looks, strict=True)}
+            rows = b"".join(known[content] for content in part)
+            file.write(rows)
+            sizes[start : start + _CHUNK] = np.frombuffer(rows, ROW)["size"]
+            bar.update(len(part))
+    file.flush()
+    return Sketches(_Stored(file, len(contents)), sizes)
 
 
 def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
@@ -110,17 +134,21 @@ def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
     images = iter(images)
     with ThreadPoolExecutor() as pool, _Cache() as cache:
         while chunk := list(islice(images, _CHUNK)):
-            files = list(pool.map(hashed, chunk))
-            by_content = {content: file for content, file in files if content}
-            known = cache.read(by_content)
-            missing = {content: file for content, file in by_content.items() if content not in known}
-            fresh = dict(zip(missing, pool.map(_sketch_or_fault, missing.values()), strict=True))
-            # What cannot be read may be read another day.
-            cache.write({content: row for content, row in fresh.items() if isinstance(row, bytes)})
-            for content, file in files:
-                found = (known | fresh)[content] if content else file
-                fault = None if isinstance(found, bytes) else found
-                yield Look(content, _UNREADABLE if fault else found, fault)
+            yield from _looks(chunk, pool, cache)
+
+
+def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_Cache") -> Iterator[Look]:
+    files = list(pool.map(hashed, images))
+    by_content = {content: file for content, file in files if content}
+    known = cache.read(by_content)
+    missing = {content: file for content, file in by_content.items() if content not in known}
+    fresh = dict(zip(missing, pool.map(_sketch_or_fault, missing.values()), strict=True))
+    # What cannot be read may be read another day.
+    cache.write({content: row for content, row in fresh.items() if isinstance(row, bytes)})
+    for content, file in files:
+        found = known.get(content) or fresh[content] if content else file
+        fault = None if isinstance(found, bytes) else found
+        yield Look(content, _UNREADABLE if fault else found, fault)
 
 
 def hashed(image: Mapping | None) -> tuple[str | None, bytes | Exception]:

@@ -10,9 +10,11 @@ import dataclasses
 import hashlib
 import io
 import logging
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
@@ -52,6 +54,8 @@ FEATURES = Features(
 BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCIES))})
 """The same where it is known of an image only whether what it shows is malignant."""
 
+_PART = 2000  # rows made at once
+
 _NAMED = {"named": Value("string")}
 """Under which of the names a row was loaded, where copies are not merged."""
 
@@ -67,12 +71,11 @@ class _Source:
 
     def dataset(self, features: Features) -> Dataset:
         """Return the rows with their images."""
-        blank = dict.fromkeys(features) | {"named": self.name}
-        table = [blank] * len(self.images)
+        table = [{}] * len(self.images)
         for number, row in zip(self.numbers, self.rows, strict=True):
-            table[number] = blank | row
+            table[number] = row
         features = Features({name: feature for name, feature in features.items() if name != "image"})
-        known = Dataset.from_list([{name: row[name] for name in features} for row in table], features=features)
+        known = _in_parts(({"named": self.name} | row for row in table), features)
         # Selected at last, because side by side with other columns a selection would be copied, images and all.
         joined = concatenate_datasets([self.images, known], axis=1).select(self.numbers)
         return joined.cast_column("image", Image())
@@ -177,7 +180,7 @@ def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
     for source in found:
         places = {row["image_id"]: start + i for i, row in enumerate(source.rows)}
         for row in source.rows:
-            yield from ((places[row["image_id"]], places[twin]) for twin in row["twins"] if twin in places)
+            yield from ((places[row["image_id"]], places[twin]) for twin in row.get("twins", ()) if twin in places)
         start += len(source.rows)
 
 
@@ -212,8 +215,8 @@ def same_image(row: Mapping) -> tuple[str | None, ...]:
 def fill(row: dict, known: Mapping) -> None:
     """Add to a row what is known of its image otherwise and not there yet, of `FACTS`."""
     for name in FACTS:
-        if row.get(name) is None:
-            row[name] = known.get(name)
+        if row.get(name) is None and known.get(name) is not None:
+            row[name] = known[name]
 
 
 def _merge_copies(found: list[_Source]) -> None:
@@ -250,8 +253,7 @@ def _opened(name: str, columns: Columns, *, streaming: bool) -> tuple[list[Recor
                 f"'{name}' has no images: it must hold one folder a diagnosis, alone or under Train/ and Test/, or "
                 "images with their table (HAM10000, an ISIC challenge, the ISIC archive, PAD-UFES-20)."
             )
-        pictures = _pictures([{"path": str(record.path.resolve()), "bytes": None} for record in records])
-        return [dataclasses.replace(record, row=i) for i, record in enumerate(records)], pictures
+        return records, _pictures(os.path.realpath(record.path) for record in records)
     if hub.is_name(name):
         return hub.load(name, columns, streaming=streaming)
     root = Path(name)
@@ -271,8 +273,17 @@ def _demo() -> tuple[list[Record], Dataset]:
     return records, _pictures(pictures)
 
 
-def _pictures(images: list[dict]) -> Dataset:
-    return Dataset.from_dict({"image": images}, features=Features({"image": Image(decode=False)}))
+def _pictures(images: Iterable[dict | str]) -> Dataset:
+    return _in_parts(({"image": image} for image in images), Features({"image": Image(decode=False)}))
+
+
+def _in_parts(rows: Iterable[Mapping], features: Features) -> Dataset:
+    """Return a data set of rows, made a part at a time: a whole one takes several times its room on the way."""
+    rows, parts = iter(rows), []
+    while part := list(islice(rows, _PART)):
+        columns = {name: [row.get(name) for row in part] for name in features}
+        parts.append(Dataset.from_dict(columns, features=features))
+    return concatenate_datasets(parts)
 
 
 def _read(
@@ -280,18 +291,24 @@ def _read(
 ) -> _Source:
     """Look at every image: whether it is one, and what its bytes are."""
     files = (images[record.row]["image"] for record in records)
-    looks = list(tqdm(sketches.look(files), total=len(records), desc=f"Reading {name}", unit=" images"))
-    bad = [_in_words(record, look.fault) for record, look in zip(records, looks, strict=True) if look.fault]
+    looks = tqdm(sketches.look(files), total=len(records), desc=f"Reading {name}", unit=" images")
+    rows, numbers, bad, places = [], [], [], []
+    for i, look in enumerate(looks):
+        record, records[i] = records[i], None  # let go, because it takes as much room as its row
+        if look.fault:
+            bad.append(_in_words(record, look.fault))
+            places.append(_place(name, record))
+        else:
+            rows.append(_row(record, labels.index(record.name), look.content))
+            numbers.append(record.row)
     if bad and strict:
         raise UsageError(f"{len(bad)} of {len(records)} files in '{name}' are no images: {first_few(bad)} (--strict).")
     if bad:
         logger.warning("skipped %d of %d files in '%s': %s", len(bad), len(records), name, first_few(bad, 20))
-    faults += [_place(name, record) for record, look in zip(records, looks, strict=True) if look.fault]
-    read = [(record, look.content) for record, look in zip(records, looks, strict=True) if not look.fault]
-    if not read:
+    faults += places
+    if not rows:
         raise UsageError(f"none of the {len(records)} files in '{name}' can be read as an image: {first_few(bad)}.")
-    rows = [_row(record, labels.index(record.name), content) for record, content in read]
-    return _Source(name, rows, images, [record.row for record, _ in read])
+    return _Source(name, rows, images, numbers)
 
 
 def _in_words(record: Record, fault: Exception) -> str:
@@ -302,23 +319,15 @@ def _in_words(record: Record, fault: Exception) -> str:
 def _place(name: str, record: Record) -> str:
     """Return where in its data set an image is: a report is published, and where a folder lies is nobody's business."""
     if record.path:
-        return f"{Path(name).resolve().name}/{record.path.relative_to(name).as_posix()}"
+        return f"{Path(name).resolve().name}/{Path(record.path).relative_to(name).as_posix()}"
     return record.image_id if record.image_id.startswith(f"{name}/") else f"{name}/{record.image_id}"
 
 
 def _row(record: Record, label: int, content: str) -> dict:
-    return (
-        record.facts
-        | _own_ids(record)
-        | {
-            "label": label,
-            "image_id": record.image_id,
-            "source": _origin(record),
-            "shipped_split": record.shipped_split,
-            "content": content,
-            "twins": record.twins,
-        }
-    )
+    row = {"label": label, "image_id": record.image_id, "source": _origin(record), "content": content}
+    more = {"shipped_split": record.shipped_split, "twins": record.twins}
+    # What is not known is left out, because there are as many of these as images.
+    return record.facts | _own_ids(record) | row | {name: value for name, value in more.items() if value}
 
 
 def _own_ids(record: Record) -> dict[str, str]:
@@ -348,10 +357,11 @@ def _origin(record: Record) -> str:
 
 def _contradictions(dataset: Dataset) -> dict[str, set[int]]:
     """Return the labels of each image that stands, byte for byte, under more than one."""
-    labels = defaultdict(set)
+    first, labels = {}, defaultdict(set)
     for content, label in zip(dataset["content"], dataset["label"], strict=True):
-        labels[content].add(label)
-    return {content: found for content, found in labels.items() if len(found) > 1}
+        if first.setdefault(content, label) != label:
+            labels[content] |= {first[content], label}
+    return labels
 
 
 def _warn_of_contradictions(dataset: Dataset) -> None:

@@ -42,13 +42,15 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
         first, second = sorted((root(a), root(b)))
         parent[second] = first  # so that a root is always the key
 
-    rows = [[(rank, name) for rank, name in enumerate(row) if name is not None] for row in names]
-    for row in rows:
-        for node in row:
-            join(row[0], node)
+    firsts = []
+    for row in names:
+        nodes = [(rank, name) for rank, name in enumerate(row) if name is not None]
+        for node in nodes:
+            join(nodes[0], node)
+        firsts.append(nodes[0])
     for i, j in links:
-        join(rows[i][0], rows[j][0])
-    return [root(row[0])[1] for row in rows]
+        join(firsts[i], firsts[j])
+    return [root(first)[1] for first in firsts]
 
 
 def side(group: str, *, seed: int = 0) -> str:

@@ -240,6 +240,16 @@ def test_no_more_is_marked_than_the_map_gives_a_colour():
 
 
 @pytest.mark.long
+@pytest.mark.long
+@pytest.mark.parametrize(("step", "most"), [("load", 1.45), ("epoch", 1.3)])
+def test_a_hundred_times_the_images_take_hardly_more_memory(step, most):
+    done = command("growth.py", "--images", 1000, 100_000, "--steps", step)
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()[-2:]
+    few, many = (float(row.split("|")[-3]) for row in rows)
+    assert many / few < most
+
+
 def test_growth_tells_seconds_and_memory_of_each_step():
     done = command("growth.py", "--images", 600)
     assert done.returncode == 0, done.stderr

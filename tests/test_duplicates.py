@@ -2,13 +2,15 @@ import hashlib
 import io
 import subprocess
 import sys
+import tracemalloc
+from pathlib import Path
 
 import imagehash
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 from datasets import Dataset
-from pictures import jpeg
+from pictures import class_folders, jpeg
 from PIL import Image, ImageEnhance, ImageOps
 
 from dermalert import duplicates, sketches, sources, synthetic
@@ -136,6 +138,23 @@ def test_a_million_sketches_are_searched_in_15_minutes_and_4_gib():
     assert float(seconds) < 15 * 60
     assert float(gib) < 4
     assert float(near.split()[0]) > 0.95
+
+
+def kept_of_each_image(folder: Path, images: int) -> int:
+    """The bytes by which loading and linking twice as many images takes more, an image, at the most."""
+    peaks = []
+    for n in (images, 2 * images):
+        few = class_folders(folder / str(n), images=n // 9, first_seed=10_000)
+        tracemalloc.start()
+        duplicates.linked(sources.load([str(few)]))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    return (peaks[1] - peaks[0]) / images
+
+
+def test_less_is_kept_of_an_image_while_it_is_loaded_than_its_sketch_takes(tmp_path):
+    kept_of_each_image(tmp_path / "first", 90)  # what is kept for good
+    assert kept_of_each_image(tmp_path / "then", 900) < sketches.ROW.itemsize
 
 
 def test_near_duplicates_join_the_group_of_what_is_known_and_move_it_nowhere(lesions, tmp_path):

@@ -202,6 +202,16 @@ def test_photos_of_one_lesion_are_one_group(tmp_path, name):
     assert sorted(dataset["group"]) == ["HAM_9000000"] * 2 + ["HAM_9000001"] * 2
 
 
+def test_images_come_in_the_order_of_their_paths_a_folder_after_the_other(tmp_path):
+    layout = LAYOUTS["HAM10000, flat"]
+    root = layout.build(tmp_path / "set", layout.rows(), ids(layout.rows()))
+    for image_id, folder in zip(ids(layout.rows()), ("part", "part 2", "part-1"), strict=False):
+        (root / folder).mkdir()
+        (root / f"{image_id}.jpg").rename(root / folder / f"{image_id}.jpg")
+    *moved, stayed = ids(layout.rows())
+    assert list(load(root)["image_id"]) == [stayed, *moved]
+
+
 def test_photos_of_one_patient_are_one_group(tmp_path):
     for name, groups in {"ISIC 2020": 2, "archive": 1, "PAD-UFES-20": 4}.items():
         rows = LAYOUTS[name].rows()
