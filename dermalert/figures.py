@@ -5,6 +5,7 @@ apart by the colour-blind (Okabe & Ito 2008). What is undefined (a split without
 threshold) is left out of its figure, or the figure is not drawn.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.metrics import Intervals, clopper_pearson, predictive_values
@@ -24,6 +26,7 @@ from dermalert.words import in_words
 from space.readers import AGAINST_NEVI, AMONG_PIGMENTED, READERS
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
+_COLOURS = 64  # with those between two of them, at the edges of lines
 _WIDTH = 7.0  # inches: on a card of 700 pixels, 10 points are 14 pixels
 _STYLE = [
     "default",  # whatever the reader's own matplotlibrc says
@@ -81,9 +84,16 @@ def draw(folder: Path, report: dict, predictions: pa.Table, history: Sequence[di
             }
         drawn = {name: figure for name, figure in figures.items() if figure is not None}
         for name, figure in drawn.items():
-            # Without the version of matplotlib: the bytes depend on what is drawn only.
-            figure.savefig(folder / name, metadata={"Software": None})
+            _save(figure, folder / name)
     return list(drawn)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    """Write a figure in a few colours: a third of the bytes, which depend on what is drawn only."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    picture = Image.open(buffer).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+    picture.save(file, optimize=True)
 
 
 def _images(predictions: pa.Table, split: str) -> _Images:

@@ -48,6 +48,11 @@ def test_it_answers_as_it_was_measured():
     assert Release.load(BUNDLED).deviation() <= TOLERANCE
 
 
+def test_it_is_served_by_its_graph(figures):
+    assert Release.load(BUNDLED).graph
+    assert figures["onnx"]["graph"]["difference"] < 1e-5
+
+
 def test_its_card_and_its_alert_are_those_of_its_figures(figures, tmp_path):
     copy = Path(shutil.copytree(BUNDLED, tmp_path / "model"))
     release.write_card(copy)

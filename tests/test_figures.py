@@ -80,7 +80,7 @@ def test_the_same_release_gives_the_same_bytes_whatever_the_readers_style(tmp_pa
 @pytest.mark.parametrize("times", [1, 1000])
 def test_no_text_is_cut_or_too_small_for_a_card(times, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, **_: drawn.setdefault(path.name, figure))
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.setdefault(path.name, figure))
     report, table = copy.deepcopy(a_release(classes=(0, 3, 4, 5, 7, 8)))
     held_out = report["splits"]["held_out"] | {"artefacts": artefacts(times)}
     held_out["confusion"] = (np.array(held_out["confusion"]) * times).tolist()
