@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -175,7 +176,7 @@ def bare(
     model = model.to(DEVICE, memory_format=layout).train()
     call = torch.compile(model) if compiled else model
     rows = images.WithPixels(dataset, processor, device=DEVICE)
-    batch = images.collate(rows.__getitems__(list(range(config.batch_size))))
+    batch = rows.__getitems__(list(range(config.batch_size)))
     pixel_values, labels = batch["pixel_values"].contiguous(memory_format=layout), batch["labels"].to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
 
@@ -251,9 +252,15 @@ def usual(dataset: Dataset, config: Config, steps: int, folder: Path, *, layout=
         model=model.to(memory_format=layout),
         args=arguments,
         train_dataset=image_by_image(dataset, processor, config.image_size),
-        data_collator=DefaultDataCollator() if layout == CHANNELS_FIRST else images.collate,
+        data_collator=partial(collated, layout=layout),
     )
     return timed(trainer, steps)
+
+
+def collated(rows: list[dict], *, layout: torch.memory_format) -> dict[str, torch.Tensor]:
+    """Return a batch as the default collator makes it, in a memory format."""
+    batch = DefaultDataCollator()(rows)
+    return batch | {"pixel_values": batch["pixel_values"].contiguous(memory_format=layout)}
 
 
 def image_by_image(dataset: Dataset, processor, size: int) -> Dataset:
@@ -373,7 +380,9 @@ def right(sides: dict[str, Dataset], arguments: argparse.Namespace, seed: int, h
         trainer.args.eval_strategy, trainer.args.save_strategy = "no", "no"
         if how == "usual":
             trainer.train_dataset = image_by_image(sides["train"], processor, config.image_size)
+            trainer.data_collator = partial(collated, layout=torch.channels_last)
         trainer.train()
+        trainer.data_collator = images.collate
         logits = trainer.predict(images.WithPixels(sides["held_out"], processor, device=DEVICE)).predictions
     probabilities = torch.from_numpy(logits).softmax(1).numpy()
     found = metrics.report(

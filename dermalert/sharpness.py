@@ -34,7 +34,8 @@ def levels(pixels: torch.Tensor) -> torch.Tensor:
     grey = pixels.mean(dim=1)
     height, width = grey.shape[1:]
     windowed = (grey - grey.mean(dim=(1, 2), keepdim=True)) * _window(height, width, pixels.device)
-    power = torch.fft.rfft2(windowed).abs().square().flatten(1) @ _bands(height, width, pixels.device)
+    spectrum = torch.view_as_real(torch.fft.rfft2(windowed))
+    power = spectrum.square_().sum(-1).flatten(1) @ _bands(height, width, pixels.device)
     found = torch.log(power + 1e-6) / 2
     return found - found[:, :1]
 

@@ -142,6 +142,8 @@ def test_a_seed_gives_the_same_pictures_on_an_accelerator(robust):
 
 def test_a_batch_is_stacked_with_its_labels(dataset):
     rows = WithPixels(dataset, ViTImageProcessorPil(size={"height": 16, "width": 16}))
-    batch = collate([rows[0], rows[5]])
+    batch = collate(rows.__getitems__([0, 5]))
+    assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch["pixel_values"][1], rows[5]["pixel_values"])
     assert batch["pixel_values"].shape == (2, 3, 16, 16)
     assert batch["labels"].tolist() == [rows[0]["labels"], rows[5]["labels"]]
