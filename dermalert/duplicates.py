@@ -29,6 +29,7 @@ SIMILAR = 0.93  # least correlation of the details
 
 _CROP = 0.025  # of each side: brings a copy that is cropped by up to 0.05 within RADIUS
 _EXACT = 50_000  # hashes up to which all pairs are compared: at most half a minute
+_A_CELL = 40  # hashes that settle where a cell is, at most
 _HASHED = 512  # images hashed at once
 _PAIRS = 2048  # pairs laid over one another at once
 
@@ -82,6 +83,21 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     return np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)
 
 
+def _centres(hashes: np.ndarray, cells: int) -> np.ndarray:
+    """Return the centres of cells by k-means, uint8 (cells, 32).
+
+    They are those of `IndexBinaryIVF.train`, which takes twice the memory.
+    """
+    sample = np.random.default_rng(0).choice(len(hashes), _A_CELL * cells, replace=False)
+    bits = np.unpackbits(hashes[sample], axis=1).astype(np.float32)
+    bits *= 2
+    bits -= 1
+    means = faiss.Clustering(8 * HASH_BYTES, cells)
+    means.niter, means.max_points_per_centroid = 6, _A_CELL
+    means.train(bits, faiss.IndexFlatL2(8 * HASH_BYTES))
+    return np.packbits(faiss.vector_to_array(means.centroids).reshape(cells, -1) > 0, axis=1)
+
+
 class Index:
     """An index of perceptual hashes: exact up to 50,000 of them, above by cells, so that time grows as n ** 1.5.
 
@@ -93,14 +109,10 @@ class Index:
         if len(hashes) <= _EXACT:
             self._index = faiss.IndexBinaryFlat(8 * HASH_BYTES)
         else:
-            cells = int(len(hashes) ** 0.5)
             self._coarse = faiss.IndexBinaryFlat(8 * HASH_BYTES)  # kept: the index holds only a pointer to it
-            self._index = faiss.IndexBinaryIVF(self._coarse, 8 * HASH_BYTES, cells)
-            self._index.cp.max_points_per_centroid = 40
-            self._index.cp.niter = 6
+            self._coarse.add(_centres(hashes, int(len(hashes) ** 0.5)))
+            self._index = faiss.IndexBinaryIVF(self._coarse, 8 * HASH_BYTES, self._coarse.ntotal)
             self._index.nprobe = 32
-            sample = np.random.default_rng(0).choice(len(hashes), 40 * cells, replace=False)
-            self._index.train(hashes[sample])
         self._index.add(hashes)
 
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
