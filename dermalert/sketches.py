@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from dermalert.errors import RunError
 from space.triage import MAX_PIXELS, UnreadableImage, read_image
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,20 @@ def sketches(dataset: datasets.Dataset) -> Sketches:
 
     Args:
         dataset: with the columns `image` and `content`, the SHA-256 of the file in hexadecimal.
+
+    Raises:
+        RunError: there is no room for them.
     """
+    try:
+        return _stored(dataset)
+    except OSError as error:
+        raise RunError(
+            f"the sketches of {len(dataset):,} images, 1 kB each, cannot be written to '{tempfile.gettempdir()}' "
+            f"({error.strerror}): make room there, or set TMPDIR to another folder, and run the same command again."
+        ) from error
+
+
+def _stored(dataset: datasets.Dataset) -> Sketches:
     contents = list(dataset["content"])
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
     file = tempfile.TemporaryFile()  # noqa: SIM115 - `_Stored` closes it

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy import special
 from test_card import typed_by_hand
-from transformers import ViTImageProcessorPil, pipeline
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 import train_hf
 from dermalert import calibration, images, onnx_export, seen, sources, synthetic, training
@@ -616,14 +616,22 @@ def test_a_disk_without_room_is_said_before_the_training(pictures, tiny_vit, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_disk_that_fills_up_ends_in_one_sentence_and_the_run_goes_on_later(pictures, tiny_vit, tmp_path):
-    command = [sys.executable, str(REPOSITORY / "train_hf.py"), *arguments(pictures, tiny_vit, tmp_path / "run")]
-    # No file may grow beyond 100 kB: what the kernel then answers to a write is what it answers on a full disk.
-    limited = ["bash", "-c", 'ulimit -f 100; trap "" XFSZ; exec "$@"', "bash", *command]
+@pytest.mark.parametrize(
+    ("kilobytes", "said"),
+    [(1000, "is full: make room and run the same command again"), (100, "make room there, or set TMPDIR")],
+    ids=["of the run", "of the temporary files"],
+)
+def test_a_disk_that_fills_up_ends_in_one_sentence_and_the_run_goes_on_later(pictures, tmp_path, kilobytes, said):
+    config = ViTConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=2, image_size=32, patch_size=8)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "base")  # of more than a megabyte
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "base")
+    command = [sys.executable, REPOSITORY / "train_hf.py", *arguments(pictures, tmp_path / "base", tmp_path / "run")]
+    # No file may grow beyond so much: what the kernel then answers to a write is what it answers on a full disk.
+    limited = ["bash", "-c", f'ulimit -f {kilobytes}; trap "" XFSZ; exec "$@"', "bash", *command]
     failed = subprocess.run(limited, capture_output=True, text=True, cwd=tmp_path)
     assert failed.returncode == 1, failed.stderr
-    assert "is full: make room and run the same command again" in failed.stderr
+    assert said in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not (tmp_path / "run" / "release").exists()
-    train(pictures, tiny_vit, tmp_path / "run")
+    train(pictures, tmp_path / "base", tmp_path / "run")
     assert (tmp_path / "run" / "release" / "config.json").is_file()
