@@ -46,6 +46,7 @@ from dermalert import (
     baselines,
     calibration,
     declining,
+    devices,
     duplicates,
     evaluation,
     external,
@@ -352,8 +353,7 @@ def make_trainer(
         report_to=config.report_to,
         project="dermalert",
         run_name=folder.name,
-        # On a CPU, and where a GPU only emulates it, it takes longer than it saves.
-        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False),
+        bf16=devices.computes_in_bfloat16(),
         dataloader_pin_memory=False,  # what is loaded lies on the device
         logging_nan_inf_filter=False,  # it would wait for the device at each step, and hide what it finds
         disable_tqdm=False,

@@ -12,6 +12,7 @@ import gc
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,19 +30,19 @@ from transformers import (
 )
 
 import train_hf
-from dermalert import sources
+from dermalert import release, sources
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from dermalert.settings import Config
+from space import triage
 
-RUN = {"epochs": 10, "train": 6111, "evaluated": 2 * 982}
-"""Epochs and images of the bundled release."""
+_HUGE = partial(ConvNextV2Config, depths=[3, 3, 27, 3], hidden_sizes=[352, 704, 1408, 2816])
 
 MODELS: dict[str, tuple[int, Callable[[], PreTrainedConfig]]] = {
     "EfficientNet-B0": (224, lambda: EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280)),
     "ViT-B/16": (224, ViTConfig),
     "Swin-L": (224, lambda: SwinConfig(embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48])),
-    "ConvNeXtV2-H": (224, lambda: ConvNextV2Config(depths=[3, 3, 27, 3], hidden_sizes=[352, 704, 1408, 2816])),
+    "ConvNeXtV2-H": (224, _HUGE),
     "ViT-H/14": (
         224,
         lambda: ViTConfig(
@@ -54,10 +55,7 @@ MODELS: dict[str, tuple[int, Callable[[], PreTrainedConfig]]] = {
             hidden_size=1536, num_hidden_layers=40, num_attention_heads=24, use_swiglu_ffn=True, patch_size=14
         ),
     ),
-    "ConvNeXtV2-H, 384 pixels": (
-        384,
-        lambda: ConvNextV2Config(depths=[3, 3, 27, 3], hidden_sizes=[352, 704, 1408, 2816]),
-    ),
+    "ConvNeXtV2-H, 384 pixels": (384, _HUGE),
 }
 
 
@@ -98,7 +96,9 @@ def measured(dataset: Dataset, size: int, config: Callable[[], PreTrainedConfig]
         trainer.evaluate(trainer.eval_dataset["validation"])
         evaluated = len(dataset) / (clocks()[0] - began)
     memory = torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else float("nan")
-    seconds = RUN["epochs"] * (RUN["train"] / speed + RUN["evaluated"] / evaluated)
+    bundled = release.read_metrics(triage.BUNDLED)
+    epochs, sides = bundled["training"]["epochs"], bundled["data"]["sides"]
+    seconds = epochs * (sides["train"] / speed + 2 * sides["validation"] / evaluated)
     weights = sum(tensor.numel() for tensor in model.parameters()) / 1e6
     return [str(size), f"{weights:.0f}", f"{speed:.0f}", f"{memory:.1f}", f"{seconds / 60:.1f}"]
 

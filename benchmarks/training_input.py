@@ -12,7 +12,7 @@ those of the data set.
 
 Where there is an accelerator all of it runs there, the bare loop in the number format that the Trainer has, and a
 column tells which share of the time the accelerator was busy. `--hardware` compares number formats, memory formats and
-`torch.compile` in the bare loop, `--accuracy` what is learnt from the two kinds of input.
+`torch.compile` in the bare loop. What is learnt from the two kinds of input is measured by `training_accuracy.py`.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 from transformers import DefaultDataCollator, ProgressCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import train_hf
-from dermalert import images, metrics, pixels, repair, sources, splits
+from dermalert import devices, images, pixels, sources
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from dermalert.settings import Config
@@ -47,9 +47,7 @@ SIZE = (600, 450)
 WARM = 2  # steps that do not count
 
 DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")
-HALF = torch.cuda.is_available() and torch.cuda.is_bf16_supported(
-    including_emulation=False
-)  # what `train_hf.make_trainer` chooses
+HALF = devices.computes_in_bfloat16()
 CHANNELS_FIRST = torch.contiguous_format
 
 BARE, OURS, USUAL = "bare loop on tensors in memory", "dermalert's Trainer", "usual recipe"
@@ -62,9 +60,6 @@ def main(arguments: argparse.Namespace) -> None:
     if missing:
         raise UsageError(f"{', '.join(missing)} not set: take the command of the docstring, all ways need the same.")
     torch.set_num_threads(arguments.threads)
-    if arguments.accuracy:
-        print(accuracies(arguments))
-        return
     with tempfile.TemporaryDirectory() as scratch, mock.patch.dict(os.environ, XDG_CACHE_HOME=f"{scratch}/cache"):
         dataset = jpegs(arguments.dataset, arguments.images, Path(scratch) / "jpegs")
         ways = ways_to_train(dataset, arguments, Path(scratch))
@@ -177,7 +172,7 @@ def bare(
     call = torch.compile(model) if compiled else model
     rows = images.WithPixels(dataset, processor, device=DEVICE)
     batch = rows.__getitems__(list(range(config.batch_size)))
-    pixel_values, labels = batch["pixel_values"].contiguous(memory_format=layout), batch["labels"].to(DEVICE)
+    pixel_values, labels = batch["pixel_values"].contiguous(memory_format=layout), batch["labels"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
 
     def step() -> None:
@@ -345,53 +340,6 @@ def spread(values) -> str:
     return f"{np.median(values):.2f} [{min(values):.2f}-{max(values):.2f}]"
 
 
-def accuracies(arguments: argparse.Namespace) -> str:
-    """Return, as a table, how many held-out images are answered rightly after the two kinds of input, by seed.
-
-    Loss, sampling, schedule and split are the same: only what the network sees in training differs.
-    """
-    dataset, _ = repair.repair(sources.load(arguments.dataset), "archive")
-    sides = splits.split(dataset)
-    lines = [f"| seed | {OURS}, plain | robust | {USUAL} |", "|---|---|---|---|"]
-    for seed in range(arguments.seeds):
-        cells = [right(sides, arguments, seed, how) for how in ("plain", "robust", "usual")]
-        lines.append(f"| {seed} | " + " | ".join(cells) + " |")
-        print(lines[-1], file=sys.stderr)
-    return "\n".join(lines)
-
-
-def right(sides: dict[str, Dataset], arguments: argparse.Namespace, seed: int, how: str) -> str:
-    """Train, and return the accuracy and the balanced accuracy on held-out images with their intervals."""
-    config = Config(
-        base_model=arguments.base_model,
-        image_size=arguments.image_size,
-        batch_size=arguments.batch_size,
-        epochs=arguments.epochs,
-        seed=seed,
-        augment="plain" if how == "usual" else how,
-        sampling="natural",
-        rebalance=False,
-        average=0.0,
-    )
-    set_seed(seed)
-    model, processor = train_hf.load_model(config)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = train_hf.make_trainer(config, Path(scratch), model, processor, sides)
-        trainer.args.eval_strategy, trainer.args.save_strategy = "no", "no"
-        if how == "usual":
-            trainer.train_dataset = image_by_image(sides["train"], processor, config.image_size)
-            trainer.data_collator = partial(collated, layout=torch.channels_last)
-        trainer.train()
-        trainer.data_collator = images.collate
-        logits = trainer.predict(images.WithPixels(sides["held_out"], processor, device=DEVICE)).predictions
-    probabilities = torch.from_numpy(logits).softmax(1).numpy()
-    found = metrics.report(
-        np.array(sides["held_out"]["label"]), probabilities, np.array(sides["held_out"]["group"]), alert=None
-    )
-    told = (found["accuracy"], found["balanced_accuracy"])
-    return ", ".join(f"{v['value']:.3f} [{v['low']:.3f}-{v['high']:.3f}]" for v in told)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", nargs="+", default=["demo"], help="where the images are from")
@@ -405,8 +353,5 @@ if __name__ == "__main__":
     parser.add_argument("--turns", type=int, default=7, help="of all ways")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--hardware", action="store_true", help="the bare loop in bfloat16 and compiled, instead")
-    parser.add_argument("--accuracy", action="store_true", help="what is learnt from the two kinds of input, instead")
-    parser.add_argument("--epochs", type=int, default=4, help="with --accuracy")
-    parser.add_argument("--seeds", type=int, default=3, help="with --accuracy")
     settings = parser.parse_args()
     sys.exit(run_command(lambda: main(settings)))

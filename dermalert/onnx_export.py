@@ -153,7 +153,7 @@ def _loaded(folder: Path):
 def _export_graph(model, processor, to: Path) -> None:
     """Write what a model computes, without its weights."""
     model = copy.deepcopy(model).cpu().eval()
-    pixels = _any_pixels(processor)
+    pixels = graph.noise(processor)
     _export(
         _other_weights(model),
         pixels,
@@ -193,15 +193,10 @@ def _leave_out(named: dict[str, torch.Tensor], file: Path) -> None:
 
 def _export_model(model, processor, to: Path) -> None:
     """Write a model with its weights."""
-    _export(copy.deepcopy(model).cpu().eval(), _any_pixels(processor), to, outputs=["logits"])
+    _export(copy.deepcopy(model).cpu().eval(), graph.noise(processor), to, outputs=["logits"])
 
 
 _EXPORTS = {"graph": _export_graph, "model": _export_model}
-
-
-def _any_pixels(processor) -> torch.Tensor:
-    noise = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
-    return torch.from_numpy(_pixels(processor, [Image.fromarray(each) for each in noise]))
 
 
 def _export(model, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how) -> None:

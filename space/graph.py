@@ -8,7 +8,9 @@ third of the time.
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 if __package__:
     from .refusal import features
@@ -98,6 +100,12 @@ class Graph:
         return torch.stack(
             [(logits.softmax(-1) - probabilities).abs().max(), (found - wanted).abs().max() / largest]
         ).max()
+
+
+def noise(processor) -> torch.Tensor:
+    """Return the pixels by which a graph is held against its model: two in which all filters find something."""
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    return processor([Image.fromarray(each) for each in pictures], return_tensors="pt")["pixel_values"]
 
 
 def session_options():

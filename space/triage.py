@@ -64,9 +64,6 @@ BUNDLED = Path(__file__).parent / "model"
 TOLERANCE = 1e-3
 """How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
 
-_NOISE = [Image.fromarray(noise) for noise in np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)]
-"""The pictures by which a graph is held against its model: noise, in which all filters find something."""
-
 _SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}."
 
 
@@ -227,7 +224,7 @@ class Release:
             path = self.file(graph.FILE)
             found = None if path is None else graph.Graph(path, self.model)
             if found is not None:
-                found.check(self.model, self.processor(_NOISE, return_tensors="pt")["pixel_values"])
+                found.check(self.model, graph.noise(self.processor))
             return found
         except graph.Unfit as error:
             raise NoRelease(f"{self} cannot be served: its {graph.FILE} {error}.") from error
