@@ -21,7 +21,6 @@ _DRAWINGS = 32  # of each kind, mirrored either way or both
 _FRAMED = 0.15  # share of the pictures whose outermost part is painted over
 _COMPRESSED = 0.3  # share of the pictures that are JPEG once more
 _CONSTANT = 0.3  # share of the pictures whose illumination is estimated and divided out
-_FEW = 8  # pictures that are augmented together on a CPU: they stay in its cache, which halves the time
 _MINKOWSKI = 6  # norm of "shades of gray": Finlayson & Trezzi 2004; for dermoscopy Barata 2015
 
 
@@ -62,11 +61,8 @@ class WithPixels(torch.utils.data.Dataset):
         if self._device.type == "cuda":
             raw = raw.pin_memory()  # or the copy would wait for all that the device still has to do
         raw = sent(raw, self._device)
-        # Channels last, which convolutions on a CPU run about a third faster on.
-        found = torch.empty(raw.shape, device=self._device, memory_format=torch.channels_last)
-        few = _FEW if self._device.type == "cpu" else len(raw)
-        for some, place in zip(raw.split(few), found.split(few), strict=True):
-            place.copy_(self._made(some.float().div_(255)))
+        # Augmented with the channels first, but trained on with them last: each is about a third faster so on a CPU.
+        found = self._made(raw.contiguous().float().div_(255)).contiguous(memory_format=torch.channels_last)
         return {"pixel_values": found, "labels": _like(found, torch.tensor([self._labels[row] for row in rows]))}
 
     def _made(self, found: torch.Tensor) -> torch.Tensor:
@@ -157,14 +153,17 @@ def _grid(matrix: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 def _recoloured(
     pixels: torch.Tensor, *, saturation: float, contrast: float, brightness: float, balance: float
 ) -> torch.Tensor:
-    """Vary saturation and contrast by these shares, brightness and white balance by these amounts."""
+    """Vary saturation and contrast by these shares, brightness and white balance by these amounts.
+
+    All of it is one matrix of colours a picture: each pixel is drawn to its grey, then to the mean grey of the picture.
+    """
     n = len(pixels)
-    grey = pixels.mean(dim=1, keepdim=True)
-    pixels = torch.lerp(grey, pixels, _like(pixels, _uniform(n, 1 - saturation, 1 + saturation)))
-    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    pixels = torch.lerp(mean, pixels, _like(pixels, _uniform(n, 1 - contrast, 1 + contrast)))
+    saturation, contrast = (_uniform(n, 1 - share, 1 + share) for share in (saturation, contrast))
     light = _uniform(n, -brightness, brightness) + _uniform(n, -balance, balance, channels=3)
-    return pixels + _like(pixels, light)
+    matrix = contrast * (saturation * torch.eye(3) + (1 - saturation) / 3)
+    mean = pixels.mean(dim=(1, 2, 3)).view(n, 1, 1)
+    light = _like(pixels, 1 - contrast)[:, 0] * mean + _like(pixels, light)[..., 0]
+    return torch.baddbmm(light, _like(pixels, matrix[:, 0]), pixels.flatten(2)).view(pixels.shape)
 
 
 def _constant(pixels: torch.Tensor) -> torch.Tensor:
@@ -185,7 +184,7 @@ def _sharpened(pixels: torch.Tensor) -> torch.Tensor:
     amount = torch.where(kind < 1 / 3, _uniform(n, -1, 0), _uniform(n, 0, 1.5))
     places = torch.nonzero(kind.ravel() < 2 / 3).ravel()
     amount = _like(pixels, amount[places])
-    return _changed(pixels, places, lambda some: some + amount * (some - _blurred(some)))
+    return _changed(pixels, places, lambda some: torch.lerp(_blurred(some), some, 1 + amount))
 
 
 def _blurred(pixels: torch.Tensor) -> torch.Tensor:
@@ -225,10 +224,9 @@ def _drawn_on(pixels: torch.Tensor) -> torch.Tensor:
             which = _like(pixels, torch.randint(_DRAWINGS, (len(places),)))
             sides = [side for side in (2, 3) if torch.rand(()) < 0.5]
             left, paint = (
-                drawings[which].flip(sides).float() / 255
-                for drawings in _drawings(draw, *pixels.shape[2:], pixels.device)
+                drawings[which].flip(sides) for drawings in _drawings(draw, *pixels.shape[2:], pixels.device)
             )
-            pixels = _changed(pixels, places, lambda some: some * left + paint)  # noqa: B023
+            pixels = _changed(pixels, places, lambda some: (some * left).add_(paint).div_(255))  # noqa: B023
     return pixels
 
 

@@ -26,29 +26,33 @@ def compressed(pixels: torch.Tensor, qualities: torch.Tensor) -> torch.Tensor:
     to_ycc, to_rgb, cosines = _constants(pixels.device)
     # To whole blocks of the halved colours too.
     padded = functional.pad((pixels * 255).round(), [0, -width % 16, 0, -height % 16], mode="replicate")
-    ycc = functional.conv2d(padded, to_ycc).round_()
+    ycc = _recoloured(padded, to_ycc).round_()
     bright, colour = (sent(tables, pixels.device) for tables in _tables()[:, qualities])
     y = _rounded(ycc[:, :1] - 128, bright, cosines) + 128
-    differences = _rounded(functional.avg_pool2d(ycc[:, 1:], 2).round_(), colour, cosines)
-    differences = functional.interpolate(differences, scale_factor=2, mode="bilinear")
-    found = functional.conv2d(torch.cat([y, differences], 1), to_rgb)
+    differences = ycc[:, 1:, ::2] + ycc[:, 1:, 1::2]
+    differences = (differences[..., ::2] + differences[..., 1::2]).div_(4).round_()
+    differences = functional.interpolate(_rounded(differences, colour, cosines), scale_factor=2, mode="bilinear")
+    found = _recoloured(torch.cat([y, differences], 1), to_rgb)
     return found[..., :height, :width].round_().clamp_(0, 255).div_(255)
+
+
+def _recoloured(pixels: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    return (matrix @ pixels.flatten(2)).view(pixels.shape)
 
 
 def _rounded(planes: torch.Tensor, steps: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
     """Round the cosines of each block of planes (N, C, H, W) to multiples of the steps (N, 8, 8)."""
-    blocks = functional.pixel_unshuffle(planes.flatten(0, 1)[:, None], 8)
-    found = (cosines @ blocks.flatten(2)).view(*planes.shape[:2], 64, -1)
-    steps = steps.flatten(1)[:, None, :, None]
-    found = found.div_(steps).round_().mul_(steps).flatten(0, 1)
-    return functional.pixel_shuffle((cosines.T @ found).view(blocks.shape), 8).view(planes.shape)
+    blocks = planes.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)  # (N, C, H / 8, W / 8, 8, 8)
+    steps = steps.flatten(1)[:, None, None]
+    found = (blocks.flatten(4).flatten(2, 3) @ cosines.T).div_(steps).round_().mul_(steps)
+    return (found @ cosines).view(blocks.shape).transpose(3, 4).reshape(planes.shape)
 
 
 @functools.lru_cache(maxsize=8)
 def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the weights (3, 3, 1, 1) to and from brightness and colours, and (64, 64): a block's cosine a row."""
+    """Return the matrices (3, 3) to and from brightness and colours, and (64, 64): a block's cosine a row."""
     cosines = fft.dct(np.eye(8), norm="ortho", axis=0)
-    found = _YCC[..., None, None], torch.linalg.inv(_YCC)[..., None, None], torch.from_numpy(np.kron(cosines, cosines))
+    found = _YCC, torch.linalg.inv(_YCC), torch.from_numpy(np.kron(cosines, cosines))
     return tuple(part.float().to(device) for part in found)
 
 

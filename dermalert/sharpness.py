@@ -34,9 +34,9 @@ def levels(pixels: torch.Tensor) -> torch.Tensor:
     grey = pixels.mean(dim=1)
     height, width = grey.shape[1:]
     windowed = (grey - grey.mean(dim=(1, 2), keepdim=True)) * _window(height, width, pixels.device)
-    spectrum = torch.view_as_real(torch.fft.rfft2(windowed))
-    power = spectrum.square_().sum(-1).flatten(1) @ _bands(height, width, pixels.device)
-    found = torch.log(power + 1e-6) / 2
+    spectrum = torch.fft.rfft2(windowed)
+    power = (spectrum.real.square() + spectrum.imag.square()).flatten(1)
+    found = torch.log(power @ _bands(height, width, pixels.device) + 1e-6) / 2
     return found - found[:, :1]
 
 
@@ -52,10 +52,10 @@ def levelled(pixels: torch.Tensor) -> torch.Tensor:
     gains = (wanted - levels(pixels)).clamp(-4, math.log(_SHARPENED))
     pad = min(_PADDING, height // 4, width // 4)
     size = (height + 2 * pad, width + 2 * pad)
-    gain = torch.exp((gains @ _between(*size, pixels.device)).view(n, 1, size[0], -1, 1))
-    spectrum = torch.fft.rfft2(functional.pad(pixels, [pad] * 4, mode="reflect"))
-    torch.view_as_real(spectrum).mul_(gain)  # real by complex: half the work
-    return torch.fft.irfft2(spectrum, s=size)[..., pad : pad + height, pad : pad + width].clamp(0, 1)
+    gain = torch.exp((gains @ _between(*size, pixels.device)).view(n, 1, size[0], -1))
+    spectrum = torch.fft.rfft2(functional.pad(pixels, [pad] * 4, mode="reflect")).mul_(gain)
+    columns = torch.fft.ifft(spectrum, dim=2)[:, :, pad : pad + height]  # irfft2 copies all of it once more
+    return torch.fft.irfft(columns, n=size[1])[..., pad : pad + width].clamp(0, 1)
 
 
 def _centres() -> torch.Tensor:
