@@ -130,6 +130,9 @@ def candidates(thumbnails: np.ndarray, rows: np.ndarray) -> Pairs:
         rows: int, ascending, those to be compared.
     """
     steps = [rows[start : start + _HASHED] for start in range(0, len(rows), _HASHED)]
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
     index = Index(np.concatenate([perceptual_hashes(thumbnails[step]) for step in steps]))
     queries = [("", lambda images: images, RADIUS), ("", _cropped, RADIUS)]
     queries += [(name, turn, TURNED_RADIUS) for name, turn in TURNS.items()]

@@ -1,6 +1,7 @@
 """Groups of images that belong together, and four sides with one job each; a group's own key decides on its side."""
 
 import hashlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -31,26 +32,38 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
             bytes. A row must have at least one.
         links: pairs of rows that belong together for a reason without a name, such as being nearly the same picture.
     """
-    parent: dict[tuple[int, str], tuple[int, str]] = {}
+    # Of each name, as a number: its rank and itself, and the name that it was joined to. As tuples they would take
+    # twice the memory, which of a hundred thousand images is what loading takes most of.
+    numbers: dict[int, dict[str, int]] = defaultdict(dict)
+    of: list[str] = []
+    ranks, parent = array("b"), array("q")
 
-    def root(node):
-        while parent.setdefault(node, node) != node:
+    def number(rank: int, name: str) -> int:
+        found = numbers[rank].setdefault(name, len(of))
+        if found == len(of):
+            of.append(name)
+            ranks.append(rank)
+            parent.append(found)
+        return found
+
+    def root(node: int) -> int:
+        while parent[node] != node:
             parent[node] = node = parent[parent[node]]
         return node
 
-    def join(a, b):
-        first, second = sorted((root(a), root(b)))
+    def join(a: int, b: int) -> None:
+        first, second = sorted((root(a), root(b)), key=lambda node: (ranks[node], of[node]))
         parent[second] = first  # so that a root is always the key
 
-    firsts = []
+    firsts = array("q")
     for row in names:
-        nodes = [(rank, name) for rank, name in enumerate(row) if name is not None]
-        for node in nodes:
+        nodes = [number(rank, name) for rank, name in enumerate(row) if name is not None]
+        for node in nodes[1:]:
             join(nodes[0], node)
         firsts.append(nodes[0])
     for i, j in links:
         join(firsts[i], firsts[j])
-    return [root(first)[1] for first in firsts]
+    return [of[root(first)] for first in firsts]
 
 
 def side(group: str, *, seed: int = 0) -> str:
