@@ -32,8 +32,8 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
             bytes. A row must have at least one.
         links: pairs of rows that belong together for a reason without a name, such as being nearly the same picture.
     """
-    # Of each name, as a number: its rank and itself, and the name that it was joined to. As tuples they would take
-    # twice the memory, which of a hundred thousand images is what loading takes most of.
+    # Names as numbers: of each its rank, itself and the one it was joined to. As tuples they would take twice the
+    # memory, and of 100,000 images that is when loading takes most of it.
     numbers: dict[int, dict[str, int]] = defaultdict(dict)
     of: list[str] = []
     ranks, parent = array("b"), array("q")
