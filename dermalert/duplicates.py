@@ -308,19 +308,12 @@ def _correlation(a: np.ndarray, b: np.ndarray, moves: np.ndarray) -> np.ndarray:
 def linked(dataset: datasets.Dataset) -> datasets.Dataset:
     """Return the data set with near duplicates in one group, so that no split can part them."""
     pairs = near_duplicates(sketches(dataset).thumbnails)
-    groups = list(dataset["group"])
-    alike = {groups[i] for i in np.concatenate([pairs.first, pairs.second]).tolist()}
-    if not alike:
-        return dataset
-    # All of these groups anew, with all that each image belongs to, so that the key stays the most telling name: a copy
-    # that joins from another source must not move the lesion to another side.
-    places = {row: place for place, row in enumerate(i for i, group in enumerate(groups) if group in alike)}
-    rows = dataset.select(list(places)).select_columns(["lesion_id", "patient_id", "image_id", "content", "group"])
-    links = ((places[i], places[j]) for i, j in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
-    found = splits.groups(((*sources.belongings(row), row["group"]) for row in rows), links)
-    for row, place in places.items():
-        groups[row] = found[place]
-    return facts.with_columns(dataset, {"group": groups})
+    links = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
+    # With all that each image belongs to, so that the key stays the most telling name: a copy that joins from another
+    # source must not move the lesion to another side.
+    rows = dataset.select_columns(["lesion_id", "patient_id", "image_id", "content", "group"])
+    names = ((*sources.belongings(row), row["group"]) for row in rows)
+    return facts.with_columns(dataset, {"group": splits.groups(names, links)})
 
 
 def components(pairs: Sequence[tuple[int, int]] | np.ndarray, n: int) -> np.ndarray:

@@ -61,8 +61,8 @@ class WithPixels(torch.utils.data.Dataset):
         if self._device.type == "cuda":
             raw = raw.pin_memory()  # or the copy would wait for all that the device still has to do
         raw = sent(raw, self._device)
-        # Augmented with the channels first, but trained on with them last: each is about a third faster so on a CPU.
-        found = self._made(raw.contiguous().float().div_(255)).contiguous(memory_format=torch.channels_last)
+        # Augmented with the channels first, but trained on with them last, which is about a third faster on a CPU.
+        found = self._made(raw.float().div_(255)).contiguous(memory_format=torch.channels_last)
         return {"pixel_values": found, "labels": _like(found, torch.tensor([self._labels[row] for row in rows]))}
 
     def _made(self, found: torch.Tensor) -> torch.Tensor:

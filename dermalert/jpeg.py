@@ -26,17 +26,17 @@ def compressed(pixels: torch.Tensor, qualities: torch.Tensor) -> torch.Tensor:
     to_ycc, to_rgb, cosines = _constants(pixels.device)
     # To whole blocks of the halved colours too.
     padded = functional.pad((pixels * 255).round(), [0, -width % 16, 0, -height % 16], mode="replicate")
-    ycc = _recoloured(padded, to_ycc).round_()
+    ycc = _by_matrix(padded, to_ycc).round_()
     bright, colour = (sent(tables, pixels.device) for tables in _tables()[:, qualities])
     y = _rounded(ycc[:, :1] - 128, bright, cosines) + 128
     differences = ycc[:, 1:, ::2] + ycc[:, 1:, 1::2]
     differences = (differences[..., ::2] + differences[..., 1::2]).div_(4).round_()
     differences = functional.interpolate(_rounded(differences, colour, cosines), scale_factor=2, mode="bilinear")
-    found = _recoloured(torch.cat([y, differences], 1), to_rgb)
+    found = _by_matrix(torch.cat([y, differences], 1), to_rgb)
     return found[..., :height, :width].round_().clamp_(0, 255).div_(255)
 
 
-def _recoloured(pixels: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+def _by_matrix(pixels: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return (matrix @ pixels.flatten(2)).view(pixels.shape)
 
 

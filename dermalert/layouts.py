@@ -79,7 +79,8 @@ def records(root: Path, columns: tables.Columns) -> list[Record]:
 def _files(root: Path) -> Iterator[str]:
     """Yield the files below a folder, those below linked folders too, but no hidden ones.
 
-    They are strings, because a path takes four times the room, and pathlib keeps each name that it has seen for good.
+    They are strings, because a path takes four times the room, and the table of the names that pathlib has interned
+    never shrinks.
     """
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not _hidden(name)]
@@ -246,13 +247,16 @@ def _refined(record: Record, labelling: Iterable[tables.Table], against: Counter
 
 
 def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict]) -> Iterator[Record]:
-    nested = [path for path in _files(folder) if os.path.dirname(path) != str(folder)]
+    walk = ((below, name) for below, _, names in os.walk(folder) for name in names if below != str(folder))
+    nested = [path for path in (os.path.join(*place) for place in walk) if os.path.isfile(path)]
     if nested:
         logger.warning("left out %d files below '%s', such as '%s'", len(nested), folder, nested[0])
     malignancy = folder.name if diagnoses.plain(folder.name) in diagnoses.MALIGNANCIES else ""
-    for name in sorted(os.listdir(folder)):
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+    for name in names:
         path, stem = os.path.join(folder, name), _stem(name)
-        if os.path.isfile(path) and not name.startswith(".") and not _NO_PHOTO.search(stem):
+        if not _NO_PHOTO.search(stem):
             yield Record(
                 image_id=stem,
                 name=folder.name,

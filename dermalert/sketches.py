@@ -118,26 +118,24 @@ def sketches(dataset: datasets.Dataset) -> Sketches:
 
 
 def _stored(dataset: datasets.Dataset) -> Sketches:
-    rows = dataset.select_columns(["image", "content"]).cast_column("image", datasets.Image(decode=False))
+    contents = list(dataset["content"])
+    images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
     file = tempfile.TemporaryFile()  # noqa: SIM115 - `_Stored` closes it
-    sizes = np.empty((len(rows), 2), int)
-    bar = tqdm(total=len(rows), desc="Looking at images", unit=" images", delay=2)
+    sizes = np.empty((len(contents), 2), int)
+    bar = tqdm(total=len(contents), desc="Looking at images", unit=" images", delay=2)
     with ThreadPoolExecutor() as pool, _Cache() as cache, bar:
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            part = chunk["content"]
+        for start in range(0, len(contents), _CHUNK):
+            part = contents[start : start + _CHUNK]
             known = cache.read(part)
-            missing = {
-                content: image for content, image in zip(part, chunk["image"], strict=True) if content not in known
-            }
-            looks = _looks(missing.values(), pool, cache)
+            missing = {content: start + i for i, content in enumerate(part) if content not in known}
+            looks = _looks([images[row]["image"] for row in missing.values()], pool, cache)
             known |= {content: look.sketch for content, look in zip(missing, looks, strict=True)}
-            found = b"".join(known[content] for content in part)
-            file.write(found)
-            sizes[start : start + _CHUNK] = np.frombuffer(found, ROW)["size"]
+            rows = b"".join(known[content] for content in part)
+            file.write(rows)
+            sizes[start : start + _CHUNK] = np.frombuffer(rows, ROW)["size"]
             bar.update(len(part))
     file.flush()
-    return Sketches(_Stored(file, len(rows)), sizes)
+    return Sketches(_Stored(file, len(contents)), sizes)
 
 
 def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
@@ -172,15 +170,10 @@ def hashed(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
     if not image or (image["bytes"] is None and image["path"] is None):
         return None, FileNotFoundError("there is no file")
     try:
-        content = _read(image["path"]) if image["bytes"] is None else image["bytes"]
+        content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
     except OSError as error:
         return None, error
     return hashlib.sha256(content).hexdigest(), content
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:  # noqa: PTH123 - as in layouts.py
-        return file.read()
 
 
 def _sketch_or_fault(content: bytes) -> bytes | Exception:

@@ -180,10 +180,10 @@ def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
     """Yield the numbers of rows that their source calls copies of each other."""
     start = 0
     for source in found:
-        named = [(start + i, twin) for i, row in enumerate(source.rows) for twin in row.get("twins", ())]
-        twins = {twin for _, twin in named}
-        places = {row["image_id"]: start + i for i, row in enumerate(source.rows) if row["image_id"] in twins}
-        yield from ((i, places[twin]) for i, twin in named if twin in places)
+        twins = [(row["image_id"], twin) for row in source.rows for twin in row.get("twins", ())]
+        meant = {name for pair in twins for name in pair}
+        places = {row["image_id"]: start + i for i, row in enumerate(source.rows) if row["image_id"] in meant}
+        yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
         start += len(source.rows)
 
 

@@ -35,13 +35,13 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
     # Names as numbers: of each its rank, itself and the one it was joined to. As tuples they would take twice the
     # memory, and of 100,000 images that is when loading takes most of it.
     numbers: dict[int, dict[str, int]] = defaultdict(dict)
-    of: list[str] = []
+    named: list[str] = []
     ranks, parent = array("b"), array("q")
 
     def number(rank: int, name: str) -> int:
-        found = numbers[rank].setdefault(name, len(of))
-        if found == len(of):
-            of.append(name)
+        found = numbers[rank].setdefault(name, len(named))
+        if found == len(named):
+            named.append(name)
             ranks.append(rank)
             parent.append(found)
         return found
@@ -52,7 +52,7 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
         return node
 
     def join(a: int, b: int) -> None:
-        first, second = sorted((root(a), root(b)), key=lambda node: (ranks[node], of[node]))
+        first, second = sorted((root(a), root(b)), key=lambda node: (ranks[node], named[node]))
         parent[second] = first  # so that a root is always the key
 
     firsts = array("q")
@@ -63,7 +63,7 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
         firsts.append(nodes[0])
     for i, j in links:
         join(firsts[i], firsts[j])
-    return [of[root(first)] for first in firsts]
+    return [named[root(first)] for first in firsts]
 
 
 def side(group: str, *, seed: int = 0) -> str:

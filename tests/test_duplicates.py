@@ -13,7 +13,7 @@ from datasets import Dataset
 from pictures import class_folders, jpeg
 from PIL import Image, ImageEnhance, ImageOps
 
-from dermalert import duplicates, sketches, sources, synthetic
+from dermalert import duplicates, facts, sketches, sources, splits, synthetic
 from dermalert.diagnoses import DIAGNOSES
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -168,3 +168,21 @@ def test_near_duplicates_join_the_group_of_what_is_known_and_move_it_nowhere(les
     keys = dict(zip(both["image_id"], both["group"], strict=True))
     assert {i: keys[i] for i in alone["image_id"]} == dict(zip(alone["image_id"], alone["group"], strict=True))
     assert [keys[f"copy{i}"] for i in range(20)] == [f"ISIC_{9000000 + i}" for i in range(20)]
+
+
+def test_linking_groups_by_all_that_is_known_and_by_near_duplicates(lesions, tmp_path):
+    for folder, names in (("one/nevus", range(12)), ("two/melanoma", range(6, 18))):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in names:
+            name = f"ISIC_{9000000 + i}" if folder == "two/melanoma" and i % 2 else f"picture{i}"
+            lesions[i].save(tmp_path / folder / f"{name}.jpg", quality=80 if folder == "one/nevus" else 90)
+    before = sources.load([str(tmp_path / "one"), str(tmp_path / "two")])
+    # Two sets that were grouped by themselves share a lesion, as where one reports on what another learnt from.
+    lesion = ["L1" if i in (0, 20) else None for i in range(len(before))]
+    before = facts.with_columns(before, {"lesion_id": lesion})
+    pairs = duplicates.near_duplicates(duplicates.sketches(before).thumbnails)
+    names = [(*sources.belongings(row), row["group"]) for row in before.remove_columns("image")]
+    expected = splits.groups(names, zip(pairs.first, pairs.second, strict=True))
+    assert list(duplicates.linked(before)["group"]) == expected
+    assert expected.count("L1") > 1
+    assert len(set(expected)) == len(before) - 7

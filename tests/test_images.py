@@ -111,6 +111,19 @@ def test_robust_augmentation_hides_what_tells_one_camera_from_another(cue):
     assert robust < plain + 0.02
 
 
+def test_colours_are_changed_as_by_one_step_after_the_other():
+    pixels = torch.rand(5, 3, 8, 8)
+    torch.manual_seed(0)
+    found = images._recoloured(pixels, saturation=0.4, contrast=0.3, brightness=0.1, balance=0.08)
+    torch.manual_seed(0)
+    saturation, contrast = images._uniform(5, 0.6, 1.4), images._uniform(5, 0.7, 1.3)
+    light = images._uniform(5, -0.1, 0.1) + images._uniform(5, -0.08, 0.08, channels=3)
+    grey = pixels.mean(dim=1, keepdim=True)
+    coloured = grey + saturation * (pixels - grey)
+    mean = coloured.mean(dim=(1, 2, 3), keepdim=True)
+    assert torch.allclose(found, mean + contrast * (coloured - mean) + light, atol=1e-6)
+
+
 @pytest.mark.parametrize("draw", images._DRAWN, ids=lambda draw: draw.__name__)
 def test_what_is_drawn_is_what_the_artefact_draws(draw):
     picture = lesions(1)[0]

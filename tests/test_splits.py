@@ -1,5 +1,7 @@
 import shutil
 
+import networkx
+import numpy as np
 import pytest
 from datasets import Dataset
 from pictures import class_folders, picture
@@ -29,6 +31,22 @@ def test_a_group_keeps_its_key_unless_another_joins_it():
     assert [(a, b) for a, b in zip(alone, together, strict=True) if a != b] == []
     joined = splits.groups([("L0", "3"), *names])[1:]
     assert [(a, b) for a, b in zip(alone, joined, strict=True) if a != b] == [("L7", "L0")] * 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_are_the_connected_components_under_their_first_name_in_order(seed):
+    rng = np.random.default_rng(seed)
+    names = [[f"{k}" if rng.random() < 0.5 else None for k in rng.integers(0, 25, 3)] + [f"{i}"] for i in range(40)]
+    links = [tuple(pair) for pair in rng.integers(0, 40, (3, 2)).tolist()]
+    graph = networkx.Graph(links)
+    nodes = [[(rank, name) for rank, name in enumerate(row) if name is not None] for row in names]
+    graph.add_edges_from((i, node) for i, row in enumerate(nodes) for node in row)
+    keys = {
+        node: min(name for name in part if isinstance(name, tuple))[1]
+        for part in networkx.connected_components(graph)
+        for node in part
+    }
+    assert splits.groups(names, links) == [keys[i] for i in range(40)]
 
 
 def test_links_join_groups_for_a_reason_without_a_name():
