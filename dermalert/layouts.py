@@ -247,8 +247,8 @@ def _refined(record: Record, labelling: Iterable[tables.Table], against: Counter
 
 
 def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict]) -> Iterator[Record]:
-    walk = ((below, name) for below, _, names in os.walk(folder) for name in names if below != str(folder))
-    nested = [path for path in (os.path.join(*place) for place in walk) if os.path.isfile(path)]
+    walk = ((below, names) for below, _, names in os.walk(folder) if below != str(folder))
+    nested = [os.path.join(below, name) for below, names in walk for name in names]
     if nested:
         logger.warning("left out %d files below '%s', such as '%s'", len(nested), folder, nested[0])
     malignancy = folder.name if diagnoses.plain(folder.name) in diagnoses.MALIGNANCIES else ""
