@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
@@ -141,7 +140,6 @@ def load(
     features = FEATURES if labels == DIAGNOSES else BINARY_FEATURES
     features = features if merge else Features(features | _NAMED)
     dataset = concatenate_datasets([source.dataset(features) for source in found if source.rows])
-    pa.default_memory_pool().release_unused()  # what making the table took on the way; else it stays for good
     _warn_of_contradictions(dataset)
     return dataset
 
@@ -180,10 +178,9 @@ def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
     """Yield the numbers of rows that their source calls copies of each other."""
     start = 0
     for source in found:
-        twins = [(row["image_id"], twin) for row in source.rows for twin in row.get("twins", ())]
-        meant = {name for pair in twins for name in pair}
-        places = {row["image_id"]: start + i for i, row in enumerate(source.rows) if row["image_id"] in meant}
-        yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
+        places = {row["image_id"]: start + i for i, row in enumerate(source.rows)}
+        for row in source.rows:
+            yield from ((places[row["image_id"]], places[twin]) for twin in row.get("twins", ()) if twin in places)
         start += len(source.rows)
 
 

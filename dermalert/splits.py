@@ -1,7 +1,6 @@
 """Groups of images that belong together, and four sides with one job each; a group's own key decides on its side."""
 
 import hashlib
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -32,38 +31,26 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
             bytes. A row must have at least one.
         links: pairs of rows that belong together for a reason without a name, such as being nearly the same picture.
     """
-    # Names as numbers: of each its rank, itself and the one it was joined to. As tuples, those of 100,000 images would
-    # take 34 MB instead of 21, just when loading takes most.
-    numbers: dict[int, dict[str, int]] = defaultdict(dict)
-    named: list[str] = []
-    ranks, parent = array("b"), array("q")
+    parent: dict[tuple[int, str], tuple[int, str]] = {}
 
-    def number(rank: int, name: str) -> int:
-        found = numbers[rank].setdefault(name, len(named))
-        if found == len(named):
-            named.append(name)
-            ranks.append(rank)
-            parent.append(found)
-        return found
-
-    def root(node: int) -> int:
-        while parent[node] != node:
+    def root(node):
+        while parent.setdefault(node, node) != node:
             parent[node] = node = parent[parent[node]]
         return node
 
-    def join(a: int, b: int) -> None:
-        first, second = sorted((root(a), root(b)), key=lambda node: (ranks[node], named[node]))
+    def join(a, b):
+        first, second = sorted((root(a), root(b)))
         parent[second] = first  # so that a root is always the key
 
-    firsts = array("q")
+    firsts = []
     for row in names:
-        nodes = [number(rank, name) for rank, name in enumerate(row) if name is not None]
-        for node in nodes[1:]:
+        nodes = [(rank, name) for rank, name in enumerate(row) if name is not None]
+        for node in nodes:
             join(nodes[0], node)
         firsts.append(nodes[0])
     for i, j in links:
         join(firsts[i], firsts[j])
-    return [named[root(first)] for first in firsts]
+    return [root(first)[1] for first in firsts]
 
 
 def side(group: str, *, seed: int = 0) -> str:
