@@ -29,7 +29,8 @@ SIMILAR = 0.93  # least correlation of the details
 
 _CROP = 0.025  # of each side: brings a copy that is cropped by up to 0.05 within RADIUS
 _EXACT = 50_000  # hashes up to which all pairs are compared: at most half a minute
-_A_CELL = 40  # hashes that settle where a cell is, at most
+_A_CELL = 40  # hashes that settle where a cell is
+_ROUNDS = 6  # after which that is settled
 _HASHED = 512  # images hashed at once
 _PAIRS = 2048  # pairs laid over one another at once
 
@@ -84,18 +85,19 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _centres(hashes: np.ndarray, cells: int) -> np.ndarray:
-    """Return the centres of cells by k-means, uint8 (cells, 32).
+    """Return the centres of cells, uint8 (cells, 32), by k-majority, the k-means of bits (Grana et al. 2013).
 
-    They are those of `IndexBinaryIVF.train`, which takes twice the memory.
+    `IndexBinaryIVF.train` holds each bit of all of them as a number of its own.
     """
-    sample = np.random.default_rng(0).choice(len(hashes), _A_CELL * cells, replace=False)
-    bits = np.unpackbits(hashes[sample], axis=1).astype(np.float32)
-    bits *= 2
-    bits -= 1
-    means = faiss.Clustering(8 * HASH_BYTES, cells)
-    means.niter, means.max_points_per_centroid = 6, _A_CELL
-    means.train(bits, faiss.IndexFlatL2(8 * HASH_BYTES))
-    return np.packbits(faiss.vector_to_array(means.centroids).reshape(cells, -1) > 0, axis=1)
+    sample = hashes[np.random.default_rng(0).choice(len(hashes), _A_CELL * cells, replace=False)]
+    centres = sample[:cells].copy()
+    for _ in range(_ROUNDS):
+        index = faiss.IndexBinaryFlat(8 * HASH_BYTES)
+        index.add(centres)
+        nearest = index.search(sample, 1)[1].ravel()
+        for cell in np.unique(nearest):
+            centres[cell] = np.packbits(np.unpackbits(sample[nearest == cell], axis=1).mean(axis=0) > 0.5)
+    return centres
 
 
 class Index:

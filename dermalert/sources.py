@@ -70,12 +70,12 @@ class _Source:
     numbers: list[int]
 
     def dataset(self, features: Features) -> Dataset:
-        """Return the rows with their images."""
-        table = [{}] * len(self.images)
-        for number, row in zip(self.numbers, self.rows, strict=True):
-            table[number] = row
+        """Return the rows with their images; the rows are let go one by one, because they would take as much again."""
+        rows = dict(zip(self.numbers, self.rows, strict=True))
+        self.rows = []
         features = Features({name: feature for name, feature in features.items() if name != "image"})
-        known = _in_parts(({"named": self.name} | row for row in table), features)
+        table = ({"named": self.name} | rows.pop(number, {}) for number in range(len(self.images)))
+        known = _in_parts(table, features)
         # Selected at last, because side by side with other columns a selection would be copied, images and all.
         joined = concatenate_datasets([self.images, known], axis=1).select(self.numbers)
         return joined.cast_column("image", Image())
@@ -121,18 +121,7 @@ def load(
     labels = labels or _most_telling(records for _, records, _ in opened)
     opened = [(name, layouts.labelled(records, name, labels), images) for name, records, images in opened]
     found = [_read(*source, labels, [] if faults is None else faults, strict=strict) for source in opened]
-    rows = [row for source in found for row in source.rows]
-    for row in rows:
-        fill(row, facts.known().get(facts.isic_id(row["image_id"]), {}))
-    for row, group in zip(rows, splits.groups(map(belongings, rows), _twins(found)), strict=True):
-        row["group"] = group
-    strangers = sum(row["source"] == "HAM10000" and not row.get("lesion_id") for row in rows)
-    if strangers:
-        logger.warning(
-            "%d images of HAM10000 have no lesion id, so that photos of one lesion may stand on two sides: put "
-            "HAM10000_metadata.csv beside them",
-            strangers,
-        )
+    _complete(found)
     if merge and len(found) > 1:
         _merge_copies(found)
     for source, short in zip(found, _told_apart(names), strict=True):
@@ -158,6 +147,22 @@ def load_known(names: Iterable[str], **options) -> Dataset:
     return load(names, labels=None, **options)
 
 
+def _complete(found: list[_Source]) -> None:
+    """Give each row what the facts know of it, and its group."""
+    rows = [row for source in found for row in source.rows]
+    for row in rows:
+        fill(row, facts.known().get(facts.isic_id(row["image_id"]), {}))
+    for row, group in zip(rows, splits.groups(map(belongings, rows), _twins(found)), strict=True):
+        row["group"] = group
+    strangers = sum(row["source"] == "HAM10000" and not row.get("lesion_id") for row in rows)
+    if strangers:
+        logger.warning(
+            "%d images of HAM10000 have no lesion id, so that photos of one lesion may stand on two sides: put "
+            "HAM10000_metadata.csv beside them",
+            strangers,
+        )
+
+
 def _told_apart(names: list[str]) -> list[str]:
     """Return the names with folders by their last part, because where they lie is nobody's business."""
     short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
@@ -178,9 +183,10 @@ def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
     """Yield the numbers of rows that their source calls copies of each other."""
     start = 0
     for source in found:
-        places = {row["image_id"]: start + i for i, row in enumerate(source.rows)}
-        for row in source.rows:
-            yield from ((places[row["image_id"]], places[twin]) for twin in row.get("twins", ()) if twin in places)
+        twins = [(row["image_id"], twin) for row in source.rows for twin in row.get("twins", ())]
+        meant = {name for pair in twins for name in pair}
+        places = {row["image_id"]: start + i for i, row in enumerate(source.rows) if row["image_id"] in meant}
+        yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
         start += len(source.rows)
 
 

@@ -1,6 +1,7 @@
 """Groups of images that belong together, and four sides with one job each; a group's own key decides on its side."""
 
 import hashlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -31,26 +32,28 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
             bytes. A row must have at least one.
         links: pairs of rows that belong together for a reason without a name, such as being nearly the same picture.
     """
-    parent: dict[tuple[int, str], tuple[int, str]] = {}
+    seen: dict[int, dict[str, int]] = defaultdict(dict)  # by rank, the first row that has a name
+    keys: list[tuple[int, str]] = []  # of each row, its most telling name
+    parent = array("q")
 
-    def root(node):
-        while parent.setdefault(node, node) != node:
-            parent[node] = node = parent[parent[node]]
-        return node
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = row = parent[parent[row]]
+        return row
 
-    def join(a, b):
-        first, second = sorted((root(a), root(b)))
-        parent[second] = first  # so that a root is always the key
+    def join(i: int, j: int) -> None:
+        first, second = sorted((root(i), root(j)), key=keys.__getitem__)
+        parent[second] = first  # so that a root has the key
 
-    firsts = []
-    for row in names:
-        nodes = [(rank, name) for rank, name in enumerate(row) if name is not None]
-        for node in nodes:
-            join(nodes[0], node)
-        firsts.append(nodes[0])
+    for i, row in enumerate(names):
+        ranked = [(rank, name) for rank, name in enumerate(row) if name is not None]
+        keys.append(ranked[0])
+        parent.append(i)
+        for rank, name in ranked:
+            join(seen[rank].setdefault(name, i), i)
     for i, j in links:
-        join(firsts[i], firsts[j])
-    return [root(first)[1] for first in firsts]
+        join(i, j)
+    return [keys[root(i)][1] for i in range(len(keys))]
 
 
 def side(group: str, *, seed: int = 0) -> str:

@@ -249,6 +249,7 @@ def test_a_hundred_times_the_images_take_hardly_more_memory(step, most):
     assert many / few < most
 
 
+@pytest.mark.long
 def test_growth_tells_seconds_and_memory_of_each_step():
     done = command("growth.py", "--images", 600)
     assert done.returncode == 0, done.stderr

@@ -464,7 +464,7 @@ def as_if_never_killed(dataset, model, folder: Path, more: list[str]) -> None:
     assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
 
 
-@pytest.mark.parametrize("base", ["vit", "efficientnet-lite0"])
+@pytest.mark.parametrize("base", [pytest.param("vit", marks=pytest.mark.long), "efficientnet-lite0"])
 def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(base, pictures, tiny_vit, tmp_path):
     model = tiny_vit if base == "vit" else base
     as_if_never_killed(pictures, model, tmp_path, ["--epochs", "4", "--image_size", "32"])
