@@ -30,7 +30,7 @@ SIMILAR = 0.93  # least correlation of the details
 _CROP = 0.025  # of each side: brings a copy that is cropped by up to 0.05 within RADIUS
 _EXACT = 50_000  # hashes up to which all pairs are compared: at most half a minute
 _A_CELL = 40  # hashes that settle where a cell is
-_ROUNDS = 6  # after which that is settled
+_ROUNDS = 6  # more find no more pairs
 _HASHED = 512  # images hashed at once
 _PAIRS = 2048  # pairs laid over one another at once
 
@@ -87,7 +87,7 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
 def _centres(hashes: np.ndarray, cells: int) -> np.ndarray:
     """Return the centres of cells, uint8 (cells, 32), by k-majority, the k-means of bits (Grana et al. 2013).
 
-    `IndexBinaryIVF.train` holds each bit of all of them as a number of its own.
+    k-means on floats, as in `IndexBinaryIVF.train`, would take 32 times the memory of the hashes.
     """
     sample = hashes[np.random.default_rng(0).choice(len(hashes), _A_CELL * cells, replace=False)]
     centres = sample[:cells].copy()

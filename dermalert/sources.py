@@ -70,12 +70,13 @@ class _Source:
     numbers: list[int]
 
     def dataset(self, features: Features) -> Dataset:
-        """Return the rows with their images; the rows are let go one by one, because they would take as much again."""
-        rows = dict(zip(self.numbers, self.rows, strict=True))
+        """Return the rows with their images, once: the rows are let go on the way, or they would take as much again."""
+        table = [{}] * len(self.images)
+        for number, row in zip(self.numbers, self.rows, strict=True):
+            table[-1 - number] = row
         self.rows = []
         features = Features({name: feature for name, feature in features.items() if name != "image"})
-        table = ({"named": self.name} | rows.pop(number, {}) for number in range(len(self.images)))
-        known = _in_parts(table, features)
+        known = _in_parts(({"named": self.name} | table.pop() for _ in range(len(table))), features)
         # Selected at last, because side by side with other columns a selection would be copied, images and all.
         joined = concatenate_datasets([self.images, known], axis=1).select(self.numbers)
         return joined.cast_column("image", Image())
@@ -148,7 +149,10 @@ def load_known(names: Iterable[str], **options) -> Dataset:
 
 
 def _complete(found: list[_Source]) -> None:
-    """Give each row what the facts know of it, and its group."""
+    """Give each row what the facts know of it, and its group.
+
+    Not a part of `load`, whose list of all rows would keep them when `_Source.dataset` lets them go.
+    """
     rows = [row for source in found for row in source.rows]
     for row in rows:
         fill(row, facts.known().get(facts.isic_id(row["image_id"]), {}))

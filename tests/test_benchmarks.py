@@ -25,6 +25,7 @@ from dermalert.diagnoses import DIAGNOSES
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import attribution as maps_that_count
 import copies
+import growth
 import recipe
 import sources as left_out_sources
 
@@ -240,7 +241,7 @@ def test_no_more_is_marked_than_the_map_gives_a_colour():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("step", "most"), [("load", 1.4), ("epoch", 1.3)])
+@pytest.mark.parametrize(("step", "most"), [("load", 1.3), ("epoch", 1.3)])
 def test_a_hundred_times_the_images_take_hardly_more_memory(step, most):
     done = command("growth.py", "--images", 1000, 100_000, "--steps", step)
     assert done.returncode == 0, done.stderr
@@ -249,12 +250,12 @@ def test_a_hundred_times_the_images_take_hardly_more_memory(step, most):
     assert many / few < most
 
 
-@pytest.mark.long
-def test_growth_tells_seconds_and_memory_of_each_step():
-    done = command("growth.py", "--images", 600)
+@pytest.mark.parametrize("steps", [("load",), pytest.param(growth.STEPS, marks=pytest.mark.long)])
+def test_growth_tells_seconds_and_memory_of_each_step(steps):
+    done = command("growth.py", "--images", 600, "--steps", *steps)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| 600 |")]
-    assert [row[1] for row in rows] == ["load", "stream", "epoch", "triage"]
+    assert tuple(row[1] for row in rows) == steps
     assert all(float(cell.rstrip(" |")) > 0 for row in rows for cell in row[2:])
 
 

@@ -113,6 +113,22 @@ def test_the_cells_find_what_the_exact_search_finds(monkeypatch):
     assert len(found) >= 0.95 * len(exact)
 
 
+def test_a_cell_is_settled_on_most_of_its_bits(monkeypatch):
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 2, (8, 8 * duplicates.HASH_BYTES))
+    flipped = rng.random((400, kinds.shape[1])) < 0.05
+    hashes = np.packbits(kinds[rng.integers(0, 8, 400)] ^ flipped, axis=1)
+    centres = duplicates._centres(hashes, 10)
+    assert np.array_equal(centres, duplicates._centres(hashes, 10))
+    apart = (np.unpackbits(centres, axis=1)[:, None] != kinds).sum(2).min(1)
+    monkeypatch.setattr(duplicates, "_ROUNDS", 0)
+    drawn = (np.unpackbits(duplicates._centres(hashes, 10), axis=1)[:, None] != kinds).sum(2).min(1)
+    assert drawn.mean() > 8  # bits: each hash is its kind but for 13
+    assert np.median(apart) == 0
+    same = np.repeat(hashes[:1], 400, axis=0)
+    assert np.unique(duplicates._centres(same, 10), axis=0).tolist() == same[:1].tolist()
+
+
 def test_components_join_what_pairs_join():
     found = duplicates.components([(0, 1), (1, 2), (4, 5)], 7)
     assert found[0] == found[1] == found[2]

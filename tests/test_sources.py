@@ -340,3 +340,15 @@ def test_the_real_sources_merge_into_one_row_an_image(real_images):
     # That the two images of ham10000/akiec are carcinomas, the ground truth of ISIC 2019 tells.
     assert len(dataset) == 2357 + 1579 + 6657
     assert set(dataset["source"]) == {"HAM10000", "older ISIC archive"}
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2], [1, 3], [3, 0, 2]])
+def test_rows_stand_beside_their_images_and_are_let_go(numbers):
+    images = sources.Dataset.from_dict({"image": [{"bytes": b"%d" % i, "path": None} for i in range(4)]})
+    rows = [{"image_id": f"of {number}"} for number in numbers]
+    source = sources._Source("there", rows, images, numbers)
+    features = sources.Features({"image_id": sources.Value("string")})
+    found = source.dataset(features).cast_column("image", sources.Image(decode=False))
+    assert found["image_id"][:] == [f"of {number}" for number in numbers]
+    assert [image["bytes"] for image in found["image"]] == [b"%d" % number for number in numbers]
+    assert not source.rows
