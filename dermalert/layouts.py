@@ -64,7 +64,7 @@ def records(root: Path, columns: tables.Columns) -> list[Record]:
         UsageError: the layout is none of those above, its tables contradict each other, or columns that were named are
             not there.
     """
-    files = sorted(path for path in _files(root) if path.suffix.lower() not in tables.IMAGE_SUFFIXES)
+    files = sorted(Path(path) for path in _files(root) if not _is_image(path))
     near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
     near = [path for path in near if _OFFICIAL.match(path.name)]
     found, beside = tables.read(files, columns), tables.read(near, tables.Columns())
@@ -76,10 +76,27 @@ def records(root: Path, columns: tables.Columns) -> list[Record]:
     ]
 
 
-def _files(root: Path) -> Iterator[Path]:
-    # Not `rglob`, which passes by a linked folder.
-    files = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
-    return (path for path in files if not _hidden(path.relative_to(root)))
+def _files(root: Path) -> Iterator[str]:
+    """Yield the files below a folder, those below linked folders too, but no hidden ones.
+
+    They are strings, because a path takes four times the room, and the table of the names that pathlib has interned
+    never shrinks.
+    """
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        yield from (os.path.join(folder, name) for name in names if not _hidden(name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in tables.IMAGE_SUFFIXES
 
 
 def _records(
@@ -230,20 +247,23 @@ def _refined(record: Record, labelling: Iterable[tables.Table], against: Counter
 
 
 def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict]) -> Iterator[Record]:
-    nested = [p for p in folder.rglob("*") if p.is_file() and p.parent != folder]
+    walk = ((below, names) for below, _, names in os.walk(folder) if below != str(folder))
+    nested = [os.path.join(below, name) for below, names in walk for name in names]
     if nested:
         logger.warning("left out %d files below '%s', such as '%s'", len(nested), folder, nested[0])
     malignancy = folder.name if diagnoses.plain(folder.name) in diagnoses.MALIGNANCIES else ""
-    for name in sorted(path.name for path in folder.iterdir()):
-        path = folder / name
-        if path.is_file() and not path.name.startswith(".") and not _NO_PHOTO.search(path.stem):
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+    for name in names:
+        path, stem = os.path.join(folder, name), _stem(name)
+        if not _NO_PHOTO.search(stem):
             yield Record(
-                image_id=path.stem,
+                image_id=stem,
                 name=folder.name,
                 malignancy=malignancy,
-                path=str(path),
+                path=path,
                 shipped_split=split,
-                facts=known.get(path.stem, _NO_FACTS),
+                facts=known.get(stem, _NO_FACTS),
             )
 
 
@@ -254,7 +274,7 @@ def _from_tables(root: Path, pictures: dict[str, list[str]], labelling: list[tab
     without_image = [image_id for image_id in said if image_id not in pictures]
     if without_image:
         logger.warning("%d rows of '%s' have no image: %s", len(without_image), root, first_few(without_image))
-    without_row = [Path(path).name for image_id, (path, *_) in pictures.items() if image_id not in said]
+    without_row = [os.path.basename(path) for image_id, (path, *_) in pictures.items() if image_id not in said]
     if without_row:
         logger.warning("%d images in '%s' have no row: %s", len(without_row), root, first_few(without_row))
     found, other = [], Counter()
@@ -265,7 +285,7 @@ def _from_tables(root: Path, pictures: dict[str, list[str]], labelling: list[tab
             other[kind] += 1
         elif table is not None:
             malignancy = tables.malignancy_of(row, table.columns)
-            split = tables.shipped_as(Path(path).relative_to(root).parts[:-1]) or table.shipped_split
+            split = tables.shipped_as(os.path.relpath(path, root).split(os.sep)[:-1]) or table.shipped_split
             record = Record(image_id=image_id, name=label, malignancy=malignancy, path=path, shipped_split=split)
             found.append(dataclasses.replace(record, facts=known[image_id]))
     if other:
@@ -347,16 +367,11 @@ def _facts_by_image(found: Iterable[tables.Table]) -> dict[str, dict]:
 def _pictures(root: Path) -> dict[str, list[str]]:
     """Return the images by name: Kaggle's HAM10000 holds its two folders twice, in capitals and in small letters."""
     found: dict[str, list[str]] = {}
-    # Strings, because a path takes four times the room; sorted as paths are, a folder after the other.
-    for file in sorted(map(str, _files(root)), key=lambda file: file.replace(os.sep, "\0")):
-        path = Path(file)
-        if path.suffix.lower() in tables.IMAGE_SUFFIXES and not _NO_PHOTO.search(path.stem):
-            found.setdefault(path.stem, []).append(file)
+    # Sorted as paths are, a folder after the other.
+    for path in sorted(_files(root), key=lambda path: path.replace(os.sep, "\0")):
+        if _is_image(path) and not _NO_PHOTO.search(_stem(path)):
+            found.setdefault(_stem(path), []).append(path)
     return found
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
