@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
@@ -130,6 +131,7 @@ def load(
     features = FEATURES if labels == DIAGNOSES else BINARY_FEATURES
     features = features if merge else Features(features | _NAMED)
     dataset = concatenate_datasets([source.dataset(features) for source in found if source.rows])
+    pa.default_memory_pool().release_unused()  # what making the table took on the way; else it stays for good
     _warn_of_contradictions(dataset)
     return dataset
 
