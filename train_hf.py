@@ -54,6 +54,7 @@ from dermalert import (
     metrics,
     mirror,
     onnx_export,
+    operating_points,
     processes,
     publishing,
     release,
@@ -182,6 +183,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
         with release.assembled(folder / "release") as staging:
             judge = stored(learnt, staging, half_precision=config.half_precision)
             judge = declining.add(staging, judge, sides["train"], sides["calibration"])
+            judge = operating_points.add(staging, judge, sides["calibration"])
             measured = measure(judge, learnt, sides, others, out_of_fold)
             found = {"shipped": sources.describe(shipped), "repair": repaired, "external": told}
             found |= {
@@ -245,10 +247,10 @@ def learn(
     model, processor = load_model(config, runs.best_checkpoint(folder, state.best_global_step))
     if config.half_precision:
         training.round_to_half(model)
-    calibrated, alert = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
-    model.config.alert = alert
+    calibrated = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
     model.config.clinical_groups = CLINICAL_GROUPS
-    model.config.refusal = None  # that of a release that was trained on from is of another model; see `declining`
+    # Those of a release that was trained on from are of another model; see `declining` and `operating_points`.
+    model.config.refusal = model.config.attention = None
     return Learnt(model=model, processor=processor, calibrated=calibrated, state=state, speed=speed)
 
 
@@ -300,7 +302,8 @@ def report(
         "baselines": shortcuts,
         "shortcut": baselines.shortcuts(shortcuts),
         "calibration": dataclasses.asdict(learnt.calibrated),
-        "alert": learnt.model.config.alert,
+        "alert": judge.model.config.alert,
+        "attention": judge.model.config.attention,
         "refusal": judge.model.config.refusal | declining.measure(judge, held_out.dataset, held_out.refused),
         "training": learnt.speed
         | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
@@ -316,8 +319,10 @@ def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], da
     if not processes.is_main():
         return None
     if learnt:
-        judge = triage.Release(learnt.model.eval(), learnt.processor, name=f"fold {folder.name}")
-        kept = evaluation.ask(judge, sides["held_out"], name=f"fold {folder.name}")
+        name = f"fold {folder.name}"
+        model, processor = learnt.model.eval(), learnt.processor
+        model.config.update(operating_points.fit(triage.Release(model, processor, name=name), sides["calibration"]))
+        kept = evaluation.ask(triage.Release(model, processor, name=name), sides["held_out"], name=name)
         evaluation.write_answers(folder / "answers.npz", kept)
     runs.drop_checkpoints(folder)
     return kept

@@ -1,23 +1,20 @@
-"""Temperature and prior, folded into the last linear layer, and the alert threshold, by the calibration side alone."""
+"""Temperature and prior, fitted on the calibration split and folded into the last linear layer."""
 
 import dataclasses
 
 import numpy as np
 import torch
 from datasets import Dataset
-from scipy import optimize, special, stats
+from scipy import optimize, special
 from torch import nn
 
-from dermalert.diagnoses import ALERT, DIAGNOSES
+from dermalert.diagnoses import ALERT
 from dermalert.errors import RunError
 from dermalert.evaluation import predict
 from space.triage import Release, read_image
 
 _TINY = 1e-30  # keeps the logarithm of a probability that float32 rounded to 0 finite
 _LOG_TEMPERATURES = (np.log(0.05), np.log(20))
-
-TARGET_SENSITIVITY = 0.95
-CONFIDENCE = 0.95  # one-sided
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,10 +32,8 @@ class Calibration:
         return special.softmax(logits * self.temperature, axis=1)
 
 
-def calibrate(
-    model: nn.Module, processor, dataset: Dataset, *, prior: np.ndarray | None = None
-) -> tuple[Calibration, dict]:
-    """Fold temperature and prior into a model by its calibration images; return them and the alert.
+def calibrate(model: nn.Module, processor, dataset: Dataset, *, prior: np.ndarray | None = None) -> Calibration:
+    """Fold temperature and prior into a model by its calibration images, and return them.
 
     Args:
         model: any transformers image classifier that ends in a linear layer.
@@ -57,14 +52,11 @@ def calibrate(
     if not np.isfinite(probabilities).all():
         raise RunError("the training diverged: the model's answers are not numbers. Try a lower --learning_rate.")
     logits = np.log(np.maximum(probabilities, _TINY))
-    truth, lesions = np.array(dataset["label"]), np.array(dataset["group"])
+    truth = np.array(dataset["label"])
     layer = last_linear(model, processor(read_image(dataset[0]["image"]), return_tensors="pt")["pixel_values"])
     temperature, bias = fit(logits, truth, None if layer.bias is None else prior)
     fold(layer, temperature, bias)
-    melanoma = truth == DIAGNOSES.index(ALERT)
-    scores = special.softmax(logits / temperature + bias, axis=1)[:, DIAGNOSES.index(ALERT)]
-    done = Calibration(temperature=temperature, bias=bias.tolist(), images=len(truth))
-    return done, alert_threshold(scores[melanoma], lesions[melanoma])
+    return Calibration(temperature=temperature, bias=bias.tolist(), images=len(truth))
 
 
 def fit(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray | None) -> tuple[float, np.ndarray]:
@@ -163,38 +155,3 @@ def last_linear(model: nn.Module, pixels: torch.Tensor) -> nn.Linear:
         if output.shape == logits.shape and torch.equal(output.nan_to_num(), logits.nan_to_num()):
             return layer
     raise ValueError(f"the logits of {type(model).__name__} are not the output of a linear layer")
-
-
-def alert_threshold(scores: np.ndarray, lesions: np.ndarray) -> dict:
-    """Return the largest threshold whose bound on the sensitivity meets the target, as the release states it.
-
-    Each lesion counts once, with the lowest score of its photos. The bound is the exact one-sided lower limit
-    (Clopper & Pearson 1934) of the share of melanomas that score at least the threshold. It holds for lesions drawn
-    like those of the calibration side.
-
-    Args:
-        scores: (n,) melanoma probabilities of the photos of melanomas.
-        lesions: (n,) the lesion of each.
-    """
-    lowest = np.array(sorted(scores[lesions == lesion].min() for lesion in np.unique(lesions)))
-    n = len(lowest)
-    bounds = [_lower_bound(n, missed) for missed in range(n)]
-    allowed = sum(bound >= TARGET_SENSITIVITY for bound in bounds) - 1  # -1: not even with none missed
-    missed = int((lowest < lowest[max(allowed, 0)]).sum()) if n else None  # fewer than allowed where scores tie
-    return {
-        "label": ALERT,
-        # A hair below the lowest score that must be caught, so that rounding in another batch cannot lose it.
-        "threshold": float(lowest[missed] * (1 - 1e-4)) if n else None,
-        "target_sensitivity": TARGET_SENSITIVITY,
-        "confidence": CONFIDENCE,
-        "lesions": n,
-        "missed": missed,
-        "lower_bound": bounds[missed] if n else None,
-        "bound_met": allowed >= 0,
-        "lesions_needed": int(np.ceil(np.log(1 - CONFIDENCE) / np.log(TARGET_SENSITIVITY))),
-    }
-
-
-def _lower_bound(n: int, missed: int) -> float:
-    """Return the one-sided exact lower confidence limit of a sensitivity of (n - missed) of n."""
-    return float(stats.beta.ppf(1 - CONFIDENCE, n - missed, missed + 1))

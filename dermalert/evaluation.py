@@ -51,8 +51,10 @@ class Side:
     """(n, 9), calibrated."""
     alert: np.ndarray | None
     """(n,) which images raised the melanoma alert; None where the release has no threshold."""
+    attention: np.ndarray | None = None
+    """(n,) which images asked for attention; None where the release has no threshold for it."""
     refused: np.ndarray | None = None
-    """(n,) which images it declined to judge; None where it declines none."""
+    """(n,) on which images it abstained; None where it abstains on none."""
     figures: dict = dataclasses.field(default_factory=dict)
 
 
@@ -63,6 +65,7 @@ def ask(release: Release, dataset: Dataset, *, name: str) -> Side:
         dataset=dataset,
         probabilities=told.probabilities,
         alert=release.alerts(told.probabilities),
+        attention=release.attentions(told.probabilities),
         refused=declined(release, told),
     )
 
@@ -99,17 +102,21 @@ def _with_figures(side: Side, **known) -> Side:
 def pooled(folds: Sequence[Side]) -> dict[str, Side]:
     """Return the side `out_of_fold`: each image answered by the one model that has not learnt from it; {} of no folds.
 
-    Each model alerts by its own threshold; where one has none, nothing is said of alerts.
+    Each model has its own operating points; where one has none, nothing is said of them.
     """
     if not folds:
         return {}
-    alerts = [fold.alert for fold in folds]
+
+    def joined(flags: list[np.ndarray | None]) -> np.ndarray | None:
+        return None if any(flag is None for flag in flags) else np.concatenate(flags)
+
     return {
         "out_of_fold": _with_figures(
             Side(
                 dataset=concatenate_datasets([fold.dataset for fold in folds]),
                 probabilities=np.concatenate([fold.probabilities for fold in folds]),
-                alert=None if any(alert is None for alert in alerts) else np.concatenate(alerts),
+                alert=joined([fold.alert for fold in folds]),
+                attention=joined([fold.attention for fold in folds]),
             )
         )
     }
@@ -118,8 +125,9 @@ def pooled(folds: Sequence[Side]) -> dict[str, Side]:
 def write_answers(path: Path, side: Side) -> None:
     """Keep the answers to a side, whole or not at all, for a run that goes on after a stop."""
     partial = path.with_suffix(".partial.npz")
-    alert = np.array([]) if side.alert is None else side.alert
-    np.savez(partial, content=list(side.dataset["content"]), probabilities=side.probabilities, alert=alert)
+    flags = {"alert": side.alert, "attention": side.attention}
+    flags = {name: flag for name, flag in flags.items() if flag is not None}
+    np.savez(partial, content=list(side.dataset["content"]), probabilities=side.probabilities, **flags)
     partial.replace(path)
 
 
@@ -130,8 +138,8 @@ def read_answers(path: Path, dataset: Dataset) -> Side | None:
     with np.load(path) as kept:
         if kept["content"].tolist() != list(dataset["content"]):
             return None
-        alert = kept["alert"].astype(bool) if len(kept["alert"]) == len(dataset) else None
-        return Side(dataset=dataset, probabilities=kept["probabilities"], alert=alert)
+        flags = {name: kept[name] if name in kept else None for name in ("alert", "attention")}
+        return Side(dataset=dataset, probabilities=kept["probabilities"], **flags)
 
 
 def figures_of(
@@ -149,7 +157,7 @@ def figures_of(
         dataset: in the schema of `sources.FEATURES`.
         probabilities: (n, 9), calibrated.
         alert: (n,) which images raise the melanoma alert; None where there is no threshold.
-        refused: (n,) which images are declined; None where none can be.
+        refused: (n,) which images are abstained on; None where none can be.
         undone: gives the probabilities before the calibration from those after it.
         prior: (9,) the mix of diagnoses that the probabilities hold for.
     """

@@ -367,6 +367,14 @@ class Release:
             return None
         return probabilities[:, self.labels.index(self.alert_label)].astype(np.float64) >= self.threshold
 
+    def attentions(self, probabilities: np.ndarray) -> np.ndarray | None:
+        """Return which rows of probabilities ask for attention; None when the release has no such threshold."""
+        point = getattr(self.model.config, "attention", None)
+        if point is None or point["threshold"] is None:
+            return None
+        watched = [self.labels.index(label) for label in point["labels"]]
+        return probabilities[:, watched].astype(np.float64).sum(1) >= point["threshold"]
+
     def _sentence(self, alert: bool | None, probability: float) -> str:
         if alert is None:
             said = f"the probability of {self.alert_label} is {share(probability)}"

@@ -95,32 +95,3 @@ def test_a_model_without_a_last_linear_layer_is_refused():
 
     with pytest.raises(ValueError, match="the logits of Odd are not the output of a linear layer"):
         calibration.last_linear(Odd(), torch.randn(1, 3, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("lesions", "missed", "bound_met"), [(58, 0, False), (59, 0, True), (92, 0, True), (93, 1, True), (124, 2, True)]
-)
-def test_as_many_melanomas_may_be_missed_as_the_exact_bound_allows(lesions, missed, bound_met):
-    scores = np.linspace(0.1, 0.9, lesions)
-    alert = calibration.alert_threshold(scores, np.arange(lesions))
-    assert (alert["missed"], alert["bound_met"], alert["lesions"]) == (missed, bound_met, lesions)
-    assert (scores < alert["threshold"]).sum() == missed
-    assert alert["lesions_needed"] == 59
-    assert (alert["lower_bound"] >= 0.95) == bound_met
-
-
-def test_a_lesion_counts_once_with_its_lowest_photo():
-    alert = calibration.alert_threshold(np.array([0.9, 0.3, 0.8]), np.array(["a", "a", "b"]))
-    assert alert["lesions"] == 2
-    assert alert["threshold"] == pytest.approx(0.3, rel=1e-3)
-    assert alert["threshold"] < 0.3
-
-
-def test_tied_scores_are_never_counted_as_missed():
-    alert = calibration.alert_threshold(np.full(100, 0.25), np.arange(100))
-    assert alert["missed"] == 0
-
-
-def test_without_a_melanoma_there_is_no_threshold():
-    alert = calibration.alert_threshold(np.empty(0), np.empty(0))
-    assert (alert["threshold"], alert["lesions"], alert["bound_met"]) == (None, 0, False)
