@@ -138,7 +138,7 @@ def read_answers(path: Path, dataset: Dataset) -> Side | None:
     with np.load(path) as kept:
         if kept["content"].tolist() != list(dataset["content"]):
             return None
-        flags = {name: kept[name] if name in kept else None for name in ("alert", "attention")}
+        flags = {name: kept.get(name) for name in ("alert", "attention")}
         return Side(dataset=dataset, probabilities=kept["probabilities"], **flags)
 
 
