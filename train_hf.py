@@ -58,6 +58,7 @@ from dermalert import (
     processes,
     publishing,
     release,
+    remeasure,
     repair,
     runs,
     seen,
@@ -81,6 +82,8 @@ _NO_IMPROVEMENT = 1e-4
 
 def main(config: Config) -> dict:
     """Run the recipe, or what is left of it, and return the content of `metrics.json`."""
+    if config.weights_from:
+        config = remeasure.settings(config)
     check(config)
     with processes.together():
         return run(config)
@@ -149,11 +152,13 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
         shipped = sources.load(config.dataset, strict=config.strict, faults=faults, **loading)
         shipped = duplicates.linked(shipped)
         dataset, repaired = repair.repair(shipped, config.repair)
-        model, processor = load_model(config)  # refused before anything is written
+        model, processor = load_model(config, taken=config.weights_from)  # refused before anything is written
     known = seen.read(release.find(config.base_model))
     sides = seen.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
     folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
     folds = [seen.set_apart(fold, known) for fold in folds]
+    if config.weights_from:
+        remeasure.check_images(config.weights_from, sides)
     data = sources.describe(dataset)
     whose = settings | {"data": data["fingerprint"], "sides": splits.fingerprint(sides)}
     learnt_from = seen.of(sides, known)
@@ -176,7 +181,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
     with runs.writing(folder):
         if resumed:
             processes.by_main(lambda: mirror.fetch(resumed, folder))
-        learnt = learn(config, folder, sides, data, callbacks=[pushes])
+        learnt = learn(config, folder, sides, data, callbacks=[pushes]) if not config.weights_from else reuse(config)
         out_of_fold = [fold_predictions(config, folder / "folds" / str(i), fold, data) for i, fold in enumerate(folds)]
         if not processes.is_main():
             return
@@ -195,6 +200,8 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
                 figures["onnx"] = onnx_export.write(staging, judge, measured["held_out"], sides, config.onnx)
             evaluation.write_reference(staging / triage.REFERENCE, judge)
             evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
+            if config.weights_from:
+                remeasure.copy_learning_curves(config.weights_from, staging)
             audit.write(audited, staging / "evaluation" / "audit.json")
             seen.write(learnt_from, staging)
             release.write_card(staging)
@@ -252,6 +259,25 @@ def learn(
     # Those of a release that was trained on from are of another model; see `declining` and `operating_points`.
     model.config.refusal = model.config.attention = None
     return Learnt(model=model, processor=processor, calibrated=calibrated, state=state, speed=speed)
+
+
+def reuse(config: Config) -> Learnt | None:
+    """Return the weights of a release as they are, calibrated, with what it says of its training."""
+    if not processes.is_main():
+        return None
+    figures = release.read_metrics(release.find(config.weights_from))
+    model, processor = load_model(config, taken=config.weights_from)
+    model.config.dermalert["version"] = None  # until it is published anew
+    model.config.alert |= {"threshold": None}
+    model.config.refusal = model.config.attention = None
+    of = figures["training"]
+    return Learnt(
+        model=model,
+        processor=processor,
+        calibrated=calibration.Calibration(**figures["calibration"]),
+        state=TrainerState(epoch=of["epochs"], best_global_step=of["best_step"]),
+        speed={key: value for key, value in of.items() if key not in ("epochs", "best_step", "folds", "settings")},
+    )
 
 
 def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> triage.Release:
@@ -433,8 +459,15 @@ def note_end(trainer: Trainer, folder: Path, state: TrainerState, **speed: float
     return state, speed
 
 
-def load_model(config: Config, checkpoint: Path | None = None):
-    """Return model and processor of the base model or a checkpoint, refusing a release that was split otherwise."""
+def load_model(config: Config, checkpoint: Path | None = None, *, taken: str | None = None):
+    """Return model and processor of the base model, a checkpoint, or a release that is taken as it is.
+
+    Raises:
+        UsageError: the base model was trained with another split.
+    """
+    if taken:
+        served = triage.Release.load(release.find(taken))
+        return served.model.float(), served.processor
     name = str(checkpoint or release.find(config.base_model))
     model, processor = backbones.load(name, labels=DIAGNOSES, image_size=config.image_size)
     split_seed = getattr(model.config, "dermalert", {}).get("split_seed", config.split_seed)

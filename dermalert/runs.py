@@ -20,7 +20,7 @@ from transformers import TrainerState
 
 from dermalert.errors import RunError, UsageError, first_few
 
-MAY_NAME_FOLDERS = ("dataset", "base_model", "external", "columns")
+MAY_NAME_FOLDERS = ("dataset", "base_model", "weights_from", "external", "columns")
 """Settings that may hold a path of this machine, and stay out of what is published."""
 
 _ENDED = "ended.json"

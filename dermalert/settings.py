@@ -29,6 +29,11 @@ class Config:
         "efficientnet-lite0",
         "efficientnet-lite0|1|2, a folder, a run, or an image classifier of the Hub (USER/REPO[@TAG])",
     )
+    weights_from: str | None = _setting(
+        None,
+        "a release whose weights are taken as they are instead of a training: abstention, operating points and figures "
+        "are made anew from its own images, which --dataset names; its settings are taken too",
+    )
     output_dir: str = _setting("runs/demo", "folder of the run")
     repair: Literal["archive", "drop-conflicts", "none"] = _setting(
         "archive", "what is done about wrong labels: take the ISIC archive's, drop images under two labels, or nothing"
