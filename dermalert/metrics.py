@@ -14,9 +14,10 @@ import evaluate
 import numpy as np
 from scipy import special, stats
 
-from dermalert.diagnoses import ALERT, DIAGNOSES
+from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
 
 _MELANOMA = DIAGNOSES.index(ALERT)
+_MALIGNANT = [label for label, name in enumerate(DIAGNOSES) if name in MALIGNANT or name == PRECURSOR]
 _NEVUS = DIAGNOSES.index("nevus")
 _BENIGN_KERATOSES = [DIAGNOSES.index("pigmented benign keratosis"), DIAGNOSES.index("seborrheic keratosis")]
 _BINS = 15  # equal-width bins of the expected calibration error (Guo 2017, arXiv 1706.04599)
@@ -219,6 +220,14 @@ class Intervals:
             worth = min(n, share * (1 - share) / variance) if variance > 0 else worth
         return _figure(share, *clopper_pearson(share * worth, worth))
 
+    def of_lesions(self, hits: np.ndarray, among: np.ndarray) -> dict:
+        """Return the share, with its exact interval, of the groups of which each image where `among` is is a hit."""
+        n = self.groups_of(among)
+        if n == 0:
+            return _figure(np.nan, np.nan, np.nan)
+        found = n - self.groups_of(among & ~hits)
+        return _figure(found / n, *clopper_pearson(found, n))
+
     def groups_of(self, among: np.ndarray) -> int:
         """Return how many groups the images (n,) come from."""
         return len(np.unique(self._member[among]))
@@ -253,8 +262,12 @@ def report(
     sources: np.ndarray | None = None,
     refused: np.ndarray | None = None,
     prior: np.ndarray | None = None,
+    attention: np.ndarray | None = None,
 ) -> dict:
     """Return the figures of one split, each with a 95 % interval.
+
+    What is "as served" takes an image on which the release abstains to raise no alert, whatever its probability. A
+    lesion is what a group holds of a diagnosis: it is found if each of its photos raises the alert.
 
     Args:
         truth: (n,) label ids.
@@ -265,6 +278,8 @@ def report(
         refused: (n,) which images the release declines to judge; None where it declines none.
         prior: (9,) the mix of diagnoses that the probabilities hold for; with it `balanced_accuracy_equal_priors` tells
             how the likeliest diagnosis would do if all were equally common: what balanced accuracy asks for.
+        attention: (n,) which images reach the operating point of what is malignant or a precursor, by the sum of those
+            probabilities; None where the release has none.
     """
     intervals = Intervals(groups)
     prediction = decide(probabilities)
@@ -280,6 +295,7 @@ def report(
         ),
         "macro_auroc": intervals.of(lambda w: macro_auroc(truth, probabilities, w)),
         "melanoma": _melanoma(truth, probabilities[:, _MELANOMA], alert, sources, refused, intervals),
+        "malignant": _malignant(truth, probabilities, attention, refused, intervals),
         "per_class": {
             name: _one_class(truth == label, prediction == label, probabilities[:, label], intervals)
             for label, name in enumerate(DIAGNOSES)
@@ -327,6 +343,7 @@ def _melanoma(
     intervals: Intervals,
 ) -> dict:
     melanoma, nevus, everywhere = truth == _MELANOMA, truth == _NEVUS, np.ones(len(truth), bool)
+    point = _at_point(melanoma, alert, refused, intervals)
     # Without a threshold no image is judged, and a share among none is undefined.
     judged = everywhere if alert is not None else ~everywhere
     alert = ~everywhere if alert is None else alert
@@ -344,12 +361,14 @@ def _melanoma(
         "auroc_nevi": intervals.of_area(auroc, melanoma, score, among=melanoma | nevus),
         "partial_auc_80": intervals.of_area(partial_auc_80, melanoma, score, full=0.2),
         "average_precision": intervals.of_area(average_precision, melanoma, score),
-        "sensitivity": sensitivity(alert, everywhere),
-        "specificity": specificity(everywhere),
+        "sensitivity": point["sensitivity"],
+        "specificity": point["specificity"],
+        "specificity_as_served": point["specificity_as_served"],
         "specificity_nevi": specificity(nevus),
-        "sensitivity_refusals_missed": sensitivity(alert if refused is None else alert & ~refused, everywhere),
+        "sensitivity_refusals_missed": point["sensitivity_as_served"],
+        "lesions": point["lesions"],
         "refused": _refused(refused, melanoma, intervals),
-        "predictive_values": _at_prevalences(sensitivity(alert, everywhere), specificity(everywhere)),
+        "predictive_values": _at_prevalences(point["sensitivity"], point["specificity"]),
         "specificity_at_sensitivity": _at_references(melanoma, score, everywhere, intervals),
         "specificity_nevi_at_sensitivity": _at_references(melanoma, score, melanoma | nevus, intervals),
         "by_source": {
@@ -361,6 +380,45 @@ def _melanoma(
                 "specificity": specificity(sources == source),
             }
             for source in np.unique(sources)
+        },
+    }
+
+
+def _malignant(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    attention: np.ndarray | None,
+    refused: np.ndarray | None,
+    intervals: Intervals,
+) -> dict:
+    positive, score = np.isin(truth, _MALIGNANT), probabilities[:, _MALIGNANT].astype(np.float64).sum(1)
+    return {
+        "n": int(positive.sum()),
+        "others": int((~positive).sum()),
+        "auroc": intervals.of_area(auroc, positive, score),
+    } | _at_point(positive, attention, refused, intervals)
+
+
+def _at_point(
+    positive: np.ndarray, flagged: np.ndarray | None, refused: np.ndarray | None, intervals: Intervals
+) -> dict:
+    """Return sensitivity and specificity at an operating point, of images and of lesions, also as served.
+
+    All are undefined where there is no point (`flagged` is None): a share among no images.
+    """
+    judged = np.full(len(positive), flagged is not None)
+    flagged = ~judged if flagged is None else flagged
+    served = flagged if refused is None else flagged & ~refused
+    lesions = intervals.groups_of(positive)
+    return {
+        "sensitivity": intervals.of_proportion(flagged, positive & judged),
+        "sensitivity_as_served": intervals.of_proportion(served, positive & judged),
+        "specificity": intervals.of_proportion(~flagged, ~positive & judged),
+        "specificity_as_served": intervals.of_proportion(~served, ~positive & judged),
+        "lesions": {
+            "n": lesions,
+            "sensitivity": intervals.of_lesions(flagged, positive & judged),
+            "sensitivity_as_served": intervals.of_lesions(served, positive & judged),
         },
     }
 

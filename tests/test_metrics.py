@@ -314,6 +314,62 @@ def test_a_refused_melanoma_counts_as_missed():
     assert cannot["refused"] == NOTHING | {"value": 0.0}
 
 
+def malignant_side():
+    """Return a split of four lesions with two photos each (melanoma, carcinoma, precursor, nevus) and a lone nevus."""
+    truth = np.array([3, 3, 1, 1, 0, 0, 4, 4, 4])
+    groups = np.array(["a", "a", "b", "b", "c", "c", "d", "d", "e"])
+    probabilities = np.full((9, 9), 0.01)
+    probabilities[np.arange(9), [3, 4, 1, 7, 4, 0, 4, 4, 3]] = 0.92
+    return truth, groups, probabilities
+
+
+def values(figures, *names):
+    return [figures[name]["value"] for name in names]
+
+
+@pytest.mark.parametrize(
+    ("refused", "images", "lesions"),
+    [
+        ([], 4 / 6, 1 / 3),
+        ([0], 3 / 6, 1 / 3),
+        ([2], 3 / 6, 0),
+        ([2, 3, 0], 1 / 6, 0),
+        ([1, 4], 4 / 6, 1 / 3),
+        ([6], 4 / 6, 1 / 3),
+    ],
+)
+def test_a_malignant_lesion_is_found_as_served_if_every_photo_of_it_is(refused, images, lesions):
+    truth, groups, probabilities = malignant_side()
+    attention = probabilities[:, [0, 1, 3, 7]].sum(1) >= 0.5
+    side = metrics.report(
+        truth, probabilities, groups, alert=None, attention=attention, refused=np.isin(np.arange(9), refused)
+    )["malignant"]
+    assert (side["n"], side["others"], side["lesions"]["n"]) == (6, 3, 3)
+    assert values(side, "sensitivity", "sensitivity_as_served") == pytest.approx([4 / 6, images])
+    assert values(side["lesions"], "sensitivity", "sensitivity_as_served") == pytest.approx([1 / 3, lesions])
+    assert side["lesions"]["sensitivity"]["high"] == pytest.approx(metrics.clopper_pearson(1, 3)[1])
+    assert values(side, "specificity", "specificity_as_served") == pytest.approx([2 / 3, 2 / 3])
+    assert side["auroc"]["value"] == pytest.approx((4 * 2 + 4 * 0.5 + 2 * 1) / 18)
+
+
+def test_an_alert_that_is_not_served_is_no_false_alert():
+    truth, groups, probabilities = malignant_side()
+    alert = probabilities[:, 3] >= 0.5
+    side = metrics.report(truth, probabilities, groups, alert=alert, refused=np.arange(9) == 8)["melanoma"]
+    assert values(side, "specificity", "specificity_as_served") == pytest.approx([6 / 7, 1])
+    assert (side["lesions"]["n"], *values(side["lesions"], "sensitivity", "sensitivity_as_served")) == (1, 0, 0)
+
+
+def test_without_an_operating_point_its_figures_are_null_and_the_area_is_not():
+    truth, groups, probabilities = malignant_side()
+    side = metrics.report(truth, probabilities, groups, alert=None)
+    for name in ("sensitivity", "sensitivity_as_served", "specificity", "specificity_as_served"):
+        assert side["malignant"][name] == NOTHING
+    for name in ("malignant", "melanoma"):
+        assert side[name]["lesions"]["sensitivity"] == side[name]["lesions"]["sensitivity_as_served"] == NOTHING
+        assert side[name]["auroc"]["value"] is not None
+
+
 def test_each_source_has_the_figures_of_its_own_images():
     truth, probabilities = random_case(4, n=200)
     groups, alert, sources = np.arange(200), probabilities[:, 3] >= 0.2, np.array(["HAM10000", None] * 100)
