@@ -1,16 +1,23 @@
 """Judge an archive of images: parquet shards in, one parquet of results a shard out, on as many processes as you like.
 
 Each shard is a task of its own: whoever judges it, the result is the same on the same kind of machine; it is written
-whole or not at all. So a process that dies costs its shard alone, and a second run judges what is missing. With more
-than one process the engine is Ray (https://docs.ray.io), on this machine or on a cluster that can read the shards and
-write the results under the same paths.
+whole or not at all. So a process that dies costs its shard alone, and a second run judges what is missing. A result
+says what it is of: the content of its shard, the files of the release that decide, and the settings; a shard is done
+when all three are the same still, and judged anew otherwise. One command at a time writes to a folder of results.
+
+With more than one process the engine is Ray (https://docs.ray.io), on this machine or on a cluster that can read the
+shards and write the results under the same paths.
 """
 
 import contextlib
 import functools
+import glob
 import hashlib
+import importlib.metadata
+import json
 import os
-import tempfile
+import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,14 +25,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dermalert import locks
 from dermalert.errors import RunError, UsageError, first_few, first_line
-from space import batch, graph, triage
+from space import batch, graph, refusal, triage
 
 NEEDED = ("image", "image_id")
 """Columns of a shard: the bytes of an image file or datasets' `Image`, and its name."""
 
 _ROWS = 64  # read and written at once; it changes no answer
-_RELEASE = b"dermalert.release"
+_RELEASE, _SHARD, _SETTINGS = b"dermalert.release", b"dermalert.shard", b"dermalert.settings"
+_LOCK = ".dermalert-archive.lock"
+"""In the folder of the results while a command writes to it."""
+
+_ANEW = ("its shard has changed", "it is of another release", "it was made with other settings", "it is damaged")
+"""Why a shard that has a result is judged anew."""
+
 _RETRIES = 3  # of a shard whose process died; a fourth death is likely the shard's own doing
 
 Judged = tuple[Path, int | None, str | None]
@@ -37,6 +51,9 @@ def judge(
 ) -> None:
     """Judge all shards that have no result in a folder yet; see `read_rows` for what a result holds.
 
+    A result that is damaged, or of another content, release or setting than those of this command, is made anew. While
+    another command of this host writes to the folder, this one waits.
+
     Args:
         shards: parquet files, and folders of them.
         model: a release, as `triage.Release.load` takes it.
@@ -46,20 +63,33 @@ def judge(
         say: is told how far it is, in sentences.
 
     Raises:
-        UsageError: no release, no shards, shards without the columns, or results of another release.
+        UsageError: no release, no shards, shards without the columns, files in the folder that are no results, or a
+            command on another host that writes to it.
         RunError: some shards could not be judged; the others are.
     """
     shards = found(shards)
     check_columns(shards)
-    missing = left(shards, output, identity(_release(model)))
-    tidy(output)
+    release = identity(_release(model))
+    output.mkdir(parents=True, exist_ok=True)
+    with locks.held(output / _LOCK, say=say) as (own, dead):
+        if dead:
+            tidy(output, dead.token)
+        try:
+            _judge(shards, release, model, output, workers, cluster, say)
+        finally:
+            tidy(output, own.token)
+
+
+def _judge(shards: list[Path], release: str, model: str, output: Path, workers: int, cluster: str | None, say) -> None:
+    missing, anew = left(shards, output, release)
     say(f"{len(shards):,} shards, of which {len(shards) - len(missing):,} are judged already.")
+    for why, number in anew.items():
+        say(f"{number:,} are judged anew, because of the result: {why}.")
     run = in_turn if workers == 1 and cluster is None else functools.partial(on_ray, workers=workers, cluster=cluster)
     failed = []
     for done, (shard, rows, why) in enumerate(run(missing, model, output), start=1):
         say(f"{done:,} of {len(missing):,}: {shard.name}, {why or f'{rows:,} images'}.")
         failed += [f"{shard.name} ({why})"] if why else []
-    tidy(output)
     if failed:
         raise RunError(
             f"{len(failed)} of {len(missing)} shards could not be judged: {first_few(failed)}. Mend what is said of "
@@ -99,24 +129,60 @@ def check_columns(shards: list[Path]) -> None:
         raise UsageError(f"'{shards[0]}' has no column {first_few(lacking)} but {first_few(columns)}: rename them.")
 
 
-def tidy(output: Path) -> None:
-    """Make the folder of the results, and remove what processes that were killed have left half-written."""
-    output.mkdir(parents=True, exist_ok=True)
-    for part in output.glob("*.part"):
-        part.unlink()
+def tidy(output: Path, token: str) -> None:
+    """Remove what the command of this token has left half-written, and no other file."""
+    for part in output.glob(f"*.{glob.escape(token)}.*.part"):
+        part.unlink(missing_ok=True)
 
 
-def left(shards: list[Path], output: Path, release: str) -> list[Path]:
-    """Return the shards without a result.
+def left(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Counter]:
+    """Return the shards that are to be judged, and how many of them have a result, by the reason it does not count.
 
     Raises:
-        UsageError: some results are of another release.
+        UsageError: a file that is no result bears a name that one would get.
     """
-    known = {shard: output / shard.name for shard in shards if (output / shard.name).exists()}
-    others = [file.name for file in known.values() if pq.read_schema(file).metadata.get(_RELEASE) != release.encode()]
-    if others:
-        raise UsageError(f"'{output}' holds results of another release ({first_few(others)}): name another --output.")
-    return [shard for shard in shards if shard not in known]
+    missing, anew = [], Counter()
+    for shard in shards:
+        result = output / shard.name
+        why = _outdated(result, shard, release) if os.path.lexists(result) else ""
+        missing += [shard] if why is not None else []
+        anew.update([why] if why else [])
+    return missing, anew
+
+
+def _outdated(result: Path, shard: Path, release: str) -> str | None:
+    """Return why a result does not count, None where it does: it is of this shard, release and settings, and whole."""
+    foreign = f"'{result}' is no result of this command, and would be written over: name another --output."
+    if result.is_dir() or (result.exists() and result.samefile(shard)):
+        raise UsageError(foreign)
+    try:
+        with pq.ParquetFile(result, page_checksum_verification=True) as file:
+            about = file.schema_arrow.metadata or {}
+            if _RELEASE not in about:
+                raise UsageError(foreign)
+            rows = sum(len(some) for some in file.iter_batches())  # which finds out whether all of it can be read
+    except (pa.ArrowException, OSError):
+        return _ANEW[3]
+    expected = {_RELEASE: release, _SETTINGS: settings()}
+    if about.get(_SHARD) != fingerprint(shard).encode():
+        return _ANEW[0]
+    for key, why in ((_RELEASE, _ANEW[1]), (_SETTINGS, _ANEW[2])):
+        if about.get(key) != expected[key].encode():
+            return why
+    return None if rows == pq.read_metadata(shard).num_rows else _ANEW[3]
+
+
+def fingerprint(shard: Path) -> str:
+    """Return the size of a shard and the hash of its content."""
+    with shard.open("rb") as file:
+        return f"{os.fstat(file.fileno()).st_size}-{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def settings() -> str:
+    """Return what besides shard and release a result depends on: this version, and what it reads as an image."""
+    read = {"bytes": batch.MAX_BYTES, "pixels": triage.MAX_PIXELS, "side": triage.MAX_SIDE, "aspect": triage.MAX_ASPECT}
+    version = importlib.metadata.version("dermalert")
+    return json.dumps({"dermalert": version, "kinds": triage.KINDS} | read, sort_keys=True)
 
 
 @functools.cache
@@ -131,13 +197,14 @@ def _release(model: str) -> triage.Release:
 
 @functools.cache
 def identity(release: triage.Release) -> str:
-    """Return a hash of all that a release's answers depend on."""
-    known = hashlib.sha256(release.model.config.to_json_string(use_diff=False).encode())
-    known.update(repr(release.processor.to_dict()).encode())
-    for name, tensor in sorted(release.model.state_dict().items()):
+    """Return a hash of all files of a release that its answers depend on, whatever its name."""
+    known = hashlib.sha256()
+    for name in ("config.json", "preprocessor_config.json", refusal.STATISTICS, graph.FILE):
+        path = release.file(name)
+        content = path.read_bytes() if path else b""
+        known.update(f"{name} {len(content)}\n".encode() + content)
+    for name, tensor in sorted(release.model.state_dict().items()):  # in whichever files they lie
         known.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    path = release.file(graph.FILE)  # by which the last digits are others
-    known.update(path.read_bytes() if path else b"")
     return known.hexdigest()
 
 
@@ -199,11 +266,17 @@ def judge_shard(shard: Path, model: str, output: Path) -> Judged:
     """Judge one shard and write its result, whole or not at all."""
     release = _release(model)
     try:
-        with _whole(output / shard.name) as part, pq.ParquetWriter(part, schema(release)) as writer:
-            rows = 0
-            for some in _chunks(batch.judged(release, read_rows(shard))):
-                writer.write_table(as_table(some, release))
-                rows += len(some)
+        of, before = fingerprint(shard), shard.stat()
+        columns = schema(release).with_metadata(schema(release).metadata | {_SHARD: of.encode()})
+        with _whole(output / shard.name) as part:
+            with pq.ParquetWriter(part, columns, write_page_checksum=True) as writer:
+                rows = 0
+                for some in _chunks(batch.judged(release, read_rows(shard))):
+                    writer.write_table(as_table(some, release).replace_schema_metadata(columns.metadata))
+                    rows += len(some)
+            after = shard.stat()
+            if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+                raise OSError("it changed while it was read")
     except (pa.ArrowException, OSError, KeyError, TypeError) as error:
         return shard, None, f"it cannot be read or its result not be written: {first_line(error)}"
     return shard, rows, None
@@ -212,13 +285,16 @@ def judge_shard(shard: Path, model: str, output: Path) -> Judged:
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     # A name of its own: a machine that was given up as lost may still be writing when another one has its shard.
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    holder = locks.holder(path.parent / _LOCK)
+    token = holder.token if holder else secrets.token_hex(16)
+    part = path.with_name(f"{path.name}.{token}.{secrets.token_hex(4)}.part")
     try:
-        yield Path(part)
-        Path(part).replace(path)
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def read_rows(shard: Path) -> Iterator[tuple[str, batch.Source]]:
@@ -253,7 +329,8 @@ def schema(release: triage.Release) -> pa.Schema:
     """
     texts = [(name, pa.string()) for name in ("image_id", "problem", "refused")]
     numbers = [(name, pa.float32()) for name in ("malignant", *release.labels)]
-    about = {_RELEASE: identity(release), b"dermalert.name": str(release), b"dermalert.notice": triage.NOT_A_DEVICE}
+    about = {_RELEASE: identity(release), _SETTINGS: settings(), b"dermalert.name": str(release)}
+    about |= {b"dermalert.notice": triage.NOT_A_DEVICE}
     return pa.schema([*texts, ("alert", pa.bool_()), *numbers], metadata=about)
 
 

@@ -3,10 +3,15 @@
 import contextlib
 import importlib.util
 import io
+import json
 import os
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +23,7 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from releases import LABELS, make_image, make_release
 
-from dermalert import archive
+from dermalert import archive, locks
 from dermalert.errors import RunError, UsageError
 from space import batch
 from space.triage import Release
@@ -125,7 +130,6 @@ def test_a_row_without_a_picture_is_a_row_with_a_reason(release, tmp_path, monke
 def test_a_second_run_judges_what_is_missing_and_nothing_else(taken, release, expected, tmp_path):
     judged(taken, release, tmp_path)
     (tmp_path / "3.parquet").unlink()
-    (tmp_path / "3.parquet.abc.part").write_bytes(b"left by a run that was killed")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
     said = judged(taken, release, tmp_path)
     assert said == ["6 shards, of which 5 are judged already.", "1 of 1: 3.parquet, 70 images."]
@@ -154,12 +158,209 @@ def test_a_damaged_shard_is_named_and_the_others_are_judged(taken, release, expe
     assert results(tmp_path / "out") == {name: table for name, table in expected.items() if name != "0.parquet"}
 
 
-def test_results_of_another_release_are_not_mixed(taken, release, expected, tmp_path):
-    judged(taken, release, tmp_path / "out")
-    other = make_release(tmp_path / "other", seed=1)
-    with pytest.raises(UsageError, match=r"out' holds results of another release \(0.parquet, .*another --output"):
-        judged(taken, str(other), tmp_path / "out")
-    assert results(tmp_path / "out") == expected
+# What counts as done
+
+
+def judged_anew(taken: Path, release: str, output: Path) -> list[str]:
+    """Judge what was judged already but for what a test has changed; return what is said of it."""
+    total, *said = judged(taken, release, output)
+    assert re.fullmatch(r"\d+ shards, of which \d+ are judged already\.", total)
+    return said
+
+
+@pytest.fixture
+def done(taken, release, tmp_path) -> tuple[Path, Path]:
+    """Two shards with their results, to be changed."""
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+    for name in ("0.parquet", "1.parquet"):
+        shutil.copy(taken / name, tmp_path / "in" / name)
+    judged(tmp_path / "in", release, tmp_path / "out")
+    return tmp_path / "in", tmp_path / "out"
+
+
+def other_rows(shard: Path) -> None:
+    """As many rows of the same names, whose pictures are others."""
+    rows = pq.read_table(shard)
+    pq.write_table(rows.set_column(0, "image", rows["image"].take(list(reversed(range(len(rows)))))), shard)
+
+
+def fewer_rows(shard: Path) -> None:
+    pq.write_table(pq.read_table(shard)[:-1], shard)
+
+
+def same_size(shard: Path) -> None:
+    """One byte of one picture, and the time at which the file was written is the former."""
+    content, before = bytearray(shard.read_bytes()), shard.stat()
+    content[content.index(b"IDAT") + 20] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [other_rows, fewer_rows, same_size])
+def test_a_shard_that_was_replaced_under_its_name_is_judged_anew(done, release, change):
+    shards, output = done
+    change(shards / "1.parquet")
+    said = judged_anew(shards, release, output)
+    assert said[0] == "1 are judged anew, because of the result: its shard has changed."
+    assert [line.partition(",")[0] for line in said[1:]] == ["1 of 1: 1.parquet"]
+    judged(shards, release, output.parent / "fresh")
+    assert results(output) == results(output.parent / "fresh")
+    assert judged_anew(shards, release, output) == []
+
+
+def cut_short(result: Path) -> None:
+    result.write_bytes(result.read_bytes()[:-200])
+
+
+def emptied(result: Path) -> None:
+    result.write_bytes(b"")
+
+
+def one_bit(result: Path) -> None:
+    """In the middle of its data, of which Arrow would say nothing without the sums of the pages."""
+    content = bytearray(result.read_bytes())
+    content[len(content) // 3] ^= 8
+    result.write_bytes(content)
+
+
+def rows_lost(result: Path) -> None:
+    pq.write_table(pq.read_table(result)[:-3], result)
+
+
+@pytest.mark.parametrize("change", [cut_short, emptied, one_bit, rows_lost])
+def test_a_damaged_result_is_made_anew(done, release, expected, change):
+    shards, output = done
+    change(output / "0.parquet")
+    said = judged_anew(shards, release, output)
+    assert said[0] == "1 are judged anew, because of the result: it is damaged."
+    assert results(output) == {name: expected[name] for name in ("0.parquet", "1.parquet")}
+
+
+def other_weights(folder: Path) -> None:
+    make_release(folder, threshold=0.0135, groups=True, seed=1)
+
+
+def other_threshold(folder: Path) -> None:
+    make_release(folder, threshold=0.02, groups=True)
+
+
+def other_processor(folder: Path) -> None:
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"resample": 0}))
+
+
+@pytest.mark.parametrize("change", [other_weights, other_threshold, other_processor])
+def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, release, tmp_path, change):
+    shards, output = done
+    same = shutil.copytree(release, tmp_path / "the same under another name")
+    assert judged_anew(shards, str(same), output) == []
+    change(same)
+    archive._release.cache_clear()
+    said = judged_anew(shards, str(same), output)
+    assert said[0] == "2 are judged anew, because of the result: it is of another release."
+    assert judged_anew(shards, str(same), output) == []
+
+
+def test_what_other_settings_have_made_is_made_anew(done, release, monkeypatch):
+    shards, output = done
+    monkeypatch.setattr(batch, "MAX_BYTES", 1_000_000)
+    said = judged_anew(shards, release, output)
+    assert said[0] == "2 are judged anew, because of the result: it was made with other settings."
+
+
+# A folder that others use too
+
+
+def test_files_of_others_stay_whatever_their_names(done, release):
+    shards, output = done
+    others = [
+        "thesis.tex.part",
+        "0.parquet.part",
+        "1.parquet.abc.part",
+        ".lock",
+        "x.lock",
+        f"0.parquet.{'0' * 32}.1.part",
+    ]
+    for name in others:
+        (output / name).write_text("the only copy")
+    (output / "0.parquet").unlink()
+    judged(shards, release, output)
+    assert all((output / name).read_text() == "the only copy" for name in others)
+    assert sorted(path.name for path in output.iterdir()) == sorted([*others, "0.parquet", "1.parquet"])
+
+
+@pytest.mark.parametrize("kind", ["another table", "the shards themselves", "a folder"])
+def test_what_is_no_result_is_not_written_over(done, release, kind):
+    shards, output = done
+    if kind == "the shards themselves":
+        output = shards
+    (output / "2.parquet").mkdir() if kind == "a folder" else None
+    if kind == "another table":
+        pq.write_table(pa.table({"mine": [1]}), output / "0.parquet")
+    if kind == "a folder":
+        shutil.copy(shards / "1.parquet", shards / "2.parquet")
+    before = {path: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    with pytest.raises(UsageError, match=r"parquet' is no result of this command, .*name another --output"):
+        judged(shards, release, output)
+    assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
+
+
+def test_what_a_killed_command_has_left_is_removed_by_the_next(taken, release, expected, tmp_path):
+    output = tmp_path / "out"
+    with command(taken, release, output, 1) as running:
+        wait_for(lambda: list(output.glob("*.part")), running)
+        running.kill()
+    assert list(output.glob("*.part")) and (output / archive._LOCK).exists()
+    judged(taken, release, output)
+    assert results(output) == expected
+
+
+def test_a_second_command_on_the_same_output_waits_for_the_first_by_name(taken, release, expected, tmp_path):
+    output, said = tmp_path / "out", []
+    with command(taken, release, output, 1) as running:
+        wait_for(lambda: list(output.glob("*.part")), running)
+        archive.judge([taken], release, output, workers=1, say=said.append)
+        assert running.wait(60) == 0
+    assert said == [
+        f"'{output}' is in use by process {running.pid} on '{socket.gethostname()}': waiting until it ends.",
+        "6 shards, of which 6 are judged already.",
+    ]
+    assert results(output) == expected
+
+
+@pytest.mark.parametrize("pid", [1, 99_999_999, os.getpid()])
+def test_a_lock_of_another_host_is_refused_with_what_to_do(taken, release, tmp_path, pid):
+    lock = tmp_path / archive._LOCK
+    lock.write_text(json.dumps({"host": "node-7", "pid": pid, "token": "a" * 32}))
+    with pytest.raises(UsageError, match=rf"in use by process {pid} on 'node-7'\. Wait .*delete '.*archive.lock'"):
+        judged(taken, release, tmp_path)
+    assert list(tmp_path.iterdir()) == [lock]
+
+
+@pytest.mark.parametrize("content", ["", "no JSON", '{"host": "node-7"}', '{"host": "h", "pid": 1, "token": "*"}'])
+def test_a_lock_that_names_nobody_is_taken_over(taken, release, expected, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(locks, "_CREATION", 0.3)
+    (tmp_path / archive._LOCK).write_text(content)
+    (tmp_path / "0.parquet.b.c.part").write_text("the only copy")
+    judged(taken, release, tmp_path)
+    (tmp_path / "0.parquet.b.c.part").unlink()
+    assert results(tmp_path) == expected
+
+
+def test_without_locks_of_the_system_the_process_decides(tmp_path, monkeypatch):
+    """As on a network file system that has none."""
+    monkeypatch.setattr(locks, "_locked", lambda _: None)
+    lock, said = tmp_path / "lock", []
+    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": 99_999_999, "token": "a" * 32}))
+    with locks.held(lock, say=said.append) as (own, dead):
+        assert dead.pid == 99_999_999 and locks.holder(lock) == own
+        waiting = threading.Thread(target=lambda: locks.held(lock, say=said.append).__enter__(), daemon=True)
+        waiting.start()
+        waiting.join(1)
+        assert waiting.is_alive() and len(said) == 1
+    waiting.join(5)
+    assert not waiting.is_alive()
 
 
 def test_what_is_asked_wrongly_is_said(release, tmp_path):
