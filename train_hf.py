@@ -483,8 +483,10 @@ def what_next(folder: Path, figures: dict) -> str:
     """Return what a person wants to know at the end: how good, where it is, what to type."""
     held_out = figures["splits"]["held_out"]
     accuracy = words.in_words(held_out["balanced_accuracy"])
+    subgroups = "".join(f"{sentence}\n" for sentence in held_out.get("subgroup_sensitivity", {}).get("sentences", []))
     return (
         f"Held out: balanced accuracy {accuracy}, n = {held_out['n']} images in {held_out['groups']} groups.\n"
+        f"{subgroups}"
         f"The release: {folder}\n"
         f"Next: make space RELEASE={folder}"
     )

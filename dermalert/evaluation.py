@@ -166,6 +166,8 @@ def figures_of(
     if undone is not None:
         figures["calibration"]["before"] = metrics.calibration(truth, undone(probabilities), metrics.Intervals(groups))
     figures["subgroups"] = subgroups.subgroups(dataset, probabilities, alert)
+    served = alert if alert is None or refused is None else alert & ~refused
+    figures["subgroup_sensitivity"] = subgroups.sensitivity_by_subgroup(dataset, served)
     return figures | {"failures": _failures(dataset, probabilities[:, DIAGNOSES.index(ALERT)], alert)}
 
 

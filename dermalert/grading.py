@@ -38,7 +38,7 @@ _GROUPS = {
 """Names of classes that cover several of the nine; a label map may also list them, joined by ` + `."""
 
 _OF_NEVI = frozenset({"auroc_nevi", "specificity_nevi", "specificity_nevi_at_sensitivity"})
-_OF_THE_NINE = frozenset({"balanced_accuracy_benign_keratosis_merged"})
+_OF_THE_NINE = frozenset({"balanced_accuracy_benign_keratosis_merged", "malignant", "subgroup_sensitivity"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -139,6 +139,11 @@ def clopper_pearson(hits: float, n: float, *, confidence: float = 0.95) -> tuple
     return float(low), float(high)
 
 
+def exact_proportion(hits: int, n: int) -> dict:
+    """Return the share of n independent trials that are hits, with its exact interval; undefined where n is 0."""
+    return _figure(hits / n, *clopper_pearson(hits, n)) if n else _figure(np.nan, np.nan, np.nan)
+
+
 class Intervals:
     """Figures with 95 % intervals for images that come in groups (several photos of one lesion).
 
@@ -223,10 +228,7 @@ class Intervals:
     def of_lesions(self, hits: np.ndarray, among: np.ndarray) -> dict:
         """Return the share, with its exact interval, of the groups of which each image where `among` is is a hit."""
         n = self.groups_of(among)
-        if n == 0:
-            return _figure(np.nan, np.nan, np.nan)
-        found = n - self.groups_of(among & ~hits)
-        return _figure(found / n, *clopper_pearson(found, n))
+        return exact_proportion(n - self.groups_of(among & ~hits), n)
 
     def groups_of(self, among: np.ndarray) -> int:
         """Return how many groups the images (n,) come from."""

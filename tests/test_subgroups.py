@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from datasets import Dataset
+from scipy import stats
 
 from dermalert.diagnoses import DIAGNOSES
-from dermalert.subgroups import subgroups
+from dermalert.subgroups import holm, sensitivity_by_subgroup, subgroups
 
 MELANOMA = DIAGNOSES.index("melanoma")
 
@@ -65,3 +66,99 @@ def test_what_no_source_records_is_said_to_be_not_measured(kind):
 
 def test_the_source_is_a_subgroup_too():
     assert list(told(side(source=["there", "here"]))["source"]["of"]) == ["here", "there"]
+
+
+def melanomas(kind, *counts):
+    """Return a split of melanomas, a photo each, and which are found: (name, found, all) a subgroup."""
+    names = [name for name, _, n in counts for _ in range(n)]
+    found = [i < hits for _, hits, n in counts for i in range(n)]
+    return side(**{kind: names, "label": [MELANOMA] * len(names)}), np.array(found)
+
+
+def test_a_subgroup_whose_melanomas_are_missed_beyond_chance_is_named():
+    told = sensitivity_by_subgroup(*melanomas("age", (40.0, 23, 29), (60.0, 79, 80), (80.0, 70, 71)))
+    test = next(test for test in told["tests"] if test["name"] == "30 to 49")
+    assert (test["n_found"], test["n_melanomas"], test["rest"]["n_found"]) == (23, 29, 149)
+    assert test["p"] == pytest.approx(0.0002, abs=5e-5)
+    assert test["p_corrected"] == pytest.approx(3 * test["p"])
+    assert told["weakest"]["name"] == "30 to 49"
+    assert told["sentences"] == [
+        "Lower sensitivity beyond chance: age 30 to 49, where the alert finds 23 of 29 melanomas, 0.79 [0.60-0.92]; in "
+        "the rest 149 of 151 (Fisher's exact test: p = 0.00024, and 0.00072 corrected for 3 subgroups).",
+        "The weakest subgroup with at least 20 melanomas: age 30 to 49, where the alert finds 23 of 29 melanomas, "
+        "0.79 [0.60-0.92].",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "named"),
+    [
+        ([("arm", 30, 40), ("leg", 40, 40), ("neck", 40, 40)], ["arm"]),
+        ([("arm", 38, 40), ("leg", 40, 40), ("neck", 39, 40)], []),
+        ([("arm", 10, 40), ("leg", 12, 40), ("neck", 40, 40)], ["arm", "leg", "neck"]),
+        ([("arm", 1, 3), ("leg", 40, 40), ("neck", 40, 40), ("face", 0, 1)], ["arm"]),
+        ([("arm", 0, 2), ("leg", 0, 0)], []),
+    ],
+)
+def test_only_what_differs_beyond_chance_is_named(counts, named):
+    told = sensitivity_by_subgroup(*melanomas("site", *counts))
+    assert [test["name"] for test in told["tests"] if test["p_corrected"] < 0.05] == sorted(named)
+    assert [line.split(" site ")[1].split(",")[0] for line in told["sentences"] if "beyond chance: " in line] == sorted(
+        named
+    )
+    assert all(test["p_corrected"] >= test["p"] for test in told["tests"])
+
+
+def test_the_p_values_are_those_of_the_hypergeometric_distribution():
+    told = sensitivity_by_subgroup(*melanomas("sex", ("female", 67, 73), ("male", 110, 112)))
+    (test,) = told["tests"]  # the two are each other's rest
+    pmf = stats.hypergeom(185, 8, 73).pmf(np.arange(9))
+    assert test["p"] == pytest.approx(pmf[pmf <= pmf[6] * (1 + 1e-9)].sum())
+    assert test["name"] == "female"
+
+
+def test_lesions_are_counted_and_not_photos():
+    dataset, found = melanomas("sex", ("female", 3, 6), ("male", 6, 6))
+    lesions = dataset.remove_columns("group").add_column("group", list("aabbccddeeff"))
+    (test,) = sensitivity_by_subgroup(lesions, found)["tests"]
+    assert (test["n_found"], test["n_melanomas"]) == (1, 3)  # one photo of b, and both of c, are missed
+    assert (test["rest"]["n_found"], test["rest"]["n_melanomas"]) == (3, 3)
+
+
+def test_a_lesion_in_two_subgroups_is_not_compared_with_itself():
+    dataset, found = melanomas("site", ("arm", 1, 1), ("leg", 1, 2), ("neck", 1, 1))
+    lesions = dataset.remove_columns("group").add_column("group", ["a", "a", "b", "c"])
+    arm = sensitivity_by_subgroup(lesions, found)["tests"][0]
+    assert (arm["name"], arm["n_melanomas"], arm["rest"]["n_melanomas"]) == ("arm", 1, 2)
+
+
+def test_the_weakest_subgroup_has_twenty_melanomas_or_is_not_told():
+    told = sensitivity_by_subgroup(*melanomas("site", ("arm", 0, 19), ("leg", 18, 20), ("neck", 29, 30)))
+    assert told["weakest"]["name"] == "leg"
+    told = sensitivity_by_subgroup(*melanomas("site", ("arm", 10, 19), ("leg", 11, 19)))
+    assert told["weakest"] is None
+    assert "No subgroup has 20 melanomas" in told["sentences"][-1]
+
+
+def test_nothing_is_said_without_a_threshold_or_a_melanoma():
+    nothing = {"tests": [], "weakest": None, "sentences": []}
+    dataset, _ = melanomas("site", ("arm", 10, 19), ("leg", 11, 19))
+    assert sensitivity_by_subgroup(dataset, None) == nothing
+    assert sensitivity_by_subgroup(side(site=["arm", "leg"]), np.array([True, False])) == nothing
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holms_correction_is_what_its_steps_are_one_by_one(seed):
+    p = np.random.default_rng(seed).random(7) ** 3
+    by_hand = [max(min(1, (7 - (p < other).sum()) * other) for other in p if other <= own) for own in p]
+    assert holm(p.tolist()) == pytest.approx(by_hand)
+
+
+def test_equal_subgroups_are_named_in_at_most_one_of_twenty_splits():
+    rng, named = np.random.default_rng(0), 0
+    for _ in range(150):
+        sizes = rng.integers(5, 60, 6)
+        counts = [(str(i), rng.binomial(n, 0.93), n) for i, n in enumerate(sizes)]
+        told = sensitivity_by_subgroup(*melanomas("site", *counts))
+        named += any(test["p_corrected"] < 0.05 for test in told["tests"])
+    assert named / 150 <= 0.05
