@@ -95,7 +95,8 @@ def evaluate(
 
 
 def _with_figures(side: Side, **known) -> Side:
-    figures = figures_of(side.dataset, side.probabilities, side.alert, refused=side.refused, **known)
+    points = {"attention": side.attention, "refused": side.refused}
+    figures = figures_of(side.dataset, side.probabilities, side.alert, **points, **known)
     return dataclasses.replace(side, figures=figures)
 
 
@@ -147,6 +148,7 @@ def figures_of(
     probabilities: np.ndarray,
     alert: np.ndarray | None,
     *,
+    attention: np.ndarray | None = None,
     refused: np.ndarray | None = None,
     undone: Callable[[np.ndarray], np.ndarray] | None = None,
     prior: np.ndarray | None = None,
@@ -157,12 +159,14 @@ def figures_of(
         dataset: in the schema of `sources.FEATURES`.
         probabilities: (n, 9), calibrated.
         alert: (n,) which images raise the melanoma alert; None where there is no threshold.
+        attention: (n,) which images ask for attention; None where there is no threshold for it.
         refused: (n,) which images are abstained on; None where none can be.
         undone: gives the probabilities before the calibration from those after it.
         prior: (9,) the mix of diagnoses that the probabilities hold for.
     """
     truth, groups, sources = (np.array(dataset[column]) for column in ("label", "group", "source"))
-    figures = metrics.report(truth, probabilities, groups, alert=alert, sources=sources, refused=refused, prior=prior)
+    points = {"alert": alert, "attention": attention, "refused": refused}
+    figures = metrics.report(truth, probabilities, groups, **points, sources=sources, prior=prior)
     if undone is not None:
         figures["calibration"]["before"] = metrics.calibration(truth, undone(probabilities), metrics.Intervals(groups))
     figures["subgroups"] = subgroups.subgroups(dataset, probabilities, alert)

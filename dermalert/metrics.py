@@ -349,13 +349,14 @@ def _melanoma(
     # Without a threshold no image is judged, and a share among none is undefined.
     judged = everywhere if alert is not None else ~everywhere
     alert = ~everywhere if alert is None else alert
+    served = alert if refused is None else alert & ~refused
     sources = np.array([] if sources is None else [source or "not known" for source in sources], str)
 
     def sensitivity(caught: np.ndarray, among: np.ndarray) -> dict:
         return intervals.of_proportion(caught, melanoma & judged & among)
 
-    def specificity(among: np.ndarray) -> dict:
-        return intervals.of_proportion(~alert, ~melanoma & judged & among)
+    def specificity(flagged: np.ndarray, among: np.ndarray) -> dict:
+        return intervals.of_proportion(~flagged, ~melanoma & judged & among)
 
     return {
         "n": int(melanoma.sum()),
@@ -366,11 +367,11 @@ def _melanoma(
         "sensitivity": point["sensitivity"],
         "specificity": point["specificity"],
         "specificity_as_served": point["specificity_as_served"],
-        "specificity_nevi": specificity(nevus),
+        "specificity_nevi": specificity(alert, nevus),
         "sensitivity_refusals_missed": point["sensitivity_as_served"],
         "lesions": point["lesions"],
         "refused": _refused(refused, melanoma, intervals),
-        "predictive_values": _at_prevalences(point["sensitivity"], point["specificity"]),
+        "predictive_values": _at_prevalences(point["sensitivity_as_served"], point["specificity_as_served"]),
         "specificity_at_sensitivity": _at_references(melanoma, score, everywhere, intervals),
         "specificity_nevi_at_sensitivity": _at_references(melanoma, score, melanoma | nevus, intervals),
         "by_source": {
@@ -379,7 +380,9 @@ def _melanoma(
                 "others": int((~melanoma & (sources == source)).sum()),
                 "auroc": intervals.of_area(auroc, melanoma, score, among=sources == source),
                 "sensitivity": sensitivity(alert, sources == source),
-                "specificity": specificity(sources == source),
+                "sensitivity_as_served": sensitivity(served, sources == source),
+                "specificity": specificity(alert, sources == source),
+                "specificity_as_served": specificity(served, sources == source),
             }
             for source in np.unique(sources)
         },
