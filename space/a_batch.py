@@ -10,19 +10,17 @@ import gradio as gr
 from PIL import Image
 
 if __package__:
-    from . import api, batch, cleaning, triage, words
+    from . import api, batch, cleaning, places, triage, words
 else:  # run as a script, as on the Hub
     import api
     import batch
     import cleaning
+    import places
     import triage
     import words
 
 LIMIT = 500
 """Files a batch on the page: so many rows with thumbnails a browser shows without delay."""
-
-AT_ONCE = 4
-"""Batches that are judged side by side, each sixteen images at a time: none waits for another to end."""
 
 KINDS = {"alert": "with alert", "refused": "refused", "unreadable": "unreadable", "quiet": "without alert"}
 """What becomes of a file, and what it is called."""
@@ -41,7 +39,7 @@ _HINT = (
 )
 
 
-def add(release: triage.Release) -> None:
+def add(release: triage.Release, held: places.Places) -> None:
     """Add the tab's parts to the page that is being built."""
     gr.HTML(f"<p>{_HINT}</p>", elem_classes="words")
     files = gr.File(label="Images and zip archives", file_count="multiple", height=160, elem_id="files")
@@ -54,15 +52,15 @@ def add(release: triage.Release) -> None:
         text = gr.Textbox("", label="File name contains", elem_id="text")
     rows = gr.HTML("", elem_id="rows", elem_classes="words")
 
-    def show(uploads: list[dict] | None) -> Iterator[str]:
-        yield from answers(release, uploads, files.GRADIO_CACHE)
+    def show(uploads: list[dict] | None, request: gr.Request) -> Iterator[str]:
+        yield from answers(release, uploads, files.GRADIO_CACHE, held, places.visitor(request))
 
     run = start.click(None, outputs=[kind, text, rows], js="() => ['all', '', '']").then(
         show,
         files,
         rows,
         preprocess=False,
-        concurrency_limit=AT_ONCE,
+        concurrency_limit=places.AT_ONCE,
         concurrency_id="batch",
         api_visibility="private",
         show_progress="hidden",
@@ -74,16 +72,20 @@ def add(release: triage.Release) -> None:
     gr.on([kind.change, text.change], None, [kind, text], js=_FILTER)
 
 
-def answers(release: triage.Release, uploads: list[dict] | None, cache: str) -> Iterator[str]:
+def answers(
+    release: triage.Release, uploads: list[dict] | None, cache: str, held: places.Places, visitor: str
+) -> Iterator[str]:
     """Give how far a batch is, again and again, and at last its list.
 
     Args:
         release: the judge.
         uploads: as gradio has them; None where there are none.
         cache: the folder of the uploads.
+        held: the places for batches.
+        visitor: who has this one.
     """
     try:
-        paths = [api.uploaded(file, cache) for file in uploads or []]
+        paths = list(dict.fromkeys(api.uploaded(file, cache) for file in (uploads or [])[: LIMIT + 1]))
     except api.CannotJudge:
         paths = []
     if not paths:
@@ -91,7 +93,7 @@ def answers(release: triage.Release, uploads: list[dict] | None, cache: str) -> 
         return
     rows, total, told = [], batch.count(paths, limit=LIMIT), 0.0
     judged = batch.judged(release, batch.expanded(paths, limit=LIMIT), thumbnails=True)
-    for row in cleaning.kept(judged, paths):
+    for row in held.held(cleaning.kept(judged, paths), visitor):
         rows.append(row)
         if time.monotonic() > told + 0.5:
             yield _progress(len(rows), total)

@@ -15,8 +15,8 @@ else:  # run as a script, as on the Hub
     import words
 
 
-MAX_ADDRESS = 70_000_000
-"""Characters of an image that comes as text: about those of the largest upload."""
+MAX_ADDRESS = 20_000_000
+"""Characters of an image that comes as text: no body that holds one may be longer, see `limits.MAX_JSON`."""
 
 
 class Judged(TypedDict):
@@ -122,10 +122,10 @@ def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
 def uploads(files: list, cache: str) -> list[Path]:
     """Return where the uploads lie that programs send as a batch."""
     found = []
-    for file in files:
+    for file in files[: batch.LIMIT]:
         with contextlib.suppress(CannotJudge):
             found.append(uploaded({"path": file} if isinstance(file, str) else file, cache))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
@@ -135,22 +135,44 @@ def sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
         files: uploads as gradio has them, or texts: the path that an upload was given, or the picture itself as an
             address of base64 (`data:image/png;base64,...`), which is all that an MCP client can list.
         cache: the folder of the uploads.
+
+    What is named again is an `Again`: a short request must not ask for hours of work.
     """
     yield from itertools.islice(_sources(files, cache), batch.LIMIT + 1)
 
 
+class Again(str):
+    """In the place of a source that was named before; `number` is that of its row then."""
+
+    number: int
+
+
+def _again(number: int) -> Again:
+    found = Again("it is named above.")
+    found.number = number
+    return found
+
+
 def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
-    for number, file in enumerate(files[: batch.LIMIT]):
-        name = f"file {number + 1}"
-        if isinstance(file, str) and file.startswith("data:"):
-            yield name, _held(file)
-            continue
+    rows: dict[str | Path, range] = {}
+    total = 0
+    for number, file in enumerate(files[: batch.LIMIT], start=1):
+        name, held = f"file {number}", isinstance(file, str) and file.startswith("data:")
         try:
-            path = uploaded({"path": file} if isinstance(file, str) else file, cache)
+            what = file if held else uploaded({"path": file} if isinstance(file, str) else file, cache)
         except CannotJudge:
+            total += 1
             yield name, "no such file was uploaded."
+            continue
+        if what in rows:
+            found = ((name, _again(row)) for row in rows[what])
         else:
-            yield from batch.expanded([path])
+            found = [(name, _held(file))] if held else batch.expanded([what])
+        first = total
+        for each in found:
+            total += 1
+            yield each
+        rows.setdefault(what, range(first, total))
 
 
 def _held(address: str) -> batch.Source:
@@ -164,8 +186,9 @@ def _held(address: str) -> batch.Source:
 
 def sorted_by_urgency(release: triage.Release, rows: Iterable[batch.Row]) -> Batch:
     """Return the rows of a batch as programs read them."""
-    found = []
-    for row in batch.by_urgency(rows):
+    found, given = [], list(rows)
+    given = [given[row.problem.number] if isinstance(row.problem, Again) else row for row in given]
+    for row in batch.by_urgency(given):
         told = judged(release, row.judgement) if row.judgement else {}
         keys = [key for key in Sorted.__annotations__ if key not in ("file", "problem")]
         found.append({"file": row.file, "problem": row.problem} | {key: told.get(key) for key in keys})

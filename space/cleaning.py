@@ -29,7 +29,7 @@ def upload_folder() -> Iterator[Path]:
     """Make a folder for this server alone, keep it clean, and remove it at the end.
 
     What servers that were killed have left is removed at the start. It lies where GRADIO_TEMP_DIR says, else in the
-    system's folder for temporary files.
+    system's folder for temporary files; in whose place it stands for all that this process writes there.
     """
     home = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
     home.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,11 @@ def upload_folder() -> Iterator[Path]:
     with _locked(folder):
         cleaner = threading.Thread(target=_keep_clean, args=(folder, ended), daemon=True)
         cleaner.start()
+        before, tempfile.tempdir = tempfile.tempdir, str(folder)
         try:
             yield folder
         finally:
+            tempfile.tempdir = before
             ended.set()
             cleaner.join()
             shutil.rmtree(folder, ignore_errors=True)
@@ -94,17 +96,6 @@ def forget(demo, *, age: float) -> None:
             with holder.lock:
                 holder.session_data.pop(visitor, None)
                 holder.time_last_used.pop(visitor, None)
-
-
-def keep_forgetting(demo) -> None:
-    """Do so again and again, as long as the process lives."""
-
-    def again() -> None:
-        while True:
-            time.sleep(EVERY)
-            forget(demo, age=AGE)
-
-    threading.Thread(target=again, daemon=True).start()
 
 
 def sweep(folder: Path, *, age: float) -> None:

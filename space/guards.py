@@ -10,6 +10,9 @@ import struct
 MAX_SCANS = 100
 """Of a progressive JPEG, which has about ten: each is a pass over all pixels, and takes a few bytes to ask for."""
 
+MAX_PASSES = 1_300_000_000
+"""Scans of a progressive JPEG times its pixels: ten are usual, and the largest picture may have twice as many."""
+
 MAX_SEGMENTS = 2_000
 """Of a JPEG: tables, metadata and scans; a profile of colours may have 255."""
 
@@ -20,6 +23,7 @@ MAX_STRIPS = 65_536
 """Of a TIFF: one a row, or tiles."""
 
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment; the others have no length
+_FRAMES = {bytes([0xFF, number]) for number in range(0xC0, 0xD0) if number not in (0xC4, 0xC8, 0xCC)}  # say the size
 _STRIPS = {273, 324}  # the tags that say where a TIFF's strips and tiles lie
 
 
@@ -36,12 +40,15 @@ def asks_too_much(content: bytes) -> bool:
 
 
 def _jpeg(content: bytes) -> bool:
-    scans, at = 0, 2
+    scans, pixels, at = 0, 0, 2
     for _ in range(MAX_SEGMENTS):
         marker = _MARKER.search(content, at)
         if marker is None or marker[0] == b"\xff\xd9":  # the end; behind it lies what the decoder does not read
-            return scans > MAX_SCANS
+            return scans > MAX_SCANS or scans * pixels > MAX_PASSES
         scans += marker[0] == b"\xff\xda"
+        if marker[0] in _FRAMES:
+            height, width = struct.unpack(">HH", content[marker.end() + 3 : marker.end() + 7].ljust(4, b"\0"))
+            pixels = max(pixels, height * width)
         at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
     return True
 

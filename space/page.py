@@ -1,5 +1,6 @@
 """The page of a release, put together from its tabs, and the endpoints for programs."""
 
+import os
 from pathlib import Path
 
 import gradio as gr
@@ -7,7 +8,20 @@ from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
 if __package__:
-    from . import a_batch, api, batch, cleaning, evaluation_page, examples, one_lesion, triage, versions_page, words
+    from . import (
+        a_batch,
+        api,
+        batch,
+        cleaning,
+        evaluation_page,
+        examples,
+        limits,
+        one_lesion,
+        places,
+        triage,
+        versions_page,
+        words,
+    )
 else:  # run as a script, as on the Hub
     import a_batch
     import api
@@ -15,7 +29,9 @@ else:  # run as a script, as on the Hub
     import cleaning
     import evaluation_page
     import examples
+    import limits
     import one_lesion
+    import places
     import triage
     import versions_page
     import words
@@ -32,6 +48,12 @@ EVERY, AGE = 30, 240
 def build_demo(release: triage.Release) -> gr.Blocks:
     """Return the page that judges images with `release`; nothing is launched."""
     metrics = release.metrics()
+
+    def waiting() -> int:
+        batches = demo._queue.event_queue_per_concurrency_id.get("batch")
+        return len(batches.queue) if batches else 0
+
+    held = places.Places(waiting)
     with gr.Blocks(title="dermalert", analytics_enabled=False, delete_cache=(EVERY, AGE)) as demo:
         gr.HTML(words.notice(release), elem_id="notice")
         gr.Markdown("# dermalert\nDoes this skin lesion call for a dermatologist's look, on suspicion of melanoma?")
@@ -39,7 +61,7 @@ def build_demo(release: triage.Release) -> gr.Blocks:
             with gr.Tab("One lesion"):
                 picture = one_lesion.add(release, metrics)
             with gr.Tab("A batch"):
-                a_batch.add(release)
+                a_batch.add(release, held)
             with gr.Tab("How good is it") as tab:
                 evaluation_page.add(release, metrics, tab)
             with gr.Tab("Versions") as tab:
@@ -49,11 +71,11 @@ def build_demo(release: triage.Release) -> gr.Blocks:
             elem_id="release",
             elem_classes="words",
         )
-        _add_endpoints(release, metrics, picture)
+        _add_endpoints(release, metrics, picture, held)
     return demo.queue(max_size=WAITING)
 
 
-def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Image) -> None:
+def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Image, held: places.Places) -> None:
     """Add what programs may ask: `/judge`, `/triage` and `/release`."""
 
     def judge(image: dict | None) -> api.Judged:
@@ -71,7 +93,7 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
             raise gr.Error(str(error), print_exception=False) from error
         return api.judged(served, served.judge_all([seen])[0])
 
-    def triage(files: list[str | dict]) -> api.Batch:
+    def triage(files: list[str | dict], request: gr.Request) -> api.Batch:  # noqa: D417
         """Judge many dermoscopy images and sort them by urgency. For research and education only: not a medical device.
 
         Args:
@@ -84,7 +106,8 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
             raise gr.Error("Cannot judge: the files must be a list.", print_exception=False)
         cache = picture.GRADIO_CACHE
         rows = batch.judged(served, api.sources(files, cache))
-        return api.sorted_by_urgency(served, cleaning.kept(rows, api.uploads(files, cache)))
+        rows = held.held(cleaning.kept(rows, api.uploads(files, cache)), places.visitor(request))
+        return api.sorted_by_urgency(served, rows)
 
     def release() -> api.Served:
         """Tell which release answers here, and how good it was found to be on images that it was not trained on.
@@ -98,18 +121,18 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
     plain = {"preprocess": False, "postprocess": False}
     one = Api(None, python_type_to_json_schema(api.Judged), "answer")
     gr.on([], judge, picture, one, api_name="judge", concurrency_id="model", **plain)
-    gr.api(triage, concurrency_limit=a_batch.AT_ONCE, concurrency_id="batch")
+    gr.api(triage, concurrency_limit=places.AT_ONCE, concurrency_id="batch")
     gr.api(release, queue=False)
 
 
 def launch(release: triage.Release) -> None:
     """Serve the page until the process is told to end."""
     demo = build_demo(release)
-    cleaning.keep_forgetting(demo)
     demo.launch(
         css_paths=STYLE,
         theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),
         footer_links=["api", "gradio"],
+        app_kwargs={"lifespan": limits.lifespan(demo, Path(os.environ["GRADIO_TEMP_DIR"]))},
         mcp_server=True,
         share=False,
         run_history=False,
