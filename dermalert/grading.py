@@ -87,6 +87,7 @@ class Classes:
         confusion = np.array(figures["confusion"])[np.ix_(used, used)].tolist()
         rest = {key: value for key, value in figures.items() if key != ALERT}
         rest |= {"per_class": per_class, "confusion": confusion, "subgroups": _with_positives(figures["subgroups"])}
+        rest["calibration"] = {self.positive if key == ALERT else key: v for key, v in figures["calibration"].items()}
         return rest | {self.positive: figures[ALERT]}
 
     @property

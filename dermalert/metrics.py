@@ -21,12 +21,17 @@ _MALIGNANT = [label for label, name in enumerate(DIAGNOSES) if name in MALIGNANT
 _NEVUS = DIAGNOSES.index("nevus")
 _BENIGN_KERATOSES = [DIAGNOSES.index("pigmented benign keratosis"), DIAGNOSES.index("seborrheic keratosis")]
 _BINS = 15  # equal-width bins of the expected calibration error (Guo 2017, arXiv 1706.04599)
+_SURE = 1e-7  # a probability of float32 this close to 0 or 1 is told from none by rounding alone
+_NEWTON_STEPS = 100
 _TINY = 1e-12  # keeps the logarithm of a probability that float32 rounded to 0 finite
 _CHUNK = 100  # bootstrap draws at a time: their weights stay in the cache, or in memory where images are many
 _SIMULATIONS = 200  # of a calibrated model, for the calibration error that is but chance
 _FEWEST_MISSED = 3  # groups of melanomas below the threshold of a specificity that gets an interval
 _REFERENCES = ("0.866", "0.90", "0.95")  # sensitivities: 58 dermatologists (Haenssle 2018), and two usual targets
 _PREVALENCES = ("0.01", "0.05", "0.20")  # of melanoma: guesses, from primary care to a clinic that others refer to
+
+FEWEST_LOGISTIC = 5
+"""Groups with and without a diagnosis below which nothing is said of the calibration of its probability."""
 
 
 def decide(probabilities: np.ndarray) -> np.ndarray:
@@ -159,24 +164,103 @@ class Intervals:
         rng = np.random.default_rng(seed)
         self._counts = rng.multinomial(self.groups, np.full(self.groups, 1 / max(self.groups, 1)), size=draws)
 
-    def of(self, metric: Callable[[np.ndarray], np.ndarray], *, by_chance: np.ndarray | None = None) -> dict:
+    def of(self, metric: Callable[[np.ndarray], np.ndarray]) -> dict:
         """Return value, low and high of a metric of the weights, by the percentiles of the bootstrap.
 
         Where every draw gives the same (a loss of two equal images) there is no interval rather than one of no width.
 
         Args:
             metric: takes weights, (n,) or (draws, n).
-            by_chance: of a metric above 0 that chance only adds to, what it would come to if it were truly 0. A draw
-                adds to it once more, so that percentiles may all lie above the value: they are reflected about it (the
-                basic bootstrap, Davison & Hinkley 1997). Where the value is not above the 97.5th percentile of these,
-                the interval begins at 0.
         """
         value, draws = self._sample(metric)
-        low, high = np.percentile(draws, [2.5, 97.5]) if len(draws) else (np.nan, np.nan)
-        if by_chance is not None:
-            low, high = max(2 * value - high, 0), max(2 * value - low, value)
-            low = low if value > np.percentile(by_chance, 97.5) else 0
-        return _figure(value, low, high)
+        return _figure(value, *(np.percentile(draws, [2.5, 97.5]) if len(draws) else (np.nan, np.nan)))
+
+    def of_calibration_error(self, truth: np.ndarray, probabilities: np.ndarray) -> dict:
+        """Return the expected calibration error with an interval that holds whatever the true error is.
+
+        The error is the sum of the sizes of 15 gaps, each a mean over images. Chance adds to that sum, so no percentile
+        of it will do. By the triangle inequality the value is above the true error by at most the sum of the sizes of
+        the gaps' own errors: the interval begins at the value less the 97.5th percentile of that sum, and at 0 where
+        nothing is left. A sum with the signs of the true gaps is unbiased and at most the value: so the interval ends
+        at the value plus 1.96 standard errors of a signed sum. Both errors are the larger of those of these images and
+        of those of a model that is calibrated, for a bin of which all images are right says nothing of its variance.
+        The interval is wider than need be where images are few, above all downwards.
+        """
+        top = probabilities.max(1)
+        bins, misses = _in_bins(top), (probabilities.argmax(1) == truth) - top
+        value, n = float(calibration_error(truth, probabilities, np.ones(len(top)))), max(len(top), 1)
+        gaps = (bins * misses[:, None]).sum(0)
+        moved = self._per_draw(bins * misses[:, None]) - gaps / n
+        above = max(np.percentile(np.abs(moved).sum(1), 97.5), np.percentile(self._errors_by_chance(top), 97.5))
+        signed = self._per_group((bins @ np.sign(gaps)) * misses)
+        below = stats.norm.ppf(0.975) * max((signed**2).sum(), (top * (1 - top)).sum()) ** 0.5 / n
+        return _figure(value, max(value - above, 0), min(value + below, 1))
+
+    def of_logistic(self, positive: np.ndarray, score: np.ndarray) -> dict[str, dict]:
+        """Return how well the probability (n,) of a diagnosis fits what is (n,), as three figures with intervals.
+
+        `observed_over_expected`: images that show it over the sum of the probabilities. `intercept`: of a logistic
+        regression on the logit of the probability with a slope fixed at 1 (calibration in the large). `slope`: of that
+        with both free. 1, 0 and 1 are right; a slope below 1 means probabilities too extreme (Cox 1958; Van Calster
+        2019, doi 10.1186/s12916-019-1466-7). Standard errors are those of groups (the sandwich), times Student's t of
+        the side with fewer of them. All are undefined where either side has fewer than `FEWEST_LOGISTIC` groups, and
+        the slope where a threshold separates the two sides or all probabilities are the same.
+        """
+        nothing = _figure(np.nan, np.nan, np.nan)
+        fewest = min(self.groups_of(positive), self.groups_of(~positive))
+        if fewest < FEWEST_LOGISTIC:
+            return dict.fromkeys(("observed_over_expected", "slope", "intercept"), nothing)
+        quantile = stats.t.ppf(0.975, fewest - 1)
+        score = np.clip(score.astype(np.float64), _SURE, 1 - _SURE)
+        logit, ratio = special.logit(score), positive.sum() / score.sum()
+        margin = quantile * (self._per_group(positive - ratio * score) ** 2).sum() ** 0.5 / positive.sum()
+        once = np.ones((len(score), 1))
+        (intercept,), (margin_of_intercept,) = self._regression(positive, once, logit)
+        low, high = (score[side] for side in (~positive, positive))
+        separated = low.max() < high.min() or high.max() < low.min() or score.min() == score.max()
+        (_, slope), (_, margin_of_slope) = (
+            ((0, np.nan), (0, np.nan)) if separated else self._regression(positive, np.column_stack([once, logit]), 0)
+        )
+        return {
+            "observed_over_expected": _figure(ratio, ratio * np.exp(-margin), ratio * np.exp(margin)),
+            "slope": _figure(slope, slope - quantile * margin_of_slope, slope + quantile * margin_of_slope),
+            "intercept": _figure(
+                intercept, intercept - quantile * margin_of_intercept, intercept + quantile * margin_of_intercept
+            ),
+        }
+
+    def _regression(
+        self, positive: np.ndarray, columns: np.ndarray, offset: np.ndarray | float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return coefficients and standard errors of a logistic regression, by Newton's method with halved steps."""
+
+        def loss(coefficients: np.ndarray) -> float:
+            return np.logaddexp(0, np.where(positive, -1, 1) * (columns @ coefficients + offset)).sum()
+
+        coefficients = np.zeros(columns.shape[1])
+        for _ in range(_NEWTON_STEPS):
+            fitted = special.expit(columns @ coefficients + offset)
+            curvature = (columns * (fitted * (1 - fitted))[:, None]).T @ columns
+            step = np.linalg.solve(curvature + _TINY * np.eye(len(curvature)), columns.T @ (positive - fitted))
+            while loss(coefficients + step) > loss(coefficients) and np.abs(step).max() > _TINY:
+                step = step / 2
+            coefficients = coefficients + step
+            if np.abs(step).max() < 1e-9:
+                break
+        pulls = self._per_group(columns * (positive - fitted)[:, None])
+        covariance = np.linalg.solve(curvature, np.linalg.solve(curvature, pulls.T @ pulls).T)
+        return coefficients, np.diag(covariance) ** 0.5
+
+    def _per_group(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum over the images of each group of values (n,) or (n, columns)."""
+        sums = np.zeros((self.groups, *values.shape[1:]))
+        np.add.at(sums, self._member, values)
+        return sums
+
+    def _per_draw(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean over the images of each bootstrap draw of values (n, columns)."""
+        images = self._counts @ self._per_group(np.ones(len(values)))
+        return (self._counts @ self._per_group(values)) / np.maximum(images, 1)[:, None]
 
     def of_area(
         self,
@@ -230,20 +314,20 @@ class Intervals:
         n = self.groups_of(among)
         return exact_proportion(n - self.groups_of(among & ~hits), n)
 
+    def among(self, rows: np.ndarray) -> "Intervals":
+        """Return the same for some of the images, (n,)."""
+        return Intervals(self._member[rows], draws=len(self._counts))
+
     def groups_of(self, among: np.ndarray) -> int:
         """Return how many groups the images (n,) come from."""
         return len(np.unique(self._member[among]))
 
-    def errors_by_chance(self, probabilities: np.ndarray) -> np.ndarray:
+    def _errors_by_chance(self, top: np.ndarray) -> np.ndarray:
         """Return what the calibration error of these images comes to, (200,), if a top label is as right as it says.
 
         Photos of a group are right or wrong together as far as their probabilities allow, which chance can add most to;
         so groups need not be resampled.
-
-        Args:
-            probabilities: (n, 9); the truth plays no part.
         """
-        top = probabilities.max(1)
         luck = np.random.default_rng(0).random((_SIMULATIONS, self.groups))
         gaps = (luck[:, self._member] < top) - top
         return _ratio(np.abs(gaps @ _in_bins(top)).sum(1), np.full(_SIMULATIONS, len(top)))
@@ -302,7 +386,7 @@ def report(
             name: _one_class(truth == label, prediction == label, probabilities[:, label], intervals)
             for label, name in enumerate(DIAGNOSES)
         },
-        "calibration": calibration(truth, probabilities, intervals),
+        "calibration": calibration(truth, probabilities, intervals, sources),
         "confusion": confusion(truth, prediction).tolist(),
     } | (
         {}
@@ -311,17 +395,38 @@ def report(
     )
 
 
-def calibration(truth: np.ndarray, probabilities: np.ndarray, intervals: Intervals) -> dict:
+def calibration(
+    truth: np.ndarray, probabilities: np.ndarray, intervals: Intervals, sources: np.ndarray | None = None
+) -> dict:
     """Return how far probabilities can be taken at their word: ece, brier and nll, each with an interval.
 
-    That of the ece begins at 0 unless chance alone would give a calibrated model so much in fewer than one of 40 draws.
+    `melanoma` has the figures of `Intervals.of_logistic` of the probability of melanoma with `n` and `melanomas`
+    (images), and the same `by_source` where the sources (n,) are given.
     """
-    by_chance = intervals.errors_by_chance(probabilities)
+    melanoma, score = truth == _MELANOMA, probabilities[:, _MELANOMA]
+    sources = _named_sources(sources)
     return {
-        "ece": intervals.of(lambda w: calibration_error(truth, probabilities, w), by_chance=by_chance),
+        "ece": intervals.of_calibration_error(truth, probabilities),
         "brier": intervals.of(lambda w: brier(truth, probabilities, w)),
         "nll": intervals.of(lambda w: negative_log_likelihood(truth, probabilities, w)),
+        "melanoma": _of_melanoma(melanoma, score, intervals)
+        | {
+            "by_source": {
+                str(source): _of_melanoma(
+                    melanoma[sources == source], score[sources == source], intervals.among(sources == source)
+                )
+                for source in np.unique(sources)
+            }
+        },
     }
+
+
+def _of_melanoma(melanoma: np.ndarray, score: np.ndarray, intervals: Intervals) -> dict:
+    return {"n": len(melanoma), "melanomas": int(melanoma.sum())} | intervals.of_logistic(melanoma, score)
+
+
+def _named_sources(sources: np.ndarray | None) -> np.ndarray:
+    return np.array([] if sources is None else [source or "not known" for source in sources], str)
 
 
 def _at_equal_priors(truth: np.ndarray, odds: np.ndarray, intervals: Intervals) -> dict:
@@ -350,7 +455,7 @@ def _melanoma(
     judged = everywhere if alert is not None else ~everywhere
     alert = ~everywhere if alert is None else alert
     served = alert if refused is None else alert & ~refused
-    sources = np.array([] if sources is None else [source or "not known" for source in sources], str)
+    sources = _named_sources(sources)
 
     def sensitivity(caught: np.ndarray, among: np.ndarray) -> dict:
         return intervals.of_proportion(caught, melanoma & judged & among)

@@ -204,6 +204,7 @@ def test_figures_of_nevi_and_of_the_nine_are_told_only_by_classes_that_can(label
         "per_class": dict.fromkeys(DIAGNOSES, nobody),
         "confusion": np.zeros((9, 9), int).tolist(),
         "subgroups": {},
+        "calibration": {},
     }
     found = grading.classes(labels)
     told = keys_of(found.named(figures))

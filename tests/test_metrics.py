@@ -3,8 +3,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import special
+from scipy import optimize, special
 from sklearn import metrics as sklearn_metrics
+from sklearn.linear_model import LogisticRegression
 
 from dermalert import metrics
 from dermalert.diagnoses import DIAGNOSES
@@ -397,6 +398,68 @@ def test_the_calibration_error_lies_in_its_own_interval():
         truth, probabilities = random_case(seed, n=150)
         error = metrics.report(truth, probabilities, np.arange(150), alert=None)["calibration"]["ece"]
         assert 0 <= error["low"] < error["value"] < error["high"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_calibration_of_melanoma_is_that_of_an_independent_fit(seed):
+    rng = np.random.default_rng(seed)
+    logit = rng.normal(-1, 2, 500)
+    positive = rng.random(500) < special.expit(0.3 + 0.8 * logit)
+    score = special.expit(logit)
+    found = metrics.Intervals(np.arange(500)).of_logistic(positive, score)
+    fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(logit[:, None], positive)
+    assert found["slope"]["value"] == pytest.approx(fit.coef_[0, 0], abs=1e-5)
+    large = optimize.brentq(lambda a: (special.expit(a + logit) - positive).sum(), -5, 5)
+    assert found["intercept"]["value"] == pytest.approx(large, abs=1e-6)
+    assert found["observed_over_expected"]["value"] == pytest.approx(positive.mean() / score.mean())
+    # Of images that are all independent the sandwich is close to what the likelihood says.
+    fitted, columns = fit.predict_proba(logit[:, None])[:, 1], np.column_stack([np.ones(500), logit])
+    error = np.linalg.inv((columns * (fitted * (1 - fitted))[:, None]).T @ columns)[1, 1] ** 0.5
+    assert (found["slope"]["high"] - found["slope"]["low"]) / 2 == pytest.approx(1.97 * error, rel=0.15)
+
+
+def test_copies_of_photos_do_not_narrow_the_calibration_of_melanoma():
+    rng = np.random.default_rng(0)
+    logit = rng.normal(-1, 2, 200)
+    positive, score = rng.random(200) < special.expit(logit), special.expit(logit)
+    once = metrics.Intervals(np.arange(200)).of_logistic(positive, score)
+    thrice = metrics.Intervals(np.repeat(np.arange(200), 3)).of_logistic(np.repeat(positive, 3), np.repeat(score, 3))
+    for name, figure in once.items():
+        assert thrice[name] == pytest.approx(figure), name
+
+
+@pytest.mark.parametrize(
+    ("positive", "undefined"),
+    [
+        (np.zeros(40, bool), {"observed_over_expected", "slope", "intercept"}),
+        (np.ones(40, bool), {"observed_over_expected", "slope", "intercept"}),
+        (np.arange(40) < 4, {"observed_over_expected", "slope", "intercept"}),
+        (np.arange(40) >= 30, {"slope"}),
+        (np.arange(40) % 2 == 0, set()),
+    ],
+)
+def test_the_calibration_of_melanoma_is_null_where_it_is_undefined(positive, undefined):
+    score = np.linspace(0.05, 0.95, 40)
+    found = metrics.Intervals(np.arange(40)).of_logistic(positive, score)
+    assert {name for name, figure in found.items() if figure == NOTHING} == undefined
+    assert all(found[name]["low"] < found[name]["value"] < found[name]["high"] for name in found.keys() - undefined)
+
+
+def test_each_source_has_its_own_calibration_of_melanoma():
+    truth, probabilities = random_case(4, n=400)
+    sources = np.array(["HAM10000", None] * 200)
+    whole = metrics.report(truth, probabilities, np.arange(400), alert=None, sources=sources)["calibration"]["melanoma"]
+    assert list(whole["by_source"]) == ["HAM10000", "not known"]
+    for start, figures in enumerate(whole["by_source"].values()):
+        alone = metrics.report(truth[start::2], probabilities[start::2], np.arange(200), alert=None)["calibration"]
+        assert figures == {key: value for key, value in alone["melanoma"].items() if key != "by_source"}
+    assert whole["melanomas"] == (truth == 3).sum()
+
+
+def test_a_probability_of_exactly_nothing_leaves_the_calibration_defined():
+    score = np.r_[np.zeros(5), np.linspace(0.1, 0.9, 50), np.ones(5)].astype(np.float32)
+    found = metrics.Intervals(np.arange(60)).of_logistic(np.arange(60) % 3 == 0, score)
+    assert all(np.isfinite(list(figure.values())).all() for figure in found.values())
 
 
 def test_the_trainers_metric_gives_the_same_figures_as_the_functions():

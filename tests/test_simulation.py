@@ -4,13 +4,18 @@ Lesions have one to four photos, whose scores resemble each other (correlation 0
 every interval.
 """
 
+import sys
 from functools import cache
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from scipy import special, stats
 
 from dermalert import metrics, operating_points
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+from calibration_intervals import ERRORS, SHAPES, SIZES, coverage_of_error, coverage_of_logistic
 
 DRAWS = 1000
 CORRELATION = 0.7  # of the scores of two photos of one lesion
@@ -128,6 +133,37 @@ def test_the_calibration_error_of_an_overconfident_model_is_above_none():
     print(f"\noverconfident: 0 is in {np.mean(low == 0):.1%} of the intervals")
     assert np.mean(low > 0) >= 0.95
     assert ((low < value) & (value <= high)).all()
+
+
+def few(share, draws):
+    """Return the least that a coverage comes to by chance in so many draws."""
+    return share - 3 * (share * (1 - share) / draws) ** 0.5
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("error", ERRORS)
+def test_the_interval_of_the_calibration_error_holds_it_whatever_it_is(error, alone):
+    for shape in ("all too sure", "a quarter alone"):
+        row = coverage_of_error(118, shape, error, alone=alone, draws=60)
+        assert row["held"] >= few(0.95, 60), shape
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("error", ERRORS)
+def test_the_interval_of_the_calibration_error_holds_it_in_many_worlds(error, n):
+    for alone in (True, False):
+        for shape in SHAPES:
+            row = coverage_of_error(n, shape, error, alone=alone, draws=400, seed=1)
+            assert row["held"] >= 0.94, (shape, alone)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.7, -0.5), (1.3, 0.4)])
+def test_the_intervals_of_logistic_recalibration_hold(slope, intercept):
+    row = coverage_of_logistic(311, 0.15, slope, intercept, alone=False, draws=300)
+    assert row["defined"] == 1
+    for name in ("observed_over_expected", "slope", "intercept"):
+        assert row[name] >= few(0.95, 300), name
 
 
 @pytest.mark.long
