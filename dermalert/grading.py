@@ -21,8 +21,9 @@ from dermalert import diagnoses, evaluation, seen
 from dermalert.backbones import UNLOADABLE
 from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
 from dermalert.errors import UsageError, did_you_mean, first_few, first_line
+from dermalert.operating_points import TARGET_SENSITIVITY, lower_bound
 from dermalert.release import find, public_name
-from dermalert.words import in_words, threshold
+from dermalert.words import in_words, percent, percent_at_least, threshold
 from space.triage import NoRelease, Release
 
 _BENIGN = frozenset(DIAGNOSES) - MALIGNANT
@@ -281,14 +282,16 @@ def grade(
     numbered = _relabelled(dataset, truth[asked])
     told = evaluation.answers(release, dataset, name=f"images with {_public_name(release)}")
     spread, alert = covering.spread(told.probabilities), release.alerts(told.probabilities)
+    attention = release.attentions(told.probabilities)
     refused = evaluation.declined(release, told)
     rule = {"rule": "threshold", "threshold": release.threshold}
     if alert is None:
         rule, alert = {"rule": "likeliest class", "threshold": None}, spread.argmax(1) == DIAGNOSES.index(ALERT)
 
     def figures(rows: np.ndarray) -> dict:
-        declined = None if refused is None else refused[rows]
-        return evaluation.figures_of(numbered.select(rows), spread[rows], alert[rows], refused=declined)
+        points = {"attention": attention, "refused": refused}
+        points = {name: flags if flags is None else flags[rows] for name, flags in points.items()}
+        return evaluation.figures_of(numbered.select(rows), spread[rows], alert[rows], **points)
 
     return {
         "schema": 1,
@@ -296,6 +299,7 @@ def grade(
         "classes": {name: sorted(covered) for name, covered in zip(covering.names, covering.covers, strict=True)},
         "positive": covering.positive,
         "alert": rule,
+        "abstained": None if refused is None else int(refused.sum()),
         "learnt_from": {"known": bool(known), "left_out": int((~fresh).sum())},
         "no_class_for": dict(left_out),
         "sources": sorted(set(dataset["source"])),
@@ -365,6 +369,7 @@ _LINES = {
     "macro AUROC": lambda figures, _: figures["macro_auroc"],
     "AUROC": lambda figures, positive: figures[positive]["auroc"],
     "sensitivity": lambda figures, positive: figures[positive]["sensitivity"],
+    "sensitivity, as served": lambda figures, positive: figures[positive]["sensitivity_refusals_missed"],
     "specificity": lambda figures, positive: figures[positive]["specificity"],
     "specificity at sensitivity 0.95": lambda figures, positive: figures[positive]["specificity_at_sensitivity"][
         "0.95"
@@ -381,6 +386,7 @@ def remarks(told: dict) -> list[str]:
         if rule["rule"] == "threshold"
         else f"It counts as an alert where {told['positive']} is its likeliest class."
     ]
+    sentences += _as_served(told)
     if told["learnt_from"]["known"]:
         sentences.append(
             f"{told['learnt_from']['left_out']} images that it has learnt from were left out (known by "
@@ -391,4 +397,21 @@ def remarks(told: dict) -> list[str]:
     if told["no_class_for"]:
         each = ", ".join(f"{n} of {name}" for name, n in told["no_class_for"].items())
         sentences.append(f"It has no class for these, which were left out: {each}.")
+    return sentences
+
+
+def _as_served(told: dict) -> list[str]:
+    """Say on how many images a release abstains, and what its alert shows on the lesions of these."""
+    if told["abstained"] is None:
+        return []
+    figures = told["splits"]["all"]
+    sentences = [f"It abstains on {told['abstained']} of {figures['n']} images, which raise no alert."]
+    lesions = figures[told["positive"]]["lesions"]
+    if told["alert"]["rule"] == "threshold" and lesions["n"]:
+        flagged = round(lesions["sensitivity_as_served"]["value"] * lesions["n"])
+        bound = lower_bound(lesions["n"], lesions["n"] - flagged)
+        sentences.append(
+            f"As served it flags {flagged} of {lesions['n']} {told['positive']} lesions in each of their photos: at "
+            f"least {percent_at_least(bound)} (exact, one-sided 95 % limit), of {percent(TARGET_SENSITIVITY)} wanted."
+        )
     return sentences

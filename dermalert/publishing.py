@@ -417,7 +417,16 @@ def versions(repo_id: str) -> list[dict]:
 def as_table(found: list[dict], *, title: str) -> Table:
     """Return what `versions` returns as a table: the headline of each, on what was held out of it."""
     table = Table(title=title, caption="Each on its own held-out images; `compare` takes those of both.")
-    for name in ("tag", "released", "n", "melanoma AUROC", "sensitivity", "specificity", "balanced accuracy", "ECE"):
+    for name in (
+        "tag",
+        "released",
+        "n",
+        "melanoma AUROC",
+        "sensitivity as served",
+        "specificity",
+        "balanced accuracy",
+        "ECE",
+    ):
         table.add_column(name, overflow="fold")
     for row in found:
         table.add_row(row["tag"] + " (main)" * row["on_main"], *_cells(row["figures"]))
@@ -428,6 +437,8 @@ def _cells(figures: dict | None) -> list[str]:
     if figures is None:
         return ["no dermalert release"]
     held_out = figures["splits"]["held_out"]
-    melanoma = [words.in_words(held_out["melanoma"][name]) for name in ("auroc", "sensitivity", "specificity")]
+    melanoma = [
+        words.in_words(held_out["melanoma"][name]) for name in ("auroc", "sensitivity_refusals_missed", "specificity")
+    ]
     balanced, ece = words.in_words(held_out["balanced_accuracy"]), words.in_words(held_out["calibration"]["ece"], 3)
     return [figures.get("released") or "not known", str(held_out["n"]), *melanoma, balanced, ece]

@@ -4,17 +4,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import HfApi
 from pictures import class_folders
-from releases import make_release
+from releases import make_image, make_release
 from safetensors.torch import load_file, save_file
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 from typer.testing import CliRunner
 
-from dermalert import grading, seen, sources
+from dermalert import declining, grading, seen, sources
 from dermalert.__main__ import app
 from dermalert.diagnoses import DIAGNOSES, MALIGNANT
 from dermalert.errors import UsageError
+from space.triage import Release
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
@@ -374,3 +376,20 @@ def test_several_data_sets_are_taken_as_one(pictures, tmp_path):
     other = class_folders(tmp_path / "other", images=2, first_seed=5000)
     told = figures_of(checkpoint(tmp_path / "seven", HAM), pictures, other, tmp_path=tmp_path)
     assert told["splits"]["all"]["n"] == 72
+
+
+def test_on_what_a_release_abstains_and_what_its_alert_shows_is_said(pictures, tmp_path):
+    folder = make_release(tmp_path / "release", threshold=1e-9)
+    few = Dataset.from_dict({"image": [make_image(seed=seed) for seed in range(30)]})
+    declining.add(folder, Release.load(folder), few, few)
+    told = figures_of(folder, pictures, tmp_path=tmp_path)
+    figures = told["splits"]["all"]
+    assert 0 < told["abstained"] <= figures["n"]
+    lesions = figures["melanoma"]["lesions"]
+    flagged = round(lesions["sensitivity_as_served"]["value"] * lesions["n"])
+    sentences = " ".join(grading.remarks(told))
+    assert f"It abstains on {told['abstained']} of {figures['n']} images" in sentences
+    assert f"As served it flags {flagged} of {lesions['n']} melanoma lesions" in sentences
+    assert figures["melanoma"]["sensitivity"]["value"] == 1  # without abstention all are
+    assert figures["melanoma"]["sensitivity_refusals_missed"]["value"] < 1
+    assert "sensitivity, as served" in evaluate(folder, pictures).output
