@@ -10,22 +10,26 @@ Source of the weights: the EfficientNet-Lite checkpoints of tensorflow/tpu (Apac
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     EfficientNetConfig,
     EfficientNetForImageClassification,
+    PreTrainedConfig,
     ViTImageProcessorPil,
 )
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
+from dermalert import pixels
 from dermalert.calibration import last_linear
 from dermalert.errors import UsageError, did_you_mean, first_line
 
@@ -40,6 +44,16 @@ LITE = {
 # Fine-tuned here below the 224 to 260 pixels of the pretraining: at 160 an image costs a third, and the popular
 # nine-class set has only 180.
 LITE_SIZE = 160
+
+_ANSWERS = {
+    "problem_type": "single_label_classification",
+    "return_dict": True,
+    "output_hidden_states": False,
+    "output_attentions": False,
+}
+"""How a model that is trained here answers, whatever its base's config says."""
+
+_T = TypeVar("_T")
 
 UNLOADABLE = (
     OSError,
@@ -74,7 +88,7 @@ def load(name: str, *, labels: tuple[str, ...], image_size: int | None = None):
         model, processor = _load_checkpoint(name, names)
     if image_size is not None:
         _resize(processor, image_size)
-    _check(name, model, processor)
+    _check(name, model, processor, resized=image_size is not None)
     skip_identity_gates(model)
     return model, processor
 
@@ -105,22 +119,35 @@ def _resize(processor, side: int) -> None:
         processor.crop_size = {"height": side, "width": side}
 
 
-def _check(name: str, model, processor) -> None:
+def _check(name: str, model, processor, *, resized: bool) -> None:
     """Refuse, before the training, what could not be trained or calibrated."""
+    other = "take another --base_model"
+    size = f"take another --image_size, or leave it out, or {other}" if resized else other
+    values = _attempt(name, size, lambda: _pixel_values(model, processor))
+    _attempt(name, size, lambda: last_linear(model, values))
+    _attempt(name, other, lambda: model(values, labels=torch.zeros(1, dtype=torch.long)))
+    _attempt(name, other, lambda: pixels.Processed(processor))
+
+
+@torch.inference_mode()
+def _attempt(name: str, advice: str, do: Callable[[], _T]) -> _T:
     try:
-        pixels = processor(Image.new("RGB", (96, 64)), return_tensors="pt")["pixel_values"]
-        if model.config.model_type == "efficientnet" and (pixels.shape[2] % 32 or pixels.shape[3] % 32):
-            # There transformers pads stride-2 layers otherwise than the weights were trained with.
-            raise ValueError(f"its input must be a multiple of 32 pixels, not {pixels.shape[2]}")
-        last_linear(model, pixels)
-        with torch.inference_mode():
-            model(pixels, labels=torch.zeros(1, dtype=torch.long))
+        return do()
+    except UsageError:
+        raise
     # A model says in many ways that it does not take such an image, or no labels.
     except Exception as error:
-        raise UsageError(
-            f"'{name}' cannot be trained here ({first_line(error)}): take another --image_size, or leave it out, or "
-            "take another --base_model."
-        ) from error
+        raise UsageError(f"'{name}' cannot be trained here ({first_line(error)}): {advice}.") from error
+
+
+def _pixel_values(model, processor) -> torch.Tensor:
+    values = processor(Image.new("RGB", (96, 64)), return_tensors="pt")["pixel_values"]
+    if model.config.model_type == "efficientnet" and (values.shape[2] % 32 or values.shape[3] % 32):
+        # There transformers pads stride-2 layers otherwise than the weights were trained with.
+        raise ValueError(f"its input must be a multiple of 32 pixels, not {values.shape[2]}")
+    if not values.is_floating_point():
+        raise ValueError("its processor neither rescales nor normalises, and no network takes bytes")
+    return values
 
 
 def _load_checkpoint(name: str, names: dict):
@@ -130,12 +157,32 @@ def _load_checkpoint(name: str, names: dict):
     revision = revision or None
     try:
         processor = AutoImageProcessor.from_pretrained(repo, revision=revision, backend="pil")
+        # Of a config, only what the network is made of: the head is new, and so is what its answers mean.
+        config = cleaned(AutoConfig.from_pretrained(repo, revision=revision, **_ANSWERS, **names))
         model = AutoModelForImageClassification.from_pretrained(
-            repo, revision=revision, dtype=torch.float32, ignore_mismatched_sizes=True, **names
+            repo, revision=revision, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
         )
     except UNLOADABLE as error:
         raise _unknown(name, first_line(error)) from error
     return model, processor
+
+
+def cleaned(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return a base model's config without what its class does not declare, but for what a release says of its making.
+
+    Such are thresholds and remote code of somebody else's release, which would stand in ours.
+
+    Raises:
+        ValueError: the weights are quantised.
+    """
+    if getattr(config, "quantization_config", None):
+        raise ValueError("its weights are quantised")
+    declared = {*dir(type(config)), *type(config)().to_dict(), "dermalert"}
+    for key in [key for key in vars(config) if key not in declared and not key.startswith("_")]:
+        delattr(config, key)
+    if not isinstance(getattr(config, "dermalert", {}), dict):
+        del config.dermalert
+    return config
 
 
 def _unknown(name: str, reason: str) -> UsageError:

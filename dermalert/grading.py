@@ -15,7 +15,13 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from rich.table import Table
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from dermalert import diagnoses, evaluation, seen
 from dermalert.backbones import UNLOADABLE
@@ -37,6 +43,11 @@ _GROUPS = {
     "no melanoma": _NOT_MELANOMA,
 } | diagnoses.MIXED
 """Names of classes that cover several of the nine; a label map may also list them, joined by ` + `."""
+
+_OTHER_PROBLEMS = {
+    "multi_label_classification": "each class has a probability of its own, whatever the others'",
+    "regression": "it answers amounts and no probabilities",
+}
 
 _OF_NEVI = frozenset({"auroc_nevi", "specificity_nevi", "specificity_nevi_at_sensitivity"})
 _OF_THE_NINE = frozenset({"balanced_accuracy_benign_keratosis_merged", "malignant", "subgroup_sensitivity"})
@@ -208,6 +219,7 @@ def load(name: str) -> Release:
     repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     try:
         config = AutoConfig.from_pretrained(repo, revision=revision or None)
+        _check_problem(name, config)
         if isinstance(getattr(config, "alert", None), dict):
             return Release.load(repo, revision or None)
         model, loaded = AutoModelForImageClassification.from_pretrained(
@@ -228,6 +240,17 @@ def load(name: str) -> Release:
     model.config.alert = {"label": ALERT, "threshold": None}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Release(model.eval().to(device), processor, name=repo, revision=revision or None)
+
+
+def _check_problem(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a model whose answers are no probabilities of which one holds: `pipeline` takes no softmax of them."""
+    problem = getattr(config, "problem_type", None)
+    meaning = _OTHER_PROBLEMS.get(problem)
+    if meaning:
+        raise UsageError(
+            f"'{name}' cannot be measured: by its config.json (problem_type {problem}) {meaning}, and what is measured "
+            "here are models whose probabilities add up to 1."
+        )
 
 
 def _check_weights(name: str, model: PreTrainedModel, loaded: dict) -> None:

@@ -43,7 +43,7 @@ class WithPixels(torch.utils.data.Dataset):
         self._processed = pixels.Processed(processor)
         self._pixels = pixels.Pixels(dataset, self._processed)
         self._labels, self._augmented, self._device = list(dataset["label"]), augmented, torch.device(device)
-        self._scale, self._offset = (t.to(device) for t in (self._processed.scale, self._processed.offset))
+        self._processed.to(self._device)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -68,7 +68,7 @@ class WithPixels(torch.utils.data.Dataset):
     def _made(self, found: torch.Tensor) -> torch.Tensor:
         if self._augmented != "none":
             found = augment(found, robust=self._augmented == "robust")
-        return found.mul_(self._scale).add_(self._offset)
+        return self._processed.fed(found)
 
 
 def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -399,6 +399,9 @@ def _problems(config, threshold) -> Iterator[str]:
     """Yield what a release says that nothing can be judged by."""
     if threshold is not None and not (isinstance(threshold, float | int) and 0 < threshold <= 1):
         yield f"the threshold of its alert is {threshold!r}, and no number above 0 and at most 1"
+    problem = getattr(config, "problem_type", None)
+    if problem not in (None, "single_label_classification"):
+        yield f"by its config.json (problem_type {problem}) its answers are no probabilities that add up to 1"
     grouped = [label for labels in (getattr(config, "clinical_groups", None) or {}).values() for label in labels]
     if grouped and sorted(grouped) != sorted(config.label2id):
         yield "its 'clinical_groups' do not hold each of its diagnoses once"

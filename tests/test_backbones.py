@@ -176,3 +176,75 @@ def test_a_model_that_could_not_be_trained_or_calibrated_is_refused_at_once(tmp_
         assert "cannot be trained here" in str(error)
     else:  # transformers may choose the plain class, which can
         assert type(model).__name__ == "DeiTForImageClassification"
+
+
+def saved(folder, **settings):
+    """Save a tiny ViT whose config.json has these settings too."""
+    tiny_vit(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"problem_type": "regression", "num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}},
+        {"problem_type": "multi_label_classification"},
+        {"return_dict": False, "output_hidden_states": True, "output_attentions": True},
+        {"id2label": {str(i): name for i, name in enumerate(reversed(DIAGNOSES))}},
+        {"dtype": "float16"},
+        {"torch_dtype": "bfloat16"},
+        {"loss_type": "ForMaskedLM", "torchscript": True, "function_to_apply": "sigmoid"},
+        {"alert": {"label": "melanoma", "threshold": 0.9}, "refusal": {"thresholds": [1]}, "attention": {"labels": []}},
+        {"auto_map": {"AutoConfig": "theirs.Config"}, "clinical_groups": {"benign": ["nevus"]}, "dermalert": "theirs"},
+    ],
+)
+def test_nothing_of_a_bases_config_but_its_network_is_in_the_model_that_is_trained(tmp_path, settings):
+    model, _ = backbones.load(saved(tmp_path, **settings), labels=DIAGNOSES)
+    plain, _ = backbones.load(tiny_vit(tmp_path / "plain"), labels=DIAGNOSES)
+    assert model.config.to_dict() | {"_name_or_path": ""} == plain.config.to_dict() | {"_name_or_path": ""}
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+    model.save_pretrained(tmp_path / "out")
+    released = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert released["problem_type"] == "single_label_classification"
+    assert not released.keys() & {
+        "alert",
+        "refusal",
+        "attention",
+        "auto_map",
+        "clinical_groups",
+        "dermalert",
+        "_name_or_path",
+    }
+
+
+def test_what_a_release_says_of_its_making_is_kept_for_those_that_are_trained_on(tmp_path):
+    model, _ = backbones.load(saved(tmp_path, dermalert={"split_seed": 3}), labels=DIAGNOSES)
+    assert model.config.dermalert == {"split_seed": 3}
+
+
+@pytest.mark.parametrize("settings", [{"hidden_act": "no such"}, {"quantization_config": {"quant_method": "x"}}])
+def test_what_has_nothing_to_do_with_the_size_of_the_input_is_not_blamed_on_it(tmp_path, settings):
+    with pytest.raises(UsageError) as refused:
+        backbones.load(saved(tmp_path, **settings), labels=DIAGNOSES)
+    assert "image_size" not in str(refused.value)
+
+
+def test_a_processor_that_takes_the_colours_away_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    base = tiny_vit(tmp_path)
+    resize = ViTImageProcessorPil.resize
+
+    def grey(self, image, *arguments, **settings):
+        return resize(self, image, *arguments, **settings).mean(0, keepdims=True).repeat(3, axis=0)
+
+    monkeypatch.setattr(ViTImageProcessorPil, "resize", grey)
+    with pytest.raises(UsageError, match="does not give red, green and blue a channel each"):
+        backbones.load(base, labels=DIAGNOSES)
+
+
+def test_a_processor_that_gives_bytes_is_refused_before_anything_is_written(tmp_path):
+    base = tiny_vit(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}, do_rescale=False, do_normalize=False).save_pretrained(base)
+    with pytest.raises(UsageError, match="neither rescales nor normalises"):
+        backbones.load(base, labels=DIAGNOSES)

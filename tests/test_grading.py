@@ -16,7 +16,7 @@ from dermalert import declining, grading, seen, sources
 from dermalert.__main__ import app
 from dermalert.diagnoses import DIAGNOSES, MALIGNANT
 from dermalert.errors import UsageError
-from space.triage import Release
+from space.triage import NoRelease, Release
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
@@ -393,3 +393,27 @@ def test_on_what_a_release_abstains_and_what_its_alert_shows_is_said(pictures, t
     assert figures["melanoma"]["sensitivity"]["value"] == 1  # without abstention all are
     assert figures["melanoma"]["sensitivity_refusals_missed"]["value"] < 1
     assert "sensitivity, as served" in evaluate(folder, pictures).output
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"problem_type": "multi_label_classification"}, "each class has a probability of its own"),
+        ({"problem_type": "regression"}, "it answers amounts"),
+        ({"problem_type": "multi_label_classification", "alert": {"label": "mel", "threshold": 0.3}}, "of its own"),
+    ],
+)
+def test_a_checkpoint_whose_answers_are_no_distribution_is_refused_for_that(tmp_path, settings, message):
+    folder = checkpoint(tmp_path / "model", HAM)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(UsageError, match=message):
+        grading.load(str(folder))
+
+
+def test_a_release_that_says_it_is_no_distribution_is_not_served(tmp_path):
+    make_release(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
+    with pytest.raises(NoRelease, match=r"problem_type regression.* no probabilities that add up to 1"):
+        Release.load(tmp_path)

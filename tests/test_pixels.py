@@ -8,11 +8,13 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY
 from pictures import class_folders
-from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
+from PIL import Image
+from transformers import CLIPImageProcessorPil, MobileViTImageProcessorPil, ViTImageProcessorPil
 
-from dermalert import pixels, sources
+from dermalert import images, pixels, sources
 from dermalert.errors import RunError, UsageError
 from dermalert.pixels import Pixels, Processed
 
@@ -219,3 +221,30 @@ def test_a_processor_whose_output_has_the_shape_of_the_picture_is_refused():
     shortest = CLIPImageProcessorPil(size={"shortest_edge": 16}, do_center_crop=False)
     with pytest.raises(UsageError, match="CLIPImageProcessorPil does more than resize, crop and scale"):
         Processed(shortest)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        MobileViTImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
+        MobileViTImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, resample=0),
+        MobileViTImageProcessorPil(do_flip_channel_order=False, size={"shortest_edge": 32}, crop_size=32),
+        ViTImageProcessorPil(size={"height": 32, "width": 32}, do_normalize=False),
+        ViTImageProcessorPil(size={"height": 32, "width": 32}, do_rescale=False, image_mean=[90] * 3),
+        ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0, 0.9, -2], image_std=[0.1, 3, 1]),
+        CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 32, "width": 32}, resample=1),
+    ],
+)
+def test_pixels_are_kept_as_rgb_and_fed_as_the_processor_would_feed_them(processor):
+    processed = Processed(processor)
+    brown = Image.new("RGB", (64, 48), (150, 90, 40))
+    assert processed.as_bytes(brown)[:, 16, 16].tolist() == [150, 90, 40]
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8))
+    rgb = torch.from_numpy(processed.as_bytes(noise))[None] / 255
+    assert torch.allclose(processed.fed(rgb)[0], processed(noise), atol=float(processed.scale.abs().max()) / 5000)
+
+
+def test_a_model_that_takes_bgr_is_trained_on_the_very_pixels_that_it_is_served(dataset):
+    processor = MobileViTImageProcessorPil(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})
+    served = processor([image.convert("RGB") for image in dataset["image"]], return_tensors="pt")["pixel_values"]
+    assert torch.allclose(images.WithPixels(dataset, processor).__getitems__(list(range(18)))["pixel_values"], served)
