@@ -93,12 +93,15 @@ def run(config: Config) -> dict:
     """Do what `main` does, in each of the processes; the main one alone has figures to return."""
     folder = Path(config.output_dir)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
+    settings["mixed_precision"] = devices.asked_precision()
     pushes = mirror.Pushes(config.checkpoints_to if processes.is_main() else None, folder)
     if processes.decided(lambda: runs.is_finished(folder, settings)):
         print(f"The run in '{folder}' is finished: nothing is left to train.")
     else:
         if config.push_to_hub:
             processes.decided(lambda: publishing.check_can_publish(config.push_to_hub, config.version))
+        if settings["mixed_precision"]:
+            print(f"Training in {settings['mixed_precision']}, as accelerate's configuration asks.")
         with pushes:
             train(config, folder, settings, pushes)
     if not processes.is_main():
@@ -283,7 +286,7 @@ def reuse(config: Config) -> Learnt | None:
 def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> triage.Release:
     """Write model and processor, and return what a serving side makes of the files."""
     learnt.model.save_pretrained(folder)
-    learnt.processor.save_pretrained(folder)
+    backbones.save_processor(learnt.processor, folder)
     if half_precision:
         release.compact(folder)
     return triage.Release.load(folder)
@@ -384,7 +387,8 @@ def make_trainer(
         report_to=config.report_to,
         project="dermalert",
         run_name=folder.name,
-        bf16=devices.computes_in_bfloat16(),
+        bf16=devices.precision() == "bf16",
+        fp16=devices.precision() == "fp16",
         dataloader_pin_memory=False,  # what is loaded lies on the device
         logging_nan_inf_filter=False,  # it would wait for the device at each step, and hide what it finds
         disable_tqdm=False,
@@ -453,6 +457,7 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
 
 def note_end(trainer: Trainer, folder: Path, state: TrainerState, **speed: float | None) -> tuple[TrainerState, dict]:
     """Remember that a training has ended, so that it is not trained again; return the state and how fast it was."""
+    speed |= {"mixed_precision": devices.precision()}
     speed |= {"device": str(trainer.args.device), "processes": processes.count(), "trained_by": release.commit()}
     if processes.is_main():
         runs.note_ended(folder, state, speed)

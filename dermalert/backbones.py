@@ -10,20 +10,23 @@ Source of the weights: the EfficientNet-Lite checkpoints of tensorflow/tpu (Apac
 """
 
 import importlib.util
+import inspect
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageClassification,
     EfficientNetConfig,
     EfficientNetForImageClassification,
+    PilBackend,
     PreTrainedConfig,
     ViTImageProcessorPil,
 )
@@ -32,6 +35,7 @@ from transformers.models.efficientnet.modeling_efficientnet import EfficientNetS
 from dermalert import pixels
 from dermalert.calibration import last_linear
 from dermalert.errors import UsageError, did_you_mean, first_line
+from space import triage
 
 _DEEPER = [1, 3, 3, 4, 4, 5, 1]
 # Block repeats, stage channels, dropout: Tan & Le 2019 (arXiv 1905.11946) and the Lite variants' release notes.
@@ -91,6 +95,35 @@ def load(name: str, *, labels: tuple[str, ...], image_size: int | None = None):
     _check(name, model, processor, resized=image_size is not None)
     skip_identity_gates(model)
     return model, processor
+
+
+def save_processor(processor, folder: Path) -> None:
+    """Write a processor so that `pipeline` resizes by Pillow, as here, where torchvision is installed too.
+
+    By the name of a model's class transformers would choose torchvision's resampling, which moves a probability by a
+    hundredth; `PilBackend` leaves it no choice. A class that does more than that one keeps its name.
+    """
+    processor.save_pretrained(folder)
+    path = folder / "preprocessor_config.json"
+    given = path.read_text()
+    path.write_text(json.dumps(json.loads(given) | {"image_processor_type": PilBackend.__name__}, indent=2) + "\n")
+    if not _is_the_same(processor, PilBackend.from_pretrained(folder)):
+        path.write_text(given)
+
+
+def _is_the_same(one, other) -> bool:
+    """Tell whether two processors have the same code, and give the same pixels of images small, large and oblong."""
+    if any(inspect.isfunction(part) for kind in _below(type(one)) for part in vars(kind).values()):
+        return False
+    chance = np.random.default_rng(0)
+    images = [Image.fromarray(chance.integers(0, 256, (*size, 3), np.uint8)) for size in ((40, 60), (700, 500))]
+    return all(
+        torch.equal(*(each(image, return_tensors="pt")["pixel_values"] for each in (one, other))) for image in images
+    )
+
+
+def _below(kind: type) -> list[type]:
+    return kind.__mro__[: kind.__mro__.index(PilBackend)] if issubclass(kind, PilBackend) else [kind]
 
 
 def skip_identity_gates(model) -> None:
@@ -156,13 +189,16 @@ def _load_checkpoint(name: str, names: dict):
     repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     revision = revision or None
     try:
-        processor = AutoImageProcessor.from_pretrained(repo, revision=revision, backend="pil")
+        processor = triage.load_processor(repo, revision)
         # Of a config, only what the network is made of: the head is new, and so is what its answers mean.
         config = cleaned(AutoConfig.from_pretrained(repo, revision=revision, **_ANSWERS, **names))
         model = AutoModelForImageClassification.from_pretrained(
             repo, revision=revision, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
         )
     except UNLOADABLE as error:
+        lacking = triage.lacking(repo, revision)
+        if lacking:
+            raise UsageError(f"--base_model '{name}' cannot be loaded: {lacking}.") from error
         raise _unknown(name, first_line(error)) from error
     return model, processor
 

@@ -17,7 +17,6 @@ from datasets import ClassLabel, Dataset
 from rich.table import Table
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,7 +29,7 @@ from dermalert.errors import UsageError, did_you_mean, first_few, first_line
 from dermalert.operating_points import TARGET_SENSITIVITY, lower_bound
 from dermalert.release import find, public_name
 from dermalert.words import in_words, percent, percent_at_least, threshold
-from space.triage import NoRelease, Release
+from space.triage import NoRelease, Release, lacking, load_processor
 
 _BENIGN = frozenset(DIAGNOSES) - MALIGNANT
 _NOT_MELANOMA = frozenset(DIAGNOSES) - {ALERT}
@@ -229,11 +228,12 @@ def load(name: str) -> Release:
             ignore_mismatched_sizes=True,  # `_check_weights` refuses them, and says which
             output_loading_info=True,
         )
-        processor = AutoImageProcessor.from_pretrained(repo, revision=revision or None, backend="pil")
+        processor = load_processor(repo, revision or None)
     except NoRelease as error:
         raise UsageError(str(error)) from error
     except UNLOADABLE as error:
-        raise UsageError(f"'{name}' is no image classifier that can be loaded: {first_line(error)}") from error
+        reason = lacking(repo, revision or None) or first_line(error)
+        raise UsageError(f"'{name}' is no image classifier that can be loaded: {reason}.") from error
     _check_weights(name, model, loaded)
     if model.config.num_labels < 2:
         raise UsageError(f"'{name}' has a single class: nothing says what the others would be.")

@@ -7,6 +7,7 @@ name. Names are hashed, which keeps them out of sight; an id that can be guessed
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from dermalert import sources, splits
@@ -105,6 +106,8 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
         try:
             path = Path(hf_hub_download(repo, FILE, revision=revision or tag or None))
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the Hub does not answer
+            if constants.HF_HUB_OFFLINE and not _may_have_a_list(repo, revision or tag or None):
+                return {}
             raise _not_asked(model, error) from error
         except EntryNotFoundError:
             return {}
@@ -116,5 +119,18 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
     return dict(zip(table["name"].to_pylist(), table["side"].to_pylist(), strict=True))
 
 
+def _may_have_a_list(repo: str, revision: str | None) -> bool:
+    """Tell whether a model in the cache may be a release, by its config; any other has no list."""
+    config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    return not isinstance(config, str) or "dermalert" in json.loads(Path(config).read_text())
+
+
 def _not_asked(model: str | Path, error: Exception) -> RunError:
+    if constants.HF_HUB_OFFLINE:
+        repo, _, tag = str(model).partition("@")
+        command = f"hf download {repo}" + (f" --revision {tag}" if tag else "")
+        return RunError(
+            f"HF_HUB_OFFLINE is set and the cache lacks {FILE} of '{model}', the list of images that it has learnt "
+            f"from: run '{command}' where there is a network."
+        )
     return RunError(f"the Hub cannot be asked which images '{model}' has learnt from: {first_line(error)}. Try again.")

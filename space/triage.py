@@ -22,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ImageProcessingMixin, PilBackend
 from transformers.utils import cached_file, logging
 
 if __package__:
@@ -197,11 +198,10 @@ class Release:
             name, revision = name.rsplit("@", 1)
         try:
             network = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
-            # Pillow's resampling is the same on every machine; torchvision's is another.
-            processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+            processor = load_processor(name, revision)
         # Not one type either: OSError (not there), ValueError (no model), SafetensorError, RuntimeError (damaged), ...
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = lacking(name, revision) or (str(error).strip() or type(error).__name__).splitlines()[0]
             raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
         alert = getattr(network.config, "alert", None)
         if not isinstance(alert, dict) or "threshold" not in alert or alert.get("label") not in network.config.label2id:
@@ -405,6 +405,44 @@ def _problems(config, threshold) -> Iterator[str]:
     grouped = [label for labels in (getattr(config, "clinical_groups", None) or {}).values() for label in labels]
     if grouped and sorted(grouped) != sorted(config.label2id):
         yield "its 'clinical_groups' do not hold each of its diagnoses once"
+
+
+def load_processor(name: str, revision: str | None = None):
+    """Load an image processor that resizes by Pillow, which does so alike on every machine; torchvision does otherwise.
+
+    Args:
+        name: a folder or `USER/REPO`.
+        revision: tag, branch or commit of the repository.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    content, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
+    if content.get("image_processor_type") == PilBackend.__name__:  # by its name no backend is chosen
+        return PilBackend.from_pretrained(name, revision=revision)
+    return AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+
+
+def lacking(name: str, revision: str | None = None) -> str | None:
+    """Return what the cache lacks of a model of the Hub, as a clause, where HF_HUB_OFFLINE forbids to fetch it."""
+    if not constants.HF_HUB_OFFLINE or Path(name).exists():
+        return None
+
+    def cached(file: str) -> str | None:
+        try:
+            found = try_to_load_from_cache(name, file, revision=revision)
+        except ValueError:  # no name of a repository
+            return None
+        return found if isinstance(found, str) else None
+
+    weights, index = ["model.safetensors"], cached("model.safetensors.index.json")
+    if index:
+        weights = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+    missing = [file for file in ("config.json", "preprocessor_config.json", *weights) if not cached(file)]
+    if not missing:
+        return None
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    return f"HF_HUB_OFFLINE is set and the cache lacks {', '.join(missing)}: run '{command}' where there is a network"
 
 
 def _tagged(name: str, revision: str | None) -> str:

@@ -1,26 +1,33 @@
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.nn import functional
 from transformers import (
+    AutoImageProcessor,
+    CLIPImageProcessorPil,
     ConvNextConfig,
     ConvNextForImageClassification,
     ConvNextImageProcessorPil,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    DeiTImageProcessorPil,
     EfficientNetForImageClassification,
+    MobileViTImageProcessorPil,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
+from transformers.models.auto import image_processing_auto
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
 from dermalert import backbones
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError
+from space import triage
 
 
 def reference_features(weights: dict[str, torch.Tensor], repeats: list[int], pixels: torch.Tensor) -> torch.Tensor:
@@ -248,3 +255,28 @@ def test_a_processor_that_gives_bytes_is_refused_before_anything_is_written(tmp_
     ViTImageProcessorPil(size={"height": 32, "width": 32}, do_rescale=False, do_normalize=False).save_pretrained(base)
     with pytest.raises(UsageError, match="neither rescales nor normalises"):
         backbones.load(base, labels=DIAGNOSES)
+
+
+@pytest.mark.parametrize(
+    ("processor", "pinned"),
+    [
+        (ViTImageProcessorPil(size={"height": 32, "width": 32}, resample=3), True),
+        (DeiTImageProcessorPil(size={"height": 40, "width": 40}, crop_size={"height": 32, "width": 32}), True),
+        (CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}), False),
+        (MobileViTImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}), False),
+        (ConvNextImageProcessorPil(size={"shortest_edge": 32}), False),
+    ],
+)
+def test_a_processor_is_saved_so_that_pillow_resizes_where_that_changes_nothing(tmp_path, processor, pinned):
+    backbones.save_processor(processor, tmp_path)
+    told = json.loads((tmp_path / "preprocessor_config.json").read_text())["image_processor_type"]
+    assert told == ("PilBackend" if pinned else type(processor).__name__.removesuffix("Pil"))
+    again = triage.load_processor(str(tmp_path))
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (90, 130, 3), np.uint8))
+    assert torch.equal(*(each(image, return_tensors="pt")["pixel_values"] for each in (processor, again)))
+
+
+def test_where_torchvision_is_installed_a_pinned_processor_still_resizes_by_pillow(tmp_path, monkeypatch):
+    backbones.save_processor(ViTImageProcessorPil(size={"height": 32, "width": 32}), tmp_path)
+    monkeypatch.setattr(image_processing_auto, "is_torchvision_available", lambda: True)
+    assert type(AutoImageProcessor.from_pretrained(tmp_path)).__name__ == "PilBackend"
