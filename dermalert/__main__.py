@@ -204,17 +204,24 @@ def compare(
     old: Annotated[str, typer.Argument(help="a folder, a run, or a release of the Hub, USER/REPO@TAG", metavar="OLD")],
     new: Annotated[str, typer.Argument(help="another one", metavar="NEW")],
     json: Annotated[Path | None, typer.Option(help="write all of it there, for machines", metavar="FILE")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="write what the gate says into figures and card of NEW (both are folders)")
+    ] = False,
 ) -> None:
-    """Say in what two releases differ, on the images held out of both: melanomas won and lost, with their ids."""
-    raise typer.Exit(run_command(lambda: _compare(old, new, json)))
+    """Say in what two releases differ on images held out of both, melanomas won and lost, and what the gate says."""
+    raise typer.Exit(run_command(lambda: _compare(old, new, json, record)))
 
 
-def _compare(old: str, new: str, json: Path | None) -> None:
-    from dermalert import audit, comparing
+def _compare(old: str, new: str, json: Path | None, record: bool) -> None:
+    from dermalert import audit, comparing, release
 
     audit.check_targets(json, None)
-    told = comparing.compare(comparing.load(old), comparing.load(new))
-    for sentence in comparing.sentences(told):
+    before, after = comparing.load(old), comparing.load(new)
+    told = comparing.compare(before, after)
+    verdict = comparing.gate(after, before)
+    if record:
+        verdict = comparing.record(release.find(new), release.find(old))
+    for sentence in [*comparing.sentences(told), *comparing.verdict(verdict)]:
         typer.echo(sentence)
     if json:
         audit.write(told, json)

@@ -1,4 +1,4 @@
-"""Two releases on the images held out of both; and the gate, which lets no worse one take the place of a better one.
+"""Two releases on the images held out of both; and the gate, which refuses one that is shown to be worse.
 
 A release carries its answers to the images held out of it (`evaluation/predictions.parquet`) and a list of what it has
 learnt from (`seen.py`): so two can be compared without a picture.
@@ -22,8 +22,8 @@ from scipy import stats
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from dermalert import facts, metrics, release, repository, seen, words
-from dermalert.diagnoses import ALERT, DIAGNOSES
+from dermalert import facts, metrics, noninferiority, release, repository, seen, words
+from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
 from dermalert.errors import UsageError, first_few, first_line
 from dermalert.retries import patiently
 
@@ -31,16 +31,14 @@ FILES = ("config.json", "evaluation/metrics.json", "evaluation/predictions.parqu
 """What is needed of a release to compare it."""
 
 FEWEST = 50
-"""Melanomas (groups of them), and others, below which releases cannot be compared: one melanoma among fewer moves the
-sensitivity by more than `FALL`, so that a single image would decide."""
-
-FALL = 0.02
-"""How far sensitivity and melanoma AUROC may be below those of the release before."""
+"""Melanomas (groups of them), and others, below which releases cannot be compared: of fewer, a loss of 0.05 is
+hardly ever found (see `benchmarks/gate.py`)."""
 
 ECE = 0.10
 """How large the expected calibration error of a release may be."""
 
 _MELANOMA = DIAGNOSES.index(ALERT)
+_MALIGNANT = [label for label, name in enumerate(DIAGNOSES) if name in MALIGNANT or name == PRECURSOR]
 _PREDICTIONS = "evaluation/predictions.parquet"
 _TEXTS = ("image_id", "source", "group", "split", "truth")
 
@@ -58,6 +56,8 @@ class Answers:
     """Those of `predictions.parquet` that were held out."""
     seen: dict[str, str]
     """See `seen.read`; empty where nobody knows."""
+    attention: float | None = None
+    """Threshold of what is malignant or a precursor, from its config; None where it has none."""
 
     def keys(self) -> list[tuple[str, str]]:
         """Return what each image is known by."""
@@ -99,14 +99,15 @@ def read(folder: Path, name: str) -> Answers:
     if figures is None:
         raise UsageError(f"'{name}' is no dermalert release: it has no evaluation/metrics.json of one.")
     try:
-        threshold = json.loads((folder / "config.json").read_text())["alert"]["threshold"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = json.loads((folder / "config.json").read_text())
+        threshold, attention = config["alert"]["threshold"], (config.get("attention") or {}).get("threshold")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
     with _whole(name, _PREDICTIONS):
         rows = _held_out(folder)
     with _whole(name, seen.FILE):
         learnt = seen.read(folder)
-    return Answers(name=name, figures=figures, threshold=threshold, rows=rows, seen=learnt)
+    return Answers(name=name, figures=figures, threshold=threshold, rows=rows, seen=learnt, attention=attention)
 
 
 @contextlib.contextmanager
@@ -143,6 +144,8 @@ class Pair:
     """(n, 9) each."""
     alerts: tuple[np.ndarray | None, np.ndarray | None]
     """(n,) each, by the release's own threshold; None where it has none. What it declines to judge raises none."""
+    attentions: tuple[np.ndarray | None, np.ndarray | None]
+    """(n,) each, the same by the threshold of what is malignant or a precursor."""
     left_out: dict[str, int]
     """How many images both hold out that cannot be compared, by reason."""
 
@@ -162,7 +165,7 @@ def pair(old: Answers, new: Answers) -> Pair:
         else:
             rows.append((i, j))
     chosen = np.array(rows, int).reshape(-1, 2).T
-    return _pair((old.rows.take(chosen[0]), new.rows.take(chosen[1])), (old.threshold, new.threshold), left_out)
+    return _pair((old.rows.take(chosen[0]), new.rows.take(chosen[1])), (old, new), left_out)
 
 
 def _places(answers: Answers) -> dict[tuple[str, str], int]:
@@ -172,23 +175,30 @@ def _places(answers: Answers) -> dict[tuple[str, str], int]:
     return {key: i for i, key in enumerate(keys) if often[key] == 1}
 
 
-def _pair(rows: tuple[pa.Table, pa.Table], thresholds: tuple, left_out: Counter) -> Pair:
+def _pair(rows: tuple[pa.Table, pa.Table], releases: tuple[Answers, Answers], left_out: Counter) -> Pair:
     probabilities = tuple(np.stack([table[name].to_numpy() for name in DIAGNOSES], axis=1) for table in rows)
     return Pair(
         image_ids=rows[1]["image_id"].to_numpy(),
         truth=np.array([DIAGNOSES.index(name) for name in rows[1]["truth"].to_pylist()], int),
         groups=_joined(*(table["group"].to_numpy() for table in rows)),
         probabilities=probabilities,
-        alerts=tuple(map(_alerts, rows, probabilities, thresholds)),
+        alerts=tuple(
+            _served(*side, [_MELANOMA], of.threshold) for *side, of in zip(rows, probabilities, releases, strict=True)
+        ),
+        attentions=tuple(
+            _served(*side, _MALIGNANT, of.attention) for *side, of in zip(rows, probabilities, releases, strict=True)
+        ),
         left_out=dict(left_out),
     )
 
 
-def _alerts(rows: pa.Table, probabilities: np.ndarray, threshold: float | None) -> np.ndarray | None:
+def _served(rows: pa.Table, probabilities: np.ndarray, labels: list[int], threshold: float | None) -> np.ndarray | None:
+    """Return on which images the labels' summed probability reaches the threshold, as served: not where it abstains."""
     if threshold is None:
         return None
-    # As `space.triage.Release.alerts`, which served them.
-    return (probabilities[:, _MELANOMA].astype(np.float64) >= threshold) & ~rows["refused"].to_numpy()
+    # As `space.triage.Release.alerts` and `attentions`, which served them.
+    score = probabilities[:, labels].astype(np.float64).sum(1)
+    return (score >= threshold) & ~rows["refused"].to_numpy()
 
 
 def _joined(old: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -209,7 +219,8 @@ def compare(old: Answers, new: Answers) -> dict:
         `old` and `new` (names), `n`, `groups`, `melanomas` and `others` (groups of them), `left_out`,
         `learnt_from_not_known` (`old`, `new`, or both: those without a list of what they have learnt from, so that
         nothing could be left out on its account), `melanoma_auroc`,
-        `sensitivity` and `specificity` (each `old`, `new` and `difference`, new less old), `alerts` (`melanomas` and
+        `sensitivity` and `specificity` of the alert and `malignant_sensitivity`, as served (each `old`, `new` and
+        `difference`, new less old), `alerts` (`melanomas` and
         `others`, of these `images`, the ids `gained` and `lost`, and `p`; None where a release has no threshold), and
         `diagnoses`, the images whose likeliest diagnosis has changed.
     """
@@ -243,15 +254,17 @@ def _differences(both: Pair, melanoma: np.ndarray) -> dict:
     found = {
         "melanoma_auroc": dict(zip(("old", "new"), areas, strict=True)) | {"difference": difference(area, *scores)}
     }
-    if any(alerts is None for alerts in both.alerts):
-        return found
-    for name, among, hits in (
-        ("sensitivity", melanoma, both.alerts),
-        ("specificity", ~melanoma, [~alerts for alerts in both.alerts]),
-    ):
-        shares = [intervals.of_proportion(hit, among) for hit in hits]
-        moved = difference(lambda hit, w, among=among: metrics.proportion(hit, among, w), *hits)
-        found[name] = dict(zip(("old", "new"), shares, strict=True)) | {"difference": moved}
+    shares = {
+        "sensitivity": (melanoma, both.alerts, True),
+        "specificity": (~melanoma, both.alerts, False),
+        "malignant_sensitivity": (np.isin(both.truth, _MALIGNANT), both.attentions, True),
+    }
+    for name, (among, flags, wanted) in shares.items():
+        if all(flag is not None for flag in flags):
+            hits = [flag == wanted for flag in flags]
+            sides = [intervals.of_proportion(hit, among) for hit in hits]
+            moved = difference(lambda hit, w, among=among: metrics.proportion(hit, among, w), *hits)
+            found[name] = dict(zip(("old", "new"), sides, strict=True)) | {"difference": moved}
     return found
 
 
@@ -321,25 +334,44 @@ def _named(image_ids: list[str]) -> str:
 def gate(new: Answers, old: Answers | None) -> dict:
     """Return what speaks for and against a release taking another's place.
 
+    It is refused where a loss is shown, of the melanoma AUROC, of the alert's sensitivity or of that for malignant or
+    precursor, as served: each by a one-sided test, at a level such that all rules together refuse equal releases in 5 %
+    at most (Bonferroni). That no loss is shown does not mean that there is none: `power` says how probable it
+    was to find a loss of the margin, and `not_inferior` whether one is excluded.
+
     Args:
         new: the release to be published.
         old: the one before; None for the first, of which only the calibration is asked.
 
     Returns:
         What a card says: `against` (a name or None), `rules`, `ece`, `compared` (of `compare`, with counts of ids),
-        and `refused_for`, a sentence for each rule that it breaks.
+        `tests` (of `run_tests`, with `excludes_zero` and `not_inferior`; {} where nothing can be compared),
+        `refused_for`, a sentence for each rule that it breaks, and `verdict`: `refused`, `not inferior` (no loss shown,
+        and one of the margin excluded by each test), `no loss shown`, or `first`.
     """
     ece = new.figures["splits"]["held_out"]["calibration"]["ece"]
-    told = compare(old, new) if old else None
-    reasons = _reasons(told, old, new) if old else []
+    report = compare(old, new) if old else None
+    enough = report is not None and min(report["melanomas"], report["others"]) >= FEWEST
+    found = run_tests(pair(old, new)) if enough else {}
+    found = {name: test | _of_interval(report[name]["difference"]) for name, test in found.items()}
+    reasons = _reasons(report, found, old, new) if old else []
     if ece["value"] > ECE:
         reasons.append(f"the expected calibration error is {words.in_words(ece, 3)}, above {ECE:.2f}")
+    passed = "not inferior" if all(test["not_inferior"] for test in found.values()) else "no loss shown"
     return {
         "against": old.name if old else None,
-        "rules": {"fewest": FEWEST, "fall": FALL, "ece": ECE},
+        "rules": {
+            "fewest": FEWEST,
+            "fall": noninferiority.MARGIN,
+            "margin": noninferiority.MARGIN,
+            "refusals_of_equals": noninferiority.REFUSALS_OF_EQUALS,
+            "ece": ECE,
+        },
         "ece": ece,
-        "compared": _in_short(told) if told else None,
+        "compared": _in_short(report) if report else None,
+        "tests": found,
         "refused_for": reasons,
+        "verdict": "refused" if reasons else passed if old else "first",
     }
 
 
@@ -352,25 +384,94 @@ def _in_short(told: dict) -> dict:
     return kept | {"alerts": alerts, "diagnoses": len(told["diagnoses"])}
 
 
-def _reasons(told: dict, old: Answers, new: Answers) -> list[str]:
-    if min(told["melanomas"], told["others"]) < FEWEST:
-        few = f"{told['melanomas']} melanomas and {told['others']} others (each lesion once, where it is known)"
+def run_tests(both: Pair) -> dict[str, dict]:
+    """Return the tests of the gate by the keys of what is compared.
+
+    Args:
+        both: the answers, which hold melanomas and others.
+
+    Returns:
+        Of each `n` (lesions that can show a loss), `p` (one-sided), `level`, `loss_shown`, and `power` of finding a
+        loss of the margin.
+    """
+    melanoma = both.truth == _MELANOMA
+    rules = {
+        "melanoma_auroc": (melanoma, None),
+        "sensitivity": (melanoma, both.alerts),
+        "malignant_sensitivity": (np.isin(both.truth, _MALIGNANT), both.attentions),
+    }
+    rules = {name: rule for name, rule in rules.items() if rule[1] is None or all(flag is not None for flag in rule[1])}
+    level = noninferiority.REFUSALS_OF_EQUALS / len(rules)
+    return {name: _test(both, *rule, level) for name, rule in rules.items()}
+
+
+def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -> dict:
+    groups = both.groups[positive]
+    n = len(np.unique(groups))
+    if flags is None:
+        change = noninferiority.area_change(positive, *(p[:, _MELANOMA] for p in both.probabilities), both.groups)
+        p, power = noninferiority.p_of_lower_area(*change), noninferiority.power_of_lower_area(*change[1:], level)
+    else:
+        old, new = (flag[positive] for flag in flags)
+        p = noninferiority.p_of_lost_answers(old, new, groups)
+        power = noninferiority.power_of_lost_answers(*noninferiority.worth(old, new, groups), level)
+    return {"n": n, "p": p, "level": level, "loss_shown": p <= level, "power": power}
+
+
+def _of_interval(difference: dict) -> dict:
+    """Return whether the 95 % interval of a change holds no 0, and no loss of the margin."""
+    low, high = (difference["value"] if difference[end] is None else difference[end] for end in ("low", "high"))
+    return {
+        "excludes_zero": low > 0 or high < 0,
+        "not_inferior": low > -noninferiority.MARGIN,
+    }
+
+
+def _reasons(report: dict, found: dict, old: Answers, new: Answers) -> list[str]:
+    if not found:
+        few = f"{report['melanomas']} melanomas and {report['others']} others (each lesion once, where it is known)"
         return [f"{few} were held out of both, and it takes {FEWEST} of each to compare"]
-    area = told["melanoma_auroc"]["difference"]
-    reasons = [f"the melanoma AUROC has changed by {words.in_words(area, 3)}"] if _is_worse(area) else []
+    reasons = [
+        f"the {words.COMPARED[name]} has changed by {words.in_words(report[name]['difference'], 3)}, a loss beyond "
+        f"chance (one-sided p = {test['p']:.2g})"
+        for name, test in found.items()
+        if test["loss_shown"]
+    ]
     if new.threshold is None and old.threshold is not None:
         reasons.append("it has no alert threshold, and the one before has")
-    moved = told.get("sensitivity", {}).get("difference")
-    if moved and _falls(moved):
-        reasons.append(f"the sensitivity has changed by {words.in_words(moved, 3)}")
+    if new.attention is None and old.attention is not None:
+        reasons.append("it has no threshold for malignant lesions, and the one before has")
     return reasons
 
 
-def _is_worse(difference: dict) -> bool:
-    """Tell whether a difference is below zero beyond chance, or too far below it whatever chance may do."""
-    highest = difference["value"] if difference["high"] is None else difference["high"]
-    return highest < 0 or _falls(difference)
+def verdict(told: dict) -> list[str]:
+    """Return what `gate` returns, for a person to read: the verdict, then what could have been found."""
+    if told["refused_for"]:
+        lines = [f"The gate refuses it: {'; '.join(told['refused_for'])}."]
+    elif told["against"] is None:
+        return ["The gate has nothing to compare it with."]
+    else:
+        lines = ["The gate lets it pass: no loss is shown."]
+    for name, test in told["tests"].items():
+        excluded = "excluded" if test["not_inferior"] else "not excluded"
+        lines.append(
+            f"{words.COMPARED[name]} ({test['n']} lesions): a loss of {told['rules']['margin']:.2f} is {excluded}; the "
+            f"test finds one with a probability of {test['power']:.0%}. The interval of the change "
+            f"{'excludes' if test['excludes_zero'] else 'includes'} no change."
+        )
+    return lines
 
 
-def _falls(difference: dict) -> bool:
-    return difference["value"] < -FALL - 1e-9  # 0.02 itself is let pass, however it is rounded
+def record(folder: Path, old: Path) -> dict:
+    """Write into figures and card of the release in a folder what the gate says of it in the place of an old one.
+
+    Returns:
+        Of `gate`.
+    """
+    before = read(old, str(old))
+    before = dataclasses.replace(before, name=before.figures["version"] or "the release before")
+    told = gate(read(folder, str(folder)), before) | {"accepted_because": None}
+    figures = release.read_metrics(folder) | {"gate": told}
+    (folder / "evaluation" / "metrics.json").write_text(release.dump_metrics(figures))
+    release.write_card(folder)
+    return told

@@ -6,6 +6,7 @@ COMPARED = {
     "melanoma_auroc": "melanoma AUROC",
     "sensitivity": "melanoma sensitivity",
     "specificity": "melanoma specificity",
+    "malignant_sensitivity": "sensitivity for malignant or precursor",
 }
 """What two releases are compared by, and what it is called."""
 

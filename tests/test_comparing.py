@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import shutil
@@ -11,8 +12,10 @@ import pytest
 from hub_server import Fault
 from publisher import TIME
 from releases import IMAGES, LABELS, figures, made_up_answers, measured_release
+from typer.testing import CliRunner
 
-from dermalert import comparing, metrics, seen
+from dermalert import comparing, metrics, noninferiority, seen
+from dermalert.__main__ import app
 from dermalert.errors import RunError, UsageError
 
 MELANOMA = LABELS.index("melanoma")
@@ -207,34 +210,78 @@ def spread(melanomas: int, others: int, *, melanoma: float = 0.8, other: float =
 def test_a_release_as_good_as_the_last_passes():
     told = comparing.gate(spread(60, 60), spread(60, 60, name="v1.0.0"))
     assert told["refused_for"] == []
+    assert told["verdict"] == "not inferior"
     assert told["against"] == "v1.0.0"
-    assert told["rules"] == {"fewest": 50, "fall": 0.02, "ece": 0.10}
+    assert told["rules"] == {"fewest": 50, "fall": 0.05, "margin": 0.05, "refusals_of_equals": 0.05, "ece": 0.10}
 
 
-@pytest.mark.parametrize(("missed", "refused"), [(2, False), (3, True)])
-def test_a_sensitivity_may_be_below_the_last_by_two_points_and_no_more(missed, refused):
-    told = comparing.gate(spread(100, 60, missed=missed), spread(100, 60))  # 0.02 is two melanomas of a hundred
-    assert any("sensitivity has changed by -0.03" in reason for reason in told["refused_for"]) == refused
+@pytest.mark.parametrize(("missed", "refused"), [(2, False), (5, False), (6, True)])
+@pytest.mark.parametrize("melanomas", [60, 100, 400])
+def test_melanomas_lost_are_refused_where_they_are_beyond_chance(melanomas, missed, refused):
+    # Two rules share the 5 %: one half to the power of 6 is below 0.025, and to that of 5 above it.
+    told = comparing.gate(spread(melanomas, 60, missed=missed), spread(melanomas, 60))
+    assert told["tests"]["sensitivity"]["p"] == pytest.approx(0.5**missed)
+    assert any("melanoma sensitivity has changed by -0." in reason for reason in told["refused_for"]) == refused
+    assert (told["verdict"] == "refused") >= refused
 
 
-def test_an_auroc_shown_to_be_below_the_last_is_refused_however_little(monkeypatch):
-    old, new = spread(400, 400), spread(400, 400, missed=6)
-    monkeypatch.setattr(comparing, "FALL", 1.0)
+def test_a_loss_that_one_lesion_of_many_photos_makes_is_not_shown():
+    groups = ["one"] * 12 + [str(i) for i in range(120)]
+    old, new = spread(12 + 60, 60, groups=groups), spread(12 + 60, 60, groups=groups, missed=12)
     told = comparing.gate(new, old)
+    assert told["tests"]["sensitivity"]["p"] == 0.5
+    assert not any("sensitivity" in reason for reason in told["refused_for"])
+    assert not told["tests"]["sensitivity"]["not_inferior"]
+
+
+def test_a_loss_of_the_malignant_point_is_refused_as_served():
+    old, same = (dataclasses.replace(spread(60, 60), attention=0.5) for _ in range(2))
+    abstained = dataclasses.replace(spread(60, 60, refused=[True] * 8 + [False] * 112), attention=0.5)
+    assert comparing.gate(same, old)["refused_for"] == []
+    told = comparing.gate(abstained, old)
+    assert told["tests"]["malignant_sensitivity"] == {
+        "n": 60,
+        "p": pytest.approx(0.5**8),
+        "level": pytest.approx(0.05 / 3),
+        "loss_shown": True,
+        "power": pytest.approx(told["tests"]["malignant_sensitivity"]["power"]),
+        "excludes_zero": True,
+        "not_inferior": False,
+    }
+    assert "sensitivity for malignant or precursor has changed by -0.1" in told["refused_for"][-1]
+    without = dataclasses.replace(old, attention=None)
+    assert "malignant_sensitivity" not in comparing.gate(old, without)["tests"]
+    assert comparing.gate(without, old)["refused_for"] == [
+        "it has no threshold for malignant lesions, and the one before has"
+    ]
+
+
+def test_an_auroc_shown_to_be_below_the_last_is_refused_however_little():
+    told = comparing.gate(spread(400, 400, missed=6), spread(400, 400))
     difference = told["compared"]["melanoma_auroc"]["difference"]
     assert -0.02 < difference["value"] < difference["high"] < 0
     assert told["refused_for"][0].startswith("the melanoma AUROC has changed by -0.0")
 
 
-def test_an_auroc_that_has_fallen_far_is_refused_even_if_it_may_be_chance(monkeypatch):
-    undecided = {"value": -0.03, "low": -0.08, "high": 0.02}
-    old, new = spread(60, 60), spread(60, 60)
-    told = comparing.compare(old, new)
-    told["melanoma_auroc"]["difference"] = undecided
-    monkeypatch.setattr(comparing, "compare", lambda *_: told)
-    assert comparing.gate(new, old)["refused_for"] == ["the melanoma AUROC has changed by -0.030 [-0.080 to 0.020]"]
-    undecided["value"] = -0.02
-    assert comparing.gate(new, old)["refused_for"] == []
+def test_the_verdict_is_said_with_the_power_that_it_had():
+    lines = comparing.verdict(comparing.gate(spread(100, 60, missed=3), spread(100, 60)))
+    assert lines[0] == "The gate lets it pass: no loss is shown."
+    power = noninferiority.power_of_lost_answers(100, 0.05, 0.025)
+    assert "melanoma sensitivity (100 lesions): a loss of 0.05 is not excluded" in lines[2]
+    assert f"finds one with a probability of {power:.0%}." in lines[2]
+    refused = comparing.verdict(comparing.gate(spread(100, 60, missed=9), spread(100, 60)))
+    assert refused[0].startswith("The gate refuses it: ")
+
+
+def test_what_the_gate_says_is_recorded_in_figures_and_card(folders, tmp_path):
+    new = Path(shutil.copytree(folders["worse"], tmp_path / "new"))
+    assert CliRunner().invoke(app, ["compare", str(folders["good"]), str(new), "--record"]).exit_code == 0
+    told = json.loads((new / "evaluation" / "metrics.json").read_text())["gate"]
+    assert told["verdict"] == "refused"
+    card = (new / "README.md").read_text()
+    assert f"The gate refuses it in the place of {told['against']}" in card
+    assert all(reason in card for reason in told["refused_for"])
+    assert str(folders["good"]) not in json.dumps(told)
 
 
 @pytest.mark.parametrize(("ece", "refused"), [(0.10, False), (0.11, True)])
