@@ -324,11 +324,12 @@ def _chunks(rows: Iterator[batch.Row]) -> Iterator[list[batch.Row]]:
 def schema(release: triage.Release) -> pa.Schema:
     """Return the columns of a result, in the order of its shard's rows.
 
-    `problem` says why an image could not be read, `refused` why it cannot be judged; `alert` is null then. Then
-    `malignant`, the summed probability of malignant diagnoses and precursors, and the probability of each diagnosis.
+    `state` is one of `triage.STATES`. `problem` says why an image could not be read, `refused` why it cannot be judged;
+    `alert` is null then. Then `malignant`, the summed probability of malignant diagnoses and precursors, `attention`,
+    that of what the release asks for attention to, and the probability of each diagnosis.
     """
-    texts = [(name, pa.string()) for name in ("image_id", "problem", "refused")]
-    numbers = [(name, pa.float32()) for name in ("malignant", *release.labels)]
+    texts = [(name, pa.string()) for name in ("image_id", "state", "problem", "refused")]
+    numbers = [(name, pa.float32()) for name in ("malignant", "attention", *release.labels)]
     about = {_RELEASE: identity(release), _SETTINGS: settings(), b"dermalert.name": str(release)}
     about |= {b"dermalert.notice": triage.NOT_A_DEVICE}
     return pa.schema([*texts, ("alert", pa.bool_()), *numbers], metadata=about)
@@ -341,7 +342,8 @@ def as_table(rows: list[batch.Row], release: triage.Release) -> pa.Table:
 
 def _record(row: batch.Row) -> dict:
     known = row.judgement
-    told = {"image_id": row.file, "problem": row.problem}
+    told = {"image_id": row.file, "state": row.state, "problem": row.problem}
     if known is None:
         return told
-    return told | {"refused": known.refused, "alert": known.alert, "malignant": known.malignant} | known.probabilities
+    own = {key: getattr(known, key) for key in ("refused", "alert", "malignant", "attention")}
+    return told | own | known.probabilities

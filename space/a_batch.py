@@ -22,13 +22,12 @@ else:  # run as a script, as on the Hub
 LIMIT = 500
 """Files a batch on the page: so many rows with thumbnails a browser shows without delay."""
 
-KINDS = {"alert": "with alert", "refused": "refused", "unreadable": "unreadable", "quiet": "without alert"}
-"""What becomes of a file, and what it is called."""
-
 _FILTER = """(kind, text) => {
     const rows = [...document.querySelectorAll('#rows details')];
     for (const row of rows)
-        row.hidden = !((kind === 'all' || row.dataset.kind === kind) && row.dataset.file.includes(text.toLowerCase()));
+        row.hidden = !((kind === 'all' || row.dataset.state === kind) && row.dataset.file.includes(text.toLowerCase()));
+    for (const block of document.querySelectorAll('#rows section'))
+        block.hidden = ![...block.querySelectorAll('details')].some(row => !row.hidden);
     const left = document.querySelector('#rows .left');
     if (left) left.textContent = `Shown: ${rows.filter(row => !row.hidden).length} of ${rows.length}.`;
 }"""
@@ -47,7 +46,10 @@ def add(release: triage.Release, held: places.Places) -> None:
         start = gr.Button("Judge these files", variant="primary", elem_id="start")
         stop = gr.Button("Stop", elem_id="stop")
     with gr.Row():
-        choices = [("all", "all"), *((name, kind) for kind, name in KINDS.items())]
+        choices = [
+            ("all", "all"),
+            *((f"{words.ICONS[state]} {_word(release, state)}", state) for state in triage.STATES),
+        ]
         kind = gr.Radio(choices, value="all", label="Show", elem_id="kind")
         text = gr.Textbox("", label="File name contains", elem_id="text")
     rows = gr.HTML("", elem_id="rows", elem_classes="words")
@@ -108,24 +110,34 @@ def _progress(done: int, total: int) -> str:
 
 def listed(release: triage.Release, rows: Sequence[batch.Row]) -> str:
     """Return the list of a batch, in the order in which its rows are given."""
-    counts = Counter(map(_kind, rows))
-    said = ", ".join(f"{counts[kind]} {name}" for kind, name in KINDS.items() if counts[kind])
+    judged, others = ([row for row in rows if bool(row.judgement) is kind] for kind in (True, False))
+    shown = "".join(_row(release, row) for row in judged)
+    if others:
+        below = "".join(_row(release, row) for row in others)
+        shown += f"<section><h3>{batch.not_read(others)}</h3>{below}</section>"
     links = _link("triage.csv", "text/csv", batch.as_csv(rows, release)) + _link(
         "triage.json", "application/json", batch.as_json(rows, release)
     )
     return (
-        f'<p class="sentence total" role="status">{len(rows)} files: {said}. The most urgent first.</p>'
+        f'<p class="sentence total" role="status">{len(rows)} files: {_counts(release, rows)}.</p>'
         f'<p>{links}<span class="left" aria-live="polite"></span></p>'
-        f"{''.join(_row(release, row) for row in rows)}"
-        '<p class="fine">Alerts come first, then what only a person can judge, then the rest by the probability of any '
-        f"malignant diagnosis or precursor. {triage.NOT_A_DEVICE}</p>"
+        f'{shown}<p class="fine">First comes what raises the alert or needs attention, by how many times its threshold '
+        "the probability is; then what only a person can judge; then the rest by the probability of any malignant "
+        f"diagnosis or precursor. {triage.NOT_A_DEVICE}</p>"
     )
 
 
-def _kind(row: batch.Row) -> str:
-    if row.judgement is None:
-        return "unreadable"
-    return {True: "alert", False: "quiet", None: "refused"}[row.judgement.alert]
+def _word(release: triage.Release, state: str) -> str:
+    return triage.word(state, release.alert_label)
+
+
+def _counts(release: triage.Release, rows: Sequence[batch.Row]) -> str:
+    counts = Counter(row.state for row in rows)
+    return ", ".join(
+        f'<span class="count {state}"{words.marks(state)}>{counts[state]} {words.escaped(_word(release, state))}</span>'
+        for state in triage.STATES
+        if counts[state]
+    )
 
 
 def _link(name: str, kind: str, content: str) -> str:
@@ -135,27 +147,29 @@ def _link(name: str, kind: str, content: str) -> str:
 
 
 def _row(release: triage.Release, row: batch.Row) -> str:
-    kind, name = _kind(row), words.escaped(row.file)
+    name = words.escaped(row.file)
     detail = (
         words.answer(release, row.judgement, aloud=False)
         if row.judgement
-        else words.sentence(f"Cannot judge: {row.problem}", kind="refused", aloud=False)
+        else words.sentence(f"Cannot judge: {row.problem}", kind=row.state, aloud=False)
     )
     return (
-        f'<details data-kind="{kind}" data-file="{name.lower()}"><summary>{_thumbnail(row.thumbnail)}'
+        f'<details data-state="{row.state}" data-file="{name.lower()}"><summary>{_thumbnail(row.thumbnail)}'
         f'<span class="texts"><span class="file">{name}</span>'
-        f'<span class="verdict {kind}">{_verdict(release, row)}</span></span></summary>'
+        f'<span class="verdict {row.state}"{words.marks(row.state)}>{_verdict(release, row)}</span></span></summary>'
         f'<div class="detail">{detail}</div></details>'
     )
 
 
 def _verdict(release: triage.Release, row: batch.Row) -> str:
-    judgement, watched = row.judgement, release.alert_label
-    if judgement is None or judgement.alert is None:
-        return "Cannot judge"
-    said = f"{watched.capitalize()} alert" if judgement.alert else f"No {watched} alert"
-    more = f"; malignant or precursor {triage.share(judgement.malignant)}" if judgement.malignant is not None else ""
-    return words.escaped(f"{said}: {triage.share(row.watched)}{more}")
+    known, watched = row.judgement, release.alert_label
+    said = _word(release, row.state)
+    said = said[0].upper() + said[1:]
+    if known is None or known.alert is None:
+        return words.escaped(said)
+    value = known.malignant if known.attention is None else known.attention
+    more = f"; malignant or precursor {triage.share(value)}" if value is not None else ""
+    return words.escaped(f"{said}: {watched} {triage.share(row.watched)}{more}")
 
 
 def _thumbnail(image: Image.Image | None) -> str:

@@ -22,11 +22,13 @@ MAX_ADDRESS = 20_000_000
 class Judged(TypedDict):
     """The answer to one image."""
 
+    state: str
     sentence: str
     alert: bool | None
     refused: str | None
     probabilities: dict[str, float]
     malignant: float | None
+    attention: float | None
     release: str
     notice: str
 
@@ -35,12 +37,14 @@ class Sorted(TypedDict):
     """One file of a batch."""
 
     file: str
+    state: str
     problem: str | None
     sentence: str | None
     alert: bool | None
     refused: str | None
     probabilities: dict[str, float] | None
     malignant: float | None
+    attention: float | None
 
 
 class Batch(TypedDict):
@@ -60,6 +64,9 @@ class Served(TypedDict):
     groups: dict[str, list[str]]
     alert_label: str
     threshold: float | None
+    attention_labels: list[str] | None
+    attention_threshold: float | None
+    states: list[str]
     trained_on: list[str]
     generated: bool
     evaluation: dict | None
@@ -109,11 +116,13 @@ def read(file: dict | None, cache: str) -> triage.Image.Image:
 def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
     """Return a judgement as programs read it; where it is refused, `refused` says why beside the probabilities."""
     return {
+        "state": judgement.state,
         "sentence": judgement.sentence,
         "alert": judgement.alert,
         "refused": judgement.refused,
         "probabilities": judgement.probabilities,
         "malignant": judgement.malignant,
+        "attention": judgement.attention,
         "release": words.name_of(release),
         "notice": triage.NOT_A_DEVICE,
     }
@@ -190,8 +199,9 @@ def sorted_by_urgency(release: triage.Release, rows: Iterable[batch.Row]) -> Bat
     given = [given[row.problem.number] if isinstance(row.problem, Again) else row for row in given]
     for row in batch.by_urgency(given):
         told = judged(release, row.judgement) if row.judgement else {}
-        keys = [key for key in Sorted.__annotations__ if key not in ("file", "problem")]
-        found.append({"file": row.file, "problem": row.problem} | {key: told.get(key) for key in keys})
+        keys = [key for key in Sorted.__annotations__ if key not in ("file", "state", "problem")]
+        own = {"file": row.file, "state": row.state, "problem": row.problem}
+        found.append(own | {key: told.get(key) for key in keys})
     return {"files": found, "release": words.name_of(release), "notice": triage.NOT_A_DEVICE}
 
 
@@ -205,6 +215,9 @@ def served(release: triage.Release, metrics: dict | None) -> Served:
         "groups": release.groups,
         "alert_label": release.alert_label,
         "threshold": release.threshold,
+        "attention_labels": release.attention and list(release.attention.labels),
+        "attention_threshold": release.attention and release.attention.threshold,
+        "states": list(triage.STATES),
         "trained_on": about.get("data", []),
         "generated": bool(about.get("generated")),
         "evaluation": held_out and {"images": held_out["n"], release.alert_label: held_out["melanoma"]},

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import os
 import zipfile
 from collections import Counter
@@ -67,6 +68,11 @@ class Row:
     thumbnail: Image.Image | None = None
     """At most 160 pixels a side, RGB, without EXIF; only where it is asked for."""
 
+    @property
+    def state(self) -> str:
+        """One of `triage.STATES`."""
+        return self.judgement.state if self.judgement else "unreadable"
+
 
 # From paths to files
 
@@ -95,7 +101,7 @@ def count(paths: Iterable[str | Path], *, limit: int = LIMIT) -> int:
 
 def shown(name: str) -> str:
     """Return a file's name as it may be shown: what cannot be seen or turns the line round replaced, not too long."""
-    name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    name = triage.printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 60]}…{name[-59:]}"
 
 
@@ -308,22 +314,35 @@ def _rows(release: triage.Release, decoding: list[tuple[str, Future]]) -> Iterat
 def by_urgency(rows: Iterable[Row]) -> list[Row]:
     """Return rows in the order in which a dermatologist should look at them.
 
-    Alerts come first, by the probability of what the release alerts to. Then comes what nothing is said of, because
-    only a person can judge it: declined images by that probability, files that could not be read. Last those without an
-    alert, by the summed probability of malignant diagnoses, so that a likely carcinoma stands before a nevus.
+    What raises the alert or asks for attention comes first, by how many times its threshold the probability is. Then
+    comes what only a person can judge, by the probability of what the release alerts to; then the others, by that of
+    what it asks for attention to. Files that could not be read come last, so that none lies between two patients.
     """
-    return sorted(rows, key=_urgency)
+    return sorted(rows, key=_rank)
 
 
-def _urgency(row: Row) -> tuple[int, float]:
+def _rank(row: Row) -> tuple[int, float]:
     judgement = row.judgement
     if judgement is None:
-        return 2, 0.0
-    if judgement.alert is None:
-        return 1, -row.watched
-    if judgement.alert:
-        return 0, -row.watched
-    return 3, -(row.watched if judgement.malignant is None else judgement.malignant)
+        return 3, 0.0
+    if judgement.state in ("melanoma_alert", "malignant_likely"):
+        return 0, -judgement.urgency
+    if judgement.state == "cannot_assess":
+        return 1, -row.watched if math.isfinite(row.watched) else 0.0
+    sums = (judgement.attention, judgement.malignant, row.watched)
+    return 2, -next(value for value in sums if value is not None)
+
+
+def counts(rows: Iterable[Row], label: str) -> str:
+    """Return how many files are in each state, as a list in words."""
+    found = Counter(row.state for row in rows)
+    return ", ".join(f"{found[state]:,} {triage.word(state, label)}" for state in triage.STATES if found[state])
+
+
+def not_read(rows: Iterable[Row]) -> str:
+    """Return the heading over the files that could not be read."""
+    number = sum(row.state == "unreadable" for row in rows)
+    return "1 file could not be read as an image" if number == 1 else f"{number:,} files could not be read as images"
 
 
 def as_text(rows: Iterable[Row], release: triage.Release) -> str:
@@ -331,24 +350,24 @@ def as_text(rows: Iterable[Row], release: triage.Release) -> str:
     rows = list(rows)
     label = release.alert_label
     lines = [f"{'':18} {label:>10} {'malignant':>10}"]
-    for row in rows:
-        shares = [row.watched, row.judgement and row.judgement.malignant]
-        cells = "".join(f" {'' if share is None else f'{share:.1%}':>10}" for share in shares)
-        reason = row.problem or row.judgement.refused
-        lines.append(f"{_verdict(row, label):18}{cells}  {row.file}{f': {reason}' if reason else ''}")
-    verdicts = Counter(_verdict(row, label) for row in rows)
-    counts = ", ".join(f"{verdict} {number:,}" for verdict, number in verdicts.items())
+    lines += [_line(row, label) for row in rows if row.judgement]
+    others = [row for row in rows if not row.judgement]
+    lines += ["", f"{not_read(others)}:", *(f"  {row.file}: {row.problem}" for row in others)] if others else []
     alerts = "has no alert threshold" if release.threshold is None else f"alerts from {release.threshold:.1%}"
+    if release.attention and release.attention.threshold is not None:
+        alerts += f", asks for attention from {release.attention.threshold:.1%}"
     tag = f" at {release.revision}" if release.revision else ""
-    return "\n".join([*lines, "", f"{counts}; release {_name(release)}{tag} {alerts}.", triage.NOT_A_DEVICE])
+    return "\n".join(
+        [*lines, "", f"{counts(rows, label)}; release {_name(release)}{tag} {alerts}.", triage.NOT_A_DEVICE]
+    )
 
 
-def _verdict(row: Row, label: str) -> str:
-    if row.judgement is None:
-        return "not read"
-    if row.judgement.alert is None:
-        return "cannot judge"
-    return f"{label} alert" if row.judgement.alert else f"no {label} alert"
+def _line(row: Row, label: str) -> str:
+    known = row.judgement
+    shares = [row.watched, known.malignant if known.attention is None else known.attention]
+    cells = "".join(f" {'' if share is None else f'{share:.1%}':>10}" for share in shares)
+    reason = f": {known.refused}" if known.refused else ""
+    return f"{triage.word(row.state, label):18}{cells}  {row.file}{reason}"
 
 
 def as_csv(rows: Iterable[Row], release: triage.Release) -> str:
@@ -358,18 +377,22 @@ def as_csv(rows: Iterable[Row], release: triage.Release) -> str:
     """
     table = io.StringIO()
     writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    fixed = ["file", "sentence", "alert", "refused", "problem", f"{release.alert_label} probability"]
-    writer.writerow([*fixed, "malignant probability", *release.labels, "release", "tag"])
+    fixed = ["file", "state", "sentence", "alert", "refused", "problem", f"{release.alert_label} probability"]
+    fixed += ["malignant probability", "attention probability"]
+    heads = [*fixed, *release.labels, "alert threshold", "attention threshold", "release", "tag"]
+    writer.writerow(map(_cell, heads))
+    about = [release.threshold, release.attention and release.attention.threshold, _name(release), release.revision]
     for row in rows:
         record = _record(row, release)
         probabilities = record.pop("probabilities") or {}
-        cells = [*record.values(), *map(probabilities.get, release.labels), _name(release), release.revision]
+        cells = [*record.values(), *map(probabilities.get, release.labels), *about]
         writer.writerow([_cell(value) for value in cells])
     return table.getvalue()
 
 
 def _cell(value: str | float | bool | None) -> str | float:
     if isinstance(value, str):
+        value = triage.printable(value)
         return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
     return "" if value is None else value if isinstance(value, float) else str(value).lower()
 
@@ -378,6 +401,7 @@ def as_json(rows: Iterable[Row], release: triage.Release) -> str:
     """Return rows as JSON, with the release that judged them and what it is not."""
     about = {"notice": triage.NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
     about |= {"alert": {"label": release.alert_label, "threshold": release.threshold}}
+    about |= {"attention": release.attention and dataclasses.asdict(release.attention)}
     return json.dumps(about | {"files": [_record(row, release) for row in rows]}, indent=1, allow_nan=False)
 
 
@@ -386,18 +410,21 @@ def _record(row: Row, release: triage.Release) -> dict:
     judgement = row.judgement
     return {
         "file": row.file,
+        "state": row.state,
         "sentence": judgement and judgement.sentence,
         "alert": judgement and judgement.alert,
         "refused": judgement and judgement.refused,
         "problem": row.problem,
         f"{release.alert_label} probability": _rounded(row.watched),
         "malignant probability": judgement and _rounded(judgement.malignant),
+        "attention probability": judgement and _rounded(judgement.attention),
         "probabilities": judgement and {label: _rounded(p) for label, p in judgement.probabilities.items()},
     }
 
 
 def _rounded(probability: float | None) -> float | None:
-    return None if probability is None else round(probability, 6)
+    """Return six decimals; None of what is no number, which a damaged release may answer."""
+    return None if probability is None or not math.isfinite(probability) else round(probability, 6)
 
 
 def _name(release: triage.Release) -> str:

@@ -98,7 +98,7 @@ def answers(release: triage.Release, file: dict | None, cache: str) -> Iterator[
     try:
         image = api.read(file, cache)
     except api.CannotJudge as error:
-        yield words.sentence(str(error), kind="refused"), ""
+        yield words.sentence(str(error), kind="unreadable"), ""
         return
     judgement = release.judge_all([image])[0]
     said = words.answer(release, judgement)

@@ -65,6 +65,15 @@ BUNDLED = Path(__file__).parent / "model"
 TOLERANCE = 1e-3
 """How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
 
+STATES = {
+    "melanoma_alert": "{label} alert",
+    "malignant_likely": "needs attention",
+    "cannot_assess": "cannot judge",
+    "none": "no {label} alert",
+    "unreadable": "not read",
+}
+"""What becomes of a file, and what it is called, the most urgent first; `{label}` is what the release alerts to."""
+
 _SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}."
 
 
@@ -142,9 +151,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Attention:
+    """The operating point of what is malignant or a precursor, beside the alert's own."""
+
+    labels: tuple[str, ...]
+    """The diagnoses whose probabilities are summed."""
+    threshold: float | None
+    """Of the sum, in (0, 1]; None where the calibration images held none of them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Judgement:
     """What a release says of one image."""
 
+    state: str
+    """One of `STATES`, but not `unreadable`."""
     alert: bool | None
     """Whether the melanoma probability reaches the threshold; None where it is refused or there is no threshold."""
     refused: str | None
@@ -155,6 +176,11 @@ class Judgement:
     """Each diagnosis with its calibrated probability in [0, 1], the largest first."""
     malignant: float | None
     """Summed probability of what is malignant or a precursor; None where the release does not say which these are."""
+    attention: float | None
+    """Summed probability of what the release asks for attention to; None where it has no such operating point."""
+    urgency: float | None
+    """How many times its threshold the alert's probability is, or that of attention where that is more; None where the
+    release has no threshold."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +207,9 @@ class Release:
         self.threshold = model.config.alert["threshold"]
         self.groups: dict[str, list[str]] = getattr(model.config, "clinical_groups", None) or {}
         """`malignant`, `precursor` and `benign`, each with its diagnoses; empty where the release says nothing."""
+        point = getattr(model.config, "attention", None)
+        self.attention = point and Attention(labels=tuple(point["labels"]), threshold=point["threshold"])
+        """None where the release was made before there was such an operating point."""
 
     @classmethod
     def load(cls, model: str | Path, revision: str | None = None) -> "Release":
@@ -346,20 +375,31 @@ class Release:
     def judge_all(self, images: Sequence[Image.Image]) -> list[Judgement]:
         """Judge RGB images, as `read_image` returns them, together."""
         answers = self.answers(images)
-        alerts = self.alerts(answers.probabilities)
-        verdicts = [None] * len(images) if alerts is None else alerts.tolist()
+        alerts, attentions = self.alerts(answers.probabilities), self.attentions(answers.probabilities)
+        verdicts = [
+            state(None if alerts is None else bool(alerts[i]), attentions is not None and bool(attentions[i]), refused)
+            for i, refused in enumerate(answers.refused)
+        ]
         return [self._judgement(*one) for one in zip(answers.probabilities, verdicts, answers.refused, strict=True)]
 
-    def _judgement(self, row: np.ndarray, alert: bool | None, refused: str | None) -> Judgement:
+    def _judgement(self, row: np.ndarray, state: str, refused: str | None) -> Judgement:
         by_label = {self.labels[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
         watched = [label for name in ("malignant", "precursor") for label in self.groups.get(name, [])]
+        attention = self.attention and float(self._attention_scores(row[None])[0])
         return Judgement(
-            alert=None if refused else alert,
+            state=state,
+            alert=None if state == "cannot_assess" else state == "melanoma_alert",
             refused=refused,
-            sentence=f"Cannot judge: {refused}" if refused else self._sentence(alert, by_label[self.alert_label]),
+            sentence=f"Cannot judge: {refused}" if refused else self._sentence(state, by_label, attention),
             probabilities=by_label,
             malignant=sum(by_label[label] for label in watched) if watched else None,
+            attention=attention,
+            urgency=self._urgency(by_label[self.alert_label], attention),
         )
+
+    def _urgency(self, probability: float, attention: float | None) -> float | None:
+        pairs = [(probability, self.threshold), (attention, self.attention and self.attention.threshold)]
+        return max((value / threshold for value, threshold in pairs if threshold), default=None)
 
     def alerts(self, probabilities: np.ndarray) -> np.ndarray | None:
         """Return which rows of probabilities raise the alert; None when the release has no threshold."""
@@ -369,22 +409,62 @@ class Release:
 
     def attentions(self, probabilities: np.ndarray) -> np.ndarray | None:
         """Return which rows of probabilities ask for attention; None when the release has no such threshold."""
-        point = getattr(self.model.config, "attention", None)
-        if point is None or point["threshold"] is None:
+        if self.attention is None or self.attention.threshold is None:
             return None
-        watched = [self.labels.index(label) for label in point["labels"]]
-        return probabilities[:, watched].astype(np.float64).sum(1) >= point["threshold"]
+        return self._attention_scores(probabilities) >= self.attention.threshold
 
-    def _sentence(self, alert: bool | None, probability: float) -> str:
-        if alert is None:
-            said = f"the probability of {self.alert_label} is {share(probability)}"
-            return f"Cannot judge: this release has no alert threshold; {said}."
-        # So many digits that what is below the threshold does not look as if it had reached it.
-        enough = (n for n in range(1, 8) if alert or share(probability, n) != share(self.threshold, n))
-        digits = next(enough, 8)
-        word = self.alert_label.capitalize() + " alert" if alert else f"No {self.alert_label} alert"
-        measured = f"the probability of {self.alert_label} is {share(probability, digits)}"
-        return f"{word}: {measured}; this release alerts from {share(self.threshold, digits)}."
+    def _attention_scores(self, probabilities: np.ndarray) -> np.ndarray:
+        watched = [self.labels.index(label) for label in self.attention.labels]
+        return probabilities[:, watched].astype(np.float64).sum(1)
+
+    def _sentence(self, state: str, probabilities: dict[str, float], attention: float | None) -> str:
+        probability = probabilities[self.alert_label]
+        measured = f"the probability of {self.alert_label} is"
+        if state == "cannot_assess":
+            return f"Cannot judge: this release has no alert threshold; {measured} {share(probability)}."
+        if state == "malignant_likely":
+            value, threshold = shares(attention, self.attention.threshold)
+            return (
+                f"Needs attention: no {self.alert_label} alert, but a carcinoma or precursor is "
+                f"{'likely' if attention > 0.5 else 'possible'}: {value} together with {self.alert_label} (attention "
+                f"from {threshold})."
+            )
+        value, threshold = shares(probability, self.threshold)
+        word = f"{self.alert_label.capitalize()} alert" if state == "melanoma_alert" else f"No {self.alert_label} alert"
+        return f"{word}: {measured} {value}; this release alerts from {threshold}."
+
+
+def state(alert: bool | None, attention: bool, refused: str | None) -> str:
+    """Return the state of an image that was read, one of `STATES`.
+
+    Args:
+        alert: whether it raises the alert; None where the release has no threshold.
+        attention: whether it asks for attention; False where the release has no such threshold.
+        refused: why it cannot be judged; None where it can.
+    """
+    if refused or alert is None:
+        return "cannot_assess"
+    return "melanoma_alert" if alert else "malignant_likely" if attention else "none"
+
+
+def word(state: str, label: str) -> str:
+    """Return what a state is called, given what the release alerts to."""
+    return STATES[state].format(label=label)
+
+
+def shares(value: float, threshold: float) -> tuple[str, str]:
+    """Return a probability and a threshold in percent.
+
+    They have so many digits that what is below the threshold does not look as if it had reached it.
+    """
+    enough = (n for n in range(1, 8) if value >= threshold or share(value, n) != share(threshold, n))
+    digits = next(enough, 8)
+    return share(value, digits), share(threshold, digits)
+
+
+def printable(text: str) -> str:
+    """Return a text as it may be shown: what cannot be seen, or turns the line round, replaced."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def share(value: float, digits: int = 1) -> str:
@@ -397,14 +477,33 @@ def share(value: float, digits: int = 1) -> str:
 
 def _problems(config, threshold) -> Iterator[str]:
     """Yield what a release says that nothing can be judged by."""
-    if threshold is not None and not (isinstance(threshold, float | int) and 0 < threshold <= 1):
+    if threshold is not None and not _is_share(threshold):
         yield f"the threshold of its alert is {threshold!r}, and no number above 0 and at most 1"
     problem = getattr(config, "problem_type", None)
     if problem not in (None, "single_label_classification"):
         yield f"by its config.json (problem_type {problem}) its answers are no probabilities that add up to 1"
+    odd = [label for label in config.label2id if printable(label) != label]
+    if odd:
+        yield f"the name of a diagnosis, {odd[0]!r}, holds characters that cannot be shown"
     grouped = [label for labels in (getattr(config, "clinical_groups", None) or {}).values() for label in labels]
     if grouped and sorted(grouped) != sorted(config.label2id):
         yield "its 'clinical_groups' do not hold each of its diagnoses once"
+    if (point := getattr(config, "attention", None)) is not None:
+        yield from _problems_of_attention(point, config.label2id)
+
+
+def _problems_of_attention(point: object, known: dict[str, int]) -> Iterator[str]:
+    labels = point.get("labels") if isinstance(point, dict) else None
+    if not (isinstance(labels, list) and labels and "threshold" in point):
+        yield "its 'attention' does not name diagnoses and a threshold"
+    elif not all(isinstance(label, str) and label in known for label in labels) or len(set(labels)) < len(labels):
+        yield f"its 'attention' names {labels}, which are not different diagnoses of its own"
+    elif point["threshold"] is not None and not _is_share(point["threshold"]):
+        yield f"the threshold of its attention is {point['threshold']!r}, and no number above 0 and at most 1"
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value <= 1
 
 
 def load_processor(name: str, revision: str | None = None):

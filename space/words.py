@@ -27,6 +27,15 @@ FOR_DERMOSCOPY = (
 )
 NO_METRICS = "This release does not say how good it is: it has no evaluation/metrics.json."
 
+ICONS = {
+    "melanoma_alert": "\N{BLACK UP-POINTING TRIANGLE}",
+    "malignant_likely": "\N{BLACK DIAMOND}",
+    "cannot_assess": "?",
+    "none": "\N{WHITE CIRCLE}",
+    "unreadable": "\N{MULTIPLICATION X}",
+}
+"""What stands before the word of a state, for those who cannot tell its colour."""
+
 GROUPS = {"malignant": "Malignant", "precursor": "Precursor of a carcinoma", "benign": "Benign diagnoses"}
 """What the clinical groups of a release are called, in the order in which they are shown."""
 
@@ -98,20 +107,25 @@ def sentence(text: str, *, kind: str = "", aloud: bool = True) -> str:
 
     Args:
         text: the sentence.
-        kind: "alert", "quiet", "refused" or nothing.
+        kind: one of `triage.STATES`, "refused" of what is wrong with the page, or nothing.
         aloud: whether a screen reader is to say it as soon as it is there.
     """
-    return f'<p class="sentence {kind}"{" role=status" if aloud else ""}>{escaped(text)}</p>'
+    return f'<p class="sentence {kind}"{marks(kind)}{" role=status" if aloud else ""}>{escaped(text)}</p>'
+
+
+def marks(state: str) -> str:
+    """Return the attributes by which an element shows a state: its name and its icon; "" of what is none."""
+    return f' data-state="{state}" data-icon="{ICONS[state]}"' if state in ICONS else ""
 
 
 def answer(release: triage.Release, judgement: triage.Judgement, *, aloud: bool = True) -> str:
     """Return what the page says of one image; of one that is refused no probabilities."""
     if judgement.refused:
-        return sentence(judgement.sentence, kind="refused", aloud=aloud) + f'<p class="second">{FOR_DERMOSCOPY}</p>'
-    kind = {True: "alert", False: "quiet", None: ""}[judgement.alert]
+        said = sentence(judgement.sentence, kind=judgement.state, aloud=aloud)
+        return f'{said}<p class="second">{FOR_DERMOSCOPY}</p>'
     second = second_line(release, judgement)
     return (
-        sentence(judgement.sentence, kind=kind, aloud=aloud)
+        sentence(judgement.sentence, kind=judgement.state, aloud=aloud)
         + (f'<p class="second">{escaped(second)}</p>' if second else "")
         + probabilities(release, judgement)
     )
@@ -119,18 +133,23 @@ def answer(release: triage.Release, judgement: triage.Judgement, *, aloud: bool 
 
 def second_line(release: triage.Release, judgement: triage.Judgement) -> str:
     """Return how probable any malignant diagnosis or precursor is; "" where the release does not know these."""
-    if judgement.malignant is None:
+    point, watched = release.attention, release.alert_label
+    value = judgement.malignant if point is None else judgement.attention
+    if value is None:
         return ""
-    names = [name for group in ("malignant", "precursor") for name in release.groups.get(group, [])]
-    others = [name for name in names if name != release.alert_label]
-    told = (
-        f"{_listed([release.alert_label, *others])} together have a probability of {triage.share(judgement.malignant)}"
-    )
+    grouped = (name for group in ("malignant", "precursor") for name in release.groups.get(group, []))
+    others = [name for name in (grouped if point is None else point.labels) if name != watched]
+    told, threshold = f"{_listed([watched, *others])} together have a probability of", point and point.threshold
     told = told[0].upper() + told[1:]
+    if threshold is not None:
+        value, threshold = triage.shares(value, threshold)
+        return f"{told} {value}; attention is asked for from {threshold}."
     if judgement.alert is not False:
-        return f"{told}."
-    more = ": more likely than not, it is one of them" if judgement.malignant > 0.5 else ""
-    return f"{told}{more}. The alert is for {release.alert_label} alone; it says nothing of {_listed(others)}."
+        return f"{told} {triage.share(value)}."
+    more = ": more likely than not, it is one of them" if value > 0.5 else ""
+    return (
+        f"{told} {triage.share(value)}{more}. The alert is for {watched} alone; it says nothing of {_listed(others)}."
+    )
 
 
 def _listed(names: list[str]) -> str:

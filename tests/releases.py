@@ -37,6 +37,7 @@ def make_release(
     alert: bool = True,
     generated: bool | None = None,
     groups: bool = False,
+    attention: float | None = None,
     image_size: int = 32,
     seed: int = 0,
 ) -> Path:
@@ -49,6 +50,7 @@ def make_release(
         alert: False leaves the key `alert` out, as in a model that is no dermalert release.
         generated: what the key `dermalert` says of the training pictures; None leaves that key out.
         groups: whether it says which diagnoses are malignant, a precursor or benign.
+        attention: the threshold of what is malignant or a precursor; None for a release made before there was one.
         image_size: side in pixels of what the processor hands to the model.
         seed: of the weights.
     """
@@ -63,6 +65,10 @@ def make_release(
     )
     if alert:
         config.alert = ALERT | {"threshold": threshold}
+    if attention is not None:
+        labels = sorted(CLINICAL_GROUPS["malignant"] + CLINICAL_GROUPS["precursor"])
+        config.attention = ALERT | {"labels": labels, "threshold": attention}
+        del config.attention["label"]
     if groups:
         config.clinical_groups = CLINICAL_GROUPS
     if generated is not None:

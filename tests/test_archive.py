@@ -108,6 +108,7 @@ def test_each_image_is_answered_as_by_the_release_itself(expected, taken, releas
             assert {label: told[label] for label in LABELS} == pytest.approx(alone.probabilities, abs=1e-5)
             assert told["malignant"] == pytest.approx(alone.malignant, abs=1e-5)
             assert (told["alert"], told["refused"], told["problem"]) == (alone.alert, None, None)
+            assert (told["state"], told["attention"]) == (alone.state, None)
     assert {told["alert"] for table in expected.values() for told in table.to_pylist()} == {True, False}
 
 
@@ -125,6 +126,7 @@ def test_a_row_without_a_picture_is_a_row_with_a_reason(release, tmp_path, monke
     assert rows[4]["problem"].startswith("the file has 0 MB: shrink it")
     assert [row["melanoma"] is None for row in rows] == [False, True, True, True, True, False]
     assert [row["alert"] is None for row in rows] == [False, True, True, True, True, False]
+    assert [row["state"] == "unreadable" for row in rows] == [row["problem"] is not None for row in rows]
 
 
 def test_a_second_run_judges_what_is_missing_and_nothing_else(taken, release, expected, tmp_path):

@@ -396,9 +396,22 @@ def test_many_files_take_no_more_memory_than_few(folder, tmp_path):
 # The order
 
 
-def row(file: str, *, alert: bool | None, melanoma: float, malignant: float | None = None, refused=None) -> batch.Row:
+POINTS = {"melanoma": 0.04, "attention": 0.05}
+
+
+def row(
+    file: str, *, alert: bool | None, melanoma: float, malignant: float | None = None, attention=None, refused=None
+) -> batch.Row:
+    asks = attention is not None and attention >= POINTS["attention"]
     judgement = Judgement(
-        alert=alert, refused=refused, sentence="...", probabilities={"melanoma": melanoma}, malignant=malignant
+        state=triage.state(alert, asks, refused),
+        alert=alert,
+        refused=refused,
+        sentence="...",
+        probabilities={"melanoma": melanoma},
+        malignant=malignant,
+        attention=attention,
+        urgency=max(melanoma / POINTS["melanoma"], (attention or 0) / POINTS["attention"]),
     )
     return batch.Row(file=file, judgement=judgement, watched=melanoma, problem=None)
 
@@ -406,17 +419,26 @@ def row(file: str, *, alert: bool | None, melanoma: float, malignant: float | No
 def test_the_most_urgent_come_first():
     unread = batch.Row(file="unread", judgement=None, watched=None, problem="the file is no file.")
     rows = [
-        row("likely alert", alert=True, melanoma=0.9, malignant=0.91),
-        row("alert", alert=True, melanoma=0.2, malignant=0.99),
-        row("dark and suspicious", alert=None, melanoma=0.5, malignant=0.5, refused="too dark."),
-        row("dark", alert=None, melanoma=0.01, malignant=0.01, refused="too dark."),
+        row("likely alert", alert=True, melanoma=0.9, attention=0.91),
+        row("carcinoma", alert=False, melanoma=0.001, attention=0.95),
+        row("alert", alert=True, melanoma=0.2, attention=0.3),
+        row("perhaps a carcinoma", alert=False, melanoma=0.03, attention=0.07),
+        row("alert, just", alert=True, melanoma=0.04, attention=0.041),
+        row("dark and suspicious", alert=None, melanoma=0.5, attention=0.5, refused="too dark."),
+        row("dark", alert=None, melanoma=0.01, attention=0.01, refused="too dark."),
+        row("no number", alert=None, melanoma=float("nan"), refused="no number."),
+        row("keratosis", alert=False, melanoma=0.01, attention=0.045),
+        row("nevus", alert=False, melanoma=0.03, attention=0.04),
         unread,
-        row("carcinoma", alert=False, melanoma=0.001, malignant=0.95),
-        row("nevus", alert=False, melanoma=0.03, malignant=0.04),
     ]
     for seed in range(10):
         shuffled = random.Random(seed).sample(rows, len(rows))
         assert [r.file for r in batch.by_urgency(shuffled)] == [r.file for r in rows]
+
+
+def test_a_release_without_a_point_of_attention_sorts_what_is_left_by_what_is_malignant():
+    rows = [row("a", alert=False, melanoma=0.03, malignant=0.04), row("b", alert=False, melanoma=0.01, malignant=0.9)]
+    assert [r.file for r in batch.by_urgency(rows)] == ["b", "a"]
 
 
 def test_without_clinical_groups_the_order_is_that_of_melanoma():
@@ -432,8 +454,9 @@ def test_the_csv_table_holds_what_was_judged(release, tmp_path):
     (tmp_path / "letter, a long one.jpg").write_text("Dear colleague")
     rows = rows_of(release, *paths, tmp_path / "letter, a long one.jpg")
     table = list(csv.DictReader(io.StringIO(batch.as_csv(rows, release))))
-    fixed = ["file", "sentence", "alert", "refused", "problem", "melanoma probability", "malignant probability"]
-    assert list(table[0]) == [*fixed, *LABELS, "release", "tag"]
+    fixed = ["file", "state", "sentence", "alert", "refused", "problem", "melanoma probability"]
+    fixed += ["malignant probability", "attention probability"]
+    assert list(table[0]) == [*fixed, *LABELS, "alert threshold", "attention threshold", "release", "tag"]
     for line, judged in zip(table[:3], rows, strict=False):
         assert line["sentence"] == judged.judgement.sentence
         assert line["alert"] == str(judged.judgement.alert).lower()
@@ -475,9 +498,12 @@ def test_the_json_is_strict_and_holds_what_was_judged(release, tmp_path):
     assert table["files"][2]["problem"] == "the file does not exist."
 
 
-def test_a_number_that_is_none_is_no_json(release):
-    with pytest.raises(ValueError, match="JSON compliant"):
-        batch.as_json([row("a", alert=True, melanoma=float("nan"))], release)
+def test_a_number_that_is_none_is_null_in_json_and_empty_in_the_table(release):
+    rows = [row("a", alert=None, melanoma=float("nan"), refused="no number.")]
+    (file,) = json.loads(batch.as_json(rows, release), parse_constant=lambda name: pytest.fail(name))["files"]
+    assert file["melanoma probability"] is file["probabilities"]["melanoma"] is None
+    (line,) = csv.DictReader(io.StringIO(batch.as_csv(rows, release)))
+    assert line["melanoma probability"] == line["melanoma"] == ""
 
 
 # The command
@@ -500,10 +526,12 @@ def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 13
     assert {row["file"] for row in rows} == {str(path) for path in [*paths, tmp_path / "lesions" / "letter.txt"]}
-    assert [row["alert"] for row in rows] == sorted((row["alert"] for row in rows), key=["true", "", "false"].index)
+    states = [row["state"] for row in rows]
+    assert states == sorted(states, key=list(triage.STATES).index) and states[-1] == "unreadable"
     assert [row["file"] for row in rows] == [file["file"] for file in json.loads(tables[1].read_text())["files"]]
-    lines = done.stdout.splitlines()[1:14]
-    assert [row["file"] in line for row, line in zip(rows, lines, strict=True)] == [True] * 13
+    lines = done.stdout.splitlines()
+    assert lines[13:15] == ["", "1 file could not be read as an image:"]
+    assert [row["file"] in line for row, line in zip(rows, lines[1:13] + lines[15:16], strict=True)] == [True] * 13
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lesions", "table.csv", "table.json"]
 
 

@@ -189,7 +189,7 @@ def test_a_refused_image_has_a_sentence_and_no_probabilities(visit, demo_space, 
     Image.new("RGB", (640, 480)).save(tmp_path / "black.png")
     page = visit(demo_space)
     upload(page, tmp_path / "black.png")
-    expect(page.locator("#result .sentence.refused")).to_contain_text("Cannot judge: ")
+    expect(page.locator("#result .sentence.cannot_assess")).to_contain_text("Cannot judge: ")
     page.wait_for_timeout(1000)  # what would come after the answer
     expect(page.locator("#result table, #looked img")).to_have_count(0)
     assert "%" not in page.locator("#result").inner_text()
@@ -230,11 +230,12 @@ def judge_all(page, paths: list[Path]):
 def test_a_batch_is_listed_by_urgency_and_filtered(visit, demo_space, tmp_path):
     page = visit(demo_space, "A batch")
     rows = judge_all(page, write_batch(tmp_path / "batch"))
-    expect(page.locator("#rows .total")).to_contain_text("8 files: 5 with alert, 1 refused, 2 unreadable")
-    kinds = [row.get_attribute("data-kind") for row in rows.all()]
-    assert kinds == ["alert"] * 5 + ["refused"] + ["unreadable"] * 2
+    expect(page.locator("#rows .total")).to_have_text("8 files: 5 melanoma alert, 1 cannot judge, 2 not read.")
+    states = [row.get_attribute("data-state") for row in rows.all()]
+    assert states == ["melanoma_alert"] * 5 + ["cannot_assess"] + ["unreadable"] * 2
+    expect(page.locator("#rows section h3")).to_have_text("2 files could not be read as images")
     assert rows.locator("img.thumbnail").count() == 6
-    page.get_by_label("unreadable").check()
+    page.get_by_label("not read").check()
     expect(rows.filter(visible=True)).to_have_count(2)
     page.get_by_label("File name contains").fill("LETTER")
     expect(rows.filter(visible=True)).to_have_count(1)

@@ -234,16 +234,17 @@ def endpoints(client: Client) -> dict:
 
 
 JUDGED = (
-    "sentence: str, alert: None | bool, refused: None | str, probabilities: dict(str, float), "
-    "malignant: None | float, release: str, notice: str"
+    "state: str, sentence: str, alert: None | bool, refused: None | str, probabilities: dict(str, float), "
+    "malignant: None | float, attention: None | float, release: str, notice: str"
 )
 SORTED = (
-    "file: str, problem: None | str, sentence: None | str, alert: None | bool, refused: None | str, "
-    "probabilities: None | dict(str, float), malignant: None | float"
+    "file: str, state: str, problem: None | str, sentence: None | str, alert: None | bool, refused: None | str, "
+    "probabilities: None | dict(str, float), malignant: None | float, attention: None | float"
 )
 SERVED = (
     "release: str, version: None | str, diagnoses: list[str], groups: dict(str, list[str]), alert_label: str, "
-    "threshold: None | float, trained_on: list[str], generated: bool, evaluation: None | dict(str, Any), notice: str"
+    "threshold: None | float, attention_labels: None | list[str], attention_threshold: None | float, "
+    "states: list[str], trained_on: list[str], generated: bool, evaluation: None | dict(str, Any), notice: str"
 )
 
 
@@ -302,6 +303,7 @@ def test_a_batch_comes_back_by_urgency_with_a_reason_for_each_bad_file(client, r
     rows = answer["files"]
     assert answer["notice"] == NOT_A_DEVICE
     assert [row["alert"] for row in rows] == [True] * 5 + [None] * 7
+    assert [row["state"] for row in rows] == ["melanoma_alert"] * 5 + ["cannot_assess"] + ["unreadable"] * 6
     shares = [row["probabilities"]["melanoma"] for row in rows[:5]]
     assert shares == sorted(shares, reverse=True)
     assert rows[5]["refused"]

@@ -1,6 +1,8 @@
+import dataclasses
 import io
 import json
 import random
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +15,7 @@ from PIL import Image
 from releases import LABELS, make_image, make_release
 from transformers import pipeline
 
-from space.triage import MAX_PIXELS, NoRelease, Release, UnreadableImage, read_image
+from space.triage import MAX_PIXELS, Answers, Judgement, NoRelease, Release, UnreadableImage, read_image
 
 ORIENTATION = 0x0112
 
@@ -340,7 +342,127 @@ def test_an_answer_that_is_no_number_is_no_answer(tmp_path):
 )
 def test_the_sentence_never_contradicts_itself(tmp_path, probability, said):
     release = Release.load(make_release(tmp_path / "release", threshold=0.039978))
-    assert release._sentence(probability >= release.threshold, probability) == said
+    state = "melanoma_alert" if probability >= release.threshold else "none"
+    assert release._sentence(state, {"melanoma": probability}, None) == said
+
+
+# The states
+
+
+ATTENTION = ["actinic keratosis", "basal cell carcinoma", "melanoma", "squamous cell carcinoma"]
+
+
+@pytest.fixture(scope="module")
+def with_both_points(tmp_path_factory) -> Release:
+    return Release.load(make_release(tmp_path_factory.mktemp("both"), threshold=0.04, attention=0.05, groups=True))
+
+
+def judged_as(release: Release, monkeypatch, *, refused: str | None = None, **shares: float) -> Judgement:
+    """What a release says where its model gives these shares, and the rest to nevus."""
+    row = np.zeros(9, np.float32)
+    for name, value in shares.items():
+        row[LABELS.index(name.replace("_", " "))] = value
+    row[LABELS.index("nevus")] = 1 - row.sum()
+    answers = Answers(probabilities=row[None], refused=[refused])
+    monkeypatch.setattr(release, "answers", lambda _: answers)
+    return release.judge(make_image())
+
+
+@pytest.mark.parametrize(
+    ("shares", "state", "begins"),
+    [
+        ({"melanoma": 0.3}, "melanoma_alert", "Melanoma alert: the probability of melanoma is 30.0%"),
+        (
+            {"melanoma": 0.05, "basal_cell_carcinoma": 0.9},
+            "melanoma_alert",
+            "Melanoma alert: the probability of melanoma is 5.0%",
+        ),
+        (
+            {"melanoma": 0.01, "basal_cell_carcinoma": 0.86},
+            "malignant_likely",
+            "Needs attention: no melanoma alert, but a carcinoma or precursor is likely: 87.0% together with melanoma "
+            "(attention from 5.0%).",
+        ),
+        (
+            {"actinic_keratosis": 0.03, "squamous_cell_carcinoma": 0.03},
+            "malignant_likely",
+            "Needs attention: no melanoma alert, but a carcinoma or precursor is possible: 6.0% together with",
+        ),
+        ({"melanoma": 0.03, "basal_cell_carcinoma": 0.019}, "none", "No melanoma alert: "),
+        ({"vascular_lesion": 0.99}, "none", "No melanoma alert: "),
+    ],
+)
+def test_the_state_follows_from_the_two_thresholds(with_both_points, monkeypatch, shares, state, begins):
+    judgement = judged_as(with_both_points, monkeypatch, **shares)
+    assert judgement.state == state
+    assert judgement.sentence.startswith(begins)
+    assert judgement.alert is (state == "melanoma_alert")
+    summed = sum(judgement.probabilities[name] for name in ATTENTION)
+    assert judgement.attention == pytest.approx(summed, abs=1e-12)
+    assert judgement.urgency == max(judgement.probabilities["melanoma"] / 0.04, judgement.attention / 0.05)
+
+
+def test_what_is_declined_cannot_be_assessed_however_malignant_it_looks(with_both_points, monkeypatch):
+    judgement = judged_as(with_both_points, monkeypatch, refused="it is too dark.", melanoma=0.9)
+    assert (judgement.state, judgement.alert) == ("cannot_assess", None)
+    assert judgement.sentence == "Cannot judge: it is too dark."
+
+
+def test_attention_begins_at_its_threshold(tmp_path):
+    release = Release.load(make_release(tmp_path, threshold=1.0, attention=0.5))
+    summed = release.judge(make_image()).attention
+    for threshold, state in ((summed * (1 + 1e-12), "none"), (summed, "malignant_likely"), (0.001, "malignant_likely")):
+        release.attention = dataclasses.replace(release.attention, threshold=threshold)
+        assert release.judge(make_image()).state == state
+
+
+def test_a_release_made_before_there_was_attention_is_served_as_before(tmp_path, monkeypatch):
+    release = Release.load(make_release(tmp_path, threshold=0.04, groups=True))
+    assert release.attention is None
+    judgement = judged_as(release, monkeypatch, basal_cell_carcinoma=0.9)
+    assert (judgement.state, judgement.attention) == ("none", None)
+    assert judgement.malignant == pytest.approx(0.9)
+
+
+def test_without_a_threshold_of_the_alert_nothing_can_be_assessed(tmp_path, monkeypatch):
+    release = Release.load(make_release(tmp_path, threshold=None, attention=0.05))
+    assert judged_as(release, monkeypatch, basal_cell_carcinoma=0.9).state == "cannot_assess"
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ("yes", "its 'attention' does not name diagnoses and a threshold"),
+        ([], "its 'attention' does not name diagnoses and a threshold"),
+        ({"labels": ["melanoma"]}, "its 'attention' does not name diagnoses and a threshold"),
+        ({"labels": [], "threshold": 0.1}, "its 'attention' does not name diagnoses and a threshold"),
+        ({"labels": "melanoma", "threshold": 0.1}, "its 'attention' does not name diagnoses and a threshold"),
+        (
+            {"labels": ["wart"], "threshold": 0.1},
+            "its 'attention' names ['wart'], which are not different diagnoses",
+        ),
+        ({"labels": [["melanoma"]], "threshold": 0.1}, "which are not different diagnoses of its own."),
+        ({"labels": ["melanoma"] * 2, "threshold": 0.1}, "which are not different diagnoses of its own."),
+        ({"labels": ["melanoma"], "threshold": 0}, "the threshold of its attention is 0, and no number above 0"),
+        ({"labels": ["melanoma"], "threshold": float("nan")}, "the threshold of its attention is nan"),
+        ({"labels": ["melanoma"], "threshold": True}, "the threshold of its attention is True"),
+        ({"labels": ["melanoma"], "threshold": "0.1"}, "the threshold of its attention is '0.1'"),
+    ],
+)
+def test_a_damaged_point_of_attention_is_named(tmp_path, point, said):
+    folder = with_config(make_release(tmp_path / "odd"), attention=point)
+    with pytest.raises(NoRelease, match=f"odd cannot be served: .*{re.escape(said)}"):
+        Release.load(folder)
+
+
+@pytest.mark.parametrize("name", ["mela\x1b[31mnoma", "nevus\u202e", "nev\nus", "nev\u200bus"])
+def test_a_diagnosis_that_cannot_be_shown_is_named(tmp_path, name):
+    labels = dict(enumerate(LABELS)) | {4: name}
+    folder = with_config(
+        make_release(tmp_path / "odd"), id2label=labels, label2id={label: i for i, label in labels.items()}
+    )
+    with pytest.raises(NoRelease, match=r"the name of a diagnosis, .*, holds characters that cannot be shown"):
+        Release.load(folder)
 
 
 def test_an_image_too_narrow_for_a_lesion_is_refused_before_it_grows():
