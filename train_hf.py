@@ -491,9 +491,23 @@ def what_next(folder: Path, figures: dict) -> str:
     subgroups = "".join(f"{sentence}\n" for sentence in held_out.get("subgroup_sensitivity", {}).get("sentences", []))
     return (
         f"Held out: balanced accuracy {accuracy}, n = {held_out['n']} images in {held_out['groups']} groups.\n"
+        f"{alert_in_short(figures)}"
         f"{subgroups}"
         f"The release: {folder}\n"
         f"Next: make space RELEASE={folder}"
+    )
+
+
+def alert_in_short(figures: dict) -> str:
+    """Return what the alert does as served, in a line; nothing where there is no threshold or no melanoma."""
+    alert, melanoma = figures["alert"], figures["splits"]["held_out"]["melanoma"]
+    if alert["threshold"] is None or not melanoma["n"]:
+        return ""
+    lesions = melanoma["lesions"]
+    return (
+        f"Melanoma alert as served: sensitivity {words.in_words(lesions['sensitivity_as_served'])}, n = {lesions['n']} "
+        f"lesions; specificity {words.in_words(melanoma['specificity_as_served'])}. "
+        f"The bound of {words.percent(alert['target_sensitivity'])} is {'' if alert['bound_met'] else 'not '}met.\n"
     )
 
 
