@@ -8,7 +8,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from dermalert.sources import ORIGINS
-from dermalert.words import COMPARED, in_words, percent, percent_at_least, percent_at_most, threshold
+from dermalert.words import COMPARED, at_most, in_words, percent, percent_at_least, percent_at_most, threshold
 from space.readers import AGAINST_NEVI, READERS
 from space.triage import NOT_A_DEVICE
 
@@ -22,8 +22,8 @@ _MEANINGS = {
 _JOBS = {
     "train": "weights",
     "validation": "early stopping, choice of recipe",
-    "calibration": "temperature, alert threshold, what is declined; used once",
-    "held_out": "reported; chose nothing",
+    "calibration": "temperature and prior, abstention, operating points",
+    "held_out": "reported; the gate compares releases on it",
     "official_test": "reported; chose nothing",
     "set_aside": "kin of the shipped test images, or known to the base model: not used",
 }
@@ -103,7 +103,7 @@ def _compiled(template: Path) -> jinja2.Template:
         "figure": in_words,
         "probability": lambda value: f"{value:.3f}",
         "p_value": lambda value: f"{value:.2g}",
-        "difference": lambda value: f"{value:.1g}",
+        "difference": at_most,
         "decimal": lambda value, digits=1: f"{value:.{digits}f}",
     }
     return environment.from_string(template.read_text())
@@ -115,9 +115,11 @@ def _front_matter(metrics: dict) -> str:
         license=_licence(data),
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["dermatology", "dermoscopy", "melanoma", "skin-lesion", "dermalert"],
+        tags=["dermalert"]
+        if data["generated"]
+        else ["dermatology", "dermoscopy", "melanoma", "skin-lesion", "dermalert"],
         base_model=metrics["base_model"].split("@")[0] if "/" in metrics["base_model"] else None,
-        model_name=f"dermalert {metrics['version'] or '(not published)'}",
+        model_name=f"dermalert {metrics['version'] or '(not published)'}" + ", generated lesions" * data["generated"],
         eval_results=[result for name, side in metrics["splits"].items() for result in _results(name, side, data)],
     ).to_yaml()
 

@@ -72,11 +72,12 @@ def draw(folder: Path, report: dict, predictions: pa.Table, history: Sequence[di
     with style.context(_STYLE):
         figures = {"learning_curves.png": _learning_curves(history)}
         held_out, images = report["splits"].get("held_out"), _images(predictions, "held_out")
-        threshold = report["alert"]["threshold"]
+        threshold, generated = report["alert"]["threshold"], report.get("data", {}).get("generated", False)
         if held_out and len(images.truth):
             figures |= {
-                "roc.png": _roc_figure(held_out, images, threshold),
-                "alert_trade_off.png": _alert_trade_off(held_out, images, threshold),
+                "roc.png": _roc_figure(held_out, images, threshold, readers=not generated),
+                # What a prevalence of melanoma means for generated lesions nobody knows.
+                "alert_trade_off.png": None if generated else _alert_trade_off(held_out, images, threshold),
                 "per_class.png": _per_class(held_out),
                 "confusion.png": _confusion(held_out),
                 "reliability.png": _reliability(held_out, images),
@@ -123,8 +124,8 @@ def _learning_curves(history: Sequence[dict]) -> Figure | None:
     return figure
 
 
-def _roc_figure(held_out: dict, images: _Images, threshold: float | None) -> Figure | None:
-    """Draw melanoma against all the others and against nevi, beside what doctors reached at the nearest task."""
+def _roc_figure(held_out: dict, images: _Images, threshold: float | None, *, readers: bool) -> Figure | None:
+    """Draw melanoma against all the others and against nevi, and what readers reached at the nearest task."""
     melanoma, nevus, score = images.truth == _MELANOMA, images.truth == _NEVUS, images.probabilities[:, _MELANOMA]
     panels = {
         "all other diagnoses": (~melanoma, "specificity", "auroc", AMONG_PIGMENTED),
@@ -141,7 +142,8 @@ def _roc_figure(held_out: dict, images: _Images, threshold: float | None) -> Fig
         if threshold is not None:
             label = f"this release's alert threshold ({threshold:.1%})"
             _point(axis, held_out["melanoma"][specificity], held_out["melanoma"]["sensitivity"], _ORANGE, label=label)
-        _readers(axis, task)
+        if readers:
+            _readers(axis, task)
         counts = f"{melanoma.sum()} and {others.sum()} images"
         axis.set_title(f"Melanoma against {name}\n{counts}\nAUROC {in_words(held_out['melanoma'][area])}")
         axis.set(xlabel="specificity", ylabel="sensitivity", xlim=(1.02, -0.02), ylim=(-0.02, 1.02), box_aspect=1)
@@ -252,7 +254,7 @@ def _artefacts(held_out: dict) -> Figure | None:
         return None
     first = next(iter(moved.values()))
     names = {
-        "score_change": f"change of the melanoma\nprobability, {first['n']} images",
+        "score_change": f"mean change, with its sign, of the\nmelanoma probability, {first['n']} images",
         "alerts_gained": f"share of {first['quiet']} others\nthat gain an alert",
         "alerts_lost": f"share of {first['caught']} melanomas\nthat lose their alert",
     }

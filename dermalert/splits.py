@@ -14,8 +14,8 @@ from dermalert.errors import UsageError
 SHARES = {
     "train": 0.60,  # weights
     "validation": 0.10,  # early stopping, choice of recipe
-    "calibration": 0.15,  # temperature, alert threshold; used once
-    "held_out": 0.15,  # reported; chooses nothing
+    "calibration": 0.15,  # temperature and prior, abstention, operating points
+    "held_out": 0.15,  # reported; the gate compares releases on it
 }
 
 _LEARNT_FROM = {name: share for name, share in SHARES.items() if name != "held_out"}

@@ -1,6 +1,6 @@
 """Figures as a person reads them."""
 
-import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 COMPARED = {
     "melanoma_auroc": "melanoma AUROC",
@@ -31,12 +31,21 @@ def percent(value: float) -> str:
 
 def percent_at_least(value: float) -> str:
     """Return a lower bound as text: rounded down, so that it is never said to be higher than it is."""
-    return f"{math.floor(value * 1000) / 1000:.1%}"
+    return f"{_exact(value).quantize(Decimal('0.001'), ROUND_FLOOR) * 100:.1f}%"
 
 
 def percent_at_most(value: float) -> str:
     """Return an upper bound as text: rounded up, so that it is never said to be lower than it is."""
-    return f"{math.ceil(value * 1000 - 1e-9) / 1000:.1%}"
+    return f"{_exact(value).quantize(Decimal('0.001'), ROUND_CEILING) * 100:.1f}%"
+
+
+def at_most(value: float) -> str:
+    """Return an upper limit as text with one digit that means something, rounded up: 3.25e-06 is at most 4e-06."""
+    return f"{float(Context(prec=1, rounding=ROUND_CEILING).create_decimal(_exact(value))):.1g}"
+
+
+def _exact(value: float) -> Decimal:
+    return Decimal(repr(float(value)))
 
 
 def threshold(value: float) -> str:

@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from releases import figures
 
-from dermalert import card
+from dermalert import card, words
 from space.readers import READERS
 from space.triage import NOT_A_DEVICE
 
@@ -261,3 +262,52 @@ def test_the_card_claims_nothing_of_what_a_release_without_a_list_has_learnt_fro
     assert typed_by_hand(report) == []
     assert "\n\n\n\n" not in text
     no_interval_without_n(text)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_upper_limits_are_rounded_up_and_lower_ones_down(seed):
+    rng = np.random.default_rng(seed)
+    values = [*(10 ** rng.uniform(-9, 0, 500)), 3.254e-06, 0.0009, 9.6e-5, 0.07, 0.57, 0.95, 1.0, 1 / 3, 1e-12]
+    for value in values:
+        assert float(words.at_most(value)) >= value
+        assert float(words.at_most(value)) <= value * 2 + 1e-15
+        assert float(words.percent_at_most(value)[:-1]) >= 100 * value * (1 - 1e-15)
+        assert float(words.percent_at_least(value)[:-1]) <= 100 * value * (1 + 1e-15)
+        assert float(words.percent_at_most(value)[:-1]) - float(words.percent_at_least(value)[:-1]) <= 0.1001
+    assert words.at_most(3.254e-06) == "4e-06"
+    assert (words.percent_at_least(0.95), words.percent_at_most(0.95)) == ("95.0%", "95.0%")
+
+
+def test_generated_lesions_stand_beside_no_dermatologist_and_at_no_prevalence():
+    report = figures()
+    report["data"]["generated"] = True
+    text, real = (
+        card.render_card(report | {"data": report["data"] | {"generated": g}}, EVERYTHING) for g in (True, False)
+    )
+    for words_of_skin in (
+        "Beside dermatologists",
+        "at a prevalence of",
+        "predictive values",
+        "dermatology",
+        "- melanoma",
+    ):
+        assert words_of_skin not in text
+        assert words_of_skin in real
+    assert yaml.safe_load(text.split("---\n", 2)[1])["tags"] == ["dermalert"]
+    assert ", generated lesions\n" in text
+    assert "generated lesions" not in real
+
+
+def test_the_table_of_failures_says_which_raised_the_alert():
+    report = figures()
+    rows = report["splits"]["held_out"]["failures"]["lowest_melanomas"]
+    text = card.render_card(report, EVERYTHING)
+    for row in rows:
+        assert f"| {row['image_id']} | {row['score']:.3f} | {'yes' if row['alert'] else 'no'} |" in text
+
+
+def test_what_was_found_elsewhere_is_said_only_where_it_was_measured():
+    report = figures()
+    report["data"]["external"] = {}
+    report["splits"] = {k: side for k, side in report["splits"].items() if not k.startswith("external/")}
+    assert "the table by source says what was found" not in card.render_card(report, EVERYTHING)

@@ -284,3 +284,15 @@ def test_artefacts_are_drawn_where_they_were_measured(tmp_path):
     figure = figures._artefacts(report["splits"]["held_out"])
     assert [len(points(axis)) for axis in figure.axes] == [2, 2, 0]
     assert "dark corners" in words(figure) and "share of 150 others" in words(figure)
+
+
+def test_generated_lesions_are_drawn_beside_no_reader_and_at_no_prevalence(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_readers", lambda *_: drawn.append("readers"))
+    report, table = a_release()
+    assert "alert_trade_off.png" in figures.draw(tmp_path, report, table, [])
+    assert drawn
+    drawn.clear()
+    names = figures.draw(tmp_path, report | {"data": {"generated": True}}, table, [])
+    assert "roc.png" in names and "alert_trade_off.png" not in names
+    assert not drawn
