@@ -302,7 +302,7 @@ def read_rows(shard: Path) -> Iterator[tuple[str, batch.Source]]:
     with pq.ParquetFile(shard) as file:
         for some in file.iter_batches(batch_size=_ROWS, columns=list(NEEDED)):
             for name, image in zip(some["image_id"].to_pylist(), some["image"].to_pylist(), strict=True):
-                yield name, _source(image["bytes"] if isinstance(image, dict) else image)
+                yield str(name), _source(image["bytes"] if isinstance(image, dict) else image)
 
 
 def _source(content: bytes | None) -> batch.Source:

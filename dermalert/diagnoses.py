@@ -39,16 +39,28 @@ CLINICAL_GROUPS = {
 # Without the nine themselves. In the order of: HAM10000 (`dx`) and the ISIC challenges, PAD-UFES-20, the archive
 # (older names, levels of `diagnosis_1` to `_5`, the misspelt names of its diagnosis list), HAM10000 on the Hub.
 _OTHER_NAMES = {
-    "actinic keratosis": ("ak", "ack", "solar or actinic keratosis"),
+    "actinic keratosis": ("ak", "ack", "solar or actinic keratosis", "solar keratosis"),
     "basal cell carcinoma": ("bcc",),
     "dermatofibroma": ("df",),
     # A metastasis is melanoma under the microscope, and the archive files it there.
     "melanoma": ("mel", "melanoma metastasis", "malignant melanocytic proliferations (melanoma)"),
-    "nevus": ("nv", "nev", "nevus spilus", "melanocytic nevi", "melanocytic nevus"),
+    # PH2 parts its nevi into common and atypical ones; an atypical (dysplastic) nevus is a nevus.
+    "nevus": (
+        "nv",
+        "nev",
+        "nevus spilus",
+        "melanocytic nevi",
+        "melanocytic nevus",
+        "common nevus",
+        "atypical nevus",
+        "dysplastic nevus",
+        "benign nevus",
+        "nevus, nos",
+    ),
     # ISIC writes "pigmented benign keratosis" for HAM10000's `bkl`, which mixes seborrheic keratosis, solar lentigo
     # and lichen-planus-like keratosis (Tschandl 2018, doi 10.1038/sdata.2018.161).
     "pigmented benign keratosis": ("bkl", "benign ketarosis", "benign keratosis", "benign keratosis like lesions"),
-    "seborrheic keratosis": ("sek", "seborrheic ketarosis"),
+    "seborrheic keratosis": ("sek", "sk", "seborrheic ketarosis"),
     # In situ too (Bowen's disease): so the archive does with the part of HAM10000's `akiec` that is.
     "squamous cell carcinoma": (
         "scc",
@@ -105,6 +117,15 @@ _OUTSIDE = SILENT | {
     "solar lentigo",
     "verruca",
 }
+
+
+# The spellings of Britain and of Latin, and plurals: one word each.
+_SPELLINGS = [
+    (re.compile(r"\bna?e?vi\b|\bn(?:ae|æ)vus\b"), "nevus"),
+    (re.compile(r"\bseborrh(?:oe|œ)ic\b"), "seborrheic"),
+    (re.compile(r"\bh(?:ae|æ)m(?=orrhag|angio)"), "hem"),
+    (re.compile(r"\btumour"), "tumor"),
+]
 
 
 @functools.lru_cache(4096)  # a table has a word a row, and few different ones
@@ -203,4 +224,7 @@ def none_of_the_nine(names: Iterable[str], *, binary: bool = False) -> UsageErro
 def plain(name: str) -> str:
     """Return a name in small letters, with single spaces and without the number that the archive's list gives it."""
     name = re.sub(r"^\d+\. ", "", name.strip())
-    return " ".join(re.sub(r"[_-]", " ", name).lower().split())
+    words = re.sub(r"[_-]", " ", name).lower()
+    for spelling, ours in _SPELLINGS:
+        words = spelling.sub(ours, words)
+    return " ".join(words.split())

@@ -5,12 +5,11 @@
 
 import csv
 import functools
-import re
 from pathlib import Path
 
 from datasets import Dataset
 
-from dermalert import diagnoses
+from dermalert import diagnoses, names
 
 TABLE = Path(__file__).parent / "isic9.csv"
 
@@ -24,9 +23,8 @@ def known() -> dict[str, dict]:
 
 
 def isic_id(image_id: str) -> str | None:
-    """Return the number under which the archive holds an image, if the name is such a number."""
-    number = re.fullmatch(r"(ISIC_\d{7})(_downsampled)?", image_id)
-    return number[1] if number else None
+    """Return the number under which the archive holds an image, if its name has one: see `names.archive_number`."""
+    return names.archive_number(image_id)
 
 
 def diagnosis(image_id: str) -> str | None:

@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from dermalert import facts, tables
+from dermalert import facts, layouts, tables
 from dermalert.errors import RunError, UsageError, did_you_mean, first_line
 from dermalert.layouts import Record
 
@@ -66,8 +66,9 @@ def load(name: str, columns: tables.Columns, *, streaming: bool = False) -> tupl
     image = _image_column(name, features, columns.given.get("image"))
     columns.met.add(image)
     others = [column for column, feature in features.items() if not isinstance(feature, Image)]
-    found = columns.of(others)
-    if not tables.names_a_diagnosis(others, found | {"image_id": image}):
+    known = tables.headers(others)
+    found = columns.of(known)
+    if not tables.names_a_diagnosis(known, found | {"image_id": image}):
         columns.check()  # which may be why
         raise UsageError(f"'{name}' has no column that names a diagnosis among {', '.join(others) or 'its columns'}.")
     splits = {split: rows.select_columns([image, *others]) for split, rows in splits.items()}
@@ -78,10 +79,13 @@ def load(name: str, columns: tables.Columns, *, streaming: bool = False) -> tupl
     splits = {split: rows for split, rows in splits.items() if len(rows)}
     if not splits:
         raise UsageError(f"'{name}' holds no rows.")
-    records, pictures = [], []
+    records, pictures, first = [], [], 0
     for split, rows in splits.items():
         ids = _names(rows, image, f"{name}/{split}")
-        records += _records(rows.select_columns(others), f"{name}/{split}", found, ids, first=len(records))
+        told = rows.select_columns(others)
+        told = told.rename_columns({a: b for a, b in zip(others, known, strict=True) if a != b})
+        records += _records(told, f"{name}/{split}", found, ids, first=first)
+        first += len(rows)
         pictures.append(rows.select_columns([image]).rename_columns({image: "image"}))
     return records, concatenate_datasets(pictures)
 
@@ -170,19 +174,27 @@ def _records(
     rows: Dataset, where: str, columns: Mapping[str, str], ids: Sequence[str], *, first: int
 ) -> Iterator[Record]:
     name, _, split = where.rpartition("/")
+    nobody, other = Counter(), Counter()
     for i, row in enumerate(rows):
         for column, feature in rows.features.items():
             if isinstance(feature, ClassLabel):
                 number = row[column]
                 # In a split without labels the Hub writes -1.
                 row[column] = feature.int2str(number) if number is not None and number >= 0 else ""
+        kind = tables.kind_of(row, columns)
+        if kind != "dermoscopic":
+            other[kind] += 1
+            continue
+        shipped = {tables.shipped_as([split]), tables.split_of(row, columns)}
         yield Record(
             image_id=tables.image_name(row[columns["image_id"]]) if "image_id" in columns else ids[i],
             name=tables.label_of(row, columns),
             malignancy=tables.malignancy_of(row, columns),
             row=first + i,
             # What ships as a test split is one; whatever else a split is called, it is there to be trained on.
-            shipped_split=tables.shipped_as([split]) or "train",
+            shipped_split="test" if "test" in shipped else "train",
             source=name,
-            facts=tables.facts_of(row, columns),
+            facts=tables.facts_of(row, columns, nobody),
         )
+    layouts.warn_of_kinds(other, where)
+    layouts.warn_of_nobody(nobody, where)

@@ -13,7 +13,6 @@ No image is opened here.
 """
 
 import dataclasses
-import filecmp
 import logging
 import os
 import re
@@ -21,8 +20,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from dermalert import diagnoses, facts, tables
-from dermalert.errors import UsageError, first_few
+from dermalert import diagnoses, facts, matching, names, tables
+from dermalert.errors import UsageError
+from dermalert.unused import Unused
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,14 @@ logger = logging.getLogger(__name__)
 _NO_PHOTO = re.compile(r"_(superpixels|segmentation|mask)$", re.IGNORECASE)
 # Tables that may lie beside the folder, or in a `metadata/` there: by these names they can only be meant for it.
 _OFFICIAL = re.compile(r"(HAM10000_metadata|ISIC[-_]?20\d\d)", re.IGNORECASE)
-
+_FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
+_TEXTS = frozenset({".txt", ".md", ".rst", ".pdf", ".json", ".html", ".cff", ".bib", ".py", ".license"})
+_FILES_OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini", "license", "readme", "icon\r"})
+_EVERYBODYS = set(
+    """all archive class classes crops data dataset datasets dermoscopy export exports files folder image images img
+    imgs input inputs jpeg jpg main photo photos pic pics picture pictures png raw source sources split splits test
+    testing train training val valid validation""".split()  # noqa: SIM905
+)
 
 _NO_FACTS: dict = {}  # one for all images
 
@@ -48,6 +55,8 @@ class Record:
     """Which of the source's images it is."""
     source: str = "unknown"
     """Where the picture was made, if its number does not tell: the name of what holds it."""
+    space: str = ""
+    """Whose ids of patients and lesions these are, if not the source's; see `_space`."""
     shipped_split: str | None = None
     malignancy: str = ""
     """What the source says of just that, if it has a column or folder for it."""
@@ -64,16 +73,36 @@ def records(root: Path, columns: tables.Columns) -> list[Record]:
         UsageError: the layout is none of those above, its tables contradict each other, or columns that were named are
             not there.
     """
-    files = sorted(Path(path) for path in _files(root) if not _is_image(path))
+    root = root.absolute() if str(root) == "." else root  # so that all paths begin alike
+    unused = Unused(str(root))
+    images, others = _sorted_out(root)
     near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
     near = [path for path in near if _OFFICIAL.match(path.name)]
-    found, beside = tables.read(files, columns), tables.read(near, tables.Columns())
-    source = root.resolve().name or "unknown"
+    files = sorted(Path(path) for path in others if tables.is_table(Path(path)))
+    found, beside = tables.read(files, columns, unused), tables.read(near, tables.Columns())
+    source, space = names.clean(root.resolve().name) or "unknown", _space(root)
     twins = _twins([*files, *near])
-    return [
-        dataclasses.replace(record, row=i, source=source, twins=tuple(twins.get(record.image_id, ())))
-        for i, record in enumerate(_records(root, found, beside, columns))
+    folder = _Folder(root, images, found, beside, unused)
+    records = [
+        dataclasses.replace(record, row=i, source=source, space=space, twins=tuple(twins.get(record.image_id, ())))
+        for i, record in enumerate(_records(folder, columns))
     ]
+    read = {record.path for record in records}
+    strange = [path for path in others if path not in read and not _is_harmless(path)]
+    unused.add("{n} files in '{where}' are neither images nor tables", map(os.path.basename, strange))
+    unused.report()
+    return records
+
+
+def _sorted_out(root: Path) -> tuple[list[str], list[str]]:
+    """Return the images and the other files below a folder, in the order of their paths."""
+    images, others = [], []
+    # Sorted as paths are, a folder after the other.
+    for path in sorted(_files(root), key=lambda path: path.replace(os.sep, "\0")):
+        if _NO_PHOTO.search(_stem(path)):
+            continue
+        (images if _is_image(path) else others).append(path)
+    return images, others
 
 
 def _files(root: Path) -> Iterator[str]:
@@ -82,9 +111,9 @@ def _files(root: Path) -> Iterator[str]:
     They are strings, because a path takes four times the room, and the table of the names that pathlib has interned
     never shrinks.
     """
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not _hidden(name)]
-        yield from (os.path.join(folder, name) for name in names if not _hidden(name))
+        yield from (os.path.join(folder, name) for name in files if not _hidden(name))
 
 
 def _hidden(name: str) -> bool:
@@ -95,28 +124,133 @@ def _stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0]
 
 
+def _image_id(path: str) -> str:
+    return names.clean(_stem(path))
+
+
 def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in tables.IMAGE_SUFFIXES
+    """Tell whether a file is an image by its suffix, or, where that says nothing, by its first bytes."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in names.IMAGE_SUFFIXES:
+        return True
+    if tables.is_table(Path(path)) or _is_harmless(path) or (suffix[1:].isalpha() and len(suffix) < 6):
+        return False
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return start.startswith(_FIRST_BYTES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
 
 
-def _records(
-    root: Path, found: list[tables.Table], beside: list[tables.Table], columns: tables.Columns
-) -> list[Record]:
+def _is_harmless(path: str) -> bool:
+    """Tell whether a file is a table, or of those that lie beside images and are expected to be none."""
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix in _TEXTS or os.path.basename(path).lower() in _FILES_OF_SYSTEMS or tables.is_table(Path(path))
+
+
+def _space(root: Path) -> str:
+    """Return whose a folder's ids are: the nearest folder whose name is not one that everybody uses, such as `images`.
+
+    Two folders of one clinic, `clinic/train` and `clinic/test`, have one; `images` of two clinics have two.
+    """
+    folder = root.resolve()
+    for one in (folder, *folder.parents):
+        if one.name and names.column(one.name) not in _EVERYBODYS:
+            return names.clean(one.name)
+    return names.clean(folder.name) or "unknown"
+
+
+class _Folder:
+    """A folder's images and tables, and which row of which table means which image."""
+
+    def __init__(
+        self, root: Path, images: list[str], found: list[tables.Table], beside: list[tables.Table], unused: Unused
+    ):
+        self.root, self.images, self.unused = root, images, unused
+        self.matches: list[tuple[tables.Table, matching.Match]] = []
+        if found or beside:
+            base = len(str(root)) + 1
+            files = matching.Files(images, lambda path: path[base:])
+            own = [(table, names.parts(table.path.relative_to(root).parent)) for table in found]
+            for table, folder in [*own, *((table, ()) for table in beside)]:
+                self.matches.append((table, matching.match(table, files, folder)))
+        self.own = self.matches[: len(found)]
+        self.labelling = [(t, m) for t, m in self.own if t.names_a_diagnosis and (m.rows or m.ambiguous)] or [
+            (t, m) for t, m in self.matches[len(found) :] if t.names_a_diagnosis and (m.rows or m.ambiguous)
+        ]
+
+    def facts(self) -> dict[str, dict]:
+        """Return what the tables know of each image, by path; say what stands for nobody."""
+        known: dict[str, dict] = {}
+        nobody: Counter[str] = Counter()
+        for table, match in self.matches:
+            for path, rows in match.rows.items():
+                known[path] = tables.facts_of(rows[-1], table.columns, nobody) | known.get(path, {})
+        warn_of_nobody(nobody, str(self.root))
+        return known
+
+    def kinds(self) -> dict[str, str]:
+        """Return what is no dermoscopy by a table, by path."""
+        found = {
+            path: tables.kind_of(rows[-1], table.columns)
+            for table, match in self.matches
+            if "image_type" in table.columns
+            for path, rows in match.rows.items()
+        }
+        return {path: kind for path, kind in found.items() if kind != "dermoscopic"}
+
+    def splits(self) -> dict[str, str]:
+        """Return the shipped split of each image by the tables' own columns: `test` where any says so."""
+        found: dict[str, str] = {}
+        for table, match in self.matches:
+            if "split" in table.columns:
+                for path, rows in match.rows.items():
+                    split = tables.split_of(rows[-1], table.columns)
+                    found[path] = "test" if split == "test" else found.get(path) or split
+        return {path: split for path, split in found.items() if split}
+
+    def report(self) -> None:
+        """Collect what the folder's own tables hold and nothing uses."""
+        for table, match in self.own:
+            name = table.path.relative_to(self.root).as_posix()
+            if not match.rows:
+                kept = f"'{name}' in '{{where}}' means no image that is there, so that its {{n}} rows are not used"
+                self.unused.add(kept, match.without_file or [row for _, row in match.contested])
+            elif match.without_file:
+                self.unused.add("{n} rows of '{where}' have no image", match.without_file)
+            if match.contested:
+                files = dict.fromkeys(path for path, _ in match.contested)
+                self.unused.add("{n} images are meant by several rows each, so that none is taken", files)
+            unread = table.unused_columns
+            self.unused.add(f"{{n}} columns of '{name}' are not used (--columns FIELD=COLUMN reads one)", unread)
+
+    def without_row(self) -> list[str]:
+        """Return the images that no table means, each name once."""
+        matched = {path for _, match in self.matches for path in match.rows}
+        return list({_stem(path): os.path.basename(path) for path in self.images if path not in matched}.values())
+
+
+def warn_of_nobody(nobody: Counter, where: str) -> None:
+    """Say which ids of patients and lesions were taken for nobody's, but for those that are just empty."""
+    words = {word: n for word, n in nobody.items() if word.casefold() not in ("nan", "none", "null", "na", "n/a")}
+    if words:
+        each = ", ".join(f"{n} '{word}'" for word, n in words.items())
+        logger.warning("ids of '%s' that name no patient and no lesion, and join no images: %s", where, each)
+
+
+def _records(folder: _Folder, columns: tables.Columns) -> list[Record]:
+    root = folder.root
+    folder.report()
     if _has_class_folders(root):
-        return _class_folders(root, [*found, *beside])
-    pictures = _pictures(root)
-    labelling = [t for t in found if t.names_a_diagnosis] or [
-        t for t in beside if t.names_a_diagnosis and not pictures.keys().isdisjoint(t.rows)
-    ]
-    if labelling and pictures:
-        return _from_tables(root, pictures, labelling, _facts_by_image([*found, *beside]))
-    if any(Path(p).parent == root for paths in pictures.values() for p in paths):
+        return _class_folders(folder)
+    if folder.labelling:
+        return _from_tables(folder)
+    if any(os.path.dirname(path) == str(root) for path in folder.images):
         columns.check()  # which may be why
+        folder.unused.report()
         raise UsageError(
             f"'{root}' has images and nothing that says what they show: put them into one folder a diagnosis, or the "
             "source's own table beside them (HAM10000_metadata.csv, an ISIC ground truth, metadata.csv)."
         )
-    return _class_folders(root, [*found, *beside])
+    return _class_folders(folder)
 
 
 def _twins(files: Iterable[Path]) -> dict[str, list[str]]:
@@ -181,7 +315,7 @@ def _known(record: Record) -> str | None:
 def _nothing_left(left_out: Counter, where: str, *, binary: bool) -> UsageError:
     if binary:
         return UsageError(f"'{where}' says of no image whether it is malignant: {_in_words(left_out)}.")
-    if {name.lower() for name in left_out if name} <= diagnoses.BINARY:
+    if any(left_out) and {name.lower() for name in left_out if name} <= diagnoses.BINARY:
         return UsageError(
             f"'{where}' says of its images only whether they are malignant: training needs a diagnosis. Such a set can "
             "be evaluated on."
@@ -204,19 +338,19 @@ def _has_class_folders(root: Path) -> bool:
     return False
 
 
-def _class_folders(root: Path, beside: list[tables.Table]) -> list[Record]:
-    splits = _split_folders(root)
-    unsure = _namesakes(root, beside)
-    known = {name: facts for name, facts in _facts_by_image(beside).items() if name not in unsure}
+def _class_folders(folder: _Folder) -> list[Record]:
+    root, splits = folder.root, _split_folders(folder.root)
+    _forget_namesakes(folder)
+    known, shipped = folder.facts(), folder.splits()
     found = [
-        record
-        for split, folder in splits or [(None, root)]
-        for class_folder in _folders(folder)
-        for record in _class_folder(class_folder, split, known)
+        dataclasses.replace(record, shipped_split=_settled_split(record.shipped_split, shipped.get(record.path)))
+        for split, place in splits or [(None, root)]
+        for class_folder in _folders(place)
+        for record in _class_folder(class_folder, split, known, folder.unused)
     ]
     against: Counter[str] = Counter()
-    labelling = [table for table in beside if table.names_a_diagnosis]
-    found = [r if r.image_id in unsure else _refined(r, labelling, against) for r in found]
+    labelling = [(table, match) for table, match in folder.matches if table.names_a_diagnosis]
+    found = [_refined(record, labelling, against) for record in found]
     if against:
         words = ", ".join(f"{n} {pair}" for pair, n in against.most_common())
         logger.warning(
@@ -225,123 +359,149 @@ def _class_folders(root: Path, beside: list[tables.Table]) -> list[Record]:
             root,
             words,
         )
-    aside = [p for p in _folders(root) if p not in [folder for _, folder in splits]]
+    if any(match.rows for _, match in folder.own):
+        folder.unused.add("{n} images in '{where}' have no row", folder.without_row())
+    aside = [p for p in _folders(root) if p not in [place for _, place in splits]]
     if splits and aside:
-        logger.warning("left out what stands beside the folders of a shipped split: %s", first_few(aside))
-    return found
+        folder.unused.add("left out {n} folders that stand beside the folders of a shipped split", aside)
+    _say_test(found, shipped, root)
+    return _dermoscopic(found, folder.kinds(), root)
 
 
-def _refined(record: Record, labelling: Iterable[tables.Table], against: Counter[str]) -> Record:
+def _settled_split(one: str | None, other: str | None) -> str | None:
+    """Return the shipped split by two that tell: what either calls the test is never trained on."""
+    return "test" if "test" in (one, other) else one or other
+
+
+def _say_test(found: list[Record], shipped: Mapping[str, str], root: Path) -> None:
+    tested = sum(shipped.get(record.path) == "test" for record in found)
+    if tested:
+        logger.warning("%d images of '%s' are the test by its table's split, and not trained on", tested, root)
+
+
+def _dermoscopic(found: list[Record], kinds: Mapping[str, str], root: Path) -> list[Record]:
+    """Return the records without what a table says is no dermoscopy."""
+    warn_of_kinds(Counter(kinds[record.path] for record in found if record.path in kinds), str(root))
+    return [record for record in found if record.path not in kinds]
+
+
+def warn_of_kinds(other: Counter, where: str) -> None:
+    """Say which images were left out because they are no dermoscopy."""
+    if other:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in other.most_common())
+        logger.warning("left out %d images of '%s' that are no dermoscopy: %s", other.total(), where, kinds)
+
+
+def _refined(record: Record, labelling: Iterable[tuple[tables.Table, matching.Match]], against: Counter[str]) -> Record:
     """Return the record with what tables say beyond its folder's name; count where one of them contradicts it."""
-    for table in labelling:
-        row = table.rows.get(record.image_id)
-        if row is not None:
+    for table, match in labelling:
+        for row in match.rows.get(record.path, ())[-1:]:
             label = tables.label_of(row, table.columns)
             finer = diagnoses.finer(record.name, label)
             if finer is None and _is_name(label):
                 against[f"{record.name} ({label})"] += 1
-                break
+                return record
             malignancy = record.malignancy or tables.malignancy_of(row, table.columns)
             record = dataclasses.replace(record, name=finer or record.name, malignancy=malignancy)
     return record
 
 
-def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict]) -> Iterator[Record]:
-    walk = ((below, names) for below, _, names in os.walk(folder) if below != str(folder))
-    nested = [os.path.join(below, name) for below, names in walk for name in names]
-    if nested:
-        logger.warning("left out %d files below '%s', such as '%s'", len(nested), folder, nested[0])
+def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict], unused: Unused) -> Iterator[Record]:
+    walk = ((below, files) for below, _, files in os.walk(folder) if below != str(folder))
+    nested = [os.path.join(below, name) for below, files in walk for name in files]
+    unused.add(f"left out {{n}} files below '{folder}'", nested)
     malignancy = folder.name if diagnoses.plain(folder.name) in diagnoses.MALIGNANCIES else ""
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
-    for name in names:
-        path, stem = os.path.join(folder, name), _stem(name)
-        if not _NO_PHOTO.search(stem):
+        files = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+    for name in files:
+        path = os.path.join(folder, name)
+        if not _NO_PHOTO.search(_stem(path)) and name.lower() not in _FILES_OF_SYSTEMS:
             yield Record(
-                image_id=stem,
-                name=folder.name,
+                image_id=_image_id(path),
+                name=names.clean(folder.name),
                 malignancy=malignancy,
                 path=path,
                 shipped_split=split,
-                facts=known.get(stem, _NO_FACTS),
+                facts=known.get(path, _NO_FACTS),
             )
 
 
-def _from_tables(root: Path, pictures: dict[str, list[str]], labelling: list[tables.Table], known: dict[str, dict]):
-    listed = {image_id for table in labelling for image_id in table.rows}
-    _refuse_namesakes({image_id: paths for image_id, paths in pictures.items() if image_id in listed})
-    said = _said(labelling)
-    without_image = [image_id for image_id in said if image_id not in pictures]
-    if without_image:
-        logger.warning("%d rows of '%s' have no image: %s", len(without_image), root, first_few(without_image))
-    without_row = [os.path.basename(path) for image_id, (path, *_) in pictures.items() if image_id not in said]
-    if without_row:
-        logger.warning("%d images in '%s' have no row: %s", len(without_row), root, first_few(without_row))
-    found, other = [], Counter()
-    for image_id, (path, *_) in pictures.items():
-        label, table, row = said.get(image_id, ("", None, {}))
-        kind = row.get("image_type") or "dermoscopic"
-        if kind != "dermoscopic":
-            other[kind] += 1
-        elif table is not None:
-            malignancy = tables.malignancy_of(row, table.columns)
-            split = tables.shipped_as(os.path.relpath(path, root).split(os.sep)[:-1]) or table.shipped_split
-            record = Record(image_id=image_id, name=label, malignancy=malignancy, path=path, shipped_split=split)
-            found.append(dataclasses.replace(record, facts=known[image_id]))
-    if other:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in other.most_common())
-        logger.warning("left out %d images of '%s' that are no dermoscopy: %s", other.total(), root, kinds)
-    return found
+def _from_tables(folder: _Folder) -> list[Record]:
+    root = folder.root
+    for _, match in folder.labelling:
+        _refuse_namesakes(match)
+    said = _said(folder.labelling)
+    matched = {_stem(path) for path in said}
+    without_row = {_stem(p): os.path.basename(p) for p in folder.images if p not in said and _stem(p) not in matched}
+    folder.unused.add("{n} images in '{where}' have no row", without_row.values())
+    if folder.labelling[0] not in folder.own:
+        lacking = dict.fromkeys(name for _, match in folder.labelling for name in match.without_file)
+        folder.unused.add("{n} rows of '{where}' have no image", lacking)
+    _forget_namesakes(folder)
+    known, shipped = folder.facts(), folder.splits()
+    found = []
+    for path in filter(said.__contains__, folder.images):
+        label, table, row = said[path]
+        malignancy = tables.malignancy_of(row, table.columns)
+        split = tables.shipped_as(os.path.relpath(path, root).split(os.sep)[:-1]) or table.shipped_split
+        split = _settled_split(split, shipped.get(path))
+        record = Record(image_id=_image_id(path), name=label, malignancy=malignancy, path=path, shipped_split=split)
+        found.append(dataclasses.replace(record, facts=known.get(path, _NO_FACTS)))
+    _say_test(found, shipped, root)
+    return _dermoscopic(found, folder.kinds(), root)
 
 
-def _said(labelling: Iterable[tables.Table]) -> dict[str, tuple[str, tables.Table, dict]]:
-    """Return the diagnosis of each image in the words of the table that says most, that table and its row."""
+def _said(
+    labelling: Iterable[tuple[tables.Table, matching.Match]],
+) -> dict[str, tuple[str, tables.Table, dict]]:
+    """Return the diagnosis of each image in the words of the table that says most, that table and its row.
+
+    Of copies under one name that one row means, the first path stands for all.
+    """
     said: dict[str, tuple[str, tables.Table, dict]] = {}
-    for table in labelling:
-        for image_id, row in table.entries:
-            label = tables.label_of(row, table.columns)
-            before, other, _ = said.setdefault(image_id, (label, table, row))
-            finer = diagnoses.finer(before, label)
-            if finer is None and other is table:
-                raise UsageError(f"'{table.path}' lists {image_id} as '{before}' and as '{label}': keep one row.")
-            if finer is None:
-                raise UsageError(
-                    f"two tables disagree about {image_id}: '{before}' in '{other.path}', '{label}' in "
-                    f"'{table.path}'. Keep the one that is meant."
-                )
-            if finer != before:
-                said[image_id] = (label, table, row)
+    copies: dict[tuple[str, int], str] = {}
+    for table, match in labelling:
+        for path, rows in match.rows.items():
+            if copies.setdefault((_stem(path), id(rows)), path) == path:
+                for row in rows:
+                    _add(said, path, table, row)
     return said
 
 
-def _refuse_namesakes(pictures: dict[str, list[str]]) -> None:
+def _add(said: dict[str, tuple[str, tables.Table, dict]], path: str, table: tables.Table, row: dict) -> None:
+    image_id, label = _image_id(path), tables.label_of(row, table.columns)
+    before, other, _ = said.setdefault(path, (label, table, row))
+    finer = diagnoses.finer(before, label)
+    if finer is None and other is table:
+        raise UsageError(f"'{table.path}' lists {image_id} as '{before}' and as '{label}': keep one row.")
+    if finer is None:
+        raise UsageError(
+            f"two tables disagree about {image_id}: '{before}' in '{other.path}', '{label}' in "
+            f"'{table.path}'. Keep the one that is meant."
+        )
+    if finer != before:
+        said[path] = (label, table, row)
+
+
+def _refuse_namesakes(match: matching.Match) -> None:
     """Refuse different images of one name, of which a row may mean either."""
-    for name, paths in pictures.items():
-        other = _other_than_first(paths)
+    same: dict[tuple[str, int], list[str]] = {}
+    for path, rows in match.rows.items():
+        same.setdefault((_stem(path), id(rows)), []).append(path)
+    pairs = [(name, paths[0], matching.other_than_first(paths)) for (name, _), paths in same.items()]
+    for name, path, other in [*match.ambiguous, *pairs]:
         if other:
             raise UsageError(
-                f"'{paths[0]}' and '{other}' are different images of one name, so that a table's '{name}' may "
+                f"'{path}' and '{other}' are different images of one name, so that a table's '{name}' may "
                 "mean either: rename one, in its table too."
             )
 
 
-def _namesakes(root: Path, beside: list[tables.Table]) -> set[str]:
-    """Return the names, but for the archive's numbers, that different images bear and a table has, and say so."""
-    listed = {image_id for table in beside for image_id in table.rows if not facts.isic_id(image_id)}
-    pictures = _pictures(root) if listed else {}
-    found = {name for name, paths in pictures.items() if name in listed and _other_than_first(paths)}
-    if found:
-        logger.warning(
-            "%d names are borne by different images, so that no table's row is taken for them: %s",
-            len(found),
-            first_few(sorted(found)),
-        )
-    return found
-
-
-def _other_than_first(paths: list[str]) -> str | None:
-    """Return the first of the files that differs from the first."""
-    return next((path for path in paths[1:] if not filecmp.cmp(paths[0], path, shallow=False)), None)
+def _forget_namesakes(folder: _Folder) -> None:
+    """Say which names, but for the archive's numbers, different images bear that a row may mean."""
+    found = sorted({name for _, match in folder.matches for name, _, _ in match.ambiguous})
+    reason = "{n} names are borne by different images, so that no table's row is taken for them"
+    folder.unused.add(reason, found)
 
 
 def _is_name(word: str) -> bool:
@@ -356,24 +516,6 @@ def _meaning(name: str) -> str:
     return diagnoses.find(name) or name if _is_name(name) else name
 
 
-def _facts_by_image(found: Iterable[tables.Table]) -> dict[str, dict]:
-    known: dict[str, dict] = {}
-    for table in found:
-        for image_id, row in table.rows.items():
-            known[image_id] = tables.facts_of(row, table.columns) | known.get(image_id, {})
-    return known
-
-
-def _pictures(root: Path) -> dict[str, list[str]]:
-    """Return the images by name: Kaggle's HAM10000 holds its two folders twice, in capitals and in small letters."""
-    found: dict[str, list[str]] = {}
-    # Sorted as paths are, a folder after the other.
-    for path in sorted(_files(root), key=lambda path: path.replace(os.sep, "\0")):
-        if _is_image(path) and not _NO_PHOTO.search(_stem(path)):
-            found.setdefault(_stem(path), []).append(path)
-    return found
-
-
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
     splits = [(tables.shipped_as([folder.name]), folder) for folder in _folders(root)]
     return [(split, folder) for split, folder in splits if split]
@@ -386,4 +528,4 @@ def _folders(root: Path) -> list[Path]:
 
 def _of_tables(folder: Path) -> bool:
     found = list(folder.iterdir())
-    return bool(found) and all(p.is_file() and p.suffix.lower() in (".csv", ".tsv", ".tab", ".txt") for p in found)
+    return bool(found) and all(p.is_file() and (tables.is_table(p) or p.suffix.lower() == ".txt") for p in found)

@@ -21,10 +21,11 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
-from dermalert import facts, hub, layouts, sketches, splits, synthetic
+from dermalert import facts, hub, layouts, people, sketches, splits, synthetic
 from dermalert.diagnoses import DIAGNOSES, MALIGNANCIES
 from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.layouts import Record
+from dermalert.names import clean, is_archive_id, key, original, pad_ufes
 from dermalert.tables import FACTS, Columns
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def _complete(found: list[_Source]) -> None:
 
 def _told_apart(names: list[str]) -> list[str]:
     """Return the names with folders by their last part, because where they lie is nobody's business."""
-    short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
+    short = [clean(Path(name).resolve().name) if Path(name).is_dir() else name for name in names]
     again = [short[:i].count(name) for i, name in enumerate(short)]
     return [f"{name} ({n + 1})" if n else name for name, n in zip(short, again, strict=True)]
 
@@ -186,14 +187,29 @@ def _most_telling(found: Iterable[list[Record]]) -> tuple[str, ...]:
 
 
 def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
-    """Yield the numbers of rows that their source calls copies of each other."""
+    """Yield the numbers of rows that their source calls copies of each other, or whose names call them so."""
     start = 0
     for source in found:
         twins = [(row["image_id"], twin) for row in source.rows for twin in row.get("twins", ())]
         meant = {name for pair in twins for name in pair}
         places = {row["image_id"]: start + i for i, row in enumerate(source.rows) if row["image_id"] in meant}
         yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
+        yield from ((start + first, start + second) for first, second in _augmented(source.rows))
         start += len(source.rows)
+
+
+def _augmented(rows: list[dict]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of rows of which one is an augmented copy of the other by its name, under one label."""
+    copies = {i: original(row["image_id"]) for i, row in enumerate(rows)}
+    copies = {i: name for i, name in copies.items() if name}
+    meant = set(copies.values())
+    first: dict[tuple[str, int], int] = {}
+    for i, row in enumerate(rows) if copies else ():
+        name = copies.get(i) or key(row["image_id"])
+        if name in meant:
+            before = first.setdefault((name, row["label"]), i)
+            if before != i:
+                yield before, i
 
 
 def describe(dataset: Dataset) -> dict:
@@ -265,9 +281,12 @@ def _opened(name: str, columns: Columns, *, streaming: bool) -> tuple[list[Recor
                 f"'{name}' has no images: it must hold one folder a diagnosis, alone or under Train/ and Test/, or "
                 "images with their table (HAM10000, an ISIC challenge, the ISIC archive, PAD-UFES-20)."
             )
-        return records, _pictures(os.path.realpath(record.path) for record in records)
+        people.settle(records, name)
+        return records, _pictures(_file(os.path.realpath(record.path)) for record in records)
     if hub.is_name(name):
-        return hub.load(name, columns, streaming=streaming)
+        records, images = hub.load(name, columns, streaming=streaming)
+        people.settle(records, name)
+        return records, images
     root = Path(name)
     near = [str(p) for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
     hint = did_you_mean(name, ["demo", *near])
@@ -283,6 +302,15 @@ def _demo() -> tuple[list[Record], Dataset]:
         records.append(Record(image_id=photo.image_id, name=photo.diagnosis, row=i, source=GENERATED, facts=known))
         pictures.append({"path": None, "bytes": buffer.getvalue()})
     return records, _pictures(pictures)
+
+
+def _file(path: str) -> dict | str:
+    """Return an image's file as `datasets` takes it: by its path, or what it holds where the path is no UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return {"path": None, "bytes": Path(path).read_bytes()}
+    return path
 
 
 def _pictures(images: Iterable[dict | str]) -> Dataset:
@@ -325,13 +353,13 @@ def _read(
 
 def _in_words(record: Record, fault: Exception) -> str:
     why = re.sub(r" ?<_io\.BytesIO object at 0x\w+>", "", str(fault.__cause__ or fault))
-    return f"'{record.path or record.image_id}' ({why[:60]})"
+    return f"'{clean(record.path) or record.image_id}' ({why[:60]})"
 
 
 def _place(name: str, record: Record) -> str:
     """Return where in its data set an image is: a report is published, and where a folder lies is nobody's business."""
     if record.path:
-        return f"{Path(name).resolve().name}/{Path(record.path).relative_to(name).as_posix()}"
+        return clean(f"{Path(name).resolve().name}/{Path(os.path.relpath(record.path, name)).as_posix()}")
     return record.image_id if record.image_id.startswith(f"{name}/") else f"{name}/{record.image_id}"
 
 
@@ -345,18 +373,21 @@ def _row(record: Record, label: int, content: str) -> dict:
 def _own_ids(record: Record) -> dict[str, str]:
     """Return lesion and patient under names that no other source uses.
 
-    `HAM_0000118`, `IP_0001234` and the like are the archive's; a bare 17 is another patient in every data set.
+    Only the archive's ids, `HAM_0000118`, `IP_0001234` and the like, and those of PAD-UFES-20's images are the same
+    everywhere; another source's `patient_1` is another patient.
     """
-    found = {name: record.facts[name] for name in ("lesion_id", "patient_id") if record.facts.get(name)}
+    of_pad = pad_ufes(record.image_id)
+    known = dict(zip(("patient_id", "lesion_id"), of_pad, strict=True)) if of_pad else {}
+    known |= {name: record.facts[name] for name in ("lesion_id", "patient_id") if record.facts.get(name)}
     return {
-        name: value if re.match(r"[A-Za-z]{2,}\w*_\w*\d", value) else f"{record.source}: {value}"
-        for name, value in found.items()
+        name: value if of_pad or is_archive_id(value) else f"{record.space or record.source}: {value}"
+        for name, value in known.items()
     }
 
 
 def _origin(record: Record) -> str:
     """Tell an image's origin from its number: HAM10000 came into the archive as one block, to ISIC_0034320."""
-    if re.fullmatch(r"PAT_\d+_\d+_\d+", record.image_id):
+    if pad_ufes(record.image_id):
         return "PAD-UFES-20"
     number = facts.isic_id(record.image_id)
     if number is None:

@@ -1,18 +1,22 @@
 """What a row of a source's table says of an image: its name, its diagnosis in the source's words, lesion, age, ..."""
 
-import contextlib
 import csv
 import dataclasses
 import functools
+import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
-from dermalert.errors import UsageError, did_you_mean, first_few
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+from dermalert import names
+from dermalert.errors import UsageError, did_you_mean, first_few
+from dermalert.unused import Unused
 
 # By field of the schema, the columns that hold it: HAM10000, the ISIC challenges, the archive, PAD-UFES-20, the Hub.
 # The first that a table has is taken.
@@ -20,12 +24,14 @@ _COLUMNS = {
     "image_id": ("image_id", "isic_id", "image_name", "img_id", "image", "file_name", "filename", "id"),
     "label": ("dx", "diagnosis", "diagnostic", "label", "labels", "class"),
     "malignancy": ("benign_malignant", "target"),
-    "lesion_id": ("lesion_id",),
-    "patient_id": ("patient_id",),
+    "lesion_id": ("lesion_id", "lesion", "lesion_number", "lesion_no"),
+    "patient_id": ("patient_id", "patient", "patient_number", "patient_no", "subject_id", "subject"),
     "age": ("age", "age_approx", "age_approximate"),
     "sex": ("sex", "gender"),
     "skin_type": ("fitzpatrick_skin_type", "fitzpatrick", "fitspatrick", "skin_type"),
     "site": ("anatom_site_general", "anatom_site_general_challenge", "anatom_site_1", "localization", "region", "site"),
+    "image_type": ("image_type", "modality"),
+    "split": ("split", "data_split", "dataset_split", "partition", "subset", "set"),
 }
 FIELDS = ("image", *_COLUMNS)
 """What a column can hold. `image` is a column of pictures, or, in a table beside files, the same as `image_id`."""
@@ -37,7 +43,8 @@ _ISIC_2017 = frozenset({"melanoma", "seborrheic_keratosis"})
 _LEVELS = tuple(f"diagnosis_{i}" for i in range(1, 6))
 _TWINS = ("image_name_1", "image_name_2")  # of ISIC 2020: the 425 images that it holds twice
 _MALIGNANCY = {0.0: "benign", 1.0: "malignant"}
-_NOT_KNOWN = frozenset({"", "unknown", "unk", "nan", "none", "na", "n/a"})
+_DERMOSCOPIC = ("", "unknown", "contact polarized", "contact non polarized", "non contact polarized")
+_DELIMITERS = ",\t;|"
 
 # HAM10000's and PAD-UFES-20's words in those of the archive's `anatom_site_general`. Words that leave it open there,
 # such as "trunk", stay as they are.
@@ -52,13 +59,18 @@ _SITES = {
 }
 _SITE = {word: site for site, words in _SITES.items() for word in words}
 
+_KNOWN = [*(c for columns in _COLUMNS.values() for c in columns), *_ONE_HOT, *sorted(_ISIC_2017), *_LEVELS, *_TWINS]
+_BY_FORM = {names.column(column): column for column in reversed(_KNOWN)}
+_SAME_KIND = {"lesion_id": "lesion", "patient_id": "patient", "label": "diagnos", "split": "split"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A CSV or TSV file with a row an image."""
+    """A file with a row an image: CSV, TSV, JSON lines or Parquet."""
 
     path: Path
     header: list[str]
+    """Its columns, those that are known in the spelling of `headers`."""
     columns: dict[str, str]
 
     @property
@@ -72,77 +84,145 @@ class Table:
         return shipped_as(re.split(r"[-_. ]", self.path.name))
 
     @functools.cached_property
-    def entries(self) -> list[tuple[str, dict]]:
-        """Its rows, each with the image that it names."""
-        named = [(image_name(row[self.columns["image_id"]]), row) for row in _rows(self.path)]
-        return [(image_id, row) for image_id, row in named if image_id]
+    def entries(self) -> list[tuple[tuple[str, ...], dict]]:
+        """Its rows, each with the folders and the name of the image that it names."""
+        named = [(names.parts(row[self.columns["image_id"]]), row) for row in _rows(self.path, self.header)]
+        return [(parts, row) for parts, row in named if parts]
 
-    @functools.cached_property
-    def rows(self) -> dict[str, dict]:
-        """Its rows by image; of an image that it lists twice, the last."""
-        return dict(self.entries)
+    @property
+    def unused_columns(self) -> list[str]:
+        """The columns that seem to hold what is kept of an image, and are not read."""
+        found = [c for field in ("image_id", *_SAME_KIND) for c in _COLUMNS[field] if c in self.header and c != "id"]
+        used = set(self.columns.values())
+        for field, word in _SAME_KIND.items():
+            if field not in self.columns and not (field == "label" and _has_several(self.header)):
+                found += [c for c in self.header if word in names.column(c) and c not in _KNOWN]
+        return [c for c in dict.fromkeys(found) if c not in used]
 
 
-def read(paths: Iterable[Path], columns: "Columns") -> list[Table]:
-    """Return those of the files that are tables of images."""
+def read(paths: Iterable[Path], columns: "Columns", unused: Unused | None = None) -> list[Table]:
+    """Return those of the files that are tables of images; what else is a table goes to `unused`."""
     found = []
+    unused = unused or Unused("")
     for path in paths:
         if _may_be_table(path):
             header = _header(path)
             of_fields = columns.of(header)
             if "image_id" in of_fields:
                 found.append(Table(path, header, of_fields))
+            elif not set(header) >= set(_TWINS):
+                unused.add("{n} tables have no column that names an image, and are not used", [path.name])
     # A table that says only benign or malignant, such as a sample submission, does not count beside a diagnosis.
     if any(t.names_a_diagnosis and not _is_binary(t) for t in found):
+        left_out = [t.path.name for t in found if _is_binary(t)]
+        unused.add("{n} tables say only what is malignant, and are not used beside a diagnosis", left_out)
         return [t for t in found if not _is_binary(t)]
     return found
 
 
 def twins(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """Return the pairs of images that a list among the files calls copies, as ISIC 2020 ships one."""
-    lists = [path for path in paths if _may_be_table(path) and set(_header(path)) >= set(_TWINS)]
-    return [tuple(image_name(row[column]) for column in _TWINS) for path in lists for row in _rows(path)]
+    lists = [(path, _header(path)) for path in paths if _may_be_table(path)]
+    lists = [(path, header) for path, header in lists if set(header) >= set(_TWINS)]
+    return [
+        tuple(image_name(row[column]) for column in _TWINS) for path, header in lists for row in _rows(path, header)
+    ]
 
 
 def _is_binary(table: Table) -> bool:
     return "malignancy" in table.columns and "label" not in table.columns and not _has_several(table.header)
 
 
+def is_table(path: Path) -> bool:
+    """Tell whether a file is a table by its name."""
+    suffix = path.suffix.lower()
+    return suffix in (".csv", ".tsv", ".tab", ".jsonl", ".parquet") or path.name == "HAM10000_metadata"
+
+
 def _may_be_table(path: Path) -> bool:
-    named = path.suffix.lower() in (".csv", ".tsv", ".tab") or path.name == "HAM10000_metadata"
-    return named and path.is_file()
+    return is_table(path) and path.is_file()
+
+
+def headers(raw: Iterable[object]) -> list[str]:
+    """Return a table's columns, each that is known in the spelling of the sources, however it is written.
+
+    Of two that are one column in two spellings, the first as the sources write it, or else the first, is that column;
+    the other keeps its own name.
+    """
+    raw = [names.clean(column) for column in raw]
+    forms = [_BY_FORM.get(names.column(column)) for column in raw]
+    as_known = set(raw) & set(_KNOWN)
+    found: list[str] = []
+    for column, known in zip(raw, forms, strict=True):
+        known = column if column in _KNOWN else None if known in as_known else known
+        found.append(column if known is None or known in found else known)
+    return found
 
 
 def _header(path: Path) -> list[str]:
-    with path.open(newline="", encoding=_encoding(path), errors="replace") as file, _of_a_table(path):
-        line = file.readline()
-        return next(csv.reader([line], delimiter=_delimiter(line)), [])
+    return headers(_read(path, rows=False)[0])
 
 
-def _rows(path: Path) -> list[dict]:
-    with path.open(newline="", encoding=_encoding(path), errors="replace") as file, _of_a_table(path):
-        delimiter = _delimiter(file.readline())
-        file.seek(0)
-        return list(csv.DictReader(file, delimiter=delimiter))
+def _rows(path: Path, header: list[str]) -> Iterator[dict]:
+    _, rows = _read(path)
+    for row in rows:
+        yield dict(zip(header, [*row, *[None] * (len(header) - len(row))], strict=False))
 
 
-@contextlib.contextmanager
-def _of_a_table(path: Path) -> Iterator[None]:
+def _read(path: Path, *, rows: bool = True) -> tuple[list[str], Iterable[Sequence]]:
+    """Return the columns of a file as they stand there, and its rows if they are asked for."""
     try:
-        yield
-    except csv.Error as error:
-        raise UsageError(f"'{path}' cannot be read as a table ({error}): mend it, or move it elsewhere.") from error
+        if path.suffix.lower() == ".parquet":
+            return _read_parquet(path, rows=rows)
+        if path.suffix.lower() == ".jsonl":
+            return _read_json_lines(path)
+        return _read_text(path, rows=rows)
+    except (csv.Error, ValueError, pa.ArrowException) as error:
+        why = str(error).splitlines()[0]
+        raise UsageError(f"'{path}' cannot be read as a table ({why}): mend it, or move it elsewhere.") from error
 
 
-def _encoding(path: Path) -> str:
-    """Return UTF-16 where the file says so, as spreadsheets write it, else UTF-8; a stray byte becomes a mark."""
+def _read_text(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequence]]:
     with path.open("rb") as file:
-        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        content = file.read() if rows else file.readline(1 << 20)
+        if not rows and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            content += file.read()  # a line of UTF-16 ends between two bytes
+    lines = io.StringIO(_decoded(content), newline="")
+    first = lines.readline()
+    lines.seek(0)
+    table = (row for row in csv.reader(lines, delimiter=_delimiter(first)) if row)
+    return next(table, []), list(table) if rows else []
+
+
+def _decoded(content: bytes) -> str:
+    """Return text of UTF-16 where it says so, as spreadsheets write it, of UTF-8, or else of Windows in the west."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def _read_json_lines(path: Path) -> tuple[list[str], Iterable[Sequence]]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("each line must be an object in braces")
+    header = list(dict.fromkeys(column for row in rows for column in row))
+    return header, [[row.get(column) for column in header] for row in rows]
+
+
+def _read_parquet(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequence]]:
+    file = pq.ParquetFile(path)
+    # Of pictures that the table itself holds, the path is enough.
+    flat = [f.name for f in file.schema_arrow if not pa.types.is_struct(f.type) and not pa.types.is_binary(f.type)]
+    table = file.read(columns=flat).to_pylist() if rows else []
+    return flat, [[row[column] for column in flat] for row in table]
 
 
 def _delimiter(header: str) -> str:
     """Return what parts the columns; spreadsheets of some languages write semicolons."""
-    return max(",\t;", key=header.count)
+    return max(_DELIMITERS, key=header.count)
 
 
 def shipped_as(words: Iterable[str]) -> str | None:
@@ -155,6 +235,21 @@ def shipped_as(words: Iterable[str]) -> str | None:
     if words & {"test", "testing"}:
         return "test"
     return "train" if words & {"train", "training", "val", "valid", "validation"} else None
+
+
+def split_of(row: Mapping, columns: Mapping[str, str]) -> str | None:
+    """Return `test` or `train` by the row's own column of that; see `shipped_as`."""
+    word = names.column(row.get(columns.get("split"))).removesuffix("set").removesuffix("split").removesuffix("data")
+    if word in ("holdout", "heldout", "tst", "tests"):
+        return "test"
+    return "train" if word in ("dev", "trn", "eval") else shipped_as([word])
+
+
+def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
+    """Return what kind of picture an image is, `dermoscopic` where the row does not say that it is another."""
+    kind = names.clean(row.get(columns.get("image_type")))
+    plain = kind.lower().replace("-", " ").replace("_", " ")
+    return "dermoscopic" if plain in _DERMOSCOPIC or "dermoscop" in plain or "dermatoscop" in plain else kind
 
 
 def mapping(arguments: Sequence[str]) -> dict[str, str]:
@@ -208,11 +303,16 @@ class Columns:
     def of(self, header: Iterable[str]) -> dict[str, str]:
         """Return for each field the column that holds it, of those that the table has."""
         header = list(header)
-        self.met.update(header)
-        guessed = {field: next((c for c in names if c in header), None) for field, names in _COLUMNS.items()}
+        guessed = {field: next((c for c in known if c in header), None) for field, known in _COLUMNS.items()}
         if _has_several(header):
             guessed["label"] = None
-        given = {field: column for field, column in self.given.items() if column in header}
+        forms = {names.column(column): column for column in reversed(header)}
+        given = {
+            field: column if column in header else forms.get(names.column(column))
+            for field, column in self.given.items()
+        }
+        given = {field: column for field, column in given.items() if column}
+        self.met.update(header, (self.given[field] for field in given))
         if "image" in given:
             given = {"image_id": given.pop("image")} | given
         return {field: column for field, column in (guessed | given).items() if column}
@@ -246,12 +346,12 @@ def label_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
         return text(row[columns["label"]])
     if _LEVELS[0] in row:
         return ":".join(filter(None, (text(row.get(level)) for level in _LEVELS)))
-    names = _ISIC_2017 if row.keys() >= _ISIC_2017 else _ONE_HOT
-    cells = {name: _number(row[name]) for name in names if name in row}
+    several = _ISIC_2017 if row.keys() >= _ISIC_2017 else _ONE_HOT
+    cells = {name: names.number(row[name]) for name in several if name in row}
     if not cells:
         return malignancy_of(row, columns)
     hot = [name for name, number in cells.items() if number == 1]
-    if names is _ISIC_2017 and not hot and None not in cells.values():
+    if several is _ISIC_2017 and not hot and None not in cells.values():
         return "nevus"  # the third class, which has no column
     return hot[0] if len(hot) == 1 else ""
 
@@ -259,14 +359,8 @@ def label_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
 def malignancy_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
     """Return `benign`, `malignant` or what else the source's own column of that says; nothing where it has none."""
     cell = row.get((columns or columns_of(row)).get("malignancy"))
-    return _MALIGNANCY.get(_number(cell), text(cell))
-
-
-def _number(cell: object) -> float | None:
-    try:
-        return float(cell)
-    except (TypeError, ValueError):  # a row that is cut short, or an empty cell
-        return None
+    word = text(cell)
+    return _MALIGNANCY.get(names.number(word), word)
 
 
 def _has_several(header: Collection[str]) -> bool:
@@ -274,11 +368,19 @@ def _has_several(header: Collection[str]) -> bool:
     return _LEVELS[0] in header or {"MEL", "NV"} <= set(header) or set(header) >= _ISIC_2017
 
 
-def facts_of(row: Mapping, columns: Mapping[str, str] | None = None) -> dict:
-    """Return lesion, patient, age, sex and site, of those that the row knows."""
+def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Counter | None = None) -> dict:
+    """Return lesion, patient, age, sex and site, of those that the row knows.
+
+    Args:
+        row: of a table.
+        columns: by field; without them, those that are known.
+        nobody: where what stands for nobody is counted, such as `-1`.
+    """
     columns = columns or columns_of(row)
-    facts = {name: text(row[columns[name]]) for name in ("lesion_id", "patient_id") if name in columns}
-    facts = {name: value for name, value in facts.items() if value.lower() not in _NOT_KNOWN}
+    facts = {name: names.person(row[columns[name]]) for name in ("lesion_id", "patient_id") if name in columns}
+    if nobody is not None:
+        nobody.update(v for v in facts.values() if v and names.is_nobody(v))
+    facts = {name: value for name, value in facts.items() if not names.is_nobody(value)}
     if facts.get("lesion_id", "").isdigit() and "patient_id" in facts:
         # PAD-UFES-20 numbers its lesions; another source's 1765 is another lesion.
         facts["lesion_id"] = f"{facts['patient_id']}_{facts['lesion_id']}"
@@ -290,11 +392,8 @@ def facts_of(row: Mapping, columns: Mapping[str, str] | None = None) -> dict:
 def age_of(row: Mapping, columns: Mapping[str, str] | None = None) -> float | None:
     """Return the age in years."""
     word = text(row.get((columns or columns_of(row)).get("age"))).removesuffix("+")
-    try:
-        age = float(word)
-    except ValueError:
-        return None
-    return None if math.isnan(age) else age
+    age = names.number(re.sub(r"\s*(y|yrs?|years?)$", "", word, flags=re.IGNORECASE))
+    return age if age is not None and 0 <= age < math.inf else None
 
 
 def sex_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
@@ -305,7 +404,7 @@ def sex_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None
 
 def skin_type_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
     """Return the Fitzpatrick skin type, `I` to `VI`, which PAD-UFES-20 writes as a number (1.0)."""
-    word = text(row.get((columns or columns_of(row)).get("skin_type"))).upper().removesuffix(".0")
+    word = names.whole(text(row.get((columns or columns_of(row)).get("skin_type"))).upper())
     numbers = ("I", "II", "III", "IV", "V", "VI")
     if word in numbers:
         return word
@@ -315,15 +414,18 @@ def skin_type_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str 
 def site_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
     """Return the place on the body, in the words of the archive where they fit."""
     word = text(row.get((columns or columns_of(row)).get("site"))).lower()
-    return None if word in _NOT_KNOWN else _SITE.get(word, word)
+    return None if names.is_nobody(word) else _SITE.get(word, word)
 
 
 def image_name(value: object) -> str:
     """Return an image's name without folder and suffix, as tables write it either way."""
-    path = PurePath(text(value))
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+    parts = names.parts(value)
+    if not parts:
+        return ""
+    path = PurePath(parts[-1])
+    return path.stem if path.suffix.lower() in names.IMAGE_SUFFIXES else path.name
 
 
 def text(value: object) -> str:
     """Return what a cell holds as text, and nothing for None."""
-    return "" if value is None else str(value).strip()
+    return names.clean(value)

@@ -415,7 +415,7 @@ def test_different_images_of_one_name_are_refused(tmp_path, folders):
     for i, folder in enumerate(folders):
         (tmp_path / folder).mkdir()
         picture(i).save(tmp_path / folder / "1.png")
-        write_table(tmp_path / folder / "metadata.csv", [{"file_name": "1.png", "label": ["nv", "mel"][i]}])
+    write_table(tmp_path / "metadata.csv", [{"file_name": "1.png", "label": "nv"}])
     first, second = sorted(folders)
     with pytest.raises(UsageError, match=rf"'.*{first}/1.png' and '.*{second}/1.png' are different images of one name"):
         load(tmp_path)
@@ -506,7 +506,7 @@ def test_a_row_is_taken_for_no_image_of_a_name_that_several_bear(tmp_path, caplo
 def test_the_copies_that_isic_2020_lists_are_one_group(tmp_path, place):
     rows = LAYOUTS["ISIC 2020"].rows()
     for i, row in enumerate(rows):
-        row["lesion"] = f"IP_{i}"  # the patients, all different
+        row["lesion"] = f"IP_000000{i}"  # the patients, all different
     root = LAYOUTS["ISIC 2020"].build(tmp_path / "set", rows, ids(rows))
     pairs = [(rows[0]["id"], rows[2]["id"]), (rows[1]["id"], "ISIC_8999999")]
     where = root if place == "with the images" else tmp_path
@@ -514,7 +514,7 @@ def test_the_copies_that_isic_2020_lists_are_one_group(tmp_path, place):
     write_table(where / "ISIC_2020_Training_Duplicates.csv", table)
     dataset = load(root)
     groups = dict(zip(dataset["image_id"], dataset["group"], strict=True))
-    assert groups == {row["id"]: f"IP_{0 if i == 2 else i}" for i, row in enumerate(rows)}
+    assert groups == {row["id"]: f"IP_000000{0 if i == 2 else i}" for i, row in enumerate(rows)}
 
 
 def test_images_of_which_nothing_says_what_they_show_are_refused(tmp_path):

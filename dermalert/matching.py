@@ -1,0 +1,116 @@
+"""Which row of a table means which file, where both spell its name in their own way.
+
+A row means the file whose path is nearest to what it says, of those that have its name's normal form; else the files
+that have its archive number. What may mean two different files, or a file that two different rows may mean, is matched
+to nothing and reported.
+"""
+
+import dataclasses
+import filecmp
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from dermalert import names
+from dermalert.tables import Table
+
+
+@dataclasses.dataclass
+class Match:
+    """Which rows of one table mean which files."""
+
+    rows: dict[str, list[dict]]
+    """By path, the rows that mean it: several where the table lists one image twice."""
+    without_file: list[str]
+    """What the rows say that mean no file."""
+    ambiguous: list[tuple[str, str, str]]
+    """What a row says, and two different files that it may mean."""
+    contested: list[tuple[str, str]]
+    """A file, and one of several rows that say it equally well."""
+
+
+class Files:
+    """Image files by the normal forms of their names."""
+
+    def __init__(self, paths: Sequence[str], relative: Callable[[str], str]):
+        self.parts = {path: names.parts(relative(path)) for path in paths}
+        self.by_key: dict[str, list[str]] = defaultdict(list)
+        self.by_number: dict[str, list[str]] = defaultdict(list)
+        self.folders = {part.casefold() for parts in self.parts.values() for part in parts[:-1]}
+        for path, parts in self.parts.items():
+            self.by_key[names.key(parts[-1])].append(path)
+            number = names.archive_number(parts[-1])
+            if number:
+                self.by_number[number].append(path)
+
+    def below(self, folder: tuple[str, ...]) -> bool:
+        """Tell whether a folder holds images, at any depth."""
+        return any(parts[: len(folder)] == folder for parts in self.parts.values())
+
+
+def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
+    """Return which rows mean which files.
+
+    Args:
+        table: of images.
+        files: those that it may mean.
+        folder: where the table lies, in the files' terms: one beside images means those below it, any other means all.
+    """
+    within = folder if folder and files.below(folder) else ()
+    by_name: dict[tuple[str, ...], list[dict]] = defaultdict(list)
+    for parts, row in table.entries:
+        by_name[parts].append(row)
+    wanted: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
+    for row in by_name:
+        for path, near in _candidates(row, files, folder, within):
+            wanted[path].append((near, row))
+    return _settled(by_name, wanted)
+
+
+def _candidates(
+    row: tuple[str, ...], files: Files, folder: tuple[str, ...], within: tuple[str, ...]
+) -> list[tuple[str, tuple]]:
+    """Return the files that a row may mean, each with how near it is."""
+    number = names.archive_number(row[-1])
+    near = files.by_key.get(names.key(row[-1]), ())
+    # ISIC 2019's `_downsampled` rows are left to files of that name: sides of releases that were made hang on it.
+    far = files.by_number.get(number, ()) if number and not row[-1].endswith("_downsampled") else ()
+    # A folder that is here, and holds no such file, is not another folder.
+    here = len(row) > 1 and row[-2].casefold() in files.folders
+    found = []
+    for path in dict.fromkeys([*near, *far]):
+        parts = files.parts[path]
+        elsewhere = here and (len(parts) < 2 or parts[-2].casefold() != row[-2].casefold())
+        if parts[: len(within)] == within and not (elsewhere and not number):
+            exact = [part.casefold() for part in parts] == [part.casefold() for part in (*folder, *row)]
+            found.append((path, (path in near, exact, *names.nearness(parts, row))))
+    if number:
+        return found
+    best = max((near for _, near in found), default=None)
+    return [(path, near) for path, near in found if near == best]
+
+
+def _settled(by_name: dict, wanted: dict) -> Match:
+    rows, ambiguous, contested = {}, [], []
+    meant: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for path, offers in wanted.items():
+        best = max(near for near, _ in offers)
+        first, *others = [row for near, row in offers if near == best]
+        if others and names.archive_number(first[-1]) is None:
+            contested += [(path, "/".join(row)) for row in (first, *others)]
+        else:
+            meant[first].append(path)
+            rows[path] = by_name[first]
+    for row, paths in meant.items():
+        other = other_than_first(paths) if names.archive_number(row[-1]) is None else None
+        if other:
+            ambiguous.append(("/".join(row), paths[0], other))
+            for path in paths:
+                del rows[path]
+    undecided = {row for _, row in contested}
+    unmet = ["/".join(row) for row in by_name if row not in meant]
+    return Match(rows, [name for name in unmet if name not in undecided], ambiguous, contested)
+
+
+def other_than_first(paths: Sequence[str]) -> str | None:
+    """Return the first of the files that differs from the first."""
+    return next((path for path in paths[1:] if not filecmp.cmp(paths[0], path, shallow=False)), None)

@@ -1,0 +1,78 @@
+"""Whose images these are: ids that can be those of one patient or of one lesion, each in one spelling."""
+
+import dataclasses
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from dermalert import names
+from dermalert.errors import first_few
+from dermalert.layouts import Record
+
+logger = logging.getLogger(__name__)
+
+_MANY = 20  # images of one id, below which no count is implausible
+_TIMES = 10  # as many as the next id has
+
+_FIELDS = {"patient_id": "patient", "lesion_id": "lesion"}
+
+
+def settle(records: list[Record], where: str) -> None:
+    """Replace, in place, the ids of a source by those that tell people and lesions apart, and say what was done.
+
+    An id that has implausibly many images beside all others is a word for nobody that this package does not know, and
+    so is a 0 that has more than the others. The archive's ids stay as they are.
+    """
+    for field, what in _FIELDS.items():
+        found = Counter(record.facts[field] for record in records if field in record.facts)
+        found = Counter({one: n for one, n in found.items() if not names.is_archive_id(one)})
+        if found:
+            strange = [one for one in found if _is_implausible(one, found)]
+            spelt = _one_spelling([one for one in found if one not in strange])
+            _say(strange, spelt, found, what, where)
+            _apply(records, field, dict.fromkeys(strange) | spelt)
+
+
+def _is_implausible(one: str, found: Mapping[str, int]) -> bool:
+    others = max((n for other, n in found.items() if other != one), default=0)
+    if one == "0" or one.endswith("_0"):  # the latter as PAD-UFES-20's lesions are numbered
+        return one == "0" and found[one] > max(1, 3 * others)
+    return found[one] >= _MANY and found[one] >= _TIMES * max(others, 1)
+
+
+def _one_spelling(ids: list[str]) -> dict[str, str]:
+    """Return for each id that is spelt in several ways, in capitals and small letters, the one that stands for all."""
+    spellings = defaultdict(list)
+    for one in ids:
+        spellings[one.casefold()].append(one)
+    return {one: min(same) for same in spellings.values() if len(same) > 1 for one in same}
+
+
+def _say(strange: list[str], spelt: dict[str, str], found: Mapping[str, int], what: str, where: str) -> None:
+    for one in strange:
+        logger.warning(
+            "'%s' is no %s: %d images of '%s' have it, implausibly many, and are not joined by it",
+            one,
+            what,
+            found[one],
+            where,
+        )
+    if spelt:
+        logger.warning(
+            "%d ids of a %s in '%s' are spelt in several ways, and taken for one: %s",
+            len(set(spelt.values())),
+            what,
+            where,
+            first_few(sorted(spelt)),
+        )
+
+
+def _apply(records: list[Record], field: str, changes: Mapping[str, str | None]) -> None:
+    if not changes:
+        return
+    for i, record in enumerate(records):
+        now = record.facts.get(field)
+        if now in changes:
+            facts = {name: value for name, value in record.facts.items() if name != field}
+            facts |= {field: changes[now]} if changes[now] else {}
+            records[i] = dataclasses.replace(record, facts=facts)

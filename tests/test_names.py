@@ -1,0 +1,373 @@
+"""One thing under two spellings, and two things under nearly one: names of files, columns, people and numbers."""
+
+import csv
+import json
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import class_folders, picture, write_table
+
+from dermalert import diagnoses, duplicates, facts, names, repair, sources, splits, tables
+from dermalert.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("ISIC_0025818_jpg.rf.abc123", "ISIC_0025818"),
+        ("isic_0025818", "ISIC_0025818"),
+        ("ISIC-0025818", "ISIC_0025818"),
+        ("ISIC_0025818_aug_0", "ISIC_0025818"),
+        ("ISIC_0025818 (1)", "ISIC_0025818"),
+        ("ISIC_0025818_resized_224", "ISIC_0025818"),
+        ("ISIC_0025818_downsampled", "ISIC_0025818"),
+        ("aug_3_ISIC_0025818", "ISIC_0025818"),
+        ("mirrored-x_ISIC_0025818-Kopie", "ISIC_0025818"),
+        ("ISIC_00258181", None),
+        ("ISIC_002581", None),
+        ("0025818", None),
+        ("ISIC_0025818_ISIC_0025819", None),
+        ("basic_photo_0025818", None),
+        ("", None),
+    ],
+)
+def test_the_archive_number_is_found_in_longer_names_and_not_in_other_numbers(name, number):
+    assert names.archive_number(name) == number
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a.JPG", "a"),
+        ("Mole.jpeg.jpg", "mole.png"),
+        ("0017.png", "17.0"),
+        ("17", "0017.jfif"),
+        ("re\u0301sume\u0301.tif", "R\u00c9SUM\u00c9"),
+        ("a\u00a0b.jpg", "a b"),
+        ("\ufeffscan_1", "scan_1.webp"),
+        ("scan\u200b_1.jpg ", "scan_1"),
+    ],
+)
+def test_two_spellings_of_one_name_have_one_normal_form(one, other):
+    assert names.key(names.clean(one)) == names.key(names.clean(other))
+
+
+@pytest.mark.parametrize(("one", "other"), [("1_1", "11"), ("a1", "a01"), ("a.b.jpg", "a.jpg"), ("0", "1")])
+def test_two_names_stay_two(one, other):
+    assert names.key(one) != names.key(other)
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        ("1,0", 1.0),
+        ("0.5", 0.5),
+        (" 1 ", 1.0),
+        (True, 1.0),
+        ("true", 1.0),
+        (3, 3.0),
+        ("", None),
+        ("x", None),
+        (None, None),
+    ],
+)
+def test_numbers_are_read_with_either_decimal_mark(cell, number):
+    assert names.number(cell) == number
+
+
+@pytest.mark.parametrize(
+    "word", ["-1", "-1.0", "-99", "?", "Unknown", "N/A", "null", "", "patient_unknown", "NaN", "#N/A"]
+)
+def test_a_placeholder_is_nobody(word):
+    assert names.is_nobody(word)
+
+
+@pytest.mark.parametrize("word", ["1", "0", "P1", "patient_1", "IP_0000001", "Nguyen", "unknown_7", "a-1"])
+def test_an_id_is_somebody(word):
+    assert not names.is_nobody(word)
+
+
+@pytest.mark.parametrize("word", ["HAM_0000118", "ip_0001234", "IL_1612768", "MSK4_0011191", "BCN_0000045"])
+def test_ids_of_the_archive_are_shared(word):
+    assert names.is_archive_id(word)
+
+
+@pytest.mark.parametrize("word", ["patient_1", "case_12", "PAT_8", "IP_1", "HAM_12", "ip-ward_0000001"])
+def test_other_ids_are_their_sources_own(word):
+    assert not names.is_archive_id(word)
+
+
+@pytest.mark.parametrize(
+    ("raw", "known"),
+    [
+        (["Image ID", "LESION-ID", "Dx"], ["image_id", "lesion_id", "dx"]),
+        (["\ufeffimage_name", " Patient_Id ", "Age Approx"], ["image_name", "patient_id", "age_approx"]),
+        (["ImageName", "lesionId", "mel", "nv"], ["image_name", "lesion_id", "MEL", "NV"]),
+        (["Image_ID", "image_id"], ["Image_ID", "image_id"]),
+    ],
+)
+def test_columns_are_known_however_they_are_written(raw, known):
+    assert tables.headers(raw) == known
+
+
+def clinic(root: Path, *, spelt=lambda name: name) -> list[str]:
+    """Two lesions, four photos each, in class folders; return the files."""
+    files = []
+    for i in range(8):
+        path = root / ("nevus", "melanoma")[i % 2] / spelt(f"photo_{i}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(path)
+        files.append(path.relative_to(root).as_posix())
+    return files
+
+
+SPELLINGS = {
+    "drive and back slashes": lambda path: "D:\\export\\" + path.replace("/", "\\"),
+    "mixed separators": lambda path: "./" + path.replace("/", "\\"),
+    "another suffix": lambda path: path.rpartition(".")[0] + ".JPEG",
+    "no suffix, blanks around": lambda path: f"\u00a0{Path(path).stem} ",
+    "two suffixes": lambda path: path + ".jpg",
+    "capitals": lambda path: Path(path).name.upper(),
+    "byte order mark inside": lambda path: "\ufeff" + path,
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_table_beside_class_folders_finds_its_images_however_it_spells_them(tmp_path, spelling, kind):
+    root = tmp_path / "clinic"
+    rows = [{"File Name": SPELLINGS[spelling](f), "Lesion ID": f"L{i % 2}"} for i, f in enumerate(clinic(root))]
+    table = root / f"metadata.{kind}"
+    if kind == "csv":
+        write_table(table, rows)
+    elif kind == "jsonl":
+        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), table)
+    assert set(sources.load([str(root)])["group"]) == {"clinic: L0", "clinic: L1"}
+
+
+def test_decomposed_file_names_meet_composed_ones(tmp_path):
+    files = clinic(tmp_path / "clinic", spelt=lambda n: unicodedata.normalize("NFD", f"l\u00e9sion-\u00fc_{n}"))
+    rows = [{"image": unicodedata.normalize("NFC", Path(f).stem), "lesion_id": i % 2} for i, f in enumerate(files)]
+    write_table(tmp_path / "clinic" / "metadata.csv", rows)
+    assert len(set(sources.load([str(tmp_path / "clinic")])["group"])) == 2
+
+
+def test_numbers_that_a_spreadsheet_has_shortened_meet_their_files(tmp_path):
+    files = clinic(tmp_path / "clinic", spelt=lambda n: f"{int(n[6]):04d}.png")
+    rows = [{"image": f"{int(Path(f).stem)}.0", "lesion_id": i % 2} for i, f in enumerate(files)]
+    write_table(tmp_path / "clinic" / "metadata.csv", rows)
+    assert len(set(sources.load([str(tmp_path / "clinic")])["group"])) == 2
+
+
+def test_two_files_whose_names_have_one_normal_form_stay_two(tmp_path):
+    root = tmp_path / "clinic"
+    (root / "nevus").mkdir(parents=True)
+    for i, name in enumerate(("17.png", "0017.png", "a.png", "A.png")):
+        picture(i).save(root / "nevus" / name)
+    meant = {"17": "L1", "0017": "L2", "a": "L3", "A": "L4"}
+    write_table(root / "metadata.csv", [{"image": n, "lesion_id": lesion} for n, lesion in meant.items()])
+    found = sources.load([str(root)])
+    lesions = dict(zip(found["image_id"], found["lesion_id"], strict=True))
+    assert lesions == {name: f"clinic: {lesion}" for name, lesion in meant.items()}
+
+
+def test_a_row_that_may_mean_two_files_is_taken_for_neither_and_that_is_said(tmp_path, caplog):
+    root = tmp_path / "clinic"
+    (root / "nevus").mkdir(parents=True)
+    for i, name in enumerate(("017.png", "0017.png")):
+        picture(i).save(root / "nevus" / name)
+    write_table(root / "metadata.csv", [{"image": "17", "lesion_id": "L1"}])
+    assert set(sources.load([str(root)])["lesion_id"]) == {None}
+    assert "names are borne by different images" in caplog.text
+
+
+def test_an_augmented_copy_takes_the_row_of_its_archive_number(tmp_path):
+    (tmp_path / "set").mkdir()
+    for i, mark in enumerate(("", "_jpg.rf.0a1b", "_aug_2", " (1)")):
+        picture(i).save(tmp_path / "set" / f"ISIC_8000001{mark}.png")
+    write_table(
+        tmp_path / "set" / "metadata.csv", [{"isic_id": "ISIC_8000001", "diagnosis": "nevus", "age_approx": 50}]
+    )
+    found = sources.load([str(tmp_path / "set")])
+    assert found["age"] == [50.0] * 4
+    assert len(set(found["group"])) == 1
+
+
+@pytest.mark.parametrize("marks", [("_jpg.rf.00aa", "_jpg.rf.11bb"), ("", "_aug_3"), ("", "-augmented")])
+def test_augmented_copies_of_one_image_are_one_group(tmp_path, marks):
+    for name in ("one", "two"):
+        for i, mark in enumerate(marks):
+            path = tmp_path / "set" / ("train", "test")[i] / "nevus" / f"{name}{mark}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(hash_of(path.name)).save(path)
+    found = sources.load([str(tmp_path / "set")])
+    assert len(found) == 4 and len(set(found["group"])) == 2
+    assert len(splits.clean_test(found)) == 0
+
+
+def hash_of(name: str) -> int:
+    return sum(map(ord, name))
+
+
+def test_pictures_that_windows_has_numbered_are_different_ones(tmp_path):
+    (tmp_path / "nevus").mkdir()
+    for i in range(3):
+        picture(i).save(tmp_path / "nevus" / f"nevus ({i + 1}).png")
+    assert len(set(sources.load([str(tmp_path)])["group"])) == 3
+
+
+def test_pad_ufes_without_its_table_has_its_patients_and_lesions_from_the_names(tmp_path):
+    (tmp_path / "bcc").mkdir()
+    for i, name in enumerate(("PAT_8_15_820", "PAT_8_15_821", "PAT_8_16_4", "PAT_9_17_1")):
+        picture(i).save(tmp_path / "bcc" / f"{name}.png")
+    found = sources.load([str(tmp_path)])
+    assert found["patient_id"] == ["PAT_8"] * 3 + ["PAT_9"]
+    assert found["lesion_id"] == ["PAT_8_15"] * 2 + ["PAT_8_16", "PAT_9_17"]
+    assert len(set(found["group"])) == 2
+
+
+def test_a_file_whose_name_is_no_utf_8_is_read_under_a_name_that_can_be_written(tmp_path):
+    clinic(tmp_path)
+    source = next((tmp_path / "nevus").iterdir())
+    for name in (b"L\xe4sion.png", b"\xffx.png"):
+        shutil.copy(source, os.fsencode(tmp_path / "nevus") + b"/" + name)
+    found = sources.load([str(tmp_path)])
+    assert len(found) == 10 and "L\u00e4sion" in found["image_id"]
+
+
+@pytest.mark.parametrize("name", ["common_nevus", "Atypical-Nevus", "naevus", "Naevi", "dysplastic naevus"])
+def test_other_words_for_a_nevus(name):
+    assert diagnoses.find(name) == "nevus"
+    assert diagnoses.find("SK") == diagnoses.find("seborrhoeic keratosis") == "seborrheic keratosis"
+
+
+def test_a_latin_1_table_is_read_as_it_was_written(tmp_path):
+    files = clinic(tmp_path / "clinic", spelt=lambda n: f"l\u00e4sion_{n}")
+    with (tmp_path / "clinic" / "metadata.csv").open("w", newline="", encoding="latin-1") as file:
+        csv.writer(file, delimiter=";").writerows([("image", "lesion_id"), *((Path(f).stem, "L1") for f in files)])
+    assert set(sources.load([str(tmp_path / "clinic")])["group"]) == {"clinic: L1"}
+
+
+NAMES = {
+    "Roboflow": lambda stem, i: f"{stem}_jpg.rf.{i:08x}",
+    "small letters and dashes": lambda stem, _: stem.lower().replace("_", "-"),
+    "resized, in front": lambda stem, _: f"x_{stem}_resized",
+}
+
+
+@pytest.mark.parametrize("how", NAMES)
+def test_the_facts_of_the_nine_class_set_are_known_under_longer_names(how):
+    for i, (image_id, row) in enumerate(facts.known().items()):
+        assert facts.diagnosis(NAMES[how](image_id, i)) == row["diagnosis"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", NAMES)
+def test_the_nine_class_set_is_repaired_alike_under_longer_names(tmp_path, how, real_images):
+    isic9 = real_images / "isic9"
+    for i, path in enumerate(sorted(isic9.rglob("*.jpg"))):
+        target = tmp_path / "set" / path.parent.relative_to(isic9) / f"{NAMES[how](path.stem, i)}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    found = duplicates.linked(sources.load([str(tmp_path / "set")]))
+    _, report = repair.repair(found)
+    assert sum(sum(to.values()) for to in report["relabelled"].values()) == 158
+    assert len(splits.clean_test(found)) == 74
+
+
+@pytest.mark.parametrize("word", ["-1", "?", "unknown", "0"])
+def test_patients_whom_nobody_knows_are_not_one_person_and_that_is_said(tmp_path, word, caplog):
+    files = clinic(tmp_path / "clinic")
+    write_table(tmp_path / "clinic" / "metadata.csv", [{"file_name": f, "patient_id": word} for f in files])
+    assert len(set(sources.load([str(tmp_path / "clinic")])["group"])) == 8
+    assert f"'{word}'" in caplog.text
+
+
+def test_a_patient_of_implausibly_many_images_is_nobody(tmp_path, caplog):
+    root = class_folders(tmp_path / "clinic", images=40, labels=("nevus",))
+    rows = [{"file_name": p.name, "patient_id": "P0" if i < 36 else f"P{i}"} for i, p in enumerate(root.rglob("*.png"))]
+    write_table(root / "metadata.csv", rows)
+    assert len(set(sources.load([str(root)])["group"])) == 40
+    assert "'P0' is no patient: 36 images" in caplog.text
+
+
+@pytest.mark.parametrize("column", ["split", "Partition", "data split"])
+@pytest.mark.parametrize("word", ["test", "TESTING", "Test Set", "hold-out"])
+def test_what_a_column_calls_the_test_is_never_trained_on(tmp_path, column, word, caplog):
+    files = clinic(tmp_path / "clinic")
+    rows = [{"file_name": f, column: word if i > 5 else "train"} for i, f in enumerate(files)]
+    write_table(tmp_path / "clinic" / "metadata.csv", rows)
+    assert sources.load([str(tmp_path / "clinic")])["shipped_split"].count("test") == 2
+    assert "2 images of" in caplog.text and "are the test by its table's split" in caplog.text
+
+
+def test_close_ups_are_left_out_of_class_folders(tmp_path, caplog):
+    files = clinic(tmp_path / "clinic")
+    kinds = ["clinical: close-up", "dermoscopic", "TBP tile: close-up", "Dermoscopy"] * 2
+    rows = [{"file_name": f, "image_type": kind} for f, kind in zip(files, kinds, strict=True)]
+    write_table(tmp_path / "clinic" / "metadata.csv", rows)
+    assert len(sources.load([str(tmp_path / "clinic")])) == 4
+    assert "that are no dermoscopy: 2 clinical: close-up, 2 TBP tile: close-up" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["split folders", "paths"])
+def test_file_names_that_begin_anew_in_each_folder_are_told_apart_by_their_folders(tmp_path, place):
+    for folder, label in (("train", "nevus"), ("test", "melanoma")):
+        (tmp_path / folder).mkdir()
+        rows = []
+        for i in range(3):
+            picture(i + 10 * len(label)).save(tmp_path / folder / f"{i}.png")
+            rows.append({"file_name": f"{i}.png", "label": label})
+        write_table(tmp_path / folder / "metadata.csv", rows)
+    if place == "paths":
+        for folder in ("train", "test"):
+            (tmp_path / folder / "metadata.csv").unlink()
+        rows = [("train", "nevus"), ("test", "melanoma")]
+        rows = [{"file_name": f"{f}\\{i}.png", "label": label} for f, label in rows for i in range(3)]
+        write_table(tmp_path / "metadata.csv", rows)
+    found = sources.load([str(tmp_path)])
+    assert sorted(zip(found["shipped_split"], found["label"], strict=True)) == [("test", 3)] * 3 + [("train", 4)] * 3
+
+
+def test_what_is_not_used_is_said_with_a_count_and_the_first_names(tmp_path, caplog):
+    files = clinic(tmp_path / "clinic")
+    write_table(tmp_path / "clinic" / "other.csv", [{"image": f"q{i}", "age": 5} for i in range(3)])
+    rows = [{"file_name": f, "lesion_id": 1, "patient_name_hash": 2} for f in [*files[:6], "nevus/gone.png"]]
+    write_table(tmp_path / "clinic" / "metadata.csv", rows)
+    (tmp_path / "clinic" / "scan.dcm").write_bytes(b"1")
+    write_table(tmp_path / "clinic" / "notes.csv", [{"a": 1}])
+    sources.load([str(tmp_path / "clinic")])
+    for sentence in (
+        "'other.csv' in '{}' means no image that is there, so that its 3 rows are not used: q0, q1, q2",
+        "1 rows of '{}' have no image: nevus/gone.png",
+        "2 images in '{}' have no row: ",
+        "1 columns of 'metadata.csv' are not used (--columns FIELD=COLUMN reads one): patient_name_hash",
+        "1 files in '{}' are neither images nor tables: scan.dcm",
+        "1 tables have no column that names an image, and are not used: notes.csv",
+    ):
+        assert sentence.format(tmp_path / "clinic") in caplog.text
+
+
+def test_a_ground_truth_whose_cells_cannot_be_read_is_not_taken_for_one_of_benign_and_malignant(tmp_path):
+    (tmp_path / "set").mkdir()
+    picture(1).save(tmp_path / "set" / "a.png")
+    (tmp_path / "set" / "GroundTruth.csv").write_text("image,MEL,NV\na,high,low\n")
+    with pytest.raises(UsageError, match=r"has no image of the nine diagnoses: 1 without a diagnosis"):
+        sources.load([str(tmp_path / "set")])
+
+
+@pytest.mark.parametrize("places", [("a/images", "b/images"), ("x/clinic", "y/ward")])
+def test_patients_of_two_clinics_stay_two(tmp_path, places):
+    for n, place in enumerate(places):
+        root = class_folders(tmp_path / place, images=2, first_seed=100 * n, labels=("nevus",))
+        rows = [{"image": p.stem, "patient_id": f"patient_{i}"} for i, p in enumerate(sorted(root.rglob("*.png")))]
+        write_table(root / "metadata.csv", rows)
+    found = sources.load([str(tmp_path / place) for place in places])
+    assert len(set(found["patient_id"])) == len(set(found["group"])) == 4
