@@ -183,8 +183,8 @@ def test_a_set_of_benign_and_malignant_is_refused_for_training_and_loaded_as_suc
 
 
 def test_a_name_that_nobody_knows_is_refused(hub):
-    publish(hub, {"data/train-0.parquet": ham10000([*ROWS, ("ISIC_8000004", "HAM_9000003", "naevus")])})
-    with pytest.raises(UsageError, match=r"'naevus' is none of the nine diagnoses. Did you mean 'nevus'"):
+    publish(hub, {"data/train-0.parquet": ham10000([*ROWS, ("ISIC_8000004", "HAM_9000003", "nevuss")])})
+    with pytest.raises(UsageError, match=r"'nevuss' is none of the nine diagnoses. Did you mean 'nevus'"):
         load()
 
 
