@@ -456,7 +456,7 @@ def verdict(told: dict) -> list[str]:
         excluded = "excluded" if test["not_inferior"] else "not excluded"
         lines.append(
             f"{words.COMPARED[name]} ({test['n']} lesions): a loss of {told['rules']['margin']:.2f} is {excluded}; the "
-            f"test finds one with a probability of {test['power']:.0%}. The interval of the change "
+            f"test finds one with a probability of {words.percent_at_least(test['power'])}. The interval of the change "
             f"{'excludes' if test['excludes_zero'] else 'includes'} no change."
         )
     return lines

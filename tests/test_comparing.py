@@ -14,7 +14,7 @@ from publisher import TIME
 from releases import IMAGES, LABELS, figures, made_up_answers, measured_release
 from typer.testing import CliRunner
 
-from dermalert import comparing, metrics, noninferiority, seen
+from dermalert import comparing, metrics, noninferiority, seen, words
 from dermalert.__main__ import app
 from dermalert.errors import RunError, UsageError
 
@@ -268,7 +268,7 @@ def test_the_verdict_is_said_with_the_power_that_it_had():
     assert lines[0] == "The gate lets it pass: no loss is shown."
     power = noninferiority.power_of_lost_answers(100, 0.05, 0.025)
     assert "melanoma sensitivity (100 lesions): a loss of 0.05 is not excluded" in lines[2]
-    assert f"finds one with a probability of {power:.0%}." in lines[2]
+    assert f"finds one with a probability of {words.percent_at_least(power)}." in lines[2]
     refused = comparing.verdict(comparing.gate(spread(100, 60, missed=9), spread(100, 60)))
     assert refused[0].startswith("The gate refuses it: ")
 
