@@ -84,8 +84,9 @@ def releases(folder: Path, scratch: Path) -> tuple[Path, Path]:
 
 def singles(plain: Path, fast: Path) -> dict[str, Way]:
     """Return ways to judge one image."""
-    processor = AutoImageProcessor.from_pretrained(plain, backend="pil")
-    network = AutoModelForImageClassification.from_pretrained(plain, dtype=torch.float32).eval()
+    processor = AutoImageProcessor.from_pretrained(plain, backend="pil", trust_remote_code=False)
+    never = {"trust_remote_code": False}
+    network = AutoModelForImageClassification.from_pretrained(plain, dtype=torch.float32, **never).eval()
 
     @torch.inference_mode()
     def bare(paths: list[Path]) -> np.ndarray:
@@ -109,8 +110,9 @@ def rows(found: Iterable[dict[str, float]], labels: list[str]) -> np.ndarray:
 
 def batches(plain: Path, fast: Path) -> dict[str, Way]:
     """Return ways to judge many images."""
-    processor = AutoImageProcessor.from_pretrained(plain, backend="pil")
-    classify = pipeline("image-classification", model=str(plain), image_processor=processor, dtype=torch.float32)
+    processor = AutoImageProcessor.from_pretrained(plain, backend="pil", trust_remote_code=False)
+    own = {"image_processor": processor, "dtype": torch.float32, "trust_remote_code": False}
+    classify = pipeline("image-classification", model=str(plain), **own)
     labels = list(classify.model.config.id2label.values())
 
     def told(found: list) -> np.ndarray:

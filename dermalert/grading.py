@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from dermalert import diagnoses, evaluation, seen
+from dermalert import backbones, diagnoses, evaluation, seen
 from dermalert.backbones import UNLOADABLE
 from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
 from dermalert.errors import UsageError, did_you_mean, first_few, first_line
@@ -217,7 +217,8 @@ def load(name: str) -> Release:
     name = str(find(name))
     repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     try:
-        config = AutoConfig.from_pretrained(repo, revision=revision or None)
+        backbones.refuse_code(repo, revision or None)
+        config = AutoConfig.from_pretrained(repo, revision=revision or None, trust_remote_code=False)
         _check_problem(name, config)
         if isinstance(getattr(config, "alert", None), dict):
             return Release.load(repo, revision or None)
@@ -227,6 +228,7 @@ def load(name: str) -> Release:
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # `_check_weights` refuses them, and says which
             output_loading_info=True,
+            trust_remote_code=False,
         )
         processor = load_processor(repo, revision or None)
     except NoRelease as error:

@@ -147,7 +147,7 @@ def export(folder: Path, processor, name: str) -> None:
 
 
 def _loaded(folder: Path):
-    return AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
 
 
 def _export_graph(model, processor, to: Path) -> None:

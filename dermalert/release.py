@@ -123,9 +123,19 @@ def write_card(folder: Path) -> None:
 
 
 def files(folder: Path) -> list[str]:
-    """Return the files of a folder that belong to a release, by name; pickles, optimizers and notes do not."""
+    """Return the files of a folder that belong to a release, by name; pickles, optimizers and notes do not.
+
+    A link that leaves the folder is no file of it: what it points to was never meant to be published.
+    """
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if belongs(name))
+    return sorted(name for name in names if belongs(name) and not leaves(folder / name, folder))
+
+
+def leaves(path: Path, folder: Path) -> bool:
+    """Tell whether a file lies elsewhere than in its folder, or in the Hub's cache in the `blobs` beside that."""
+    home, real = folder.resolve(), path.resolve()
+    blobs = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
+    return not any(real.is_relative_to(each) for each in (home, *blobs))
 
 
 def belongs(name: str) -> bool:

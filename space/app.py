@@ -26,10 +26,10 @@ def main() -> int:
         release = triage.Release.load(model, os.environ.get("MODEL_REVISION") or None)
         release.metrics()
         release.check_answers()
+        serve(release)
     except triage.NoRelease as error:
         print(error, file=sys.stderr)
         return 1
-    serve(release)
     return 0
 
 

@@ -77,7 +77,10 @@ def _unmeasured(subgroups: dict) -> Iterator[str]:
 
 
 def _drawn(release: triage.Release, name: str) -> str:
-    path = release.file(f"evaluation/figures/{name}.png")
+    try:
+        path = release.file(f"evaluation/figures/{name}.png")
+    except triage.NoRelease:  # a link to what is no file of the release
+        path = None
     if path is None:
         return ""
     image = words.data_uri(Path(path).read_bytes(), "png")

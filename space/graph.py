@@ -5,6 +5,10 @@ hands them over. So it is small, and there is one set of weights in a release. O
 third of the time.
 """
 
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +18,15 @@ from PIL import Image
 
 if __package__:
     from .refusal import features
+    from .trial import OUT_OF_MEMORY
 else:
     from refusal import features
+    from trial import OUT_OF_MEMORY
 
 FILE = "onnx/graph.onnx"
 """In a release: `logits` (n, labels) and `features` (n, d), as `refusal.features` has them, of `pixel_values`."""
+
+TRIAL = Path(__file__).with_name("trial.py")
 
 OUTPUTS = ["logits", "features"]
 
@@ -28,6 +36,13 @@ PLACE = "model.safetensors"
 CLOSE = 1e-4
 """How far a probability, or a feature as a share of the largest, may be from torch's on the same CPU. Both compute in
 single precision and round in another order: 2e-6 to 1e-5 were seen. A wrong weight or operation is off by far more."""
+
+
+MAX_NODES = 20_000
+"""Operations of a graph: the largest backbone has a few thousand."""
+
+SECONDS, MEMORY = 60, 8_000_000_000
+"""That a graph may take to answer to two pictures, in a process of its own; bytes beside its weights."""
 
 
 class Unfit(ValueError):
@@ -136,7 +151,50 @@ def weights_named(content: bytes) -> list[str]:
     names = {tensor.name for tensor in model.graph.initializer if tensor.data_location}
     if len(names) != len(outside) or any(place != [("location", PLACE)] for place in places):
         raise Unfit("takes data from files that are not its own")
+    if len(model.graph.node) > MAX_NODES:
+        raise Unfit(f"has {len(model.graph.node):,} operations: more than any model")
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or any(
+            attribute.g.node or attribute.graphs for attribute in node.attribute
+        ):
+            raise Unfit(f"has an operation '{node.op_type}' that no model needs, such as a loop")
     return sorted(names)
+
+
+def try_out(file: Path, model: torch.nn.Module, pixels: torch.Tensor) -> None:
+    """Refuse a graph that does not come to an end, or takes all memory: it is run in a process that can be ended.
+
+    Whatever else is wrong with it is left to `Graph`.
+
+    Raises:
+        Unfit: it is one, or has what no graph of a model needs.
+        OSError: it cannot be read.
+    """
+    content = file.read_bytes()
+    try:
+        names = weights_named(content)
+    except Unfit:
+        raise
+    except Exception:  # `Graph` will say so
+        return
+    held = model.state_dict()
+    if not names or not all(name in held for name in names):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        (here / "graph.onnx").write_bytes(content)
+        (here / "names.json").write_text(json.dumps(names))
+        np.save(here / "pixels.npy", pixels.numpy())
+        for number, name in enumerate(names):
+            np.save(here / f"{number}.npy", held[name].cpu().contiguous().numpy())
+        size = sum(each.stat().st_size for each in here.iterdir())
+        command = [sys.executable, TRIAL, folder, str(MEMORY + 4 * size)]
+        try:
+            ended = subprocess.run(command, timeout=SECONDS, capture_output=True).returncode
+        except subprocess.TimeoutExpired as error:
+            raise Unfit(f"does not answer within {SECONDS} seconds") from error
+    if ended < 0 or ended == OUT_OF_MEMORY:
+        raise Unfit("takes more memory than there is")
 
 
 def _tensors(message) -> Iterator:

@@ -126,8 +126,18 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
 
 
 def launch(release: triage.Release) -> None:
-    """Serve the page until the process is told to end."""
-    demo = build_demo(release)
+    """Serve the page until the process is told to end.
+
+    Raises:
+        NoRelease: what the release says of itself cannot be shown.
+    """
+    try:
+        demo = build_demo(release)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise triage.NoRelease(
+            f"{release} cannot be shown: its config.json or {triage.METRICS} lacks or misstates something "
+            f"({type(error).__name__}: {str(error)[:100]})."
+        ) from error
     demo.launch(
         css_paths=STYLE,
         theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),

@@ -81,6 +81,12 @@ class Refusal:
                 raise ValueError(f"'{name}' has the shape {tuple(statistics[name].shape)} instead of {shape}")
         return cls({name: float(thresholds[name]) for name in REASONS}, statistics)
 
+    def is_finite(self) -> bool:
+        """Return whether thresholds and statistics are numbers that a distance can be made of."""
+        held = self._statistics
+        positive = all((held[name] > 0).all() for name in ("scale", "variance", "noise"))
+        return positive and all(np.isfinite(each).all() for each in (*held.values(), [*self.thresholds.values()]))
+
     def distances(self, features: np.ndarray) -> np.ndarray:
         """Return how far features (n, d) are from those of the training images, (n,); about 1 for those themselves.
 

@@ -12,7 +12,6 @@ takes `onnx` and `onnxruntime` too.
 import argparse
 import dataclasses
 import io
-import json
 import os
 import signal
 import sys
@@ -26,13 +25,20 @@ from huggingface_hub import constants, try_to_load_from_cache
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification, ImageProcessingMixin, PilBackend
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ImageProcessingMixin,
+    PilBackend,
+)
 from transformers.utils import cached_file, logging
 
 if __package__:
-    from . import graph, guards
+    from . import checks, graph, guards
     from .refusal import STATISTICS, Refusal, features
 else:  # run as a script, or beside one, as on the Hub
+    import checks
     import graph
     import guards
     from refusal import STATISTICS, Refusal, features
@@ -225,35 +231,42 @@ class Release:
         name = str(model)
         if revision is None and not Path(name).exists() and "@" in name:
             name, revision = name.rsplit("@", 1)
-        try:
-            network = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
-            processor = load_processor(name, revision)
-        # Not one type either: OSError (not there), ValueError (no model), SafetensorError, RuntimeError (damaged), ...
-        except Exception as error:
-            reason = lacking(name, revision) or (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
-        alert = getattr(network.config, "alert", None)
-        if not isinstance(alert, dict) or "threshold" not in alert or alert.get("label") not in network.config.label2id:
-            raise NoRelease(
-                f"{_tagged(name, revision)} is no dermalert release: its config.json has no usable 'alert'. "
-                "Name one made by train_hf.py."
-            )
+        config, tensors = _checked_files(name, revision)
+        network, processor = _built(name, revision, tensors)
+        alert = config.get("alert")
         for problem in _problems(network.config, alert["threshold"]):
             raise NoRelease(f"{_tagged(name, revision)} cannot be served: {problem}.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # Convolutions on a CPU take a quarter less with the channels last.
         network = network.eval().to(device, memory_format=torch.channels_last)
         release = cls(network, processor, name=name, revision=revision)
+        release._try_out()
         release.graph = release._read_graph() if device == "cpu" else None
         release.refusal = release._read_refusal()
         return release
 
+    def _try_out(self) -> None:
+        """Refuse a release that cannot answer to an image, whatever in its files is the cause."""
+        try:
+            found = self.features([Image.new("RGB", (64, 64))])
+            if self.probabilities([Image.new("RGB", (64, 64))]).shape == (1, len(self.labels)) and found.ndim == 2:
+                return
+            raise ValueError("answers of another shape")
+        except Exception as error:
+            raise NoRelease(
+                f"{self} cannot be served: it cannot judge an image ({_reason(error)}): its files are damaged, or do "
+                "not belong together."
+            ) from error
+
     def _read_graph(self) -> graph.Graph | None:
         try:
             path = self.file(graph.FILE)
-            found = None if path is None else graph.Graph(path, self.model)
-            if found is not None:
-                found.check(self.model, graph.noise(self.processor))
+            if path is None:
+                return None
+            pixels = graph.noise(self.processor)
+            graph.try_out(path, self.model, pixels)
+            found = graph.Graph(path, self.model)
+            found.check(self.model, pixels)
             return found
         except graph.Unfit as error:
             raise NoRelease(f"{self} cannot be served: its {graph.FILE} {error}.") from error
@@ -265,10 +278,17 @@ class Release:
         if told is None:
             return None
         try:
-            refusal = Refusal.read(told["thresholds"], self.file(STATISTICS))
-            refusal.distances(self.features([Image.new("RGB", (64, 64))]))  # statistics of another model do not fit
+            path = self.file(STATISTICS)
+            if path is None:
+                raise KeyError(STATISTICS)
+            _check_statistics(checks.tensors(path, few=True), self.features([Image.new("RGB", (64, 64))]).shape[1])
+            refusal = Refusal.read(told["thresholds"], path)
+            if not refusal.is_finite():
+                raise ValueError("not numbers")
             return refusal
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except NoRelease:
+            raise
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
             raise NoRelease(f"cannot read {STATISTICS} of {self}: damaged, not there, or out of reach.") from error
 
     def __str__(self) -> str:
@@ -282,7 +302,7 @@ class Release:
         """
         path = self.file(METRICS)
         try:
-            found = None if path is None else json.loads(path.read_text())
+            found = None if path is None else checks.json_object(path)
             if found is not None:
                 _ = found["splits"]["held_out"]["melanoma"]["n"]  # another kind of file has none
             return found
@@ -290,9 +310,12 @@ class Release:
             raise NoRelease(f"cannot read {METRICS} of {self}: damaged, cut short, or of another kind.") from error
 
     def file(self, name: str) -> Path | None:
-        """Return where a file of the release lies on this machine; None where the release has none of that name."""
-        found = cached_file(self.name, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
-        return found and Path(found)
+        """Return where a file of the release lies on this machine; None where the release has none of that name.
+
+        Raises:
+            NoRelease: it is a link that leaves the release, no file, or far too large.
+        """
+        return _file(self.name, self.revision, name)
 
     def probabilities(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> np.ndarray:
         """Return the calibrated probabilities of RGB images: float32, images x diagnoses, each row summing to 1."""
@@ -341,11 +364,14 @@ class Release:
             path = self.file(REFERENCE)
             if path is None:
                 return None
+            _check_reference(checks.tensors(path, few=True), len(self.labels))
             reference = load_file(path)
             images, recorded = reference["images"].numpy(), reference["probabilities"].numpy()
-            if not len(images) or recorded.shape != (len(images), len(self.labels)):
+            if not np.isfinite(recorded).all():
                 raise KeyError("probabilities")
-        except (OSError, SafetensorError, KeyError) as error:
+        except NoRelease:
+            raise
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise NoRelease(f"cannot read {REFERENCE} of {self}: damaged, cut short, or out of reach.") from error
         found = self.probabilities([Image.fromarray(pixels) for pixels in images])
         return float(np.nan_to_num(np.abs(found - recorded), nan=1.0).max())
@@ -475,6 +501,120 @@ def share(value: float, digits: int = 1) -> str:
     return f">{1 - least:.{digits}%}" if 1 - least / 2 <= value < 1 else f"{value:.{digits}%}"
 
 
+# The files of a release
+
+
+def _file(name: str, revision: str | None, file: str) -> Path | None:
+    """Return where a file of a release lies, see `Release.file`."""
+    found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if not found:
+        return None
+    try:
+        return checks.regular(Path(found), file, Path(found).parents[file.count("/")])
+    except checks.Unfit as error:
+        raise NoRelease(f"{_tagged(name, revision)} cannot be served: its {file} {error}.") from error
+
+
+def _checked_files(name: str, revision: str | None) -> tuple[dict, dict]:
+    """Return the config of a release and the table of its weights, after a look at all that a model is built of.
+
+    Raises:
+        NoRelease: something is not there, damaged, wants code run, or asks for more than there is.
+    """
+    at = "config.json"
+    try:
+        if (path := _file(name, revision, at)) is None:
+            raise checks.Unfit("is not there")
+        config = checks.json_object(path)
+        checks.no_code(config)
+        alert, labels = config.get("alert"), config.get("id2label")
+        if not isinstance(alert, dict) or "threshold" not in alert or not isinstance(alert.get("label"), str):
+            raise _no_alert(name, revision)
+        if _file(name, revision, "adapter_config.json"):
+            raise checks.Unfit("is that of an adapter, which other weights would be loaded for")
+        at = checks.WEIGHTS
+        if (path := _file(name, revision, at)) is None:
+            raise checks.Unfit("is not there")
+        tensors = checks.tensors(path)
+        at = "config.json"
+        checks.config(config, len(tensors))
+        if alert["label"] not in labels.values():
+            raise _no_alert(name, revision)
+        for at in ("preprocessor_config.json", "processor_config.json"):
+            if path := _file(name, revision, at):
+                checks.processor(checks.json_object(path))
+        return config, tensors
+    except checks.Unfit as error:
+        reason = lacking(name, revision) or f"its {at} {error}."
+        raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
+    except NoRelease:
+        raise
+    except Exception as error:  # of the Hub, of the line to it, of the disk: not one type
+        reason = lacking(name, revision) or _reason(error)
+        raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
+
+
+def _no_alert(name: str, revision: str | None) -> NoRelease:
+    return NoRelease(
+        f"{_tagged(name, revision)} is no dermalert release: its config.json has no usable 'alert'. "
+        "Name one made by train_hf.py."
+    )
+
+
+def _built(name: str, revision: str | None, tensors: dict) -> tuple:
+    """Return the model and the processor of a release; nothing of it is run as code.
+
+    Raises:
+        NoRelease: they cannot be built, or the weights are not those of the model, or no numbers.
+    """
+    never = {"revision": revision, "trust_remote_code": False}
+    try:
+        with torch.device("meta"):  # which takes no memory
+            described = AutoModelForImageClassification.from_config(
+                AutoConfig.from_pretrained(name, **never), trust_remote_code=False
+            )
+        needed = sum(each.numel() for each in (*described.parameters(), *described.buffers()))
+        held = sum(int(np.prod(shape)) for _, shape in tensors.values())
+        if needed > 2 * held + 10_000_000:
+            raise ValueError(f"config.json describes {needed:,} numbers, {checks.WEIGHTS} has {held:,}")
+        network, loaded = AutoModelForImageClassification.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **never
+        )
+        for kind in ("missing_keys", "mismatched_keys"):
+            for key in loaded.get(kind) or ():
+                raise ValueError(f"{checks.WEIGHTS} does not have '{key}' as its config.json describes it")
+        processor = load_processor(name, revision)
+    # Not one type either: OSError (not there), ValueError (no model), SafetensorError, RuntimeError (damaged), ...
+    except Exception as error:
+        reason = lacking(name, revision) or _reason(error)
+        raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
+    if not all(torch.isfinite(each).all() for each in network.state_dict().values()):
+        raise NoRelease(f"{_tagged(name, revision)} cannot be served: its weights are not all numbers, so damaged.")
+    return network, processor
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _check_reference(found: dict, labels: int) -> None:
+    """Refuse reference images that are no few RGB images, each with a probability of each label."""
+    (kind, shape), (number, recorded) = found["images"], found["probabilities"]
+    if kind != "U8" or len(shape) != 4 or shape[3] != 3 or not 1 <= shape[0] <= 1_000 or min(shape[1:3]) < 1:
+        raise checks.Unfit("has no RGB images")
+    if number not in ("F32", "F64") or recorded != (shape[0], labels):
+        raise checks.Unfit("has no probabilities")
+
+
+def _check_statistics(found: dict, d: int) -> None:
+    """Refuse statistics that are not those of so many features."""
+    k = found["variance"][1][0]
+    shapes = {"mean": (d,), "scale": (d,), "basis": (k, d), "variance": (k,), "noise": (1,)}
+    for name, shape in shapes.items():
+        if found[name] not in [(kind, shape) for kind in ("F16", "F32", "F64")]:
+            raise checks.Unfit(f"has no '{name}' of this model")
+
+
 def _problems(config, threshold) -> Iterator[str]:
     """Yield what a release says that nothing can be judged by."""
     if threshold is not None and not _is_share(threshold):
@@ -485,9 +625,15 @@ def _problems(config, threshold) -> Iterator[str]:
     odd = [label for label in config.label2id if printable(label) != label]
     if odd:
         yield f"the name of a diagnosis, {odd[0]!r}, holds characters that cannot be shown"
-    grouped = [label for labels in (getattr(config, "clinical_groups", None) or {}).values() for label in labels]
-    if grouped and sorted(grouped) != sorted(config.label2id):
+    groups = getattr(config, "clinical_groups", None) or {}
+    if not isinstance(groups, dict) or not all(isinstance(labels, list) for labels in groups.values()):
+        yield "its 'clinical_groups' are no lists of diagnoses"
+        return
+    grouped = [label for labels in groups.values() for label in labels]
+    if grouped and sorted(map(str, grouped)) != sorted(config.label2id):
         yield "its 'clinical_groups' do not hold each of its diagnoses once"
+    if not isinstance(getattr(config, "dermalert", None) or {}, dict):
+        yield "its 'dermalert' says nothing of how it was made"
     if (point := getattr(config, "attention", None)) is not None:
         yield from _problems_of_attention(point, config.label2id)
 
@@ -519,7 +665,7 @@ def load_processor(name: str, revision: str | None = None):
     content, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
     if content.get("image_processor_type") == PilBackend.__name__:  # by its name no backend is chosen
         return PilBackend.from_pretrained(name, revision=revision)
-    return AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+    return AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil", trust_remote_code=False)
 
 
 def lacking(name: str, revision: str | None = None) -> str | None:

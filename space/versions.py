@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
 if __package__:
-    from . import triage
+    from . import checks, triage
 else:  # run as a script, as on the Hub
+    import checks
     import triage
 
 PREDICTIONS, SEEN = "evaluation/predictions.parquet", "evaluation/seen.parquet"
@@ -143,16 +144,34 @@ def compare(served: triage.Release, other: triage.Release) -> Compared:
 
 def _held_out(release: triage.Release) -> dict[tuple[str, str], dict]:
     """Return the held-out images of a release with its answers, without those that cannot be told from another."""
-    path = release.file(PREDICTIONS)
+    path = _table(release, PREDICTIONS)
     if path is None:
         raise NotThere(f"{release} does not say what it answers to its evaluation images.")
+    columns = {"image_id", "source", "group", "split", "truth", "refused", *release.labels}
+    if lacking := sorted(columns - set(pq.read_schema(path).names)):
+        raise NotThere(f"{PREDICTIONS} of {release} has no column '{lacking[0]}'.")
     rows = pq.read_table(path, filters=[("split", "==", "held_out")]).to_pylist()
     keys = Counter((row["image_id"], row["source"]) for row in rows)
     return {key: row for row in rows if keys[key := (row["image_id"], row["source"])] == 1}
 
 
+def _table(release: triage.Release, name: str) -> Path | None:
+    """Return where a table of a release lies, if it has one.
+
+    Raises:
+        NotThere: it is damaged, or unpacks to more than there is room for.
+    """
+    try:
+        path = release.file(name)
+        if path is not None:
+            checks.table(path)
+        return path
+    except (triage.NoRelease, checks.Unfit) as error:
+        raise NotThere(f"{name} of {release} cannot be read: {error}.") from error
+
+
 def _seen(release: triage.Release) -> set[str]:
-    path = release.file(SEEN)
+    path = _table(release, SEEN)
     return set() if path is None else set(pq.read_table(path, columns=["name"])["name"].to_pylist())
 
 

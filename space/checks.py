@@ -1,0 +1,228 @@
+"""What the files of a release may be, looked at before anything is made of them.
+
+A release comes from elsewhere: its files may be damaged, be links to what is not theirs, or ask for more memory and
+time than there is. Nothing here runs or decodes what it looks at, but for JSON of a bounded size.
+"""
+
+import itertools
+import json
+import os
+import stat
+from pathlib import Path
+
+WEIGHTS = "model.safetensors"
+
+LARGEST = {
+    "config.json": 5_000_000,
+    "preprocessor_config.json": 1_000_000,
+    WEIGHTS: 4_000_000_000,
+    "refusal.safetensors": 500_000_000,
+    "onnx/graph.onnx": 50_000_000,
+    "evaluation/parity.safetensors": 50_000_000,
+    "evaluation/metrics.json": 20_000_000,
+    "evaluation/predictions.parquet": 200_000_000,
+    "evaluation/seen.parquet": 200_000_000,
+}
+"""Bytes of each file, some ten times what the largest backbone and archive make of it; of any other `OTHER`."""
+
+OTHER = 50_000_000
+
+MAX_LABELS, MAX_LABEL = 1_000, 200
+"""Diagnoses, and letters of each."""
+
+MAX_NUMBER, MAX_SIZE = 100_000, 4_096
+"""Of a config: any whole number, such as the width of a layer; and the side of an image, in pixels."""
+
+MAX_ROWS, MAX_UNPACKED = 2_000_000, 2_000_000_000
+"""Of a table: rows, and bytes once it is unpacked."""
+
+_COUNTS = ("depth", "layer", "block", "stage", "repeat")
+"""Parts of the names of a config's numbers that say how many layers are built, one after the other."""
+
+_HEADER = 10_000_000  # bytes of a safetensors file's table of tensors
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
+
+
+class Unfit(ValueError):
+    """A file is not to be used; the text, the end of a sentence, says why."""
+
+
+def regular(path: Path, name: str, root: Path) -> Path:
+    """Return a file of a release, if it is one, lies in the release and is not too large.
+
+    Args:
+        path: where it lies.
+        name: what the release calls it.
+        root: the folder of the release; in the Hub's cache its files are links to `blobs` of the same repository.
+
+    Raises:
+        Unfit: it is a link that leaves the release, no file at all, or too large.
+    """
+    real, homes = Path(os.path.realpath(path)), [Path(os.path.realpath(root))]
+    if homes[0].parent.name == "snapshots":
+        homes.append(homes[0].parent.parent / "blobs")
+    if not any(real.is_relative_to(home) for home in homes):
+        raise Unfit("is a link that leaves the release")
+    found = real.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe or a device is read for ever
+        raise Unfit("is no file")
+    if found.st_size > LARGEST.get(name, OTHER):
+        raise Unfit(f"has {found.st_size // 1_000_000:,} MB: more than any release")
+    return path
+
+
+def json_object(path: Path) -> dict:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        Unfit: it holds none, or is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unfit("is damaged or cut short") from error
+    if not isinstance(found, dict):
+        raise Unfit("holds no JSON object")
+    return found
+
+
+def no_code(config: dict) -> None:
+    """Refuse a config that wants code of the release run.
+
+    Raises:
+        Unfit: it does.
+    """
+    for key in ("auto_map", "custom_pipelines", "trust_remote_code"):
+        if config.get(key):
+            raise Unfit(f"asks for code of its own ('{key}'), which is never run")
+
+
+def config(found: dict, tensors: int) -> None:
+    """Check the labels of a config, and that what it describes can be built.
+
+    Args:
+        found: `config.json`.
+        tensors: that the weights have; each layer has one at least.
+
+    Raises:
+        Unfit: it is not usable.
+    """
+    no_code(found)
+    _labels(found.get("id2label"))
+    _numbers({key: value for key, value in found.items() if key not in ("id2label", "label2id")}, tensors, "")
+
+
+def processor(found: dict) -> None:
+    """Check what a processor is told to make of an image.
+
+    Raises:
+        Unfit: it wants code of its own, or images of a size that nobody has.
+    """
+    no_code(found)
+    _sides(found, "")
+
+
+def _sides(value, key: str) -> None:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _sides(each, str(name))
+    elif isinstance(value, list):
+        for each in value[:MAX_LABELS]:
+            _sides(each, key)
+    elif isinstance(value, int | float) and not abs(value) <= MAX_SIZE:
+        raise Unfit(f"has {str(value)[:30]} for '{key}': {MAX_SIZE:,} at most")
+
+
+def _labels(found) -> None:
+    if not isinstance(found, dict) or not found:
+        raise Unfit("names no diagnoses in 'id2label'")
+    if len(found) > MAX_LABELS:
+        raise Unfit(f"names {len(found):,} diagnoses: {MAX_LABELS:,} at most")
+    if sorted(found) != sorted(map(str, range(len(found)))):
+        raise Unfit(f"does not number its {len(found)} diagnoses from 0 on in 'id2label'")
+    for label in found.values():
+        if not isinstance(label, str) or not label.strip() or len(label) > MAX_LABEL:
+            raise Unfit(f"has a diagnosis that is no text of at most {MAX_LABEL} letters: {repr(label)[:60]}")
+    if len(set(found.values())) != len(found):
+        raise Unfit("names a diagnosis twice in 'id2label'")
+
+
+def _numbers(value, tensors: int, key: str) -> None:
+    """Refuse numbers that nobody builds a model of, however deep they lie."""
+    many = any(part in key for part in _COUNTS)
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _numbers(each, tensors, str(name))
+    elif isinstance(value, list):
+        if len(value) > MAX_LABELS:
+            raise Unfit(f"has {len(value):,} values in '{key}'")
+        if many and sum(each for each in value if isinstance(each, int)) > max(tensors, 2):
+            raise Unfit(f"describes more layers in '{key}' than its weights have tensors")
+        for each in value:
+            _numbers(each, tensors, key)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        size = MAX_SIZE if "image_size" in key else max(tensors, 2) if many else MAX_NUMBER
+        if isinstance(value, int) and abs(value) > size:
+            raise Unfit(f"has {value} for '{key}': {size:,} at most" if len(str(value)) < 30 else f"has a huge '{key}'")
+
+
+def tensors(path: Path, *, few: bool = False) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the tensors of a safetensors file, type and shape by name, of which only the table is read.
+
+    Args:
+        path: of the file.
+        few: there may be a hundred at most.
+
+    Raises:
+        Unfit: it is damaged, cut short, or its table claims what it does not hold.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _HEADER:
+                raise Unfit("is no safetensors file, or cut short")
+            table = json.loads(file.read(length))
+        held = path.stat().st_size - 8 - length
+        found, ends = {}, []
+        for name, about in table.items():
+            if name == "__metadata__":
+                continue
+            shape, size = tuple(about["shape"]), _BYTES[about["dtype"]]
+            if not all(isinstance(side, int) and side >= 0 for side in shape):
+                raise ValueError
+            for side in shape:
+                size *= side
+            first, last = about["data_offsets"]
+            if last - first != size:
+                raise ValueError
+            found[name] = (about["dtype"], shape)
+            ends.append((first, last))
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, Unfit):
+            raise
+        raise Unfit("is damaged, cut short, or of another kind") from error
+    ends = [(0, 0), *sorted(ends), (held, held)]
+    if any(last != first for (_, last), (first, _) in itertools.pairwise(ends)):
+        raise Unfit("is cut short, or its tensors do not lie one behind the other")
+    if len(found) > (100 if few else 50_000):
+        raise Unfit(f"has {len(found):,} tensors")
+    return found
+
+
+def table(path: Path) -> None:
+    """Refuse a parquet file that would unpack to more than there is room for; only its end is read.
+
+    Raises:
+        Unfit: it would, or is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        about = pq.read_metadata(path)
+        unpacked = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    except (OSError, pa.ArrowException) as error:
+        raise Unfit("is damaged, cut short, or of another kind") from error
+    if about.num_rows > MAX_ROWS or unpacked > MAX_UNPACKED:
+        raise Unfit(f"has {about.num_rows:,} rows of {unpacked / 1e6:,.0f} MB: more than any evaluation")
