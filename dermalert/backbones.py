@@ -26,7 +26,6 @@ from transformers import (
     AutoModelForImageClassification,
     EfficientNetConfig,
     EfficientNetForImageClassification,
-    ImageProcessingMixin,
     PilBackend,
     PreTrainedConfig,
     ViTImageProcessorPil,
@@ -36,7 +35,7 @@ from transformers.models.efficientnet.modeling_efficientnet import EfficientNetS
 from dermalert import pixels
 from dermalert.calibration import last_linear
 from dermalert.errors import UsageError, did_you_mean, first_line
-from space import checks, triage
+from space import triage
 
 _DEEPER = [1, 3, 3, 4, 4, 5, 1]
 # Block repeats, stage channels, dropout: Tan & Le 2019 (arXiv 1905.11946) and the Lite variants' release notes.
@@ -190,7 +189,6 @@ def _load_checkpoint(name: str, names: dict):
     repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     revision = revision or None
     try:
-        refuse_code(repo, revision)
         processor = triage.load_processor(repo, revision)
         # Of a config, only what the network is made of: the head is new, and so is what its answers mean.
         config = cleaned(
@@ -228,16 +226,6 @@ def cleaned(config: PreTrainedConfig) -> PreTrainedConfig:
     if not isinstance(getattr(config, "dermalert", {}), dict):
         del config.dermalert
     return config
-
-
-def refuse_code(repo: str, revision: str | None) -> None:
-    """Refuse a checkpoint that wants code of its own run, which transformers would otherwise ask about.
-
-    Raises:
-        ValueError: it does.
-    """
-    for found in (PreTrainedConfig.get_config_dict, ImageProcessingMixin.get_image_processor_dict):
-        checks.no_code(found(repo, revision=revision)[0])
 
 
 def _unknown(name: str, reason: str) -> UsageError:

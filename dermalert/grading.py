@@ -18,17 +18,19 @@ from rich.table import Table
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
+    ImageProcessingMixin,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-from dermalert import backbones, diagnoses, evaluation, seen
+from dermalert import diagnoses, evaluation, seen
 from dermalert.backbones import UNLOADABLE
 from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
 from dermalert.errors import UsageError, did_you_mean, first_few, first_line
 from dermalert.operating_points import TARGET_SENSITIVITY, lower_bound
 from dermalert.release import find, public_name
 from dermalert.words import in_words, percent, percent_at_least, threshold
+from space import checks
 from space.triage import NoRelease, Release, lacking, load_processor
 
 _BENIGN = frozenset(DIAGNOSES) - MALIGNANT
@@ -217,7 +219,7 @@ def load(name: str) -> Release:
     name = str(find(name))
     repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     try:
-        backbones.refuse_code(repo, revision or None)
+        _refuse_code(repo, revision or None)
         config = AutoConfig.from_pretrained(repo, revision=revision or None, trust_remote_code=False)
         _check_problem(name, config)
         if isinstance(getattr(config, "alert", None), dict):
@@ -242,6 +244,16 @@ def load(name: str) -> Release:
     model.config.alert = {"label": ALERT, "threshold": None}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Release(model.eval().to(device), processor, name=repo, revision=revision or None)
+
+
+def _refuse_code(repo: str, revision: str | None) -> None:
+    """Refuse a checkpoint that wants code of its own run, which transformers would otherwise ask about.
+
+    Raises:
+        ValueError: it does.
+    """
+    for found in (PreTrainedConfig.get_config_dict, ImageProcessingMixin.get_image_processor_dict):
+        checks.no_code(found(repo, revision=revision)[0])
 
 
 def _check_problem(name: str, config: PreTrainedConfig) -> None:

@@ -144,6 +144,8 @@ def _labels(found) -> None:
     for label in found.values():
         if not isinstance(label, str) or not label.strip() or len(label) > MAX_LABEL:
             raise Unfit(f"has a diagnosis that is no text of at most {MAX_LABEL} letters: {repr(label)[:60]}")
+        if not label.isprintable():
+            raise Unfit(f"is unfit: the name of a diagnosis, {label!r}, holds characters that cannot be shown")
     if len(set(found.values())) != len(found):
         raise Unfit("names a diagnosis twice in 'id2label'")
 

@@ -12,6 +12,7 @@ takes `onnx` and `onnxruntime` too.
 import argparse
 import dataclasses
 import io
+import json
 import os
 import signal
 import sys

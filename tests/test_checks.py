@@ -80,9 +80,14 @@ def test_code_of_a_release_is_never_run_nor_asked_about(copied, tmp_path, file, 
 
 def test_code_of_another_checkpoint_is_never_run(tmp_path):
     configured(make_release(tmp_path / "other", alert=False), auto_map={"AutoConfig": "evil.C"})
+    with pytest.raises(UsageError, match="asks for code of its own"):
+        grading.load(str(tmp_path / "other"))
     for load in (grading.load, lambda name: backbones._load_checkpoint(name, {})):
-        with pytest.raises(UsageError, match="asks for code of its own"):
+        configured(tmp_path / "other", model_type="no known one", auto_map={"AutoConfig": "evil.C"})
+        (tmp_path / "other" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        with pytest.raises(UsageError):
             load(str(tmp_path / "other"))
+    assert not (tmp_path / "ran").exists()
 
 
 # Links
@@ -134,7 +139,7 @@ def test_labels_that_are_none_are_refused(copied):
         (labels | {"0": 7}, "no text of at most 200 letters: 7"),
         (labels | {"0": ["a"]}, "no text of at most"),
         (labels | {"0": "a" * 10_000}, "no text of at most"),
-        (labels | {"0": "line\nbreak"}, "cannot be"),
+        (labels | {"0": "line\nbreak"}, "cannot be shown"),
         (labels | {"0": "nevus"}, "names a diagnosis twice"),
         (labels | {"99": "mole"}, "does not number its 10 diagnoses"),
         ([], "names no diagnoses"),
