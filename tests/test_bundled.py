@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from dermalert import release
 from dermalert.diagnoses import DIAGNOSES
-from dermalert.words import in_words
+from dermalert.words import in_words, threshold
 from space.triage import BUNDLED, TOLERANCE, Release
 
 MOST_BYTES = 12_000_000
@@ -58,7 +58,8 @@ def test_its_card_and_its_alert_are_those_of_its_figures(figures, tmp_path):
     release.write_card(copy)
     assert (copy / "README.md").read_text() == (BUNDLED / "README.md").read_text()
     assert json.loads((BUNDLED / "config.json").read_text())["alert"] == figures["alert"]
-    assert figures["alert"]["bound_met"]
+    assert json.loads((BUNDLED / "config.json").read_text())["attention"] == figures["attention"]
+    assert figures["alert"]["bound_met"] and figures["attention"]["bound_met"]
     assert "license: cc-by-nc-4.0" in (BUNDLED / "README.md").read_text()
 
 
@@ -78,9 +79,17 @@ def test_it_says_what_made_it(figures):
         ("the same, were all diagnoses equally common", ["balanced_accuracy_equal_priors"]),
         ("macro AUROC", ["macro_auroc"]),
         ("melanoma AUROC against nevi alone", ["melanoma", "auroc_nevi"]),
-        ("melanoma sensitivity at the alert threshold", ["melanoma", "sensitivity"]),
-        ("specificity there", ["melanoma", "specificity"]),
+        (
+            "melanoma sensitivity at the alert threshold, as served",
+            ["melanoma", "sensitivity_refusals_missed"],
+        ),
+        ("the same of lesions, by their worst photo", ["melanoma", "lesions", "sensitivity_as_served"]),
+        ("the same of images, without abstention", ["melanoma", "sensitivity"]),
+        ("specificity there, as served", ["melanoma", "specificity_as_served"]),
         ("specificity there, among nevi alone", ["melanoma", "specificity_nevi"]),
+        ("malignant or precursor, AUROC", ["malignant", "auroc"]),
+        ("its sensitivity at the attention threshold, as served", ["malignant", "sensitivity_as_served"]),
+        ("specificity there, as served, of malignant or precursor", ["malignant", "specificity_as_served"]),
         ("expected calibration error, before the calibration", ["calibration", "before", "ece"]),
         ("after it", ["calibration", "ece"]),
     ],
@@ -109,15 +118,20 @@ def test_the_readme_says_of_it_what_was_measured(figures):
     ]
     assert [found for found in map(in_words, quoted) if found not in text] == []
     assert f"commit {training['trained_by'][:7]}; {training['seconds'] / 60:.0f} minutes" in text
-    table = pq.read_table(BUNDLED / "evaluation" / "predictions.parquet").to_pandas()
-    table = table[table["split"] == "held_out"]
-    for source, words in (
-        ("older ISIC archive", "{} % melanomas and a mean probability of melanoma of {} %"),
-        ("HAM10000", "HAM10000 {} % and {} %"),
-    ):
-        own = table[table["source"] == source]
-        shares = [f"{100 * share:.0f}" for share in ((own["truth"] == "melanoma").mean(), own["melanoma"].mean())]
-        assert words.format(*shares) in text
+    of_melanoma = held_out["calibration"]["melanoma"]
+    ratios = [of_melanoma, *of_melanoma["by_source"].values()]
+    assert [
+        found for found in (in_words(ratio["observed_over_expected"]) for ratio in ratios) if found not in text
+    ] == []
+    for name, sentence in (("alert", "{missed} of {lesions} melanomas"), ("attention", "{missed} of {lesions} missed")):
+        point = figures[name]
+        assert sentence.format(**point) in text
+        assert f"threshold ({threshold(point['threshold']).replace('%', ' %')})" in text
+        assert f"at least {int(point['lower_bound'] * 1000) / 1000:.3f}" in text
+    assert f"{figures['alert']['abstained']} of them by abstention" in text
+    weakest = held_out["subgroup_sensitivity"]["weakest"]
+    assert in_words(weakest["sensitivity"]) in text
+    assert f"p = {weakest['p']:.2g}, and {weakest['p_corrected']:.2g} corrected" in text
 
 
 def test_a_bare_pipeline_gives_what_was_measured_of_real_images(figures, real_images):
