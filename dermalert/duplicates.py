@@ -84,6 +84,12 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     return np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)
 
 
+def hashes_in_all_positions(thumbnails: np.ndarray) -> np.ndarray:
+    """Return the perceptual hashes of each sketch (8, n, 32) as it lies, mirrored and turned."""
+    positions = [thumbnails, *(turn(thumbnails) for turn in TURNS.values()), _quarter_turn_back(thumbnails)]
+    return np.stack([perceptual_hashes(images) for images in positions])
+
+
 def _centres(hashes: np.ndarray, cells: int) -> np.ndarray:
     """Return the centres of cells, uint8 (cells, 32), by k-majority, the k-means of bits (Grana et al. 2013).
 

@@ -2,13 +2,14 @@
 
 Sides of the split go by a hash of the group, but a group's key can change: a source that is loaded with its table knows
 of lesions that the images alone do not tell. So the release lists what its images belong to, and goes on doing so when
-another is trained from it. It knows numbers, lesions, patients and bytes, and no copy that was re-encoded under another
-name. Names are hashed, which keeps them out of sight; an id that can be guessed can be found all the same.
+another is trained from it. It knows numbers, lesions, patients and bytes, and by a perceptual hash a copy that was
+encoded or scaled anew, mirrored or turned, under whatever name (`benchmarks/contamination.py` measures how surely).
+Names are hashed, which keeps them out of sight; an id that can be guessed can be found all the same.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,22 @@ from datasets import Dataset, concatenate_datasets
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from dermalert import sources, splits
+from dermalert import duplicates, sources, splits
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.hub import HTTP_ERROR
+from dermalert.sketches import BLANK, contrast, sketches
 
 FILE = "evaluation/seen.parquet"
 SIDES = ("train", "validation", "calibration")
 """What a release has learnt from in any way, the most first; what is set aside or held out it has not."""
+
+
+RADIUS = 32
+"""Bits of 256 by which the hash of a copy may differ: `benchmarks/contamination.py` finds all copies and no other."""
+
+_NEAR = "near:"  # before a perceptual hash in hexadecimal, which stands among the names
+
+_PART = 512  # images hashed at once
 
 
 def names(dataset: Dataset) -> list[set[str]]:
@@ -48,6 +58,36 @@ def of(sides: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict
     for side in reversed(SIDES):
         found |= {name: name_of for name, name_of in (base or {}).items() if name_of == side}
         found |= dict.fromkeys(set().union(*names(sides[side])), side)
+        found |= dict.fromkeys(pictures(sides[side]), side)
+    return found
+
+
+def pictures(dataset: Dataset) -> set[str]:
+    """Return the perceptual hashes of the images, as they stand among the names; blank images have none."""
+    return {_NEAR + code.tobytes().hex() for _, codes in _hashes(dataset) for code in codes[0]}
+
+
+def _hashes(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows (n,) of images that show something, and their hashes (8, n, 32) in all positions."""
+    if "image" not in dataset.column_names or not len(dataset):
+        return
+    thumbnails = sketches(dataset).thumbnails
+    shown = np.flatnonzero(contrast(thumbnails) >= BLANK)
+    for start in range(0, len(shown), _PART):
+        rows = shown[start : start + _PART]
+        yield rows, duplicates.hashes_in_all_positions(thumbnails[rows])
+
+
+def look_alike(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
+    """Return which images (n,) are nearly the picture of one that was seen, otherwise than as a side."""
+    found = np.zeros(len(dataset), bool)
+    listed = [name.removeprefix(_NEAR) for name, side in seen.items() if name.startswith(_NEAR) and side != but_as]
+    if listed:
+        index = duplicates.Index(np.frombuffer(bytes.fromhex("".join(listed)), np.uint8).reshape(len(listed), -1))
+        for rows, positions in _hashes(dataset):
+            for codes in positions:
+                asked, _, _ = index.within(codes, RADIUS)
+                found[rows[asked]] = True
     return found
 
 
@@ -82,15 +122,20 @@ def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str,
 
 
 def are_unseen(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
-    """Return which images (n,) belong to nothing seen, or to nothing seen otherwise than as a side."""
-    return np.array([all(seen.get(name, but_as) == but_as for name in belongs) for belongs in names(dataset)], bool)
+    """Return which images (n,) belong to nothing seen and look like nothing seen, or not otherwise than as a side."""
+    fresh = [all(seen.get(name, but_as) == but_as for name in belongs) for belongs in names(dataset)]
+    return np.array(fresh, bool) & ~look_alike(dataset, seen, but_as=but_as)
 
 
 def write(seen: Mapping[str, str], folder: Path) -> None:
     """Write the list of a release in a folder."""
     listed = sorted(seen)
+    # A perceptual hash has a name as well, so that who knows only the first two columns reads the list as ever.
+    near = [bytes.fromhex(name.removeprefix(_NEAR)) if name.startswith(_NEAR) else None for name in listed]
+    shown = [name if code is None else hashed(name) for name, code in zip(listed, near, strict=True)]
+    columns = {"name": shown, "side": [seen[name] for name in listed], "picture": pa.array(near, pa.binary())}
     # Of hexadecimal digits zstd leaves half.
-    table = pa.table({"name": listed, "side": [seen[name] for name in listed]})
+    table = pa.table(columns)
     pq.write_table(table, folder / FILE, compression="zstd", use_dictionary=["side"])
 
 
@@ -116,7 +161,11 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
     if not path.is_file():
         return {}
     table = pq.read_table(path)
-    return dict(zip(table["name"].to_pylist(), table["side"].to_pylist(), strict=True))
+    listed, side = table["name"].to_pylist(), table["side"].to_pylist()
+    if "picture" in table.column_names:  # of releases made before there is none
+        near = table["picture"].to_pylist()
+        listed = [name if code is None else _NEAR + code.hex() for name, code in zip(listed, near, strict=True)]
+    return dict(zip(listed, side, strict=True))
 
 
 def _may_have_a_list(repo: str, revision: str | None) -> bool:

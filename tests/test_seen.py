@@ -1,8 +1,11 @@
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Value
+from pictures import picture
+from PIL import Image
 
-from dermalert import seen
+from dermalert import seen, sources
 from dermalert.errors import RunError, UsageError
 
 
@@ -104,3 +107,65 @@ def test_nothing_is_known_where_the_base_has_learnt_nothing():
     now = sides(**FOUR)
     assert seen.set_apart(now, {}) is now
     assert np.all(seen.are_unseen(now["train"], {}))
+
+
+def drawn(root, alter=lambda image: image, *, names="abcdef", first=0, **how):
+    """Smooth pictures in one class folder, each altered, under names of their own."""
+    (root / "nevus").mkdir(parents=True)
+    for i, name in enumerate(names):
+        image = picture(first + i, size=24).resize((240, 180), Image.Resampling.BICUBIC)
+        alter(image).save(root / "nevus" / f"{root.name}-{name}.jpg", **({"quality": 95} | how))
+    return sources.load([str(root)])
+
+
+@pytest.mark.parametrize(
+    ("alter", "quality"),
+    [
+        (lambda image: image, 50),
+        (lambda image: image.resize((120, 90)), 90),
+        (lambda image: image.resize((168, 168)), 80),
+        (lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 70),
+        (lambda image: image.transpose(Image.Transpose.ROTATE_270).resize((162, 216)), 90),
+    ],
+    ids=["encoded anew", "scaled", "squashed", "mirrored", "turned and scaled"],
+)
+def test_a_copy_that_was_made_anew_under_another_name_is_known(tmp_path, alter, quality):
+    learnt = seen.of(sides(train=drawn(tmp_path / "clinic")))
+    assert not seen.are_unseen(drawn(tmp_path / "copies", alter, quality=quality), learnt).any()
+    assert seen.are_unseen(drawn(tmp_path / "others", alter, first=50, quality=quality), learnt).all()
+
+
+def test_the_pictures_are_kept_in_a_column_of_their_own_and_a_list_without_it_is_read(tmp_path):
+    dataset = drawn(tmp_path / "clinic")
+    learnt = seen.of(sides(train=dataset))
+    (tmp_path / "evaluation").mkdir()
+    seen.write(learnt, tmp_path)
+    assert seen.read(tmp_path) == learnt
+    table = pq.read_table(tmp_path / seen.FILE)
+    assert sum(cell is not None for cell in table["picture"].to_pylist()) == len(dataset)
+    pq.write_table(table.select(["name", "side"]), tmp_path / seen.FILE)
+    before = seen.read(tmp_path)
+    assert not seen.are_unseen(dataset, before).any()
+    assert seen.are_unseen(drawn(tmp_path / "copies", quality=60), before).all()
+
+
+def test_a_copy_of_what_a_base_model_was_trained_on_is_not_held_out(tmp_path):
+    learnt = seen.of(sides(train=drawn(tmp_path / "clinic")))
+    copies, others = drawn(tmp_path / "copies", quality=60), drawn(tmp_path / "others", first=50)
+    now = dict.fromkeys(("train", "validation", "calibration", "clean_test", "set_aside", "official_test"), others)
+    now["held_out"] = sources.concatenate_datasets([copies, others])
+    assert len(seen.set_apart(now, learnt)["held_out"]) == len(others)
+
+
+@pytest.mark.parametrize("patient", ["patient_001", "7", "case_12"])
+def test_the_patient_of_another_clinic_is_not_one_that_was_learnt_from(tmp_path, patient):
+    loaded = []
+    for i, clinic in enumerate(("here", "there")):
+        root = tmp_path / clinic / "images"
+        drawn(root, first=100 * i)
+        rows = [f"{path.name},{patient if j else 'other'}" for j, path in enumerate(sorted(root.rglob("*.jpg")))]
+        (root / "metadata.csv").write_text("\n".join(["file_name,patient_id", *rows]))
+        loaded.append(sources.load([str(root)]))
+    learnt = seen.of(sides(train=loaded[0]))
+    assert seen.are_unseen(loaded[1], learnt).all()
+    assert not seen.are_unseen(loaded[0], learnt).any()
