@@ -331,7 +331,7 @@ def test_a_second_command_on_the_same_output_waits_for_the_first_by_name(taken, 
     assert results(output) == expected
 
 
-@pytest.mark.parametrize("pid", [1, 99_999_999, os.getpid()])
+@pytest.mark.parametrize("pid", [1, 99_999_999, os.getpid()], ids=["first", "none", "own"])
 def test_a_lock_of_another_host_is_refused_with_what_to_do(taken, release, tmp_path, pid):
     lock = tmp_path / archive._LOCK
     lock.write_text(json.dumps({"host": "node-7", "pid": pid, "token": "a" * 32}))
