@@ -102,8 +102,9 @@ def run(config: Config) -> dict:
             processes.decided(lambda: publishing.check_can_publish(config.push_to_hub, config.version))
         if settings["mixed_precision"]:
             print(f"Training in {settings['mixed_precision']}, as accelerate's configuration asks.")
-        with pushes:
-            train(config, folder, settings, pushes)
+        with runs.Alone(folder) as alone, pushes:
+            processes.by_main(alone.hold)
+            train(config, folder, settings, pushes, alone)
     if not processes.is_main():
         return {}
     behind = pushes.finish()
@@ -145,7 +146,7 @@ def check(config: Config) -> None:
     publishing.check_reason(config.accept_regression)
 
 
-def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -> None:
+def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes, alone: runs.Alone) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
     resumed = processes.decided(lambda: find_checkpoint(config, folder, settings, pushes))
     columns = tables.Columns(tables.mapping(config.columns or []))
@@ -177,6 +178,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -
         if resumed:
             runs.check_images(resumed.run, whose, str(resumed.branch), "name another branch")
         runs.claim(folder, whose, needed_bytes=runs.disk_needed(model, pushed=bool(config.checkpoints_to)))
+        alone.hold()
         return audited, others, told
 
     audited, others, told = processes.by_main(claim) or (None, None, None)

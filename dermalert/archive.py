@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dermalert import locks
+from dermalert import files, locks
 from dermalert.errors import RunError, UsageError, first_few, first_line
 from space import batch, graph, refusal, triage
 
@@ -288,13 +288,8 @@ def _whole(path: Path) -> Iterator[Path]:
     holder = locks.holder(path.parent / _LOCK)
     token = holder.token if holder else secrets.token_hex(16)
     part = path.with_name(f"{path.name}.{token}.{secrets.token_hex(4)}.part")
-    try:
+    with files.whole(path, beside=part):
         yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_rows(shard: Path) -> Iterator[tuple[str, batch.Source]]:

@@ -4,7 +4,6 @@
 does that.
 """
 
-import json
 import math
 import os
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from dermalert import diagnoses, duplicates, facts, sketches, sources, splits
+from dermalert import diagnoses, duplicates, facts, files, sketches, sources, splits
 from dermalert.diagnoses import ALERT, MALIGNANCIES
 from dermalert.errors import UsageError, did_you_mean
 
@@ -484,6 +483,4 @@ def failures(report: dict, kinds: Iterable[str]) -> list[str]:
 def write(report: dict, path: Path) -> None:
     """Write a report as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    files.write_json(path, report)

@@ -4,6 +4,7 @@ The probabilities come from `space/triage.py`, which serves the release: what is
 """
 
 import dataclasses
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from datasets import Dataset, concatenate_datasets
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from dermalert import figures, metrics, seen, subgroups, synthetic
+from dermalert import figures, files, metrics, seen, subgroups, synthetic
 from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.release import dump_metrics
 from space.triage import Answers, Release, read_image
@@ -125,16 +126,15 @@ def pooled(folds: Sequence[Side]) -> dict[str, Side]:
 
 def write_answers(path: Path, side: Side) -> None:
     """Keep the answers to a side, whole or not at all, for a run that goes on after a stop."""
-    partial = path.with_suffix(".partial.npz")
     flags = {"alert": side.alert, "attention": side.attention}
     flags = {name: flag for name, flag in flags.items() if flag is not None}
-    np.savez(partial, content=list(side.dataset["content"]), probabilities=side.probabilities, **flags)
-    partial.replace(path)
+    with files.whole(path, beside=path.with_suffix(".partial.npz")) as partial:  # the name tells numpy the format
+        np.savez(partial, content=list(side.dataset["content"]), probabilities=side.probabilities, **flags)
 
 
 def read_answers(path: Path, dataset: Dataset) -> Side | None:
     """Return the answers that were kept of a side, or None where they were not, or of other images."""
-    if not path.is_file():
+    if not path.is_file() or not zipfile.is_zipfile(path):  # damaged
         return None
     with np.load(path) as kept:
         if kept["content"].tolist() != list(dataset["content"]):

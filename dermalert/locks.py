@@ -16,6 +16,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dermalert.errors import UsageError
@@ -33,29 +34,39 @@ class Holder:
     pid: int
     token: str
     """32 hexadecimal digits by chance: what the holder writes bears them in its name, and nothing else does."""
+    since: str = ""
+    """When it was taken, in UTC."""
 
     def __str__(self) -> str:
-        return f"process {self.pid} on '{self.host}'"
+        return f"process {self.pid} on '{self.host}'" + (f" since {self.since}" if self.since else "")
 
 
 @contextlib.contextmanager
-def held(path: Path, *, say: Callable[[str], object]) -> Iterator[tuple[Holder, Holder | None]]:
+def held(
+    path: Path, *, say: Callable[[str], object] = print, waits: bool = True
+) -> Iterator[tuple[Holder, Holder | None]]:
     """Hold a lock, after a holder that is alive has ended; yield oneself, and who died with it in hand.
 
     Args:
         path: of the lock file; its folder must be there.
         say: is told, once, whom it waits for.
+        waits: False to refuse instead of waiting.
 
     Raises:
-        UsageError: a process of another host has it, of which nothing can be known from here.
+        UsageError: a process of another host has it, of which nothing can be known from here; or a living one of this
+            host, where nothing is waited for.
         OSError: the file cannot be made or read.
     """
-    own = Holder(socket.gethostname(), os.getpid(), secrets.token_hex(16))
-    waits = False
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    own = Holder(socket.gethostname(), os.getpid(), secrets.token_hex(16), now)
+    asked = False
     while (taken := _taken(path, own)) is None:
-        if not waits:
-            say(f"'{path.parent}' is in use by {holder(path) or 'another process'}: waiting until it ends.")
-        waits = True
+        in_use = f"'{path.parent}' is in use by {holder(path) or 'another process'}"
+        if not waits and path.exists():
+            raise UsageError(f"{in_use}: wait until it ends, or name another folder.")
+        if not asked:
+            say(f"{in_use}: waiting until it ends.")
+        asked = True
         time.sleep(_POLL)
     handle, dead = taken
     try:
@@ -70,8 +81,8 @@ def holder(path: Path) -> Holder | None:
     """Return whom a lock file names; None where there is none, or no name in it."""
     try:
         named = json.loads(path.read_text())
-        found = Holder(str(named["host"]), int(named["pid"]), str(named["token"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        found = Holder(str(named["host"]), int(named["pid"]), str(named["token"]), str(named.get("since", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found if _TOKEN.fullmatch(found.token) else None
 

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from dermalert import card
+from dermalert.files import whole
 
 # What belongs to a release; nothing else is uploaded, and nothing else is deleted from a repository.
 CONTRACT = (
@@ -92,8 +93,8 @@ def assembled(folder: Path) -> Iterator[Path]:
     staging = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    yield staging
-    staging.replace(folder)
+    with whole(folder, beside=staging):
+        yield staging
 
 
 def read_metrics(folder: Path) -> dict:

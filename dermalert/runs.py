@@ -10,20 +10,26 @@
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
+from dermalert import files, locks
 from dermalert.errors import RunError, UsageError, first_few
 
 MAY_NAME_FOLDERS = ("dataset", "base_model", "weights_from", "external", "columns")
 """Settings that may hold a path of this machine, and stay out of what is published."""
 
 _ENDED = "ended.json"
+_STATE = "trainer_state.json"
+_DIGESTS = "digests.json"
+_LOCK = ".dermalert-run.lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -40,7 +46,7 @@ def is_finished(folder: Path, settings: dict) -> bool:
     try:
         found = json.loads((folder / "run.json").read_text())
     except FileNotFoundError:
-        if any(path.name != "run.json.partial" for path in folder.iterdir()):
+        if any(path.name not in ("run.json.partial", _LOCK) for path in folder.iterdir()):
             raise UsageError(f"--output_dir '{folder}' holds things that are no run: name a new folder.") from None
         return False
     except ValueError as error:
@@ -134,21 +140,103 @@ def drop_checkpoints(folder: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint that was written whole; one that was cut short is removed.
+    """Return the last checkpoint that can be gone on from; what was cut short or damaged after it is removed.
 
     Its state names the best checkpoint by a path; that is brought up to date, because the folder may have moved.
+
+    Raises:
+        RunError: all of them are damaged.
     """
-    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    while found:
-        path = found[-1] / "trainer_state.json"  # what the Trainer writes last
-        state = _read(path)
-        if state is not None:
-            state["best_model_checkpoint"] = str(best_checkpoint(folder, state["best_global_step"]))
-            with writing(folder):
-                write(path, state)
-            return found[-1]
-        shutil.rmtree(found.pop())
-    return None
+    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=_step, reverse=True)
+    unfinished = [path for path in found if not (path / _STATE).exists()]  # what the Trainer writes last
+    found = [path for path in found if path not in unfinished]
+    damages = {}
+    for path in found:
+        damages[path] = _damage(folder, path)
+        if not damages[path]:
+            break
+    usable = next((path for path, damage in damages.items() if not damage), None)
+    if found and not usable:
+        raise RunError(
+            f"no checkpoint in '{folder / 'checkpoints'}' can be gone on from ({'; '.join(damages.values())}): delete "
+            "that folder to train anew, or name a new --output_dir, with --resume_from if a branch has the checkpoints."
+        )
+    with writing(folder):
+        for path in unfinished:
+            shutil.rmtree(path)
+        if usable:
+            _go_back(folder, usable, {path: damage for path, damage in damages.items() if damage})
+    return usable
+
+
+def _go_back(folder: Path, usable: Path, damages: dict[Path, str]) -> None:
+    """Drop damaged checkpoints after the one that is gone on from, and bring its state up to date."""
+    for path, damage in damages.items():
+        print(f"{damage}: the one before it is taken, '{usable.name}'.")
+        shutil.rmtree(path)
+        (folder / "checkpoints" / _ENDED).unlink(missing_ok=True)  # that was with the one that is dropped
+    state = json.loads((usable / _STATE).read_text())
+    state["best_model_checkpoint"] = str(best_checkpoint(folder, state["best_global_step"]))
+    write(usable / _STATE, state)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def seal(checkpoint: Path) -> None:
+    """Have a checkpoint on the disk, and note what its weights must hash to."""
+    files.settle(checkpoint)
+    write(checkpoint / _DIGESTS, {path.name: _digest(path) for path in checkpoint.glob("*.safetensors")})
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _damage(folder: Path, checkpoint: Path) -> str | None:
+    """Return, as a clause, what keeps a checkpoint from being gone on from; None where nothing does."""
+    state = _read(checkpoint / _STATE)
+    if state is None or not {"global_step", "epoch", "best_global_step", "stateful_callbacks"} <= state.keys():
+        return f"'{checkpoint.name}' is damaged ({_STATE})"
+    random_states = [path.name for path in checkpoint.glob("rng_state*.pth")] or ["rng_state.pth"]
+    needed = ["optimizer.pt", "scheduler.pt", *random_states]
+    damaged = [*_damaged_weights(checkpoint), *(name for name in needed if not _is_sound_zip(checkpoint / name))]
+    if damaged:
+        return f"'{checkpoint.name}' is damaged ({first_few(damaged)})"
+    best = state["best_global_step"] and best_checkpoint(folder, state["best_global_step"])
+    damaged = _damaged_weights(best) if best else []
+    return (
+        f"'{best.name}', the best one until '{checkpoint.name}', is damaged ({first_few(damaged)})" if damaged else None
+    )
+
+
+def _damaged_weights(checkpoint: Path) -> list[str]:
+    """Return the names of the files of a checkpoint's model that are missing, or not as they were written."""
+    damaged = [name for name in ("config.json", "preprocessor_config.json") if _read(checkpoint / name) is None]
+    digests = _read(checkpoint / _DIGESTS) or {}  # of a branch, or of a run made before, there are none
+    weights = {path.name for path in checkpoint.glob("*.safetensors")} | digests.keys()
+    if not any(name.startswith("model") for name in weights):
+        weights |= {"model.safetensors"}
+    return damaged + sorted(name for name in weights if not _is_sound(checkpoint / name, digests.get(name)))
+
+
+def _is_sound(path: Path, digest: str | None) -> bool:
+    try:
+        with safe_open(path, "pt"):  # it checks the length
+            return digest is None or _digest(path) == digest
+    except (OSError, SafetensorError):
+        return False
+
+
+def _is_sound_zip(path: Path) -> bool:
+    """Tell whether a file that `torch.save` wrote is whole: a zip whose members have their checksums."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
+        return False
 
 
 def last_step(folder: Path) -> int:
@@ -182,16 +270,40 @@ def ended(folder: Path) -> tuple[TrainerState, dict] | None:
 def _read(path: Path) -> dict | None:
     """Return what a JSON file holds, or None where it is missing or cut short."""
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def write(path: Path, content: dict) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    """Write a JSON file whole or not at all, as the Trainer writes its state: there a loss may be no number."""
+    with files.whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+class Alone:
+    """Keeps a run's folder to one run, from its start if the folder is there, else from when it is."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._stack, self._held = folder, contextlib.ExitStack(), False
+
+    def hold(self) -> None:
+        """Take the folder if it is there.
+
+        Raises:
+            UsageError: another run has it; the text says which process, where, and since when.
+        """
+        if not self._held and self._folder.is_dir():
+            with writing(self._folder):
+                self._stack.enter_context(locks.held(self._folder / _LOCK, waits=False))
+            self._held = True
+
+    def __enter__(self) -> "Alone":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
 
 
 @contextlib.contextmanager

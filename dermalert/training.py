@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from dermalert import calibration, metrics, processes
+from dermalert import calibration, metrics, processes, runs
 from dermalert.devices import sent
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import RunError
@@ -141,6 +141,15 @@ class WeightAverage(TrainerCallback):
             self.other, self.averaged = kept, averaged
 
 
+class Seal(TrainerCallback):
+    """Has each checkpoint on the disk, with what its weights must hash to, before the training goes on."""
+
+    def on_save(self, args, state, _control, **_others):
+        """Seal what was saved."""
+        if processes.is_main():
+            runs.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
 class RecipeTrainer(Trainer):
     """A Trainer that draws its training images by weights, and evaluates and saves averaged weights."""
 
@@ -148,6 +157,7 @@ class RecipeTrainer(Trainer):
         super().__init__(**arguments)
         self.sampling_weights = sampling_weights
         self.average = WeightAverage(average) if average else None
+        self.add_callback(Seal())
         if self.average:
             self.add_callback(self.average)
 

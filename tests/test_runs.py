@@ -1,0 +1,173 @@
+"""What is left of a run after a power failure, and two runs in one folder."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dermalert import files, locks, runs
+from dermalert.errors import RunError, UsageError
+
+LOCK = ".dermalert-run.lock"
+
+
+def checkpoint(run, step, *, best=None, sealed=True):
+    folder = run / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / name).write_text("{}")
+    for name in ("model", "latest"):
+        save_file({"weight": torch.full((40, 40), float(step))}, folder / f"{name}.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": torch.ones(500) * step}, folder / name)
+    state = {"global_step": step, "epoch": step / 10, "best_global_step": best or step, "stateful_callbacks": {}}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    if sealed:
+        runs.seal(folder)
+    return folder
+
+
+def halved(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def scrambled(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :][:64] = b""
+    content[len(content) // 2 : len(content) // 2 + 64] = os.urandom(64)
+    path.write_bytes(bytes(content))
+
+
+def noise(path):
+    path.write_bytes(os.urandom(1000))
+
+
+NAMES = (
+    "model.safetensors",
+    "latest.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "config.json",
+    "trainer_state.json",
+)
+
+
+@pytest.mark.parametrize("damage", [halved, emptied, noise, os.unlink])
+@pytest.mark.parametrize("name", NAMES)
+def test_of_a_damaged_last_checkpoint_the_one_before_is_taken_and_that_is_said(tmp_path, capsys, damage, name):
+    before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
+    runs.write(tmp_path / "checkpoints" / "ended.json", {})
+    damage(last / name)
+    assert runs.last_checkpoint(tmp_path) == before
+    assert not last.exists()
+    if not (name == "trainer_state.json" and damage is os.unlink):  # that one was never finished
+        said = capsys.readouterr().out
+        assert "'checkpoint-20' is damaged" in said and name in said and "'checkpoint-10'" in said
+        assert not (tmp_path / "checkpoints" / "ended.json").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "latest.safetensors", "optimizer.pt", "scheduler.pt"])
+def test_changed_bytes_in_the_middle_are_damage_too(tmp_path, name):
+    before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
+    scrambled(last / name)
+    assert runs.last_checkpoint(tmp_path) == before
+
+
+def test_a_checkpoint_of_a_run_made_before_there_were_digests_is_taken(tmp_path):
+    checkpoint(tmp_path, 10)
+    last = checkpoint(tmp_path, 20, sealed=False)
+    assert runs.last_checkpoint(tmp_path) == last
+    halved(last / "model.safetensors")
+    assert runs.last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_where_all_are_damaged_one_sentence_says_so_and_nothing_is_deleted(tmp_path):
+    first, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
+    halved(first / "optimizer.pt")
+    emptied(last / "rng_state.pth")
+    with pytest.raises(RunError, match=r"checkpoint-20' is damaged \(rng_state.pth\).*checkpoint-10.*optimizer.pt"):
+        runs.last_checkpoint(tmp_path)
+    assert first.exists() and last.exists()
+
+
+def test_a_last_checkpoint_whose_best_one_is_damaged_is_not_gone_on_from(tmp_path):
+    best = checkpoint(tmp_path, 10)
+    checkpoint(tmp_path, 20, best=10)
+    halved(best / "model.safetensors")
+    with pytest.raises(RunError, match="'checkpoint-10', the best one until 'checkpoint-20', is damaged"):
+        runs.last_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[1", '{"a": NaN', "null"])
+def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path, content):
+    path = tmp_path / "report.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(path, {"a": float("nan")})
+    assert path.read_text() == content and list(tmp_path.iterdir()) == [path]
+    files.write_json(path, {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dermalert import runs
+with runs.Alone(Path(sys.argv[1])) as alone:
+    alone.hold()
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds the folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_run_in_a_folder_is_refused_and_told_whose_it_is(tmp_path, other):
+    message = rf"in use by process {other.pid} on '{socket.gethostname()}' since \d{{4}}-.* UTC"
+    with pytest.raises(UsageError, match=message), runs.Alone(tmp_path) as alone:
+        alone.hold()
+    assert (tmp_path / LOCK).exists()
+
+
+def test_the_lock_of_a_run_that_was_killed_is_taken_over(tmp_path, other):
+    other.kill()
+    other.wait()
+    assert (tmp_path / LOCK).exists()
+    with runs.Alone(tmp_path) as alone:
+        alone.hold()
+        assert locks.holder(tmp_path / LOCK).pid == os.getpid()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_one_run_takes_its_folder_once_and_only_when_it_is_there(tmp_path):
+    with runs.Alone(tmp_path / "run") as alone:
+        alone.hold()
+        assert not (tmp_path / "run").exists()
+        (tmp_path / "run").mkdir()
+        alone.hold()
+        alone.hold()
+        assert (tmp_path / "run" / LOCK).exists()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_that_holds_a_lock_alone_is_a_new_one(tmp_path):
+    (tmp_path / LOCK).write_text("")
+    assert not runs.is_finished(tmp_path, {})
