@@ -1,8 +1,9 @@
 """Images decoded and resized once: what a processor makes of each file, kept as bytes by the content of the file.
 
-CACHE/pixels-1/KEY/*.pack, where KEY stands for the processor. A pack holds the SHA-256 of some thousand files and then
-their pixels, and never changes: it is written beside and takes its name when it is whole, so that a run that is killed
-leaves all packs but the last, and nothing half-written is read. Packs are memory-mapped. They hold patients' pictures:
+CACHE/pixels-1/KEY/*.pack, where KEY stands for the processor. A pack holds the SHA-256 of some thousand files, their
+pixels, and a digest of each file's pixels, and never changes: it is written beside and takes its name when it is whole,
+so that a run that is killed leaves all packs but the last, and nothing half-written is read. Pixels that are not those
+of their digest are made anew. Packs are memory-mapped. They hold patients' pictures:
 nobody but their owner can read them.
 """
 
@@ -30,6 +31,7 @@ from datasets import Dataset
 from PIL import Image, features
 from tqdm.auto import tqdm
 
+from dermalert import files
 from dermalert.errors import RunError, UsageError
 from dermalert.sketches import hashed
 from space import triage
@@ -43,6 +45,7 @@ AT_MOST = 20_000_000_000
 _PACK = 2048  # images; what a killed run has to do again, at most
 _CHUNK = 64  # images in memory at once
 _HASH = 32  # bytes
+_LAYOUT = "names, pixels, digests"  # of a pack; part of the key, so that others are not opened
 _ABANDONED = 86_400  # seconds after which a pack that is not whole is that of a run that was killed
 
 _RGB = (0, 1, 2)
@@ -116,7 +119,7 @@ class Processed:
 
     def key(self) -> str:
         """Return what changes with all that decides on the bytes."""
-        told = [self._processor.to_json_string(), type(self._processor).__name__, self.shape, self.channels]
+        told = [_LAYOUT, self._processor.to_json_string(), type(self._processor).__name__, self.shape, self.channels]
         told += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
         told += [inspect.getsource(function) for function in (triage.read_image, triage._to_rgb)]
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
@@ -190,7 +193,11 @@ class Pixels:
 
     @property
     def _row_bytes(self) -> int:
-        return _HASH + int(np.prod(self._processed.shape))
+        return 2 * _HASH + self._size
+
+    @property
+    def _size(self) -> int:
+        return int(np.prod(self._processed.shape))
 
     def _open(self, path: Path, first: Mapping[str, int]) -> None:
         """Learn what a pack holds."""
@@ -202,14 +209,26 @@ class Pixels:
             names = [pack[i * _HASH : (i + 1) * _HASH].hex() for i in range(count)]
             if _name(names) != path.stem:  # cut by whole images, so that the pixels begin elsewhere
                 return
-            wanted = [(first[name], i) for i, name in enumerate(names) if name in first]
-            for row, i in wanted:
-                self._places[row] = len(self._packs), count * _HASH + i * (self._row_bytes - _HASH)
-            if wanted:
+            wanted = [(first[name], i, name) for i, name in enumerate(names) if name in first]
+            sound = [(row, i) for row, i, name in wanted if self._is_sound(pack, count, i, name)]
+            if hasattr(mmap, "MADV_DONTNEED"):
+                pack.madvise(mmap.MADV_DONTNEED)
+            if len(sound) < len(wanted):
+                damaged = len(wanted) - len(sound)
+                logger.warning("%d decoded images in '%s' are damaged: they are made anew.", damaged, path)
+            for row, i in sound:
+                self._places[row] = len(self._packs), count * _HASH + i * self._size
+            if sound:
                 self._packs.append(pack)
                 _mapped.add(path)
                 with contextlib.suppress(OSError):  # another user's, or a cache that cannot be written to
                     os.utime(path)
+
+    def _is_sound(self, pack: mmap.mmap, count: int, i: int, name: str) -> bool:
+        """Tell whether the pixels of an image in a pack are those that were written of this file."""
+        start, end = count * _HASH + i * self._size, count * (_HASH + self._size) + i * _HASH
+        with memoryview(pack) as held:
+            return held[end : end + _HASH] == _digest(name, held[start : start + self._size])
 
     def _write(self, folder: Path, rows: list[int], bar: tqdm) -> Path:
         """Write a pack whole or not at all."""
@@ -218,28 +237,36 @@ class Pixels:
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
             try:
                 file.write(bytes.fromhex("".join(contents)))
-                self._write_pixels(file, rows, bar)
-                file.flush()
-                os.fsync(file.fileno())
+                self._write_pixels(file, rows, contents, bar)
                 file.close()  # or Windows would neither rename nor delete it
-                return Path(file.name).replace(folder / f"{_name(contents)}.pack")
+                path = folder / f"{_name(contents)}.pack"
+                with files.whole(path, beside=Path(file.name)):
+                    return path
             except BaseException:
                 with contextlib.suppress(OSError):
                     file.close()
                 Path(file.name).unlink(missing_ok=True)
                 raise
 
-    def _write_pixels(self, file: IO[bytes], rows: list[int], bar: tqdm) -> None:
+    def _write_pixels(self, file: IO[bytes], rows: list[int], contents: list[str], bar: tqdm) -> None:
+        digests = []
         with ThreadPoolExecutor(_threads()) as pool:
             for start in range(0, len(rows), _CHUNK):
                 for pixels in pool.map(self._decoded, rows[start : start + _CHUNK]):
+                    digests.append(_digest(contents[len(digests)], pixels.tobytes()))
                     file.write(pixels.tobytes())
                     bar.update()
+        file.write(b"".join(digests))
 
 
 def folder() -> Path:
     """Return where packs are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert" / "pixels-1"
+
+
+def _digest(name: str, pixels: bytes | memoryview) -> bytes:
+    """Return what a file's pixels must hash to in a pack."""
+    return hashlib.blake2b(pixels, digest_size=_HASH, key=bytes.fromhex(name)).digest()
 
 
 def _name(contents: list[str]) -> str:

@@ -19,7 +19,7 @@ from dermalert.errors import RunError, UsageError
 from dermalert.pixels import Pixels, Processed
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})
-ROW = 32 + 3 * 16 * 16  # bytes
+ROW = 2 * 32 + 3 * 16 * 16  # bytes
 
 
 @pytest.fixture(autouse=True)
@@ -248,3 +248,42 @@ def test_a_model_that_takes_bgr_is_trained_on_the_very_pixels_that_it_is_served(
     processor = MobileViTImageProcessorPil(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})
     served = processor([image.convert("RGB") for image in dataset["image"]], return_tensors="pt")["pixel_values"]
     assert torch.allclose(images.WithPixels(dataset, processor).__getitems__(list(range(18)))["pixel_values"], served)
+
+
+def _pixels_of(content, i, size=3 * 16 * 16):
+    count = len(content) // (size + 64)
+    return slice(count * 32 + i * size, count * 32 + (i + 1) * size)
+
+
+def rotten(content):
+    content[_pixels_of(content, 3).start + 7] ^= 1
+
+
+def blackened(content):
+    content[_pixels_of(content, 0)] = bytes(3 * 16 * 16)
+
+
+def swapped(content):
+    one, other = _pixels_of(content, 1), _pixels_of(content, 2)
+    content[one], content[other] = content[other], content[one]
+
+
+def without_digests(content):
+    content[-32 * 18 :] = bytes(32 * 18)
+
+
+@pytest.mark.parametrize("change", [rotten, blackened, swapped, without_digests])
+def test_pixels_that_are_not_those_of_their_file_are_made_anew(dataset, monkeypatch, caplog, change):
+    monkeypatch.setattr(pixels, "_PACK", 100)
+    processed = Processed(ViTImageProcessorPil(size={"height": 16, "width": 16}))
+    rows = list(range(len(dataset)))
+    expected = Pixels(dataset, processed)[rows]
+    (pack,) = pixels.folder().glob("*/*.pack")
+    content = bytearray(pack.read_bytes())
+    change(content)
+    pack.chmod(0o600)
+    pack.write_bytes(content)
+    assert (Pixels(dataset, processed)[rows] == expected).all()
+    assert "are damaged: they are made anew" in caplog.text
+    caplog.clear()
+    assert (Pixels(dataset, processed)[rows] == expected).all()
