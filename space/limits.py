@@ -35,8 +35,8 @@ MAX_JSON = 20_000_000
 MAX_PARTS = 50_000
 """Commas and brackets of such a body: each may be an object of fifty times its size. 1,000 files take 15,000."""
 
-MAX_HELD = 100_000_000
-"""Bytes of all such bodies that are being read or wait to be judged."""
+MAX_HELD = 60_000_000
+"""Bytes of all such bodies that are being read or wait to be judged: a tenth of what the server takes in all."""
 
 MAX_FIELD = 10_000
 """Bytes of a form's field that is no file, which gradio would hold in memory."""
@@ -147,18 +147,17 @@ class Guard:
         """Read a body that is held in memory; return what gives it to the application."""
         if scope["method"] not in ("POST", "DELETE"):
             return body
-        parts = []
+        content = bytearray()
         try:
             while (message := await body())["type"] == "http.request":
-                parts.append(message.get("body", b""))
-                self._reading += len(parts[-1])
+                content += message.get("body", b"")  # one piece: joining many would hold it twice
+                self._reading += len(message.get("body", b""))
                 if self._reading + self._waiting() > MAX_HELD:
                     raise Refused(503, "The server holds too many requests: try again in a minute.")
                 if not message.get("more_body"):
                     break
-            content = b"".join(parts)
         finally:
-            self._reading -= sum(map(len, parts))
+            self._reading -= len(content)
         if sum(content.count(mark) for mark in (b",", b"[", b"{")) > MAX_PARTS:
             raise Refused(413, f"The request has more than {MAX_PARTS:,} parts.")
         scope[_HELD] = len(content)
@@ -237,7 +236,7 @@ class _Body:
         raise why
 
 
-def _once(content: bytes, rest: _Body):
+def _once(content: bytearray, rest: _Body):
     """Return what gives a body once, and then whatever else comes."""
     given = []
 

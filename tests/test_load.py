@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +118,89 @@ def test_thousands_of_requests_leave_the_answers_right_and_the_memory_flat(tmp_p
     home = tmp_path_factory.mktemp("load")
     with serving.space(home, MODEL_ID=str(folder), HF_HUB_OFFLINE="1") as url:
         print(load(url, Release.load(folder), write_images(tmp_path, 8), calls=CALLS, clients=CLIENTS))
+
+
+# Honest visitors beside those that mean harm
+
+
+def _sent(url: str, head: str, body: bytes) -> None:
+    """Send a request as it is, and leave."""
+    host, port = url.removeprefix("http://").split(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=20) as line:
+        line.sendall(f"POST /gradio_api/{head}\r\nHost: {host}\r\n".encode() + body)
+
+
+def large_json(url: str) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.post(f"{url}/gradio_api/queue/join", content=b'{"data":"' + b"A" * 40_000_000, timeout=60)
+
+
+def many_objects(url: str) -> None:
+    body = b'{"data": [' + b"[[]]," * 1_000_000 + b"0]}"
+    assert httpx.post(f"{url}/gradio_api/call/triage", content=body, timeout=60).status_code == 413
+
+
+def a_field_for_a_file(url: str) -> None:
+    httpx.post(f"{url}/gradio_api/upload", data={"files": "x" * 20_000_000}, files={"a": b"x"}, timeout=60)
+
+
+def cut_off(url: str) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + bytes(2_000_000)
+    head = b"Content-Length: 900000000\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n"
+    _sent(url, "upload HTTP/1.1", head + part)
+
+
+def without_end(url: str) -> None:
+    chunks = (b"100000\r\n" + bytes(0x100000) + b"\r\n") * 30
+    _sent(url, "call/judge HTTP/1.1", b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
+
+
+def the_same_again(url: str) -> None:
+    files = [{"path": "/etc/passwd"}] * 5_000
+    httpx.post(f"{url}/gradio_api/call/triage", json={"data": [files]}, timeout=60)
+
+
+HARM = (large_json, many_objects, a_field_for_a_file, cut_off, without_end, the_same_again)
+
+
+def beside_harm(url: serving.Address, release: Release, paths: list[Path], *, clients: int, calls: int) -> str:
+    """Have visitors ask so many times each, a quarter of it hostile; the honest ones must get their answers."""
+    truth = [release.judge(path).probabilities["melanoma"] for path in paths]
+    visitor, memory = Visitor(url), [resident(url.pid)]
+
+    def ask(number: int) -> int:
+        if number % 4 == 3:
+            HARM[number // 4 % len(HARM)](url)
+        else:
+            kind, answer = visitor.call("judge", visitor.upload(paths[number % len(paths)]))
+            assert kind == "complete", (kind, answer)
+            assert answer[0]["probabilities"]["melanoma"] == pytest.approx(truth[number % len(paths)], abs=1e-5)
+        memory.append(resident(url.pid))
+        return number % 4 < 3
+
+    for number in range(3):
+        ask(number)
+    before = resident(url.pid)
+    with ThreadPoolExecutor(clients) as pool:
+        honest = sum(pool.map(ask, range(clients * calls)))
+    visitor.close()
+    assert max(memory) < 1.5 * before, f"{before / 1e6:.0f} MB became {max(memory) / 1e6:.0f} MB"
+    return (
+        f"{clients} x {calls} requests: {honest} honest ones answered rightly beside {clients * calls - honest} "
+        f"hostile ones, memory {before / 1e6:.0f} then at most {max(memory) / 1e6:.0f} MB"
+    )
+
+
+def test_honest_visitors_are_answered_beside_hostile_ones(demo_space, demo_release, tmp_path):
+    print(beside_harm(demo_space, Release.load(demo_release), write_images(tmp_path, 8), clients=12, calls=4))
+
+
+@pytest.mark.long
+def test_sixty_four_clients_with_hostile_bodies_among_them_leave_the_memory_within_bounds(tmp_path_factory, tmp_path):
+    folder = make_release(tmp_path / "release", groups=True)
+    home = tmp_path_factory.mktemp("harm")
+    with serving.space(home, MODEL_ID=str(folder), HF_HUB_OFFLINE="1") as url:
+        print(beside_harm(url, Release.load(folder), write_images(tmp_path, 8), clients=CLIENTS, calls=10))
 
 
 SLOW = """
