@@ -7,6 +7,7 @@ to nothing and reported.
 
 import dataclasses
 import filecmp
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -35,11 +36,13 @@ class Files:
         self.parts = {path: names.parts(relative(path)) for path in paths}
         self.by_key: dict[str, list[str]] = defaultdict(list)
         self.by_number: dict[str, list[str]] = defaultdict(list)
+        self.decorated = False  # whether a name has more than the archive's number
         self.folders = {part.casefold() for parts in self.parts.values() for part in parts[:-1]}
         for path, parts in self.parts.items():
             self.by_key[names.key(parts[-1])].append(path)
             number = names.archive_number(parts[-1])
             if number:
+                self.decorated |= names.key(parts[-1]) != number.casefold()
                 self.by_number[number].append(path)
 
     def below(self, folder: tuple[str, ...]) -> bool:
@@ -70,8 +73,11 @@ def _candidates(
     row: tuple[str, ...], files: Files, folder: tuple[str, ...], within: tuple[str, ...]
 ) -> list[tuple[str, tuple]]:
     """Return the files that a row may mean, each with how near it is."""
+    key = names.key(row[-1])
+    near = files.by_key.get(key, ())
+    if not near and not files.decorated and re.fullmatch(r"isic_[0-9]{7}", key):
+        return []  # as most rows of an official list, which is longer than what lies here
     number = names.archive_number(row[-1])
-    near = files.by_key.get(names.key(row[-1]), ())
     # ISIC 2019's `_downsampled` rows are left to files of that name: sides of releases that were made hang on it.
     far = files.by_number.get(number, ()) if number and not row[-1].endswith("_downsampled") else ()
     # A folder that is here, and holds no such file, is not another folder.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_PLAIN = re.compile(r"\w+", re.ASCII)
 _ARCHIVE = re.compile(r"isic[-_. ]?(\d{7})(?!\d)", re.IGNORECASE)
 _PAD = re.compile(r"(PAT_\d+)_(\d+)_\d+", re.IGNORECASE)
 _OWN_IDS = re.compile(r"(HAM|IP|IL|BCN|MSK\d*)_\d{6,}\w*", re.IGNORECASE)
@@ -51,6 +52,8 @@ def clean(value: object) -> str:
 
 def parts(path: object) -> tuple[str, ...]:
     """Return the folders and the name of a path, however it is separated."""
+    if isinstance(path, str) and _PLAIN.fullmatch(path):  # as nearly all are, in tables of many thousands
+        return (path,)
     found = clean(path).replace("\\", "/").split("/")
     return tuple(part.strip() for part in found if part.strip() not in ("", "."))
 
@@ -69,6 +72,8 @@ def key(name: str) -> str:
 
     Case, suffixes and the form of characters do not count, nor do the leading zeros and `.0` of what is a number.
     """
+    if _PLAIN.fullmatch(name) and name[0].isalpha():
+        return name.casefold()
     plain = without_suffix(name).casefold()
     if not plain.isascii():
         plain = unicodedata.normalize("NFKC", plain)
