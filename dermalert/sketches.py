@@ -5,7 +5,6 @@ blank, and `duplicates.py` which show the same picture.
 """
 
 import hashlib
-import io
 import logging
 import os
 import sqlite3
@@ -22,7 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
-from space.triage import MAX_PIXELS, UnreadableImage, read_image
+from space.triage import MAX_PIXELS, NoImage, UnreadableImage, open_image, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -190,13 +189,15 @@ def sketch(content: bytes) -> bytes:
         UnreadableImage: it is no image.
     """
     try:
-        image = Image.open(io.BytesIO(content))
+        image = open_image(content)
         size = image.size
         if image.width * image.height <= MAX_PIXELS:
             image.draft("RGB", (_DECODED, _DECODED))  # for JPEG only; the others decode as ever
+    except NoImage as error:
+        raise NoImage(f"the file cannot be read as an image: {error}") from error
     # Pillow's own way of opening a broken file raises what it likes, see `read_image`.
     except Exception as error:
-        raise UnreadableImage("the file cannot be read as an image.") from error
+        raise UnreadableImage("the file cannot be read as an image: it is damaged or cut short.") from error
     thumbnail = read_image(image).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     return np.array([(size, np.asarray(thumbnail))], ROW).tobytes()
 

@@ -36,10 +36,11 @@ from transformers import (
 from transformers.utils import cached_file, logging
 
 if __package__:
-    from . import checks, graph, guards
+    from . import checks, formats, graph, guards
     from .refusal import STATISTICS, Refusal, features
 else:  # run as a script, or beside one, as on the Hub
     import checks
+    import formats
     import graph
     import guards
     from refusal import STATISTICS, Refusal, features
@@ -88,6 +89,10 @@ class UnreadableImage(ValueError):
     """The bytes are no image that can be judged; the text says which and why."""
 
 
+class NoImage(UnreadableImage):
+    """The bytes are something else than an image of those kinds that are read; the text says what, and what to do."""
+
+
 class NoRelease(ValueError):
     """The model is no dermalert release, or cannot be reached; the text says what to do."""
 
@@ -116,6 +121,8 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         image.load()
         # In place where nobody else has it: the largest takes 256 MB, and a copy as much again.
         return _to_rgb(ImageOps.exif_transpose(image, in_place=not given) or image)
+    except NoImage as error:
+        raise NoImage(f"{name} cannot be read as an image: {error}") from error
     except UnreadableImage as error:
         raise UnreadableImage(f"{name} cannot be judged: {error}") from error
     except Image.DecompressionBombError as error:
@@ -125,20 +132,26 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     # What Pillow raises on broken files is not one type: OSError (cut short), SyntaxError (broken PNG), ValueError,
     # struct.error, MemoryError, ...: any of them means that there is no picture.
     except Exception as error:
-        raise UnreadableImage(f"{name} cannot be read as an image: damaged, cut short, or something else.") from error
+        raise UnreadableImage(f"{name} cannot be read as an image: it is damaged or cut short.") from error
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
     """Return an image of which only the header is read.
 
     Raises:
+        NoImage: it is something else, or holds several pictures.
         UnreadableImage: it is made to keep the decoder busy; and whatever Pillow raises on what is no image.
     """
     # Read whole, because Pillow leaves a file that it cannot read open.
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if other := formats.other(content):
+        raise NoImage(f"{other}.")
     if guards.asks_too_much(content):
         raise UnreadableImage("it is made of far more parts than pictures are: save it anew.")
-    return Image.open(io.BytesIO(content), formats=KINDS)
+    image = Image.open(io.BytesIO(content), formats=KINDS)
+    if unfit := formats.unfit(image):
+        raise NoImage(f"{unfit}.")
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -308,7 +308,8 @@ def test_a_batch_comes_back_by_urgency_with_a_reason_for_each_bad_file(client, r
     assert shares == sorted(shares, reverse=True)
     assert rows[5]["refused"]
     assert {row["file"]: row["problem"] for row in rows[6:]} == {
-        "letter.txt": "the file cannot be read as an image: damaged, cut short, or something else.",
+        "letter.txt": "the file cannot be read as an image: it is none of JPEG, PNG, TIFF, BMP and WebP: "
+        "save it as JPEG or PNG.",
         "file 8": "the address holds no base64.",
         **dict.fromkeys(("file 9", "file 10", "file 11", "file 12"), "no such file was uploaded."),
     }
@@ -375,7 +376,8 @@ def test_an_unreadable_upload_gives_a_sentence(client, tmp_path, content):
     path = tmp_path / "lesion.jpg"
     make_image((90, 70)).save(path)
     path.write_bytes({"cut short": path.read_bytes()[:800], "a letter": b"Dear Sir", "nothing": b""}[content])
-    with pytest.raises(AppError, match=r"^Cannot judge: the file cannot be read as an image: damaged"):
+    why = {"cut short": "damaged or cut short", "a letter": "none of JPEG", "nothing": "empty"}[content]
+    with pytest.raises(AppError, match=f"^Cannot judge: the file cannot be read as an image: it is {why}"):
         client.predict(handle_file(path), api_name="/judge")
 
 
