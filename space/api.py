@@ -98,15 +98,48 @@ def uploaded(file: dict | None, cache: str) -> Path:
     raise CannotJudge("Cannot judge: no image was uploaded.")
 
 
-def read(file: dict | None, cache: str) -> triage.Image.Image:
-    """Return an upload as an image, see `triage.read_image`.
+def image_of(data: list) -> dict | bytes | None:
+    """Return what a program sends to have one image judged: an upload, or the content of an address of base64.
+
+    Args:
+        data: the arguments of the call; of these the first is an upload as gradio has it, the path or the address of
+            one, or `data:image/png;base64,...`, in a text or as the `url` of an object.
+
+    Raises:
+        CannotJudge: it is nothing of the kind.
+    """
+    if not data:
+        raise CannotJudge("Cannot judge: the list 'data' is empty; it must hold one image.")
+    if data[0] is None:
+        return None
+    if address := _address(data[0]):
+        content = _held(address)
+        if isinstance(content, str):
+            raise CannotJudge(f"Cannot judge: {content}")
+        return content
+    file = {"path": data[0]} if isinstance(data[0], str) else data[0]
+    if not isinstance(file, dict) or not isinstance(file.get("path") or file.get("url"), str):
+        raise CannotJudge(f"Cannot judge: the image must be {_IMAGE}.")
+    return {"path": file.get("path") or file["url"], "meta": {"_type": "gradio.FileData"}}
+
+
+_IMAGE = "an upload, its path, or a text data:image/...;base64,... with the file in it"
+
+
+def _address(file: object) -> str | None:
+    """Return the address of base64 that is sent in the place of an upload; None where there is none."""
+    text = file.get("url") if isinstance(file, dict) else file
+    return text if isinstance(text, str) and text[:5].lower() == "data:" else None
+
+
+def read(file: dict | bytes | None, cache: str) -> triage.Image.Image:
+    """Return an upload, or the content of a file, as an image, see `triage.read_image`.
 
     Raises:
         CannotJudge: it is none.
     """
-    path = uploaded(file, cache)
     try:
-        return triage.read_image(path.read_bytes())
+        return triage.read_image(file if isinstance(file, bytes) else uploaded(file, cache).read_bytes())
     except triage.UnreadableImage as error:
         raise CannotJudge(f"Cannot judge: {error}") from error
     except OSError as error:
@@ -166,9 +199,9 @@ def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
     rows: dict[str | Path, range] = {}
     total = 0
     for number, file in enumerate(files[: batch.LIMIT], start=1):
-        name, held = f"file {number}", isinstance(file, str) and file.startswith("data:")
+        name, address = f"file {number}", _address(file)
         try:
-            what = file if held else uploaded({"path": file} if isinstance(file, str) else file, cache)
+            what = address or uploaded({"path": file} if isinstance(file, str) else file, cache)
         except CannotJudge:
             total += 1
             yield name, "no such file was uploaded."
@@ -176,7 +209,7 @@ def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
         if what in rows:
             found = ((name, _again(row)) for row in rows[what])
         else:
-            found = [(name, _held(file))] if held else batch.expanded([what])
+            found = [(name, _held(address))] if address else batch.expanded([what])
         first = total
         for each in found:
             total += 1
@@ -188,9 +221,11 @@ def _held(address: str) -> batch.Source:
     if len(address) > MAX_ADDRESS:
         return f"it is longer than {MAX_ADDRESS:,} characters: upload it as a file."
     try:
-        return base64.b64decode(address.partition(",")[2], validate=True)
+        head, _, text = address.partition(",")
+        content = base64.b64decode("".join(text.split()), validate=True) if head.lower().endswith(";base64") else b""
     except ValueError:
-        return "the address holds no base64."
+        content = b""
+    return content or "the address holds no base64: write data:image/...;base64, and then the file in base64."
 
 
 def sorted_by_urgency(release: triage.Release, rows: Iterable[batch.Row]) -> Batch:

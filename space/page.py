@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import gradio as gr
+from gradio import mcp
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
@@ -45,6 +46,29 @@ EVERY, AGE = 30, 240
 """Seconds: how often what was uploaded is looked through, and how old it gets."""
 
 
+class Page(gr.Blocks):
+    """A page that says in a sentence what is wrong with what a program sends: gradio gives an error of no text."""
+
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+        """Return the arguments of a function; those of `/judge` as `api.image_of` has them."""
+        try:
+            if block_fn.api_name == "judge":
+                image = api.image_of(inputs)
+                if isinstance(image, bytes):
+                    return [image]
+                inputs = [image]
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error:
+            raise
+        except api.CannotJudge as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:  # of gradio, or of what it checks with: a path outside, too few arguments, ...
+            raise gr.Error(_WRONG, print_exception=False) from error
+
+
+_WRONG = "Cannot judge: what was sent is no upload to this server, or not the arguments that are described under /info."
+
+
 def build_demo(release: triage.Release) -> gr.Blocks:
     """Return the page that judges images with `release`; nothing is launched."""
     metrics = release.metrics()
@@ -54,7 +78,7 @@ def build_demo(release: triage.Release) -> gr.Blocks:
         return len(batches.queue) if batches else 0
 
     held = places.Places(waiting)
-    with gr.Blocks(title="dermalert", analytics_enabled=False, delete_cache=(EVERY, AGE)) as demo:
+    with Page(title="dermalert", analytics_enabled=False, delete_cache=(EVERY, AGE)) as demo:
         gr.HTML(words.notice(release), elem_id="notice")
         gr.Markdown("# dermalert\nDoes this skin lesion call for a dermatologist's look, on suspicion of melanoma?")
         with gr.Tabs():
@@ -78,14 +102,15 @@ def build_demo(release: triage.Release) -> gr.Blocks:
 def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Image, held: places.Places) -> None:
     """Add what programs may ask: `/judge`, `/triage` and `/release`."""
 
-    def judge(image: dict | None) -> api.Judged:
+    def judge(image: dict | bytes | None) -> api.Judged:
         """Judge one dermoscopy image. For research and education only: not a medical device.
 
         Args:
-            image: a picture of one lesion, taken with a dermatoscope, as JPEG, PNG, TIFF, WebP or the like.
+            image: a picture of one lesion, taken with a dermatoscope: an upload, its path, or data:...;base64,...
 
         Returns:
-            What is said of it; where `refused` says why it is not judged, the probabilities are for the record only.
+            Its `state`: melanoma_alert, malignant_likely, cannot_assess or none; and what is said of it. Where
+            `refused` says why it is not judged, the probabilities are for the record only.
         """
         try:
             seen = api.read(image, picture.GRADIO_CACHE)
@@ -100,10 +125,12 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
             files: each an upload (image or zip), the path that an upload was given, or an image as data:...;base64,...
 
         Returns:
-            The files, the most urgent first: what is said of each, or in `problem` why it cannot be read.
+            The files, the most urgent first: the `state` of each, and what is said of it. Last come unreadable ones,
+            with the reason in `problem`.
         """
         if not isinstance(files, list):
-            raise gr.Error("Cannot judge: the files must be a list.", print_exception=False)
+            what = "the files must be a list: data holds one list, and that the files."
+            raise gr.Error(f"Cannot judge: {what}", print_exception=False)
         cache = picture.GRADIO_CACHE
         rows = batch.judged(served, api.sources(files, cache))
         rows = held.held(cleaning.kept(rows, api.uploads(files, cache)), places.visitor(request))
@@ -113,7 +140,8 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
         """Tell which release answers here, and how good it was found to be on images that it was not trained on.
 
         Returns:
-            Its name and tag, diagnoses, alert threshold, and figures of the evaluation with their 95 % intervals.
+            Its name and tag, diagnoses, thresholds of alert and attention, the states of an image, and figures of the
+            evaluation with their 95 % intervals.
         """
         return api.served(served, metrics)
 
@@ -138,6 +166,8 @@ def launch(release: triage.Release) -> None:
             f"{release} cannot be shown: its config.json or {triage.METRICS} lacks or misstates something "
             f"({type(error).__name__}: {str(error)[:100]})."
         ) from error
+    # What a program sends in a tool call comes to `Page.preprocess_data` as it is; gradio would write it to a file.
+    mcp.GradioMCPServer.convert_strings_to_filedata = lambda _, arguments, __: arguments
     demo.launch(
         css_paths=STYLE,
         theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),

@@ -57,6 +57,7 @@ class Address(str):
     """Where a Space answers, and the number of its process."""
 
     pid: int
+    log: Path
 
 
 @contextlib.contextmanager
@@ -71,7 +72,7 @@ def served(command: list[str], folder: Path, environment: dict[str, str]) -> Ite
         server = subprocess.Popen(command, cwd=folder, env=environment | own, stdout=file, stderr=subprocess.STDOUT)
     try:
         address, deadline = Address(f"http://127.0.0.1:{port}"), time.monotonic() + 180
-        address.pid = server.pid
+        address.pid, address.log = server.pid, log
         while True:
             with contextlib.suppress(httpx.TransportError):
                 httpx.get(address)

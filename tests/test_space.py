@@ -310,7 +310,7 @@ def test_a_batch_comes_back_by_urgency_with_a_reason_for_each_bad_file(client, r
     assert {row["file"]: row["problem"] for row in rows[6:]} == {
         "letter.txt": "the file cannot be read as an image: it is none of JPEG, PNG, TIFF, BMP and WebP: "
         "save it as JPEG or PNG.",
-        "file 8": "the address holds no base64.",
+        "file 8": "the address holds no base64: write data:image/...;base64, and then the file in base64.",
         **dict.fromkeys(("file 9", "file 10", "file 11", "file 12"), "no such file was uploaded."),
     }
     named = {row["file"]: row["probabilities"] for row in rows[:5]}
@@ -384,6 +384,95 @@ def test_an_unreadable_upload_gives_a_sentence(client, tmp_path, content):
 def test_no_upload_gives_a_sentence(client):
     with pytest.raises(AppError, match=r"^Cannot judge: no image was uploaded\.$"):
         client.predict(None, api_name="/judge")
+
+
+def asked(space: str, what: str, data: list) -> str:
+    """What a call by REST and server-sent events ends with."""
+    call = f"{space}/gradio_api/call/{what}"
+    event = httpx.post(call, json={"data": data}).json()["event_id"]
+    return httpx.get(f"{call}/{event}").text
+
+
+MISTAKES = {
+    "a plain text": (["a lesion"], "no upload to this server"),
+    "a path outside": ([str(Path(__file__).resolve())], "no upload to this server"),
+    "a path outside, as an object": ([{"path": "/etc/passwd"}], "no upload to this server"),
+    "a path up": ([{"path": "../../etc/passwd", "meta": {"_type": "gradio.FileData"}}], "no upload to this server"),
+    "a zero byte": (["a\0b"], "Cannot judge: "),
+    "a number": ([7], "the image must be an upload, its path, or a text data:image"),
+    "true": ([True], "the image must be an upload"),
+    "a list": ([[{"path": "x.png"}]], "the image must be an upload"),
+    "an empty object": ([{}], "the image must be an upload"),
+    "an object of numbers": ([{"path": 5, "url": 6}], "the image must be an upload"),
+    "no argument": ([], "the list 'data' is empty; it must hold one image"),
+    "nothing": ([None], "no image was uploaded"),
+    "an empty text": ([""], "the image must be an upload"),
+    "bad base64": (["data:image/png;base64,???"], "the address holds no base64"),
+    "no base64": (["data:image/png,abc"], "the address holds no base64"),
+    "an empty address": (["data:"], "the address holds no base64"),
+    "bad base64 as an url": ([{"url": "data:image/png;base64,@"}], "the address holds no base64"),
+    "a letter in base64": (["data:image/png;base64,RGVhciBTaXI="], "none of JPEG, PNG, TIFF, BMP and WebP"),
+    "a GIF in base64": (["data:image/png;base64,R0lGODlhAQABAAAAACw="], "it is a GIF: save it as JPEG or PNG"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_call_gets_a_sentence_by_every_way(demo_space, client, mistake):
+    data, said = MISTAKES[mistake]
+    answer = asked(demo_space, "judge", data)
+    assert answer.startswith("event: error\ndata: ")
+    error = json.loads(answer.split("data: ")[1])["error"]
+    assert error.startswith("Cannot judge: ") and said in error and error.endswith(".")
+    if data and "meta" not in str(data):  # that the client would upload itself
+        with pytest.raises(AppError, match=f"^{re.escape(error)}$"):
+            client.predict(data[0], api_name="/judge")
+    log = Path(demo_space.log).read_text()
+    assert "Traceback" not in log
+
+
+def test_a_call_by_mcp_with_a_mistake_gets_the_same_sentence(demo_space):
+    async def ask() -> list:
+        async with (
+            streamable_http_client(f"{demo_space}/gradio_api/mcp/") as (reads, writes, _),
+            ClientSession(reads, writes) as session,
+        ):
+            await session.initialize()
+            texts = ("a lesion", "/etc/passwd", "data:image/png;base64,???", "data:image/png;base64,RGVhciBTaXI=")
+            return [await session.call_tool("judge", {"image": text}) for text in texts]
+
+    answers = asyncio.run(ask())
+    assert all(answer.isError for answer in answers)
+    said = ["no upload to this server", "no upload to this server", "the address holds no base64", "none of JPEG"]
+    for answer, words_of_it in zip(answers, said, strict=True):
+        assert "Cannot judge: " in answer.content[0].text and words_of_it in answer.content[0].text
+
+
+@pytest.mark.parametrize("mistake", [[], [None], ["a lesion"], [7], [{}], [{"path": "x"}]])
+def test_a_mistake_in_a_call_for_a_batch_gets_a_sentence(demo_space, mistake):
+    error = json.loads(asked(demo_space, "triage", mistake).split("data: ")[1])["error"]
+    assert error.startswith("Cannot judge: ") and error.endswith(".")
+
+
+def test_what_stands_for_an_upload_is_taken_everywhere_alike(demo_space, client, tmp_path):
+    make_image((64, 48)).save(tmp_path / "lesion.png")
+    content = (tmp_path / "lesion.png").read_bytes()
+    expected = client.predict(handle_file(tmp_path / "lesion.png"), api_name="/judge")
+    held = base64.b64encode(content).decode()
+    wrapped = base64.encodebytes(content).decode()
+    (path,) = httpx.post(f"{demo_space}/gradio_api/upload", files={"files": ("lesion.png", content)}).json()
+    ways = (
+        f"data:image/png;base64,{held}",
+        f"DATA:;BASE64,{wrapped}",
+        {"url": f"data:image/png;base64,{held}", "meta": {"_type": "gradio.FileData"}},
+        path,
+        {"path": path},
+        {"path": path, "meta": {"_type": "gradio.FileData"}},
+    )
+    for way in ways:
+        answer = asked(demo_space, "judge", [way])
+        assert json.loads(answer.split("data: ")[1]) == [expected], way
+    rows = json.loads(asked(demo_space, "triage", [[way]]).split("data: ")[1])[0]["files"]
+    assert [row["sentence"] for row in rows] == [expected["sentence"]]
 
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {}}, {"meta": {"_type": "gradio.FileData"}}])
