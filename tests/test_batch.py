@@ -537,7 +537,8 @@ def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path):
 
 def test_the_command_needs_no_gradio_and_nothing_beside_its_folder(folder, tmp_path):
     (picture,) = pictures(tmp_path / "lesions", 1)
-    for name in ("triage.py", "checks.py", "formats.py", "graph.py", "guards.py", "refusal.py", "batch.py"):
+    needed = ("triage.py", "batch.py", "checks.py", "formats.py", "graph.py", "guards.py", "refusal.py", "trial.py")
+    for name in needed:
         (tmp_path / name).write_bytes((SPACE / name).read_bytes())
     (tmp_path / "gradio.py").write_text("raise SystemExit('gradio was imported')")
     done = run(picture, "--model", folder, cwd=tmp_path, script=tmp_path / "triage.py")
