@@ -150,6 +150,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=_step, reverse=True)
     unfinished = [path for path in found if not (path / _STATE).exists()]  # what the Trainer writes last
     found = [path for path in found if path not in unfinished]
+    # An earlier one without a state is the best one's model, fetched from a branch.
+    unfinished = [path for path in unfinished if not found or _step(path) > _step(found[0])]
     damages = {}
     for path in found:
         damages[path] = _damage(folder, path)

@@ -91,6 +91,16 @@ def test_a_checkpoint_of_a_run_made_before_there_were_digests_is_taken(tmp_path)
     assert runs.last_checkpoint(tmp_path).name == "checkpoint-10"
 
 
+def test_the_model_of_the_best_checkpoint_alone_as_a_branch_holds_it_is_kept(tmp_path):
+    best, last, unfinished = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, best=10), checkpoint(tmp_path, 30)
+    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "latest.safetensors"):
+        (best / name).unlink()
+    (best / "digests.json").unlink()
+    (unfinished / "trainer_state.json").unlink()
+    assert runs.last_checkpoint(tmp_path) == last
+    assert best.exists() and not unfinished.exists()
+
+
 def test_where_all_are_damaged_one_sentence_says_so_and_nothing_is_deleted(tmp_path):
     first, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
     halved(first / "optimizer.pt")
