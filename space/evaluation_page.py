@@ -60,7 +60,7 @@ def told(release: triage.Release, metrics: dict | None) -> str:
         f"<h2>In short</h2>{words.meaning(release, metrics)}",
         limits,
         f"<h2>Melanoma</h2>{_drawn(release, 'alert_trade_off')}{_by_side(metrics)}{_by_source(held_out)}",
-        f"<h2>Beside dermatologists</h2>{_beside_readers(held_out)}{_drawn(release, 'roc')}",
+        _beside(release, metrics),
         f"<h2>Each diagnosis</h2>{_by_class(held_out)}{_drawn(release, 'per_class')}{_drawn(release, 'confusion')}",
         f"<h2>Probabilities</h2>{_calibration(held_out)}{_drawn(release, 'reliability')}",
         f"<h2>What it declines</h2>{_declined(metrics)}",
@@ -76,7 +76,7 @@ def _unmeasured(subgroups: dict) -> Iterator[str]:
             yield f"How it does by {kind} is not known: {found['not_measured']}."
 
 
-def _drawn(release: triage.Release, name: str) -> str:
+def _drawn(release: triage.Release, name: str, *, alt: str | None = None) -> str:
     try:
         path = release.file(f"evaluation/figures/{name}.png")
     except triage.NoRelease:  # a link to what is no file of the release
@@ -84,35 +84,84 @@ def _drawn(release: triage.Release, name: str) -> str:
     if path is None:
         return ""
     image = words.data_uri(Path(path).read_bytes(), "png")
-    return f'<figure class="drawn"><img src="{image}" alt="{FIGURES[name]}"></figure>'
+    return f'<figure class="drawn"><img src="{image}" alt="{words.escaped(alt or FIGURES[name])}"></figure>'
 
 
 def _by_side(metrics: dict) -> str:
     sides = {name: side for name, side in metrics["splits"].items() if side["n"]}
-    lines = {
-        "images": lambda side: side["n"],
-        "of them melanoma": lambda side: side["melanoma"]["n"],
-        "melanoma AUROC": lambda side: words.figure(side["melanoma"]["auroc"]),
-        "sensitivity of the alert": lambda side: words.figure(side["melanoma"]["sensitivity"]),
-        "specificity of the alert": lambda side: words.figure(side["melanoma"]["specificity"]),
-        "the same among nevi alone": lambda side: words.figure(side["melanoma"]["specificity_nevi"]),
-        "sensitivity, refused melanomas counted as missed": lambda side: words.figure(
-            side["melanoma"]["sensitivity_refusals_missed"]
-        ),
-        "balanced accuracy over nine diagnoses": lambda side: words.figure(side["balanced_accuracy"]),
-    }
-    rows = [[name, *(line(side) for side in sides.values())] for name, line in lines.items()]
-    note = "Square brackets: 95 % interval. Held out: images of lesions and patients that it was not trained on."
+    rows = [["images", *(side["n"] for side in sides.values())]]
+    for name, keys in _FIGURES_OF_A_SIDE.items():
+        found = [_at(side, keys) for side in sides.values()]
+        if any(value is not None for value in found):
+            rows.append([name, *("not measured" if value is None else _shown(value) for value in found)])
+    note = (
+        "As served, what cannot be judged raises no alert: a melanoma among it is missed. A lesion is found if each of "
+        "its photos is. Square brackets: 95 % interval. Held out: images of lesions and patients that it was not "
+        "trained on."
+    )
     return words.table("The alert on each set of images", ["", *(SIDES.get(s, s) for s in sides)], rows, note=note)
+
+
+_FIGURES_OF_A_SIDE = {
+    "of them melanoma": "melanoma n",
+    "melanoma AUROC": "melanoma auroc",
+    "sensitivity of the alert, as served": "melanoma sensitivity_refusals_missed",
+    "the same of lesions, by their worst photo": "melanoma lesions sensitivity_as_served",
+    "specificity of the alert, as served": "melanoma specificity_as_served",
+    "sensitivity without abstention": "melanoma sensitivity",
+    "specificity without abstention": "melanoma specificity",
+    "the same among nevi alone": "melanoma specificity_nevi",
+    "images of what is malignant or a precursor": "malignant n",
+    "AUROC of malignant or precursor": "malignant auroc",
+    "sensitivity at the point of attention, as served": "malignant sensitivity_as_served",
+    "the same of lesions with it, by their worst photo": "malignant lesions sensitivity_as_served",
+    "specificity at the point of attention, as served": "malignant specificity_as_served",
+    "balanced accuracy over nine diagnoses": "balanced_accuracy",
+}
+"""What is shown of a set of images, and where metrics.json has it; releases made before lack some."""
+
+
+def _at(side: dict, keys: str) -> object:
+    """Return what lies at keys, one below the other; None where one is missing."""
+    found = side
+    for key in keys.split():
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _shown(value: object) -> object:
+    return words.figure(value) if isinstance(value, dict) else value
+
+
+def _served(figures: dict, key: str) -> str:
+    """Return a figure as served; of a release made before there were such figures the one without abstention."""
+    return words.figure(figures.get(f"{key}_as_served") or figures[key])
 
 
 def _by_source(held_out: dict) -> str:
     rows = [
-        [name, of["n"], of["others"], *(words.figure(of[key]) for key in ("auroc", "sensitivity", "specificity"))]
+        [
+            name,
+            of["n"],
+            of["others"],
+            words.figure(of["auroc"]),
+            _served(of, "sensitivity"),
+            _served(of, "specificity"),
+        ]
         for name, of in held_out["melanoma"].get("by_source", {}).items()
     ]
-    head = ["source", "melanomas", "others", "AUROC", "sensitivity", "specificity"]
+    served = all("sensitivity_as_served" in of for of in held_out["melanoma"].get("by_source", {}).values())
+    how = "as served" if served else "without abstention"
+    head = ["source", "melanomas", "others", "AUROC", f"sensitivity, {how}", f"specificity, {how}"]
     return words.table("Held-out images by where they were made", head, rows) if rows else ""
+
+
+def _beside(release: triage.Release, metrics: dict) -> str:
+    """Return the ROC curve, and where lesions are real the dermatologists beside it."""
+    if words.is_generated(release, metrics):
+        return f"<h2>ROC curves</h2>{_drawn(release, 'roc', alt='ROC curves of melanoma')}"
+    table = _beside_readers(metrics["splits"]["held_out"])
+    return f"<h2>Beside dermatologists</h2>{table}{_drawn(release, 'roc')}"
 
 
 def _beside_readers(held_out: dict) -> str:
@@ -132,7 +181,7 @@ def _beside_readers(held_out: dict) -> str:
         rows.append([f"{reader.who}, at {reader.sensitivity}, on other lesions ({reader.source})", *where])
     note = (
         "The doctors judged other lesions, in part with the patient before them: no row says who is better. Of the "
-        "release it is the best that its curve shows, not what a threshold fixed before would give."
+        "release it is the best that its curve shows without abstention, not what a threshold fixed before would give."
     )
     head = [
         "who, and at which sensitivity",
@@ -147,7 +196,10 @@ def _by_class(held_out: dict) -> str:
         [name, of["n"], *(words.figure(of[key]) for key in ("sensitivity", "specificity", "auroc"))]
         for name, of in held_out["per_class"].items()
     ]
-    note = f"By the likeliest diagnosis, of the {held_out['n']} held-out images; the alert is another rule."
+    note = (
+        f"By the likeliest diagnosis, of the {held_out['n']} held-out images, those that cannot be judged among them; "
+        "the alert is another rule."
+    )
     return words.table("By diagnosis", ["diagnosis", "images", "sensitivity", "specificity", "AUROC"], rows, note=note)
 
 
@@ -155,7 +207,23 @@ def _calibration(held_out: dict) -> str:
     names = {"ece": "expected calibration error", "brier": "Brier score, 0 to 2", "nll": "negative log-likelihood"}
     rows = [[name, words.figure(held_out["calibration"][key], digits=3)] for key, name in names.items()]
     note = "An error of 0.02 means: where it says 30 %, it is right 28 to 32 times in 100, on average over all it says."
-    return words.table(f"Calibration on {held_out['n']} held-out images", ["", "value"], rows, note=note)
+    table = words.table(f"Calibration on {held_out['n']} held-out images", ["", "value"], rows, note=note)
+    return table + _calibration_of_melanoma(held_out["calibration"].get("melanoma"))
+
+
+def _calibration_of_melanoma(found: dict | None) -> str:
+    if found is None:
+        return ""
+    sources = found.get("by_source", {})
+    parts = {"held out": found} | {f"held out, {name}": of for name, of in sources.items() if len(sources) > 1}
+    keys = ("observed_over_expected", "slope", "intercept")
+    rows = [[name, of["n"], of["melanomas"], *(words.figure(of[key]) for key in keys)] for name, of in parts.items()]
+    note = (
+        "Of a calibrated model the melanomas observed over those expected are 1, the slope is 1 and the intercept 0; a "
+        "slope below 1 means probabilities that are too extreme."
+    )
+    head = ["", "images", "melanomas", "observed / expected", "slope", "intercept"]
+    return words.table("Calibration of the probability of melanoma", head, rows, note=note)
 
 
 def _declined(metrics: dict) -> str:
@@ -172,7 +240,7 @@ def _declined(metrics: dict) -> str:
     ]
     share = words.figure(melanoma["refused"], digits=3)
     note = (
-        f"Of the {melanoma['n']} held-out melanomas a share of {share} is declined. "
+        f"Of the {melanoma['n']} held-out melanomas a share of {share} is declined; as served, they are missed. "
         "Phone photographs of moles were not measured; another clinic's pictures may be declined far more often."
     )
     return words.table("Share of images that it declines to judge", ["images", "n", "declined"], rows, note=note)
@@ -190,7 +258,15 @@ def _subgroups(held_out: dict) -> str:
         for name, of in found.get("of", {}).items()
     ]
     head = ["subgroup", "images", "melanomas", "AUROC", "sensitivity", "specificity"]
-    return words.table("Melanoma in subgroups of the held-out images", head, rows)
+    lines = "".join(f"<li>{words.escaped(line)}</li>" for line in _in_words(held_out))
+    table = words.table("Melanoma in subgroups of the held-out images", head, rows, note="Without abstention.")
+    return f"<ul>{lines}</ul>{table}" if lines else table
+
+
+def _in_words(held_out: dict) -> Iterator[str]:
+    """Yield what differs beyond chance, and the weakest subgroup: lesions, as served."""
+    for line in held_out.get("subgroup_sensitivity", {}).get("sentences", []):
+        yield f"{line} Lesions, as served."
 
 
 def _artefacts(held_out: dict) -> str:
@@ -204,7 +280,7 @@ def _artefacts(held_out: dict) -> str:
         ]
         for name, of in held_out.get("artefacts", {}).items()
     ]
-    head = ["drawn on the images", "images", "change of the probability", "alerts gained", "melanomas lost"]
+    head = ["drawn on the images", "images", "mean size of the change", "alerts gained", "melanomas lost"]
     return words.table("What artefacts do", head, rows) if rows else ""
 
 
@@ -219,16 +295,30 @@ def _making(metrics: dict, data: dict) -> Iterator[str]:
         f"{data['groups']} lesions or patients ({', '.join(data['sources'])}); no lesion that the data "
         "name is on two sides."
     )
-    alert = metrics["alert"]
-    if alert["threshold"] is not None:
-        shown = "which shows with" if alert["bound_met"] else "which are too few to show with"
-        yield (
-            f"The alert's threshold, {alert['threshold']:.1%}, was set on {alert['lesions']} other melanomas, of which "
-            f"it misses {alert['missed']}: {shown} {alert['confidence']:.0%} confidence that it finds at least "
-            f"{alert['target_sensitivity']:.0%} of their kind."
-        )
+    for point, label in ((metrics["alert"], "melanomas"), (metrics.get("attention") or {}, _ATTENTION)):
+        if point.get("threshold") is not None:
+            yield _set_on(point, label)
     if metrics["shortcut"]["found"]:
         yield (
             "Part of what it scores can be had without looking at the lesion, from colours, frame or origin of the "
             "picture: see the release's card."
         )
+
+
+_ATTENTION = "lesions that are malignant or a precursor"
+
+
+def _set_on(point: dict, lesions: str) -> str:
+    """Return what a threshold was set on, and what that shows of it as served."""
+    name = "attention" if lesions == _ATTENTION else "the alert"
+    few = point["lesions"] < point.get("lesions_needed", 0)
+    shown = "which shows with" if point["bound_met"] else f"{'too few to' if few else 'which does not'} show with"
+    raw = point.get("raw")
+    how = f" as served ({point['abstained']} because they cannot be judged)" if raw else " without regard to abstention"
+    without = f" Without abstention it would miss {raw['missed']}." if raw else ""
+    value = triage.share(point["threshold"], 2)
+    return (
+        f"The threshold of {name}, {value}, was set on {point['lesions']} other {lesions}, "
+        f"of which it misses {point['missed']}{how}: {shown} {point['confidence']:.0%} confidence that it finds at "
+        f"least {point['target_sensitivity']:.0%} of their kind.{without}"
+    )

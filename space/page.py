@@ -79,7 +79,7 @@ def build_demo(release: triage.Release) -> gr.Blocks:
 
     held = places.Places(waiting)
     with Page(title="dermalert", analytics_enabled=False, delete_cache=(EVERY, AGE)) as demo:
-        gr.HTML(words.notice(release), elem_id="notice")
+        gr.HTML(words.notice(release, metrics), elem_id="notice")
         gr.Markdown("# dermalert\nDoes this skin lesion call for a dermatologist's look, on suspicion of melanoma?")
         with gr.Tabs():
             with gr.Tab("One lesion"):

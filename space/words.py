@@ -190,23 +190,43 @@ def meaning(release: triage.Release, metrics: dict | None) -> str:
         return (
             f"<p>The evaluation of this release says nothing of an alert: it held out {measured['n']} {watched}s.</p>"
         )
-    others = held_out["n"] - measured["n"]
+    others, generated = held_out["n"] - measured["n"], is_generated(release, metrics)
     flagged = figure(measured["sensitivity_refusals_missed"], times=100, digits=0)
     declined = measured["refused"]["value"]
     missed = f", a share of {figure(measured['refused'], digits=3)} among them that it declined" if declined else ""
-    false = figure(_without(measured["specificity"]), times=100, digits=0)
+    served = measured.get("specificity_as_served") or measured["specificity"]
+    false = figure(_without(served), times=100, digits=0)
     lines = (
         f"<p>Of 100 {watched}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 others it "
         f"also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95 % interval; from "
         f"{measured['n']} images of {watched}{missed}, and {others} others, none of which "
-        f"it was trained on.</p>"
+        f"it was trained on.</p>{_of_attention(release, held_out.get('malignant'))}"
     )
+    if generated:  # what a prevalence means for these lesions nobody knows
+        return f"<p>{GENERATED}</p>{lines}"
     mix = triage.share(measured["n"] / held_out["n"])
     note = (
         f"All probabilities on this page hold for the evaluation's mix, in which {mix} of the images are {watched}s. "
         f"Where {watched} is rarer, they are too high, and an alert means less."
     )
     return lines + _at_prevalences(measured["predictive_values"], watched, note)
+
+
+def _of_attention(release: triage.Release, measured: dict | None) -> str:
+    if not measured or not measured["n"] or measured["sensitivity_as_served"]["value"] is None:
+        return ""
+    flagged = figure(measured["sensitivity_as_served"], times=100, digits=0)
+    false = figure(_without(measured["specificity_as_served"]), times=100, digits=0)
+    names = escaped(_listed(list(release.attention.labels))) if release.attention else "malignant or precursor"
+    return (
+        f"<p>Of 100 images of {names}, <strong>{flagged}</strong> reach the point of attention; of 100 others "
+        f"<strong>{false}</strong>.</p>"
+    )
+
+
+def is_generated(release: triage.Release, metrics: dict | None) -> bool:
+    """Return whether a release was trained on generated lesions, by its config or its figures."""
+    return bool(about(release).get("generated") or (metrics or {}).get("data", {}).get("generated"))
 
 
 def _without(measured: dict) -> dict:
@@ -235,9 +255,9 @@ def about(release: triage.Release) -> dict:
     return getattr(release.model.config, "dermalert", None) or {}
 
 
-def notice(release: triage.Release) -> str:
+def notice(release: triage.Release, metrics: dict | None) -> str:
     """Return what is always in view."""
-    generated = f'<p class="generated">{GENERATED}</p>' if about(release).get("generated") else ""
+    generated = f'<p class="generated">{GENERATED}</p>' if is_generated(release, metrics) else ""
     return f"<p>{triage.NOT_A_DEVICE}</p>{generated}"
 
 

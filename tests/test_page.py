@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import zipfile
+from html import unescape
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -296,7 +297,7 @@ def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hu
     held_out = figures["splits"]["held_out"]
     page = visit(hub_space)
     melanoma = held_out["melanoma"]
-    flagged = words.figure(melanoma["sensitivity"], times=100, digits=0)
+    flagged = words.figure(melanoma["sensitivity_refusals_missed"], times=100, digits=0)
     assert re.fullmatch(r"\d+ \[\d+-\d+\]", flagged)
     expect(page.locator("#means")).to_contain_text(f"Of 100 melanomas in the evaluation it flagged {flagged}")
     expect(page.locator("#means")).to_contain_text(f"from {melanoma['n']} images of melanoma")
@@ -326,6 +327,71 @@ def test_what_is_declined_is_told_with_its_numbers(versions):
     told = evaluation_page.told(release, figures | {"refusal": refusal})
     assert '<th scope="row">held out</th><td>1583</td><td>0.008 <span class="interval">[0.004-0.013]</span>' in told
     assert '<th scope="row">noise (generated or spoilt)</th><td>40</td>' in told
+
+
+def shown(html: str) -> str:
+    """The text of a part of the page, without its tags."""
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", html)))
+
+
+def test_sensitivities_are_those_as_served_and_both_points_are_told(versions):
+    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+    held_out, V = figures["splits"]["held_out"], {"value": 0.8125, "low": 0.54, "high": 0.96}
+    for part in (held_out["melanoma"]["lesions"], held_out["malignant"], held_out["malignant"]["lesions"]):
+        part["sensitivity_as_served"] = V
+    held_out["melanoma"]["sensitivity_refusals_missed"] = held_out["melanoma"]["specificity_as_served"] = V
+    held_out["malignant"]["specificity_as_served"] = V
+    point = {"threshold": 0.0275, "lesions": 169, "missed": 5, "abstained": 4, "confidence": 0.95}
+    point |= {"bound_met": False, "lesions_needed": 59, "target_sensitivity": 0.95, "raw": {"missed": 1}}
+    figures |= {"alert": point, "attention": point | {"bound_met": True, "missed": 6}}
+    told = shown(evaluation_page.told(Release.load(versions["v1.1.0"]), figures))
+    for name in evaluation_page._FIGURES_OF_A_SIDE:
+        if "as served" in name or "by their worst photo" in name:
+            assert re.search(f"{name} 0.81 +\\[0.54-0.96\\]", told), name
+    assert "of which it misses 5 as served (4 because they cannot be judged): which does not show with 95%" in told
+    assert "of which it misses 6 as served (4 because they cannot be judged): which shows with 95%" in told
+    assert "Without abstention it would miss 1." in told
+
+
+def test_a_release_made_before_there_were_such_figures_is_told_of(versions):
+    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+    figures.pop("attention", None)
+    for side in figures["splits"].values():
+        for key in ("malignant", "subgroup_sensitivity"):
+            side.pop(key, None)
+        side["calibration"].pop("melanoma", None)
+        for key in ("lesions", "specificity_as_served"):
+            side["melanoma"].pop(key, None)
+        for of in side["melanoma"].get("by_source", {}).values():
+            of.pop("sensitivity_as_served", None)
+            of.pop("specificity_as_served", None)
+    told = shown(evaluation_page.told(Release.load(versions["v1.1.0"]), figures))
+    assert "without regard to abstention" in told and "sensitivity, without abstention" in told
+    assert "point of attention" not in told
+
+
+def test_subgroups_and_the_melanoma_probability_are_told_in_words_and_figures(versions):
+    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+    held_out = figures["splits"]["held_out"]
+    held_out["subgroup_sensitivity"] = {"sentences": ["Lower sensitivity beyond chance: age 30 to 49 <b>."]}
+    told = evaluation_page.told(Release.load(versions["v1.1.0"]), figures)
+    assert "Lower sensitivity beyond chance: age 30 to 49 &lt;b&gt;. Lesions, as served." in told
+    slope = words.figure(held_out["calibration"]["melanoma"]["slope"])
+    assert "Calibration of the probability of melanoma" in told and slope in shown(told)
+    assert "mean size of the change" in told and "change of the probability" not in told
+
+
+def test_a_release_of_generated_lesions_shows_neither_dermatologists_nor_prevalences(tmp_path):
+    folder = measured_release(tmp_path)
+    path = folder / "evaluation" / "metrics.json"
+    figures = json.loads(path.read_text())
+    release = Release.load(folder)
+    real = words.meaning(release, figures) + evaluation_page.told(release, figures)
+    figures["data"]["generated"] = True
+    made_up = words.meaning(release, figures) + evaluation_page.told(release, figures)
+    for said in ("dermatologists", "PPV", READERS[0].source):
+        assert said in real and said not in made_up
+    assert words.GENERATED in words.notice(release, figures) and words.GENERATED not in words.notice(release, None)
 
 
 # Versions
