@@ -186,10 +186,9 @@ def meaning(release: triage.Release, metrics: dict | None) -> str:
         return f"<p>{NO_METRICS}</p>"
     held_out = metrics["splits"]["held_out"]
     measured, watched = held_out["melanoma"], release.alert_label
+    named, n = escaped(watched), escaped(measured["n"])
     if release.threshold is None or not measured["n"]:
-        return (
-            f"<p>The evaluation of this release says nothing of an alert: it held out {measured['n']} {watched}s.</p>"
-        )
+        return f"<p>The evaluation of this release says nothing of an alert: it held out {n} {named}s.</p>"
     others, generated = held_out["n"] - measured["n"], is_generated(release, metrics)
     flagged = figure(measured["sensitivity_refusals_missed"], times=100, digits=0)
     declined = measured["refused"]["value"]
@@ -197,9 +196,9 @@ def meaning(release: triage.Release, metrics: dict | None) -> str:
     served = measured.get("specificity_as_served") or measured["specificity"]
     false = figure(_without(served), times=100, digits=0)
     lines = (
-        f"<p>Of 100 {watched}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 others it "
+        f"<p>Of 100 {named}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 others it "
         f"also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95 % interval; from "
-        f"{measured['n']} images of {watched}{missed}, and {others} others, none of which "
+        f"{n} images of {named}{missed}, and {others} others, none of which "
         f"it was trained on.</p>{_of_attention(release, held_out.get('malignant'))}"
     )
     if generated:  # what a prevalence means for these lesions nobody knows
