@@ -354,7 +354,7 @@ def test_what_transformers_cannot_load_is_refused_by_the_first_line_of_its_reaso
         raise RuntimeError("\nthe file is broken:\nat byte 7")
 
     monkeypatch.setattr(grading.AutoModelForImageClassification, "from_pretrained", fail)
-    assert refused(checkpoint(tmp_path / "seven", HAM)).endswith("that can be loaded: the file is broken")
+    assert refused(checkpoint(tmp_path / "seven", HAM)).endswith("that can be loaded: the file is broken.")
 
 
 def test_a_label_map_of_another_shape_is_refused(tmp_path):
