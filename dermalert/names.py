@@ -14,7 +14,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _PLAIN = re.compile(r"\w+", re.ASCII)
-_ARCHIVE = re.compile(r"isic[-_. ]?(\d{7})(?!\d)", re.IGNORECASE)
+_ARCHIVE = re.compile(r"isic(?:[-_. ]{0,2}|%5f)(\d{7}(?:[-_ ]\d{7})*)(?!\d)", re.IGNORECASE)
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
 _PAD = re.compile(r"(PAT_\d+)_(\d+)_\d+", re.IGNORECASE)
 _OWN_IDS = re.compile(r"(HAM|IP|IL|BCN|MSK\d*)_\d{6,}\w*", re.IGNORECASE)
 # Roboflow's `_jpg.rf.HASH`, and what those who augment by hand write. A number in brackets is no such mark: Windows
@@ -26,6 +27,7 @@ _COPY = (
 )
 _NOBODY = {"", "not available", "not known", "not recorded", "not given", "no id"}
 _NOBODY |= set("? ?? ??? - -- . * nan nat na n/a none null nil <na> #n/a #na #nv #n/v unk".split())  # noqa: SIM905
+_NOBODY |= {"not applicable", "none given", "keine angabe", "n/d", "(null)", "<null>", "[]", "\u2013", "\u2014", "tbd"}
 _NOBODY |= set("unknown unkown undefined unspecified unbekannt inconnu missing anonymous anon empty".split())  # noqa: SIM905
 _WHOSE = re.compile(r"\b(patients?|lesions?|id|person|subject)\b")
 _WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
@@ -82,7 +84,7 @@ def key(name: str) -> str:
 
 def whole(text: str) -> str:
     """Return a whole number without leading zeros and decimals, and any other text as it is."""
-    number = re.fullmatch(r"0*(\d+?)(?:[.,]0+)?", text, re.ASCII)
+    number = re.fullmatch(r"0*(\d+?)(?:[.,]0{1,2})?", text, re.ASCII)  # three zeros may be thousands
     return number[1] if number else text
 
 
@@ -125,7 +127,9 @@ def archive_number(name: str | None) -> str | None:
     """
     if not name:
         return None
-    found = set(_ARCHIVE.findall(name))
+    if not name.isascii():
+        name = _DASHES.sub("-", unicodedata.normalize("NFKC", name))
+    found = {number for numbers in _ARCHIVE.findall(name) for number in re.split("[-_ ]", numbers)}
     return f"ISIC_{found.pop()}" if len(found) == 1 else None
 
 
@@ -161,4 +165,8 @@ def is_nobody(text: str) -> bool:
     value = number(plain)
     if value is not None:
         return value < 0 or value != value
-    return plain in _NOBODY or " ".join(_WHOSE.sub(" ", re.sub(r"[-_]", " ", plain)).split()) in _NOBODY
+    return (
+        plain in _NOBODY
+        or plain.replace(".", "") in {"na", "ka", "nd"}
+        or " ".join(_WHOSE.sub(" ", re.sub(r"[-_]", " ", plain)).split()) in _NOBODY
+    )

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import json
+import logging
 import math
 import re
 from collections import Counter
@@ -17,6 +18,8 @@ import pyarrow.parquet as pq
 from dermalert import names
 from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.unused import Unused
+
+logger = logging.getLogger(__name__)
 
 # By field of the schema, the columns that hold it: HAM10000, the ISIC challenges, the archive, PAD-UFES-20, the Hub.
 # The first that a table has is taken.
@@ -239,17 +242,29 @@ def shipped_as(words: Iterable[str]) -> str | None:
 
 def split_of(row: Mapping, columns: Mapping[str, str]) -> str | None:
     """Return `test` or `train` by the row's own column of that; see `shipped_as`."""
-    word = names.column(row.get(columns.get("split"))).removesuffix("set").removesuffix("split").removesuffix("data")
+    cell = row.get(columns.get("split"))
+    word = names.column(cell).removesuffix("set").removesuffix("split").removesuffix("data")
     if word in ("holdout", "heldout", "tst", "tests"):
         return "test"
-    return "train" if word in ("dev", "trn", "eval") else shipped_as([word])
+    if word in ("dev", "trn", "eval", "evaluation", "development", "validate"):
+        return "train"
+    shipped = shipped_as([word]) or shipped_as(re.findall("[a-z]+", names.clean(cell).casefold()))
+    if shipped is None and word:
+        _say_unknown_split(names.clean(cell))
+    return shipped
+
+
+@functools.cache
+def _say_unknown_split(word: str) -> None:
+    logger.warning("a split column says '%s', which is neither test nor train: its images count as of no split", word)
 
 
 def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
     """Return what kind of picture an image is, `dermoscopic` where the row does not say that it is another."""
     kind = names.clean(row.get(columns.get("image_type")))
     plain = kind.lower().replace("-", " ").replace("_", " ")
-    return "dermoscopic" if plain in _DERMOSCOPIC or "dermoscop" in plain or "dermatoscop" in plain else kind
+    other = re.search(r"\b(non|not|no|without)\b", plain)  # "non-dermoscopic"
+    return "dermoscopic" if plain in _DERMOSCOPIC or (re.search("derm(at)?oscop", plain) and not other) else kind
 
 
 def mapping(arguments: Sequence[str]) -> dict[str, str]:

@@ -371,3 +371,50 @@ def test_patients_of_two_clinics_stay_two(tmp_path, places):
         write_table(root / "metadata.csv", rows)
     found = sources.load([str(tmp_path / place) for place in places])
     assert len(set(found["patient_id"])) == len(set(found["group"])) == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\uff29\uff33\uff29\uff23\uff3f\uff10\uff10\uff12\uff15\uff18\uff11\uff18.jpg",
+        "ISIC\u20110025818",
+        "ISIC__0025818",
+        "ISIC%5F0025818",
+    ],
+)
+def test_an_archive_number_is_found_however_its_dash_is_written(name):
+    assert names.archive_number(name) == "ISIC_0025818"
+
+
+def test_two_archive_numbers_in_one_name_are_no_number():
+    assert names.archive_number("ISIC_0025818_0025819.png") is None
+
+
+@pytest.mark.parametrize("text", ["1,000", "2.000", "1.000"])
+def test_thousands_are_not_taken_for_decimals(text):
+    assert names.person(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["N.A.", "n.a.", "not applicable", "n/d", "(null)", "<null>", "keine Angabe", "\u2014"]
+)
+def test_words_for_nothing_are_nobody(text):
+    assert names.is_nobody(text)
+
+
+@pytest.mark.parametrize("kind", ["non-dermoscopic", "not dermoscopy", "clinical (no dermatoscope)"])
+def test_a_picture_that_is_called_no_dermoscopy_is_none(kind):
+    assert tables.kind_of({"type": kind}, {"image_type": "type"}) == kind
+
+
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [("private_test", "test"), ("test1", "test"), ("train_1", "train"), ("Validate", "train"), ("evaluation", "train")],
+)
+def test_usual_words_for_a_split_are_known(word, split):
+    assert tables.split_of({"part": word}, {"split": "part"}) == split
+
+
+def test_an_unknown_word_for_a_split_is_said(caplog):
+    assert tables.split_of({"part": "moonlight"}, {"split": "part"}) is None
+    assert "a split column says 'moonlight'" in caplog.text
