@@ -317,8 +317,12 @@ class Pushes(TrainerCallback):
         self._pushed = step
 
     def _created(self, api: HfApi) -> Held:
-        """Create the branch, and the repository, for nobody else to see, if it is not there."""
-        api.create_repo(self.branch.repo_id, private=True, exist_ok=True)
+        """Create the branch, and the repository, for nobody else to see, if it is not there.
+
+        A repository that has vanished since this run pushed to it was taken away by somebody: it is not made again.
+        """
+        if not self._pushed:
+            api.create_repo(self.branch.repo_id, private=True, exist_ok=True)
         api.create_branch(self.branch.repo_id, branch=self.branch.name, exist_ok=True)
         return _held(self.branch, _branches(self.branch)[self.branch.name])
 
