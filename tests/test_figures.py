@@ -121,7 +121,7 @@ def test_of_one_class_alone_only_what_is_defined_is_drawn(tmp_path):
 def test_without_a_threshold_none_is_marked():
     report, table = a_release(threshold=None)
     for figure in (
-        figures._roc_figure(*parts(report, table), None),
+        figures._roc_figure(*parts(report, table), None, readers=True),
         figures._alert_trade_off(*parts(report, table), None),
     ):
         assert "threshold (" not in words(figure) and "at the threshold" not in words(figure)
@@ -132,7 +132,7 @@ def test_what_is_undefined_at_the_threshold_is_not_marked():
     report, table = a_release(threshold=None)
     figure = figures._alert_trade_off(*parts(report, table), 0.2)
     assert len(points(figure.axes[0])) == 0 and "at the threshold" not in words(figure)
-    assert all(len(points(axis)) == 0 for axis in figures._roc_figure(*parts(report, table), 0.2).axes)
+    assert all(len(points(axis)) == 0 for axis in figures._roc_figure(*parts(report, table), 0.2, readers=True).axes)
 
 
 def test_without_nevi_the_doctors_who_told_melanoma_from_nevi_are_left_out():
@@ -142,7 +142,7 @@ def test_without_nevi_the_doctors_who_told_melanoma_from_nevi_are_left_out():
             MELANOMA,
         )
     )
-    figure = figures._roc_figure(*parts(report, table), 0.2)
+    figure = figures._roc_figure(*parts(report, table), 0.2, readers=True)
     assert len(figure.axes) == 1
     labels = " ".join(text.get_text() for text in figure.legends[0].get_texts())
     assert "Haenssle" not in labels and "Phillips" in labels
@@ -155,7 +155,7 @@ def test_without_training_or_held_out_images_their_figures_are_left_out(tmp_path
 
 
 def test_the_doctors_stand_in_the_panel_of_their_own_task_and_are_told_apart_from_the_release():
-    figure = figures._roc_figure(*parts(*a_release()), 0.2)
+    figure = figures._roc_figure(*parts(*a_release()), 0.2, readers=True)
     doctors = [
         [line.get_xydata()[0].tolist() for line in axis.lines if line.get_marker() in ("^", "s", "D")]
         for axis in figure.axes
@@ -169,7 +169,7 @@ def test_the_doctors_stand_in_the_panel_of_their_own_task_and_are_told_apart_fro
 def test_the_operating_point_and_the_areas_are_those_of_the_report():
     report, table = a_release()
     melanoma = report["splits"]["held_out"]["melanoma"]
-    axes = figures._roc_figure(*parts(report, table), 0.2).axes
+    axes = figures._roc_figure(*parts(report, table), 0.2, readers=True).axes
     names = (("specificity", "auroc"), ("specificity_nevi", "auroc_nevi"))
     for axis, (specificity, area) in zip(axes, names, strict=True):
         assert points(axis).tolist() == [[melanoma[specificity]["value"], melanoma["sensitivity"]["value"]]]

@@ -55,7 +55,7 @@ def test_a_cached_release_is_served(cached, tmp_path):
 
 @pytest.mark.parametrize("lacks", ["config.json", "preprocessor_config.json", "model.safetensors"])
 def test_what_an_incomplete_cache_lacks_is_named(cached, tmp_path, lacks):
-    name = cached(base(tmp_path / "base"), without=[lacks])
+    name = cached(make_release(tmp_path / "base"), without=[lacks])
     for load, error in ((grading.load, UsageError), (Release.load, NoRelease)):
         with pytest.raises(error, match=f"the cache lacks {lacks}: run 'hf download tester/model'"):
             load(name)

@@ -403,7 +403,7 @@ def test_a_public_space_is_not_taken_for_a_private_one():
         (f"{MODEL}@v9.9.9", r"has no tag v9.9.9, only v1.0.0, v1.1.0\."),
         (f"{MODEL}@main", "has no tag main"),
         ("tester/other@v1", "tester/other is no dermalert release"),
-        ("tester/broken@v1", "cannot load the release tester/broken"),
+        ("tester/broken@v1", "tester/broken is no dermalert release"),
     ],
 )
 def test_what_is_no_release_at_a_tag_is_refused_before_anything_is_sent(published, tmp_path, model, sentence):

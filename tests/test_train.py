@@ -195,7 +195,7 @@ def test_every_number_of_the_card_of_a_run_comes_from_its_figures(run):
 
 def test_the_calibration_is_measured_before_and_after(run):
     calibration = json.loads((run / "release/evaluation/metrics.json").read_text())["splits"]["held_out"]["calibration"]
-    assert calibration["before"].keys() == {"ece", "brier", "nll"}
+    assert calibration["before"].keys() == {"ece", "brier", "nll", "melanoma"}
     assert calibration["before"]["nll"]["value"] != calibration["nll"]["value"]
 
 
