@@ -130,7 +130,8 @@ def _at(side: dict, keys: str) -> object:
 
 
 def _shown(value: object) -> object:
-    return words.figure(value) if isinstance(value, dict) else value
+    """Return a count as it is, and a figure with its interval; what is neither raises an error here, not in a cell."""
+    return value if value is None or isinstance(value, int) else words.figure(value)
 
 
 def _served(figures: dict, key: str) -> str:

@@ -362,7 +362,8 @@ def test_figures_that_cannot_be_shown_are_said_without_a_traceback(copied, chang
     change(metrics)
     file.write_text(json.dumps(metrics))
     own = variables(MODEL_ID=str(copied), HF_HUB_OFFLINE="1")
-    run = subprocess.run([sys.executable, "space/app.py"], cwd=SPACE.parent, env=own, capture_output=True, text=True)
+    command = [sys.executable, "space/app.py"]
+    run = subprocess.run(command, cwd=SPACE.parent, env=own, capture_output=True, text=True, timeout=120)
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert "cannot be shown: its config.json or evaluation/metrics.json" in run.stderr.splitlines()[-1]
 
