@@ -3,7 +3,8 @@
 Each shard is a task of its own: whoever judges it, the result is the same on the same kind of machine; it is written
 whole or not at all. So a process that dies costs its shard alone, and a second run judges what is missing. A result
 says what it is of: the content of its shard, the files of the release that decide, and the settings; a shard is done
-when all three are the same still, and judged anew otherwise. One command at a time writes to a folder of results.
+when all three are the same still, and judged anew otherwise. One command at a time writes to a folder of results, and
+only over results: a list in that folder says how each began, so that a damaged one is still known.
 
 With more than one process the engine is Ray (https://docs.ray.io), on this machine or on a cluster that can read the
 shards and write the results under the same paths.
@@ -24,10 +25,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import features
 
 from dermalert import files, locks
 from dermalert.errors import RunError, UsageError, first_few, first_line
-from space import batch, graph, refusal, triage
+from space import batch, graph, guards, refusal, triage
 
 NEEDED = ("image", "image_id")
 """Columns of a shard: the bytes of an image file or datasets' `Image`, and its name."""
@@ -36,6 +38,13 @@ _ROWS = 64  # read and written at once; it changes no answer
 _RELEASE, _SHARD, _SETTINGS = b"dermalert.release", b"dermalert.shard", b"dermalert.settings"
 _LOCK = ".dermalert-archive.lock"
 """In the folder of the results while a command writes to it."""
+
+_LIST = ".dermalert-archive.results"
+"""In the folder of the results: a line of JSON for each, its name and how its content begins."""
+
+_HEAD = 256  # bytes of a result's beginning that are listed
+
+_CODECS = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WEBP": "webp"}  # as Pillow calls what reads these
 
 _ANEW = ("its shard has changed", "it is of another release", "it was made with other settings", "it is damaged")
 """Why a shard that has a result is judged anew."""
@@ -152,14 +161,10 @@ def left(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Co
 
 def _outdated(result: Path, shard: Path, release: str) -> str | None:
     """Return why a result does not count, None where it does: it is of this shard, release and settings, and whole."""
-    foreign = f"'{result}' is no result of this command, and would be written over: name another --output."
-    if result.is_dir() or (result.exists() and result.samefile(shard)):
-        raise UsageError(foreign)
+    if (about := _about(result, shard)) is None:
+        return _ANEW[3]
     try:
         with pq.ParquetFile(result, page_checksum_verification=True) as file:
-            about = file.schema_arrow.metadata or {}
-            if _RELEASE not in about:
-                raise UsageError(foreign)
             rows = sum(len(some) for some in file.iter_batches())  # which finds out whether all of it can be read
     except (pa.ArrowException, OSError):
         return _ANEW[3]
@@ -172,6 +177,45 @@ def _outdated(result: Path, shard: Path, release: str) -> str | None:
     return None if rows == pq.read_metadata(shard).num_rows else _ANEW[3]
 
 
+def _about(result: Path, shard: Path) -> dict[bytes, bytes] | None:
+    """Return what a result says of itself; None where it is damaged.
+
+    Raises:
+        UsageError: it is no result of this command.
+    """
+    if result.is_file() and not result.samefile(shard):
+        try:
+            about = pq.read_schema(result).metadata or {}
+            if _RELEASE in about:
+                return about
+        except (pa.ArrowException, OSError):
+            if _is_listed(result):
+                return None
+    raise UsageError(f"'{result}' is no result of this command, and would be written over: name another --output.")
+
+
+def _is_listed(result: Path) -> bool:
+    """Return whether a damaged file begins as a result of its name did when it was written."""
+    written, head = result.parent / _LIST, _head(result).hex()
+    for line in written.read_text(encoding="utf-8", errors="replace").splitlines() if written.is_file() else []:
+        with contextlib.suppress(ValueError, TypeError, AttributeError):  # of a line that was cut short
+            name, begins = json.loads(line)
+            if name == result.name and begins.startswith(head):
+                return True
+    return False
+
+
+def _enlist(result: Path, part: Path) -> None:
+    """Add a line to the list; whole at once, because other processes may do so too."""
+    with (result.parent / _LIST).open("ab", buffering=0) as written:
+        written.write(f"{json.dumps([result.name, _head(part).hex()])}\n".encode())
+
+
+def _head(result: Path) -> bytes:
+    with result.open("rb") as file:
+        return file.read(_HEAD)
+
+
 def fingerprint(shard: Path) -> str:
     """Return the size of a shard and the hash of its content."""
     with shard.open("rb") as file:
@@ -181,8 +225,10 @@ def fingerprint(shard: Path) -> str:
 def settings() -> str:
     """Return what besides shard and release a result depends on: this version, and what it reads as an image."""
     read = {"bytes": batch.MAX_BYTES, "pixels": triage.MAX_PIXELS, "side": triage.MAX_SIDE, "aspect": triage.MAX_ASPECT}
+    read |= {name: value for name, value in vars(guards).items() if name.startswith("MAX_")}
+    kinds = [kind for kind in triage.KINDS if kind not in _CODECS or features.check(_CODECS[kind])]
     version = importlib.metadata.version("dermalert")
-    return json.dumps({"dermalert": version, "kinds": triage.KINDS} | read, sort_keys=True)
+    return json.dumps({"dermalert": version, "kinds": kinds} | read, sort_keys=True)
 
 
 @functools.cache
@@ -198,8 +244,8 @@ def _release(model: str) -> triage.Release:
 @functools.cache
 def identity(release: triage.Release) -> str:
     """Return a hash of all files of a release that its answers depend on, whatever its name."""
-    known = hashlib.sha256()
-    for name in ("config.json", "preprocessor_config.json", refusal.STATISTICS, graph.FILE):
+    known = hashlib.sha256(release.processor.to_json_string().encode())  # with what no file sets
+    for name in ("config.json", *triage.PROCESSORS, refusal.STATISTICS, graph.FILE):
         path = release.file(name)
         content = path.read_bytes() if path else b""
         known.update(f"{name} {len(content)}\n".encode() + content)
@@ -277,7 +323,10 @@ def judge_shard(shard: Path, model: str, output: Path) -> Judged:
             after = shard.stat()
             if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
                 raise OSError("it changed while it was read")
-    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+            if os.path.lexists(output / shard.name):  # somebody may have put it there meanwhile
+                _about(output / shard.name, shard)
+            _enlist(output / shard.name, part)
+    except (pa.ArrowException, OSError, KeyError, TypeError, UsageError) as error:
         return shard, None, f"it cannot be read or its result not be written: {first_line(error)}"
     return shard, rows, None
 
@@ -319,14 +368,17 @@ def _chunks(rows: Iterator[batch.Row]) -> Iterator[list[batch.Row]]:
 def schema(release: triage.Release) -> pa.Schema:
     """Return the columns of a result, in the order of its shard's rows.
 
-    `state` is one of `triage.STATES`. `problem` says why an image could not be read, `refused` why it cannot be judged;
-    `alert` is null then. Then `malignant`, the summed probability of malignant diagnoses and precursors, `attention`,
-    that of what the release asks for attention to, and the probability of each diagnosis.
+    `state` is one of `triage.STATES`. `problem` says why an image could not be read, `refused` why it cannot be
+    assessed; `alert` is null then. Then `malignant`, the summed probability of malignant diagnoses and precursors,
+    `attention`, that of what the release asks for attention to, and the probability of each diagnosis.
     """
     texts = [(name, pa.string()) for name in ("image_id", "state", "problem", "refused")]
-    numbers = [(name, pa.float32()) for name in ("malignant", "attention", *release.labels)]
+    # A sum has more digits than its parts, and decides together with a threshold that has them too.
+    numbers = [(name, pa.float64()) for name in ("malignant", "attention")]
+    numbers += [(name, pa.float32()) for name in release.labels]
     about = {_RELEASE: identity(release), _SETTINGS: settings(), b"dermalert.name": str(release)}
-    about |= {b"dermalert.notice": triage.NOT_A_DEVICE}
+    thresholds = {"alert": release.threshold, "attention": release.attention and release.attention.threshold}
+    about |= {b"dermalert.notice": triage.NOT_A_DEVICE, b"dermalert.thresholds": json.dumps(thresholds)}
     return pa.schema([*texts, ("alert", pa.bool_()), *numbers], metadata=about)
 
 

@@ -25,7 +25,7 @@ from releases import LABELS, make_image, make_release
 
 from dermalert import archive, locks
 from dermalert.errors import RunError, UsageError
-from space import batch
+from space import batch, guards, triage
 from space.triage import Release
 
 NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `archive` is not installed")
@@ -75,7 +75,7 @@ def expected(taken, release, tmp_path_factory) -> dict[str, pa.Table]:
 
 
 def results(output: Path) -> dict[str, pa.Table]:
-    return {path.name: pq.read_table(path) for path in sorted(output.iterdir())}
+    return {path.name: pq.read_table(path) for path in sorted(output.glob("[!.]*"))}
 
 
 @contextlib.contextmanager
@@ -252,7 +252,13 @@ def other_processor(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"resample": 0}))
 
 
-@pytest.mark.parametrize("change", [other_weights, other_threshold, other_processor])
+def second_processor(folder: Path) -> None:
+    """Of the two files transformers prefers this one."""
+    nested = json.loads((folder / "preprocessor_config.json").read_text()) | {"resample": 0}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": nested}))
+
+
+@pytest.mark.parametrize("change", [other_weights, other_threshold, other_processor, second_processor])
 def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, release, tmp_path, change):
     shards, output = done
     same = shutil.copytree(release, tmp_path / "the same under another name")
@@ -264,11 +270,36 @@ def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, 
     assert judged_anew(shards, str(same), output) == []
 
 
-def test_what_other_settings_have_made_is_made_anew(done, release, monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        (batch, "MAX_BYTES", 1_000_000),
+        (triage, "KINDS", ("JPEG", "PNG")),
+        (guards, "MAX_SCANS", 5),
+        (archive.features, "check", lambda codec: codec != "webp"),
+    ],
+    ids=["size", "kinds", "parts", "a Pillow without WebP"],
+)
+def test_what_other_settings_have_made_is_made_anew(done, release, monkeypatch, where, name, value):
     shards, output = done
-    monkeypatch.setattr(batch, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(where, name, value)
     said = judged_anew(shards, release, output)
     assert said[0] == "2 are judged anew, because of the result: it was made with other settings."
+
+
+def test_the_state_follows_from_the_numbers_of_a_result(taken, tmp_path):
+    judge = Release.load(make_release(tmp_path / "release", threshold=0.0135, groups=True, attention=0.5))
+    sums = sorted(each.attention for each in judge.judge_all([make_image(seed=i) for i in range(9)]))
+    make_release(tmp_path / "release", threshold=0.0135, groups=True, attention=sums[4])
+    judged(taken / "0.parquet", str(tmp_path / "release"), tmp_path / "out")
+    result = pq.read_table(tmp_path / "out" / "0.parquet")
+    thresholds = json.loads(result.schema.metadata[b"dermalert.thresholds"])
+    assert thresholds == {"alert": 0.0135, "attention": sums[4]}
+    for row in result.to_pylist():
+        asks = row["attention"] >= thresholds["attention"]
+        state = "melanoma_alert" if row["melanoma"] >= 0.0135 else "malignant_likely" if asks else "none"
+        assert row["state"] == state
+        assert row["attention"] == sum(row[name] for name in judge.attention.labels)
 
 
 # A folder that others use too
@@ -289,7 +320,59 @@ def test_files_of_others_stay_whatever_their_names(done, release):
     (output / "0.parquet").unlink()
     judged(shards, release, output)
     assert all((output / name).read_text() == "the only copy" for name in others)
-    assert sorted(path.name for path in output.iterdir()) == sorted([*others, "0.parquet", "1.parquet"])
+    assert sorted(path.name for path in output.iterdir()) == sorted([*others, archive._LIST, "0.parquet", "1.parquet"])
+
+
+def of_another_command(result: Path, taken: Path) -> None:
+    """A whole table, cut short as it was copied."""
+    result.write_bytes((taken / "2.parquet").read_bytes()[:-300])
+
+
+def text(result: Path, _: Path) -> None:
+    result.write_text("the only copy")
+
+
+def link_to_nothing(result: Path, taken: Path) -> None:
+    result.unlink()
+    result.symlink_to(taken / "nothing")
+
+
+def pipe(result: Path, _: Path) -> None:
+    result.unlink()
+    os.mkfifo(result)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["where a result was", "where none was"])
+@pytest.mark.parametrize("change", [of_another_command, text, link_to_nothing, pipe])
+def test_a_damaged_file_of_another_is_not_written_over(done, taken, release, change, listed):
+    shards, output = done
+    if not listed:
+        (output / archive._LIST).unlink()
+    change(output / "1.parquet", taken)
+    before = (output / "1.parquet").lstat()
+    with pytest.raises(UsageError, match=r"1\.parquet' is no result of this command, .*name another --output"):
+        judged(shards, release, output)
+    assert os.path.samestat(before, (output / "1.parquet").lstat())
+    assert before.st_mtime_ns == (output / "1.parquet").lstat().st_mtime_ns
+
+
+def test_a_damaged_result_that_no_list_names_is_not_written_over(done, release):
+    shards, output = done
+    cut_short(output / "1.parquet")
+    (output / archive._LIST).write_bytes(b"[\n{}\n[1, 2]\n\xff\n")
+    with pytest.raises(UsageError, match=r"1\.parquet' is no result of this command"):
+        judged(shards, release, output)
+
+
+def test_a_file_that_appears_while_its_shard_is_judged_is_not_written_over(done, release, monkeypatch):
+    shards, output = done
+    (output / "1.parquet").unlink()
+    judge, theirs = batch.judged, output / "1.parquet"
+    monkeypatch.setattr(batch, "judged", lambda *of: theirs.write_text("the only copy") and judge(*of))
+    with pytest.raises(RunError, match=r"1\.parquet \(.*is no result of this command"):
+        judged(shards, release, output)
+    assert theirs.read_text() == "the only copy"
+    assert not list(output.glob("*.part"))
 
 
 @pytest.mark.parametrize("kind", ["another table", "the shards themselves", "a folder"])
