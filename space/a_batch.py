@@ -91,7 +91,7 @@ def answers(
     except api.CannotJudge:
         paths = []
     if not paths:
-        yield words.sentence("Cannot judge: no file was uploaded, or it was deleted meanwhile. Choose files first.")
+        yield words.sentence("Cannot be assessed: no file was uploaded, or it was deleted since. Choose files first.")
         return
     rows, total, told = [], batch.count(paths, limit=LIMIT), 0.0
     judged = batch.judged(release, batch.expanded(paths, limit=LIMIT), thumbnails=True)
@@ -151,7 +151,7 @@ def _row(release: triage.Release, row: batch.Row) -> str:
     detail = (
         words.answer(release, row.judgement, aloud=False)
         if row.judgement
-        else words.sentence(f"Cannot judge: {row.problem}", kind=row.state, aloud=False)
+        else words.sentence(f"Cannot be assessed: {row.problem}", kind=row.state, aloud=False)
     )
     return (
         f'<details data-state="{row.state}" data-file="{name.lower()}"><summary>{_thumbnail(row.thumbnail)}'
@@ -165,7 +165,7 @@ def _verdict(release: triage.Release, row: batch.Row) -> str:
     known, watched = row.judgement, release.alert_label
     said = _word(release, row.state)
     said = said[0].upper() + said[1:]
-    if known is None or known.alert is None:
+    if row.state in ("cannot_assess", "unreadable"):
         return words.escaped(said)
     value = known.malignant if known.attention is None else known.attention
     more = f"; malignant or precursor {triage.share(value)}" if value is not None else ""

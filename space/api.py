@@ -59,7 +59,8 @@ class Served(TypedDict):
     """The release that answers."""
 
     release: str
-    version: str | None
+    version: str
+    """`words.UNVERSIONED` has what stands for one that there is not."""
     diagnoses: list[str]
     groups: dict[str, list[str]]
     alert_label: str
@@ -95,7 +96,7 @@ def uploaded(file: dict | None, cache: str) -> Path:
             return path
     except (TypeError, ValueError, OSError):  # no text; a zero byte in it; too long
         pass
-    raise CannotJudge("Cannot judge: no image was uploaded.")
+    raise CannotJudge("Cannot be assessed: no image was uploaded.")
 
 
 def image_of(data: list) -> dict | bytes | None:
@@ -109,17 +110,17 @@ def image_of(data: list) -> dict | bytes | None:
         CannotJudge: it is nothing of the kind.
     """
     if not data:
-        raise CannotJudge("Cannot judge: the list 'data' is empty; it must hold one image.")
+        raise CannotJudge("Cannot be assessed: the list 'data' is empty; it must hold one image.")
     if data[0] is None:
         return None
     if address := _address(data[0]):
         content = _held(address)
         if isinstance(content, str):
-            raise CannotJudge(f"Cannot judge: {content}")
+            raise CannotJudge(f"Cannot be assessed: {content}")
         return content
     file = {"path": data[0]} if isinstance(data[0], str) else data[0]
     if not isinstance(file, dict) or not isinstance(file.get("path") or file.get("url"), str):
-        raise CannotJudge(f"Cannot judge: the image must be {_IMAGE}.")
+        raise CannotJudge(f"Cannot be assessed: the image must be {_IMAGE}.")
     return {"path": file.get("path") or file["url"], "meta": {"_type": "gradio.FileData"}}
 
 
@@ -141,9 +142,9 @@ def read(file: dict | bytes | None, cache: str) -> triage.Image.Image:
     try:
         return triage.read_image(file if isinstance(file, bytes) else uploaded(file, cache).read_bytes())
     except triage.UnreadableImage as error:
-        raise CannotJudge(f"Cannot judge: {error}") from error
+        raise CannotJudge(f"Cannot be assessed: {error}") from error
     except OSError as error:
-        raise CannotJudge("Cannot judge: no image was uploaded.") from error
+        raise CannotJudge("Cannot be assessed: no image was uploaded.") from error
 
 
 def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
@@ -245,7 +246,7 @@ def served(release: triage.Release, metrics: dict | None) -> Served:
     about, held_out = words.about(release), metrics and metrics["splits"]["held_out"]
     return {
         "release": words.name_of(release),
-        "version": about.get("version"),
+        "version": words.version_of(release),
         "diagnoses": release.labels,
         "groups": release.groups,
         "alert_label": release.alert_label,

@@ -371,7 +371,7 @@ def _line(row: Row, label: str) -> str:
 
 
 def as_csv(rows: Iterable[Row], release: triage.Release) -> str:
-    """Return rows as a CSV table, probabilities in [0, 1] with six decimals.
+    """Return rows as a CSV table, probabilities in [0, 1] with all the digits that the state follows from.
 
     A text that a spreadsheet would run as a formula gets an apostrophe before it.
     """
@@ -394,7 +394,9 @@ def _cell(value: str | float | bool | None) -> str | float:
     if isinstance(value, str):
         value = triage.printable(value)
         return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
-    return "" if value is None else value if isinstance(value, float) else str(value).lower()
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else value
 
 
 def as_json(rows: Iterable[Row], release: triage.Release) -> str:
@@ -415,16 +417,16 @@ def _record(row: Row, release: triage.Release) -> dict:
         "alert": judgement and judgement.alert,
         "refused": judgement and judgement.refused,
         "problem": row.problem,
-        f"{release.alert_label} probability": _rounded(row.watched),
-        "malignant probability": judgement and _rounded(judgement.malignant),
-        "attention probability": judgement and _rounded(judgement.attention),
-        "probabilities": judgement and {label: _rounded(p) for label, p in judgement.probabilities.items()},
+        f"{release.alert_label} probability": _finite(row.watched),
+        "malignant probability": judgement and _finite(judgement.malignant),
+        "attention probability": judgement and _finite(judgement.attention),
+        "probabilities": judgement and {label: _finite(p) for label, p in judgement.probabilities.items()},
     }
 
 
-def _rounded(probability: float | None) -> float | None:
-    """Return six decimals; None of what is no number, which a damaged release may answer."""
-    return None if probability is None or not math.isfinite(probability) else round(probability, 6)
+def _finite(probability: float | None) -> float | None:
+    """Return a probability; None of what is no number, which a damaged release may answer."""
+    return None if probability is None or not math.isfinite(probability) else probability
 
 
 def _name(release: triage.Release) -> str:

@@ -95,8 +95,8 @@ def _by_side(metrics: dict) -> str:
         if any(value is not None for value in found):
             rows.append([name, *("not measured" if value is None else _shown(value) for value in found)])
     note = (
-        "As served, what cannot be judged raises no alert: a melanoma among it is missed. A lesion is found if each of "
-        "its photos is. Square brackets: 95 % interval. Held out: images of lesions and patients that it was not "
+        "As served, what cannot be assessed raises no alert: a melanoma among it is missed. A lesion is found if each "
+        "of its photos is. Square brackets: 95 % interval. Held out: images of lesions and patients that it was not "
         "trained on."
     )
     return words.table("The alert on each set of images", ["", *(SIDES.get(s, s) for s in sides)], rows, note=note)
@@ -198,7 +198,7 @@ def _by_class(held_out: dict) -> str:
         for name, of in held_out["per_class"].items()
     ]
     note = (
-        f"By the likeliest diagnosis, of the {held_out['n']} held-out images, those that cannot be judged among them; "
+        f"By the likeliest diagnosis, of the {held_out['n']} held-out images, with those that cannot be assessed; "
         "the alert is another rule."
     )
     return words.table("By diagnosis", ["diagnosis", "images", "sensitivity", "specificity", "AUROC"], rows, note=note)
@@ -315,7 +315,9 @@ def _set_on(point: dict, lesions: str) -> str:
     few = point["lesions"] < point.get("lesions_needed", 0)
     shown = "which shows with" if point["bound_met"] else f"{'too few to' if few else 'which does not'} show with"
     raw = point.get("raw")
-    how = f" as served ({point['abstained']} because they cannot be judged)" if raw else " without regard to abstention"
+    how = (
+        f" as served ({point['abstained']} because they cannot be assessed)" if raw else " without regard to abstention"
+    )
     without = f" Without abstention it would miss {raw['missed']}." if raw else ""
     value = triage.share(point["threshold"], 2)
     return (

@@ -66,7 +66,10 @@ class Page(gr.Blocks):
             raise gr.Error(_WRONG, print_exception=False) from error
 
 
-_WRONG = "Cannot judge: what was sent is no upload to this server, or not the arguments that are described under /info."
+_WRONG = (
+    "Cannot be assessed: what was sent is no upload to this server, or not the arguments that are described under "
+    "/info."
+)
 
 
 def build_demo(release: triage.Release) -> gr.Blocks:
@@ -130,7 +133,7 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
         """
         if not isinstance(files, list):
             what = "the files must be a list: data holds one list, and that the files."
-            raise gr.Error(f"Cannot judge: {what}", print_exception=False)
+            raise gr.Error(f"Cannot be assessed: {what}", print_exception=False)
         cache = picture.GRADIO_CACHE
         rows = batch.judged(served, api.sources(files, cache))
         rows = held.held(cleaning.kept(rows, api.uploads(files, cache)), places.visitor(request))

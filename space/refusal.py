@@ -102,7 +102,7 @@ class Refusal:
         return np.sqrt(squares / deviations.shape[1])
 
     def reasons(self, images: Sequence[Image.Image], features: np.ndarray) -> list[str | None]:
-        """Return of each RGB image, with its features (n, d), why it cannot be judged; None where it can."""
+        """Return of each RGB image, with its features (n, d), why it cannot be assessed; None where it can."""
         return [
             self._reason(signals(image) | {"distance": distance})
             for image, distance in zip(images, self.distances(features).tolist(), strict=True)

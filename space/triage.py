@@ -65,6 +65,9 @@ REFERENCE = "evaluation/parity.safetensors"
 
 _NO_NUMBER = "what this release answers is not a number: its weights are damaged."
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""Files of a release that say how an image becomes pixels of the model; of the two, transformers prefers the latter."""
+
 METRICS = "evaluation/metrics.json"
 
 BUNDLED = Path(__file__).parent / "model"
@@ -76,7 +79,7 @@ TOLERANCE = 1e-3
 STATES = {
     "melanoma_alert": "{label} alert",
     "malignant_likely": "needs attention",
-    "cannot_assess": "cannot judge",
+    "cannot_assess": "cannot be assessed",
     "none": "no {label} alert",
     "unreadable": "not read",
 }
@@ -124,9 +127,9 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     except NoImage as error:
         raise NoImage(f"{name} cannot be read as an image: {error}") from error
     except UnreadableImage as error:
-        raise UnreadableImage(f"{name} cannot be judged: {error}") from error
+        raise UnreadableImage(f"{name} cannot be read: {error}") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"{name} cannot be judged: it has far too many pixels; {_SHRINK}") from error
+        raise UnreadableImage(f"{name} cannot be read: it has far too many pixels; {_SHRINK}") from error
     except FileNotFoundError as error:
         raise UnreadableImage(f"{name} does not exist.") from error
     # What Pillow raises on broken files is not one type: OSError (cut short), SyntaxError (broken PNG), ValueError,
@@ -189,9 +192,9 @@ class Judgement:
     alert: bool | None
     """Whether the melanoma probability reaches the threshold; None where it is refused or there is no threshold."""
     refused: str | None
-    """Why the image cannot be judged, in words; None where it is judged. The probabilities are then for the record."""
+    """Why the image cannot be assessed, in words; None where it is. The probabilities are then for the record."""
     sentence: str
-    """What a visitor reads: an alert, no alert, or that it cannot be judged and why."""
+    """What a visitor reads: an alert, no alert, or that it cannot be assessed and why."""
     probabilities: dict[str, float]
     """Each diagnosis with its calibrated probability in [0, 1], the largest first."""
     malignant: float | None
@@ -210,7 +213,7 @@ class Answers:
     probabilities: np.ndarray
     """(images, diagnoses) float32, calibrated, each row summing to 1."""
     refused: list[str | None]
-    """Of each image why it cannot be judged, in words; None where it is."""
+    """Of each image why it cannot be assessed, in words; None where it is."""
 
 
 class Release:
@@ -428,9 +431,9 @@ class Release:
         attention = self.attention and float(self._attention_scores(row[None])[0])
         return Judgement(
             state=state,
-            alert=None if state == "cannot_assess" else state == "melanoma_alert",
+            alert=None if refused or self.threshold is None else state == "melanoma_alert",
             refused=refused,
-            sentence=f"Cannot judge: {refused}" if refused else self._sentence(state, by_label, attention),
+            sentence=f"Cannot be assessed: {refused}" if refused else self._sentence(state, by_label, attention),
             probabilities=by_label,
             malignant=sum(by_label[label] for label in watched) if watched else None,
             attention=attention,
@@ -461,13 +464,16 @@ class Release:
         probability = probabilities[self.alert_label]
         measured = f"the probability of {self.alert_label} is"
         if state == "cannot_assess":
-            return f"Cannot judge: this release has no alert threshold; {measured} {share(probability)}."
+            return f"Cannot be assessed: this release has no alert threshold; {measured} {share(probability)}."
         if state == "malignant_likely":
             value, threshold = shares(attention, self.attention.threshold)
+            likely = "likely" if attention > 0.5 else "possible"
+            if self.threshold is None:
+                what = f"{self.alert_label}, a carcinoma or precursor is {likely}: {value} together"
+                return f"Needs attention: {what} (attention from {threshold}). This release has no alert threshold."
             return (
-                f"Needs attention: no {self.alert_label} alert, but a carcinoma or precursor is "
-                f"{'likely' if attention > 0.5 else 'possible'}: {value} together with {self.alert_label} (attention "
-                f"from {threshold})."
+                f"Needs attention: no {self.alert_label} alert, but a carcinoma or precursor is {likely}: {value} "
+                f"together with {self.alert_label} (attention from {threshold})."
             )
         value, threshold = shares(probability, self.threshold)
         word = f"{self.alert_label.capitalize()} alert" if state == "melanoma_alert" else f"No {self.alert_label} alert"
@@ -480,11 +486,13 @@ def state(alert: bool | None, attention: bool, refused: str | None) -> str:
     Args:
         alert: whether it raises the alert; None where the release has no threshold.
         attention: whether it asks for attention; False where the release has no such threshold.
-        refused: why it cannot be judged; None where it can.
+        refused: why it cannot be assessed; None where it can.
     """
-    if refused or alert is None:
+    if refused:
         return "cannot_assess"
-    return "melanoma_alert" if alert else "malignant_likely" if attention else "none"
+    if alert or attention:
+        return "melanoma_alert" if alert else "malignant_likely"
+    return "cannot_assess" if alert is None else "none"
 
 
 def word(state: str, label: str) -> str:
@@ -554,7 +562,7 @@ def _checked_files(name: str, revision: str | None) -> tuple[dict, dict]:
         checks.config(config, len(tensors))
         if alert["label"] not in labels.values():
             raise _no_alert(name, revision)
-        for at in ("preprocessor_config.json", "processor_config.json"):
+        for at in PROCESSORS:
             if path := _file(name, revision, at):
                 checks.processor(checks.json_object(path))
         return config, tensors
@@ -636,23 +644,21 @@ def _problems(config, threshold) -> Iterator[str]:
     problem = getattr(config, "problem_type", None)
     if problem not in (None, "single_label_classification"):
         yield f"by its config.json (problem_type {problem}) its answers are no probabilities that add up to 1"
-    odd = [label for label in config.label2id if printable(label) != label]
-    if odd:
-        yield f"the name of a diagnosis, {odd[0]!r}, holds characters that cannot be shown"
     groups = getattr(config, "clinical_groups", None) or {}
-    if not isinstance(groups, dict) or not all(isinstance(labels, list) for labels in groups.values()):
+    if not isinstance(groups, dict) or not all(isinstance(those, list) for those in groups.values()):
         yield "its 'clinical_groups' are no lists of diagnoses"
         return
-    grouped = [label for labels in groups.values() for label in labels]
-    if grouped and sorted(map(str, grouped)) != sorted(config.label2id):
+    labels = [*config.id2label.values()]
+    grouped = [label for those in groups.values() for label in those]
+    if grouped and sorted(map(str, grouped)) != sorted(labels):
         yield "its 'clinical_groups' do not hold each of its diagnoses once"
     if not isinstance(getattr(config, "dermalert", None) or {}, dict):
         yield "its 'dermalert' says nothing of how it was made"
     if (point := getattr(config, "attention", None)) is not None:
-        yield from _problems_of_attention(point, config.label2id)
+        yield from _problems_of_attention(point, labels)
 
 
-def _problems_of_attention(point: object, known: dict[str, int]) -> Iterator[str]:
+def _problems_of_attention(point: object, known: list[str]) -> Iterator[str]:
     labels = point.get("labels") if isinstance(point, dict) else None
     if not (isinstance(labels, list) and labels and "threshold" in point):
         yield "its 'attention' does not name diagnoses and a threshold"

@@ -101,6 +101,12 @@ class Compared:
     """Held out of both but not compared: known to one by what it learnt from, or under another label."""
     unknown: list[str]
     """Releases that do not say what they have learnt from."""
+    malignant: int = 0
+    """How many of these images show what the served release asks for attention to."""
+    attended: tuple[int, int] | None = None
+    """Of those, at or above the point of attention of the other, and of the served one; None where one has none."""
+    attended_alone: tuple[int, int] = (0, 0)
+    """Of those, only by the other, and only by the served one."""
 
 
 def compare(served: triage.Release, other: triage.Release) -> Compared:
@@ -115,12 +121,13 @@ def compare(served: triage.Release, other: triage.Release) -> Compared:
     tables, seen = [_held_out(release) for release in (other, served)], [_seen(release) for release in (other, served)]
     both = [(tables[0][key], tables[1][key]) for key in tables[1] if key in tables[0]]
     fair = [pair for pair in both if pair[0]["truth"] == pair[1]["truth"] and not _learnt(pair, seen)]
-    alerts, top = [], []
+    alerts, attentions, top = [], [], []
     for release, rows in zip((other, served), zip(*fair, strict=True) if fair else ([], []), strict=True):
         probabilities = np.array([[row[label] for label in release.labels] for row in rows], np.float32)
         probabilities = probabilities.reshape(-1, len(release.labels))
-        raised, declined = release.alerts(probabilities), np.array([row["refused"] for row in rows], bool)
-        alerts.append(None if raised is None else raised & ~declined)
+        declined = np.array([row["refused"] for row in rows], bool)
+        for flags, raised in ((alerts, release.alerts), (attentions, release.attentions)):
+            flags.append(None if (flag := raised(probabilities)) is None else flag & ~declined)
         top.append(np.array([release.labels[i] for i in probabilities.argmax(1)], object))
     if any(found is None for found in alerts):
         raise NotThere("One of the two has no alert threshold: there is nothing to compare.")
@@ -139,7 +146,21 @@ def compare(served: triage.Release, other: triage.Release) -> Compared:
         diagnoses=int((top[0] != top[1]).sum()),
         left_out=len(both) - len(fair),
         unknown=[str(release) for release, known in zip((other, served), seen, strict=True) if not known],
+        **_attended(served, [row["truth"] for row, _ in fair], attentions),
     )
+
+
+def _attended(served: triage.Release, truth: list[str], attentions: list[np.ndarray | None]) -> dict:
+    """Return what `Compared` says of the points of attention."""
+    if any(flags is None for flags in attentions):
+        return {}
+    among = np.array([label in served.attention.labels for label in truth], bool)
+    old, new = (flags & among for flags in attentions)
+    return {
+        "malignant": int(among.sum()),
+        "attended": (int(old.sum()), int(new.sum())),
+        "attended_alone": (int((old & ~new).sum()), int((new & ~old).sum())),
+    }
 
 
 def _held_out(release: triage.Release) -> dict[tuple[str, str], dict]:

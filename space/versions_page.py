@@ -84,6 +84,9 @@ def _sentences(served: triage.Release, other: triage.Release, told: versions.Com
         [f"{watched}s flagged, of {told.watched}", *told.flagged, _chance(told.won, told.lost)],
         [f"others flagged, of {rest}", *told.false, _chance(told.false_new, told.false_gone)],
     ]
+    if told.attended:
+        p = _p(*told.attended_alone)
+        rows.append([f"malignant or precursor at the point of attention, of {told.malignant}", *told.attended, p])
     notes = [f"The likeliest diagnosis differs on {told.diagnoses} images; {told.left_out} were left out."]
     notes += [f"{name} does not say what it has learnt from: these images may be among it." for name in told.unknown]
     notes += [f"With {told.watched} {watched}s one image decides much."] if told.watched < _FEW else []
@@ -102,7 +105,11 @@ def _sentences(served: triage.Release, other: triage.Release, told: versions.Com
 
 
 def _chance(gained: list[str], lost: list[str]) -> str:
-    p = versions.chance(len(gained), len(lost))
+    return _p(len(gained), len(lost))
+
+
+def _p(gained: int, lost: int) -> str:
+    p = versions.chance(gained, lost)
     return "<0.001" if p < 0.001 else f"{p:.2g}"
 
 

@@ -15,7 +15,7 @@ else:  # run as a script, as on the Hub
 
 GENERATED = "This model was trained on generated pictures only: its answers mean nothing on real skin."
 HINT = "Upload a dermoscopy image, or paste one, to have it judged."
-BUSY = "Cannot judge just now: the server is busy or out of reach. Try again in a minute."
+BUSY = "Cannot be assessed just now: the server is busy or out of reach. Try again in a minute."
 PRIVACY = (
     "Nothing is kept: no history, no log of images, no analytics. An uploaded file, and what was shown of it, is held "
     "by this server, seen by nobody else, and deleted six minutes after it was judged at the latest; what it holds "
@@ -188,7 +188,8 @@ def meaning(release: triage.Release, metrics: dict | None) -> str:
     measured, watched = held_out["melanoma"], release.alert_label
     named, n = escaped(watched), escaped(measured["n"])
     if release.threshold is None or not measured["n"]:
-        return f"<p>The evaluation of this release says nothing of an alert: it held out {n} {named}s.</p>"
+        silent = f"<p>The evaluation of this release says nothing of an alert: it held out {n} {named}s.</p>"
+        return silent + _of_attention(release, held_out.get("malignant"))
     others, generated = held_out["n"] - measured["n"], is_generated(release, metrics)
     flagged = figure(measured["sensitivity_refusals_missed"], times=100, digits=0)
     declined = measured["refused"]["value"]
@@ -266,14 +267,23 @@ def name_of(release: triage.Release) -> str:
     return f"folder {Path(release.name).resolve().name}" if Path(release.name).is_dir() else str(release)
 
 
+UNVERSIONED = ("bundled", "unversioned")
+"""What stands for the version of a release that has none: of the one beside this file, and of any other."""
+
+
+def version_of(release: triage.Release) -> str:
+    """Return the version that a release says of itself, or one of `UNVERSIONED`."""
+    bundled = Path(release.name).resolve() == triage.BUNDLED.resolve()
+    return about(release).get("version") or UNVERSIONED[0 if bundled else 1]
+
+
 def source(release: triage.Release) -> str:
     """Return, as one line, the release and tag that are served and what the release says of its making."""
     parts = [f"Release: {name_of(release)}"]
     if not Path(release.name).is_dir():
         parts = [f"Release: {release.name}"]
         parts.append(f"tag {release.revision}" if release.revision else "its newest state, no tag")
-    if version := about(release).get("version"):
-        parts.append(f"version {version}")
+    parts.append(version if (version := version_of(release)) in UNVERSIONED else f"version {version}")
     if data := about(release).get("data"):
         parts.append(f"trained on {', '.join(data)}")
     return "; ".join(parts) + "."

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from releases import LABELS, make_image, make_release
 
-from space import batch, triage
+from space import api, batch, triage
 from space.triage import NOT_A_DEVICE, Judgement, Release
 
 SPACE = Path(triage.__file__).parent
@@ -496,6 +496,36 @@ def test_the_json_is_strict_and_holds_what_was_judged(release, tmp_path):
         assert file["alert"] is judged.judgement.alert and file["problem"] is None
     assert table["files"][2]["probabilities"] is None
     assert table["files"][2]["problem"] == "the file does not exist."
+
+
+@pytest.mark.parametrize("nudge", [-1e-9, 0.0, 1e-9])
+@pytest.mark.parametrize("point", ["alert", "attention"])
+def test_a_state_follows_from_the_numbers_beside_it(tmp_path, point, nudge):
+    """Also where probability and threshold differ in the ninth decimal alone."""
+    path = make_release(tmp_path / "release", threshold=0.99, attention=0.99) / "config.json"
+    config, image = json.loads(path.read_text()), make_image(seed=4)
+    first = Release.load(path.parent).judge(image)
+    value = first.probabilities["melanoma"] if point == "alert" else first.attention
+    config[point]["threshold"] = value + nudge
+    path.write_text(json.dumps(config))
+    release = Release.load(path.parent)
+    image.save(tmp_path / "lesion.png")
+    rows = rows_of(release, tmp_path / "lesion.png")
+    (line,) = csv.DictReader(io.StringIO(batch.as_csv(rows, release)))
+    table = json.loads(batch.as_json(rows, release))
+    (file,), told, served = table["files"], api.judged(release, rows[0].judgement), api.served(release, None)
+    thresholds = {f"{name} threshold": table[name]["threshold"] for name in ("alert", "attention")}
+    file = file | file["probabilities"] | thresholds
+    told = told | told["probabilities"] | {"attention probability": told["attention"]}
+    told |= {"alert threshold": served["threshold"], "attention threshold": served["attention_threshold"]}
+    keys = ("state", "melanoma", "attention probability", "alert threshold", "attention threshold")
+    found = [[one[key] for key in keys] for one in (line, file, told)]
+    for state, *numbers in found:
+        melanoma, attention, alert_from, attention_from = map(float, numbers)
+        follows = "malignant_likely" if attention >= attention_from else "none"
+        assert state == ("melanoma_alert" if melanoma >= alert_from else follows)
+    fires = {"alert": "melanoma_alert", "attention": "malignant_likely"}[point]
+    assert {state for state, *_ in found} == {"none" if nudge > 0 else fires}
 
 
 def test_a_number_that_is_none_is_null_in_json_and_empty_in_the_table(release):

@@ -251,7 +251,7 @@ def fire(visitor: Visitor, paths: list[Path]) -> Counter:
             continue
         kind, answer = visitor.call("judge", upload)
         text = answer[0]["sentence"] if kind == "complete" else answer["error"]
-        assert "alert" in text or text.startswith("Cannot judge: "), (path.name, text)
+        assert "alert" in text or text.startswith("Cannot be assessed: "), (path.name, text)
         said["judged" if kind == "complete" else "refused"] += 1
         kind, answer = visitor.call("triage", [upload])
         assert kind == "complete", (path.name, answer)

@@ -148,7 +148,7 @@ def test_an_answer_never_outlives_its_image(visit, demo_space, tmp_path):
         page.get_by_label("Remove Image").click()
         expect(sentence).to_contain_text("Upload a dermoscopy image")
         upload(page, tmp_path / "broken.jpg")
-        expect(sentence).to_contain_text("Cannot judge: the file cannot be read")
+        expect(sentence).to_contain_text("Cannot be assessed: the file cannot be read")
         expect(page.locator("#result table, #looked img")).to_have_count(0)
         page.get_by_label("Remove Image").click()
 
@@ -190,7 +190,7 @@ def test_a_refused_image_has_a_sentence_and_no_probabilities(visit, demo_space, 
     Image.new("RGB", (640, 480)).save(tmp_path / "black.png")
     page = visit(demo_space)
     upload(page, tmp_path / "black.png")
-    expect(page.locator("#result .sentence.cannot_assess")).to_contain_text("Cannot judge: ")
+    expect(page.locator("#result .sentence.cannot_assess")).to_contain_text("Cannot be assessed: ")
     page.wait_for_timeout(1000)  # what would come after the answer
     expect(page.locator("#result table, #looked img")).to_have_count(0)
     assert "%" not in page.locator("#result").inner_text()
@@ -231,7 +231,7 @@ def judge_all(page, paths: list[Path]):
 def test_a_batch_is_listed_by_urgency_and_filtered(visit, demo_space, tmp_path):
     page = visit(demo_space, "A batch")
     rows = judge_all(page, write_batch(tmp_path / "batch"))
-    expect(page.locator("#rows .total")).to_have_text("8 files: 5 melanoma alert, 1 cannot judge, 2 not read.")
+    expect(page.locator("#rows .total")).to_have_text("8 files: 5 melanoma alert, 1 cannot be assessed, 2 not read.")
     states = [row.get_attribute("data-state") for row in rows.all()]
     assert states == ["melanoma_alert"] * 5 + ["cannot_assess"] + ["unreadable"] * 2
     expect(page.locator("#rows section h3")).to_have_text("2 files could not be read as images")
@@ -242,7 +242,7 @@ def test_a_batch_is_listed_by_urgency_and_filtered(visit, demo_space, tmp_path):
     expect(rows.filter(visible=True)).to_have_count(1)
     expect(page.locator("#rows .left")).to_have_text("Shown: 1 of 8.")
     rows.filter(visible=True).locator("summary").press("Enter")
-    expect(rows.filter(visible=True)).to_contain_text("Cannot judge: the file cannot be read as an image")
+    expect(rows.filter(visible=True)).to_contain_text("Cannot be assessed: the file cannot be read as an image")
     page.get_by_label("all", exact=True).check()
     page.get_by_label("File name contains").fill("<b>again")
     expect(rows.filter(visible=True)).to_have_count(1)
@@ -348,8 +348,8 @@ def test_sensitivities_are_those_as_served_and_both_points_are_told(versions):
     for name in evaluation_page._FIGURES_OF_A_SIDE:
         if "as served" in name or "by their worst photo" in name:
             assert re.search(f"{name} 0.81 +\\[0.54-0.96\\]", told), name
-    assert "of which it misses 5 as served (4 because they cannot be judged): which does not show with 95%" in told
-    assert "of which it misses 6 as served (4 because they cannot be judged): which shows with 95%" in told
+    assert "of which it misses 5 as served (4 because they cannot be assessed): which does not show with 95%" in told
+    assert "of which it misses 6 as served (4 because they cannot be assessed): which shows with 95%" in told
     assert "Without abstention it would miss 1." in told
 
 

@@ -85,7 +85,7 @@ def test_the_reason_is_named_and_the_probabilities_are_given_all_the_same(releas
     judgement = release.judge(image)
     assert judgement.alert is None
     assert re.search(said, judgement.refused), judgement.refused
-    assert judgement.sentence == f"Cannot judge: {judgement.refused}"
+    assert judgement.sentence == f"Cannot be assessed: {judgement.refused}"
     assert list(judgement.probabilities.values()) == pytest.approx(
         sorted(release.probabilities([image])[0].tolist(), reverse=True)
     )

@@ -226,6 +226,22 @@ def test_the_page_names_the_release_and_its_tag(release, demo_release):
     assert words.source(named).startswith("Release: tester/derm; its newest state, no tag; version 0.1.0")
 
 
+@pytest.mark.parametrize("version", [None, "", "absent"])
+def test_a_release_without_a_version_is_called_so_wherever_a_version_is_shown(tmp_path, monkeypatch, version):
+    folder = make_release(tmp_path / "mine", generated=False)
+    config = json.loads((folder / "config.json").read_text())
+    config["dermalert"]["version"] = version
+    if version == "absent":
+        del config["dermalert"]["version"]
+    (folder / "config.json").write_text(json.dumps(config))
+    release = Release.load(folder)
+    assert words.source(release) == "Release: folder mine; unversioned; trained on demo."
+    assert api.served(release, None)["version"] == "unversioned"
+    monkeypatch.setattr(triage, "BUNDLED", folder)
+    assert words.source(release) == "Release: folder mine; bundled; trained on demo."
+    assert api.served(release, None)["version"] == "bundled"
+
+
 # The endpoint
 
 
@@ -242,7 +258,7 @@ SORTED = (
     "probabilities: None | dict(str, float), malignant: None | float, attention: None | float"
 )
 SERVED = (
-    "release: str, version: None | str, diagnoses: list[str], groups: dict(str, list[str]), alert_label: str, "
+    "release: str, version: str, diagnoses: list[str], groups: dict(str, list[str]), alert_label: str, "
     "threshold: None | float, attention_labels: None | list[str], attention_threshold: None | float, "
     "states: list[str], trained_on: list[str], generated: bool, evaluation: None | dict(str, Any), notice: str"
 )
@@ -284,7 +300,7 @@ def test_the_endpoint_gives_the_floats_of_a_bare_pipeline(client, demo_release, 
 def test_a_refused_image_has_its_reason_and_probabilities_for_the_record(client, tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "black.png")
     answer = client.predict(handle_file(tmp_path / "black.png"), api_name="/judge")
-    assert answer["sentence"].startswith("Cannot judge: ")
+    assert answer["sentence"].startswith("Cannot be assessed: ")
     assert (answer["alert"], bool(answer["refused"])) == (None, True)
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
 
@@ -377,12 +393,12 @@ def test_an_unreadable_upload_gives_a_sentence(client, tmp_path, content):
     make_image((90, 70)).save(path)
     path.write_bytes({"cut short": path.read_bytes()[:800], "a letter": b"Dear Sir", "nothing": b""}[content])
     why = {"cut short": "damaged or cut short", "a letter": "none of JPEG", "nothing": "empty"}[content]
-    with pytest.raises(AppError, match=f"^Cannot judge: the file cannot be read as an image: it is {why}"):
+    with pytest.raises(AppError, match=f"^Cannot be assessed: the file cannot be read as an image: it is {why}"):
         client.predict(handle_file(path), api_name="/judge")
 
 
 def test_no_upload_gives_a_sentence(client):
-    with pytest.raises(AppError, match=r"^Cannot judge: no image was uploaded\.$"):
+    with pytest.raises(AppError, match=r"^Cannot be assessed: no image was uploaded\.$"):
         client.predict(None, api_name="/judge")
 
 
@@ -398,7 +414,7 @@ MISTAKES = {
     "a path outside": ([str(Path(__file__).resolve())], "no upload to this server"),
     "a path outside, as an object": ([{"path": "/etc/passwd"}], "no upload to this server"),
     "a path up": ([{"path": "../../etc/passwd", "meta": {"_type": "gradio.FileData"}}], "no upload to this server"),
-    "a zero byte": (["a\0b"], "Cannot judge: "),
+    "a zero byte": (["a\0b"], "Cannot be assessed: "),
     "a number": ([7], "the image must be an upload, its path, or a text data:image"),
     "true": ([True], "the image must be an upload"),
     "a list": ([[{"path": "x.png"}]], "the image must be an upload"),
@@ -422,7 +438,7 @@ def test_a_mistake_in_a_call_gets_a_sentence_by_every_way(demo_space, client, mi
     answer = asked(demo_space, "judge", data)
     assert answer.startswith("event: error\ndata: ")
     error = json.loads(answer.split("data: ")[1])["error"]
-    assert error.startswith("Cannot judge: ") and said in error and error.endswith(".")
+    assert error.startswith("Cannot be assessed: ") and said in error and error.endswith(".")
     if data and "meta" not in str(data):  # that the client would upload itself
         with pytest.raises(AppError, match=f"^{re.escape(error)}$"):
             client.predict(data[0], api_name="/judge")
@@ -444,13 +460,13 @@ def test_a_call_by_mcp_with_a_mistake_gets_the_same_sentence(demo_space):
     assert all(answer.isError for answer in answers)
     said = ["no upload to this server", "no upload to this server", "the address holds no base64", "none of JPEG"]
     for answer, words_of_it in zip(answers, said, strict=True):
-        assert "Cannot judge: " in answer.content[0].text and words_of_it in answer.content[0].text
+        assert "Cannot be assessed: " in answer.content[0].text and words_of_it in answer.content[0].text
 
 
 @pytest.mark.parametrize("mistake", [[], [None], ["a lesion"], [7], [{}], [{"path": "x"}]])
 def test_a_mistake_in_a_call_for_a_batch_gets_a_sentence(demo_space, mistake):
     error = json.loads(asked(demo_space, "triage", mistake).split("data: ")[1])["error"]
-    assert error.startswith("Cannot judge: ") and error.endswith(".")
+    assert error.startswith("Cannot be assessed: ") and error.endswith(".")
 
 
 def test_what_stands_for_an_upload_is_taken_everywhere_alike(demo_space, client, tmp_path):

@@ -15,6 +15,7 @@ from PIL import Image
 from releases import LABELS, make_image, make_release
 from transformers import pipeline
 
+from space import words
 from space.triage import MAX_PIXELS, Answers, Judgement, NoRelease, Release, UnreadableImage, read_image
 
 ORIENTATION = 0x0112
@@ -251,7 +252,7 @@ def test_the_alert_begins_at_the_threshold(folder):
 def test_without_a_threshold_nothing_is_judged(tmp_path):
     judgement = Release.load(make_release(tmp_path, threshold=None)).judge(make_image())
     assert judgement.alert is None
-    assert judgement.sentence.startswith("Cannot judge: this release has no alert threshold")
+    assert judgement.sentence.startswith("Cannot be assessed: this release has no alert threshold")
     assert len(judgement.probabilities) == 9
 
 
@@ -328,7 +329,7 @@ def test_an_answer_that_is_no_number_is_no_answer(tmp_path):
         release.model.classifier.bias.fill_(float("nan"))
     judgement = release.judge(Image.new("RGB", (40, 40)))
     assert judgement.alert is None
-    assert judgement.sentence.startswith("Cannot judge: what this release answers is not a number")
+    assert judgement.sentence.startswith("Cannot be assessed: what this release answers is not a number")
 
 
 @pytest.mark.parametrize(
@@ -405,7 +406,7 @@ def test_the_state_follows_from_the_two_thresholds(with_both_points, monkeypatch
 def test_what_is_declined_cannot_be_assessed_however_malignant_it_looks(with_both_points, monkeypatch):
     judgement = judged_as(with_both_points, monkeypatch, refused="it is too dark.", melanoma=0.9)
     assert (judgement.state, judgement.alert) == ("cannot_assess", None)
-    assert judgement.sentence == "Cannot judge: it is too dark."
+    assert judgement.sentence == "Cannot be assessed: it is too dark."
 
 
 def test_attention_begins_at_its_threshold(tmp_path):
@@ -424,9 +425,47 @@ def test_a_release_made_before_there_was_attention_is_served_as_before(tmp_path,
     assert judgement.malignant == pytest.approx(0.9)
 
 
-def test_without_a_threshold_of_the_alert_nothing_can_be_assessed(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("shares", "refused", "state", "begins"),
+    [
+        (
+            {"basal_cell_carcinoma": 0.9},
+            None,
+            "malignant_likely",
+            "Needs attention: melanoma, a carcinoma or precursor is likely: 90.0% together (attention from 5.0%). This "
+            "release has no alert threshold.",
+        ),
+        ({"melanoma": 0.9}, None, "malignant_likely", "Needs attention: melanoma, a carcinoma or precursor is likely"),
+        ({"actinic_keratosis": 0.06}, None, "malignant_likely", "Needs attention: melanoma, a carcinoma or precursor"),
+        ({"nevus": 0.97}, None, "cannot_assess", "Cannot be assessed: this release has no alert threshold; the"),
+        ({"melanoma": 0.9}, "it is too dark.", "cannot_assess", "Cannot be assessed: it is too dark."),
+    ],
+)
+def test_without_a_threshold_of_the_alert_attention_alone_decides(
+    tmp_path, monkeypatch, shares, refused, state, begins
+):
+    release = Release.load(make_release(tmp_path, threshold=None, attention=0.05, groups=True))
+    judgement = judged_as(release, monkeypatch, refused=refused, **shares)
+    assert (judgement.state, judgement.alert) == (state, None)
+    assert judgement.sentence.startswith(begins)
+    assert judgement.urgency == judgement.attention / 0.05
+    shown = words.answer(release, judgement)
+    assert f'data-state="{state}"' in shown and "no melanoma alert" not in shown.lower()
+
+
+def test_without_either_threshold_nothing_can_be_assessed(tmp_path, monkeypatch):
     release = Release.load(make_release(tmp_path, threshold=None, attention=0.05))
-    assert judged_as(release, monkeypatch, basal_cell_carcinoma=0.9).state == "cannot_assess"
+    release.attention = dataclasses.replace(release.attention, threshold=None)
+    judgement = judged_as(release, monkeypatch, basal_cell_carcinoma=0.9)
+    assert (judgement.state, judgement.urgency) == ("cannot_assess", None)
+
+
+def test_names_that_only_label2id_has_are_none_of_a_release(tmp_path):
+    folder = with_config(make_release(tmp_path / "odd", attention=0.1), label2id={"wart": 0, "melanoma": 1})
+    assert Release.load(folder).judge(make_image()).attention is not None
+    folder = with_config(folder, attention={"labels": ["wart"], "threshold": 0.1})
+    with pytest.raises(NoRelease, match=r"its 'attention' names \['wart'\], which are not different diagnoses"):
+        Release.load(folder)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
+import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from releases import measured_release
+from releases import LABELS, measured_release
 from scipy import stats
 
 from dermalert import comparing, publishing, seen
-from space import versions
+from dermalert.diagnoses import MALIGNANT, PRECURSOR
+from space import versions, versions_page
 from space.triage import Release
 
 
@@ -41,6 +44,33 @@ def test_two_versions_differ_as_the_gate_of_a_release_finds(folders):
     assert told.unknown == []
     p = versions.chance(len(told.won), len(told.lost))
     assert p == pytest.approx(melanomas["p"])
+
+
+@pytest.mark.parametrize("points", [(0.3, 0.1), (0.5, 0.5), (0.02, 0.9)])
+def test_the_points_of_attention_differ_as_the_gate_of_a_release_finds(folders, tmp_path, points):
+    names = [name for name in LABELS if name in MALIGNANT or name == PRECURSOR]
+    asking = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders]
+    for folder, threshold in zip(asking, points, strict=True):
+        config = json.loads((folder / "config.json").read_text()) | {
+            "attention": {"labels": names, "threshold": threshold}
+        }
+        (folder / "config.json").write_text(json.dumps(config))
+    told = versions.compare(Release.load(asking[1]), Release.load(asking[0]))
+    measured = comparing.compare(*(comparing.read(folder, folder.name) for folder in asking))["malignant_sensitivity"]
+    assert [flagged / told.malignant for flagged in told.attended] == pytest.approx(
+        [measured[side]["value"] for side in ("old", "new")]
+    )
+    assert told.attended[1] - told.attended[0] == told.attended_alone[1] - told.attended_alone[0]
+    shown = versions_page._sentences(Release.load(asking[1]), Release.load(asking[0]), told)
+    cells = "".join(f"<td>{flagged}</td>" for flagged in told.attended)
+    assert f"malignant or precursor at the point of attention, of {told.malignant}</th>{cells}" in shown
+
+
+def test_without_a_point_of_attention_there_is_no_row_of_it(folders):
+    told = versions.compare(Release.load(folders[1]), Release.load(folders[0]))
+    assert (told.attended, told.malignant) == (None, 0)
+    shown = versions_page._sentences(Release.load(folders[1]), Release.load(folders[0]), told)
+    assert "malignant or precursor" not in shown
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (3, 3), (2, 9), (12, 1)])
