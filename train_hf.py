@@ -94,12 +94,13 @@ def run(config: Config) -> dict:
     folder = Path(config.output_dir)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
     settings["mixed_precision"] = devices.asked_precision()
+    exists = False
     pushes = mirror.Pushes(config.checkpoints_to if processes.is_main() else None, folder)
     if processes.decided(lambda: runs.is_finished(folder, settings)):
         print(f"The run in '{folder}' is finished: nothing is left to train.")
     else:
         if config.push_to_hub:
-            processes.decided(lambda: publishing.check_can_publish(config.push_to_hub, config.version))
+            exists = processes.decided(lambda: publishing.check_can_publish(config.push_to_hub, config.version))
         if settings["mixed_precision"]:
             print(f"Training in {settings['mixed_precision']}, as accelerate's configuration asks.")
         with runs.Alone(folder) as alone, pushes:
@@ -113,8 +114,8 @@ def run(config: Config) -> dict:
     else:
         runs.drop_checkpoints(folder)
     if config.push_to_hub:
-        accepted = config.accept_regression
-        print(publishing.publish(folder / "release", config.push_to_hub, config.version, accept=accepted))
+        how = {"accept": config.accept_regression, "must_exist": exists}
+        print(publishing.publish(folder / "release", config.push_to_hub, config.version, **how))
     figures = release.read_metrics(folder / "release")
     print(what_next(folder / "release", figures))
     if behind:

@@ -101,13 +101,13 @@ def publish_dataset(
 def _publish_dataset(names: list[str], repo_id: str, policy: str, license: str | None, public: bool) -> None:
     from dermalert import dataset_release, sources
 
-    dataset_release.check_can_publish(repo_id, public=public, license=license)
+    exists = dataset_release.check_can_publish(repo_id, public=public, license=license)
     faults: list[str] = []
     shipped = sources.load(names, faults=faults)
     license = dataset_release.license_of(shipped, license)
     typer.echo(f"{repo_id} will be {'public' if public else 'private'}, under the licence {license}.")
     parts, figures = dataset_release.prepare(shipped, policy, license, unreadable=faults)
-    changed = dataset_release.publish(parts, figures, repo_id, public=public)
+    changed = dataset_release.publish(parts, figures, repo_id, public=public, must_exist=exists)
     done = "Published" if changed else "Nothing to do, it is there already"
     typer.echo(f'{done}: {figures["data"]["images"]} images, load_dataset("{repo_id}").')
 

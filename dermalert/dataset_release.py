@@ -43,8 +43,8 @@ _NUMBERED = re.compile(r"(ISIC|PAT|DEMO)_\d")
 _STRICTEST_FIRST = ("cc-by-nc-4.0", "cc-by-4.0", "apache-2.0")
 
 
-def check_can_publish(repo_id: str, *, public: bool, license: str | None) -> None:
-    """Find out, before the work is done, whether a data set could be published.
+def check_can_publish(repo_id: str, *, public: bool, license: str | None) -> bool:
+    """Find out, before the work is done, whether a data set could be published; return whether the repository exists.
 
     Raises:
         UsageError: malformed name, no token, a token that may not write there, a repository that holds something else
@@ -55,16 +55,17 @@ def check_can_publish(repo_id: str, *, public: bool, license: str | None) -> Non
     with repository.on_the_hub("asking the Hub about " + repo_id):
         api = HfApi()
         repository.check_token(api, repo_id)
-        _check_repository(api, repo_id, public=public)
+        exists = _check_repository(api, repo_id, public=public)
         if license is not None:
             _check_license(license)
+        return exists
 
 
-def _check_repository(api: HfApi, repo_id: str, *, public: bool) -> None:
+def _check_repository(api: HfApi, repo_id: str, *, public: bool) -> bool:
     try:
         there = api.dataset_info(repo_id)
     except RepositoryNotFoundError:
-        return
+        return False
     if there.private and public:
         raise UsageError(f"{repo_id} is private: open it in its settings on the Hub, or leave out --public.")
     if not there.private and not public:
@@ -72,6 +73,7 @@ def _check_repository(api: HfApi, repo_id: str, *, public: bool) -> None:
     names = {file.rfilename for file in there.siblings}
     if "audit.json" not in names and names - _EMPTY:
         raise UsageError(f"{repo_id} holds another data set ({first_few(sorted(names))}): choose another name.")
+    return True
 
 
 def _check_license(name: str) -> None:
@@ -167,18 +169,20 @@ def _where(dataset: Dataset, column: str, values: set) -> Dataset:
     return dataset.select([i for i, value in enumerate(dataset[column]) if value in values])
 
 
-def publish(parts: dict[str, Dataset], figures: dict, repo_id: str, *, public: bool) -> bool:
+def publish(parts: dict[str, Dataset], figures: dict, repo_id: str, *, public: bool, must_exist: bool = False) -> bool:
     """Publish what `prepare` returns as a data set of the Hub, and tell whether anything there has changed.
 
     File after file is written, uploaded and removed; then one commit makes all of them visible. Called again after any
-    failure it finishes the job, and what is uploaded already is not sent again.
+    failure it finishes the job, and what is uploaded already is not sent again. The repository is made if need be,
+    unless it has been there since the command began (`must_exist`).
 
     Raises:
-        RunError: it failed on the way.
+        RunError: it failed on the way, or the repository has vanished.
     """
     with tempfile.TemporaryDirectory() as scratch, repository.on_the_hub(f"publishing {repo_id}"):
         api = HfApi()
-        api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True)
+        if not must_exist:
+            api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True)
         there = api.dataset_info(repo_id)
         uploads, sizes = _upload(api, repo_id, parts, Path(scratch))
         card = render_card(figures, repo_id, sizes)

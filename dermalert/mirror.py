@@ -162,6 +162,7 @@ class Pushes(TrainerCallback):
         self.folder = folder
         self._links = folder / "pushing"
         self._pushed = 0
+        self._exists = False  # the repository, by what this run has seen
         self._next: int | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -178,7 +179,9 @@ class Pushes(TrainerCallback):
         repository.check_repo(self.branch.repo_id)
         with repository.on_the_hub(f"asking the Hub about {self.branch}"):
             repository.check_token(HfApi(), self.branch.repo_id)
-            held = _held(self.branch, _branches(self.branch).get(self.branch.name))
+            names = _branches(self.branch)
+            self._exists = bool(names)
+            held = _held(self.branch, names.get(self.branch.name))
             if held is None or (held.run is None and _is_fresh(held)):
                 return
         flag = f"--checkpoints_to '{self.branch}'"
@@ -293,10 +296,14 @@ class Pushes(TrainerCallback):
         """Make the branch hold a checkpoint, in one commit.
 
         Raises:
-            RunError: another run, or a machine that is further, pushes to the same branch.
+            RunError: another run, or a machine that is further, pushes to the same branch; or somebody has taken the
+            repository away, which is then not made again.
         """
-        api, folder = HfApi(), self._links / str(step)
-        held = _held(self.branch, _branches(self.branch).get(self.branch.name)) or self._created(api)
+        api, folder, names = HfApi(), self._links / str(step), _branches(self.branch)
+        if self._exists and not names:
+            raise RunError(f"{self.branch.repo_id} has vanished, or is hidden from this token, since this run began")
+        self._exists |= bool(names)
+        held = _held(self.branch, names.get(self.branch.name)) or self._created(api)
         if held.run not in (None, self._run()):
             raise RunError("it holds another run by now")
         if held.run is None and not _is_fresh(held):
@@ -317,14 +324,13 @@ class Pushes(TrainerCallback):
         self._pushed = step
 
     def _created(self, api: HfApi) -> Held:
-        """Create the branch, and the repository, for nobody else to see, if it is not there.
-
-        A repository that has vanished since this run pushed to it was taken away by somebody: it is not made again.
-        """
-        if not self._pushed:
+        """Create the branch, and once the repository, for nobody else to see, if it is not there."""
+        if not self._exists:
             api.create_repo(self.branch.repo_id, private=True, exist_ok=True)
+            self._exists = True
         api.create_branch(self.branch.repo_id, branch=self.branch.name, exist_ok=True)
-        return _held(self.branch, _branches(self.branch)[self.branch.name])
+        made = repository.refs(api, self.branch.repo_id, must_exist=True).branches
+        return _held(self.branch, made[self.branch.name])
 
 
 def _branches(branch: Branch) -> dict[str, str]:

@@ -27,8 +27,8 @@ _FIGURES = "evaluation/metrics.json"
 _ADDED = ("released", "previous", "history", "gate")  # to the figures, when a release is published
 
 
-def check_can_publish(repo_id: str, version: str) -> None:
-    """Find out, before the work is done, whether a release could be published.
+def check_can_publish(repo_id: str, version: str) -> bool:
+    """Find out, before the work is done, whether a release could be published; return whether the repository exists.
 
     Raises:
         UsageError: malformed name or version, no token, a token that may not write there, a tag that is taken, a
@@ -45,6 +45,7 @@ def check_can_publish(repo_id: str, version: str) -> None:
         _check_order(repo_id, refs.tags, version)
         if "main" in refs.branches:
             _check_main(repo_id, refs, version)
+        return bool(refs.branches)
 
 
 def _check_main(repo_id: str, refs: repository.Refs, version: str) -> None:
@@ -89,21 +90,23 @@ def _unfinished(repo_id: str, there: str, tags: Iterable[str]) -> UsageError:
     )
 
 
-def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = None) -> str:
+def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = None, must_exist: bool = False) -> str:
     """Publish a release folder as a tag of a model repository, and return in words what was done.
 
     Called again after any failure it finishes the job; where the tag already holds this release it does nothing.
 
     Args:
         folder: of the release; it is left as it is.
-        repo_id: model repository; made if need be.
+        repo_id: model repository; made if need be, once, and not again if it vanishes.
         version: the tag.
         accept: why a release that `comparing.gate` refuses is published all the same; goes into figures and card.
             What finishes a release keeps the reason that it was begun with.
+        must_exist: the repository has been there since this command began: it is not made.
 
     Raises:
         UsageError: see `check_can_publish`; a tag is taken if it holds another release.
-        RunError: the gate refuses it, somebody else published at the same time, or it failed on the way.
+        RunError: the gate refuses it, somebody else published at the same time, the repository has vanished, or it
+            failed on the way.
     """
     _check_names(repo_id, version)
     check_reason(accept)
@@ -113,7 +116,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
     with tempfile.TemporaryDirectory() as scratch, repository.on_the_hub(f"publishing {repo_id} {version}"):
         api, staging = HfApi(), f"staging-{version}"
         repository.check_token(api, repo_id)
-        refs = repository.refs(api, repo_id)
+        refs = repository.refs(api, repo_id, must_exist=must_exist)
         if version in refs.tags:
             _check_same(api, repo_id, refs.tags[version], folder, version, Path(scratch))
             said = f"Nothing to do: {repo_id}@{version} holds this release already."
@@ -154,7 +157,7 @@ def _publish(
         raise _unfinished(repo_id, f"another {version}", refs.tags)
     if not branches:
         patiently(api.create_repo, repo_id, exist_ok=True)
-        branches = repository.refs(api, repo_id).branches
+        branches = repository.refs(api, repo_id, must_exist=True).branches
     made = _to_main(api, repo_id, branches, ready, version, scratch / "back")
     _tag(api, repo_id, made, ready, version)
     return f"Published: {repo_id}@{version}. {_in_words(told, tag)}"
@@ -352,7 +355,7 @@ def _tag(api: HfApi, repo_id: str, commit: str, ready: Path, version: str) -> No
     except HfHubHTTPError as error:
         if status(error) != 409:
             raise
-        tagged = repository.refs(api, repo_id).tags[version]
+        tagged = repository.refs(api, repo_id, must_exist=True).tags[version]
         if _differing(api, repo_id, tagged, ready):
             raise _taken(repo_id, version) from error
 

@@ -28,6 +28,11 @@ FAILURES = (HTTP_ERROR, OSError, ValueError, KeyError, RuntimeError)
 """What the Hub's client raises, beside its HTTP errors: ValueError (refused metadata), KeyError (an answer without what
 it needs) and RuntimeError (an upload that broke off)."""
 
+NOT_THERE = (
+    "the Hub has no such repository any more, or does not show it to this token. A command makes a repository once, at "
+    "its start, and never again: find out who has removed it, then run the same command again."
+)
+
 Content = Mapping[str, Collection[str]]
 """Files by path, each with the ids that the Hub may give it: git's, or its sha256 where it is kept in LFS."""
 
@@ -37,6 +42,8 @@ def on_the_hub(what: str) -> Iterator[None]:
     """Turn a failure on the way into one sentence, without what could hold a token."""
     try:
         yield
+    except RepositoryNotFoundError as error:
+        raise RunError(f"{what} failed: {NOT_THERE}") from error
     except FAILURES as error:
         raise RunError(
             f"{what} failed ({type(error).__name__}: {reason(error)}). Run the same command again."
@@ -88,11 +95,17 @@ class Refs:
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def refs(api: HfApi, repo_id: str) -> Refs:
-    """Return the branches and tags of a repository."""
+def refs(api: HfApi, repo_id: str, *, must_exist: bool = False) -> Refs:
+    """Return the branches and tags of a repository.
+
+    Raises:
+        RunError: it must exist, because it has been there before, and does not.
+    """
     try:
         found = patiently(api.list_repo_refs, repo_id)
-    except RepositoryNotFoundError:
+    except RepositoryNotFoundError as error:
+        if must_exist:
+            raise RunError(f"{repo_id}: {NOT_THERE}") from error
         return Refs()
     return Refs(*({ref.name: ref.target_commit for ref in kind} for kind in (found.branches, found.tags)))
 
@@ -168,7 +181,8 @@ def commit(
     except HfHubHTTPError as error:
         if status(error) not in (409, 412) and not isinstance(error, RevisionNotFoundError | EntryNotFoundError):
             raise
-        made = refs(api, repo_id).branches.get(branch)  # a try of our own may have got there, its answer lost
+        # A try of our own may have got there, its answer lost.
+        made = refs(api, repo_id, must_exist=True).branches.get(branch)
     if made is None or differing(content(api, repo_id, made), wanted):
         raise RunError(
             f"somebody else has changed {repo_id} at the same time, and was first: look at what it holds now "

@@ -77,7 +77,7 @@ def deploy(
     """Have a Space serve a release, and wait until it runs; called again, it changes only what is not so yet.
 
     Args:
-        space_id: `USER/SPACE`; made where it is missing.
+        space_id: `USER/SPACE`; made where it is missing, and not again if it vanishes.
         model: the release, `USER/REPO@TAG`.
         private: for nobody else to see.
         shown: a folder of examples, see `space.examples`, in the place of the generated ones.
@@ -96,12 +96,12 @@ def deploy(
     with repository.on_the_hub(f"asking the Hub about {space_id} and {model}"):
         api = HfApi()
         repository.check_token(api, space_id)
-        _check_space(api, space_id, private=private)
+        exists = _check_space(api, space_id, private=private)
         files = local | {"README.md": _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
     with repository.on_the_hub(f"deploying {space_id}"):
-        patiently(
-            api.create_repo, space_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True
-        )
+        if not exists:
+            space = {"repo_type": "space", "space_sdk": "gradio", "private": private or None}
+            patiently(api.create_repo, space_id, **space, exist_ok=True)
         # Before the files, so that no build starts without knowing what to serve.
         changed = _set_variables(api, space_id, {"MODEL_ID": repo_id, "MODEL_REVISION": tag})
         before = patiently(api.space_info, space_id).sha
@@ -165,16 +165,18 @@ def _pythons(requirements: Path) -> Iterator[tuple[str, SpecifierSet]]:
         yield name, SpecifierSet(importlib.metadata.metadata(name)["Requires-Python"] or "")
 
 
-def _check_space(api: HfApi, space_id: str, *, private: bool) -> None:
+def _check_space(api: HfApi, space_id: str, *, private: bool) -> bool:
+    """Refuse a Space that is not ours or is open where it should not be; return whether there is one."""
     try:
         there = patiently(api.space_info, space_id)
     except RepositoryNotFoundError:
-        return
+        return False
     if private and not there.private:
         raise UsageError(f"{space_id} is public: make it private in its settings on the Hub, or leave out --private.")
     names = {file.rfilename for file in there.siblings}
     if "triage.py" not in names and names - _EMPTY:
         raise UsageError(f"{space_id} holds another app ({first_few(sorted(names))}): choose another name.")
+    return True
 
 
 def _commit_of(api: HfApi, repo_id: str, tag: str) -> str:

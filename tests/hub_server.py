@@ -53,12 +53,13 @@ class Fault:
 
     `method` is a regular expression for the whole method, `path` for any part of the percent-encoded path. The status
     "drop" breaks the connection off without an answer. With `after`, the request takes effect first: only the answer
-    is lost. `meanwhile` is called before the answer is sent: to kill the client, or to do what somebody else would.
+    is lost; with the status None it is not lost either. `meanwhile` is called before the answer is sent: to kill the
+    client, or to do what somebody else would.
     """
 
     method: str
     path: str
-    status: int | Literal["drop"]
+    status: int | Literal["drop"] | None
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     after: bool = False
@@ -230,6 +231,15 @@ class HubServer:
             tree = self.repo(repo_id, repo_type).tree(revision)
             return {path: self.blobs[etag(entry)] for path, entry in tree.items()}
 
+    def vanish(self, repo_id: str, repo_type: str = "model", *, at: str = "", skip: int = 0) -> None:
+        """Order that somebody takes a repository away right after a request, of those whose path has `at` in it."""
+        gone = f"{repo_type}s/{repo_id}"
+        self.faults.append(Fault(".*", at, None, skip=skip, meanwhile=lambda: self.repos.pop(gone, None)))
+
+    def creations(self) -> int:
+        """Return how many requests there were to make a repository."""
+        return sum(request.path == "/api/repos/create" for request in self.requests)
+
     def tags(self, repo_id: str, repo_type: str = "model") -> dict[str, str]:
         """Return the commit id of each tag."""
         return dict(self.repo(repo_id, repo_type).tags)
@@ -313,11 +323,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         with self.hub.lock:  # one request at a time, so that each of them is atomic
             fault = self._fault(url.path) if self.hub.open else Fault("", "", "drop")
-            answer = self._answer(url.path) if fault is None or fault.after else None
+            answer = self._answer(url.path) if fault is None or fault.after or fault.status is None else None
             if fault is not None:
                 if fault.meanwhile is not None:
                     fault.meanwhile()
-                answer = Answer(fault.status, {"error": "A fault on order."}, fault.headers)
+                if fault.status is not None:
+                    answer = Answer(fault.status, {"error": "A fault on order."}, fault.headers)
             self.hub.requests.append(Request(len(self.hub.requests), self.command, url.path, answer.status))
         if answer.status == "drop":
             self.close_connection = True

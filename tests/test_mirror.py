@@ -338,6 +338,39 @@ def test_of_checkpoints_that_wait_the_newest_is_pushed_and_the_others_are_said(f
     assert f"step 20 is not pushed to {REPO}@{NAME}: step 30 came before its turn" in caplog.text
 
 
+@pytest.mark.parametrize("at", ["repos/create", "/branch/", "/commit/", "/super-squash/"])
+def test_a_repository_that_vanishes_during_the_first_push_is_not_made_again(at, hub, folder, caplog):
+    hub.vanish(REPO, at=at)
+    pushes = push(folder, 10)
+    save(folder, 20)
+    pushes.on_save(None, TrainerState(global_step=20), None)
+    assert "has vanished" in pushes.finish()
+    assert not hub.repos
+    assert hub.creations() == 1
+    assert f"did not reach {REPO}@{NAME}" in caplog.text
+
+
+def test_a_repository_that_vanishes_between_two_pushes_is_not_made_again(hub, folder):
+    pushes = push(folder, 10)
+    hub.repos.clear()
+    save(folder, 20)
+    pushes.on_save(None, TrainerState(global_step=20), None)
+    assert pushes.finish() == (
+        f"{REPO}@{NAME} lacks the last checkpoint, step 20 ({REPO} has vanished, or is hidden from this token, since "
+        "this run began): run the same command again."
+    )
+    assert not hub.repos
+
+
+def test_a_repository_that_was_there_before_the_training_is_not_made_by_its_first_push(hub, folder):
+    hub.create(REPO)
+    pushes = mirror.Pushes(f"{REPO}@{NAME}", folder)
+    pushes.check(SETTINGS, None)
+    hub.repos.clear()
+    assert "has vanished" in pushes.finish()
+    assert not hub.creations()
+
+
 def test_a_push_that_fails_twice_at_the_commit_is_said_and_made_up_for_at_the_next_checkpoint(hub, folder, caplog):
     hub.faults.append(Fault("POST", "/commit/", 500, times=2))
     push(folder, 10)

@@ -367,6 +367,30 @@ def test_a_failure_on_the_way_shows_nothing_or_all_and_the_same_command_finishes
     assert "hf_write" not in said + caplog.text
 
 
+@pytest.mark.parametrize(
+    ("exists", "at"),
+    [
+        (False, "repos/create"),
+        (False, "/preupload/"),
+        (False, "/_lfs/"),
+        (True, "/api/datasets/tester/lesions$"),
+        (True, "/preupload/"),
+        (True, "/_lfs/"),
+    ],
+)
+def test_a_repository_that_vanishes_on_the_way_is_not_made_again(exists, at, hub, folders, monkeypatch):
+    monkeypatch.setattr(retries, "SECOND", 0)
+    if exists:
+        hub.create(REPO, "dataset", private=True)
+    hub.requests.clear()
+    hub.vanish(REPO, "dataset", at=at)
+    code, said = publish(folders, REPO)
+    assert code == 1
+    assert "the Hub has no such repository any more" in said
+    assert not hub.repos
+    assert hub.creations() == (0 if exists else 1)
+
+
 def test_a_hub_that_cannot_be_reached_is_said_in_one_sentence(hub, folders, monkeypatch):
     monkeypatch.setattr(retries, "SECOND", 0)
     hub.faults.append(Fault("GET", "whoami", "drop", times=100))

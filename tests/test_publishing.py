@@ -392,6 +392,49 @@ def test_a_hub_that_asks_to_wait_long_before_the_staging_branch_goes_does_not_fa
     assert set(hub.tags(REPO)) == {"v1.0.0"}
 
 
+VANISHED = "the Hub has no such repository any more, or does not show it to this token"
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["repos/create", "/branch/", "/preupload/staging", "/commit/staging", "/commit/main", "resolve/.*/config.json"],
+)
+def test_a_new_repository_that_vanishes_on_the_way_is_not_made_again(at, hub, folder):
+    hub.requests.clear()
+    hub.vanish(REPO, at=at)
+    with pytest.raises(RunError, match=VANISHED):
+        publishing.publish(folder, REPO, "v1.0.0")
+    assert not hub.faults[0].times
+    assert not hub.repos
+    assert hub.creations() == 1
+
+
+@pytest.mark.long
+def test_a_repository_that_vanishes_after_any_request_is_not_made_again(hub, kinds):
+    sweep = Sweep(hub, kinds)
+    for index in range(2, sweep.requests):  # the first two ask for the account and, here first, for the repository
+        sweep.reset()
+        hub.requests.clear()
+        hub.vanish(REPO, skip=index - 1)
+        try:
+            publishing.publish(sweep.folder, REPO, "v1.1.0")
+        except RunError as error:
+            assert VANISHED in str(error), index
+        assert not hub.faults[0].times, index
+        assert not hub.repos, index
+        assert not hub.creations(), index
+
+
+def test_a_repository_that_was_there_before_the_training_is_not_made_after_it(hub, folder):
+    hub.create(REPO)
+    assert publishing.check_can_publish(REPO, "v1.0.0")
+    hub.repos.clear()
+    assert not publishing.check_can_publish(REPO, "v1.0.0")
+    with pytest.raises(RunError, match=VANISHED):
+        publishing.publish(folder, REPO, "v1.0.0", must_exist=True)
+    assert not hub.repos
+
+
 def test_what_was_staged_on_another_day_is_finished_as_the_release_of_that_day(hub, folder, monkeypatch):
     hub.faults.append(Fault("POST", "/commit/main", 500, times=100))
     with monkeypatch.context() as then, pytest.raises(RunError):

@@ -312,6 +312,28 @@ def test_a_failure_that_passes_fails_no_deployment_although_it_took_effect(path,
     assert set(published.files(SPACE, repo_type="space")) == FILES
 
 
+@pytest.mark.parametrize(
+    ("exists", "at"),
+    [
+        (False, "repos/create"),
+        (False, "/variables"),
+        (False, "/commit/"),
+        (True, f"/api/spaces/{SPACE}$"),
+        (True, "/preupload/"),
+        (True, "/runtime"),
+    ],
+)
+def test_a_space_that_vanishes_on_the_way_is_not_made_again(exists, at, published):
+    if exists:
+        published.create(SPACE, "space", sdk="gradio")
+    published.requests.clear()
+    published.vanish(SPACE, "space", at=at)
+    with pytest.raises(RunError, match="the Hub has no such repository any more"):
+        deploy()
+    assert f"spaces/{SPACE}" not in published.repos
+    assert published.creations() == (0 if exists else 1)
+
+
 @pytest.mark.parametrize("status", [pytest.param(500, marks=pytest.mark.long), "drop"])
 @pytest.mark.parametrize("path", ON_THE_WAY)
 @pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
