@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
+from dermalert import subgroups
 from dermalert.sources import ORIGINS
 from dermalert.words import COMPARED, at_most, in_words, percent, percent_at_least, percent_at_most, threshold
 from space.readers import AGAINST_NEVI, READERS
@@ -67,9 +68,13 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
     def picture(name: str, title: str) -> str:
         return f"![{title}](evaluation/figures/{name})\n" if name in pictures else ""
 
+    held_out = metrics["splits"]["held_out"]
+    tests = held_out.get("subgroup_sensitivity", {}).get("tests", [])
     return render(
         _CARD,
         metrics=metrics,
+        differing=subgroups.differing(tests),
+        of_lesions=lambda kind, name: subgroups.as_served(kind, name, tests),
         front_matter=_front_matter(metrics),
         licence=_licence(metrics["data"]),
         credits=[CREDITS[source] for source in metrics["data"]["trained_on"] if source in CREDITS],
@@ -81,7 +86,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         on_nevi=[reader for reader in READERS if reader.task == AGAINST_NEVI],
         picture=picture,
         shortcut_sentence=_shortcut_sentence(metrics),
-        failures=_failures(metrics["splits"]["held_out"]["failures"]),
+        failures=_failures(held_out["failures"]),
     )
 
 

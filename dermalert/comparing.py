@@ -353,7 +353,7 @@ def gate(new: Answers, old: Answers | None) -> dict:
     report = compare(old, new) if old else None
     enough = report is not None and min(report["melanomas"], report["others"]) >= FEWEST
     found = run_tests(pair(old, new)) if enough else {}
-    found = {name: test | _of_interval(report[name]["difference"]) for name, test in found.items()}
+    found = {name: test | _of_interval(report[name]["difference"], test["n"]) for name, test in found.items()}
     reasons = _reasons(report, found, old, new) if old else []
     if ece["value"] > ECE:
         reasons.append(f"the expected calibration error is {words.in_words(ece, 3)}, above {ECE:.2f}")
@@ -418,9 +418,16 @@ def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -
     return {"n": n, "p": p, "level": level, "loss_shown": p <= level, "power": power}
 
 
-def _of_interval(difference: dict) -> dict:
-    """Return whether the 95 % interval of a change holds no 0, and no loss of the margin."""
-    low, high = (difference["value"] if difference[end] is None else difference[end] for end in ("low", "high"))
+def _of_interval(difference: dict, lesions: int) -> dict:
+    """Return whether the 95 % interval of a change holds no 0, and no loss of the margin.
+
+    Where the two answer alike, resampling has no interval; by the exact one for none of so many lesions, a share of
+    them may be lost all the same.
+    """
+    low, high = difference["low"], difference["high"]
+    if low is None:
+        unseen = 1 - 0.025 ** (1 / lesions)
+        low, high = difference["value"] - unseen, difference["value"] + unseen
     return {
         "excludes_zero": low > 0 or high < 0,
         "not_inferior": low > -noninferiority.MARGIN,
@@ -456,8 +463,8 @@ def verdict(told: dict) -> list[str]:
         excluded = "excluded" if test["not_inferior"] else "not excluded"
         lines.append(
             f"{words.COMPARED[name]} ({test['n']} lesions): a loss of {told['rules']['margin']:.2f} is {excluded}; the "
-            f"test finds one with a probability of {words.percent_at_least(test['power'])}. The interval of the change "
-            f"{'excludes' if test['excludes_zero'] else 'includes'} no change."
+            f"test finds one with a probability of {words.percent_at_least(test['power'])}. The 95 % interval "
+            f"of the change {'does not hold' if test['excludes_zero'] else 'holds'} zero."
         )
     return lines
 

@@ -148,7 +148,7 @@ def sentences(found: dict) -> list[str]:
     tests, weakest = found["tests"], found["weakest"]
     if not tests:
         return []
-    lines = [_sentence(test, len(tests)) for test in tests if test["p_corrected"] < SIGNIFICANCE]
+    lines = differing(tests)
     if not lines:
         lines = [
             f"In none of {len(tests)} subgroups does the alert's sensitivity differ beyond chance from the rest "
@@ -157,6 +157,24 @@ def sentences(found: dict) -> list[str]:
     if weakest is None:
         return [*lines, f"No subgroup has {FEWEST} melanomas: a weak one could go unnoticed."]
     return [*lines, f"The weakest subgroup with at least {FEWEST} melanomas: {_counted(weakest)}."]
+
+
+def differing(tests: list[dict]) -> list[str]:
+    """Return a sentence for each subgroup whose sensitivity differs beyond chance from that of the rest."""
+    return [_sentence(test, len(tests)) for test in tests if test["p_corrected"] < SIGNIFICANCE]
+
+
+def as_served(kind: str, name: str, tests: list[dict]) -> dict | None:
+    """Return `n_melanomas`, `n_found` and `sensitivity` of a subgroup's lesions; None where they were not compared.
+
+    Args:
+        kind: of the subgroup.
+        name: of the subgroup.
+        tests: those of `sensitivity_by_subgroup`; of two subgroups it has one, and the other as its rest.
+    """
+    of_kind = [test for test in tests if test["kind"] == kind]
+    rest = of_kind[0]["rest"] if len(of_kind) == 1 else None
+    return next((test for test in of_kind if test["name"] == name), rest)
 
 
 def _sentence(test: dict, n: int) -> str:

@@ -78,10 +78,41 @@ def results(output: Path) -> dict[str, pa.Table]:
     return {path.name: pq.read_table(path) for path in sorted(output.glob("[!.]*"))}
 
 
+HELD = """
+import os, sys, time
+from pathlib import Path
+from dermalert import archive
+from dermalert.__main__ import app
+
+read_for_real = archive.read_rows
+begun, go_on = map(Path, sys.argv.pop().split(","))
+
+def held(shard, model, output):  # in a process where `archive` is as it was
+    def read_rows(path):
+        for row in read_for_real(path):
+            if list(output.glob("*.parquet")):
+                (begun / str(os.getpid())).touch()
+                while not go_on.exists():
+                    time.sleep(0.02)
+            yield row
+
+    archive.read_rows = read_rows
+    return archive.judge_shard(shard, model, output)
+
+archive.judge_shard = held
+app()
+"""
+"""The command; once there is a result, each process stops in its next shard, says so in one folder, and waits."""
+
+
 @contextlib.contextmanager
-def command(shards: Path, release: str, output: Path, workers: int) -> Iterator[subprocess.Popen]:
+def command(
+    shards: Path, release: str, output: Path, workers: int, *, held: tuple[Path, Path] | None = None
+) -> Iterator[subprocess.Popen]:
     options = ["--model", release, "--output", output, "--workers", str(workers)]
-    line = [sys.executable, "-m", "dermalert", "triage-archive", shards, *options]
+    program = ["-c", HELD] if held else ["-m", "dermalert"]
+    line = [sys.executable, *program, "triage-archive", shards, *options]
+    line += [",".join(map(str, held))] if held else []
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
             yield running
@@ -467,16 +498,18 @@ def test_what_is_asked_wrongly_is_said(release, tmp_path):
 
 @NEEDS_RAY
 def test_on_two_processes_one_of_which_is_killed_the_results_are_those_of_one(taken, release, expected, tmp_path):
-    def processes() -> list[psutil.Process]:
-        below = psutil.Process(running.pid).children(recursive=True)
-        return [each for each in below if each.name().startswith("ray::judge")]
-
-    with command(taken, release, tmp_path / "out", 2) as running:
-        both = wait_for(lambda: (found := processes()) and len(found) == 2 and found, running)
-        wait_for(lambda: list(tmp_path.glob("out/*.part")), running)
+    begun, go_on = tmp_path / "begun", tmp_path / "go on"
+    begun.mkdir()
+    with command(taken, release, tmp_path / "out", 2, held=(begun, go_on)) as running:
+        wait_for(lambda: len(list(begun.iterdir())) == 2, running)
+        assert len(list(tmp_path.glob("out/*.part"))) == 2
         before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*.parquet")}
-        os.kill(both[0].pid, signal.SIGKILL)
+        killed = int(next(begun.iterdir()).name)
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: not psutil.pid_exists(killed), running)
+        go_on.touch()
         said, errors = running.communicate(timeout=300)
+    assert before
     assert running.returncode == 0, errors
     assert "6 of 6: " in said and "Traceback" not in errors
     assert before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*")}.items()

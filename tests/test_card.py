@@ -311,3 +311,26 @@ def test_what_was_found_elsewhere_is_said_only_where_it_was_measured():
     report["data"]["external"] = {}
     report["splits"] = {k: side for k, side in report["splits"].items() if not k.startswith("external/")}
     assert "the table by source says what was found" not in card.render_card(report, EVERYTHING)
+
+
+def with_subgroup(p_corrected: float) -> dict:
+    report = figures()
+    found = {"n_melanomas": 20, "n_found": 17, "sensitivity": {"value": 0.85, "low": 0.62, "high": 0.97}}
+    rest = {"n_melanomas": 100, "n_found": 100, "sensitivity": {"value": 1.0, "low": 0.96, "high": 1.0}}
+    kind, told = next((kind, told) for kind, told in report["splits"]["held_out"]["subgroups"].items() if "of" in told)
+    name = next(iter(told["of"]))
+    test = {"kind": kind, "name": name, **found, "rest": rest, "p": 0.004, "p_corrected": p_corrected}
+    report["splits"]["held_out"]["subgroup_sensitivity"] = {"tests": [test], "weakest": test, "sentences": []}
+    return report
+
+
+@pytest.mark.parametrize(("p_corrected", "named"), [(0.049, True), (0.051, False)])
+def test_the_limits_name_the_subgroups_whose_melanomas_are_missed_beyond_chance(p_corrected, named):
+    limits = card.render_card(with_subgroup(p_corrected)).split("## Limits")[1].split("\n## ")[0]
+    assert ("finds 17 of 20 melanomas, 0.85 [0.62-0.97]; in the rest 100 of 100" in limits) == named
+
+
+def test_the_table_of_subgroups_has_their_lesions_as_served_where_they_were_compared():
+    table = card.render_card(with_subgroup(1.0)).split("## Subgroups")[1].split("\n## ")[0]
+    assert "sensitivity and specificity without abstention" in table
+    assert table.count("0.85 [0.62-0.97] (n = 20) |") == 1

@@ -12,6 +12,7 @@ import pytest
 from hub_server import Fault
 from publisher import TIME
 from releases import IMAGES, LABELS, figures, made_up_answers, measured_release
+from scipy import stats
 from typer.testing import CliRunner
 
 from dermalert import comparing, metrics, noninferiority, seen, words
@@ -208,11 +209,21 @@ def spread(melanomas: int, others: int, *, melanoma: float = 0.8, other: float =
 
 
 def test_a_release_as_good_as_the_last_passes():
-    told = comparing.gate(spread(60, 60), spread(60, 60, name="v1.0.0"))
+    told = comparing.gate(spread(100, 60), spread(100, 60, name="v1.0.0"))
     assert told["refused_for"] == []
     assert told["verdict"] == "not inferior"
     assert told["against"] == "v1.0.0"
     assert told["rules"] == {"fewest": 50, "fall": 0.05, "margin": 0.05, "refusals_of_equals": 0.05, "ece": 0.10}
+
+
+@pytest.mark.parametrize(("melanomas", "excluded"), [(50, False), (71, False), (72, True), (200, True)])
+def test_of_too_few_lesions_equal_answers_exclude_no_loss(melanomas, excluded):
+    # Were 0.05 of all lost, of 71 none would be with a probability of 0.026, and of 72 of 0.025.
+    told = comparing.gate(spread(melanomas, 60), spread(melanomas, 60))
+    assert told["refused_for"] == []
+    assert told["tests"]["sensitivity"]["not_inferior"] == (stats.binom.pmf(0, melanomas, 0.05) < 0.025) == excluded
+    assert not told["tests"]["sensitivity"]["excludes_zero"]
+    assert told["verdict"] == ("not inferior" if excluded else "no loss shown")
 
 
 @pytest.mark.parametrize(("missed", "refused"), [(2, False), (5, False), (6, True)])
@@ -282,6 +293,7 @@ def test_what_the_gate_says_is_recorded_in_figures_and_card(folders, tmp_path):
     assert f"The gate refuses it in the place of {told['against']}" in card
     assert all(reason in card for reason in told["refused_for"])
     assert str(folders["good"]) not in json.dumps(told)
+    assert "The 95 % interval of the change does not hold zero." in card
 
 
 @pytest.mark.parametrize(("ece", "refused"), [(0.10, False), (0.11, True)])

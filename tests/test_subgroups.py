@@ -4,7 +4,7 @@ from datasets import Dataset
 from scipy import stats
 
 from dermalert.diagnoses import DIAGNOSES
-from dermalert.subgroups import holm, sensitivity_by_subgroup, subgroups
+from dermalert.subgroups import as_served, differing, holm, sensitivity_by_subgroup, subgroups
 
 MELANOMA = DIAGNOSES.index("melanoma")
 
@@ -162,3 +162,24 @@ def test_equal_subgroups_are_named_in_at_most_one_of_twenty_splits():
         told = sensitivity_by_subgroup(*melanomas("site", *counts))
         named += any(test["p_corrected"] < 0.05 for test in told["tests"])
     assert named / 150 <= 0.05
+
+
+def test_of_two_subgroups_that_are_each_others_rest_both_have_their_lesions_as_served():
+    tests = sensitivity_by_subgroup(*melanomas("sex", ("female", 7, 10), ("male", 29, 30)))["tests"]
+    assert [as_served("sex", name, tests)["n_found"] for name in ("female", "male")] == [7, 29]
+    assert as_served("sex", "male", tests)["sensitivity"]["value"] == pytest.approx(29 / 30)
+
+
+def test_what_was_not_compared_has_no_lesions_as_served():
+    tests = sensitivity_by_subgroup(*melanomas("age", (40.0, 5, 5), (60.0, 4, 5), (80.0, 5, 5)))["tests"]
+    assert as_served("age", "under 30", tests) is None
+    assert as_served("site", "trunk", tests) is None
+    assert as_served("age", "50 to 69", tests)["n_found"] == 4
+
+
+def test_only_subgroups_that_differ_beyond_chance_are_differing():
+    tests = sensitivity_by_subgroup(*melanomas("age", (40.0, 10, 29), (60.0, 79, 80), (80.0, 70, 71)))["tests"]
+    assert [line.split(",")[0] for line in differing(tests) if line.startswith("Lower")] == [
+        "Lower sensitivity beyond chance: age 30 to 49"
+    ]
+    assert differing(sensitivity_by_subgroup(*melanomas("sex", ("female", 9, 10), ("male", 9, 10)))["tests"]) == []
