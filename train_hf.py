@@ -172,9 +172,8 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes, a
         if config.onnx != "none":
             onnx_export.check(model, processor, config.onnx)
         audited = audit.audit(shipped, unreadable=faults)
-        others, told = external.load(
-            config.external, sides=sides, learnt=learnt_from, policy=config.repair, strict=config.strict, **loading
-        )
+        more = loading | {"strict": config.strict, "beside": config.dataset}
+        others, told = external.load(config.external, sides=sides, learnt=learnt_from, policy=config.repair, **more)
         columns.check()
         if resumed:
             runs.check_images(resumed.run, whose, str(resumed.branch), "name another branch")

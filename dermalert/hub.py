@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -15,6 +15,7 @@ from datasets import (
     Features,
     Image,
     IterableDataset,
+    Value,
     concatenate_datasets,
     load_dataset,
 )
@@ -31,9 +32,12 @@ from huggingface_hub.errors import (
 from dermalert import facts, layouts, tables
 from dermalert.errors import RunError, UsageError, did_you_mean, first_line
 from dermalert.layouts import Record
+from dermalert.unused import Unused
 
 # The base of all that the Hub client's HTTP library raises; which library that is depends on the client's version.
 HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+
+_UNREAD = "{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads one)"
 
 
 def is_name(name: str) -> bool:
@@ -80,6 +84,15 @@ def load(name: str, columns: tables.Columns, *, streaming: bool = False) -> tupl
     splits = {split: rows for split, rows in splits.items() if len(rows)}
     if not splits:
         raise UsageError(f"'{name}' holds no rows.")
+    if "split" in found and not columns.has_named("split", found["split"]):
+        split = tables.split_column(known, lambda column: _cells(splits.values(), others[known.index(column)]))
+        found = {field: column for field, column in found.items() if field != "split"} | (
+            {"split": split} if split else {}
+        )
+    unused = Unused(name)
+    unread = [column for column, feature in features.items() if isinstance(feature, Image) and column != image]
+    unused.add(_UNREAD, [*tables.unused_columns(known, found), *unread])
+    unused.report()
     records, pictures, first = [], [], 0
     for split, rows in splits.items():
         ids = _names(rows, image, f"{name}/{split}")
@@ -171,6 +184,26 @@ def _names(rows: Dataset, image: str, where: str) -> list[str]:
     ]
 
 
+def _more_telling(said: str, file: str) -> str:
+    """Return what a column calls an image, or its file's name where only that has the archive's number."""
+    return file if not said or (facts.isic_id(file) and not facts.isic_id(said)) else said
+
+
+def _name_of(feature: ClassLabel, number: int | None) -> str:
+    # In a split without labels the Hub writes -1.
+    return feature.int2str(number) if number is not None and number >= 0 else ""
+
+
+def _cells(parts: Iterable[Dataset], column: str) -> Iterator[object]:
+    """Yield the different things that a column of single values holds."""
+    for rows in parts:
+        feature = rows.features[column]
+        if isinstance(feature, ClassLabel):
+            yield from (_name_of(feature, number) for number in rows.unique(column))
+        elif isinstance(feature, Value):
+            yield from rows.unique(column)
+
+
 def _records(
     rows: Dataset, where: str, columns: Mapping[str, str], ids: Sequence[str], *, first: int
 ) -> Iterator[Record]:
@@ -179,16 +212,14 @@ def _records(
     for i, row in enumerate(rows):
         for column, feature in rows.features.items():
             if isinstance(feature, ClassLabel):
-                number = row[column]
-                # In a split without labels the Hub writes -1.
-                row[column] = feature.int2str(number) if number is not None and number >= 0 else ""
+                row[column] = _name_of(feature, row[column])
         kind = tables.kind_of(row, columns)
         if kind != "dermoscopic":
             other[kind] += 1
             continue
         shipped = {tables.shipped_as([split]), tables.split_of(row, columns)}
         yield Record(
-            image_id=tables.image_name(row[columns["image_id"]]) if "image_id" in columns else ids[i],
+            image_id=_more_telling(tables.image_name(row.get(columns.get("image_id"))), ids[i]),
             name=tables.label_of(row, columns),
             malignancy=tables.malignancy_of(row, columns),
             row=first + i,

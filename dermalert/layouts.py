@@ -36,7 +36,7 @@ _FILES_OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini", "license", "readme", 
 _EVERYBODYS = set(
     """all archive class classes crops data dataset datasets dermoscopy export exports files folder image images img
     imgs input inputs jpeg jpg main photo photos pic pics picture pictures png raw source sources split splits test
-    testing train training val valid validation""".split()  # noqa: SIM905
+    testing train training val valid validation v version final new old copy""".split()  # noqa: SIM905
 )
 
 _NO_FACTS: dict = {}  # one for all images
@@ -56,7 +56,7 @@ class Record:
     source: str = "unknown"
     """Where the picture was made, if its number does not tell: the name of what holds it."""
     space: str = ""
-    """Whose ids of patients and lesions these are, if not the source's; see `_space`."""
+    """Whose ids of patients and lesions these are, if not the source's; see `home`."""
     shipped_split: str | None = None
     malignancy: str = ""
     """What the source says of just that, if it has a column or folder for it."""
@@ -66,8 +66,13 @@ class Record:
     """Lesion, patient, age, sex and site, of those that the source knows."""
 
 
-def records(root: Path, columns: tables.Columns) -> list[Record]:
+def records(root: Path, columns: tables.Columns, space: str | None = None) -> list[Record]:
     """Return what a folder holds, under the source's own names.
+
+    Args:
+        root: the folder.
+        columns: the fields' columns.
+        space: see `Record.space`; by default the name of `home`.
 
     Raises:
         UsageError: the layout is none of those above, its tables contradict each other, or columns that were named are
@@ -80,7 +85,7 @@ def records(root: Path, columns: tables.Columns) -> list[Record]:
     near = [path for path in near if _OFFICIAL.match(path.name)]
     files = sorted(Path(path) for path in others if tables.is_table(Path(path)))
     found, beside = tables.read(files, columns, unused), tables.read(near, tables.Columns())
-    source, space = names.clean(root.resolve().name) or "unknown", _space(root)
+    source, space = names.clean(root.resolve().name) or "unknown", space or names.clean(home(root).name)
     twins = _twins([*files, *near])
     folder = _Folder(root, images, found, beside, unused)
     records = [
@@ -146,16 +151,16 @@ def _is_harmless(path: str) -> bool:
     return suffix in _TEXTS or os.path.basename(path).lower() in _FILES_OF_SYSTEMS or tables.is_table(Path(path))
 
 
-def _space(root: Path) -> str:
-    """Return whose a folder's ids are: the nearest folder whose name is not one that everybody uses, such as `images`.
+def home(root: Path) -> Path:
+    """Return whose a folder's ids are: the nearest folder whose name is not one that everybody uses, as `images_2024`.
 
     Two folders of one clinic, `clinic/train` and `clinic/test`, have one; `images` of two clinics have two.
     """
     folder = root.resolve()
     for one in (folder, *folder.parents):
-        if one.name and names.column(one.name) not in _EVERYBODYS:
-            return names.clean(one.name)
-    return names.clean(folder.name) or "unknown"
+        if not _EVERYBODYS.issuperset(re.findall(r"[^\W\d_]+", one.name.casefold())):
+            return one
+    return folder
 
 
 class _Folder:
@@ -219,7 +224,9 @@ class _Folder:
             if match.contested:
                 files = dict.fromkeys(path for path, _ in match.contested)
                 self.unused.add("{n} images are meant by several rows each, so that none is taken", files)
-            unread = table.unused_columns
+            shifted = f"{{n}} rows of '{name}' have more cells than it has columns, and may be shifted"
+            self.unused.add(shifted, table.overlong)
+            unread = table.unused_columns if match.rows else ()
             self.unused.add(f"{{n}} columns of '{name}' are not used (--columns FIELD=COLUMN reads one)", unread)
 
     def without_row(self) -> list[str]:
@@ -283,6 +290,12 @@ def labelled(found: list[Record], where: str, labels: tuple[str, ...] = diagnose
             left_out[record.name.split(":")[-1]] += 1
         else:
             kept.append(dataclasses.replace(record, name=label))
+    of_lists = [name for name in unknown if name.startswith(("[", "{"))]
+    if of_lists:
+        raise UsageError(
+            f"'{where}' gives a list as the diagnosis of an image ({of_lists[0][:60]}), not one name: give each image "
+            "one, or name another column (--columns label=COLUMN)."
+        )
     if unknown:
         names = list(dict.fromkeys(unknown))
         more = f" And {len(names) - 5} more such names." if len(names) > 5 else ""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dermalert import names
 from dermalert.tables import Table
 
+_LISTED = re.compile("isic[0-9]{7}")
+
 
 @dataclasses.dataclass
 class Match:
@@ -42,7 +44,7 @@ class Files:
             self.by_key[names.key(parts[-1])].append(path)
             number = names.archive_number(parts[-1])
             if number:
-                self.decorated |= names.key(parts[-1]) != number.casefold()
+                self.decorated |= names.key(parts[-1]) != names.key(number)
                 self.by_number[number].append(path)
 
     def below(self, folder: tuple[str, ...]) -> bool:
@@ -59,14 +61,14 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
         folder: where the table lies, in the files' terms: one beside images means those below it, any other means all.
     """
     within = folder if folder and files.below(folder) else ()
-    by_name: dict[tuple[str, ...], list[dict]] = defaultdict(list)
-    for parts, row in table.entries:
-        by_name[parts].append(row)
+    by_name: dict[tuple[str, ...], list[Sequence]] = defaultdict(list)
+    for parts, cells in table.entries:
+        by_name[parts].append(cells)
     wanted: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
     for row in by_name:
         for path, near in _candidates(row, files, folder, within):
             wanted[path].append((near, row))
-    return _settled(by_name, wanted)
+    return _settled(table, by_name, wanted)
 
 
 def _candidates(
@@ -75,7 +77,7 @@ def _candidates(
     """Return the files that a row may mean, each with how near it is."""
     key = names.key(row[-1])
     near = files.by_key.get(key, ())
-    if not near and not files.decorated and re.fullmatch(r"isic_[0-9]{7}", key):
+    if not near and not files.decorated and _LISTED.fullmatch(key):
         return []  # as most rows of an official list, which is longer than what lies here
     number = names.archive_number(row[-1])
     # ISIC 2019's `_downsampled` rows are left to files of that name: sides of releases that were made hang on it.
@@ -95,9 +97,10 @@ def _candidates(
     return [(path, near) for path, near in found if near == best]
 
 
-def _settled(by_name: dict, wanted: dict) -> Match:
+def _settled(table: Table, by_name: dict, wanted: dict) -> Match:
     rows, ambiguous, contested = {}, [], []
     meant: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    read: dict[tuple[str, ...], list[dict]] = {}
     for path, offers in wanted.items():
         best = max(near for near, _ in offers)
         first, *others = [row for near, row in offers if near == best]
@@ -105,7 +108,9 @@ def _settled(by_name: dict, wanted: dict) -> Match:
             contested += [(path, "/".join(row)) for row in (first, *others)]
         else:
             meant[first].append(path)
-            rows[path] = by_name[first]
+            if first not in read:
+                read[first] = [table.row(cells) for cells in by_name[first]]
+            rows[path] = read[first]
     for row, paths in meant.items():
         other = other_than_first(paths) if names.archive_number(row[-1]) is None else None
         if other:

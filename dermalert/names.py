@@ -6,6 +6,8 @@ compares names in the forms that this module gives. Where two different names ha
 which of them is meant.
 """
 
+import functools
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -14,10 +16,18 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _PLAIN = re.compile(r"\w+", re.ASCII)
-_ARCHIVE = re.compile(r"isic(?:[-_. ]{0,2}|%5f)(\d{7}(?:[-_ ]\d{7})*)(?!\d)", re.IGNORECASE)
+# Seven digits; or five or six, as a spreadsheet leaves of them. Fewer may be a year or somebody's own count.
+_ARCHIVE = re.compile(
+    r"isic(?:[-_. ]{0,2}|%5f)(\d{7}(?:[-_ ]\d{7})*)(?!\d)|isic[-_. ]{1,2}([1-9]\d{4,5}(?:[-_ ][1-9]\d{4,5})*)(?!\d)",
+    re.IGNORECASE,
+)
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _PAD = re.compile(r"(PAT_\d+)_(\d+)_\d+", re.IGNORECASE)
-_OWN_IDS = re.compile(r"(HAM|IP|IL|BCN|MSK\d*)_\d{6,}\w*", re.IGNORECASE)
+_OWN_IDS = re.compile(r"(HAM|IP|IL|BCN|MSK\d*)[-_ ](\d{6,}\w*)", re.IGNORECASE)
+# As nearly all names are: letters, or a word and what follows.
+_SHORT = re.compile(r"([a-z]+)_([a-z0-9]+)|[a-z][a-z0-9]*", re.IGNORECASE | re.ASCII)
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)[-_\s]+(?=\d)")
+_BETWEEN = re.compile(r"(?<=[^\W_])[-_\s]+(?=[^\W\d_])|(?<=[^\W\d_])[-_\s]+(?=\d)")
 # Roboflow's `_jpg.rf.HASH`, and what those who augment by hand write. A number in brackets is no such mark: Windows
 # numbers different pictures so.
 _COPY = (
@@ -25,11 +35,20 @@ _COPY = (
     re.compile(r"^(?P<name>.+?)[-_. ]+(?:aug|augmented)(?:[-_. ]?\d+)*$", re.IGNORECASE),
     re.compile(r"^(?:aug|augmented)[-_. ]+(?:\d+[-_. ]+)?(?P<name>.*[a-z].*)$", re.IGNORECASE),
 )
-_NOBODY = {"", "not available", "not known", "not recorded", "not given", "no id"}
-_NOBODY |= set("? ?? ??? - -- . * nan nat na n/a none null nil <na> #n/a #na #nv #n/v unk".split())  # noqa: SIM905
-_NOBODY |= {"not applicable", "none given", "keine angabe", "n/d", "(null)", "<null>", "[]", "\u2013", "\u2014", "tbd"}
-_NOBODY |= set("unknown unkown undefined unspecified unbekannt inconnu missing anonymous anon empty".split())  # noqa: SIM905
-_WHOSE = re.compile(r"\b(patients?|lesions?|id|person|subject)\b")
+# Words for nobody, letters and digits only.
+_NOBODY = set(
+    """
+    na nan nat nv nd ka none null nil void unk unknown unkown undefined unspecified unidentified undetermined
+    missing empty blank nobody noone no yes true false inf tbd tba tobedetermined pending todo dummy
+    placeholder anonymous anon anonymised anonymized deidentified redacted withheld hidden masked notavailable
+    unavailable notknown notrecorded notgiven notprovided notspecified notstated notapplicable nonegiven
+    notfound nodata other others various misc unbekannt keineangabe inconnu inconnue desconocido desconhecido
+    sconosciuto onbekend
+    """.split()  # noqa: SIM905
+) | {""}
+_WHOSE = re.compile(r"\b(patients?|pat|lesions?|ids?|person|subject|case|number|nr)\b")
+# A number below zero after a word; what a spreadsheet writes for an error; and `P?`.
+_NO_ID = re.compile(r"[a-z]*[\s_:#-]+-\d+(?:[.,]0+)?|#[\w/]+[!?]|x{2,}|[a-z\s_-]*\?+", re.ASCII)
 _WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
@@ -47,6 +66,8 @@ def readable(name: str) -> str:
 def clean(value: object) -> str:
     """Return a cell's text, composed (NFC), without what cannot be seen and with plain single blanks; None is empty."""
     text = "" if value is None else str(value)
+    if _PLAIN.fullmatch(text):  # as nearly all are, in tables of many thousands
+        return text
     if not text.isascii():
         text = _INVISIBLE.sub("", unicodedata.normalize("NFC", readable(text)))
     return " ".join(text.split())
@@ -54,7 +75,7 @@ def clean(value: object) -> str:
 
 def parts(path: object) -> tuple[str, ...]:
     """Return the folders and the name of a path, however it is separated."""
-    if isinstance(path, str) and _PLAIN.fullmatch(path):  # as nearly all are, in tables of many thousands
+    if isinstance(path, str) and _PLAIN.fullmatch(path):
         return (path,)
     found = clean(path).replace("\\", "/").split("/")
     return tuple(part.strip() for part in found if part.strip() not in ("", "."))
@@ -72,14 +93,16 @@ def without_suffix(name: str) -> str:
 def key(name: str) -> str:
     """Return the normal form of a file's name without folders: two spellings of one name have the same.
 
-    Case, suffixes and the form of characters do not count, nor do the leading zeros and `.0` of what is a number.
+    Case, suffixes and the form of characters do not count, nor do the leading zeros and `.0` of what is a number, nor
+    how words are parted: `scan-1`, `scan 1` and `scan_1` are one, but `1-2` is not 12.
     """
-    if _PLAIN.fullmatch(name) and name[0].isalpha():
-        return name.casefold()
+    short = _SHORT.fullmatch(name)
+    if short:
+        return (short[1] + short[2] if short[1] else name).casefold()
     plain = without_suffix(name).casefold()
     if not plain.isascii():
-        plain = unicodedata.normalize("NFKC", plain)
-    return whole(plain.strip())
+        plain = _DASHES.sub("-", unicodedata.normalize("NFKC", plain))
+    return whole(_BETWEEN.sub("", _BETWEEN_DIGITS.sub("_", plain.strip())))
 
 
 def whole(text: str) -> str:
@@ -111,7 +134,11 @@ def column(name: object) -> str:
 
 def number(cell: object) -> float | None:
     """Return a cell's number, with a decimal point or a decimal comma; None where it holds none."""
-    text = clean(cell)
+    return _number(clean(cell))
+
+
+@functools.lru_cache(1 << 14)  # a table has many rows, and few different numbers
+def _number(text: str) -> float | None:
     if text.count(",") == 1 and "." not in text:
         text = text.replace(",", ".")
     try:
@@ -120,6 +147,7 @@ def number(cell: object) -> float | None:
         return _WORDS.get(text.lower())
 
 
+@functools.lru_cache(1 << 15)  # each image is asked for several times
 def archive_number(name: str | None) -> str | None:
     """Return the number under which the ISIC archive holds an image, `ISIC_0025818`, wherever a name has it.
 
@@ -129,7 +157,7 @@ def archive_number(name: str | None) -> str | None:
         return None
     if not name.isascii():
         name = _DASHES.sub("-", unicodedata.normalize("NFKC", name))
-    found = {number for numbers in _ARCHIVE.findall(name) for number in re.split("[-_ ]", numbers)}
+    found = {number.zfill(7) for full, short in _ARCHIVE.findall(name) for number in re.split("[-_ ]", full or short)}
     return f"ISIC_{found.pop()}" if len(found) == 1 else None
 
 
@@ -148,10 +176,8 @@ def original(name: str) -> str | None:
 def person(value: object) -> str:
     """Return the normal form of a patient's or a lesion's id; an id of the archive's in its own spelling."""
     text = clean(value)
-    if not is_archive_id(text):
-        return whole(text)
-    kind, _, digits = text.partition("_")
-    return f"{kind.upper()}_{digits}"
+    own = _OWN_IDS.fullmatch(text)
+    return f"{own[1].upper()}_{own[2]}" if own else whole(text)
 
 
 def is_archive_id(text: str) -> bool:
@@ -159,14 +185,16 @@ def is_archive_id(text: str) -> bool:
     return _OWN_IDS.fullmatch(text) is not None
 
 
+@functools.lru_cache(1 << 14)
 def is_nobody(text: str) -> bool:
     """Tell whether an id says that nobody knows: a word such as `unknown`, a mark such as `?`, a number below zero."""
-    plain = clean(text).casefold()
-    value = number(plain)
+    plain = _DASHES.sub("-", clean(text).casefold())
+    value = None if plain in _WORDS else number(plain)
     if value is not None:
-        return value < 0 or value != value
+        return not 0 <= value < math.inf
+    words = " ".join(re.sub(r"[\W_]+", " ", plain).split())
     return (
-        plain in _NOBODY
-        or plain.replace(".", "") in {"na", "ka", "nd"}
-        or " ".join(_WHOSE.sub(" ", re.sub(r"[-_]", " ", plain)).split()) in _NOBODY
+        _NO_ID.fullmatch(plain) is not None
+        or words.replace(" ", "") in _NOBODY
+        or _WHOSE.sub("", words).replace(" ", "") in _NOBODY
     )

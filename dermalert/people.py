@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
@@ -21,7 +22,7 @@ def settle(records: list[Record], where: str) -> None:
     """Replace, in place, the ids of a source by those that tell people and lesions apart, and say what was done.
 
     An id that has implausibly many images beside all others is a word for nobody that this package does not know, and
-    so is a 0 that has more than the others. The archive's ids stay as they are.
+    so are a 0 that has more than the others and a 9999 that no 9998 comes before. The archive's ids stay as they are.
     """
     for field, what in _FIELDS.items():
         found = Counter(record.facts[field] for record in records if field in record.facts)
@@ -37,25 +38,37 @@ def _is_implausible(one: str, found: Mapping[str, int]) -> bool:
     others = max((n for other, n in found.items() if other != one), default=0)
     if one == "0" or one.endswith("_0"):  # the latter as PAD-UFES-20's lesions are numbered
         return one == "0" and found[one] > max(1, 3 * others)
-    return found[one] >= _MANY and found[one] >= _TIMES * max(others, 1)
+    few = [n for n in found.values() if n < _MANY]
+    if 2 * len(few) > len(found):  # two words for nobody must not excuse each other
+        others = max(few)
+    return _stands_for_nothing(one, found) or (found[one] >= _MANY and found[one] >= _TIMES * max(others, 1))
+
+
+def _stands_for_nothing(one: str, found: Mapping[str, int]) -> bool:
+    """Tell whether an id is 9999 and the like, as forms are filled in, where no id comes before it."""
+    nines = re.fullmatch(r"(\D*0*)(9{3,})", one)
+    if nines is None or f"{nines[1]}{int(nines[2]) - 1}" in found:
+        return False
+    return len(nines[2]) > 3 or found[one] > max((n for other, n in found.items() if other != one), default=1)
 
 
 def _one_spelling(ids: list[str]) -> dict[str, str]:
-    """Return for each id that is spelt in several ways, in capitals and small letters, the one that stands for all."""
+    """Return for each id that is spelt in several ways, such as `P-1` and `p_1`, the one that stands for all."""
     spellings = defaultdict(list)
     for one in ids:
-        spellings[one.casefold()].append(one)
+        spellings[names.key(one)].append(one)
     return {one: min(same) for same in spellings.values() if len(same) > 1 for one in same}
 
 
 def _say(strange: list[str], spelt: dict[str, str], found: Mapping[str, int], what: str, where: str) -> None:
     for one in strange:
         logger.warning(
-            "'%s' is no %s: %d images of '%s' have it, implausibly many, and are not joined by it",
+            "'%s' is no %s: %d images of '%s' have it, %s, and are not joined by it",
             one,
             what,
             found[one],
             where,
+            "a mark for what is missing" if _stands_for_nothing(one, found) else "implausibly many",
         )
     if spelt:
         logger.warning(

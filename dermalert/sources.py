@@ -92,6 +92,7 @@ def load(
     columns: Mapping[str, str] | Columns | None = None,
     streaming: bool = False,
     merge: bool = True,
+    beside: Iterable[str] = (),
     faults: list[str] | None = None,
 ) -> Dataset:
     """Load one or more data sets into the schema `FEATURES`.
@@ -110,6 +111,7 @@ def load(
         streaming: read data sets of the Hub row by row instead of downloading their files first.
         merge: without it the copies that several data sets hold stay too, and a column `named` tells under which of the
             names each row was loaded.
+        beside: names of what is loaded apart and compared with these, whose patients must not be taken for theirs.
         faults: a list, to which the files that cannot be read are added, each by its place in its data set.
 
     Raises:
@@ -118,7 +120,8 @@ def load(
     """
     of_fields = columns if isinstance(columns, Columns) else Columns(columns)
     names = list(names)
-    opened = [(name, *_opened(name, of_fields, streaming=streaming)) for name in names]
+    spaces = _spaces(names, beside)
+    opened = [(name, *_opened(name, of_fields, spaces.get(name), streaming=streaming)) for name in names]
     if of_fields is not columns:
         of_fields.check()
     labels = labels or _most_telling(records for _, records, _ in opened)
@@ -270,12 +273,28 @@ def _merge_copies(found: list[_Source]) -> None:
         source.rows, source.numbers = [source.rows[i] for i in left], [source.numbers[i] for i in left]
 
 
-def _opened(name: str, columns: Columns, *, streaming: bool) -> tuple[list[Record], Dataset]:
+def _spaces(names: Iterable[str], beside: Iterable[str]) -> dict[str, str]:
+    """Return for each folder whose its ids are: a name that no other folder has, with as many folders above as needed.
+
+    One that stands alone is called by its name only, so that the key of its patients' groups is that of ever.
+    """
+    homes = {name: layouts.home(Path(name)).parts for name in names if Path(name).is_dir()}
+    all_homes = {*homes.values(), *(layouts.home(Path(name)).parts for name in beside if Path(name).is_dir())}
+    spaces = {}
+    for name, home in homes.items():
+        others, depth = all_homes - {home}, 1
+        while any(other[-depth:] == home[-depth:] for other in others):
+            depth += 1
+        spaces[name] = clean("/".join(home[-depth:]))
+    return spaces
+
+
+def _opened(name: str, columns: Columns, space: str | None, *, streaming: bool) -> tuple[list[Record], Dataset]:
     """Return what a source holds, under its own names, and its images; no image is decoded yet."""
     if name == "demo":
         return _demo()
     if Path(name).is_dir():
-        records = layouts.records(Path(name), columns)
+        records = layouts.records(Path(name), columns, space)
         if not records:
             raise UsageError(
                 f"'{name}' has no images: it must hold one folder a diagnosis, alone or under Train/ and Test/, or "

@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
 import pyarrow as pa
@@ -24,17 +24,27 @@ logger = logging.getLogger(__name__)
 # By field of the schema, the columns that hold it: HAM10000, the ISIC challenges, the archive, PAD-UFES-20, the Hub.
 # The first that a table has is taken.
 _COLUMNS = {
-    "image_id": ("image_id", "isic_id", "image_name", "img_id", "image", "file_name", "filename", "id"),
+    "image_id": (
+        *("image_id", "isic_id", "image_name", "img_id", "image", "file_name", "filename", "image_path", "image_file"),
+        *("img_name", "img_path", "img_file", "file_path", "filepath", "path", "file", "img", "id"),
+    ),
     "label": ("dx", "diagnosis", "diagnostic", "label", "labels", "class"),
     "malignancy": ("benign_malignant", "target"),
     "lesion_id": ("lesion_id", "lesion", "lesion_number", "lesion_no"),
-    "patient_id": ("patient_id", "patient", "patient_number", "patient_no", "subject_id", "subject"),
+    # A case is a lesion in one set (Derm7pt), a patient in another: either way its images are of one person.
+    "patient_id": (
+        *("patient_id", "patient", "patient_number", "patient_no", "subject_id", "subject", "person_id"),
+        *("participant_id", "case_id", "case_number", "case_num", "case_no"),
+    ),
     "age": ("age", "age_approx", "age_approximate"),
     "sex": ("sex", "gender"),
     "skin_type": ("fitzpatrick_skin_type", "fitzpatrick", "fitspatrick", "skin_type"),
     "site": ("anatom_site_general", "anatom_site_general_challenge", "anatom_site_1", "localization", "region", "site"),
     "image_type": ("image_type", "modality"),
-    "split": ("split", "data_split", "dataset_split", "partition", "subset", "set"),
+    "split": (
+        *("split", "data_split", "dataset_split", "partition", "subset", "set", "phase", "usage", "fold", "is_test"),
+        *("is_testing", "test", "test_set", "in_test", "is_train", "is_training", "train", "train_set", "in_train"),
+    ),
 }
 FIELDS = ("image", *_COLUMNS)
 """What a column can hold. `image` is a column of pictures, or, in a table beside files, the same as `image_id`."""
@@ -64,7 +74,10 @@ _SITE = {word: site for site, words in _SITES.items() for word in words}
 
 _KNOWN = [*(c for columns in _COLUMNS.values() for c in columns), *_ONE_HOT, *sorted(_ISIC_2017), *_LEVELS, *_TWINS]
 _BY_FORM = {names.column(column): column for column in reversed(_KNOWN)}
-_SAME_KIND = {"lesion_id": "lesion", "patient_id": "patient", "label": "diagnos", "split": "split"}
+_SEEM_TO_COUNT = ("lesion", "patient", "case", "diagnos", "split", "test", "train", "fold")
+_TEST = frozenset({"test", "testing", "tests", "tst", "holdout", "heldout"})
+_TRAIN = frozenset("train training trn trainval val valid validation validate dev development eval evaluation".split())  # noqa: SIM905
+_YES_OR_NO = {"t": 1.0, "y": 1.0, "f": 0.0, "n": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,20 +100,73 @@ class Table:
         return shipped_as(re.split(r"[-_. ]", self.path.name))
 
     @functools.cached_property
-    def entries(self) -> list[tuple[tuple[str, ...], dict]]:
-        """Its rows, each with the folders and the name of the image that it names."""
-        named = [(names.parts(row[self.columns["image_id"]]), row) for row in _rows(self.path, self.header)]
+    def entries(self) -> list[tuple[tuple[str, ...], Sequence]]:
+        """Its rows, each as the folders and the name of the image that it names, and its cells.
+
+        Raises:
+            UsageError: a cell that is to be one name is a list.
+        """
+        _, rows = _read(self.path)
+        for field in ("image_id", "label", "malignancy"):
+            if field in self.columns and self.path.suffix.lower() in (".jsonl", ".parquet"):
+                self._refuse_lists(self.columns[field], rows)
+        at = self.header.index(self.columns["image_id"])
+        named = [(names.parts(row[at] if at < len(row) else None), row) for row in rows]
         return [(parts, row) for parts, row in named if parts]
+
+    def _refuse_lists(self, column: str, rows: Iterable[Sequence]) -> None:
+        at = self.header.index(column)
+        found = next((row[at] for row in rows if isinstance(row[at], (list, dict))), None)
+        if found is not None:
+            raise UsageError(f"'{self.path}': {holds_lists(column, found)}")
+
+    def row(self, cells: Sequence) -> dict:
+        """Return a row's cells by column, None where it is cut short."""
+        return _by_column(self.header, cells)
+
+    def cells(self, column: str) -> Iterator[object]:
+        """Yield what a column holds."""
+        at = self.header.index(column)
+        return (row[at] for _, row in self.entries if at < len(row))
+
+    @property
+    def overlong(self) -> list[str]:
+        """The images whose rows have more cells than there are columns, as an unquoted decimal comma makes them."""
+        end = len(self.header)
+        return ["/".join(parts) for parts, row in self.entries if len(row) > end and any(row[end:])]
 
     @property
     def unused_columns(self) -> list[str]:
-        """The columns that seem to hold what is kept of an image, and are not read."""
-        found = [c for field in ("image_id", *_SAME_KIND) for c in _COLUMNS[field] if c in self.header and c != "id"]
-        used = set(self.columns.values())
-        for field, word in _SAME_KIND.items():
-            if field not in self.columns and not (field == "label" and _has_several(self.header)):
-                found += [c for c in self.header if word in names.column(c) and c not in _KNOWN]
-        return [c for c in dict.fromkeys(found) if c not in used]
+        """The columns that are not read."""
+        return unused_columns(self.header, self.columns)
+
+
+def _by_column(header: Sequence[str], cells: Sequence) -> dict:
+    return dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=False))
+
+
+def holds_lists(column: str, cell: object) -> str:
+    """Return what is wrong with a column whose cells are to be one name each."""
+    return (
+        f"the column '{column}' holds a list for an image ({str(cell)[:60]}), not one name: give each image one, or "
+        "name another column (--columns FIELD=COLUMN)."
+    )
+
+
+def unused_columns(header: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    """Return the columns that are not read, first those that seem to hold what is kept of an image."""
+    used = {*columns.values(), *_of_diagnoses(header, columns)}
+    rest = [column or "(without a name)" for column in header if column not in used]
+    return sorted(rest, key=lambda c: c not in _KNOWN and not any(word in names.column(c) for word in _SEEM_TO_COUNT))
+
+
+def _of_diagnoses(header: Collection[str], columns: Mapping[str, str]) -> Iterable[str]:
+    """Return the columns among which `label_of` looks where none alone is the diagnosis."""
+    if columns.get("label"):
+        return ()
+    if _LEVELS[0] in header:
+        return _LEVELS
+    return _ISIC_2017 if set(header) >= _ISIC_2017 else _ONE_HOT
 
 
 def read(paths: Iterable[Path], columns: "Columns", unused: Unused | None = None) -> list[Table]:
@@ -112,7 +178,7 @@ def read(paths: Iterable[Path], columns: "Columns", unused: Unused | None = None
             header = _header(path)
             of_fields = columns.of(header)
             if "image_id" in of_fields:
-                found.append(Table(path, header, of_fields))
+                found.append(_with_split(Table(path, header, of_fields), columns))
             elif not set(header) >= set(_TWINS):
                 unused.add("{n} tables have no column that names an image, and are not used", [path.name])
     # A table that says only benign or malignant, such as a sample submission, does not count beside a diagnosis.
@@ -123,12 +189,34 @@ def read(paths: Iterable[Path], columns: "Columns", unused: Unused | None = None
     return found
 
 
+def _with_split(table: Table, columns: "Columns") -> Table:
+    """Return the table with the column that says a split in its cells, if one does."""
+    if "split" in table.columns and not columns.has_named("split", table.columns["split"]):
+        split = split_column(table.header, table.cells)
+        others = {field: column for field, column in table.columns.items() if field != "split"}
+        table = dataclasses.replace(table, columns=others | ({"split": split} if split else {}))
+    return table
+
+
+def split_column(header: Collection[str], cells: Callable[[str], Iterable]) -> str | None:
+    """Return the first column that is named after splits and names one in a cell: a `fold` of numbers does not.
+
+    Args:
+        header: the columns.
+        cells: gives what a column holds.
+    """
+    known = [column for column in _COLUMNS["split"] if column in header]
+    return next((column for column in known if any(_split_in(column, cell) for cell in cells(column))), None)
+
+
 def twins(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """Return the pairs of images that a list among the files calls copies, as ISIC 2020 ships one."""
     lists = [(path, _header(path)) for path in paths if _may_be_table(path)]
     lists = [(path, header) for path, header in lists if set(header) >= set(_TWINS)]
     return [
-        tuple(image_name(row[column]) for column in _TWINS) for path, header in lists for row in _rows(path, header)
+        tuple(image_name(by_column[name]) for name in _TWINS)
+        for path, header in lists
+        for by_column in (_by_column(header, cells) for cells in _read(path)[1])
     ]
 
 
@@ -150,7 +238,7 @@ def headers(raw: Iterable[object]) -> list[str]:
     """Return a table's columns, each that is known in the spelling of the sources, however it is written.
 
     Of two that are one column in two spellings, the first as the sources write it, or else the first, is that column;
-    the other keeps its own name.
+    the other keeps its own name. A name that stands twice is numbered, so that the first counts.
     """
     raw = [names.clean(column) for column in raw]
     forms = [_BY_FORM.get(names.column(column)) for column in raw]
@@ -158,18 +246,13 @@ def headers(raw: Iterable[object]) -> list[str]:
     found: list[str] = []
     for column, known in zip(raw, forms, strict=True):
         known = column if column in _KNOWN else None if known in as_known else known
-        found.append(column if known is None or known in found else known)
+        name = column if known is None or known in found else known
+        found.append(f"{name} ({found.count(name) + 1})" if name in found else name)
     return found
 
 
 def _header(path: Path) -> list[str]:
     return headers(_read(path, rows=False)[0])
-
-
-def _rows(path: Path, header: list[str]) -> Iterator[dict]:
-    _, rows = _read(path)
-    for row in rows:
-        yield dict(zip(header, [*row, *[None] * (len(header) - len(row))], strict=False))
 
 
 def _read(path: Path, *, rows: bool = True) -> tuple[list[str], Iterable[Sequence]]:
@@ -242,16 +325,28 @@ def shipped_as(words: Iterable[str]) -> str | None:
 
 def split_of(row: Mapping, columns: Mapping[str, str]) -> str | None:
     """Return `test` or `train` by the row's own column of that; see `shipped_as`."""
-    cell = row.get(columns.get("split"))
-    word = names.column(cell).removesuffix("set").removesuffix("split").removesuffix("data")
-    if word in ("holdout", "heldout", "tst", "tests"):
-        return "test"
-    if word in ("dev", "trn", "eval", "evaluation", "development", "validate"):
-        return "train"
-    shipped = shipped_as([word]) or shipped_as(re.findall("[a-z]+", names.clean(cell).casefold()))
-    if shipped is None and word:
-        _say_unknown_split(names.clean(cell))
-    return shipped
+    column = columns.get("split", "")
+    cell = row.get(column)
+    split, word = _split_in(column, cell), names.clean(cell)
+    if split is None and word:
+        _say_unknown_split(word)
+    return split
+
+
+def _split_in(column: str, cell: object) -> str | None:
+    """Return the split that a cell names, or answers where the column asks: `is_test`, `train`."""
+    return _split_of_text(names.column(column), names.clean(cell))
+
+
+@functools.lru_cache(4096)  # a column has few different words
+def _split_of_text(column: str, text: str) -> str | None:
+    asked = "test" if "test" in column else "train" if "train" in column else None
+    answer = _YES_OR_NO.get(text.casefold(), names.number(text)) if asked else None
+    if answer in (0, 1):
+        return asked if answer else ("train", "test")[asked == "train"]
+    words = re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text)  # "PublicTest"
+    words = {re.sub("(data|split|set)+$", "", word) for word in (names.column(text), *map(str.lower, words))}
+    return "test" if words & _TEST else "train" if words & _TRAIN else None
 
 
 @functools.cache
@@ -331,6 +426,10 @@ class Columns:
         if "image" in given:
             given = {"image_id": given.pop("image")} | given
         return {field: column for field, column in (guessed | given).items() if column}
+
+    def has_named(self, field: str, column: str) -> bool:
+        """Tell whether a person has named the column for the field."""
+        return field in self.given and names.column(self.given[field]) == names.column(column)
 
     def check(self) -> None:
         """Refuse what no table had.

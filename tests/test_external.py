@@ -1,7 +1,7 @@
 import shutil
 
 import pytest
-from pictures import class_folders, picture
+from pictures import class_folders, picture, write_table
 
 from dermalert import duplicates, external, seen, sources, splits
 from dermalert.errors import UsageError
@@ -48,6 +48,17 @@ def test_a_data_set_that_was_learnt_from_is_refused(learnt, tmp_path):
     shutil.copy(learnt[1]["train"][0]["image"].filename, tmp_path / "same" / "nevus" / "copy.png")
     with pytest.raises(UsageError, match="nothing is left of --external again: all its images have kin among those"):
         load([f"again={tmp_path / 'same'}"], learnt)
+
+
+def test_a_patient_of_another_clinic_whose_folder_has_the_same_name_is_no_kin(tmp_path):
+    for n, place in enumerate(("north/derm", "south/derm")):
+        root = class_folders(tmp_path / place, images=60 - 50 * n, first_seed=5000 * n, labels=("nevus",))
+        rows = [{"image": p.stem, "patient_id": i} for i, p in enumerate(sorted(root.rglob("*.png")))]
+        write_table(root / "metadata.csv", rows)
+    north, south = str(tmp_path / "north/derm"), str(tmp_path / "south/derm")
+    sides = splits.split(sources.load([north]))
+    options = {"sides": sides, "learnt": seen.of(sides), "policy": "none", "beside": [north]}
+    assert len(external.load([f"south={south}"], **options)[0]["external/south"]) == 10
 
 
 @pytest.mark.parametrize("asked", ["photos/", "=photos/", "a b=photos/", "clinic="])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from hub_server import Fault
 from huggingface_hub.constants import HF_HUB_CACHE
 from pictures import class_folders, picture, write_table
@@ -274,3 +274,65 @@ def test_the_archives_number_is_read_from_the_file_where_no_column_says_it(hub, 
     assert dataset["image_id"][2:] == ["tester/lesions/train/2", "tester/lesions/train/3"]
     _, told = repair.repair(dataset, "archive")
     assert told["relabelled"] == {"nevus": {"actinic keratosis": 2}}
+
+
+def published(hub, features: dict, rows: list[dict]) -> None:
+    rows = [{"image": encoded(i)} | row for i, row in enumerate(rows)]
+    table = Dataset.from_list(rows, features=Features({"image": Image(), **features}))
+    publish(hub, {"data/train-0.parquet": parquet(table)})
+
+
+LIST_LABELS = {
+    "of names": (List(Value("string")), ["melanoma"]),
+    "of classes": (List(ClassLabel(names=["nevus", "melanoma"])), [1]),
+    "as text": (Value("string"), "['nevus', 'melanoma']"),
+}
+
+
+@both_ways
+@pytest.mark.parametrize("kind", LIST_LABELS)
+def test_a_list_as_a_label_is_refused_as_a_list(hub, options, kind):
+    feature, label = LIST_LABELS[kind]
+    published(hub, {"label": feature}, [{"label": label}, {"label": label}])
+    with pytest.raises(UsageError, match=r"'tester/lesions' gives a list as the diagnosis of an image") as error:
+        load(**options)
+    assert "none of the nine" not in str(error.value)
+
+
+@both_ways
+def test_every_column_that_is_not_used_is_said(hub, options, caplog):
+    words = {name: Value("string") for name in ("label", "camera", "case_no", "patient_id")}
+    row = {"label": "nevus", "camera": "x", "case_no": "1", "patient_id": "P1"}
+    published(hub, words | {"vector": List(Value("float32"))}, [row | {"vector": [1.0]}] * 2)
+    load(**options)
+    assert "3 columns of 'tester/lesions' are not used (--columns FIELD=COLUMN reads one): case_no" in caplog.text
+
+
+@both_ways
+@pytest.mark.parametrize("column", ["image_path", "path", "img", "filepath", "file", "file_name", "image_name"])
+def test_the_column_of_names_is_known_by_its_usual_names(hub, options, column):
+    published(hub, {"label": Value("string"), column: Value("string")}, [{"label": "nevus", column: "a/ISIC_81.png"}])
+    assert load(**options)["image_id"] == ["ISIC_81"]
+
+
+def test_the_archives_number_of_a_file_tells_more_than_a_column_without_it(hub):
+    row = {"image": encoded(1) | {"path": "ISIC_0025818.png"}, "label": "nevus", "file": "17.png"}
+    published(hub, {"label": Value("string"), "file": Value("string")}, [row])
+    assert load()["image_id"] == ["ISIC_0025818"]
+
+
+SPLITS = {
+    "is_test": (Value("bool"), True, False),
+    "Phase": (ClassLabel(names=["Training", "PublicTest"]), 1, 0),
+    "usage": (Value("string"), "held-out", "val"),
+    "in_train": (Value("int64"), 0, 1),
+}
+
+
+@both_ways
+@pytest.mark.parametrize("column", SPLITS)
+def test_a_column_that_plainly_says_a_split_is_one(hub, options, column):
+    feature, test, train = SPLITS[column]
+    rows = [{"label": "nevus", "fold": i, column: test if i == 2 else train} for i in range(3)]
+    published(hub, {"label": Value("string"), "fold": Value("int64"), column: feature}, rows)
+    assert load(**options)["shipped_split"] == ["train", "train", "test"]

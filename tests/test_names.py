@@ -418,3 +418,249 @@ def test_usual_words_for_a_split_are_known(word, split):
 def test_an_unknown_word_for_a_split_is_said(caplog):
     assert tables.split_of({"part": "moonlight"}, {"split": "part"}) is None
     assert "a split column says 'moonlight'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("ISIC_25818", "ISIC_0025818"),
+        ("isic-254321.jpg", "ISIC_0254321"),
+        ("ISIC 10003_aug_1", "ISIC_0010003"),
+        ("ISIC_2019", None),
+        ("ISIC_7", None),
+        ("isic_25818_25819", None),
+        ("ISIC_02581", None),
+    ],
+)
+def test_an_archive_number_without_its_leading_zeros_is_known_and_a_year_is_none(name, number):
+    assert names.archive_number(name) == number
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Scan-7 b", "scan_7_b"),
+        ("left arm.png", "left_arm"),
+        ("P 1", "p-1"),
+        ("2020-01-02", "2020_01_02"),
+        ("P1", "P_1"),
+    ],
+)
+def test_what_parts_the_words_of_a_name_does_not_count(one, other):
+    assert names.key(one) == names.key(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("1-2", "12"), ("a1_2", "a12"), ("3 04", "304"), ("-1", "1")])
+def test_what_parts_two_numbers_counts(one, other):
+    assert names.key(one) != names.key(other)
+
+
+@pytest.mark.parametrize("text", ["ip-1234567", "IP 1234567", "IP_1234567"])
+def test_a_patient_of_the_archive_has_one_spelling(text):
+    assert names.is_archive_id(text) and names.person(text) == "IP_1234567"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "xxx",
+        "XX",
+        "P?",
+        "patient ?",
+        "patient_-1",
+        "Pat -99",
+        "case--1",
+        "n.a.",
+        "tbd",
+        "T.B.D.",
+        "anonymous",
+        "N o n e",
+    ]
+    + ["not-known", "de-identified", "#REF!", "#VALUE!", "\u22121", "***", "inf", "Patient No.", "not_provided"],
+)
+def test_further_placeholders_are_nobody(word):
+    assert names.is_nobody(word)
+
+
+@pytest.mark.parametrize("word", ["X", "x1", "P", "case-1", "NH", "patient_1?2", "Nan Li", "9-1", "unknown_7"])
+def test_further_ids_are_somebody(word):
+    assert not names.is_nobody(word)
+
+
+def patients(root: Path, ids: list[str]) -> int:
+    """Return how many groups images of these patients are."""
+    class_folders(root, images=len(ids), labels=("nevus",))
+    rows = [{"file_name": p.name, "patient_id": one} for p, one in zip(sorted(root.rglob("*.png")), ids, strict=True)]
+    write_table(root / "metadata.csv", rows)
+    return len(set(sources.load([str(root)])["group"]))
+
+
+@pytest.mark.parametrize("mark", ["9999", "99999", "P9999", "999"])
+def test_a_number_of_nines_that_none_comes_before_is_nobody(tmp_path, mark, caplog):
+    assert patients(tmp_path / "clinic", [mark] * 4 + ["1", "2", "2"]) == 6
+    assert f"'{mark}' is no patient: 4 images" in caplog.text and "a mark for what is missing" in caplog.text
+
+
+def test_a_number_of_nines_in_a_row_of_numbers_is_somebody(tmp_path):
+    assert patients(tmp_path / "clinic", ["9998", "9999", "9999", "9999"]) == 2
+
+
+def test_two_words_for_nobody_do_not_excuse_each_other(tmp_path):
+    assert patients(tmp_path / "clinic", ["walk-in"] * 25 + ["street"] * 25 + ["1", "1", "2", "3", "4"]) == 54
+
+
+def test_a_few_patients_of_many_images_each_are_people(tmp_path):
+    assert patients(tmp_path / "clinic", ["1"] * 25 + ["2"] * 30 + ["3"] * 3) == 3
+
+
+def test_ids_that_differ_by_what_parts_them_are_one_patient_and_that_is_said(tmp_path, caplog):
+    assert patients(tmp_path / "clinic", ["P-1", "p 1", "P_1", "P1-2", "P12"]) == 3
+    assert "are spelt in several ways, and taken for one: P-1, P_1, p 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names_of_files", "row", "lesion_of"),
+    [
+        (("a_1", "a1"), "a1", {"a_1": None, "a1": "clinic: L1"}),
+        (("scan-7", "scan_8"), "scan 7", {"scan-7": "clinic: L1", "scan_8": None}),
+        (("b 1", "b-1"), "b_1", {"b 1": None, "b-1": None}),
+    ],
+)
+def test_files_that_a_row_cannot_tell_apart_are_not_merged(tmp_path, names_of_files, row, lesion_of, caplog):
+    (tmp_path / "clinic" / "nevus").mkdir(parents=True)
+    for i, name in enumerate(names_of_files):
+        picture(i).save(tmp_path / "clinic" / "nevus" / f"{name}.png")
+    write_table(tmp_path / "clinic" / "metadata.csv", [{"image": row, "lesion_id": "L1"}])
+    found = sources.load([str(tmp_path / "clinic")])
+    assert dict(zip(found["image_id"], found["lesion_id"], strict=True)) == lesion_of
+    assert ("names are borne by different images" in caplog.text) == (row == "b_1")
+
+
+@pytest.mark.parametrize(
+    "column", ["image_path", "Path", "img", "file path", "FILE", "filename", "image_name", "isic_id"]
+)
+def test_the_column_of_images_is_known_by_its_usual_names(tmp_path, column):
+    files = clinic(tmp_path / "clinic")
+    write_table(tmp_path / "clinic" / "meta.csv", [{column: f, "lesion_id": i % 2} for i, f in enumerate(files)])
+    assert set(sources.load([str(tmp_path / "clinic")])["group"]) == {"clinic: 0", "clinic: 1"}
+
+
+@pytest.mark.parametrize(
+    ("column", "test", "train"),
+    [
+        ("is_test", "True", "False"),
+        ("Is Test", "1", "0"),
+        ("isTest", "yes", "no"),
+        ("in_train", "f", "t"),
+        ("Phase", "PublicTest", "Training"),
+        ("usage", "holdout set", "dev"),
+        ("fold", "test", "train"),
+        ("subset", "testset2", "trainset1"),
+    ],
+)
+def test_a_column_that_plainly_says_a_split_is_one(tmp_path, column, test, train):
+    files = clinic(tmp_path / "clinic")
+    rows = [{"file_name": f, column: test if i > 5 else train} for i, f in enumerate(files)]
+    write_table(tmp_path / "clinic" / "metadata.csv", rows)
+    assert sorted(sources.load([str(tmp_path / "clinic")])["shipped_split"]) == ["test"] * 2 + ["train"] * 6
+
+
+@pytest.mark.parametrize("column", ["fold", "split", "Set"])
+def test_folds_by_number_are_no_split_and_are_said(tmp_path, column, caplog):
+    files = clinic(tmp_path / "clinic")
+    rows = [{"file_name": f, column: i % 5, "subset": "test" if i > 5 else "train"} for i, f in enumerate(files)]
+    write_table(tmp_path / "clinic" / "metadata.csv", rows)
+    assert sources.load([str(tmp_path / "clinic")])["shipped_split"].count("test") == 2
+    assert "1 columns of 'metadata.csv' are not used" in caplog.text
+    assert "a split column says" not in caplog.text
+
+
+def test_every_column_that_is_not_used_is_said_in_one_line(tmp_path, caplog):
+    files = clinic(tmp_path / "clinic")
+    more = {"camera": "x", "": 1, "Biopsy": "yes", "lesion_code": "K1", "phase": 3, "lesion_id": 4, "sex": "f"}
+    write_table(tmp_path / "clinic" / "metadata.csv", [{"file_name": f, **more} for f in files])
+    sources.load([str(tmp_path / "clinic")])
+    said = [m for m in caplog.messages if "columns" in m]
+    assert len(said) == 1
+    assert "5 columns of 'metadata.csv' are not used" in said[0]
+    assert said[0].endswith(": lesion_code, phase, camera, (without a name), Biopsy")
+
+
+def test_a_column_that_stands_twice_and_rows_that_are_too_long_are_said(tmp_path, caplog):
+    files = clinic(tmp_path / "clinic")
+    lines = ["file_name,lesion_id,lesion_id", *(f"{f},L{i % 2},K" + ",1" * (i == 3) for i, f in enumerate(files))]
+    (tmp_path / "clinic" / "metadata.csv").write_text("\n".join(lines))
+    assert set(sources.load([str(tmp_path / "clinic")])["group"]) == {"clinic: L0", "clinic: L1"}
+    assert "1 columns of 'metadata.csv' are not used (--columns FIELD=COLUMN reads one): lesion_id (2)" in caplog.text
+    assert (
+        f"1 rows of 'metadata.csv' have more cells than it has columns, and may be shifted: {files[3]}" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("column", ["case_id", "Case Number", "participant_id"])
+def test_the_images_of_one_case_are_one_persons(tmp_path, column):
+    files = clinic(tmp_path / "clinic")
+    write_table(tmp_path / "clinic" / "metadata.csv", [{"file_name": f, column: i // 4} for i, f in enumerate(files)])
+    assert len(set(sources.load([str(tmp_path / "clinic")])["group"])) == 2
+
+
+def test_a_case_beside_a_patient_is_not_used_and_said(tmp_path, caplog):
+    files = clinic(tmp_path / "clinic")
+    rows = [{"file_name": f, "case_id": i, "patient_id": i % 2} for i, f in enumerate(files)]
+    write_table(tmp_path / "clinic" / "metadata.csv", rows)
+    assert len(set(sources.load([str(tmp_path / "clinic")])["group"])) == 2
+    assert "1 columns of 'metadata.csv' are not used (--columns FIELD=COLUMN reads one): case_id" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("north/images_2024", "south/images_2024"),
+        ("a/derm", "b/derm"),
+        ("x/ward/derm", "y/ward/derm"),
+        ("a/b/2024", "c/2024"),
+    ],
+)
+def test_two_folders_of_one_name_share_no_patients(tmp_path, places):
+    for n, place in enumerate(places):
+        root = class_folders(tmp_path / place, images=2, first_seed=100 * n, labels=("nevus",))
+        write_table(root / "metadata.csv", [{"image": p.stem, "patient_id": 1} for p in root.rglob("*.png")])
+    found = sources.load([str(tmp_path / place) for place in places])
+    assert len(set(found["group"])) == 2 and found["group"][0] == found["group"][1]
+
+
+def test_two_folders_of_one_clinic_share_its_patients(tmp_path):
+    for n, place in enumerate(("clinic/train", "clinic/test_2024")):
+        root = class_folders(tmp_path / place, images=2, first_seed=100 * n, labels=("nevus",))
+        write_table(root / "metadata.csv", [{"image": p.stem, "patient_id": "P1"} for p in root.rglob("*.png")])
+    found = sources.load([str(tmp_path / "clinic" / name) for name in ("train", "test_2024")])
+    assert set(found["group"]) == {"clinic: P1"}
+
+
+def test_what_a_folders_ids_are_called_does_not_hang_on_its_place_where_no_other_has_its_name(tmp_path):
+    for place in ("a/derm", "b/skin"):
+        root = class_folders(tmp_path / place, images=2, labels=("nevus",))
+        write_table(root / "metadata.csv", [{"image": p.stem, "patient_id": 1} for p in root.rglob("*.png")])
+    found = sources.load([str(tmp_path / "a/derm"), str(tmp_path / "b/skin")], merge=False)
+    assert set(found["patient_id"]) == {"derm: 1", "skin: 1"}
+    beside = sources.load([str(tmp_path / "a/derm")], beside=[str(tmp_path / "c"), str(tmp_path / "a/derm")])
+    assert set(beside["patient_id"]) == {"derm: 1"}
+
+
+LISTS = {
+    "metadata.jsonl": lambda rows, path: path.write_text("".join(json.dumps(row) + "\n" for row in rows)),
+    "metadata.parquet": lambda rows, path: pq.write_table(pa.Table.from_pylist(rows), path),
+    "metadata.csv": lambda rows, path: write_table(path, rows),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("label", [["melanoma"], ["nevus", "melanoma"]])
+def test_a_list_as_a_label_is_refused_as_a_list(tmp_path, kind, label):
+    (tmp_path / "set").mkdir()
+    for i in range(2):
+        picture(i).save(tmp_path / "set" / f"{i}.png")
+    LISTS[kind]([{"file_name": f"{i}.png", "label": label} for i in range(2)], tmp_path / "set" / kind)
+    with pytest.raises(UsageError, match=r"a list .*, not one name: give each image one") as error:
+        sources.load([str(tmp_path / "set")])
+    assert "none of the nine" not in str(error.value)
