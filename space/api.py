@@ -2,7 +2,9 @@
 
 import base64
 import contextlib
+import hashlib
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypedDict
@@ -119,10 +121,15 @@ def image_of(data: list) -> dict | bytes | None:
             raise CannotJudge(f"Cannot be assessed: {content}")
         return content
     file = {"path": data[0]} if isinstance(data[0], str) else data[0]
-    if not isinstance(file, dict) or not isinstance(file.get("path") or file.get("url"), str):
+    path = (file.get("path") or file.get("url")) if isinstance(file, dict) else None
+    if not isinstance(path, str):
         raise CannotJudge(f"Cannot be assessed: the image must be {_IMAGE}.")
-    return {"path": file.get("path") or file["url"], "meta": {"_type": "gradio.FileData"}}
+    if _ELSEWHERE.match(path):
+        raise CannotJudge(f"Cannot be assessed: nothing is fetched from an address; the image must be {_IMAGE}.")
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
+
+_ELSEWHERE = re.compile(r"\s*(\w[\w+.-]+://|(https?|ftp|file):)", re.IGNORECASE)
 
 _IMAGE = "an upload, its path, or a text data:image/...;base64,... with the file in it"
 
@@ -197,20 +204,22 @@ def _again(number: int) -> Again:
 
 
 def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
-    rows: dict[str | Path, range] = {}
+    rows: dict[bytes | Path | str, range] = {}
     total = 0
     for number, file in enumerate(files[: batch.LIMIT], start=1):
         name, address = f"file {number}", _address(file)
         try:
-            what = address or uploaded({"path": file} if isinstance(file, str) else file, cache)
+            held = _held(address) if address else uploaded({"path": file} if isinstance(file, str) else file, cache)
         except CannotJudge:
             total += 1
             yield name, "no such file was uploaded."
             continue
+        # Of base64 there are as many spellings as one likes: what counts is the content.
+        what = hashlib.sha256(held).digest() if isinstance(held, bytes) else held
         if what in rows:
             found = ((name, _again(row)) for row in rows[what])
         else:
-            found = [(name, _held(address))] if address else batch.expanded([what])
+            found = batch.expanded([held]) if isinstance(held, Path) else [(name, held)]
         first = total
         for each in found:
             total += 1

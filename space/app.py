@@ -5,6 +5,7 @@
 MODEL_ID may be a folder; without it the release in `model/`, beside this file, is served.
 """
 
+import functools
 import os
 import signal
 import sys
@@ -25,7 +26,7 @@ def main() -> int:
     try:
         release = triage.Release.load(model, os.environ.get("MODEL_REVISION") or None)
         release.metrics()
-        release.check_answers()
+        release.check_answers(functools.partial(print, file=sys.stderr))
         serve(release)
     except triage.NoRelease as error:
         print(error, file=sys.stderr)

@@ -15,10 +15,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fastapi.exceptions import RequestValidationError
 from gradio import route_utils
 from gradio.routes import file_upload_statuses as uploads
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
 
 if __package__:
     from . import cleaning, logs
@@ -288,6 +290,40 @@ class _Answer:
 
 async def _nowhere(_: dict) -> None:
     """Send nothing more."""
+
+
+def _say_what_is_wrong(request: Request, error: Exception) -> PlainTextResponse:
+    """Answer in a sentence where FastAPI would describe the error with all that was sent, or say that it failed."""
+    if isinstance(error, RequestValidationError):
+        status, what = 422, _what_is_wrong(error)
+    elif isinstance(error, route_utils.FnIndexInferError) or _asks_for_nothing(request, error):
+        return PlainTextResponse("There is nothing here.", 404)
+    elif "/call/" in request.url.path or request.url.path.endswith("/queue/join"):
+        status, what = 422, "the arguments are not those of this call"
+    else:
+        raise error
+    return PlainTextResponse(f"The request cannot be answered: {what}; see {INFO}.", status)
+
+
+INFO = "/gradio_api/info"
+
+SENTENCES = dict.fromkeys(
+    (RequestValidationError, route_utils.FnIndexInferError, KeyError, TypeError), _say_what_is_wrong
+)
+"""Errors of what was asked, and what answers them."""
+
+
+def _what_is_wrong(error: RequestValidationError) -> str:
+    first = error.errors()[0]
+    field = first["loc"][1] if len(first["loc"]) > 1 and isinstance(first["loc"][1], str) else None
+    if field is None:
+        return "the body is no JSON" if first["type"] == "json_invalid" else "the body is no JSON object"
+    return f"'{field}' is missing" if first["type"] == "missing" else f"'{field}' is of another type"
+
+
+def _asks_for_nothing(request: Request, error: Exception) -> bool:
+    """Tell whether there is no endpoint of this name, as gradio looks it up by."""
+    return isinstance(error, KeyError) and error.args == (f"/{request.path_params.get('api_name')}",)
 
 
 class Form(route_utils.GradioMultiPartParser):

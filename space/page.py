@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import gradio as gr
-from gradio import mcp
+from gradio import mcp, processing_utils
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
@@ -156,6 +156,10 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
     gr.api(release, queue=False)
 
 
+async def _fetch_nothing(*_, **__) -> str:
+    raise ValueError("nothing is fetched from an address")
+
+
 def launch(release: triage.Release) -> None:
     """Serve the page until the process is told to end.
 
@@ -171,11 +175,16 @@ def launch(release: triage.Release) -> None:
         ) from error
     # What a program sends in a tool call comes to `Page.preprocess_data` as it is; gradio would write it to a file.
     mcp.GradioMCPServer.convert_strings_to_filedata = lambda _, arguments, __: arguments
+    # In the place of an upload gradio takes an address, of any public server, and would fetch what lies there.
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
     demo.launch(
         css_paths=STYLE,
         theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),
         footer_links=["api", "gradio"],
-        app_kwargs={"lifespan": limits.lifespan(demo, Path(os.environ["GRADIO_TEMP_DIR"]))},
+        app_kwargs={
+            "lifespan": limits.lifespan(demo, Path(os.environ["GRADIO_TEMP_DIR"])),
+            "exception_handlers": limits.SENTENCES,
+        },
         mcp_server=True,
         share=False,
         run_history=False,

@@ -11,13 +11,14 @@ takes `onnx` and `onnxruntime` too.
 
 import argparse
 import dataclasses
+import functools
 import io
 import json
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,10 @@ class NoImage(UnreadableImage):
 
 
 class NoRelease(ValueError):
-    """The model is no dermalert release, or cannot be reached; the text says what to do."""
+    """The model is no dermalert release, or cannot be reached; the text says what to do, in one line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # it may quote what a stranger has written
 
 
 class OtherAnswers(NoRelease):
@@ -393,15 +397,20 @@ class Release:
         found = self.probabilities([Image.fromarray(pixels) for pixels in images])
         return float(np.nan_to_num(np.abs(found - recorded), nan=1.0).max())
 
-    def check_answers(self) -> None:
+    def check_answers(self, say: Callable[[str], object] = lambda _: None) -> None:
         """Refuse to go on where the answers differ by more than `TOLERANCE`; nothing is asked without reference images.
+
+        Args:
+            say: is told that there are none, in a sentence.
 
         Raises:
             OtherAnswers: they do.
             NoRelease: the reference images cannot be read.
         """
         deviation = self.deviation()
-        if deviation is not None and deviation > TOLERANCE:
+        if deviation is None:
+            say(f"{self} has no {REFERENCE}: whether it answers here as it was measured is not checked.")
+        elif deviation > TOLERANCE:
             raise OtherAnswers(
                 f"{self} answers otherwise here than it was measured: a probability of a reference image is off by "
                 f"{deviation:.2g}. Install the versions of requirements.txt, or load it anew."
@@ -789,7 +798,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _judged(batch, options: argparse.Namespace) -> tuple[list, Release]:
     """Return the rows, the most urgent first, and what judged them; say on stderr how far it is."""
     release = Release.load(options.model)
-    release.check_answers()
+    release.check_answers(functools.partial(print, file=sys.stderr))
     total, rows = batch.count(options.images), []
     for row in batch.judged(release, batch.expanded(options.images, full_names=True)):
         rows.append(row)

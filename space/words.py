@@ -41,8 +41,8 @@ GROUPS = {"malignant": "Malignant", "precursor": "Precursor of a carcinoma", "be
 
 
 def escaped(text: object) -> str:
-    """Return a text as HTML shows it."""
-    return html.escape(str(text))
+    """Return a text as HTML shows it; what cannot be seen, or turns the line round, replaced."""
+    return html.escape(triage.printable(str(text)))
 
 
 def figure(measured: dict, *, times: float = 1, digits: int = 2, unit: str = "") -> str:

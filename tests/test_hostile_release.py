@@ -14,8 +14,15 @@ from releases import LABELS, make_image, make_release, measured_release
 from space import a_batch, api, batch, evaluation_page, versions, versions_page, words
 from space.triage import Answers, NoRelease, Release
 
-TAGS = "<img src=x onerror=alert(1)>", "\"'><script>alert(1)</script>", "=cmd|' /C calc'!A0"
-"""Put in the place of names: two that a page would run, and one that a spreadsheet would."""
+TAGS = (
+    "<img src=x onerror=alert(1)>",
+    "\"'><script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "[a](javascript:alert(1)) ![b](http://127.0.0.1/b.png)",
+    "+1+cmd|' /C calc'!A0",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+)
+"""Put in the place of names: some that a page would run, and some that a spreadsheet would."""
 
 
 def hostile(folder: Path, tag: str) -> Release:
@@ -35,7 +42,7 @@ def hostile(folder: Path, tag: str) -> Release:
     return Release.load(path.parent)
 
 
-@pytest.fixture(params=TAGS, ids=["image", "script", "formula"])
+@pytest.fixture(params=TAGS, ids=["image", "script", "formula", "Markdown", "sum", "escaped"])
 def release(request, tmp_path) -> Release:
     try:
         return hostile(tmp_path, request.param)
@@ -138,6 +145,32 @@ def test_versions_are_compared_as_text(measured):
         unknown=[TAGS[0]],
     )
     check(versions_page._sentences(measured, other, compared))
+
+
+@pytest.mark.parametrize("text", ["\u202ednilb", "a\u2066b", "\x1b[31mred", "one\ntwo", "a\u200b"])
+def test_what_turns_a_line_round_is_not_shown_of_a_release(measured, tmp_path, text):
+    release = hostile(tmp_path, "odd")
+    release.model.config.dermalert |= {"version": text, "data": [text]}
+    figures = bad(measured.metrics(), text)
+    html = words.source(release), evaluation_page.told(measured, figures)
+    shown = [words.escaped(html[0]), html[1]]
+    assert all(text not in one and "\ufffd" in one for one in shown)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attention": {"labels": ["\x1b[2Jcleared"], "threshold": 0.1}},
+        {"\u202ehidden_layers": 10**9},
+        {"problem_type": "one\ntwo"},
+    ],
+)
+def test_a_sentence_on_a_release_is_one_line_that_can_be_shown(tmp_path, change):
+    path = make_release(tmp_path / "release") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(NoRelease) as refused:
+        Release.load(path.parent)
+    assert str(refused.value).isprintable() and str(refused.value).endswith(".")
 
 
 @pytest.mark.parametrize("name", ["\x1b]0;x\x07", "\u202egnp.exe", "a\u200b", "\x00"])

@@ -2,6 +2,7 @@ import ast
 import asyncio
 import base64
 import datetime
+import http.server
 import importlib.metadata
 import json
 import os
@@ -16,7 +17,7 @@ import tomllib
 import types
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -446,6 +447,45 @@ def test_a_mistake_in_a_call_gets_a_sentence_by_every_way(demo_space, client, mi
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("call/judge", "{}", 422, "'data' is missing"),
+        ("call/triage", '{"files": []}', 422, "'data' is missing"),
+        ("queue/join", '{"session_hash": "s"}', 422, "'data' is missing"),
+        ("run/release", "{}", 422, "'data' is missing"),
+        ("call/judge", '{"data": {"image": "x"}}', 422, "'data' is of another type"),
+        ("call/judge", '{"data": null}', 422, "'data' is of another type"),
+        ("call/judge", "[]", 422, "the body is no JSON object"),
+        ("call/judge", "", 422, "the body is no JSON object"),
+        ("call/judge", '{"data": [', 422, "the body is no JSON"),
+        ("call/v2/judge", "{}", 422, "the arguments are not those of this call"),
+        ("call/v2/triage", '{"data": [[]]}', 422, "the arguments are not those of this call"),
+        ("cancel", "{}", 422, "'session_hash' is missing"),
+        ("queue/join", '{"data": [], "session_hash": "s", "fn_index": 100000}', 422, "the arguments are not those"),
+        ("call/nothing", '{"data": []}', 404, "There is nothing here."),
+        ("call/v2/nothing", "{}", 404, "There is nothing here."),
+    ],
+)
+def test_a_body_that_is_none_of_a_call_gets_a_sentence(demo_space, path, body, status, said):
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{demo_space}/gradio_api/{path}", content=body, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "text/plain; charset=utf-8")
+    assert said in answer.text and answer.text.endswith(".") and "\n" not in answer.text
+
+
+def test_one_picture_spelled_in_many_ways_is_judged_once(release, monkeypatch, tmp_path):
+    make_image((64, 48)).save(tmp_path / "lesion.png")
+    held = base64.b64encode((tmp_path / "lesion.png").read_bytes()).decode()
+    ways = [f"data:{kind};base64,{' ' * n}{held}" for kind in ("image/png", "image/jpeg", "") for n in range(20)]
+    judged, judge = [], release.judge_all
+    monkeypatch.setattr(release, "judge_all", lambda images: judged.extend(images) or judge(images))
+    rows = batch.judged(release, api.sources(ways, str(tmp_path)))
+    files = api.sorted_by_urgency(release, rows)["files"]
+    assert len(files) == 60 and len({file["sentence"] for file in files}) == 1
+    assert len(judged) == 1
+
+
 def test_a_call_by_mcp_with_a_mistake_gets_the_same_sentence(demo_space):
     async def ask() -> list:
         async with (
@@ -461,6 +501,61 @@ def test_a_call_by_mcp_with_a_mistake_gets_the_same_sentence(demo_space):
     said = ["no upload to this server", "no upload to this server", "the address holds no base64", "none of JPEG"]
     for answer, words_of_it in zip(answers, said, strict=True):
         assert "Cannot be assessed: " in answer.content[0].text and words_of_it in answer.content[0].text
+
+
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    """A server that notes who asks it."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[http.server.HTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+ASKS_ANYBODY = """
+import runpy
+from gradio import processing_utils
+
+processing_utils.PUBLIC_HOSTNAME_WHITELIST.append("127.0.0.1")
+runpy.run_path("app.py", run_name="__main__")
+"""
+"""app.py, to whose gradio the own machine is as public as any."""
+
+
+def test_what_lies_at_an_address_is_not_fetched(elsewhere, demo_release, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "file.png").write_bytes(b"x")
+    there = f"127.0.0.1:{elsewhere.server_port}/a.png"
+    addresses = [f"http://{there}", f"HTTP://{there}", f" http://{there}", f"http:{there}", f"https://{there}"]
+    addresses += [f"file://{tmp_path}/file.png", f"FILE:{tmp_path}/file.png", f"ftp://{there}", f"//{there}"]
+    meta = {"meta": {"_type": "gradio.FileData"}}
+    with serving.space(tmp_path / "home", script=ASKS_ANYBODY, MODEL_ID=str(demo_release)) as url:
+        for address in addresses:
+            for sent in (address, {"path": address}, {"url": address}, {"path": address, "url": address} | meta):
+                error = json.loads(asked(url, "judge", [sent]).split("data: ")[1])["error"]
+                said = "no upload to this server" if address.startswith("//") else "nothing is fetched from an address"
+                assert error.startswith("Cannot be assessed: ") and said in error
+            rows = json.loads(asked(url, "triage", [[address]]).split("data: ")[1])[0]["files"]
+            assert [row["problem"] for row in rows] == ["no such file was uploaded."]
+        for number, function in enumerate(httpx.get(f"{url}/config").json()["dependencies"]):
+            data = [{"path": addresses[0], "url": addresses[0]} | meta] * len(function["inputs"])
+            for path in ("queue/join", f"run/{function['api_name']}"):
+                body = {"data": data, "fn_index": function["id"], "session_hash": f"s{number}"}
+                httpx.post(f"{url}/gradio_api/{path}", json=body)
+        asked(url, "triage", [[]])  # whatever came before it has been looked at
+        assert elsewhere.asked == []
 
 
 @pytest.mark.parametrize("mistake", [[], [None], ["a lesion"], [7], [{}], [{"path": "x"}]])
