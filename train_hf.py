@@ -442,7 +442,8 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         before = state.epoch
         # Stopped after the last checkpoint: the Trainer would forget that it had decided to end, and train on.
-        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+        control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        if control.get("should_training_stop"):
             return note_end(trainer, folder, state, images_per_second=None, seconds=None)
     started = time.perf_counter()
     processes.vary_chance()

@@ -14,9 +14,12 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
+import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
@@ -187,58 +190,94 @@ def _step(checkpoint: Path) -> int:
 
 
 def seal(checkpoint: Path) -> None:
-    """Have a checkpoint on the disk, and note what its weights must hash to."""
+    """Have a checkpoint on the disk, and note what its files must hash to, but for those of other processes."""
     files.settle(checkpoint)
-    write(checkpoint / _DIGESTS, {path.name: _digest(path) for path in checkpoint.glob("*.safetensors")})
+    names = sorted(path.name for path in checkpoint.iterdir() if not path.match("rng_state_*"))
+    write(checkpoint / _DIGESTS, {name: _digest(checkpoint / name) for name in names if name != _DIGESTS})
 
 
 def _digest(path: Path) -> str:
+    if path.name == _STATE:  # without the path that is brought up to date
+        state = {key: value for key, value in json.loads(path.read_text()).items() if key != "best_model_checkpoint"}
+        return hashlib.blake2b(json.dumps(state, sort_keys=True).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def _damage(folder: Path, checkpoint: Path) -> str | None:
     """Return, as a clause, what keeps a checkpoint from being gone on from; None where nothing does."""
-    state = _read(checkpoint / _STATE)
-    if state is None or not {"global_step", "epoch", "best_global_step", "stateful_callbacks"} <= state.keys():
+    if not _is_sound_state(checkpoint):
         return f"'{checkpoint.name}' is damaged ({_STATE})"
+    best = json.loads((checkpoint / _STATE).read_text())["best_global_step"]
     random_states = [path.name for path in checkpoint.glob("rng_state*.pth")] or ["rng_state.pth"]
     needed = ["optimizer.pt", "scheduler.pt", *random_states]
-    damaged = [*_damaged_weights(checkpoint), *(name for name in needed if not _is_sound_zip(checkpoint / name))]
+    damaged = [*_damaged_weights(checkpoint), *_damaged(checkpoint, needed)]
     if damaged:
         return f"'{checkpoint.name}' is damaged ({first_few(damaged)})"
-    best = state["best_global_step"] and best_checkpoint(folder, state["best_global_step"])
+    best = best and best_checkpoint(folder, best)
     damaged = _damaged_weights(best) if best else []
     return (
         f"'{best.name}', the best one until '{checkpoint.name}', is damaged ({first_few(damaged)})" if damaged else None
     )
 
 
+def _is_sound_state(checkpoint: Path) -> bool:
+    """Tell whether the state of a checkpoint is one, of this step."""
+    state = _read(checkpoint / _STATE)
+    if state is None or not {"global_step", "epoch", "best_global_step", "stateful_callbacks"} <= state.keys():
+        return False
+    try:
+        TrainerState(**state)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        return False
+    return state["global_step"] == _step(checkpoint) and not _damaged(checkpoint, [_STATE])
+
+
 def _damaged_weights(checkpoint: Path) -> list[str]:
     """Return the names of the files of a checkpoint's model that are missing, or not as they were written."""
-    damaged = [name for name in ("config.json", "preprocessor_config.json") if _read(checkpoint / name) is None]
-    digests = _read(checkpoint / _DIGESTS) or {}  # of a branch, or of a run made before, there are none
-    weights = {path.name for path in checkpoint.glob("*.safetensors")} | digests.keys()
+    weights = {path.name for path in checkpoint.glob("*.safetensors")}
+    weights |= {name for name in _read(checkpoint / _DIGESTS) or {} if name.endswith(".safetensors")}
     if not any(name.startswith("model") for name in weights):
         weights |= {"model.safetensors"}
-    return damaged + sorted(name for name in weights if not _is_sound(checkpoint / name, digests.get(name)))
+    return _damaged(checkpoint, ["config.json", "preprocessor_config.json", *sorted(weights)])
+
+
+def _damaged(checkpoint: Path, names: Iterable[str]) -> list[str]:
+    """Return which of the files of a checkpoint are missing, or not as they were written."""
+    digests = _read(checkpoint / _DIGESTS) or {}  # of a branch, or of a run made before, there are none
+    return [name for name in names if not _is_sound(checkpoint / name, digests.get(name))]
 
 
 def _is_sound(path: Path, digest: str | None) -> bool:
+    """Tell whether a file hashes to its digest; where it has none, whether it is whole, as far as that can be seen."""
     try:
+        if digest is not None:
+            return _digest(path) == digest
+        if path.suffix == ".json":
+            return _read(path) is not None
+        if path.suffix != ".safetensors":
+            return _is_sound_zip(path)
         with safe_open(path, "pt"):  # it checks the length
-            return digest is None or _digest(path) == digest
-    except (OSError, SafetensorError):
+            return True
+    except (OSError, ValueError, SafetensorError):
         return False
 
 
 def _is_sound_zip(path: Path) -> bool:
-    """Tell whether a file that `torch.save` wrote is whole: a zip whose members have their checksums."""
+    """Tell whether a file that `torch.save` wrote is whole: a zip whose members have their checksums, and that opens.
+
+    What it holds beside tensors is not judged here: that is refused when it is read.
+    """
     try:
         with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
+            if file.testzip() is not None:
+                return False
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError:
+        return True
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError):
         return False
+    return True
 
 
 def last_step(folder: Path) -> int:

@@ -181,3 +181,79 @@ def test_one_run_takes_its_folder_once_and_only_when_it_is_there(tmp_path):
 def test_a_folder_that_holds_a_lock_alone_is_a_new_one(tmp_path):
     (tmp_path / LOCK).write_text("")
     assert not runs.is_finished(tmp_path, {})
+
+
+def flipped(path, at):
+    content = bytearray(path.read_bytes())
+    content[at % len(content)] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_flipped_bit_anywhere_is_damage_or_changes_nothing(tmp_path, name, sealed):
+    whole = checkpoint(tmp_path, 10, sealed=sealed) / name
+    content, expected = whole.read_bytes(), torch.load(whole)
+    for at in range(0, len(content), 29):
+        flipped(whole, at)
+        sound = not runs._damaged(whole.parent, [name])
+        assert not (sound and sealed), at
+        if sound:
+            assert torch.load(whole)["state"].equal(expected["state"]), at
+        whole.write_bytes(content)
+    assert not runs._damaged(whole.parent, [name])
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "trainer_state.json"])
+@pytest.mark.parametrize("ending", ["\n{}", "]", "\0", "\udcff"])
+def test_what_stands_behind_the_end_of_a_json_file_is_damage(tmp_path, name, ending):
+    before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, sealed=False)
+    with (last / name).open("a", errors="surrogateescape") as file:
+        file.write(ending)
+    assert runs.last_checkpoint(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"global_step": 21, "epoch": 2.0, "best_global_step": 20, "stateful_callbacks": {}},
+        {"global_step": 20, "epoch": 2.0, "best_global_step": 20, "stateful_callbacks": {}, "log_hystory": []},
+        {"global_step": 20, "epoch": 2.0, "stateful_callbacks": {}},
+        [20, 2.0, 20],
+    ],
+    ids=["of another step", "a changed key", "a lacking key", "a list"],
+)
+def test_a_state_that_is_none_of_its_step_is_damage(tmp_path, capsys, state):
+    before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, sealed=False)
+    (last / "trainer_state.json").write_text(json.dumps(state))
+    assert runs.last_checkpoint(tmp_path) == before
+    assert "'checkpoint-20' is damaged (trainer_state.json)" in capsys.readouterr().out
+
+
+def test_a_changed_figure_in_a_state_or_a_config_is_damage_where_digests_tell(tmp_path):
+    before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
+    state = json.loads((last / "trainer_state.json").read_text())
+    (last / "trainer_state.json").write_text(json.dumps(state | {"epoch": 3.0}))
+    assert runs.last_checkpoint(tmp_path) == before
+    last = checkpoint(tmp_path, 20)
+    (last / "config.json").write_text('{"hidden_size": 33}')
+    assert runs.last_checkpoint(tmp_path) == before
+
+
+def test_a_folder_that_has_moved_keeps_its_checkpoints_whole(tmp_path):
+    checkpoint(tmp_path / "here", 10)
+    runs.last_checkpoint(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    for _ in range(2):
+        assert runs.last_checkpoint(tmp_path / "there").name == "checkpoint-10"
+    state = json.loads((tmp_path / "there/checkpoints/checkpoint-10/trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(tmp_path / "there/checkpoints/checkpoint-10")
+
+
+def test_a_random_state_of_another_process_may_be_written_after_the_seal(tmp_path):
+    last = checkpoint(tmp_path, 10)
+    for rank in range(2):
+        torch.save({"state": torch.ones(3)}, last / f"rng_state_{rank}.pth")
+    runs.seal(last)
+    torch.save({"state": torch.zeros(5)}, last / "rng_state_1.pth")
+    assert runs.last_checkpoint(tmp_path) == last
