@@ -137,6 +137,7 @@ def check(config: Config) -> None:
         raise UsageError(f"--seed {config.seed} makes no sense: it must be from 0 to 2**32 - 1.")
     if config.folds == 1 or config.folds < 0:
         raise UsageError(f"--folds {config.folds} makes no sense: it must be 0, for none, or 2 and more.")
+    runs.check_name(Path(config.output_dir))
     external.check(config.external)
     if config.report_to != "none" and find_spec(config.report_to) is None:
         raise UsageError(f"--report_to {config.report_to} is not installed: pip install -e '.[tracking]'.")
@@ -177,8 +178,8 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes, a
         columns.check()
         if resumed:
             runs.check_images(resumed.run, whose, str(resumed.branch), "name another branch")
-        runs.claim(folder, whose, needed_bytes=runs.disk_needed(model, pushed=bool(config.checkpoints_to)))
-        alone.hold()
+        needed = runs.disk_needed(model, pushed=bool(config.checkpoints_to))
+        runs.claim(folder, whose, needed_bytes=needed, hold=alone.hold)
         return audited, others, told
 
     audited, others, told = processes.by_main(claim) or (None, None, None)

@@ -12,10 +12,11 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -34,6 +35,21 @@ _STATE = "trainer_state.json"
 _DIGESTS = "digests.json"
 _LOCK = ".dermalert-run.lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def check_name(folder: Path) -> None:
+    """Refuse a folder that checkpoints could be written to, and not be read from.
+
+    Raises:
+        UsageError: its path is no UTF-8, under which safetensors opens no file.
+    """
+    try:
+        os.fsencode(folder.absolute()).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"--output_dir {os.fsencode(folder)!r} lies under a name that is no UTF-8, where safetensors reads no "
+            "file: name another folder."
+        ) from error
 
 
 def is_finished(folder: Path, settings: dict) -> bool:
@@ -84,14 +100,19 @@ def check_images(found: dict, settings: dict, where: str, advice: str) -> None:
         )
 
 
-def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
+def claim(folder: Path, settings: dict, *, needed_bytes: int, hold: Callable[[], object] = lambda: None) -> None:
     """Make the folder this run's, once nothing is left that could be asked wrongly.
 
+    Args:
+        folder: of the run; made if it is not there.
+        settings: of the run, with the fingerprints of its images and sides.
+        needed_bytes: of free disk.
+        hold: takes the folder for this process, before anything is written to it.
+
     Raises:
-        UsageError: the images are not those that the run in the folder was started with.
+        UsageError: the run in the folder was started with other settings or images, or is under way.
         RunError: the folder cannot be made, or the disk has no room for the run.
     """
-    check_images(_read(folder / "run.json") or settings, settings, str(folder), "name a new --output_dir")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -102,6 +123,11 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int) -> None:
                 f"'{folder}' has {free / 1e6:,.0f} MB of free disk and the run needs about "
                 f"{needed_bytes / 1e6:,.0f} MB: make room, or name another --output_dir."
             )
+        hold()
+        found = _read(folder / "run.json") or settings  # another run may have begun since this one looked
+        own = {key: value for key, value in settings.items() if key not in ("data", "sides")}
+        check_settings(found, own, f"--output_dir '{folder}'", "name a new folder")
+        check_images(found, settings, str(folder), "name a new --output_dir")
         write(folder / "run.json", settings)
 
 

@@ -257,3 +257,47 @@ def test_a_random_state_of_another_process_may_be_written_after_the_seal(tmp_pat
     runs.seal(last)
     torch.save({"state": torch.zeros(5)}, last / "rng_state_1.pth")
     assert runs.last_checkpoint(tmp_path) == last
+
+
+@pytest.mark.parametrize("name", [b"r\xe9sultat", b"caf\xe9/run", b"\xff\xfe", b"ok/\xe4"])
+def test_a_folder_whose_name_is_no_utf_8_is_refused_before_the_training(tmp_path, name):
+    with pytest.raises(UsageError, match=r"--output_dir b'.*\\x.*' lies under a name that is no UTF-8"):
+        runs.check_name(tmp_path / os.fsdecode(name))
+
+
+@pytest.mark.parametrize("name", ["résultat", "läufe/1", "実行"])
+def test_a_folder_with_accents_is_taken(tmp_path, name):
+    runs.check_name(tmp_path / name)
+
+
+MINE = {"epochs": 3, "seed": 0, "data": "images", "sides": "sides"}
+
+
+@pytest.mark.usefixtures("other")
+def test_a_run_that_began_meanwhile_in_the_same_new_folder_keeps_its_settings(tmp_path):
+    runs.write(tmp_path / "run.json", MINE | {"epochs": 5})
+    with pytest.raises(UsageError, match="in use by process"), runs.Alone(tmp_path) as alone:
+        runs.claim(tmp_path, MINE, needed_bytes=0, hold=alone.hold)
+    assert json.loads((tmp_path / "run.json").read_text())["epochs"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 5}, "holds another run .--epochs 5 there, 3 here"),
+        ({"data": "others"}, "the images have changed"),
+        ({"sides": "others"}, "in another order or on other sides"),
+    ],
+)
+def test_a_run_that_began_and_ended_meanwhile_is_not_written_over(tmp_path, change, said):
+    runs.write(tmp_path / "run.json", MINE | change)
+    with pytest.raises(UsageError, match=said):
+        runs.claim(tmp_path, MINE, needed_bytes=0)
+    assert json.loads((tmp_path / "run.json").read_text()) == MINE | change
+
+
+def test_a_new_folder_is_made_and_taken_before_anything_is_written(tmp_path):
+    with runs.Alone(tmp_path / "run") as alone:
+        runs.claim(tmp_path / "run", MINE, needed_bytes=0, hold=alone.hold)
+        assert locks.holder(tmp_path / "run" / LOCK).pid == os.getpid()
+    assert json.loads((tmp_path / "run/run.json").read_text()) == MINE
