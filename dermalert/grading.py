@@ -423,11 +423,16 @@ def remarks(told: dict) -> list[str]:
         if rule["rule"] == "threshold"
         else f"It counts as an alert where {told['positive']} is its likeliest class."
     ]
+    if "test" in told["splits"]:
+        sentences.append(
+            "test is the shipped test split under the labels that --repair leaves, clean_test the part of it without "
+            "kin in the rest; the official_test of a release's card has the labels as they were shipped."
+        )
     sentences += _as_served(told)
     if told["learnt_from"]["known"]:
         sentences.append(
-            f"{told['learnt_from']['left_out']} images that it has learnt from were left out (known by "
-            "number, lesion, patient or bytes; a copy that was re-encoded under another name is not)."
+            f"{told['learnt_from']['left_out']} images that it has learnt from were left out: known by number, lesion, "
+            "patient, bytes or, where its list has them, perceptual hashes."
         )
     else:
         sentences.append("Which images it has learnt from is not known: those of them among these flatter it.")

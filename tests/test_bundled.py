@@ -134,6 +134,13 @@ def test_the_readme_says_of_it_what_was_measured(figures):
     assert f"p = {weakest['p']:.2g}, and {weakest['p_corrected']:.2g} corrected" in text
 
 
+def test_the_readme_says_how_fast_its_graph_is_by_the_comparator_of_its_card(figures):
+    speed = figures["onnx"]["graph"]["speed"]
+    quoted = f"one image {speed['single']:.1f} times and 16 at once {speed['batch']:.1f} times as fast as by PyTorch"
+    assert quoted in " ".join((REPOSITORY / "README.md").read_text().split())
+    assert figures["onnx"]["batch_size"] == 16
+
+
 def test_a_bare_pipeline_gives_what_was_measured_of_real_images(figures, real_images):
     table = pq.read_table(BUNDLED / "evaluation" / "predictions.parquet").to_pandas()
     table = table[table["split"] == "official_test"].set_index("image_id")

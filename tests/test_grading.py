@@ -281,6 +281,9 @@ def test_a_shipped_test_split_is_measured_by_itself_and_without_kin(tmp_path):
     (tmp_path / "kaggle" / "Test" / "melanoma" / "ISIC_9009999.png").write_bytes(leak.read_bytes())
     told = figures_of(checkpoint(tmp_path / "seven", HAM), tmp_path / "kaggle", tmp_path=tmp_path)
     assert {name: figures["n"] for name, figures in told["splits"].items()} == {"all": 63, "test": 28, "clean_test": 27}
+    assert any("the official_test of a release's card has the labels as they" in line for line in grading.remarks(told))
+    alone = told | {"splits": {"all": told["splits"]["all"]}}
+    assert not any("official_test" in line for line in grading.remarks(alone))
 
 
 def test_the_report_names_no_folder_of_this_machine(pictures, tmp_path):
