@@ -353,7 +353,7 @@ def gate(new: Answers, old: Answers | None) -> dict:
     report = compare(old, new) if old else None
     enough = report is not None and min(report["melanomas"], report["others"]) >= FEWEST
     found = run_tests(pair(old, new)) if enough else {}
-    found = {name: test | _of_interval(report[name]["difference"], test["n"]) for name, test in found.items()}
+    found = {name: test | _of_interval(name, report[name]["difference"], test["n"]) for name, test in found.items()}
     reasons = _reasons(report, found, old, new) if old else []
     if ece["value"] > ECE:
         reasons.append(f"the expected calibration error is {words.in_words(ece, 3)}, above {ECE:.2f}")
@@ -418,15 +418,15 @@ def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -
     return {"n": n, "p": p, "level": level, "loss_shown": p <= level, "power": power}
 
 
-def _of_interval(difference: dict, lesions: int) -> dict:
+def _of_interval(name: str, difference: dict, lesions: int) -> dict:
     """Return whether the 95 % interval of a change holds no 0, and no loss of the margin.
 
-    Where the two answer alike, resampling has no interval; by the exact one for none of so many lesions, a share of
-    them may be lost all the same.
+    Where the two answer alike, resampling has no interval. Of answers, a share may be lost all the same, by the exact
+    interval for none of so many lesions; of equal scores, no area.
     """
     low, high = difference["low"], difference["high"]
     if low is None:
-        unseen = 1 - 0.025 ** (1 / lesions)
+        unseen = 0 if name == "melanoma_auroc" else 1 - 0.025 ** (1 / lesions)
         low, high = difference["value"] - unseen, difference["value"] + unseen
     return {
         "excludes_zero": low > 0 or high < 0,
