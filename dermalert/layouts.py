@@ -31,8 +31,10 @@ _NO_PHOTO = re.compile(r"_(superpixels|segmentation|mask)$", re.IGNORECASE)
 # Tables that may lie beside the folder, or in a `metadata/` there: by these names they can only be meant for it.
 _OFFICIAL = re.compile(r"(HAM10000_metadata|ISIC[-_]?20\d\d)", re.IGNORECASE)
 _FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
-_TEXTS = frozenset({".txt", ".md", ".rst", ".pdf", ".json", ".html", ".cff", ".bib", ".py", ".license"})
-_FILES_OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini", "license", "readme", "icon\r"})
+_TEXTS = frozenset({".txt", ".md", ".rst", ".pdf", ".html", ".cff", ".bib", ".py", ".license"})
+_FILES_OF_SYSTEMS = frozenset(
+    {"thumbs.db", "desktop.ini", "license", "readme", "icon\r", "dataset_info.json", "dataset_infos.json"}
+)
 _EVERYBODYS = set(
     """all archive class classes crops data dataset datasets dermoscopy export exports files folder image images img
     imgs input inputs jpeg jpg main photo photos pic pics picture pictures png raw source sources split splits test

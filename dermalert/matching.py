@@ -61,13 +61,19 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
         folder: where the table lies, in the files' terms: one beside images means those below it, any other means all.
     """
     within = folder if folder and files.below(folder) else ()
-    by_name: dict[tuple[str, ...], list[Sequence]] = defaultdict(list)
-    for parts, cells in table.entries:
-        by_name[parts].append(cells)
+    by_name: dict[tuple[str, ...], list[Sequence] | None] = {}  # None for what means no file, as most of a long list
     wanted: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
-    for row in by_name:
-        for path, near in _candidates(row, files, folder, within):
-            wanted[path].append((near, row))
+    for row, cells in table.entries:
+        if row not in by_name:
+            candidates = _candidates(row, files, folder, within)
+            if not candidates and table.columns["image_id"] == "isic_id" and names.whole(row[-1]).isdecimal():
+                number = f"ISIC_{names.whole(row[-1]).zfill(7)}"
+                candidates = _candidates((*row[:-1], number), files, folder, within)
+            by_name[row] = [] if candidates else None
+            for path, near in candidates:
+                wanted[path].append((near, row))
+        if by_name[row] is not None:
+            by_name[row].append(cells)
     return _settled(table, by_name, wanted)
 
 

@@ -44,6 +44,7 @@ _COLUMNS = {
     "split": (
         *("split", "data_split", "dataset_split", "partition", "subset", "set", "phase", "usage", "fold", "is_test"),
         *("is_testing", "test", "test_set", "in_test", "is_train", "is_training", "train", "train_set", "in_train"),
+        *("holdout", "is_holdout", "held_out"),
     ),
 }
 FIELDS = ("image", *_COLUMNS)
@@ -75,8 +76,11 @@ _SITE = {word: site for site, words in _SITES.items() for word in words}
 _KNOWN = [*(c for columns in _COLUMNS.values() for c in columns), *_ONE_HOT, *sorted(_ISIC_2017), *_LEVELS, *_TWINS]
 _BY_FORM = {names.column(column): column for column in reversed(_KNOWN)}
 _SEEM_TO_COUNT = ("lesion", "patient", "case", "diagnos", "split", "test", "train", "fold")
-_TEST = frozenset({"test", "testing", "tests", "tst", "holdout", "heldout"})
-_TRAIN = frozenset("train training trn trainval val valid validation validate dev development eval evaluation".split())  # noqa: SIM905
+_TEST = frozenset({"test", "testing", "tests", "tst", "te", "holdout", "heldout"})
+_TRAIN = frozenset(
+    {"train", "training", "trn", "tr", "trainval", "val", "valid", "validation", "validate", "va"}
+    | {"dev", "development", "eval", "evaluation"}
+)
 _YES_OR_NO = {"t": 1.0, "y": 1.0, "f": 0.0, "n": 0.0}
 
 
@@ -199,14 +203,18 @@ def _with_split(table: Table, columns: "Columns") -> Table:
 
 
 def split_column(header: Collection[str], cells: Callable[[str], Iterable]) -> str | None:
-    """Return the first column that is named after splits and names one in a cell: a `fold` of numbers does not.
+    """Return the column that is named after splits and names one in a cell: a `fold` of numbers does not.
+
+    Of several the first that calls something the test.
 
     Args:
         header: the columns.
         cells: gives what a column holds.
     """
-    known = [column for column in _COLUMNS["split"] if column in header]
-    return next((column for column in known if any(_split_in(column, cell) for cell in cells(column))), None)
+    says = {
+        column: {_split_in(column, cell) for cell in cells(column)} for column in _COLUMNS["split"] if column in header
+    }
+    return next((column for split in ("test", "train") for column in says if split in says[column]), None)
 
 
 def twins(paths: Iterable[Path]) -> list[tuple[str, str]]:
@@ -271,13 +279,19 @@ def _read(path: Path, *, rows: bool = True) -> tuple[list[str], Iterable[Sequenc
 def _read_text(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequence]]:
     with path.open("rb") as file:
         content = file.read() if rows else file.readline(1 << 20)
+        if not rows and content.removeprefix(b"\xef\xbb\xbf").startswith(b"sep="):
+            content += file.readline(1 << 20)
         if not rows and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             content += file.read()  # a line of UTF-16 ends between two bytes
     lines = io.StringIO(_decoded(content), newline="")
     first = lines.readline()
-    lines.seek(0)
+    start = lines.tell() if first.startswith("sep=") else 0  # by which spreadsheets tell each other what parts columns
+    lines.seek(start)
+    first = lines.readline() if start else first
+    lines.seek(start)
     table = (row for row in csv.reader(lines, delimiter=_delimiter(first)) if row)
-    return next(table, []), list(table) if rows else []
+    # Tuples, because the garbage collector looks through lists again and again.
+    return next(table, []), list(map(tuple, table)) if rows else []
 
 
 def _decoded(content: bytes) -> str:
@@ -340,7 +354,7 @@ def _split_in(column: str, cell: object) -> str | None:
 
 @functools.lru_cache(4096)  # a column has few different words
 def _split_of_text(column: str, text: str) -> str | None:
-    asked = "test" if "test" in column else "train" if "train" in column else None
+    asked = "test" if re.search("test|held|hold", column) else "train" if "train" in column else None
     answer = _YES_OR_NO.get(text.casefold(), names.number(text)) if asked else None
     if answer in (0, 1):
         return asked if answer else ("train", "test")[asked == "train"]

@@ -555,6 +555,8 @@ def test_the_column_of_images_is_known_by_its_usual_names(tmp_path, column):
         ("Phase", "PublicTest", "Training"),
         ("usage", "holdout set", "dev"),
         ("fold", "test", "train"),
+        ("split", "te", "tr"),
+        ("Hold-out", "1", "0"),
         ("subset", "testset2", "trainset1"),
     ],
 )
@@ -664,3 +666,35 @@ def test_a_list_as_a_label_is_refused_as_a_list(tmp_path, kind, label):
     with pytest.raises(UsageError, match=r"a list .*, not one name: give each image one") as error:
         sources.load([str(tmp_path / "set")])
     assert "none of the nine" not in str(error.value)
+
+
+def test_of_two_columns_of_splits_the_one_that_has_a_test_counts(tmp_path, caplog):
+    files = clinic(tmp_path / "clinic")
+    rows = [{"file_name": f, "split": "train", "is_test": i > 5} for i, f in enumerate(files)]
+    write_table(tmp_path / "clinic" / "metadata.csv", rows)
+    assert sources.load([str(tmp_path / "clinic")])["shipped_split"].count("test") == 2
+    assert "1 columns of 'metadata.csv' are not used (--columns FIELD=COLUMN reads one): split" in caplog.text
+
+
+@pytest.mark.parametrize("number", ["25818", "0025818", "25818.0", "ISIC_25818"])
+@pytest.mark.parametrize("file", ["ISIC_0025818.png", "ISIC_25818.png", "isic_0025818_resized.png"])
+def test_a_number_in_the_archives_own_column_is_the_archives(tmp_path, number, file):
+    (tmp_path / "set").mkdir()
+    picture(1).save(tmp_path / "set" / file)
+    write_table(tmp_path / "set" / "metadata.csv", [{"isic_id": number, "diagnosis": "nevus"}])
+    assert sources.load([str(tmp_path / "set")])["label"] == [4]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_line_that_tells_spreadsheets_what_parts_columns_is_no_header(tmp_path, encoding):
+    files = clinic(tmp_path / "clinic")
+    lines = ["sep=;", "image;lesion_id", *(f"{f};{i % 2}" for i, f in enumerate(files))]
+    (tmp_path / "clinic" / "metadata.csv").write_text("\n".join(lines), encoding=encoding)
+    assert set(sources.load([str(tmp_path / "clinic")])["group"]) == {"clinic: 0", "clinic: 1"}
+
+
+def test_a_table_as_json_is_not_read_and_said(tmp_path, caplog):
+    files = clinic(tmp_path / "clinic")
+    (tmp_path / "clinic" / "metadata.json").write_text(json.dumps([{"file_name": f, "lesion_id": 1} for f in files]))
+    assert len(set(sources.load([str(tmp_path / "clinic")])["group"])) == 8
+    assert "1 files in" in caplog.text and "are neither images nor tables: metadata.json" in caplog.text
