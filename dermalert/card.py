@@ -7,8 +7,7 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from dermalert import subgroups
-from dermalert.sources import ORIGINS
+from dermalert import provenance, subgroups
 from dermalert.words import COMPARED, at_most, in_words, percent, percent_at_least, percent_at_most, threshold
 from space.readers import AGAINST_NEVI, READERS
 from space.triage import NOT_A_DEVICE
@@ -47,11 +46,6 @@ _HEADLINE = {
     "the same among nevi alone": lambda side: in_words(side["melanoma"]["specificity_nevi"]),
     "expected calibration error": lambda side: in_words(side["calibration"]["ece"], 3),
 }
-CREDITS = {
-    "HAM10000": "HAM10000: Tschandl, Rosendahl and Kittler 2018, doi 10.1038/sdata.2018.161",
-    "older ISIC archive": "ISIC archive, International Skin Imaging Collaboration: Codella 2018, arXiv 1710.05006",
-}
-"""Whom the pictures of an origin are owed to."""
 
 
 def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
@@ -77,7 +71,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         of_lesions=lambda kind, name: subgroups.as_served(kind, name, tests),
         front_matter=_front_matter(metrics),
         licence=_licence(metrics["data"]),
-        credits=[CREDITS[source] for source in metrics["data"]["trained_on"] if source in CREDITS],
+        credits=_credits(metrics["data"]),
         headline=list(_HEADLINE.items()),
         meanings=_meanings(metrics),
         compared=COMPARED,
@@ -130,10 +124,15 @@ def _front_matter(metrics: dict) -> str:
 
 
 def _licence(data: dict) -> str:
-    """Return the licence of the weights as the Hub names it: non-commercial, as the strictest of the images asks."""
-    # The ISIC archive's images are under CC-0, CC BY or CC BY-NC, each its own; of other origins nothing is known.
-    known = set(data["trained_on"]) <= ORIGINS
-    return "apache-2.0" if data["generated"] else "cc-by-nc-4.0" if known else "other"
+    """Return the licence of the weights as the Hub names it: the strictest that the images ask for."""
+    known = [provenance.ORIGINS.get(name) for name in data["trained_on"]]
+    return provenance.strictest(origin.license for origin in known) if all(known) else "other"
+
+
+def _credits(data: dict) -> list[str]:
+    """Return whom the pictures are owed to; drawn ones are owed to nobody."""
+    names = [name for name in data["trained_on"] if name in provenance.ORIGINS and name != provenance.GENERATED]
+    return [provenance.ORIGINS[name].credit for name in names]
 
 
 def _results(name: str, side: dict, data: dict) -> list[EvalResult]:

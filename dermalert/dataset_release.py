@@ -1,5 +1,6 @@
 """A data set for others to load: repaired, split without leaks, as Parquet with its card and its audit, on the Hub."""
 
+import dataclasses
 import json
 import re
 import tempfile
@@ -17,7 +18,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from dermalert import audit, card, duplicates, repair, repository, sources, splits
+from dermalert import audit, card, duplicates, provenance, repair, repository, sources, splits
 from dermalert.errors import UsageError, first_few
 
 _CARD = Path(__file__).parent.parent / "dataset_card.md"
@@ -27,20 +28,7 @@ _EMPTY = {".gitattributes", "README.md"}  # what the Hub's page puts into a new 
 _ROWS = 50  # images in memory at once, and in a row group
 _SHARD = 450 * 2**20  # bytes of a Parquet file, at most, unless that many images are more
 
-# By where the pictures were made: under which licence, and who is to be named. The archive's images are under CC-0,
-# CC BY or CC BY-NC, each its own; which one is not known here, so that the strictest is stated.
-_TERMS = {
-    "older ISIC archive": ("cc-by-nc-4.0", "ISIC archive, isic-archive.com; Codella 2018, arXiv 1710.05006"),
-    "HAM10000": ("cc-by-nc-4.0", "Tschandl 2018, doi 10.1038/sdata.2018.161"),
-    "newer ISIC archive": (
-        "cc-by-nc-4.0",
-        "ISIC archive, isic-archive.com; Combalia 2019, arXiv 1908.02288; Rotemberg 2021, arXiv 2008.07360",
-    ),
-    "PAD-UFES-20": ("cc-by-4.0", "Pacheco 2020, doi 10.1016/j.dib.2020.106221"),
-    sources.GENERATED: ("apache-2.0", "drawn by dermalert"),
-}
 _NUMBERED = re.compile(r"(ISIC|PAT|DEMO)_\d")
-_STRICTEST_FIRST = ("cc-by-nc-4.0", "cc-by-4.0", "apache-2.0")
 
 
 def check_can_publish(repo_id: str, *, public: bool, license: str | None) -> bool:
@@ -103,11 +91,11 @@ def license_of(dataset: Dataset, given: str | None = None) -> str:
             f"the licence of the images from {first_few(map(repr, unknown))} is not known here: if it lets you publish "
             "them, name it with --license ID (an id of the Hub, such as cc-by-4.0, or other)."
         )
-    known = {source: known[0] for source, known in terms if known}
+    known = {source: known.license for source, known in terms if known}
     if given is None:
-        return min(known.values(), key=_STRICTEST_FIRST.index)
-    known.pop(sources.GENERATED, None)
-    strictest = min(known.values(), key=_STRICTEST_FIRST.index, default=given)
+        return provenance.strictest(known.values())
+    known.pop(provenance.GENERATED, None)
+    strictest = provenance.strictest(known.values(), default=given)
     if given not in (strictest, "other"):
         raise UsageError(
             f"--license '{given}': images from {first_few(sorted(known))} are under {strictest}; say that or other."
@@ -121,7 +109,9 @@ def _terms(dataset: Dataset) -> Counter:
     An image's number must confirm the source: where there is none, the source is a folder's name, which can be any.
     """
     pairs = zip(dataset["source"], dataset["image_id"], strict=True)
-    return Counter((source, _TERMS.get(source) if _NUMBERED.match(image_id) else None) for source, image_id in pairs)
+    return Counter(
+        (source, provenance.ORIGINS.get(source) if _NUMBERED.match(image_id) else None) for source, image_id in pairs
+    )
 
 
 def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Iterable[str] = ()) -> tuple[dict, dict]:
@@ -142,11 +132,11 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Iterable
     """
     shipped = duplicates.linked(shipped)
     dataset, repaired = repair.repair(shipped, policy)
-    parts, unknown = _parts(dataset, shipped), (license, "as the source asks for it")
+    parts, unknown = _parts(dataset, shipped), provenance.Origin(license, "as the source asks for it")
     return parts, {
         "license": license,
         "sources": [
-            dict(zip(("name", "images", "license", "credit"), (name, n, *(known or unknown)), strict=True))
+            {"name": name, "images": n} | dataclasses.asdict(known or unknown)
             for (name, known), n in _terms(dataset).most_common()
         ],
         "shipped": sources.describe(shipped),

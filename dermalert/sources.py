@@ -21,7 +21,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
-from dermalert import facts, hub, layouts, people, sketches, splits, synthetic
+from dermalert import facts, hub, layouts, people, provenance, sketches, splits, synthetic
 from dermalert.diagnoses import DIAGNOSES, MALIGNANCIES
 from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.layouts import Record
@@ -29,10 +29,6 @@ from dermalert.names import clean, is_archive_id, key, original, pad_ufes
 from dermalert.tables import FACTS, Columns
 
 logger = logging.getLogger(__name__)
-
-GENERATED = "generated"
-ORIGINS = frozenset({"HAM10000", "older ISIC archive", "newer ISIC archive", "PAD-UFES-20", GENERATED})
-"""Where pictures were made, as far as their numbers tell; a folder that is called so proves nothing."""
 
 FEATURES = Features(
     {
@@ -221,7 +217,7 @@ def describe(dataset: Dataset) -> dict:
     sources = sorted(set(dataset["source"]))
     return {
         "sources": sources,
-        "generated": sources == [GENERATED],
+        "generated": sources == [provenance.GENERATED],
         "images": len(dataset),
         "different_images": len(set(dataset["content"])),
         "contradictions": len(_contradictions(dataset)),
@@ -318,7 +314,9 @@ def _demo() -> tuple[list[Record], Dataset]:
         buffer = io.BytesIO()
         photo.image.save(buffer, "PNG")
         known = {name: getattr(photo, name) for name in ("lesion_id", "age", "sex", "site")}
-        records.append(Record(image_id=photo.image_id, name=photo.diagnosis, row=i, source=GENERATED, facts=known))
+        records.append(
+            Record(image_id=photo.image_id, name=photo.diagnosis, row=i, source=provenance.GENERATED, facts=known)
+        )
         pictures.append({"path": None, "bytes": buffer.getvalue()})
     return records, _pictures(pictures)
 
@@ -383,7 +381,12 @@ def _place(name: str, record: Record) -> str:
 
 
 def _row(record: Record, label: int, content: str) -> dict:
-    row = {"label": label, "image_id": record.image_id, "source": _origin(record), "content": content}
+    row = {
+        "label": label,
+        "image_id": record.image_id,
+        "source": provenance.origin(record.image_id, record.source),
+        "content": content,
+    }
     more = {"shipped_split": record.shipped_split, "twins": record.twins}
     # What is not known is left out, because there are as many of these as images.
     return record.facts | _own_ids(record) | row | {name: value for name, value in more.items() if value}
@@ -402,19 +405,6 @@ def _own_ids(record: Record) -> dict[str, str]:
         name: value if of_pad or is_archive_id(value) else f"{record.space or record.source}: {value}"
         for name, value in known.items()
     }
-
-
-def _origin(record: Record) -> str:
-    """Tell an image's origin from its number: HAM10000 came into the archive as one block, to ISIC_0034320."""
-    if pad_ufes(record.image_id):
-        return "PAD-UFES-20"
-    number = facts.isic_id(record.image_id)
-    if number is None:
-        is_known = record.source not in ORIGINS or record.image_id.startswith("DEMO_")
-        return record.source if is_known else f"a folder {record.source}"
-    if "ISIC_0024306" <= number <= "ISIC_0034320":
-        return "HAM10000"
-    return "older ISIC archive" if number < "ISIC_0024306" else "newer ISIC archive"
 
 
 def _contradictions(dataset: Dataset) -> dict[str, set[int]]:

@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 from releases import figures
 
-from dermalert import card, words
+from dermalert import card, provenance, words
 from space.readers import READERS
 from space.triage import NOT_A_DEVICE
 
@@ -47,8 +47,8 @@ def body(text: str) -> str:
 def numbers(text: str) -> list[str]:
     """Return the numbers of a card's body in their order, without those of its own words and of what others found."""
     text = body(text)
-    for credit in card.CREDITS.values():
-        text = text.replace(credit, " ")
+    for origin in provenance.ORIGINS.values():
+        text = text.replace(origin.credit, " ")
     for reader in READERS:
         text = text.replace(f"{reader.who}, {reader.task}, other images ({reader.source})", " ")
         text = text.replace(f"| {reader.sensitivity} |", "| |").replace(f"{reader.specificity}:", " ")
@@ -164,6 +164,8 @@ def test_a_figure_that_is_undefined_is_not_in_the_model_index():
     [
         (["HAM10000", "older ISIC archive"], False, "cc-by-nc-4.0"),
         (["HAM10000", "my clinic"], False, "other"),
+        (["PAD-UFES-20"], False, "cc-by-4.0"),
+        (["PAD-UFES-20", "newer ISIC archive"], False, "cc-by-nc-4.0"),
         (["generated"], True, "apache-2.0"),
     ],
 )
@@ -171,6 +173,13 @@ def test_the_licence_of_the_weights_follows_the_images(trained_on, generated, li
     report = figures()
     report["data"] |= {"trained_on": trained_on, "generated": generated}
     assert yaml.safe_load(card.render_card(report).split("---\n", 2)[1])["license"] == licence
+
+
+@pytest.mark.parametrize("origin", set(provenance.ORIGINS) - {provenance.GENERATED})
+def test_a_card_credits_every_origin_that_was_trained_on(origin):
+    report = figures()
+    report["data"] |= {"trained_on": [origin, "my clinic"], "generated": False}
+    assert f"- {provenance.ORIGINS[origin].credit}" in card.render_card(report).splitlines()
 
 
 def test_a_shortcut_is_said_on_the_first_page():
