@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -517,11 +516,14 @@ def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Cou
     return {name: value for name, value in facts.items() if value is not None}
 
 
+_OLDEST = 120  # years: 999 is a spreadsheet's word for an age that is not known
+
+
 def age_of(row: Mapping, columns: Mapping[str, str] | None = None) -> float | None:
     """Return the age in years."""
     word = text(row.get((columns or columns_of(row)).get("age"))).removesuffix("+")
     age = names.number(re.sub(r"\s*(y|yrs?|years?)$", "", word, flags=re.IGNORECASE))
-    return age if age is not None and 0 <= age < math.inf else None
+    return age if age is not None and 0 <= age <= _OLDEST else None
 
 
 def sex_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:

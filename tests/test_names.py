@@ -698,3 +698,13 @@ def test_a_table_as_json_is_not_read_and_said(tmp_path, caplog):
     (tmp_path / "clinic" / "metadata.json").write_text(json.dumps([{"file_name": f, "lesion_id": 1} for f in files]))
     assert len(set(sources.load([str(tmp_path / "clinic")])["group"])) == 8
     assert "1 files in" in caplog.text and "are neither images nor tables: metadata.json" in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["999", "-1", "inf", "nan", "250", "unknown", ""])
+def test_an_age_that_nobody_has_is_not_known(cell):
+    assert "age" not in tables.facts_of({"image_id": "a", "age": cell})
+
+
+@pytest.mark.parametrize(("cell", "years"), [("85+", 85), ("0", 0), ("47,5", 47.5), ("61 years", 61), ("103", 103)])
+def test_an_age_is_read_as_people_write_it(cell, years):
+    assert tables.facts_of({"image_id": "a", "age": cell})["age"] == years
