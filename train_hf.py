@@ -61,6 +61,7 @@ from dermalert import (
     remeasure,
     repair,
     runs,
+    schema,
     seen,
     sources,
     splits,
@@ -165,7 +166,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes, a
     folds = [seen.set_apart(fold, known) for fold in folds]
     if config.weights_from:
         remeasure.check_images(config.weights_from, sides)
-    data = sources.describe(dataset)
+    data = schema.describe(dataset)
     whose = settings | {"data": data["fingerprint"], "sides": splits.fingerprint(sides)}
     learnt_from = seen.of(sides, known)
 
@@ -196,7 +197,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes, a
             judge = declining.add(staging, judge, sides["train"], sides["calibration"])
             judge = operating_points.add(staging, judge, sides["calibration"])
             measured = measure(judge, learnt, sides, others, out_of_fold)
-            found = {"shipped": sources.describe(shipped), "repair": repaired, "external": told}
+            found = {"shipped": schema.describe(shipped), "repair": repaired, "external": told}
             found |= {
                 "base_model_learnt_from": "known" if known else "not known",
                 "official_test_known_to_base": int((~seen.are_unseen(sides["official_test"], known)).sum()),

@@ -24,8 +24,8 @@ from scipy import fft
 from dermalert import duplicates, synthetic
 from dermalert.audit import audit
 from dermalert.diagnoses import DIAGNOSES
+from dermalert.schema import FEATURES
 from dermalert.sketches import ROW, SIDE, sketch
-from dermalert.sources import FEATURES
 
 _TIME_LIMIT = 15 * 60  # seconds a size
 

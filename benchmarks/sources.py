@@ -19,7 +19,7 @@ from datasets import Dataset, concatenate_datasets
 from recipe import load
 
 import train_hf
-from dermalert import audit, baselines, evaluation, release, runs, seen, sources, splits
+from dermalert import audit, baselines, evaluation, release, runs, schema, seen, splits
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError, run_command
 from dermalert.words import in_words
@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
     train_hf.check(config)
     if seen.read(release.find(config.base_model)):
         raise UsageError(f"--base_model '{config.base_model}' has learnt from lesions already: name one that has not.")
-    data = {side: sources.describe(rows)["fingerprint"] for side, rows in sides.items()}
+    data = {side: schema.describe(rows)["fingerprint"] for side, rows in sides.items()}
     for name in arguments.leave_out or known:
         if name not in known:
             raise UsageError(f"--leave_out '{name}' is none of the sources: {', '.join(known)}.")

@@ -174,7 +174,7 @@ def stress(
 
     Args:
         release: the judge.
-        dataset: the side, in the schema of `sources.FEATURES`, of at least one image.
+        dataset: the side, in the schema of `schema.FEATURES`, of at least one image.
         limit: images to look at, at most; which ones depends on their ids alone.
         unaltered: (n, 9) the release's probabilities of all images of the side; None to ask for them here.
 

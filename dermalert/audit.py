@@ -15,9 +15,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from dermalert import diagnoses, duplicates, facts, files, sketches, sources, splits
+from dermalert import diagnoses, duplicates, facts, files, schema, sketches, splits
 from dermalert.diagnoses import ALERT, MALIGNANCIES
 from dermalert.errors import UsageError, did_you_mean
+from dermalert.names import archive_number
 
 KINDS = {
     "unreadable": "files that are no image",
@@ -51,7 +52,7 @@ def audit(dataset: datasets.Dataset, *, unreadable: Sequence[str] = ()) -> dict:
     """Return what is wrong with a data set, ready for JSON.
 
     Args:
-        dataset: in the schema of `sources.FEATURES` or `sources.BINARY_FEATURES`; of several data sets, as
+        dataset: in the schema of `schema.FEATURES` or `schema.BINARY_FEATURES`; of several data sets, as
             `sources.load(merge=False)` gives it, or what they share cannot be told.
         unreadable: the files that were no images and are therefore not in it, the `faults` of `sources.load`.
 
@@ -89,7 +90,7 @@ class _Rows:
         self.names = dataset.features["label"].names
         self.label = [None if label is None else self.names[label] for label in dataset["label"]]
         self.source, self.split = list(dataset["source"]), list(dataset["shipped_split"])
-        self.facts = [facts.known().get(facts.isic_id(image_id), {}) for image_id in self.image_id]
+        self.facts = [facts.known().get(archive_number(image_id), {}) for image_id in self.image_id]
         known = zip(dataset["lesion_id"], self.facts, strict=True)
         self.lesion = [own or fact.get("lesion_id") for own, fact in known]
         self.patient = list(dataset["patient_id"])
@@ -250,7 +251,7 @@ def _shared_images(rows: _Rows) -> dict:
     if len(set(rows.named)) < 2:
         return _cannot_tell("one data set was named, not several", unit="images", known_from=known_from)
     columns = zip(rows.image_id, rows.content, strict=True)
-    names = [sources.same_image({"image_id": image_id, "content": content}) for image_id, content in columns]
+    names = [schema.same_image({"image_id": image_id, "content": content}) for image_id, content in columns]
     images = list(_gathered(splits.groups(names, [(a, b) for a, b, _ in rows.near])).values())
     # Of each image, the first row under each name.
     places = [{rows.named[i]: i for i in reversed(members)} for members in images]

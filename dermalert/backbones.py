@@ -33,8 +33,8 @@ from transformers import (
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
 from dermalert import pixels
-from dermalert.calibration import last_linear
 from dermalert.errors import UsageError, did_you_mean, first_line
+from dermalert.head import last_linear
 from space import triage
 
 _DEEPER = [1, 3, 3, 4, 4, 5, 1]

@@ -47,7 +47,7 @@ def baselines(sides: dict[str, Dataset], probabilities: np.ndarray | None = None
     are of one source, `source_only` scores them alike, and its AUROC is 0.5: the source tells nothing there.
 
     Args:
-        sides: data sets in the schema `sources.FEATURES`; the other sides are not looked at.
+        sides: data sets in the schema `schema.FEATURES`; the other sides are not looked at.
         probabilities: (n, 9) the model's answers to the images held out, in their order; without them no margins.
 
     Returns:

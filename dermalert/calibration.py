@@ -3,11 +3,11 @@
 import dataclasses
 
 import numpy as np
-import torch
 from datasets import Dataset
 from scipy import optimize, special
 from torch import nn
 
+from dermalert import head
 from dermalert.diagnoses import ALERT
 from dermalert.errors import RunError
 from dermalert.evaluation import predict
@@ -53,9 +53,9 @@ def calibrate(model: nn.Module, processor, dataset: Dataset, *, prior: np.ndarra
         raise RunError("the training diverged: the model's answers are not numbers. Try a lower --learning_rate.")
     logits = np.log(np.maximum(probabilities, _TINY))
     truth = np.array(dataset["label"])
-    layer = last_linear(model, processor(read_image(dataset[0]["image"]), return_tensors="pt")["pixel_values"])
+    layer = head.last_linear(model, processor(read_image(dataset[0]["image"]), return_tensors="pt")["pixel_values"])
     temperature, bias = fit(logits, truth, None if layer.bias is None else prior)
-    fold(layer, temperature, bias)
+    head.fold(layer, temperature, bias)
     return Calibration(temperature=temperature, bias=bias.tolist(), images=len(truth))
 
 
@@ -124,34 +124,3 @@ def fit_prior(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray) -> tuple
 
 def _likelihood_loss(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return -special.log_softmax(logits, axis=1)[np.arange(len(truth)), truth]
-
-
-@torch.no_grad()
-def fold(layer: nn.Linear, temperature: float, bias: np.ndarray) -> None:
-    """Make a last layer give its logits / temperature (above 0) + bias (classes,), for good."""
-    layer.weight /= temperature
-    if layer.bias is not None:
-        layer.bias.copy_(layer.bias / temperature + torch.as_tensor(bias).to(layer.bias))
-
-
-@torch.no_grad()
-def last_linear(model: nn.Module, pixels: torch.Tensor) -> nn.Linear:
-    """Return the linear layer whose output is what a classifier gives as its logits.
-
-    Args:
-        model: any transformers image classifier.
-        pixels: (n, 3, H, W) images to run it on.
-
-    Raises:
-        ValueError: there is none.
-    """
-    outputs = {}
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    hooks = [layer.register_forward_hook(lambda layer, _, output: outputs.update({layer: output})) for layer in layers]
-    logits = model.eval()(pixels).logits
-    for hook in hooks:
-        hook.remove()
-    for layer, output in reversed(outputs.items()):
-        if output.shape == logits.shape and torch.equal(output.nan_to_num(), logits.nan_to_num()):
-            return layer
-    raise ValueError(f"the logits of {type(model).__name__} are not the output of a linear layer")

@@ -22,9 +22,11 @@ from scipy import stats
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from dermalert import facts, metrics, noninferiority, release, repository, seen, words
+from dermalert import metrics, noninferiority, release, repository, seen, words
 from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
 from dermalert.errors import UsageError, first_few, first_line
+from dermalert.files import dump_metrics
+from dermalert.names import archive_number
 from dermalert.retries import patiently
 
 FILES = ("config.json", "evaluation/metrics.json", "evaluation/predictions.parquet", seen.FILE)
@@ -65,7 +67,7 @@ class Answers:
 
     def has_seen(self, image_id: str, group: str) -> bool:
         """Tell whether it is known to have learnt from an image of an archive number or, hashed, a group."""
-        number = facts.isic_id(image_id)
+        number = archive_number(image_id)
         return group in self.seen or (number is not None and seen.hashed(number) in self.seen)
 
 
@@ -479,6 +481,6 @@ def record(folder: Path, old: Path) -> dict:
     before = dataclasses.replace(before, name=before.figures["version"] or "the release before")
     told = gate(read(folder, str(folder)), before) | {"accepted_because": None}
     figures = release.read_metrics(folder) | {"gate": told}
-    (folder / "evaluation" / "metrics.json").write_text(release.dump_metrics(figures))
+    (folder / "evaluation" / "metrics.json").write_text(dump_metrics(figures))
     release.write_card(folder)
     return told

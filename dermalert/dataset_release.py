@@ -18,7 +18,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from dermalert import audit, card, duplicates, provenance, repair, repository, sources, splits
+from dermalert import audit, card, duplicates, provenance, repair, repository, schema, splits
 from dermalert.errors import UsageError, first_few
 
 _CARD = Path(__file__).parent.parent / "dataset_card.md"
@@ -139,8 +139,8 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Iterable
             {"name": name, "images": n} | dataclasses.asdict(known or unknown)
             for (name, known), n in _terms(dataset).most_common()
         ],
-        "shipped": sources.describe(shipped),
-        "data": sources.describe(dataset) | splits.describe(parts, seed=0),
+        "shipped": schema.describe(shipped),
+        "data": schema.describe(dataset) | splits.describe(parts, seed=0),
         "repair": repaired,
         "audit": audit.audit(shipped, unreadable=list(unreadable)),
     }
@@ -240,7 +240,7 @@ def _tables(rows: Dataset) -> Iterator[pa.Table]:
     keys = list(zip(rows["content"], rows["label"], rows["image_id"], strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     for table in rows.select(order).with_format("arrow").iter(batch_size=_ROWS):
-        yield embed_table_storage(table).cast(sources.FEATURES.arrow_schema)
+        yield embed_table_storage(table).cast(schema.FEATURES.arrow_schema)
 
 
 def render_card(figures: dict, repo_id: str, sizes: dict[str, int]) -> str:
@@ -274,7 +274,7 @@ def _metadata(figures: dict, repo_id: str, sizes: dict[str, int]) -> DatasetCard
         tags=["dermatology", "dermoscopy", "melanoma", "skin-lesion", "dermalert"],
     )
     held = {name: {"name": name, "num_bytes": sizes[name], "num_examples": counts[name]} for name in default}
-    info = DatasetInfo(features=sources.FEATURES, splits=held, dataset_size=sum(sizes[name] for name in default))
+    info = DatasetInfo(features=schema.FEATURES, splits=held, dataset_size=sum(sizes[name] for name in default))
     DatasetInfosDict({"default": info}).to_dataset_card_data(card)
     card["configs"] = [
         {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in files.items()]}

@@ -119,7 +119,7 @@ def measure(release: Release, held_out: Dataset, refused: np.ndarray) -> dict:
 
     Args:
         release: what declines.
-        held_out: in the schema of `sources.FEATURES`.
+        held_out: in the schema of `schema.FEATURES`.
         refused: (n,) which of them it has declined.
     """
     sources, intervals = np.array(held_out["source"]), metrics.Intervals(np.array(held_out["group"]))

@@ -15,7 +15,7 @@ from scipy import fft, ndimage, sparse
 from scipy.sparse import csgraph
 from tqdm.auto import tqdm
 
-from dermalert import facts, sources, splits
+from dermalert import schema, splits
 from dermalert.sketches import BLANK, SIDE, contrast, sketches
 
 HASH_SIDE = 16  # lowest frequencies a direction: 256 bits propose a tenth of the false pairs that the usual 64 do
@@ -320,8 +320,8 @@ def linked(dataset: datasets.Dataset) -> datasets.Dataset:
     # With all that each image belongs to, so that the key stays the most telling name: a copy that joins from another
     # source must not move the lesion to another side.
     rows = dataset.select_columns(["lesion_id", "patient_id", "image_id", "content", "group"])
-    names = ((*sources.belongings(row), row["group"]) for row in rows)
-    return facts.with_columns(dataset, {"group": splits.groups(names, links)})
+    names = ((*schema.belongings(row), row["group"]) for row in rows)
+    return schema.with_columns(dataset, {"group": splits.groups(names, links)})
 
 
 def components(pairs: Sequence[tuple[int, int]] | np.ndarray, n: int) -> np.ndarray:

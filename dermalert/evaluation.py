@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from dermalert import figures, files, metrics, seen, subgroups, synthetic
 from dermalert.diagnoses import ALERT, DIAGNOSES
-from dermalert.release import dump_metrics
+from dermalert.files import dump_metrics
 from space.triage import Answers, Release, read_image
 
 _CHUNK = 256  # images in memory at once
@@ -87,7 +87,7 @@ def evaluate(
 
     Args:
         release: what answers.
-        sides: by name, in the schema of `sources.FEATURES`.
+        sides: by name, in the schema of `schema.FEATURES`.
         undone: gives the probabilities before the calibration from those after it.
         prior: (9,) the mix of diagnoses that the probabilities hold for.
     """
@@ -156,7 +156,7 @@ def figures_of(
     """Return all figures of one side that need no further look at its images.
 
     Args:
-        dataset: in the schema of `sources.FEATURES`.
+        dataset: in the schema of `schema.FEATURES`.
         probabilities: (n, 9), calibrated.
         alert: (n,) which images raise the melanoma alert; None where there is no threshold.
         attention: (n,) which images ask for attention; None where there is no threshold for it.

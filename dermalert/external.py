@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from dermalert import duplicates, repair, seen, sources
+from dermalert import duplicates, repair, schema, seen, sources
 from dermalert.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def load(
         if not len(fresh):
             raise UsageError(f"nothing is left of --external {name}: all its images have kin among those learnt from.")
         found[f"external/{name}"] = fresh
-        told[name] = sources.describe(fresh) | {"left_out": left_out, "repair": repaired}
+        told[name] = schema.describe(fresh) | {"left_out": left_out, "repair": repaired}
     return found, told
 
 

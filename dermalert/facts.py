@@ -9,7 +9,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from dermalert import diagnoses, names
+from dermalert import diagnoses
+from dermalert.names import archive_number
 
 TABLE = Path(__file__).parent / "isic9.csv"
 
@@ -22,14 +23,9 @@ def known() -> dict[str, dict]:
     return {row.pop("image_id"): row | {"age": float(row["age"]) if row["age"] else None} for row in rows}
 
 
-def isic_id(image_id: str) -> str | None:
-    """Return the number under which the archive holds an image, if its name has one: see `names.archive_number`."""
-    return names.archive_number(image_id)
-
-
 def diagnosis(image_id: str) -> str | None:
     """Return the archive's diagnosis of an image of the nine-class set."""
-    return known().get(isic_id(image_id), {}).get("diagnosis")
+    return known().get(archive_number(image_id), {}).get("diagnosis")
 
 
 def archive_labels(dataset: Dataset) -> list[int]:
@@ -38,14 +34,3 @@ def archive_labels(dataset: Dataset) -> list[int]:
     find = diagnoses.malignancy if feature.names == list(diagnoses.MALIGNANCIES) else diagnoses.find
     archive = [diagnosis(image_id) for image_id in dataset["image_id"]]
     return [feature.str2int(find(a)) if a else label for a, label in zip(archive, dataset["label"], strict=True)]
-
-
-def with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
-    """Return a data set in which the columns hold these values; their order and features stay."""
-    if not len(dataset):
-        return dataset  # `datasets` 5.2 cannot add a column to a selection of nothing
-    order, features = dataset.column_names, dataset.features
-    dataset = dataset.remove_columns(list(columns))
-    for name, values in columns.items():
-        dataset = dataset.add_column(name, values, feature=features[name])
-    return dataset.select_columns(order)

@@ -53,3 +53,8 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def dump_metrics(figures: dict) -> str:
+    """Return the text of `metrics.json`."""
+    return json.dumps(figures, indent=1, allow_nan=False) + "\n"

@@ -294,7 +294,7 @@ def grade(
 
     Args:
         release: of `load`.
-        dataset: in the schema of `sources.FEATURES`, or of `sources.load_binary`.
+        dataset: in the schema of `schema.FEATURES`, or of `sources.load_binary`.
         shipped: the same before a repair, which may have left out one of two copies; without it, `dataset`.
         label_map: see `classes`.
 

@@ -23,19 +23,17 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from dermalert import facts, layouts, tables
+from dermalert import layouts, tables
 from dermalert.errors import RunError, UsageError, did_you_mean, first_line
 from dermalert.layouts import Record
+from dermalert.names import archive_number
+from dermalert.retries import HTTP_ERROR
 from dermalert.unused import Unused
-
-# The base of all that the Hub client's HTTP library raises; which library that is depends on the client's version.
-HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 _UNREAD = "{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads one)"
 
@@ -180,13 +178,13 @@ def _names(rows: Dataset, image: str, where: str) -> list[str]:
     names = [tables.image_name(path) for path in paths]
     often = Counter(names)
     return [
-        name if name and (facts.isic_id(name) or often[name] == 1) else f"{where}/{i}" for i, name in enumerate(names)
+        name if name and (archive_number(name) or often[name] == 1) else f"{where}/{i}" for i, name in enumerate(names)
     ]
 
 
 def _more_telling(said: str, file: str) -> str:
     """Return what a column calls an image, or its file's name where only that has the archive's number."""
-    return file if not said or (facts.isic_id(file) and not facts.isic_id(said)) else said
+    return file if not said or (archive_number(file) and not archive_number(said)) else said
 
 
 def _name_of(feature: ClassLabel, number: int | None) -> str:

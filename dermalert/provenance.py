@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from dermalert import names
+from dermalert.names import archive_number
 
 GENERATED = "generated"
 
@@ -46,7 +47,7 @@ def origin(image_id: str, named: str) -> str:
     """
     if names.pad_ufes(image_id):
         return "PAD-UFES-20"
-    number = names.archive_number(image_id)
+    number = archive_number(image_id)
     if number is None:
         return named if named not in ORIGINS or image_id.startswith("DEMO_") else f"a folder {named}"
     if "ISIC_0024306" <= number <= "ISIC_0034320":

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from dermalert import comparing, release, repository, words
 from dermalert.errors import RunError, UsageError, first_few
+from dermalert.files import dump_metrics
 from dermalert.retries import patiently, status
 from space import triage
 
@@ -280,7 +281,7 @@ def _begun_with(figures: dict, begun: Iterable[dict | None]) -> dict:
 
     So what finishes it has the same files.
     """
-    figures = json.loads(release.dump_metrics(figures))
+    figures = json.loads(dump_metrics(figures))
     for there in begun:
         if there and "gate" in there and _unsigned(there) == _unsigned(figures):
             return {key: there[key] for key in ("released", "gate")}
@@ -304,7 +305,7 @@ def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:
     config = json.loads((to / "config.json").read_text())
     config["dermalert"]["version"] = version
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (to / _FIGURES).write_text(release.dump_metrics(_figures_of(folder, version, added)))
+    (to / _FIGURES).write_text(dump_metrics(_figures_of(folder, version, added)))
     release.write_card(to)
     return to
 

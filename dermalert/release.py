@@ -112,11 +112,6 @@ def find_metrics(folder: Path) -> dict | None:
     return figures if ours else None
 
 
-def dump_metrics(figures: dict) -> str:
-    """Return the text of `metrics.json`."""
-    return json.dumps(figures, indent=1, allow_nan=False) + "\n"
-
-
 def write_card(folder: Path) -> None:
     """Write the card of a release folder, every number of it out of `metrics.json`."""
     pictures = frozenset(path.name for path in (folder / "evaluation" / "figures").glob("*.png"))

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from datasets import Dataset
 
-from dermalert import facts, splits
+from dermalert import facts, schema, splits
 from dermalert.errors import UsageError, did_you_mean
-from dermalert.sources import fill, same_image
+from dermalert.schema import fill, same_image
 from dermalert.tables import FACTS
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, dict]:
     Copies of an image become one row; of those that ship a split, the one for testing stays. Groups are not changed.
 
     Args:
-        dataset: in the schema of `sources.FEATURES` or `sources.BINARY_FEATURES`.
+        dataset: in the schema of `schema.FEATURES` or `schema.BINARY_FEATURES`.
         policy: one of `POLICIES`.
 
     Returns:
@@ -67,7 +67,7 @@ def _repaired(dataset: Dataset, report: dict, *, from_archive: bool) -> Dataset:
             row["label"] = label
     kept = _one_row_an_image(known, report, dataset.features["label"].names)
     columns = {name: [row[name] for row in known] for name in ("label", *FACTS)}
-    return facts.with_columns(dataset, columns).select(kept)
+    return schema.with_columns(dataset, columns).select(kept)
 
 
 def _changes(before: Iterable[int], after: Iterable[int], names: list[str]) -> dict[str, dict[str, int]]:

@@ -21,8 +21,7 @@ from huggingface_hub.utils import get_token, validate_repo_id
 
 from dermalert import release
 from dermalert.errors import RunError, UsageError, first_line
-from dermalert.hub import HTTP_ERROR
-from dermalert.retries import patiently, status
+from dermalert.retries import HTTP_ERROR, patiently, status
 
 FAILURES = (HTTP_ERROR, OSError, ValueError, KeyError, RuntimeError)
 """What the Hub's client raises, beside its HTTP errors: ValueError (refused metadata), KeyError (an answer without what

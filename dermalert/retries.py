@@ -8,8 +8,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
+from huggingface_hub.errors import HfHubHTTPError
+
 from dermalert.errors import RunError
-from dermalert.hub import HTTP_ERROR
+
+# The base of all that the Hub client's HTTP library raises; which library that is depends on the client's version.
+HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 SECOND = 1.0
 """How long a second of waiting is; tests make it shorter."""

@@ -19,9 +19,9 @@ from datasets import Dataset, concatenate_datasets
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from dermalert import duplicates, sources, splits
+from dermalert import duplicates, schema, splits
 from dermalert.errors import RunError, UsageError, first_line
-from dermalert.hub import HTTP_ERROR
+from dermalert.retries import HTTP_ERROR
 from dermalert.sketches import BLANK, contrast, sketches
 
 FILE = "evaluation/seen.parquet"
@@ -41,7 +41,7 @@ def names(dataset: Dataset) -> list[set[str]]:
     """Return, hashed, what each image belongs to: lesion, patient, archive number, bytes, and its group."""
     columns = ("lesion_id", "patient_id", "image_id", "content", "group")
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*(dataset[name] for name in columns), strict=True)]
-    return [{hashed(name) for name in (*sources.belongings(row), row["group"]) if name is not None} for row in rows]
+    return [{hashed(name) for name in (*schema.belongings(row), row["group"]) if name is not None} for row in rows]
 
 
 def hashed(name: str) -> str:

@@ -7,50 +7,27 @@ finds a truncated file only when the training reads it.
 """
 
 import dataclasses
-import hashlib
 import io
 import logging
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
+from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
-from dermalert import facts, hub, layouts, people, provenance, sketches, splits, synthetic
+from dermalert import facts, hub, layouts, people, provenance, schema, sketches, splits, synthetic
 from dermalert.diagnoses import DIAGNOSES, MALIGNANCIES
 from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.layouts import Record
-from dermalert.names import clean, is_archive_id, key, original, pad_ufes
-from dermalert.tables import FACTS, Columns
+from dermalert.names import archive_number, clean, is_archive_id, key, original, pad_ufes
+from dermalert.tables import Columns
 
 logger = logging.getLogger(__name__)
-
-FEATURES = Features(
-    {
-        "image": Image(),
-        "label": ClassLabel(names=list(DIAGNOSES)),
-        "image_id": Value("string"),
-        "lesion_id": Value("string"),
-        "patient_id": Value("string"),
-        "source": Value("string"),  # where the pictures were made; if nothing tells, the name of what holds them
-        "age": Value("float32"),  # years
-        "sex": Value("string"),
-        "site": Value("string"),
-        "skin_type": Value("string"),  # Fitzpatrick, I to VI
-        "group": Value("string"),  # what must stay on one side of the split, as `splits.groups` finds it
-        "shipped_split": Value("string"),  # "train" or "test" where the source ships one
-        "content": Value("string"),  # SHA-256 of the file
-    }
-)
-
-
-BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCIES))})
-"""The same where it is known of an image only whether what it shows is malignant."""
 
 _PART = 2000  # rows made at once
 
@@ -128,11 +105,11 @@ def load(
         _merge_copies(found)
     for source, short in zip(found, _told_apart(names), strict=True):
         source.name = short
-    features = FEATURES if labels == DIAGNOSES else BINARY_FEATURES
+    features = schema.FEATURES if labels == DIAGNOSES else schema.BINARY_FEATURES
     features = features if merge else Features(features | _NAMED)
     dataset = concatenate_datasets([source.dataset(features) for source in found if source.rows])
     pa.default_memory_pool().release_unused()  # what making the table took on the way; else it stays for good
-    _warn_of_contradictions(dataset)
+    schema.warn_of_contradictions(dataset)
     return dataset
 
 
@@ -157,8 +134,8 @@ def _complete(found: list[_Source]) -> None:
     """
     rows = [row for source in found for row in source.rows]
     for row in rows:
-        fill(row, facts.known().get(facts.isic_id(row["image_id"]), {}))
-    for row, group in zip(rows, splits.groups(map(belongings, rows), _twins(found)), strict=True):
+        schema.fill(row, facts.known().get(archive_number(row["image_id"]), {}))
+    for row, group in zip(rows, splits.groups(map(schema.belongings, rows), _twins(found)), strict=True):
         row["group"] = group
     strangers = sum(row["source"] == "HAM10000" and not row.get("lesion_id") for row in rows)
     if strangers:
@@ -211,45 +188,10 @@ def _augmented(rows: list[dict]) -> Iterator[tuple[int, int]]:
                 yield before, i
 
 
-def describe(dataset: Dataset) -> dict:
-    """Return what a data set is made of; the fingerprint changes with any image or label, not with their order."""
-    pairs = sorted(zip(dataset["content"], dataset["label"], strict=True))
-    sources = sorted(set(dataset["source"]))
-    return {
-        "sources": sources,
-        "generated": sources == [provenance.GENERATED],
-        "images": len(dataset),
-        "different_images": len(set(dataset["content"])),
-        "contradictions": len(_contradictions(dataset)),
-        "groups": len(set(dataset["group"])),
-        "fingerprint": hashlib.sha256(repr(pairs).encode()).hexdigest()[:16],
-    }
-
-
-def belongings(row: Mapping) -> tuple[str | None, ...]:
-    """Return what an image belongs to, the most telling first, as `splits.groups` wants it."""
-    return row.get("lesion_id"), row.get("patient_id"), facts.isic_id(row["image_id"]), row["content"][:16]
-
-
-def same_image(row: Mapping) -> tuple[str | None, ...]:
-    """Return what makes two rows one image, as `splits.groups` wants it: the archive's number, or the bytes.
-
-    The bytes alone would not do: each source has scaled the archive's images in its own way.
-    """
-    return facts.isic_id(row["image_id"]), row["content"]
-
-
-def fill(row: dict, known: Mapping) -> None:
-    """Add to a row what is known of its image otherwise and not there yet, of `FACTS`."""
-    for name in FACTS:
-        if row.get(name) is None and known.get(name) is not None:
-            row[name] = known[name]
-
-
 def _merge_copies(found: list[_Source]) -> None:
     """Keep one row of an image that several sources hold under one label, the one shipped for testing or the first."""
     rows = [(source, i) for source in found for i in range(len(source.rows))]
-    images = splits.groups(same_image(source.rows[i]) for source, i in rows)
+    images = splits.groups(schema.same_image(source.rows[i]) for source, i in rows)
     copies = defaultdict(list)
     for image, (source, i) in zip(images, rows, strict=True):
         copies[image, source.rows[i]["label"]].append((source, i))
@@ -262,7 +204,7 @@ def _merge_copies(found: list[_Source]) -> None:
             row["shipped_split"] = row.get("shipped_split") or "train"
         for source, i in same:
             if source is not kept[0]:
-                fill(kept[0].rows[kept[1]], source.rows[i])
+                schema.fill(kept[0].rows[kept[1]], source.rows[i])
                 gone[id(source)].add(i)
     for source in found:
         left = [i for i in range(len(source.rows)) if i not in gone[id(source)]]
@@ -405,25 +347,3 @@ def _own_ids(record: Record) -> dict[str, str]:
         name: value if of_pad or is_archive_id(value) else f"{record.space or record.source}: {value}"
         for name, value in known.items()
     }
-
-
-def _contradictions(dataset: Dataset) -> dict[str, set[int]]:
-    """Return the labels of each image that stands, byte for byte, under more than one."""
-    first, labels = {}, defaultdict(set)
-    for content, label in zip(dataset["content"], dataset["label"], strict=True):
-        if first.setdefault(content, label) != label:
-            labels[content] |= {first[content], label}
-    return labels
-
-
-def _warn_of_contradictions(dataset: Dataset) -> None:
-    label = dataset.features["label"].int2str
-    pairs = Counter(" / ".join(label(i) for i in sorted(found)) for found in _contradictions(dataset).values())
-    if pairs:
-        logger.warning(
-            "%d files hold %d different images; %d images stand under two labels: %s",
-            len(dataset),
-            len(set(dataset["content"])),
-            pairs.total(),
-            ", ".join(f"{n} {pair}" for pair, n in pairs.most_common()),
-        )

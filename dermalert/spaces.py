@@ -21,8 +21,7 @@ from packaging.specifiers import SpecifierSet
 
 from dermalert import repository
 from dermalert.errors import RunError, UsageError, did_you_mean, first_few
-from dermalert.hub import HTTP_ERROR
-from dermalert.retries import patiently, status
+from dermalert.retries import HTTP_ERROR, patiently, status
 from space import examples, graph, refusal, triage
 
 SOURCE = Path(triage.__file__).parent

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from datasets import Dataset, concatenate_datasets
 
-from dermalert import facts
+from dermalert import facts, schema
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError
 
@@ -133,7 +133,7 @@ def clean_test(shipped: Dataset) -> Dataset:
     test, train = _shipped_as(shipped, "test"), _shipped_as(shipped, "train")
     kin = set(train["group"])
     clean = test.select([i for i, group in enumerate(test["group"]) if group not in kin])
-    return facts.with_columns(clean, {"label": facts.archive_labels(clean)})
+    return schema.with_columns(clean, {"label": facts.archive_labels(clean)})
 
 
 def _shipped_as(dataset: Dataset, part: str) -> Dataset:

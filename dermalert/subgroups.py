@@ -42,7 +42,7 @@ def subgroups(dataset: Dataset, probabilities: np.ndarray, alert: np.ndarray | N
     """Return the figures of each subgroup of a side.
 
     Args:
-        dataset: the side, in the schema of `sources.FEATURES`.
+        dataset: the side, in the schema of `schema.FEATURES`.
         probabilities: (n, 9), calibrated.
         alert: (n,) which images raise the melanoma alert; None where the release has no threshold.
 
@@ -83,7 +83,7 @@ def sensitivity_by_subgroup(dataset: Dataset, alert: np.ndarray | None) -> dict:
     weaker is tested.
 
     Args:
-        dataset: the split, in the schema of `sources.FEATURES`.
+        dataset: the split, in the schema of `schema.FEATURES`.
         alert: (n,) which images raise the melanoma alert as served, so none on which the release abstains; None where
             it has no threshold.
 

@@ -14,6 +14,7 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImag
 
 from dermalert import evaluation, metrics, release, seen
 from dermalert.diagnoses import CLINICAL_GROUPS, DIAGNOSES
+from dermalert.files import dump_metrics
 from space import triage
 
 LABELS = list(DIAGNOSES)
@@ -252,7 +253,7 @@ def measured_release(
     report["splits"]["held_out"] |= {"n": images, "groups": images}
     report["splits"]["held_out"]["calibration"] |= metrics.calibration(truth, probabilities, metrics.Intervals(groups))
     evaluation.write_reference(folder / triage.REFERENCE, triage.Release.load(folder))
-    (folder / "evaluation" / "metrics.json").write_text(release.dump_metrics(report | {"version": None}))
+    (folder / "evaluation" / "metrics.json").write_text(dump_metrics(report | {"version": None}))
     columns = {
         "image_id": [f"ISIC_{9000000 + i:07d}" for i in range(images)],
         "source": ["HAM10000"] * images,

@@ -8,7 +8,7 @@ from datasets import Dataset
 from PIL import Image
 from releases import make_image, make_release
 
-from dermalert import sources
+from dermalert import schema
 from dermalert.artefacts import ARTEFACTS, apply, stress
 from dermalert.diagnoses import DIAGNOSES
 from space.triage import Release
@@ -127,14 +127,14 @@ def plain(brightness):
 
 
 def a_side(images, labels, *, photos_a_group=1):
-    blank = {name: [None] * len(images) for name in sources.FEATURES}
+    blank = {name: [None] * len(images) for name in schema.FEATURES}
     known = {
         "image": [{"path": None, "bytes": as_png(image)} for image in images],
         "label": labels,
         "image_id": [f"ISIC_{i:07d}" for i in range(len(images))],
         "group": [f"g{i // photos_a_group}" for i in range(len(images))],
     }
-    return Dataset.from_dict(blank | known, features=sources.FEATURES)
+    return Dataset.from_dict(blank | known, features=schema.FEATURES)
 
 
 def as_png(image):

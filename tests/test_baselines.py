@@ -4,7 +4,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from dermalert import metrics, sources, splits
+from dermalert import metrics, schema, sources, splits
 from dermalert.baselines import baselines, shortcuts
 from dermalert.diagnoses import DIAGNOSES
 
@@ -36,14 +36,14 @@ def sides(draw, *, images=120, source=lambda _, rng: rng.choice(["here", "there"
     def side(first):
         rng = np.random.default_rng(first)
         truth = rng.choice(labels, images).tolist()
-        blank = {name: [None] * images for name in sources.FEATURES}
+        blank = {name: [None] * images for name in schema.FEATURES}
         known = {
             "image": [png(draw(first + i, label)) for i, label in enumerate(truth)],
             "label": truth,
             "source": [source(label, rng) for label in truth],
             "group": [f"{first}-{i // 2}" for i in range(images)],
         }
-        return Dataset.from_dict(blank | known, features=sources.FEATURES)
+        return Dataset.from_dict(blank | known, features=schema.FEATURES)
 
     return {"train": side(0), "held_out": side(1000)}
 

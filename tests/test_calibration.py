@@ -4,7 +4,7 @@ import torch
 from scipy import special
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
-from dermalert import calibration
+from dermalert import calibration, head
 
 
 def test_the_temperature_that_made_the_logits_is_found():
@@ -26,7 +26,7 @@ def test_folding_divides_the_logits_and_shifts_them_for_good(model):
     pixels, bias = torch.randn(3, 3, 32, 32), np.linspace(-1, 1, 9)
     with torch.no_grad():
         before = model.eval()(pixels).logits
-        calibration.fold(calibration.last_linear(model, pixels), 2.5, bias)
+        head.fold(head.last_linear(model, pixels), 2.5, bias)
         assert torch.allclose(model(pixels).logits, before / 2.5 + torch.tensor(bias).float(), atol=1e-6)
 
 
@@ -94,4 +94,4 @@ def test_a_model_without_a_last_linear_layer_is_refused():
             return type("Output", (), {"logits": self.convolution(pixels).flatten(1)})
 
     with pytest.raises(ValueError, match="the logits of Odd are not the output of a linear layer"):
-        calibration.last_linear(Odd(), torch.randn(1, 3, 8, 8))
+        head.last_linear(Odd(), torch.randn(1, 3, 8, 8))

@@ -13,7 +13,7 @@ from datasets import Dataset
 from pictures import class_folders, jpeg
 from PIL import Image, ImageEnhance, ImageOps
 
-from dermalert import duplicates, facts, sketches, sources, splits, synthetic
+from dermalert import duplicates, schema, sketches, sources, splits, synthetic
 from dermalert.diagnoses import DIAGNOSES
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -31,7 +31,7 @@ def thumbnails(files: list[bytes]) -> np.ndarray:
 def dataset_of(files: list[bytes]) -> Dataset:
     rows = [{"image": {"bytes": file, "path": None}, "content": hashlib.sha256(file).hexdigest()} for file in files]
     return Dataset.from_list(
-        rows, features=type(sources.FEATURES)({k: sources.FEATURES[k] for k in ("image", "content")})
+        rows, features=type(schema.FEATURES)({k: schema.FEATURES[k] for k in ("image", "content")})
     )
 
 
@@ -195,9 +195,9 @@ def test_linking_groups_by_all_that_is_known_and_by_near_duplicates(lesions, tmp
     before = sources.load([str(tmp_path / "one"), str(tmp_path / "two")])
     # Two sets that were grouped by themselves share a lesion, as where one reports on what another learnt from.
     lesion = ["L1" if i in (0, 20) else None for i in range(len(before))]
-    before = facts.with_columns(before, {"lesion_id": lesion})
+    before = schema.with_columns(before, {"lesion_id": lesion})
     pairs = duplicates.near_duplicates(duplicates.sketches(before).thumbnails)
-    names = [(*sources.belongings(row), row["group"]) for row in before.remove_columns("image")]
+    names = [(*schema.belongings(row), row["group"]) for row in before.remove_columns("image")]
     expected = splits.groups(names, zip(pairs.first, pairs.second, strict=True))
     assert list(duplicates.linked(before)["group"]) == expected
     assert expected.count("L1") > 1

@@ -11,7 +11,7 @@ from hub_server import Fault
 from huggingface_hub.constants import HF_HUB_CACHE
 from pictures import class_folders, picture, write_table
 
-from dermalert import facts, repair, sources
+from dermalert import facts, repair, schema, sources
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import RunError, UsageError
 
@@ -62,7 +62,7 @@ def load(name: str = "tester/lesions", **options) -> Dataset:
 def test_a_data_set_of_the_hub_is_read_into_the_schema(hub, options):
     publish(hub, {"data/train-00000-of-00001.parquet": ham10000()})
     dataset = load(**options)
-    assert dataset.features == sources.FEATURES
+    assert dataset.features == schema.FEATURES
     assert [DIAGNOSES[i] for i in dataset["label"]] == [
         "nevus",
         "nevus",

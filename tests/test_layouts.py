@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pictures import class_folders, picture, write_table
 
-from dermalert import sources
+from dermalert import schema, sources
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError
 
@@ -179,7 +179,7 @@ def ids(rows: list[dict]) -> list[str]:
 def test_a_layout_is_recognised_and_read_into_the_schema(tmp_path, layout):
     rows = layout.rows()
     dataset = load(layout.build(tmp_path / "set", rows, ids(rows)), strict=True)
-    assert dataset.features == sources.FEATURES
+    assert dataset.features == schema.FEATURES
     assert dict(zip(dataset["image_id"], dataset["label"], strict=True)) == dict(
         zip(ids(rows), layout.labels, strict=True)
     )

@@ -15,7 +15,7 @@ from hub_server import Fault
 from pictures import picture
 from typer.testing import CliRunner
 
-from dermalert import audit, dataset_release, retries, sources, splits
+from dermalert import audit, dataset_release, retries, schema, sources, splits
 from dermalert.__main__ import app
 from dermalert.errors import UsageError
 
@@ -105,7 +105,7 @@ def test_what_is_published_is_read_back_with_the_same_features_rows_and_bytes(hu
     found = {**read_back(tmp_path), **read_back(tmp_path, "clean_test"), **read_back(tmp_path, "set_aside")}
     assert set(found) == set(expected)
     for name, rows in found.items():
-        assert rows.features == sources.FEATURES
+        assert rows.features == schema.FEATURES
         pictures = rows.cast_column("image", Image(decode=False))["image"]
         assert [hashlib.sha256(image["bytes"]).hexdigest() for image in pictures] == rows["content"][:]
         columns = [column for column in rows.column_names if column != "image"]
@@ -170,7 +170,7 @@ def test_the_front_matter_tells_the_hub_licence_task_size_splits_and_features(hu
     assert told["license"] == "cc-by-nc-4.0"
     assert told["task_categories"] == ["image-classification"]
     assert told["size_categories"] == ["n<1K"]
-    assert [column["name"] for column in told["dataset_info"]["features"]] == list(sources.FEATURES)
+    assert [column["name"] for column in told["dataset_info"]["features"]] == list(schema.FEATURES)
     counts = {split["name"]: split["num_examples"] for split in told["dataset_info"]["splits"]}
     assert counts == {name: len(parts[name]) for name in [*splits.SHARES, "test"]}
 

@@ -3,7 +3,7 @@ import shutil
 import pytest
 from pictures import class_folders, picture
 
-from dermalert import repair, sources
+from dermalert import repair, schema, sources
 from dermalert.diagnoses import DIAGNOSES
 from dermalert.errors import UsageError
 
@@ -40,7 +40,7 @@ def test_archive_takes_the_archives_diagnosis_and_drops_what_it_cannot_settle(co
     assert report["relabelled"] == {"nevus": {"actinic keratosis": 2}}
     assert report["dropped"] == {"melanoma / nevus": 1}
     assert (report["images_before"], report["images"], report["copies"]) == (7, 3, 2)
-    assert repaired.features == sources.FEATURES
+    assert repaired.features == schema.FEATURES
     assert repaired[0]["image"].size == (32, 32)
 
 

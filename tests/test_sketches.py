@@ -10,7 +10,7 @@ from datasets import Dataset, Features
 from pictures import jpeg
 from PIL import Image
 
-from dermalert import duplicates, sketches, sources, synthetic
+from dermalert import duplicates, schema, sketches, sources, synthetic
 from dermalert.diagnoses import DIAGNOSES
 from space.triage import UnreadableImage, read_image
 
@@ -32,7 +32,7 @@ def decoded(monkeypatch) -> list[bytes]:
 
 def dataset_of(files: list[bytes]) -> Dataset:
     rows = [{"image": {"bytes": file, "path": None}, "content": hashlib.sha256(file).hexdigest()} for file in files]
-    return Dataset.from_list(rows, features=Features({k: sources.FEATURES[k] for k in ("image", "content")}))
+    return Dataset.from_list(rows, features=Features({k: schema.FEATURES[k] for k in ("image", "content")}))
 
 
 def test_each_content_is_decoded_once_and_then_never_again(lesions, cache, decoded):

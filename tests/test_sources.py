@@ -5,7 +5,7 @@ import pytest
 from pictures import class_folders, picture, write_table
 from PIL import Image
 
-from dermalert import duplicates, repair, sources, tables
+from dermalert import duplicates, repair, schema, sources, tables
 from dermalert.diagnoses import DIAGNOSES, MALIGNANCIES, diagnosis
 from dermalert.errors import UsageError
 from space.triage import read_image
@@ -16,7 +16,7 @@ def test_train_and_test_folders_are_kept_apart(tmp_path):
     class_folders(tmp_path / "Train", images=2)
     class_folders(tmp_path / "Test", images=1, first_seed=100)
     dataset = sources.load([str(tmp_path)])
-    assert dataset.features == sources.FEATURES
+    assert dataset.features == schema.FEATURES
     assert len(dataset) == 27
     assert dataset["shipped_split"].count("test") == 9
 
@@ -113,14 +113,14 @@ def test_one_image_under_two_labels_is_said_and_is_one_group(tmp_path, caplog):
     dataset = sources.load([str(tmp_path)])
     assert "19 files hold 18 different images; 1 images stand under two labels: 1 melanoma / seborrheic" in caplog.text
     assert len(set(dataset["group"])) == 18
-    assert sources.describe(dataset)["contradictions"] == 1
+    assert schema.describe(dataset)["contradictions"] == 1
 
 
 def test_the_fingerprint_changes_with_the_content_and_not_with_the_order(tmp_path):
     dataset = sources.load([str(class_folders(tmp_path, images=2))])
-    found = sources.describe(dataset)["fingerprint"]
-    assert sources.describe(dataset.shuffle(seed=1))["fingerprint"] == found
-    assert sources.describe(dataset.select(range(17)))["fingerprint"] != found
+    found = schema.describe(dataset)["fingerprint"]
+    assert schema.describe(dataset.shuffle(seed=1))["fingerprint"] == found
+    assert schema.describe(dataset.select(range(17)))["fingerprint"] != found
 
 
 def test_an_image_of_several_sources_is_one_row_with_what_each_knows(tmp_path):
@@ -207,14 +207,14 @@ def test_without_merging_copies_stay_with_the_name_of_their_data_set(tmp_path):
 
 def binary(root, **options):
     dataset = sources.load_binary([str(root)], **options)
-    assert dataset.features == sources.BINARY_FEATURES
+    assert dataset.features == schema.BINARY_FEATURES
     return {row["image_id"]: MALIGNANCIES[row["label"]] for row in dataset.remove_columns("image")}
 
 
 def test_folders_of_benign_and_malignant_can_be_loaded_as_such(tmp_path):
     class_folders(tmp_path, images=1, labels=("Benign", "malignant"))
     assert list(binary(tmp_path).values()) == ["benign", "malignant"]
-    assert sources.load_known([str(tmp_path)]).features == sources.BINARY_FEATURES
+    assert sources.load_known([str(tmp_path)]).features == schema.BINARY_FEATURES
 
 
 @pytest.mark.parametrize("column", ["target", "benign_malignant", "evil"])
@@ -237,7 +237,7 @@ def test_a_list_whose_diagnoses_are_all_unknown_names_none(tmp_path):
     (tmp_path / "set").mkdir()
     picture(1).save(tmp_path / "set" / "1.png")
     write_table(tmp_path / "set" / "train.csv", [{"image_name": "1", "diagnosis": "unknown", "target": 1}])
-    assert sources.load_known([str(tmp_path / "set")]).features == sources.BINARY_FEATURES
+    assert sources.load_known([str(tmp_path / "set")]).features == schema.BINARY_FEATURES
 
 
 def test_a_malignancy_that_nobody_knows_is_refused(tmp_path):
@@ -256,14 +256,14 @@ def test_diagnoses_are_benign_or_malignant_too(tmp_path):
     found = dict(zip(DIAGNOSES, binary(tmp_path).values(), strict=True))
     malignant = {"melanoma", "basal cell carcinoma", "squamous cell carcinoma"}
     assert {name for name, word in found.items() if word == "malignant"} == malignant
-    assert sources.load_known([str(tmp_path)]).features == sources.FEATURES
+    assert sources.load_known([str(tmp_path)]).features == schema.FEATURES
 
 
 def test_of_sources_of_which_one_names_no_diagnosis_all_are_benign_or_malignant(tmp_path):
     class_folders(tmp_path / "nine", images=1)
     class_folders(tmp_path / "two", images=1, first_seed=100, labels=("benign", "malignant"))
     both = sources.load_known([str(tmp_path / "nine"), str(tmp_path / "two")])
-    assert (both.features, both["label"].count(1)) == (sources.BINARY_FEATURES, 4)
+    assert (both.features, both["label"].count(1)) == (schema.BINARY_FEATURES, 4)
 
 
 def test_a_binary_set_is_grouped_and_repaired_like_any(tmp_path):
@@ -274,7 +274,7 @@ def test_a_binary_set_is_grouped_and_repaired_like_any(tmp_path):
     dataset, report = repair.repair(duplicates.linked(sources.load_binary([str(tmp_path)])))
     assert report["relabelled"] == {"benign": {"malignant": 1}}
     assert report["dropped"] == {"benign / malignant": 1}
-    assert (dataset["label"], dataset.features) == ([1], sources.BINARY_FEATURES)
+    assert (dataset["label"], dataset.features) == ([1], schema.BINARY_FEATURES)
 
 
 # Columns.
@@ -330,7 +330,7 @@ def test_of_several_data_sets_a_column_counts_where_it_is(tmp_path):
 
 
 def test_the_real_nine_class_set_is_read_whole(real_images):
-    found = sources.describe(sources.load([str(real_images / "isic9")], strict=True))
+    found = schema.describe(sources.load([str(real_images / "isic9")], strict=True))
     assert (found["images"], found["contradictions"]) == (2357, 155)
     assert found["sources"] == ["HAM10000", "older ISIC archive"]
 

@@ -1,0 +1,106 @@
+"""One schema for the images of any source: columns, what an image belongs to, when two rows are one image."""
+
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from datasets import ClassLabel, Dataset, Features, Image, Value
+
+from dermalert import provenance
+from dermalert.diagnoses import DIAGNOSES, MALIGNANCIES
+from dermalert.names import archive_number
+from dermalert.tables import FACTS
+
+logger = logging.getLogger(__name__)
+
+FEATURES = Features(
+    {
+        "image": Image(),
+        "label": ClassLabel(names=list(DIAGNOSES)),
+        "image_id": Value("string"),
+        "lesion_id": Value("string"),
+        "patient_id": Value("string"),
+        "source": Value("string"),  # where the pictures were made; if nothing tells, the name of what holds them
+        "age": Value("float32"),  # years
+        "sex": Value("string"),
+        "site": Value("string"),
+        "skin_type": Value("string"),  # Fitzpatrick, I to VI
+        "group": Value("string"),  # what must stay on one side of the split, as `splits.groups` finds it
+        "shipped_split": Value("string"),  # "train" or "test" where the source ships one
+        "content": Value("string"),  # SHA-256 of the file
+    }
+)
+
+
+BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCIES))})
+"""The same where it is known of an image only whether what it shows is malignant."""
+
+
+def describe(dataset: Dataset) -> dict:
+    """Return what a data set is made of; the fingerprint changes with any image or label, not with their order."""
+    pairs = sorted(zip(dataset["content"], dataset["label"], strict=True))
+    sources = sorted(set(dataset["source"]))
+    return {
+        "sources": sources,
+        "generated": sources == [provenance.GENERATED],
+        "images": len(dataset),
+        "different_images": len(set(dataset["content"])),
+        "contradictions": len(_contradictions(dataset)),
+        "groups": len(set(dataset["group"])),
+        "fingerprint": hashlib.sha256(repr(pairs).encode()).hexdigest()[:16],
+    }
+
+
+def belongings(row: Mapping) -> tuple[str | None, ...]:
+    """Return what an image belongs to, the most telling first, as `splits.groups` wants it."""
+    return row.get("lesion_id"), row.get("patient_id"), archive_number(row["image_id"]), row["content"][:16]
+
+
+def same_image(row: Mapping) -> tuple[str | None, ...]:
+    """Return what makes two rows one image, as `splits.groups` wants it: the archive's number, or the bytes.
+
+    The bytes alone would not do: each source has scaled the archive's images in its own way.
+    """
+    return archive_number(row["image_id"]), row["content"]
+
+
+def fill(row: dict, known: Mapping) -> None:
+    """Add to a row what is known of its image otherwise and not there yet, of `FACTS`."""
+    for name in FACTS:
+        if row.get(name) is None and known.get(name) is not None:
+            row[name] = known[name]
+
+
+def _contradictions(dataset: Dataset) -> dict[str, set[int]]:
+    """Return the labels of each image that stands, byte for byte, under more than one."""
+    first, labels = {}, defaultdict(set)
+    for content, label in zip(dataset["content"], dataset["label"], strict=True):
+        if first.setdefault(content, label) != label:
+            labels[content] |= {first[content], label}
+    return labels
+
+
+def warn_of_contradictions(dataset: Dataset) -> None:
+    """Say which images stand, byte for byte, under two labels."""
+    label = dataset.features["label"].int2str
+    pairs = Counter(" / ".join(label(i) for i in sorted(found)) for found in _contradictions(dataset).values())
+    if pairs:
+        logger.warning(
+            "%d files hold %d different images; %d images stand under two labels: %s",
+            len(dataset),
+            len(set(dataset["content"])),
+            pairs.total(),
+            ", ".join(f"{n} {pair}" for pair, n in pairs.most_common()),
+        )
+
+
+def with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
+    """Return a data set in which the columns hold these values; their order and features stay."""
+    if not len(dataset):
+        return dataset  # `datasets` 5.2 cannot add a column to a selection of nothing
+    order, features = dataset.column_names, dataset.features
+    dataset = dataset.remove_columns(list(columns))
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values, feature=features[name])
+    return dataset.select_columns(order)
