@@ -29,7 +29,8 @@ model: .venv/ready ## train the bundled release from isic9/, isic2017/ and ham10
 		--base_model efficientnet-lite2 --epochs 10 --half_precision --onnx serving --output_dir runs/model
 	# Called again when all is done, the release would be compared with itself.
 	test ! -d space/model || diff -rq space/model runs/model/release > /dev/null || \
-		$(BIN)/python -m dermalert compare space/model runs/model/release --record
+		$(BIN)/python -m dermalert compare space/model runs/model/release --record \
+			$(if $(ACCEPT),--accept-regression "$(ACCEPT)")
 	rm -rf space/model
 	cp -R runs/model/release space/model
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dermalert.errors import RunError, run_command
+from dermalert.errors import RunError, UsageError, run_command
 
 # What a command needs is imported when it runs: the help should not wait for torch.
 
@@ -205,26 +205,39 @@ def compare(
     new: Annotated[str, typer.Argument(help="another one", metavar="NEW")],
     json: Annotated[Path | None, typer.Option(help="write all of it there, for machines", metavar="FILE")] = None,
     record: Annotated[
-        bool, typer.Option("--record", help="write what the gate says into figures and card of NEW (both are folders)")
+        bool,
+        typer.Option(
+            "--record", help="write what the gate says into figures and card of NEW (both are folders); refused: exit 1"
+        ),
     ] = False,
+    accept_regression: Annotated[
+        str | None, typer.Option(help="why NEW takes the place all the same, as its card says", metavar="WHY")
+    ] = None,
 ) -> None:
     """Say in what two releases differ on images held out of both, melanomas won and lost, and what the gate says."""
-    raise typer.Exit(run_command(lambda: _compare(old, new, json, record)))
+    raise typer.Exit(run_command(lambda: _compare(old, new, json, record, accept_regression)))
 
 
-def _compare(old: str, new: str, json: Path | None, record: bool) -> None:
-    from dermalert import audit, comparing, release
+def _compare(old: str, new: str, json: Path | None, record: bool, accept: str | None) -> None:
+    from dermalert import audit, comparing, publishing, release
 
+    publishing.check_reason(accept)
+    if accept is not None and not record:
+        raise UsageError("--accept-regression is recorded: add --record.")
     audit.check_targets(json, None)
     before, after = comparing.load(old), comparing.load(new)
     told = comparing.compare(before, after)
     verdict = comparing.gate(after, before)
     if record:
-        verdict = comparing.record(release.find(new), release.find(old))
+        verdict = comparing.record(release.find(new), release.find(old), accept=accept)
     for sentence in [*comparing.sentences(told), *comparing.verdict(verdict)]:
         typer.echo(sentence)
     if json:
         audit.write(told, json)
+    if record and verdict["refused_for"] and not verdict["accepted_because"]:
+        raise RunError(
+            f"'{new}' does not take the place of '{old}': --accept-regression WHY lets it, and its card says why."
+        )
 
 
 @app.command()

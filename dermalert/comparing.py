@@ -471,15 +471,20 @@ def verdict(told: dict) -> list[str]:
     return lines
 
 
-def record(folder: Path, old: Path) -> dict:
+def accepted(told: dict, why: str | None) -> dict:
+    """Return what `gate` returns, with the reason, in one line, why a release that it refuses is taken all the same."""
+    return told | {"accepted_because": " ".join(why.split()) if why and told["refused_for"] else None}
+
+
+def record(folder: Path, old: Path, *, accept: str | None = None) -> dict:
     """Write into figures and card of the release in a folder what the gate says of it in the place of an old one.
 
     Returns:
-        Of `gate`.
+        Of `gate`, with `accepted_because`: why it takes the place though it is refused, which is what `accept` says.
     """
     before = read(old, str(old))
     before = dataclasses.replace(before, name=before.figures["version"] or "the release before")
-    told = gate(read(folder, str(folder)), before) | {"accepted_because": None}
+    told = accepted(gate(read(folder, str(folder)), before), accept)
     figures = release.read_metrics(folder) | {"gate": told}
     (folder / "evaluation" / "metrics.json").write_text(dump_metrics(figures))
     release.write_card(folder)

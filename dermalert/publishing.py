@@ -236,7 +236,7 @@ def _passed(told: dict, repo_id: str, version: str, accept: str | None) -> dict:
             f"{version} is refused{against} on {repo_id}: {'; '.join(told['refused_for'])}.{figures} Improve it, or "
             'publish it all the same with --accept-regression "WHY", which its card will say.'
         )
-    return told | {"accepted_because": " ".join(accept.split()) if told["refused_for"] else None}
+    return comparing.accepted(told, accept)
 
 
 def _in_words(told: dict, tag: str | None = None) -> str:

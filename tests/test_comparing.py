@@ -1,7 +1,10 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from conftest import REPOSITORY
 from hub_server import Fault
 from publisher import TIME
 from releases import IMAGES, LABELS, figures, made_up_answers, measured_release
@@ -286,7 +290,9 @@ def test_the_verdict_is_said_with_the_power_that_it_had():
 
 def test_what_the_gate_says_is_recorded_in_figures_and_card(folders, tmp_path):
     new = Path(shutil.copytree(folders["worse"], tmp_path / "new"))
-    assert CliRunner().invoke(app, ["compare", str(folders["good"]), str(new), "--record"]).exit_code == 0
+    command = ["compare", str(folders["good"]), str(new), "--record"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1 and "does not take the place" in refused.stderr.splitlines()[-1]
     told = json.loads((new / "evaluation" / "metrics.json").read_text())["gate"]
     assert told["verdict"] == "refused"
     card = (new / "README.md").read_text()
@@ -294,6 +300,37 @@ def test_what_the_gate_says_is_recorded_in_figures_and_card(folders, tmp_path):
     assert all(reason in card for reason in told["refused_for"])
     assert str(folders["good"]) not in json.dumps(told)
     assert "The 95 % interval of the change does not hold zero." in card
+    assert CliRunner().invoke(app, [*command, "--accept-regression", "made  for\nphones"]).exit_code == 0
+    assert "The reason given: made for phones" in (new / "README.md").read_text()
+
+
+@pytest.mark.parametrize("more", [["--accept-regression", "why"], ["--record", "--accept-regression", " "]])
+def test_a_reason_that_is_none_or_recorded_nowhere_is_refused(folders, more):
+    command = ["compare", str(folders["good"]), str(folders["worse"]), *more]
+    assert CliRunner().invoke(app, command).exit_code == 2
+
+
+def test_a_refused_release_does_not_replace_the_bundled_one(folders, tmp_path):
+    """`make model` after its training, with stand-ins for the two releases."""
+    shutil.copytree(folders["good"], tmp_path / "space/model")
+    shutil.copytree(folders["worse"], tmp_path / "runs/model/release")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/ready").touch()
+    (tmp_path / ".venv/bin").mkdir()
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\ncase $1 in train_hf.py) ;; *) exec {sys.executable} "$@" ;; esac\n')
+    python.chmod(0o755)
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    os.utime(tmp_path / ".venv/ready")
+    command = ["make", "-f", str(REPOSITORY / "Makefile"), "model"]
+    own = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    before = (tmp_path / "space/model/model.safetensors").stat().st_ino
+    run = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=300)
+    assert run.returncode != 0 and "The gate refuses it" in run.stdout
+    assert (tmp_path / "space/model/model.safetensors").stat().st_ino == before
+    run = subprocess.run([*command, "ACCEPT=smaller, and faster"], cwd=tmp_path, env=own, timeout=300, check=False)
+    assert run.returncode == 0
+    assert "The reason given: smaller, and faster" in (tmp_path / "space/model/README.md").read_text()
 
 
 @pytest.mark.parametrize(("ece", "refused"), [(0.10, False), (0.11, True)])
