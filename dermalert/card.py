@@ -11,6 +11,7 @@ from dermalert import provenance, subgroups
 from dermalert.words import COMPARED, at_most, in_words, percent, percent_at_least, percent_at_most, threshold
 from space.readers import AGAINST_NEVI, READERS
 from space.triage import NOT_A_DEVICE
+from space.words import lesions_as_served
 
 _CARD = Path(__file__).parent.parent / "model_card.md"
 
@@ -42,7 +43,7 @@ _HEADLINE = {
     "melanoma partial AUC": lambda side: in_words(side["melanoma"]["partial_auc_80"], 3),
     "melanoma sensitivity, as served": lambda side: in_words(side["melanoma"]["sensitivity_refusals_missed"]),
     "melanoma sensitivity, without abstention": lambda side: in_words(side["melanoma"]["sensitivity"]),
-    "melanoma specificity": lambda side: in_words(side["melanoma"]["specificity"]),
+    "melanoma specificity, without abstention": lambda side: in_words(side["melanoma"]["specificity"]),
     "the same among nevi alone": lambda side: in_words(side["melanoma"]["specificity_nevi"]),
     "expected calibration error": lambda side: in_words(side["calibration"]["ece"], 3),
 }
@@ -68,7 +69,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         _CARD,
         metrics=metrics,
         differing=subgroups.differing(tests),
-        of_lesions=lambda kind, name: subgroups.as_served(kind, name, tests),
+        of_lesions=lambda kind, name: lesions_as_served(kind, name, tests),
         front_matter=_front_matter(metrics),
         licence=_licence(metrics["data"]),
         credits=_credits(metrics["data"]),

@@ -172,11 +172,18 @@ def figures_of(
     figures["subgroups"] = subgroups.subgroups(dataset, probabilities, alert)
     served = alert if alert is None or refused is None else alert & ~refused
     figures["subgroup_sensitivity"] = subgroups.sensitivity_by_subgroup(dataset, served)
-    return figures | {"failures": _failures(dataset, probabilities[:, DIAGNOSES.index(ALERT)], alert)}
+    return figures | {"failures": failures(dataset, probabilities[:, DIAGNOSES.index(ALERT)], alert, refused)}
 
 
-def _failures(dataset: Dataset, score: np.ndarray, alert: np.ndarray | None) -> dict:
-    """Return the melanomas with the lowest scores and the other images with the highest, the worst first."""
+def failures(dataset: Dataset, score: np.ndarray, alert: np.ndarray | None, refused: np.ndarray | None) -> dict:
+    """Return the melanomas with the lowest scores and the other images with the highest, the worst first.
+
+    Args:
+        dataset: the split, of which `image_id` and `label` are asked for.
+        score: (n,) probabilities of melanoma.
+        alert: (n,) which of them reach the threshold; None where there is none.
+        refused: (n,) which images are abstained on, so that they raise no alert; None where none can be.
+    """
     ids, truth = list(dataset["image_id"]), np.array(dataset["label"])
     melanoma = truth == DIAGNOSES.index(ALERT)
     order = np.argsort(score, kind="stable")
@@ -188,6 +195,7 @@ def _failures(dataset: Dataset, score: np.ndarray, alert: np.ndarray | None) -> 
                 "truth": DIAGNOSES[truth[i]],
                 "score": float(score[i]),
                 "alert": None if alert is None else bool(alert[i]),
+                "refused": refused is not None and bool(refused[i]),
             }
             for i in rows[:_GALLERY]
         ]

@@ -405,9 +405,9 @@ _LINES = {
     "balanced accuracy": lambda figures, _: figures["balanced_accuracy"],
     "macro AUROC": lambda figures, _: figures["macro_auroc"],
     "AUROC": lambda figures, positive: figures[positive]["auroc"],
-    "sensitivity": lambda figures, positive: figures[positive]["sensitivity"],
+    "sensitivity, without abstention": lambda figures, positive: figures[positive]["sensitivity"],
     "sensitivity, as served": lambda figures, positive: figures[positive]["sensitivity_refusals_missed"],
-    "specificity": lambda figures, positive: figures[positive]["specificity"],
+    "specificity, without abstention": lambda figures, positive: figures[positive]["specificity"],
     "specificity at sensitivity 0.95": lambda figures, positive: figures[positive]["specificity_at_sensitivity"][
         "0.95"
     ],

@@ -427,7 +427,7 @@ def as_table(found: list[dict], *, title: str) -> Table:
         "n",
         "melanoma AUROC",
         "sensitivity as served",
-        "specificity",
+        "specificity without abstention",
         "balanced accuracy",
         "ECE",
     ):

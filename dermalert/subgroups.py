@@ -164,19 +164,6 @@ def differing(tests: list[dict]) -> list[str]:
     return [_sentence(test, len(tests)) for test in tests if test["p_corrected"] < SIGNIFICANCE]
 
 
-def as_served(kind: str, name: str, tests: list[dict]) -> dict | None:
-    """Return `n_melanomas`, `n_found` and `sensitivity` of a subgroup's lesions; None where they were not compared.
-
-    Args:
-        kind: of the subgroup.
-        name: of the subgroup.
-        tests: those of `sensitivity_by_subgroup`; of two subgroups it has one, and the other as its rest.
-    """
-    of_kind = [test for test in tests if test["kind"] == kind]
-    rest = of_kind[0]["rest"] if len(of_kind) == 1 else None
-    return next((test for test in of_kind if test["name"] == name), rest)
-
-
 def _sentence(test: dict, n: int) -> str:
     lower = test["sensitivity"]["value"] < test["rest"]["sensitivity"]["value"]
     rest = test["rest"]

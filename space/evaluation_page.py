@@ -14,8 +14,8 @@ else:  # run as a script, as on the Hub
 
 
 FIGURES = {
-    "roc": "ROC curves of melanoma, against all other diagnoses and against nevi, with the points of dermatologists",
-    "alert_trade_off": "Melanomas missed against alerts, as the threshold moves",
+    "roc": "ROC curves of melanoma without abstention, against all others and nevi, with points of dermatologists",
+    "alert_trade_off": "Melanomas missed against alerts, as the threshold moves, without abstention",
     "per_class": "Sensitivity and AUROC of each diagnosis",
     "confusion": "Which diagnosis was taken for which",
     "reliability": "How often the model is right against how sure it is",
@@ -160,7 +160,7 @@ def _by_source(held_out: dict) -> str:
 def _beside(release: triage.Release, metrics: dict) -> str:
     """Return the ROC curve, and where lesions are real the dermatologists beside it."""
     if words.is_generated(release, metrics):
-        return f"<h2>ROC curves</h2>{_drawn(release, 'roc', alt='ROC curves of melanoma')}"
+        return f"<h2>ROC curves</h2>{_drawn(release, 'roc', alt='ROC curves of melanoma, without abstention')}"
     table = _beside_readers(metrics["splits"]["held_out"])
     return f"<h2>Beside dermatologists</h2>{table}{_drawn(release, 'roc')}"
 
@@ -248,20 +248,28 @@ def _declined(metrics: dict) -> str:
 
 
 def _subgroups(held_out: dict) -> str:
+    tests = held_out.get("subgroup_sensitivity", {}).get("tests", [])
     rows = [
         [
             f"{kind}: {name}",
             of["n"],
             of["melanomas"],
+            _of_lesions(words.lesions_as_served(kind, name, tests)),
             *(words.figure(of[key]) for key in ("auroc", "sensitivity", "specificity")),
         ]
         for kind, found in held_out["subgroups"].items()
         for name, of in found.get("of", {}).items()
     ]
-    head = ["subgroup", "images", "melanomas", "AUROC", "sensitivity", "specificity"]
+    raw = [f"{name}, without abstention" for name in ("sensitivity", "specificity")]
+    head = ["subgroup", "images", "melanomas", "sensitivity as served, lesions", "AUROC", *raw]
     lines = "".join(f"<li>{words.escaped(line)}</li>" for line in _in_words(held_out))
-    table = words.table("Melanoma in subgroups of the held-out images", head, rows, note="Without abstention.")
+    note = "A lesion is found if each of its photos raises the alert; one that cannot be assessed is missed."
+    table = words.table("Melanoma in subgroups of the held-out images", head, rows, note=note)
     return f"<ul>{lines}</ul>{table}" if lines else table
+
+
+def _of_lesions(served: dict | None) -> str:
+    return f"{words.figure(served['sensitivity'])} (n = {served['n_melanomas']})" if served else ""
 
 
 def _in_words(held_out: dict) -> Iterator[str]:

@@ -250,6 +250,19 @@ def _at_prevalences(measured: dict, watched: str, note: str) -> str:
     return table(f"What an alert is worth where {watched} is rarer or more frequent", head, rows, note=note)
 
 
+def lesions_as_served(kind: str, name: str, tests: list[dict]) -> dict | None:
+    """Return `n_melanomas`, `n_found` and `sensitivity` of a subgroup's lesions; None where they were not compared.
+
+    Args:
+        kind: of the subgroup.
+        name: of the subgroup.
+        tests: those of `subgroup_sensitivity` in metrics.json; of two subgroups it has one, the other as its rest.
+    """
+    of_kind = [test for test in tests if test["kind"] == kind]
+    rest = of_kind[0]["rest"] if len(of_kind) == 1 else None
+    return next((test for test in of_kind if test["name"] == name), rest)
+
+
 def about(release: triage.Release) -> dict:
     """Return what the release says of its making: {} when it says nothing."""
     return getattr(release.model.config, "dermalert", None) or {}

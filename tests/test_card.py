@@ -315,6 +315,17 @@ def test_the_table_of_failures_says_which_raised_the_alert():
         assert f"| {row['image_id']} | {row['score']:.3f} | {'yes' if row['alert'] else 'no'} |" in text
 
 
+def test_the_table_of_failures_says_on_which_the_release_abstains():
+    report = figures()
+    row = report["splits"]["held_out"]["failures"]["lowest_melanomas"][0] | {"image_id": "declined", "alert": True}
+    report["splits"]["held_out"]["failures"]["lowest_melanomas"] = [row | {"refused": True}]
+    text = card.render_card(report, EVERYTHING)
+    assert f"| declined | {row['score']:.3f} | abstains |" in text
+    del row["refused"]  # as in the figures of a release made before
+    report["splits"]["held_out"]["failures"]["lowest_melanomas"] = [row]
+    assert f"| declined | {row['score']:.3f} | yes |" in card.render_card(report, EVERYTHING)
+
+
 def test_what_was_found_elsewhere_is_said_only_where_it_was_measured():
     report = figures()
     report["data"]["external"] = {}

@@ -381,6 +381,24 @@ def test_subgroups_and_the_melanoma_probability_are_told_in_words_and_figures(ve
     assert "mean size of the change" in told and "change of the probability" not in told
 
 
+def test_the_table_of_subgroups_has_their_lesions_as_served_and_says_of_the_rest_that_it_is_not(versions):
+    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+    held_out = figures["splits"]["held_out"]
+    of = next(iter(held_out["subgroups"]["source"]["of"].values()))
+    held_out["subgroups"]["sex"] = {"not_recorded": 3, "of": {"female": of, "male": of}}
+    female, male = (
+        {"n_melanomas": n, "n_found": k, "sensitivity": {"value": k / n, "low": 0.11, "high": 0.99}}
+        for k, n in ((17, 20), (9, 10))
+    )
+    held_out["subgroup_sensitivity"]["tests"] = [{"kind": "sex", "name": "female", "rest": male} | female]
+    told = shown(evaluation_page.told(Release.load(versions["v1.1.0"]), figures))
+    assert "sensitivity as served, lesions AUROC sensitivity, without abstention specificity, without abst" in told
+    row = f"{of['n']} {of['melanomas']}"
+    assert (
+        f"sex: female {row} 0.85 [0.11-0.99] (n = 20)" in told and f"sex: male {row} 0.90 [0.11-0.99] (n = 10)" in told
+    )
+
+
 def test_a_release_of_generated_lesions_shows_neither_dermatologists_nor_prevalences(tmp_path):
     folder = measured_release(tmp_path)
     path = folder / "evaluation" / "metrics.json"

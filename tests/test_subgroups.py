@@ -4,7 +4,8 @@ from datasets import Dataset
 from scipy import stats
 
 from dermalert.diagnoses import DIAGNOSES
-from dermalert.subgroups import as_served, differing, holm, sensitivity_by_subgroup, subgroups
+from dermalert.subgroups import differing, holm, sensitivity_by_subgroup, subgroups
+from space.words import lesions_as_served
 
 MELANOMA = DIAGNOSES.index("melanoma")
 
@@ -166,15 +167,15 @@ def test_equal_subgroups_are_named_in_at_most_one_of_twenty_splits():
 
 def test_of_two_subgroups_that_are_each_others_rest_both_have_their_lesions_as_served():
     tests = sensitivity_by_subgroup(*melanomas("sex", ("female", 7, 10), ("male", 29, 30)))["tests"]
-    assert [as_served("sex", name, tests)["n_found"] for name in ("female", "male")] == [7, 29]
-    assert as_served("sex", "male", tests)["sensitivity"]["value"] == pytest.approx(29 / 30)
+    assert [lesions_as_served("sex", name, tests)["n_found"] for name in ("female", "male")] == [7, 29]
+    assert lesions_as_served("sex", "male", tests)["sensitivity"]["value"] == pytest.approx(29 / 30)
 
 
 def test_what_was_not_compared_has_no_lesions_as_served():
     tests = sensitivity_by_subgroup(*melanomas("age", (40.0, 5, 5), (60.0, 4, 5), (80.0, 5, 5)))["tests"]
-    assert as_served("age", "under 30", tests) is None
-    assert as_served("site", "trunk", tests) is None
-    assert as_served("age", "50 to 69", tests)["n_found"] == 4
+    assert lesions_as_served("age", "under 30", tests) is None
+    assert lesions_as_served("site", "trunk", tests) is None
+    assert lesions_as_served("age", "50 to 69", tests)["n_found"] == 4
 
 
 def test_only_subgroups_that_differ_beyond_chance_are_differing():
