@@ -41,6 +41,8 @@ _EVERYBODYS = set(
     testing train training val valid validation v version final new old copy""".split()  # noqa: SIM905
 )
 
+_SIDES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})  # of one split
+
 _NO_FACTS: dict = {}  # one for all images
 
 
@@ -160,9 +162,36 @@ def home(root: Path) -> Path:
     """
     folder = root.resolve()
     for one in (folder, *folder.parents):
-        if not _EVERYBODYS.issuperset(re.findall(r"[^\W\d_]+", one.name.casefold())):
+        if not _EVERYBODYS.issuperset(_words(one.name)):
             return one
     return folder
+
+
+def owners(roots: Iterable[Path]) -> dict[Path, tuple[Path, int]]:
+    """Return for each of the folders that are given together whose its ids are, and how many last names tell it.
+
+    Folders of one home are different people's, however they are called: each has its own. Only the parts of one split,
+    `clinic/train` and `clinic/test_2024`, share their home's.
+    """
+    roots = {root.resolve(): home(root) for root in roots}
+    parts: dict[tuple, list[tuple[str, ...]]] = {}
+    of: dict[Path, tuple] = {}
+    for root, place in roots.items():
+        below = root.relative_to(place).parts
+        sides = tuple(name for name in below if _words(name) and _SIDES.issuperset(_words(name)))
+        of[root] = (place, tuple(name for name in below if name not in sides))
+        parts.setdefault(of[root], []).append(tuple(word for name in sides for word in _words(name)))
+    found = {}
+    for root, place in roots.items():
+        sides = parts[of[root]]
+        one = place.joinpath(*of[root][1]) if len(set(sides)) == len(sides) > 1 else root
+        alone = sum(other == place for other in roots.values()) == (len(sides) if one != root else 1)
+        found[root] = (place, 1) if alone else (one, len(one.relative_to(place).parts) + 1)
+    return found
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", name.casefold())
 
 
 class _Folder:

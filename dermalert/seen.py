@@ -9,6 +9,8 @@ Names are hashed, which keeps them out of sight; an id that can be guessed can b
 
 import hashlib
 import json
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from dermalert import duplicates, schema, splits
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.retries import HTTP_ERROR
 from dermalert.sketches import BLANK, contrast, sketches
+
+logger = logging.getLogger(__name__)
 
 FILE = "evaluation/seen.parquet"
 SIDES = ("train", "validation", "calibration")
@@ -44,6 +48,20 @@ def names(dataset: Dataset) -> list[set[str]]:
     return [{hashed(name) for name in (*schema.belongings(row), row["group"]) if name is not None} for row in rows]
 
 
+def _shorter(dataset: Dataset) -> set[str]:
+    """Return, hashed, the ids as they are called where their folder is loaded without the others that it stood beside.
+
+    There `a/images: 7` is `a: 7`. What a release has learnt from is to be known however it is asked about.
+    """
+    found = set()
+    for name in {name for column in ("lesion_id", "patient_id", "group") for name in dataset[column]} - {None}:
+        space, colon, one = name.partition(": ")
+        folders = space.split("/") if colon else []
+        for i in range(len(folders)):
+            found |= {hashed("/".join(folders[i:j]) + f": {one}") for j in range(i + 1, len(folders) + 1)}
+    return found
+
+
 def hashed(name: str) -> str:
     """Return what stands for the name of a lesion, a patient or a group in a release."""
     return hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -57,7 +75,7 @@ def of(sides: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict
     found = {}
     for side in reversed(SIDES):
         found |= {name: name_of for name, name_of in (base or {}).items() if name_of == side}
-        found |= dict.fromkeys(set().union(*names(sides[side])), side)
+        found |= dict.fromkeys(set().union(*names(sides[side]), _shorter(sides[side])), side)
         found |= dict.fromkeys(pictures(sides[side]), side)
     return found
 
@@ -123,8 +141,28 @@ def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str,
 
 def are_unseen(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
     """Return which images (n,) belong to nothing seen and look like nothing seen, or not otherwise than as a side."""
-    fresh = [all(seen.get(name, but_as) == but_as for name in belongs) for belongs in names(dataset)]
-    return np.array(fresh, bool) & ~look_alike(dataset, seen, but_as=but_as)
+    belong = names(dataset)
+    fresh = np.array([all(seen.get(name, but_as) == but_as for name in belongs) for belongs in belong], bool)
+    alike = look_alike(dataset, seen, but_as=but_as)
+    _say_namesakes(dataset, [{name for name in belongs if name in seen} for belongs in belong], ~fresh & ~alike)
+    return fresh & ~alike
+
+
+def _say_namesakes(dataset: Dataset, learnt: list[set[str]], gone: np.ndarray) -> None:
+    """Say how many images count as seen for nothing but an id that their source gives, which another may give too."""
+    spaces = Counter()
+    ids = list(zip(*(dataset[name] for name in ("lesion_id", "patient_id", "group")), strict=True))
+    for i in np.flatnonzero(gone):
+        own = {hashed(one): one for one in ids[i] if one and ": " in one}
+        if learnt[i] and learnt[i] <= own.keys():
+            spaces[own[min(learnt[i])].partition(": ")[0]] += 1
+    if spaces:
+        logger.warning(
+            "%d images count as learnt from only because patients or lesions of equal ids in equally named folders "
+            "(%s) count as the same: where they are others, rename the folder",
+            spaces.total(),
+            ", ".join(f"'{space}'" for space in spaces),
+        )
 
 
 def write(seen: Mapping[str, str], folder: Path) -> None:

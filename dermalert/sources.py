@@ -216,14 +216,20 @@ def _spaces(names: Iterable[str], beside: Iterable[str]) -> dict[str, str]:
 
     One that stands alone is called by its name only, so that the key of its patients' groups is that of ever.
     """
-    homes = {name: layouts.home(Path(name)).parts for name in names if Path(name).is_dir()}
-    all_homes = {*homes.values(), *(layouts.home(Path(name)).parts for name in beside if Path(name).is_dir())}
-    spaces = {}
-    for name, home in homes.items():
-        others, depth = all_homes - {home}, 1
-        while any(other[-depth:] == home[-depth:] for other in others):
+    names = [name for name in names if Path(name).is_dir()]
+    owners = layouts.owners(Path(name) for name in (*names, *beside) if Path(name).is_dir())
+    spaces, shared = {}, defaultdict(set)
+    for name in names:
+        owner, depth = owners[Path(name).resolve()]
+        others = {other.parts for other, _ in owners.values()} - {owner.parts}
+        while any(other[-depth:] == owner.parts[-depth:] for other in others):
             depth += 1
-        spaces[name] = clean("/".join(home[-depth:]))
+        spaces[name] = clean("/".join(owner.parts[-depth:]))
+        shared[spaces[name]].add(Path(name).resolve())
+    for space, folders in shared.items():
+        if len(folders) > 1:
+            each = ", ".join(sorted(f"'{folder.name}'" for folder in folders))
+            logger.warning("%s are parts of one split: patients of equal ids there are one of '%s'", each, space)
     return spaces
 
 

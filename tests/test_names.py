@@ -631,6 +631,26 @@ def test_two_folders_of_one_name_share_no_patients(tmp_path, places):
     assert len(set(found["group"])) == 2 and found["group"][0] == found["group"][1]
 
 
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("data_a1", "data_a2"),
+        ("export1", "export2"),
+        ("raw 2018", "raw 2021", "raw"),
+        ("3/photos", "4/photos"),
+        ("train1", "train2", "test"),
+        ("pictures", "images"),
+    ],
+)
+def test_folders_that_are_given_together_share_no_patients_whatever_their_names(tmp_path, places):
+    for n, place in enumerate(places):
+        root = class_folders(tmp_path / place, images=2, first_seed=100 * n, labels=("nevus",))
+        rows = [{"image": p.stem, "patient_id": i} for i, p in enumerate(sorted(root.rglob("*.png")))]
+        write_table(root / "metadata.csv", rows)
+    found = sources.load([str(tmp_path / place) for place in places])
+    assert len(set(found["group"])) == len(set(found["patient_id"])) == 2 * len(places)
+
+
 def test_two_folders_of_one_clinic_share_its_patients(tmp_path):
     for n, place in enumerate(("clinic/train", "clinic/test_2024")):
         root = class_folders(tmp_path / place, images=2, first_seed=100 * n, labels=("nevus",))

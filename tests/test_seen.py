@@ -169,3 +169,22 @@ def test_the_patient_of_another_clinic_is_not_one_that_was_learnt_from(tmp_path,
     learnt = seen.of(sides(train=loaded[0]))
     assert seen.are_unseen(loaded[1], learnt).all()
     assert not seen.are_unseen(loaded[0], learnt).any()
+
+
+@pytest.mark.parametrize("folder", ["ward/images", "derm", "scans/2021"])
+def test_patients_of_equal_ids_in_equally_named_folders_are_the_same_where_it_is_measured_and_that_is_said(
+    tmp_path, folder, caplog
+):
+    loaded = []
+    for i, clinic in enumerate(("here", "there")):
+        root = tmp_path / clinic / folder
+        drawn(root, first=100 * i)
+        rows = [f"{path.name},{j}" for j, path in enumerate(sorted(root.rglob("*.jpg")))]
+        (root / "metadata.csv").write_text("\n".join(["file_name,patient_id", *rows]))
+        loaded.append(sources.load([str(root)]))
+    assert not seen.are_unseen(loaded[1], seen.of(sides(train=loaded[0]))).any()
+    said = f"{len(loaded[1])} images count as learnt from only because patients or lesions of equal ids"
+    assert caplog.text.count(said) == 1
+    together = sources.load([str(tmp_path / clinic / folder) for clinic in ("here", "there")])
+    assert len(set(together["patient_id"])) == len(together)
+    assert not seen.are_unseen(loaded[1], seen.of(sides(train=together))).any()
