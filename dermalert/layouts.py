@@ -487,8 +487,8 @@ def _from_tables(folder: _Folder) -> list[Record]:
     for path in filter(said.__contains__, folder.images):
         label, table, row = said[path]
         malignancy = tables.malignancy_of(row, table.columns)
-        split = tables.shipped_as(os.path.relpath(path, root).split(os.sep)[:-1]) or table.shipped_split
-        split = _settled_split(split, shipped.get(path))
+        split = tables.shipped_as(os.path.relpath(path, root).split(os.sep)[:-1])
+        split = _settled_split(_settled_split(split, table.shipped_split), shipped.get(path))
         record = Record(image_id=_image_id(path), name=label, malignancy=malignancy, path=path, shipped_split=split)
         found.append(dataclasses.replace(record, facts=known.get(path, _NO_FACTS)))
     _say_test(found, shipped, root)
@@ -562,7 +562,8 @@ def _meaning(name: str) -> str:
 
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
     splits = [(tables.shipped_as([folder.name]), folder) for folder in _folders(root)]
-    return [(split, folder) for split, folder in splits if split]
+    # One without folders of classes is left to a table, or is a class.
+    return [(split, folder) for split, folder in splits if split and any(p.is_dir() for p in folder.iterdir())]
 
 
 def _folders(root: Path) -> list[Path]:

@@ -75,11 +75,9 @@ _SITE = {word: site for site, words in _SITES.items() for word in words}
 _KNOWN = [*(c for columns in _COLUMNS.values() for c in columns), *_ONE_HOT, *sorted(_ISIC_2017), *_LEVELS, *_TWINS]
 _BY_FORM = {names.column(column): column for column in reversed(_KNOWN)}
 _SEEM_TO_COUNT = ("lesion", "patient", "case", "diagnos", "split", "test", "train", "fold")
-_TEST = frozenset({"test", "testing", "tests", "tst", "te", "holdout", "heldout"})
-_TRAIN = frozenset(
-    {"train", "training", "trn", "tr", "trainval", "val", "valid", "validation", "validate", "va"}
-    | {"dev", "development", "eval", "evaluation"}
-)
+_TEST = frozenset({"test", "testing", "tests", "tst", "te", "holdout"})
+_TRAIN = frozenset({"train", "training", "trn", "tr", "trainval"})
+_VALIDATION = frozenset({"val", "valid", "validation", "validate", "va", "dev", "development", "eval", "evaluation"})
 _YES_OR_NO = {"t": 1.0, "y": 1.0, "f": 0.0, "n": 0.0}
 
 
@@ -100,7 +98,7 @@ class Table:
     @property
     def shipped_split(self) -> str | None:
         """`test` or `train`, by its name: a challenge's test images are shipped as such, as in a folder `Test/`."""
-        return shipped_as(re.split(r"[-_. ]", self.path.name))
+        return shipped_as([self.path.stem])
 
     @functools.cached_property
     def entries(self) -> list[tuple[tuple[str, ...], Sequence]]:
@@ -324,16 +322,28 @@ def _delimiter(header: str) -> str:
     return max(_DELIMITERS, key=header.count)
 
 
-def shipped_as(words: Iterable[str]) -> str | None:
-    """Return `test` or `train` where one of the words, of a path or of a name, is a shipped split's.
+def shipped_as(texts: Iterable[str]) -> str | None:
+    """Return `test` or `train` where one of the names, of folders, files or splits, has a shipped split's word.
 
     A shipped validation split is `train`: whoever publishes figures on such a set has chosen models on it, and only
-    its test images are meant to be seen once.
+    its test images are meant to be seen once. A name with both words, `train_test_split`, is that of neither.
     """
-    words = {word.lower() for word in words}
-    if words & {"test", "testing"}:
-        return "test"
-    return "train" if words & {"train", "training", "val", "valid", "validation"} else None
+    found = [_splits_in(name) for name in texts]
+    found = [splits for splits in found if len(splits) == 1]
+    return next((split for split in ("test", "train") if {split} in found), None)
+
+
+@functools.lru_cache(1 << 14)
+def _splits_in(text: str) -> frozenset[str]:
+    """Return the splits that a text has a word of, wherever it stands: a cell, a folder, a table or the Hub's split."""
+    text = re.sub(r"(held|hold)[\W_]*out", r"holdout", text, flags=re.IGNORECASE)
+    words = map(str.lower, re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text))  # "PublicTest", "testA"
+    # Two letters may be anything, unless they are all there is.
+    words = {names.column(text), *(word for word in words if len(word) > 2)}
+    words = {re.sub("(data|split|set|images?|inputs?)+$", "", word) for word in words}
+    validation = words & _VALIDATION and not words & _TEST
+    found = {"test": words & _TEST, "train": words & _TRAIN or validation}
+    return frozenset(split for split, said in found.items() if said)
 
 
 def split_of(row: Mapping, columns: Mapping[str, str]) -> str | None:
@@ -357,9 +367,7 @@ def _split_of_text(column: str, text: str) -> str | None:
     answer = _YES_OR_NO.get(text.casefold(), names.number(text)) if asked else None
     if answer in (0, 1):
         return asked if answer else ("train", "test")[asked == "train"]
-    words = re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text)  # "PublicTest"
-    words = {re.sub("(data|split|set)+$", "", word) for word in (names.column(text), *map(str.lower, words))}
-    return "test" if words & _TEST else "train" if words & _TRAIN else None
+    return min(_splits_in(text), default=None)  # "test" of both
 
 
 @functools.cache

@@ -381,6 +381,7 @@ def test_a_challenge_test_set_is_a_shipped_test_split(tmp_path):
     table.rename(root / "ISIC_2019_Test_GroundTruth.csv")
     assert set(load(root)["shipped_split"]) == {"test"}
     (root / "ISIC_2019_Test_GroundTruth.csv").rename(root / "latest.csv")
+    (root / "ISIC_2019_Training_Input").rename(root / "images")
     assert set(load(root)["shipped_split"]) == {None}
 
 
