@@ -151,8 +151,8 @@ def sentences(found: dict) -> list[str]:
     lines = differing(tests)
     if not lines:
         lines = [
-            f"In none of {len(tests)} subgroups does the alert's sensitivity differ beyond chance from the rest "
-            "(Fisher's exact test of lesions, corrected for their number)."
+            f"In none of {len(tests)} subgroups does the alert's sensitivity differ beyond chance from that of "
+            "the others of whom the same is known (Fisher's exact test of lesions, corrected for their number)."
         ]
     if weakest is None:
         return [*lines, f"No subgroup has {FEWEST} melanomas: a weak one could go unnoticed."]
@@ -168,9 +168,9 @@ def _sentence(test: dict, n: int) -> str:
     lower = test["sensitivity"]["value"] < test["rest"]["sensitivity"]["value"]
     rest = test["rest"]
     return (
-        f"{'Lower' if lower else 'Higher'} sensitivity beyond chance: {_counted(test)}; in the rest "
-        f"{rest['n_found']} of {rest['n_melanomas']} (Fisher's exact test: p = {test['p']:.2g}, and "
-        f"{test['p_corrected']:.2g} corrected for {n} subgroups)."
+        f"{'Lower' if lower else 'Higher'} sensitivity beyond chance: {_counted(test)}; of the others "
+        f"whose {test['kind']} is known {rest['n_found']} of {rest['n_melanomas']} (Fisher's exact test: "
+        f"p = {test['p']:.2g}, and {test['p_corrected']:.2g} corrected for {n} subgroups)."
     )
 
 

@@ -84,8 +84,9 @@ def test_a_subgroup_whose_melanomas_are_missed_beyond_chance_is_named():
     assert test["p_corrected"] == pytest.approx(3 * test["p"])
     assert told["weakest"]["name"] == "30 to 49"
     assert told["sentences"] == [
-        "Lower sensitivity beyond chance: age 30 to 49, where the alert finds 23 of 29 melanomas, 0.79 [0.60-0.92]; in "
-        "the rest 149 of 151 (Fisher's exact test: p = 0.00024, and 0.00072 corrected for 3 subgroups).",
+        "Lower sensitivity beyond chance: age 30 to 49, where the alert finds 23 of 29 melanomas, 0.79 [0.60-0.92]; of "
+        "the others whose age is known 149 of 151 (Fisher's exact test: p = 0.00024, and 0.00072 corrected for "
+        "3 subgroups).",
         "The weakest subgroup with at least 20 melanomas: age 30 to 49, where the alert finds 23 of 29 melanomas, "
         "0.79 [0.60-0.92].",
     ]
@@ -139,6 +140,19 @@ def test_the_weakest_subgroup_has_twenty_melanomas_or_is_not_told():
     told = sensitivity_by_subgroup(*melanomas("site", ("arm", 10, 19), ("leg", 11, 19)))
     assert told["weakest"] is None
     assert "No subgroup has 20 melanomas" in told["sentences"][-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "others"),
+    [("age", 40.0, (60.0, 80.0)), ("sex", "female", ("male",)), ("site", "arm", ("leg", "neck"))],
+)
+def test_a_melanoma_of_which_the_field_is_not_recorded_is_not_among_the_others(kind, one, others):
+    counts = [(one, 10, 30), *((name, 40, 40) for name in others)]
+    told = sensitivity_by_subgroup(*melanomas(kind, *counts, (None, 3, 7)))
+    n = 40 * len(others)
+    assert f"; of the others whose {kind} is known {n} of {n} (" in told["sentences"][0]
+    even = sensitivity_by_subgroup(*melanomas(kind, *((name, 40, 40) for name in (one, *others)), (None, 3, 7)))
+    assert "from that of the others of whom the same is known" in even["sentences"][0]
 
 
 def test_nothing_is_said_without_a_threshold_or_a_melanoma():
