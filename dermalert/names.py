@@ -22,7 +22,10 @@ _ARCHIVE = re.compile(
     re.IGNORECASE,
 )
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
-_PAD = re.compile(r"(PAT_\d+)_(\d+)_\d+", re.IGNORECASE)
+# Three numbers, anywhere in a name; with a fourth it is somebody's own name, such as a date and a count.
+_PAD = re.compile(
+    r"(?<![^\W_])pat[-_. ]0*(\d+)[-_. ]0*(\d+)[-_. ](\d+)(?!\d|[-_. ]\d+(?![^\W_]))", re.IGNORECASE | re.ASCII
+)
 _OWN_IDS = re.compile(r"(HAM|IP|IL|BCN|MSK\d*)[-_ ](\d{6,}\w*)", re.IGNORECASE)
 # As nearly all names are: letters, or a word and what follows.
 _SHORT = re.compile(r"([a-z]+)_([a-z0-9]+)|[a-z][a-z0-9]*", re.IGNORECASE | re.ASCII)
@@ -161,10 +164,19 @@ def archive_number(name: str | None) -> str | None:
     return f"ISIC_{found.pop()}" if len(found) == 1 else None
 
 
+@functools.lru_cache(1 << 15)  # as the archive's number
 def pad_ufes(name: str) -> tuple[str, str] | None:
-    """Return patient and lesion as PAD-UFES-20 writes them into a file's name: PAT_<patient>_<lesion>_<photo>."""
-    found = _PAD.fullmatch(name)
-    return (found[1].upper(), f"{found[1].upper()}_{found[2]}") if found else None
+    """Return patient and lesion as PAD-UFES-20 writes them into a file's name: PAT_<patient>_<lesion>_<photo>.
+
+    They are found in longer names, as the archive's number is; a name with two different lesions has none.
+    """
+    if not name.isascii():
+        name = _DASHES.sub("-", unicodedata.normalize("NFKC", name))
+    found = {(patient, lesion) for patient, lesion, _ in _PAD.findall(name)}
+    if len(found) != 1:
+        return None
+    ((patient, lesion),) = found
+    return f"PAT_{patient}", f"PAT_{patient}_{lesion}"
 
 
 def original(name: str) -> str | None:

@@ -233,6 +233,30 @@ def test_pad_ufes_without_its_table_has_its_patients_and_lesions_from_the_names(
     assert len(set(found["group"])) == 2
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PAT_46_881_939",
+        "PAT_46_881_939_jpg.rf.77cd01",
+        "pat_46_881_939_flipped",
+        "PAT-46-881-939 (2)",
+        "augmented_3_PAT_46_881_939",
+        "Copy of Pat 46 881 939.png",
+        "PAT_046_881_939_224x224",
+        "PAT\u201346\u2013881\u2013939",
+    ],
+)
+def test_patient_and_lesion_of_pad_ufes_are_found_in_longer_names(name):
+    assert names.pad_ufes(name) == ("PAT_46", "PAT_46_881")
+
+
+@pytest.mark.parametrize(
+    "name", ["PAT_46_881", "PAT_2024_03_15_001", "spat_46_881_939", "PAT_4_8_9_PAT_5_8_9", "PAT_46_881_"]
+)
+def test_other_names_tell_no_patient_of_pad_ufes(name):
+    assert names.pad_ufes(name) is None
+
+
 def test_a_file_whose_name_is_no_utf_8_is_read_under_a_name_that_can_be_written(tmp_path):
     clinic(tmp_path)
     source = next((tmp_path / "nevus").iterdir())
