@@ -43,6 +43,7 @@ _EVERYBODYS = set(
 
 _SIDES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})  # of one split
 
+_WHOSE = ("lesion_id", "patient_id")
 _NO_FACTS: dict = {}  # one for all images
 
 
@@ -214,34 +215,38 @@ class _Folder:
         ]
 
     def facts(self) -> dict[str, dict]:
-        """Return what the tables know of each image, by path; say what stands for nobody."""
+        """Return what the tables know of each image, by path; say what stands for nobody, and what contradicts."""
         known: dict[str, dict] = {}
         nobody: Counter[str] = Counter()
-        for table, match in self.matches:
-            for path, rows in match.rows.items():
-                known[path] = tables.facts_of(rows[-1], table.columns, nobody) | known.get(path, {})
+        against = []
+        for path, row, table in self._rows():
+            facts, before = tables.facts_of(row, table.columns, nobody), known.get(path)
+            if before and not all(map(_agree, map(facts.get, _WHOSE), map(before.get, _WHOSE))):
+                against.append(os.path.relpath(path, self.root))
+            known[path] = facts | before if before else facts
+        self.unused.add(
+            "{n} images in '{where}' have several lesions or patients by their rows: the first counts", against
+        )
         warn_of_nobody(nobody, str(self.root))
         return known
 
     def kinds(self) -> dict[str, str]:
-        """Return what is no dermoscopy by a table, by path."""
-        found = {
-            path: tables.kind_of(rows[-1], table.columns)
-            for table, match in self.matches
-            if "image_type" in table.columns
-            for path, rows in match.rows.items()
-        }
-        return {path: kind for path, kind in found.items() if kind != "dermoscopic"}
+        """Return what is no dermoscopy by any row, by path."""
+        kinds = ((path, tables.kind_of(row, table.columns)) for path, row, table in self._rows("image_type"))
+        return {path: kind for path, kind in kinds if kind != "dermoscopic"}
 
     def splits(self) -> dict[str, str]:
-        """Return the shipped split of each image by the tables' own columns: `test` where any says so."""
-        found: dict[str, str] = {}
-        for table, match in self.matches:
-            if "split" in table.columns:
-                for path, rows in match.rows.items():
-                    split = tables.split_of(rows[-1], table.columns)
-                    found[path] = "test" if split == "test" else found.get(path) or split
+        """Return the shipped split of each image by the tables' own columns: `test` where any row says so."""
+        found: dict[str, str | None] = {}
+        for path, row, table in self._rows("split"):
+            found[path] = _settled_split(found.get(path), tables.split_of(row, table.columns))
         return {path: split for path, split in found.items() if split}
+
+    def _rows(self, field: str | None = None) -> Iterator[tuple[str, dict, tables.Table]]:
+        """Yield each image's path with each row that means it, and its table, of the tables with that field."""
+        for table, match in self.matches:
+            if field is None or field in table.columns:
+                yield from ((path, row, table) for path, rows in match.rows.items() for row in rows)
 
     def report(self) -> None:
         """Collect what the folder's own tables hold and nothing uses."""
@@ -264,6 +269,12 @@ class _Folder:
         """Return the images that no table means, each name once."""
         matched = {path for _, match in self.matches for path in match.rows}
         return list({_stem(path): os.path.basename(path) for path in self.images if path not in matched}.values())
+
+
+def _agree(one: str | None, other: str | None) -> bool:
+    """Tell whether two ids may be one: in another spelling, or a lesion's number with and without its patient."""
+    a, b = names.key(one or ""), names.key(other or "")
+    return not a or not b or a == b or f"_{one}".endswith(f"_{other}") or f"_{other}".endswith(f"_{one}")
 
 
 def warn_of_nobody(nobody: Counter, where: str) -> None:
@@ -439,7 +450,7 @@ def warn_of_kinds(other: Counter, where: str) -> None:
 def _refined(record: Record, labelling: Iterable[tuple[tables.Table, matching.Match]], against: Counter[str]) -> Record:
     """Return the record with what tables say beyond its folder's name; count where one of them contradicts it."""
     for table, match in labelling:
-        for row in match.rows.get(record.path, ())[-1:]:
+        for row in match.rows.get(record.path, ()):
             label = tables.label_of(row, table.columns)
             finer = diagnoses.finer(record.name, label)
             if finer is None and _is_name(label):

@@ -58,3 +58,39 @@ def test_class_folders_under_a_word_for_the_test_are_the_test(tmp_path, folder):
         put(tmp_path / ("Training-Set" if i < 4 else folder) / LABELS[i % 2] / f"im{i}.png", i)
     found = load(tmp_path)
     assert [name for name in sorted(found) if found[name]["shipped_split"] == "test"] == ["im4", "im5"]
+
+
+def test_of_rows_that_list_an_image_twice_any_test_and_any_other_kind_counts(tmp_path):
+    root = clinic(tmp_path, 8, folders=True)
+    sure = {"image_type": "dermoscopic", "split": "train"}
+    twice = [of(0) | sure | {"split": "Test"}, of(1) | sure | {"image_type": "TBP tile"}, of(2) | sure]
+    write_table(root / "a.csv", [*twice, *(of(i) | sure for i in range(8))])
+    write_table(root / "b.csv", [of(2) | sure | {"split": "private test", "image_type": ""}, of(3, **sure)])
+    found = load(root)
+    assert {name for name, row in found.items() if row["shipped_split"] == "test"} == {"im0", "im2"}
+    assert found.keys() == {f"im{i}" for i in (0, 2, 3, 4, 5, 6, 7)}
+
+
+@pytest.mark.parametrize("field", ["lesion_id", "patient_id"])
+@pytest.mark.parametrize("files", [("a.csv", "a.csv"), ("a.csv", "b.csv"), ("z/a.csv", "z/b.csv")])
+def test_two_patients_or_lesions_of_an_image_are_said_and_the_first_counts(tmp_path, caplog, field, files):
+    root = clinic(tmp_path, 6, folders=True)
+    rows = [of(i, **{field: f"K{i}"}) for i in range(6)]
+    others = [of(i, **{field: ["k0", "Q7", "Q7", "", "unknown"][i]}) for i in range(5)]
+    if files[0] == files[1]:
+        write_table(root / files[0], rows + others)
+    else:
+        write_table(root / files[0], rows)
+        write_table(root / files[1], others)
+    found = load(root)
+    assert [found[f"im{i}"][field].split(": ")[1] for i in range(6)] == [f"K{i}" for i in range(6)]
+    (line,) = [r.getMessage() for r in caplog.records if "several lesions or patients" in r.getMessage()]
+    assert line.startswith("2 images") and "im1.png" in line and "im2.png" in line
+
+
+def test_a_lesions_number_with_and_without_its_patient_is_no_contradiction(tmp_path, caplog):
+    root = clinic(tmp_path, 4, folders=True)
+    write_table(root / "a.csv", [of(i, lesion_id=i, patient_id="P7") for i in range(4)])
+    write_table(root / "b.csv", [of(i, lesion_id=i) for i in range(4)])
+    load(root)
+    assert "several lesions" not in caplog.text
