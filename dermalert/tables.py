@@ -57,6 +57,11 @@ _LEVELS = tuple(f"diagnosis_{i}" for i in range(1, 6))
 _TWINS = ("image_name_1", "image_name_2")  # of ISIC 2020: the 425 images that it holds twice
 _MALIGNANCY = {0.0: "benign", 1.0: "malignant"}
 _DERMOSCOPIC = ("", "unknown", "contact polarized", "contact non polarized", "non contact polarized")
+_OTHER_KINDS = ("other", "others", "various", "misc", "no", "false")  # nobody's ids, but kinds of pictures
+_DERMOSCOPY = re.compile("derm(at)?oscop")
+_NO_DERMOSCOPY = re.compile(
+    r"\b(non|not|no|without|pre|before|prior|un)(\b|derm)"
+)  # "non-dermoscopic", "predermoscopy"
 _DELIMITERS = ",\t;|"
 
 # HAM10000's and PAD-UFES-20's words in those of the archive's `anatom_site_general`. Words that leave it open there,
@@ -379,8 +384,8 @@ def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
     """Return what kind of picture an image is, `dermoscopic` where the row does not say that it is another."""
     kind = names.clean(row.get(columns.get("image_type")))
     plain = kind.lower().replace("-", " ").replace("_", " ")
-    other = re.search(r"\b(non|not|no|without)\b", plain)  # "non-dermoscopic"
-    return "dermoscopic" if plain in _DERMOSCOPIC or (re.search("derm(at)?oscop", plain) and not other) else kind
+    unknown = plain in _DERMOSCOPIC or (names.is_nobody(plain) and plain not in _OTHER_KINDS)
+    return "dermoscopic" if unknown or (_DERMOSCOPY.search(plain) and not _NO_DERMOSCOPY.search(plain)) else kind
 
 
 def mapping(arguments: Sequence[str]) -> dict[str, str]:

@@ -94,3 +94,18 @@ def test_a_lesions_number_with_and_without_its_patient_is_no_contradiction(tmp_p
     write_table(root / "b.csv", [of(i, lesion_id=i) for i in range(4)])
     load(root)
     assert "several lesions" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("word", "left"),
+    [("N/A", 4), ("null", 4), ("not available", 4), ("?", 4), ("#N/A", 4), ("", 4), ("Dermoscopy", 4)]
+    + [("nondermoscopic", 2), ("macro (pre-dermoscopic)", 2), ("prior to dermoscopy", 2), ("other", 2), ("Others", 2)],
+)
+def test_a_word_for_nothing_is_no_other_kind_of_picture(tmp_path, word, left):
+    rows = [of(i, image_type=word if i < 2 else "dermoscopic") for i in range(4)]
+    write_table(clinic(tmp_path, 4) / "m.csv", rows)
+    assert len(load(tmp_path)) == left
+    told = Dataset.from_list(rows)
+    assert (
+        len(list(hub._records(told, "user/x/train", tables.columns_of(told.column_names), [""] * 4, first=0))) == left
+    )
