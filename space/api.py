@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import re
@@ -217,7 +218,8 @@ def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
         # Of base64 there are as many spellings as one likes: what counts is the content.
         what = hashlib.sha256(held).digest() if isinstance(held, bytes) else held
         if what in rows:
-            found = ((name, _again(row)) for row in rows[what])
+            # An upload that is named again has the name that it had, and so has each file of an archive.
+            found = (("" if isinstance(held, Path) else name, _again(row)) for row in rows[what])
         else:
             found = batch.expanded([held]) if isinstance(held, Path) else [(name, held)]
         first = total
@@ -241,13 +243,21 @@ def _held(address: str) -> batch.Source:
 def sorted_by_urgency(release: triage.Release, rows: Iterable[batch.Row]) -> Batch:
     """Return the rows of a batch as programs read them."""
     found, given = [], list(rows)
-    given = [given[row.problem.number] if isinstance(row.problem, Again) else row for row in given]
+    given = [_row_of(row, given) for row in given]
     for row in batch.by_urgency(given):
         told = judged(release, row.judgement) if row.judgement else {}
         keys = [key for key in Sorted.__annotations__ if key not in ("file", "state", "problem")]
         own = {"file": row.file, "state": row.state, "problem": row.problem}
         found.append(own | {key: told.get(key) for key in keys})
     return {"files": found, "release": words.name_of(release), "notice": triage.NOT_A_DEVICE}
+
+
+def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
+    """Return a row; of what is named again what became of it the first time, under the name that it has now."""
+    if not isinstance(row.problem, Again):
+        return row
+    first = given[row.problem.number]
+    return dataclasses.replace(first, file=row.file or first.file)
 
 
 def served(release: triage.Release, metrics: dict | None) -> Served:

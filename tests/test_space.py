@@ -483,7 +483,33 @@ def test_one_picture_spelled_in_many_ways_is_judged_once(release, monkeypatch, t
     rows = batch.judged(release, api.sources(ways, str(tmp_path)))
     files = api.sorted_by_urgency(release, rows)["files"]
     assert len(files) == 60 and len({file["sentence"] for file in files}) == 1
+    assert {file["file"] for file in files} == {f"file {number}" for number in range(1, 61)}
     assert len(judged) == 1
+
+
+def test_what_is_named_again_keeps_its_own_name_and_an_upload_the_one_that_it_has(release, tmp_path):
+    made = [tmp_path / f"{name}.png" for name in ("one", "other")]
+    for number, path in enumerate(made):
+        make_image((64, 48), seed=number).save(path)
+    first, second = (f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" for path in made)
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
+        for path in made:
+            archive.write(path, path.name)
+
+    def names(sent: list) -> list[tuple]:
+        rows = batch.judged(release, api.sources(sent, str(tmp_path)))
+        files = api.sorted_by_urgency(release, rows)["files"]
+        return sorted((file["file"], file["sentence"]) for file in files)
+
+    (_, of_first), (_, of_second) = names([first, second])
+    broken = "data:image/png;base64,RGVhciBTaXI="
+    found = names([first, second, first, broken, second, first])
+    assert found == [
+        (f"file {n + 1}", of) for n, of in enumerate([of_first, of_second, of_first, None, of_second, of_first])
+    ]
+    assert [name for name, _ in names([str(made[0]), first, str(made[0])])] == ["file 2", "one.png", "one.png"]
+    archive = str(tmp_path / "both.zip")
+    assert [name for name, _ in names([archive, archive])] == ["both.zip/one.png"] * 2 + ["both.zip/other.png"] * 2
 
 
 def test_a_call_by_mcp_with_a_mistake_gets_the_same_sentence(demo_space):
@@ -640,7 +666,7 @@ def test_what_is_named_again_is_judged_once_and_answered_each_time(release, tmp_
     answer = api.sorted_by_urgency(release, batch.judged(release, api.sources(files, str(tmp_path))))
     assert len(judged) == 4
     names = Counter(row["file"] for row in answer["files"])
-    assert names == {"0.png": 103, "two.zip/0.png": 2, "two.zip/1.png": 2, "file 3": 1, "file 4": 2}
+    assert names == {"0.png": 103, "two.zip/0.png": 2, "two.zip/1.png": 2, "file 3": 1, "file 4": 1, "file 8": 1}
     assert len({row["sentence"] for row in answer["files"] if row["file"] == "0.png"}) == 1
 
 
