@@ -208,6 +208,7 @@ class _Folder:
             files = matching.Files(images, lambda path: path[base:])
             own = [(table, names.parts(table.path.relative_to(root).parent)) for table in found]
             for table, folder in [*own, *((table, ()) for table in beside)]:
+                table = table.of_files(files.has)
                 self.matches.append((table, matching.match(table, files, folder)))
         self.own = self.matches[: len(found)]
         self.labelling = [(t, m) for t, m in self.own if t.names_a_diagnosis and (m.rows or m.ambiguous)] or [

@@ -47,6 +47,10 @@ class Files:
                 self.decorated |= names.key(parts[-1]) != names.key(number)
                 self.by_number[number].append(path)
 
+    def has(self, row: tuple[str, ...]) -> bool:
+        """Tell whether a row's folders and name may be those of a file."""
+        return names.key(row[-1]) in self.by_key or names.archive_number(row[-1]) in self.by_number
+
     def below(self, folder: tuple[str, ...]) -> bool:
         """Tell whether a folder holds images, at any depth."""
         return any(parts[: len(folder)] == folder for parts in self.parts.values())

@@ -94,6 +94,8 @@ class Table:
     header: list[str]
     """Its columns, those that are known in the spelling of `headers`."""
     columns: dict[str, str]
+    image_columns: tuple[str, ...] = ()
+    """Those that may name its images, if nobody has said which does; of equals the first counts."""
 
     @property
     def names_a_diagnosis(self) -> bool:
@@ -125,6 +127,19 @@ class Table:
         found = next((row[at] for row in rows if isinstance(row[at], (list, dict))), None)
         if found is not None:
             raise UsageError(f"'{self.path}': {holds_lists(column, found)}")
+
+    def of_files(self, is_file: Callable[[tuple[str, ...]], bool]) -> "Table":
+        """Return the table by that column of `image_columns` whose names are those of the most files."""
+        if len(self.image_columns) < 2:
+            return self
+        rows = list(_read(self.path)[1])
+        met = {}
+        for column in self.image_columns:
+            at = self.header.index(column)
+            named = {names.parts(row[at]) for row in rows if at < len(row)}
+            met[column] = sum(map(is_file, filter(None, named)))
+        best = max(met, key=met.__getitem__)
+        return dataclasses.replace(self, columns=self.columns | {"image_id": best}) if met[best] else self
 
     def row(self, cells: Sequence) -> dict:
         """Return a row's cells by column, None where it is cut short."""
@@ -182,9 +197,12 @@ def read(paths: Iterable[Path], columns: "Columns", unused: Unused | None = None
     for path in paths:
         if _may_be_table(path):
             header = _header(path)
-            of_fields = columns.of(header)
+            of_fields, of_images = columns.of(header), _image_columns(header)
+            if "image_id" not in of_fields and of_images:
+                of_fields["image_id"] = of_images[0]
             if "image_id" in of_fields:
-                found.append(_with_split(Table(path, header, of_fields), columns))
+                named = any(columns.has_named(field, of_fields["image_id"]) for field in ("image", "image_id"))
+                found.append(_with_split(Table(path, header, of_fields, () if named else of_images), columns))
             elif not set(header) >= set(_TWINS):
                 unused.add("{n} tables have no column that names an image, and are not used", [path.name])
     # A table that says only benign or malignant, such as a sample submission, does not count beside a diagnosis.
@@ -193,6 +211,12 @@ def read(paths: Iterable[Path], columns: "Columns", unused: Unused | None = None
         unused.add("{n} tables say only what is malignant, and are not used beside a diagnosis", left_out)
         return [t for t in found if not _is_binary(t)]
     return found
+
+
+def _image_columns(header: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that may name the images: first those of file names, `image_file_name`, but not a mask's."""
+    files = [c for c in header if names.column(c).endswith("filename") and not re.search("mask|segm", c.casefold())]
+    return tuple(dict.fromkeys([*files, *(c for c in _COLUMNS["image_id"] if c in header)]))
 
 
 def _with_split(table: Table, columns: "Columns") -> Table:

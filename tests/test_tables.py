@@ -109,3 +109,33 @@ def test_a_word_for_nothing_is_no_other_kind_of_picture(tmp_path, word, left):
     assert (
         len(list(hub._records(told, "user/x/train", tables.columns_of(told.column_names), [""] * 4, first=0))) == left
     )
+
+
+@pytest.mark.parametrize("column", ["file_name", "FileName", "photo_file_name", "Derm file name"])
+@pytest.mark.parametrize(
+    "others", [{"image_id": "zz{}"}, {"isic_id": "{}", "img_id": "P{}"}, {"image_name": "im0"}, {}]
+)
+@pytest.mark.parametrize("folders", [True, False])
+def test_a_column_of_file_names_that_are_there_is_the_images(tmp_path, column, others, folders):
+    root = clinic(tmp_path, 6, folders=folders)
+    rows = [
+        {name: word.format(i) for name, word in others.items()}
+        | {"mask_file_name": f"m{i}.png", column: f"{LABELS[i % 2] + '/' if folders else ''}im{i}.png"}
+        | {"dx": LABELS[i % 2], "lesion_id": f"K{i}"}
+        for i in range(6)
+    ]
+    write_table(root / "metadata.csv", rows)
+    found = load(root)
+    assert [found[f"im{i}"]["lesion_id"].split(": ")[1] for i in range(6)] == [f"K{i}" for i in range(6)]
+
+
+def test_another_column_names_the_images_where_the_file_names_are_not_those_here(tmp_path):
+    write_table(clinic(tmp_path, 4) / "m.csv", [of(i, file_name=f"raw{i}.dng", img_id=f"im{i}") for i in range(4)])
+    assert len(load(tmp_path)) == 4
+
+
+def test_a_column_that_a_person_names_is_the_images_whatever_a_column_of_file_names_holds(tmp_path):
+    rows = [of(i, shot=f"im{3 - i}", lesion_id=f"K{i}") for i in range(4)]
+    write_table(clinic(tmp_path, 4) / "m.csv", [row | {"dx": "nevus"} for row in rows])
+    found = sources.load([str(tmp_path)], columns={"image": "shot"})
+    assert found["lesion_id"] == [f"{tmp_path.name}: K{3 - i}" for i in range(4)]
