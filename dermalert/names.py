@@ -46,12 +46,46 @@ _NOBODY = set(
     placeholder anonymous anon anonymised anonymized deidentified redacted withheld hidden masked notavailable
     unavailable notknown notrecorded notgiven notprovided notspecified notstated notapplicable nonegiven
     notfound nodata other others various misc unbekannt keineangabe inconnu inconnue desconocido desconhecido
-    sconosciuto onbekend
+    sconosciuto onbekend leer vide vazio vacio brak
     """.split()  # noqa: SIM905
 ) | {""}
+# Words that say in some language that nobody knows; what follows them does not count, if there is no number in it.
+_UNKNOWN = """
+    unknown unkown unknwon unknow unk none null missing undefined unspecified unidentified undetermined unassigned
+    unavailable undisclosed anonymous anonym anonymised anonymized anonymisiert anonyme anonimo anonimo anonimowy anonim
+    anon deidentified redacted withheld confidential confidentiel confidencial vertraulich placeholder tbd tba tbc
+    declined refused noid nobody unbekannt unbekannte unbekannter unbekanntes inconnu inconnue desconocido desconocida
+    desconhecido desconhecida sconosciuto sconosciuta onbekend onbekende ukjent ukendt okand okant tuntematon nieznany
+    nieznana nieznane neznamy neznama nezname ismeretlen necunoscut nepoznat nepoznato nepoznata bilinmiyor bilinmeyen
+    belirsiz
+    неизвестно неизвестный неизвестен неизвестна невідомо невідомий неизвестное аноним
+    анонимно άγνωστο άγνωστος άγνωστη
+    مجهول अज्ञात ไม่ทราบ 不明 未知 不详 不詳 未定 匿名 なし 無し 未記入 未入力 未填 无名氏 無名氏 未登记 未登記
+    保密 미상 없음 모름 알수없음
+"""
+_NEGATIONS = """
+    no not non none without yet nicht kein keine keinen ohne sin sans senza sem nao não pas geen niet zonder ikke inte
+    utan uden uten ej ei nie bez ne nema не нет без
+"""
+_NEGATED = """
+    any id ids identifier name number code data info information record records recorded available assigned given
+    provided known stated specified collected confirmed determined applicable set found entered yet list in reported
+    documented disclosed identified patient patients lesion case entry value datos dato identificar identificado
+    identificada especificado especificada especificar asignado asignada asignar disponible conocido conocida registro
+    registrado informacion información nombre consta paciente données donnee donnée renseigné renseignée communiqué
+    connu connue spécifié spécifiée disponibles identifié identifiée nom angabe angaben bekannt daten verfügbar
+    vorhanden zugeordnet zugewiesen angegeben erfasst kennung informado informada dados identificação nota noto
+    dati disponibile specificato specificata bekend beschikbaar gegevens opgegeven naam oppgitt kjent angivet kendt
+    angitt angiven känd
+    uppgift uppgifter указан указано указана известен известно известна данных данные имени номера znany znane danych
+    podano podana udano známo uvedeno
+"""
 _WHOSE = re.compile(r"\b(patients?|pat|lesions?|ids?|person|subject|case|number|nr)\b")
-# A number below zero after a word; what a spreadsheet writes for an error; and `P?`.
-_NO_ID = re.compile(r"[a-z]*[\s_:#-]+-\d+(?:[.,]0+)?|#[\w/]+[!?]|x{2,}|[a-z\s_-]*\?+", re.ASCII)
+# A number below zero after a word; what a spreadsheet writes for an error, and a database for nothing; `P?`; no UUID.
+_NO_ID = re.compile(
+    r"[a-z]*[\s_:#-]+-\d+(?:[.,]0+)?|#[\w/]+[!?]|\\n|x{2,}|[a-z\s_-]*\?+|\{?([0f])\1{7}-?(?:\1{4}-?){3}\1{12}\}?",
+    re.ASCII,
+)
 _WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
@@ -209,4 +243,38 @@ def is_nobody(text: str) -> bool:
         _NO_ID.fullmatch(plain) is not None
         or words.replace(" ", "") in _NOBODY
         or _WHOSE.sub("", words).replace(" ", "") in _NOBODY
+        or _says_unknown(plain)
+    )
+
+
+def numbered_nobody(text: str) -> str | None:
+    """Return the word for nobody that an id puts before a number, such as `unknown_1`, or None."""
+    found = re.fullmatch(r"(\D+?)[\W_]*\d+\W*", clean(text).casefold())
+    return found[1] if found and _says_unknown(found[1]) else None
+
+
+def _without_accents(text: str) -> str:
+    return text if text.isascii() else re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
+
+
+_UNKNOWN, _NEGATIONS, _NEGATED = (
+    frozenset(_without_accents(words.casefold()).split()) for words in (_UNKNOWN, _NEGATIONS, _NEGATED)
+)
+_UNPARTED = tuple(word for word in _UNKNOWN if re.match("[\u1100-\u11ff\u3040-\u9fff]", word))
+_NOT_YET = tuple(_without_accents(words) for words in ("to be ", "غير ", "לא ", "tidak ", "không "))
+
+
+def _says_unknown(text: str) -> bool:
+    """Tell whether words say that nobody knows: `unknown, see notes`, `P-unknown`, `sin datos`, `not yet assigned`."""
+    plain = _without_accents(text)
+    words = re.split(r"[\s!-/:-@\[-`{-~]+", plain.strip(" -_.,:;()[]{}<>'\"*/"))
+    if any(map(str.isdigit, plain)):
+        return False
+    first, *others = words
+    return (
+        first in _UNKNOWN
+        or (words[-1] in _UNKNOWN and all(len(word) < 3 or not _WHOSE.sub("", word) for word in words[:-1]))
+        or (first in _NEGATIONS and bool(others) and (first == "not" or _NEGATED.union(_NEGATIONS).issuperset(others)))
+        or plain.startswith(_NOT_YET)
+        or any(word in plain for word in _UNPARTED)
     )

@@ -15,6 +15,11 @@ logger = logging.getLogger(__name__)
 _MANY = 20  # images of one id, below which no count is implausible
 _TIMES = 10  # as many as the next id has
 
+_ZERO = re.compile(r"[^\W\d]*[\W_]*0+(?:[\W_]+0+)*")  # `0`, `P000`, `patient_0`, `00-00`
+_HUGE = re.compile(r"\d+(?:[.,]\d+)?e\+?(\d{2,3})", re.IGNORECASE)  # `1e99`
+# Words and letters that may be somebody's, and are nobody's where they have most images.
+_MARKS = frozenset("n u x z nn n.n. n.n s/d n/b ns n.s. zzz test default external outside lost".split())  # noqa: SIM905
+
 _FIELDS = {"patient_id": "patient", "lesion_id": "lesion"}
 
 
@@ -22,7 +27,9 @@ def settle(records: list[Record], where: str) -> None:
     """Replace, in place, the ids of a source by those that tell people and lesions apart, and say what was done.
 
     An id that has implausibly many images beside all others is a word for nobody that this package does not know, and
-    so are a 0 that has more than the others and a 9999 that no 9998 comes before. The archive's ids stay as they are.
+    so are a 0 (`P000`, `patient_0`) or a `U` that has more than the others, a 9999 that no 9998 comes before, and an
+    `unknown_1` that no `unknown_2` stands beside: with a number each they are people of whom the name is not known. The
+    archive's ids stay as they are.
     """
     for field, what in _FIELDS.items():
         found = Counter(record.facts[field] for record in records if field in record.facts)
@@ -35,21 +42,35 @@ def settle(records: list[Record], where: str) -> None:
 
 
 def _is_implausible(one: str, found: Mapping[str, int]) -> bool:
+    if _stands_for_nothing(one, found):
+        return True
+    if one.endswith("_0"):  # as PAD-UFES-20's lesions are numbered
+        return False
     others = max((n for other, n in found.items() if other != one), default=0)
-    if one == "0" or one.endswith("_0"):  # the latter as PAD-UFES-20's lesions are numbered
-        return one == "0" and found[one] > max(1, 3 * others)
     few = [n for n in found.values() if n < _MANY]
     if 2 * len(few) > len(found):  # two words for nobody must not excuse each other
         others = max(few)
-    return _stands_for_nothing(one, found) or (found[one] >= _MANY and found[one] >= _TIMES * max(others, 1))
+    return found[one] >= _MANY and found[one] >= _TIMES * max(others, 1)
 
 
 def _stands_for_nothing(one: str, found: Mapping[str, int]) -> bool:
-    """Tell whether an id is 9999 and the like, as forms are filled in, where no id comes before it."""
-    nines = re.fullmatch(r"(\D*0*)(9{3,})", one)
+    """Tell whether an id is a word or number that forms are filled in with, by what else the source has."""
+    others = [other for other in found if other != one]
+    most = found[one] > max(1, 3 * max((found[other] for other in others if not _ZERO.fullmatch(other)), default=0))
+    word = names.numbered_nobody(one)
+    if word:
+        return all(names.numbered_nobody(other) != word for other in others)
+    if one.casefold() in _MARKS:
+        return most and not (len(one) == 1 and any(len(other) == 1 and other.isalpha() for other in others))
+    huge = _HUGE.fullmatch(one)
+    if _ZERO.fullmatch(one) or (huge and int(huge[1]) > 30):
+        return most
+    nines = re.fullmatch(r"(\D*0*)(9{2,})", one)
     if nines is None or f"{nines[1]}{int(nines[2]) - 1}" in found:
         return False
-    return len(nines[2]) > 3 or found[one] > max((n for other, n in found.items() if other != one), default=1)
+    if len(nines[2]) == 2:
+        return most
+    return len(nines[2]) > 3 or found[one] > max(map(found.get, others), default=1)
 
 
 def _one_spelling(ids: list[str]) -> dict[str, str]:

@@ -511,6 +511,42 @@ def test_further_ids_are_somebody(word):
     assert not names.is_nobody(word)
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["未知", "no consta", "sin identificar", "geen gegevens", "not yet entered", "to be assigned", "anonymous donor"]
+    + ["нет данных", "مجهول", "미상", "ffffffff-ffff-ffff-ffff-ffffffffffff", "Undisclosed", "unknown (ask ward)"]
+    + ["nicht bekannt", "non renseigné", "UNK-P", r"\N", "00000000-0000-0000-0000-000000000000"],
+)
+def test_words_for_nobody_are_known_in_several_languages(word):
+    assert names.is_nobody(names.person(word))
+
+
+@pytest.mark.parametrize(
+    "word", ["No Min-ho", "Sin Wei", "Leer Hans", "trunk, unspecified", "김민수", "Not-7", "Nobel"]
+)
+def test_names_that_only_begin_like_a_word_for_nobody_are_somebody(word):
+    assert not names.is_nobody(word)
+
+
+@pytest.mark.parametrize("mark", ["case-000", "ID 0", "00-00", "unbekannt 3", "99", "1e300", "x", "NN", "UNK-7"])
+def test_a_mark_for_nobody_that_has_most_images_joins_none_and_is_said(tmp_path, mark, caplog):
+    assert patients(tmp_path / "clinic", [mark] * 5 + ["K1", "K2"]) == 7
+    assert f"'{mark}' is no patient: 5 images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["P000", "P000", "P001", "P001", "P002", "P002"],
+        ["unknown_1", "unknown_1", "unknown_2", "unknown_2", "unknown_3"],
+        ["u", "u", "u", "v", "w"],
+        ["98", "98", "99", "99", "99", "99", "99", "99", "99", "1"],
+    ],
+)
+def test_what_could_be_nobody_is_somebody_among_others_of_its_kind(tmp_path, ids):
+    assert patients(tmp_path / "clinic", ids) == len(set(ids))
+
+
 def patients(root: Path, ids: list[str]) -> int:
     """Return how many groups images of these patients are."""
     class_folders(root, images=len(ids), labels=("nevus",))
