@@ -31,7 +31,8 @@ SIDES = {
 }
 
 LIMITS = (
-    "It is for dermoscopy of one lesion. Photographs of moles, such as a phone takes, were not measured.",
+    "It is for dermoscopy of one lesion. Its figures say nothing of photographs taken without a dermoscope, such as "
+    "those of a phone.",
     "It knows nine diagnoses and says one of them of any lesion; what is none of the nine it cannot tell.",
     "The alert is for melanoma alone. That there is none says nothing of carcinomas, and rules no melanoma out.",
     "Figures are for images drawn like those of the evaluation. Another clinic, camera or population may differ by "
@@ -242,7 +243,8 @@ def _declined(metrics: dict) -> str:
     share = words.figure(melanoma["refused"], digits=3)
     note = (
         f"Of the {melanoma['n']} held-out melanomas a share of {share} is declined; as served, they are missed. "
-        "Phone photographs of moles were not measured; another clinic's pictures may be declined far more often."
+        "Photographs taken without a dermoscope are not in these figures: most may be judged all the same. Another "
+        "clinic's pictures may be declined far more often."
     )
     return words.table("Share of images that it declines to judge", ["images", "n", "declined"], rows, note=note)
 

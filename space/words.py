@@ -22,8 +22,8 @@ PRIVACY = (
     "besides the picture (camera, place, date) is neither shown nor written anywhere."
 )
 FOR_DERMOSCOPY = (
-    "For dermoscopy images of one lesion. How it answers to photographs of moles, such as a phone takes, has not been "
-    "measured."
+    "For dermoscopy images of one lesion. The answers do not hold for photographs taken without a dermoscope, such as "
+    "those of a phone: the figures of this release say nothing of them."
 )
 NO_METRICS = "This release does not say how good it is: it has no evaluation/metrics.json."
 

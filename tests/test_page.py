@@ -381,6 +381,13 @@ def test_subgroups_and_the_melanoma_probability_are_told_in_words_and_figures(ve
     assert "mean size of the change" in told and "change of the probability" not in told
 
 
+def test_of_photographs_without_a_dermoscope_nothing_is_claimed_but_that_the_answers_do_not_hold(versions):
+    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+    told = shown(evaluation_page.told(Release.load(versions["v1.1.0"]), figures)) + words.FOR_DERMOSCOPY
+    assert told.count("without a dermoscope") == 3 and told.count("say nothing of") == 2
+    assert not re.search(r"(not|never) (been )?measured", words.FOR_DERMOSCOPY + evaluation_page.LIMITS[0])
+
+
 def test_the_table_of_subgroups_has_their_lesions_as_served_and_says_of_the_rest_that_it_is_not(versions):
     figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
     held_out = figures["splits"]["held_out"]
