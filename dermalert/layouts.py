@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # What the ISIC archives put between the images, and is none.
 _NO_PHOTO = re.compile(r"_(superpixels|segmentation|mask)$", re.IGNORECASE)
+_OFFICIAL_MASK = re.compile(r"ISIC_\d{7}_(superpixels|segmentation)")
 # Tables that may lie beside the folder, or in a `metadata/` there: by these names they can only be meant for it.
 _OFFICIAL = re.compile(r"(HAM10000_metadata|ISIC[-_]?20\d\d)", re.IGNORECASE)
 _FIRST_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
@@ -85,7 +86,7 @@ def records(root: Path, columns: tables.Columns, space: str | None = None) -> li
     """
     root = root.absolute() if str(root) == "." else root  # so that all paths begin alike
     unused = Unused(str(root))
-    images, others = _sorted_out(root)
+    images, others, masks = _sorted_out(root)
     near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
     near = [path for path in near if _OFFICIAL.match(path.name)]
     files = sorted(Path(path) for path in others if tables.is_table(Path(path)))
@@ -98,21 +99,57 @@ def records(root: Path, columns: tables.Columns, space: str | None = None) -> li
         for i, record in enumerate(_records(folder, columns))
     ]
     read = {record.path for record in records}
+    texts = [path for path in others if path not in read and _suffix(path) in _TEXTS]
+    of_images = "{n} texts in '{where}' hold a table or a list of images, and are not read (a table is called .csv)"
+    unused.add(of_images, map(os.path.basename, _tables_among(texts, images)))
+    mask = "left out {n} images of '{where}' because their names end as those of masks do"
+    unused.add(mask, map(os.path.basename, _without_photo(masks, images)))
     strange = [path for path in others if path not in read and not _is_harmless(path)]
     unused.add("{n} files in '{where}' are neither images nor tables", map(os.path.basename, strange))
     unused.report()
     return records
 
 
-def _sorted_out(root: Path) -> tuple[list[str], list[str]]:
-    """Return the images and the other files below a folder, in the order of their paths."""
-    images, others = [], []
+def _sorted_out(root: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the images, the other files and the masks below a folder, in the order of their paths."""
+    images, others, masks = [], [], []
     # Sorted as paths are, a folder after the other.
     for path in sorted(_files(root), key=lambda path: path.replace(os.sep, "\0")):
-        if _NO_PHOTO.search(_stem(path)):
-            continue
-        (images if _is_image(path) else others).append(path)
-    return images, others
+        if _NO_PHOTO.search(_stem(path)) and not _is_harmless(path):
+            masks.append(path)
+        else:
+            (images if _is_image(path) else others).append(path)
+    return images, others, masks
+
+
+def _without_photo(masks: list[str], images: list[str]) -> list[str]:
+    """Return those called masks that are of no image here and not one of the archive's own: they may be photos."""
+    photos = {names.key(os.path.basename(path)) for path in images} if masks else set()
+    return [
+        path
+        for path in masks
+        if names.key(_NO_PHOTO.sub("", _stem(path))) not in photos and not _OFFICIAL_MASK.fullmatch(_stem(path))
+    ]
+
+
+def _tables_among(texts: list[str], images: list[str]) -> list[str]:
+    """Return the texts that begin like a table, or of whose first lines at least half name an image."""
+    lines = {path: tables.beginning(Path(path)) for path in texts}
+    words = {path: [_file_keys(line) for line in lines[path]] for path in texts}
+    wanted = {key for each in words.values() for line in each for key in line}
+    here = wanted.intersection(names.key(os.path.basename(path)) for path in images) if wanted else wanted
+    naming = {path: sum(not here.isdisjoint(line) for line in words[path]) for path in texts}
+    return [
+        path
+        for path in texts
+        if lines[path] and (2 * naming[path] >= len(lines[path]) or tables.is_header(lines[path][0]))
+    ]
+
+
+def _file_keys(line: str) -> set[str]:
+    """Return the normal forms of a line's words as names of files; a bare number is none."""
+    words = re.split(r"[\s,;|\"']+", line)
+    return {names.key(re.split(r"[/\\]", word)[-1]) for word in words if word and not word.isdecimal()}
 
 
 def _files(root: Path) -> Iterator[str]:
@@ -130,6 +167,10 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
 def _stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0]
 
@@ -140,7 +181,7 @@ def _image_id(path: str) -> str:
 
 def _is_image(path: str) -> bool:
     """Tell whether a file is an image by its suffix, or, where that says nothing, by its first bytes."""
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = _suffix(path)
     if suffix in names.IMAGE_SUFFIXES:
         return True
     if tables.is_table(Path(path)) or _is_harmless(path) or (suffix[1:].isalpha() and len(suffix) < 6):
@@ -152,8 +193,7 @@ def _is_image(path: str) -> bool:
 
 def _is_harmless(path: str) -> bool:
     """Tell whether a file is a table, or of those that lie beside images and are expected to be none."""
-    suffix = os.path.splitext(path)[1].lower()
-    return suffix in _TEXTS or os.path.basename(path).lower() in _FILES_OF_SYSTEMS or tables.is_table(Path(path))
+    return _suffix(path) in _TEXTS or os.path.basename(path).lower() in _FILES_OF_SYSTEMS or tables.is_table(Path(path))
 
 
 def home(root: Path) -> Path:
@@ -253,6 +293,9 @@ class _Folder:
         """Collect what the folder's own tables hold and nothing uses."""
         for table, match in self.own:
             name = table.path.relative_to(self.root).as_posix()
+            self.unused.add(f"{{n}} rows of '{name}' name no image", table.nameless)
+            if not table.entries and not table.nameless:
+                self.unused.add("{n} tables in '{where}' have a header and no rows", [name])
             if not match.rows:
                 kept = f"'{name}' in '{{where}}' means no image that is there, so that its {{n}} rows are not used"
                 self.unused.add(kept, match.without_file or [row for _, row in match.contested])
@@ -420,6 +463,9 @@ def _class_folders(folder: _Folder) -> list[Record]:
     aside = [p for p in _folders(root) if p not in [place for _, place in splits]]
     if splits and aside:
         folder.unused.add("left out {n} folders that stand beside the folders of a shipped split", aside)
+    places = {str(place) for place in (root, *(place for _, place in splits))}
+    loose = [os.path.relpath(path, root) for path in folder.images if os.path.dirname(path) in places]
+    folder.unused.add("left out {n} images of '{where}' that lie in no folder of a diagnosis", loose)
     _say_test(found, shipped, root)
     return _dermoscopic(found, folder.kinds(), root)
 

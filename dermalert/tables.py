@@ -108,8 +108,8 @@ class Table:
         return shipped_as([self.path.stem])
 
     @functools.cached_property
-    def entries(self) -> list[tuple[tuple[str, ...], Sequence]]:
-        """Its rows, each as the folders and the name of the image that it names, and its cells.
+    def _all_rows(self) -> list[tuple[tuple[str, ...], Sequence]]:
+        """The rows, those too that name no image.
 
         Raises:
             UsageError: a cell that is to be one name is a list.
@@ -119,8 +119,18 @@ class Table:
             if field in self.columns and self.path.suffix.lower() in (".jsonl", ".parquet"):
                 self._refuse_lists(self.columns[field], rows)
         at = self.header.index(self.columns["image_id"])
-        named = [(names.parts(row[at] if at < len(row) else None), row) for row in rows]
-        return [(parts, row) for parts, row in named if parts]
+        return [(names.parts(row[at] if at < len(row) else None), row) for row in rows]
+
+    @functools.cached_property
+    def entries(self) -> list[tuple[tuple[str, ...], Sequence]]:
+        """Its rows, each as the folders and the name of the image that it names, and its cells; raises `UsageError`."""
+        return [entry for entry in self._all_rows if entry[0]]
+
+    @property
+    def nameless(self) -> list[str]:
+        """The rows that say something of no image, by their number."""
+        rows = enumerate(self._all_rows, start=1)
+        return [f"row {i}" for i, (parts, row) in rows if not parts and any(map(text, row))]
 
     def _refuse_lists(self, column: str, rows: Iterable[Sequence]) -> None:
         at = self.header.index(column)
@@ -262,6 +272,18 @@ def is_table(path: Path) -> bool:
     """Tell whether a file is a table by its name."""
     suffix = path.suffix.lower()
     return suffix in (".csv", ".tsv", ".tab", ".jsonl", ".parquet") or path.name == "HAM10000_metadata"
+
+
+def beginning(path: Path) -> list[str]:
+    """Return the first lines of a text."""
+    with path.open("rb") as file:
+        return [line for line in _decoded(file.read(1 << 14)).splitlines() if line.strip()][:50]
+
+
+def is_header(line: str) -> bool:
+    """Tell whether a line names columns of a table of images: that of their names, and what is kept of them."""
+    columns = columns_of(headers(next(csv.reader([line], delimiter=_delimiter(line)), [])))
+    return "image_id" in columns and len(columns) > 1
 
 
 def _may_be_table(path: Path) -> bool:

@@ -139,3 +139,70 @@ def test_a_column_that_a_person_names_is_the_images_whatever_a_column_of_file_na
     write_table(clinic(tmp_path, 4) / "m.csv", [row | {"dx": "nevus"} for row in rows])
     found = sources.load([str(tmp_path)], columns={"image": "shot"})
     assert found["lesion_id"] == [f"{tmp_path.name}: K{3 - i}" for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.txt", "file_name;lesion_id\nother0.png;K0\n"),
+        ("ground_truth.tsv.txt", "im0.png\tnevus\nim1.png\tmelanoma\n"),
+        ("test.txt", "melanoma/im0\nmelanoma/im2\n"),
+        ("info.md", "'im1.png'  K1\n'im2.png'  K1\n"),
+        ("Splits.TXT", "\ufeffimage name|split\nim0|test\n"),
+    ],
+)
+def test_a_text_that_holds_a_table_or_list_of_images_is_said(tmp_path, caplog, name, content):
+    (clinic(tmp_path, 6, folders=True) / name).write_text(content, encoding="utf-8")
+    assert len(load(tmp_path)) == 6
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert line.startswith("1 texts in") and line.endswith(name)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "Images of a clinic, with labels.\nim0.png is a melanoma.\nAll else\nis\nnot.\n", "1. 2\n2. 3\n"]
+)
+@pytest.mark.parametrize("name", ["LICENSE.txt", "README.md", "attribution.txt"])
+def test_texts_in_prose_are_not_said(tmp_path, caplog, name, content):
+    (clinic(tmp_path, 6, folders=True) / name).write_text(content)
+    load(tmp_path)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("places", [("", ""), ("Train", ""), ("Train", "Train")])
+@pytest.mark.parametrize("named", ["x.png", "IMG_0001.JPG", "nevus 3.png"])
+def test_images_beside_class_folders_are_said(tmp_path, caplog, places, named):
+    clinic(tmp_path / places[0], 6, folders=True)
+    put(tmp_path / places[1] / named, 77)
+    assert len(load(tmp_path)) == 6
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert line.startswith("left out 1 images") and "no folder of a diagnosis" in line and line.endswith(named)
+
+
+@pytest.mark.parametrize(
+    "name", ["face_mask.png", "K7_Segmentation.png", "42_superpixels.png", "ISIC_0000001_mask.png"]
+)
+@pytest.mark.parametrize("folders", [True, False])
+def test_an_image_that_is_called_a_mask_without_its_photo_is_said(tmp_path, caplog, name, folders):
+    root = clinic(tmp_path, 4, folders=folders)
+    if not folders:
+        write_table(root / "m.csv", [of(i) for i in range(4)])
+    for mask in (name, "im0_mask.png", "ISIC_0000000_superpixels.png", "im1_segmentation.png"):
+        put((root / "melanoma" if folders else root) / mask, 77)
+    assert len(load(root)) == 4
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert line.startswith("left out 1 images") and line.endswith(name)
+
+
+def test_rows_without_an_image_and_tables_without_rows_are_said(tmp_path, caplog):
+    root = clinic(tmp_path, 4, folders=True)
+    rows = [
+        *(of(i, lesion_id=f"K{i}") for i in range(4)),
+        *(of(0, lesion_id="L") | {"file_name": x} for x in ("", " ")),
+    ]
+    write_table(root / "a.csv", [*rows, dict.fromkeys(rows[0], "")])
+    (root / "b.csv").write_text("image,patient_id\n")
+    (root / "c.tsv").write_text("img_name\tlesion\n\n")
+    assert len(load(root)) == 4
+    assert "2 rows of 'a.csv' name no image: row 5, row 6" in caplog.messages
+    assert f"2 tables in '{root}' have a header and no rows: b.csv, c.tsv" in caplog.messages
+    assert len(caplog.messages) == 2
