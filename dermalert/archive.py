@@ -346,7 +346,18 @@ def read_rows(shard: Path) -> Iterator[tuple[str, batch.Source]]:
     with pq.ParquetFile(shard) as file:
         for some in file.iter_batches(batch_size=_ROWS, columns=list(NEEDED)):
             for name, image in zip(some["image_id"].to_pylist(), some["image"].to_pylist(), strict=True):
-                yield str(name), _source(image["bytes"] if isinstance(image, dict) else image)
+                yield _name(name), _source(image["bytes"] if isinstance(image, dict) else image)
+
+
+def _name(cell: object) -> str:
+    """Return an image's id as text; raises a `UsageError` where it has none, because its answer would be nobody's."""
+    try:
+        text = cell.decode() if isinstance(cell, bytes) else "" if cell is None or cell != cell else str(cell)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"an image_id, {cell[:40]!r}, is no text in UTF-8: write it as text.") from error
+    if not text.strip() or isinstance(cell, (dict, list)):
+        raise UsageError("a row has no image_id, or more than one: give each image its own.")
+    return text
 
 
 def _source(content: bytes | None) -> batch.Source:

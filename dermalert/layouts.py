@@ -266,7 +266,7 @@ class _Folder:
                 against.append(os.path.relpath(path, self.root))
             known[path] = facts | before if before else facts
         self.unused.add(
-            "{n} images in '{where}' have several lesions or patients by their rows: the first counts", against
+            "{n} images in '{where}' have several lesions or patients by their rows, of which the first counts", against
         )
         warn_of_nobody(nobody, str(self.root))
         return known

@@ -160,6 +160,44 @@ def test_a_row_without_a_picture_is_a_row_with_a_reason(release, tmp_path, monke
     assert [row["state"] == "unreadable" for row in rows] == [row["problem"] is not None for row in rows]
 
 
+def of_ids(folder: Path, ids: pa.Array) -> Path:
+    folder.mkdir()
+    images = pa.array([encoded(i) for i in range(len(ids))], pa.binary())
+    pq.write_table(pa.table({"image_id": ids, "image": images}), folder / "0.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([b"a-1", "é 2".encode()]),
+        pa.array([b"a-1", "é 2".encode()], pa.large_binary()),
+        pa.array(["a-1", "é 2"]).dictionary_encode(),
+    ],
+    ids=["binary", "large binary", "dictionary"],
+)
+def test_ids_of_bytes_come_out_as_text(release, tmp_path, ids):
+    judged(of_ids(tmp_path / "shards", ids), release, tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "0.parquet")["image_id"].to_pylist() == ["a-1", "é 2"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "why"),
+    [
+        (pa.array(["a", None]), "a row has no image_id"),
+        (pa.array(["  ", "b"]), "a row has no image_id"),
+        (pa.array([1.0, float("nan")]), "a row has no image_id"),
+        (pa.array([["a"], ["b"]]), "a row has no image_id, or more than one"),
+        (pa.array([b"a", b"\xff\xfe"]), "no text in UTF-8"),
+    ],
+    ids=["null", "blank", "nan", "list", "no text"],
+)
+def test_a_shard_with_a_row_that_has_no_id_is_refused_with_the_reason(release, tmp_path, ids, why):
+    with pytest.raises(RunError, match=f"0.parquet .*{why}"):
+        judged(of_ids(tmp_path / "shards", ids), release, tmp_path / "out")
+    assert not results(tmp_path / "out")
+
+
 def test_a_second_run_judges_what_is_missing_and_nothing_else(taken, release, expected, tmp_path):
     judged(taken, release, tmp_path)
     (tmp_path / "3.parquet").unlink()
