@@ -1,7 +1,8 @@
 """Which row of a table means which file, where both spell its name in their own way.
 
 A row means the file whose path is nearest to what it says, of those that have its name's normal form; else the files
-that have its archive number. What may mean two different files, or a file that two different rows may mean, is matched
+that have its archive number; else the one file whose name differs by nothing but leading zeros. An augmented copy takes
+the row of its original. What may mean two different files, or a file that two different rows may mean, is matched
 to nothing and reported.
 """
 
@@ -10,9 +11,10 @@ import filecmp
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dermalert import names
-from dermalert.tables import Table
+from dermalert.tables import Table, shipped_as
 
 _LISTED = re.compile("isic[0-9]{7}")
 
@@ -38,6 +40,9 @@ class Files:
         self.parts = {path: names.parts(relative(path)) for path in paths}
         self.by_key: dict[str, list[str]] = defaultdict(list)
         self.by_number: dict[str, list[str]] = defaultdict(list)
+        self.by_zeros: dict[str, list[str]] = defaultdict(list)
+        self.copies: dict[str, list[str]] = defaultdict(list)
+        """By the normal form of the original's name, the augmented copies."""
         self.decorated = False  # whether a name has more than the archive's number
         self.folders = {part.casefold() for parts in self.parts.values() for part in parts[:-1]}
         for path, parts in self.parts.items():
@@ -46,6 +51,11 @@ class Files:
             if number:
                 self.decorated |= names.key(parts[-1]) != names.key(number)
                 self.by_number[number].append(path)
+                continue
+            self.by_zeros[names.without_zeros(parts[-1])].append(path)
+            original = names.original(names.without_suffix(parts[-1]))
+            if original:
+                self.copies[original].append(path)
 
     def has(self, row: tuple[str, ...]) -> bool:
         """Tell whether a row's folders and name may be those of a file."""
@@ -67,6 +77,7 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
     within = folder if folder and files.below(folder) else ()
     by_name: dict[tuple[str, ...], list[Sequence] | None] = {}  # None for what means no file, as most of a long list
     wanted: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
+    copied: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
     for row, cells in table.entries:
         if row not in by_name:
             candidates = _candidates(row, files, folder, within)
@@ -76,20 +87,28 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
             by_name[row] = [] if candidates else None
             for path, near in candidates:
                 wanted[path].append((near, row))
+            for path, near in _candidates(row, files, folder, within, copies=True):
+                copied[path].append((near, row))
+                by_name[row] = []
         if by_name[row] is not None:
             by_name[row].append(cells)
-    return _settled(table, by_name, wanted)
+    return _settled(table, by_name, wanted, copied)
 
 
 def _candidates(
-    row: tuple[str, ...], files: Files, folder: tuple[str, ...], within: tuple[str, ...]
+    row: tuple[str, ...], files: Files, folder: tuple[str, ...], within: tuple[str, ...], *, copies: bool = False
 ) -> list[tuple[str, tuple]]:
-    """Return the files that a row may mean, each with how near it is."""
+    """Return the files that a row may mean, or the augmented copies of them, each with how near it is."""
+    if copies and not files.copies:
+        return []
     key = names.key(row[-1])
-    near = files.by_key.get(key, ())
+    near = (files.copies if copies else files.by_key).get(key, ())
     if not near and not files.decorated and _LISTED.fullmatch(key):
         return []  # as most rows of an official list, which is longer than what lies here
     number = names.archive_number(row[-1])
+    if not near and not number and not copies:
+        near = files.by_zeros.get(names.without_zeros(row[-1]), ())
+        near = near if len({names.key(files.parts[path][-1]) for path in near}) == 1 else ()
     # ISIC 2019's `_downsampled` rows are left to files of that name: sides of releases that were made hang on it.
     far = files.by_number.get(number, ()) if number and not row[-1].endswith("_downsampled") else ()
     # A folder that is here, and holds no such file, is not another folder.
@@ -101,13 +120,13 @@ def _candidates(
         if parts[: len(within)] == within and not (elsewhere and not number):
             exact = [part.casefold() for part in parts] == [part.casefold() for part in (*folder, *row)]
             found.append((path, (path in near, exact, *names.nearness(parts, row))))
-    if number:
+    if number or copies:
         return found
     best = max((near for _, near in found), default=None)
     return [(path, near) for path, near in found if near == best]
 
 
-def _settled(table: Table, by_name: dict, wanted: dict) -> Match:
+def _settled(table: Table, by_name: dict, wanted: dict, copied: dict) -> Match:
     rows, ambiguous, contested = {}, [], []
     meant: dict[tuple[str, ...], list[str]] = defaultdict(list)
     read: dict[tuple[str, ...], list[dict]] = {}
@@ -127,9 +146,29 @@ def _settled(table: Table, by_name: dict, wanted: dict) -> Match:
             ambiguous.append(("/".join(row), paths[0], other))
             for path in paths:
                 del rows[path]
+    of_copies = _of_copies({path: offers for path, offers in copied.items() if path not in rows})
+    for row, paths in of_copies.items():
+        # By its folder, which is no part of a split: equal names in two classes are two images' copies.
+        places = {next((p for p in reversed(Path(path).parts[:-1]) if not shipped_as([p])), "") for path in paths}
+        if len(places) > 1 or any(row == names.parts(name) for name, _, _ in ambiguous):
+            ambiguous.append(("/".join(row), paths[0], paths[-1]))
+        else:
+            meant[row] += paths
+            rows |= dict.fromkeys(paths, read.setdefault(row, [table.row(cells) for cells in by_name[row]]))
     undecided = {row for _, row in contested}
     unmet = ["/".join(row) for row in by_name if row not in meant]
     return Match(rows, [name for name in unmet if name not in undecided], ambiguous, contested)
+
+
+def _of_copies(copied: dict[str, list[tuple[tuple, tuple[str, ...]]]]) -> dict[tuple[str, ...], list[str]]:
+    """Return the row of each copy's original, where only one is nearest, with the copies."""
+    found = defaultdict(list)
+    for path, offers in copied.items():
+        best = max(near for near, _ in offers)
+        nearest = [row for near, row in offers if near == best]
+        if len(nearest) == 1:
+            found[nearest[0]].append(path)
+    return found
 
 
 def other_than_first(paths: Sequence[str]) -> str | None:

@@ -31,11 +31,12 @@ _OWN_IDS = re.compile(r"(HAM|IP|IL|BCN|MSK\d*)[-_ ](\d{6,}\w*)", re.IGNORECASE)
 _SHORT = re.compile(r"([a-z]+)_([a-z0-9]+)|[a-z][a-z0-9]*", re.IGNORECASE | re.ASCII)
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)[-_\s]+(?=\d)")
 _BETWEEN = re.compile(r"(?<=[^\W_])[-_\s]+(?=[^\W\d_])|(?<=[^\W\d_])[-_\s]+(?=\d)")
-# Roboflow's `_jpg.rf.HASH`, and what those who augment by hand write. A number in brackets is no such mark: Windows
-# numbers different pictures so.
+# Roboflow's `_jpg.rf.HASH`, Augmentor's `_original_`, and what those who augment by hand write. A number in brackets is
+# no such mark: Windows numbers different pictures so.
 _COPY = (
     re.compile(r"^(?P<name>.+)_(?:jpe?g|png|bmp|tiff?|webp)\.rf\.\w+$", re.IGNORECASE),
     re.compile(r"^(?P<name>.+?)[-_. ]+(?:aug|augmented)(?:[-_. ]?\d+)*$", re.IGNORECASE),
+    re.compile(r"^.*_original_(?P<name>.+)\.(?:jpe?g|png|bmp|tiff?)_[0-9a-f-]{8,}$", re.IGNORECASE),
     re.compile(r"^(?:aug|augmented)[-_. ]+(?:\d+[-_. ]+)?(?P<name>.*[a-z].*)$", re.IGNORECASE),
 )
 # Words for nobody, letters and digits only.
@@ -142,6 +143,11 @@ def key(name: str) -> str:
     return whole(_BETWEEN.sub("", _BETWEEN_DIGITS.sub("_", plain.strip())))
 
 
+def without_zeros(name: str) -> str:
+    """Return the normal form without any number's leading zeros and last `.0`, which a spreadsheet takes or adds."""
+    return re.sub(r"(?<![\d.,])0+(?=\d)", "", re.sub(r"(?<=\d)[.,]0$", "", key(name)))
+
+
 def whole(text: str) -> str:
     """Return a whole number without leading zeros and decimals, and any other text as it is."""
     number = re.fullmatch(r"0*(\d+?)(?:[.,]0{1,2})?", text, re.ASCII)  # three zeros may be thousands
@@ -215,8 +221,10 @@ def pad_ufes(name: str) -> tuple[str, str] | None:
 
 def original(name: str) -> str | None:
     """Return the normal form of the name of which an image is an augmented copy by its own name, or None."""
-    found = next((mark[1] for mark in ((p, p.match(name)) for p in _COPY) if mark[1]), None)
-    return key(found["name"]) if found else None
+    first = name
+    while found := next(filter(None, (mark.match(name) for mark in _COPY)), None):
+        name = found["name"]
+    return None if name == first else key(name)
 
 
 def person(value: object) -> str:
@@ -274,7 +282,7 @@ def _says_unknown(text: str) -> bool:
     return (
         first in _UNKNOWN
         or (words[-1] in _UNKNOWN and all(len(word) < 3 or not _WHOSE.sub("", word) for word in words[:-1]))
-        or (first in _NEGATIONS and bool(others) and (first == "not" or _NEGATED.union(_NEGATIONS).issuperset(others)))
+        or (first in _NEGATIONS and bool(others) and _NEGATED.union(_NEGATIONS).issuperset(others))
         or plain.startswith(_NOT_YET)
         or any(word in plain for word in _UNPARTED)
     )

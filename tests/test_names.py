@@ -788,3 +788,45 @@ def test_an_age_that_nobody_has_is_not_known(cell):
 @pytest.mark.parametrize(("cell", "years"), [("85+", 85), ("0", 0), ("47,5", 47.5), ("61 years", 61), ("103", 103)])
 def test_an_age_is_read_as_people_write_it(cell, years):
     assert tables.facts_of({"image_id": "a", "age": cell})["age"] == years
+
+
+@pytest.mark.parametrize(
+    "copy",
+    ["{}_png.rf.0f3a9c", "{}_aug_7", "augmented_2_{}", "{}-aug1_jpg.rf.77", "nevus_original_{}.png_0a1b2c3d-11aa"],
+)
+@pytest.mark.parametrize("with_originals", [True, False])
+def test_an_augmented_copy_takes_its_originals_row_of_a_clinics_own_table(tmp_path, copy, with_originals):
+    root = tmp_path / "clinic"
+    (root / "images").mkdir(parents=True)
+    for i in range(4):
+        for name in [copy.format(f"scan{i}")] + [f"scan{i}"] * with_originals:
+            picture(i + 10 * len(name)).save(root / "images" / f"{name}.png")
+    rows = [{"image": f"scan{i}.png", "dx": "nv", "patient_id": i // 2, "split": "test"} for i in range(3)]
+    write_table(root / "list.csv", [*rows, rows[0] | {"image": "scan3.png", "split": "train", "patient_id": 9}])
+    found = sources.load([str(root)])
+    assert len(found) == 4 * (1 + with_originals)
+    assert list(found["shipped_split"]).count("test") == 3 * (1 + with_originals)
+    assert set(found["group"]) == {"clinic: 0", "clinic: 1", "clinic: 9"}
+
+
+def test_copies_of_two_images_of_one_name_take_no_row(tmp_path, caplog):
+    for i, place in enumerate(("nevus", "melanoma")):
+        (tmp_path / "clinic" / place).mkdir(parents=True)
+        picture(i).save(tmp_path / "clinic" / place / "7_aug_1.png")
+    write_table(tmp_path / "clinic" / "list.csv", [{"image": "7.png", "patient_id": "P"}])
+    assert len(set(sources.load([str(tmp_path / "clinic")])["group"])) == 2
+    assert "borne by different images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("file", "row"), [("DSC_0042", "DSC_42"), ("wart7", "wart 007.0"), ("a_2020_01_03", "a-2020-1-3")]
+)
+def test_a_row_that_has_lost_its_leading_zeros_means_the_one_file_of_that_number(tmp_path, file, row):
+    for names_of_files, known in (([file], 1), ([file, file.replace("7", "00007").replace("0", "000")], 0)):
+        root = tmp_path / str(known) / "nevus"
+        root.mkdir(parents=True)
+        for i, name in enumerate(names_of_files):
+            picture(i).save(root / f"{name}.png")
+        write_table(root.parent / "list.csv", [{"image": row, "patient_id": "P"}])
+        assert len(names_of_files) == 1 + len(set(names_of_files) - {file})
+        assert sum(p is not None for p in sources.load([str(root.parent)])["patient_id"]) == known
