@@ -91,7 +91,7 @@ def answers(
     except api.CannotJudge:
         paths = []
     if not paths:
-        yield words.sentence("Cannot be assessed: no file was uploaded, or it was deleted since. Choose files first.")
+        yield words.sentence("Not read: no file was uploaded, or it was deleted since. Choose files first.")
         return
     rows, total, told = [], batch.count(paths, limit=LIMIT), 0.0
     judged = batch.judged(release, batch.expanded(paths, limit=LIMIT), thumbnails=True)
@@ -151,7 +151,7 @@ def _row(release: triage.Release, row: batch.Row) -> str:
     detail = (
         words.answer(release, row.judgement, aloud=False)
         if row.judgement
-        else words.sentence(f"Cannot be assessed: {row.problem}", kind=row.state, aloud=False)
+        else words.sentence(f"Not read: {row.problem}", kind=row.state, aloud=False)
     )
     return (
         f'<details data-state="{row.state}" data-file="{name.lower()}"><summary>{_thumbnail(row.thumbnail)}'

@@ -81,6 +81,10 @@ class CannotJudge(ValueError):
     """There is no picture in what was sent; the text says why, in a sentence."""
 
 
+class CannotRead(CannotJudge):
+    """A file was sent, and it is no image that can be read: its state is `unreadable`."""
+
+
 def uploaded(file: dict | None, cache: str) -> Path:
     """Return where an upload lies on this server.
 
@@ -99,7 +103,7 @@ def uploaded(file: dict | None, cache: str) -> Path:
             return path
     except (TypeError, ValueError, OSError):  # no text; a zero byte in it; too long
         pass
-    raise CannotJudge("Cannot be assessed: no image was uploaded.")
+    raise CannotJudge("Not read: no image was uploaded.")
 
 
 def image_of(data: list) -> dict | bytes | None:
@@ -113,20 +117,20 @@ def image_of(data: list) -> dict | bytes | None:
         CannotJudge: it is nothing of the kind.
     """
     if not data:
-        raise CannotJudge("Cannot be assessed: the list 'data' is empty; it must hold one image.")
+        raise CannotJudge("Not read: the list 'data' is empty; it must hold one image.")
     if data[0] is None:
         return None
     if address := _address(data[0]):
         content = _held(address)
         if isinstance(content, str):
-            raise CannotJudge(f"Cannot be assessed: {content}")
+            raise CannotJudge(f"Not read: {content}")
         return content
     file = {"path": data[0]} if isinstance(data[0], str) else data[0]
     path = (file.get("path") or file.get("url")) if isinstance(file, dict) else None
     if not isinstance(path, str):
-        raise CannotJudge(f"Cannot be assessed: the image must be {_IMAGE}.")
+        raise CannotJudge(f"Not read: the image must be {_IMAGE}.")
     if _ELSEWHERE.match(path):
-        raise CannotJudge(f"Cannot be assessed: nothing is fetched from an address; the image must be {_IMAGE}.")
+        raise CannotJudge(f"Not read: nothing is fetched from an address; the image must be {_IMAGE}.")
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
@@ -145,14 +149,15 @@ def read(file: dict | bytes | None, cache: str) -> triage.Image.Image:
     """Return an upload, or the content of a file, as an image, see `triage.read_image`.
 
     Raises:
-        CannotJudge: it is none.
+        CannotRead: it is none.
+        CannotJudge: there is none.
     """
     try:
         return triage.read_image(file if isinstance(file, bytes) else uploaded(file, cache).read_bytes())
     except triage.UnreadableImage as error:
-        raise CannotJudge(f"Cannot be assessed: {error}") from error
+        raise CannotRead(f"Not read: {error}") from error
     except OSError as error:
-        raise CannotJudge("Cannot be assessed: no image was uploaded.") from error
+        raise CannotJudge("Not read: no image was uploaded.") from error
 
 
 def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
@@ -168,6 +173,12 @@ def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
         "release": words.name_of(release),
         "notice": triage.NOT_A_DEVICE,
     }
+
+
+def unreadable(release: triage.Release, error: CannotRead) -> Judged:
+    """Return the answer to a file that is no image that can be read: its state, the reason, and nothing of a model."""
+    nothing = dict.fromkeys(Judged.__annotations__) | {"probabilities": {}, "notice": triage.NOT_A_DEVICE}
+    return nothing | {"state": "unreadable", "sentence": str(error), "release": words.name_of(release)}
 
 
 def uploads(files: list, cache: str) -> list[Path]:

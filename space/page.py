@@ -66,10 +66,7 @@ class Page(gr.Blocks):
             raise gr.Error(_WRONG, print_exception=False) from error
 
 
-_WRONG = (
-    "Cannot be assessed: what was sent is no upload to this server, or not the arguments that are described under "
-    "/info."
-)
+_WRONG = "Not read: what was sent is no upload to this server, or not the arguments that are described under /info."
 
 
 def build_demo(release: triage.Release) -> gr.Blocks:
@@ -112,11 +109,14 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
             image: a picture of one lesion, taken with a dermatoscope: an upload, its path, or data:...;base64,...
 
         Returns:
-            Its `state`: melanoma_alert, malignant_likely, cannot_assess or none; and what is said of it. Where
-            `refused` says why it is not judged, the probabilities are for the record only.
+            Its `state`: melanoma_alert, malignant_likely, cannot_assess, none or unreadable; and what is said of it.
+            Where `refused` says why it is not judged, the probabilities are for the record only; of what is unreadable
+            there are none.
         """
         try:
             seen = api.read(image, picture.GRADIO_CACHE)
+        except api.CannotRead as error:
+            return api.unreadable(served, error)
         except api.CannotJudge as error:
             raise gr.Error(str(error), print_exception=False) from error
         return api.judged(served, served.judge_all([seen])[0])
@@ -133,7 +133,7 @@ def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Ima
         """
         if not isinstance(files, list):
             what = "the files must be a list: data holds one list, and that the files."
-            raise gr.Error(f"Cannot be assessed: {what}", print_exception=False)
+            raise gr.Error(f"Not read: {what}", print_exception=False)
         cache = picture.GRADIO_CACHE
         rows = batch.judged(served, api.sources(files, cache))
         rows = held.held(cleaning.kept(rows, api.uploads(files, cache)), places.visitor(request))

@@ -15,7 +15,7 @@ else:  # run as a script, as on the Hub
 
 GENERATED = "This model was trained on generated pictures only: its answers mean nothing on real skin."
 HINT = "Upload a dermoscopy image, or paste one, to have it judged."
-BUSY = "Cannot be assessed just now: the server is busy or out of reach. Try again in a minute."
+BUSY = "Not judged just now: the server is busy or out of reach. Try again in a minute."
 PRIVACY = (
     "Nothing is kept: no history, no log of images, no analytics. An uploaded file, and what was shown of it, is held "
     "by this server, seen by nobody else, and deleted six minutes after it was judged at the latest; what it holds "

@@ -251,8 +251,9 @@ def fire(visitor: Visitor, paths: list[Path]) -> Counter:
             continue
         kind, answer = visitor.call("judge", upload)
         text = answer[0]["sentence"] if kind == "complete" else answer["error"]
-        assert "alert" in text or text.startswith("Cannot be assessed: "), (path.name, text)
-        said["judged" if kind == "complete" else "refused"] += 1
+        assert "alert" in text or text.startswith(("Cannot be assessed: ", "Not read: ")), (path.name, text)
+        judged = kind == "complete" and answer[0]["state"] != "unreadable"
+        said["judged" if judged else "refused"] += 1
         kind, answer = visitor.call("triage", [upload])
         assert kind == "complete", (path.name, answer)
         assert all(row["problem"] or row["sentence"] for row in answer[0]["files"]), path.name

@@ -148,7 +148,7 @@ def test_an_answer_never_outlives_its_image(visit, demo_space, tmp_path):
         page.get_by_label("Remove Image").click()
         expect(sentence).to_contain_text("Upload a dermoscopy image")
         upload(page, tmp_path / "broken.jpg")
-        expect(sentence).to_contain_text("Cannot be assessed: the file cannot be read")
+        expect(sentence).to_contain_text("Not read: the file cannot be read")
         expect(page.locator("#result table, #looked img")).to_have_count(0)
         page.get_by_label("Remove Image").click()
 
@@ -242,7 +242,7 @@ def test_a_batch_is_listed_by_urgency_and_filtered(visit, demo_space, tmp_path):
     expect(rows.filter(visible=True)).to_have_count(1)
     expect(page.locator("#rows .left")).to_have_text("Shown: 1 of 8.")
     rows.filter(visible=True).locator("summary").press("Enter")
-    expect(rows.filter(visible=True)).to_contain_text("Cannot be assessed: the file cannot be read as an image")
+    expect(rows.filter(visible=True)).to_contain_text("Not read: the file cannot be read as an image")
     page.get_by_label("all", exact=True).check()
     page.get_by_label("File name contains").fill("<b>again")
     expect(rows.filter(visible=True)).to_have_count(1)

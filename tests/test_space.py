@@ -394,12 +394,17 @@ def test_an_unreadable_upload_gives_a_sentence(client, tmp_path, content):
     make_image((90, 70)).save(path)
     path.write_bytes({"cut short": path.read_bytes()[:800], "a letter": b"Dear Sir", "nothing": b""}[content])
     why = {"cut short": "damaged or cut short", "a letter": "none of JPEG", "nothing": "empty"}[content]
-    with pytest.raises(AppError, match=f"^Cannot be assessed: the file cannot be read as an image: it is {why}"):
-        client.predict(handle_file(path), api_name="/judge")
+    answer = client.predict(handle_file(path), api_name="/judge")
+    assert answer["sentence"].startswith(f"Not read: the file cannot be read as an image: it is {why}")
+    assert (answer["state"], answer["probabilities"]) == ("unreadable", {})
+    assert (answer["alert"], answer["refused"], answer["malignant"], answer["attention"]) == (None, None, None, None)
+    assert (answer["release"], answer["notice"]) == ("folder demo-release", NOT_A_DEVICE)
+    (row,) = client.predict([handle_file(path)], api_name="/triage")["files"]
+    assert (row["state"], f"Not read: {row['problem']}") == ("unreadable", answer["sentence"])
 
 
 def test_no_upload_gives_a_sentence(client):
-    with pytest.raises(AppError, match=r"^Cannot be assessed: no image was uploaded\.$"):
+    with pytest.raises(AppError, match=r"^Not read: no image was uploaded\.$"):
         client.predict(None, api_name="/judge")
 
 
@@ -415,7 +420,7 @@ MISTAKES = {
     "a path outside": ([str(Path(__file__).resolve())], "no upload to this server"),
     "a path outside, as an object": ([{"path": "/etc/passwd"}], "no upload to this server"),
     "a path up": ([{"path": "../../etc/passwd", "meta": {"_type": "gradio.FileData"}}], "no upload to this server"),
-    "a zero byte": (["a\0b"], "Cannot be assessed: "),
+    "a zero byte": (["a\0b"], "Not read: "),
     "a number": ([7], "the image must be an upload, its path, or a text data:image"),
     "true": ([True], "the image must be an upload"),
     "a list": ([[{"path": "x.png"}]], "the image must be an upload"),
@@ -428,8 +433,6 @@ MISTAKES = {
     "no base64": (["data:image/png,abc"], "the address holds no base64"),
     "an empty address": (["data:"], "the address holds no base64"),
     "bad base64 as an url": ([{"url": "data:image/png;base64,@"}], "the address holds no base64"),
-    "a letter in base64": (["data:image/png;base64,RGVhciBTaXI="], "none of JPEG, PNG, TIFF, BMP and WebP"),
-    "a GIF in base64": (["data:image/png;base64,R0lGODlhAQABAAAAACw="], "it is a GIF: save it as JPEG or PNG"),
 }
 
 
@@ -439,12 +442,28 @@ def test_a_mistake_in_a_call_gets_a_sentence_by_every_way(demo_space, client, mi
     answer = asked(demo_space, "judge", data)
     assert answer.startswith("event: error\ndata: ")
     error = json.loads(answer.split("data: ")[1])["error"]
-    assert error.startswith("Cannot be assessed: ") and said in error and error.endswith(".")
+    assert error.startswith("Not read: ") and said in error and error.endswith(".")
     if data and "meta" not in str(data):  # that the client would upload itself
         with pytest.raises(AppError, match=f"^{re.escape(error)}$"):
             client.predict(data[0], api_name="/judge")
     log = Path(demo_space.log).read_text()
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"Dear Sir", "none of JPEG, PNG, TIFF, BMP and WebP"),
+        (b"GIF89a\1\0\1\0\0\0\0,", "it is a GIF: save it as JPEG or PNG"),
+        (b"\x89PNG\r\n\x1a\n", "it is damaged or cut short"),
+    ],
+)
+def test_what_is_no_image_in_base64_is_unreadable_by_rest(demo_space, content, said):
+    answer = asked(demo_space, "judge", [f"data:image/png;base64,{base64.b64encode(content).decode()}"])
+    assert answer.startswith("event: complete\ndata: ")
+    (judged,) = json.loads(answer.split("data: ")[1])
+    assert (judged["state"], judged["probabilities"], judged["alert"]) == ("unreadable", {}, None)
+    assert judged["sentence"].startswith("Not read: ") and said in judged["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -523,10 +542,11 @@ def test_a_call_by_mcp_with_a_mistake_gets_the_same_sentence(demo_space):
             return [await session.call_tool("judge", {"image": text}) for text in texts]
 
     answers = asyncio.run(ask())
-    assert all(answer.isError for answer in answers)
+    assert [bool(answer.isError) for answer in answers] == [True, True, True, False]
+    assert "'state': 'unreadable'" in answers[3].content[0].text
     said = ["no upload to this server", "no upload to this server", "the address holds no base64", "none of JPEG"]
     for answer, words_of_it in zip(answers, said, strict=True):
-        assert "Cannot be assessed: " in answer.content[0].text and words_of_it in answer.content[0].text
+        assert "Not read: " in answer.content[0].text and words_of_it in answer.content[0].text
 
 
 class Elsewhere(http.server.BaseHTTPRequestHandler):
@@ -572,7 +592,7 @@ def test_what_lies_at_an_address_is_not_fetched(elsewhere, demo_release, tmp_pat
             for sent in (address, {"path": address}, {"url": address}, {"path": address, "url": address} | meta):
                 error = json.loads(asked(url, "judge", [sent]).split("data: ")[1])["error"]
                 said = "no upload to this server" if address.startswith("//") else "nothing is fetched from an address"
-                assert error.startswith("Cannot be assessed: ") and said in error
+                assert error.startswith("Not read: ") and said in error
             rows = json.loads(asked(url, "triage", [[address]]).split("data: ")[1])[0]["files"]
             assert [row["problem"] for row in rows] == ["no such file was uploaded."]
         for number, function in enumerate(httpx.get(f"{url}/config").json()["dependencies"]):
@@ -587,7 +607,7 @@ def test_what_lies_at_an_address_is_not_fetched(elsewhere, demo_release, tmp_pat
 @pytest.mark.parametrize("mistake", [[], [None], ["a lesion"], [7], [{}], [{"path": "x"}]])
 def test_a_mistake_in_a_call_for_a_batch_gets_a_sentence(demo_space, mistake):
     error = json.loads(asked(demo_space, "triage", mistake).split("data: ")[1])["error"]
-    assert error.startswith("Cannot be assessed: ") and error.endswith(".")
+    assert error.startswith("Not read: ") and error.endswith(".")
 
 
 def test_what_stands_for_an_upload_is_taken_everywhere_alike(demo_space, client, tmp_path):
