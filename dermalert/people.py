@@ -36,7 +36,7 @@ def settle(records: list[Record], where: str) -> None:
         found = Counter({one: n for one, n in found.items() if not names.is_archive_id(one)})
         if found:
             strange = [one for one in found if _is_implausible(one, found)]
-            spelt = _one_spelling([one for one in found if one not in strange])
+            spelt = _one_spelling([one for one in found if one not in strange], _sexes(records, field))
             _say(strange, spelt, found, what, where)
             _apply(records, field, dict.fromkeys(strange) | spelt)
 
@@ -73,12 +73,28 @@ def _stands_for_nothing(one: str, found: Mapping[str, int]) -> bool:
     return len(nines[2]) > 3 or found[one] > max(map(found.get, others), default=1)
 
 
-def _one_spelling(ids: list[str]) -> dict[str, str]:
-    """Return for each id that is spelt in several ways, such as `P-1` and `p_1`, the one that stands for all."""
+def _one_spelling(ids: list[str], sexes: Mapping[str, set[str]]) -> dict[str, str]:
+    """Return for each id that is spelt in several ways, such as `P-1` and `p_1`, the one that stands for all.
+
+    Leading zeros do not count, `P001` is `P1`, but where the sexes of the two tell that they are two people.
+    """
     spellings = defaultdict(list)
     for one in ids:
-        spellings[names.key(one)].append(one)
+        spellings[names.without_zeros(one)].append(one)
+    for zeros, same in list(spellings.items()):
+        if len(set.union(*(sexes[one] for one in same))) > 1:
+            del spellings[zeros]
+            for one in same:
+                spellings[names.key(one), zeros].append(one)
     return {one: min(same) for same in spellings.values() if len(same) > 1 for one in same}
+
+
+def _sexes(records: list[Record], field: str) -> Mapping[str, set[str]]:
+    found = defaultdict(set)
+    for record in records:
+        if field in record.facts and record.facts.get("sex"):
+            found[record.facts[field]].add(record.facts["sex"])
+    return found
 
 
 def _say(strange: list[str], spelt: dict[str, str], found: Mapping[str, int], what: str, where: str) -> None:

@@ -835,3 +835,18 @@ def test_a_row_that_has_lost_its_leading_zeros_means_the_one_file_of_that_number
     write_table(tmp_path / "clinic" / "list.csv", [{"image": row, "patient_id": "P"}])
     found = sources.load([str(tmp_path / "clinic")])
     assert [name for name, p in zip(found["image_id"], found["patient_id"], strict=True) if p] == known
+
+
+@pytest.mark.parametrize("ids", [["M007", "M7", "m 07"], ["12-03", "12-3", "012-3"], ["case 0400", "case400", "400.0"]])
+def test_ids_that_differ_by_leading_zeros_are_one_and_that_is_said(tmp_path, ids, caplog):
+    assert patients(tmp_path / "clinic", [*ids, "Z1", "Z10"]) == (3 if "400.0" not in ids else 4)
+    assert "are spelt in several ways, and taken for one" in caplog.text
+
+
+def test_ids_that_differ_by_leading_zeros_are_two_where_their_sexes_tell(tmp_path):
+    root = class_folders(tmp_path / "clinic", images=4, labels=("nevus",))
+    rows = [{"file_name": p.name} for p in sorted(root.rglob("*.png"))]
+    for row, one, sex in zip(rows, ["P01", "P01", "P1", "P1"], ["male", "male", "female", ""], strict=True):
+        row |= {"patient_id": one, "sex": sex}
+    write_table(root / "metadata.csv", rows)
+    assert len(set(sources.load([str(root)])["group"])) == 2
