@@ -8,9 +8,9 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from dermalert import provenance, subgroups
-from dermalert.words import COMPARED, at_most, in_words, percent, percent_at_least, percent_at_most, threshold
+from dermalert.words import COMPARED, at_most, in_words, percent, percent_at_least, percent_at_most
 from space.readers import AGAINST_NEVI, READERS
-from space.triage import NOT_A_DEVICE
+from space.triage import NOT_A_DEVICE, threshold_share
 from space.words import lesions_as_served
 
 _CARD = Path(__file__).parent.parent / "model_card.md"
@@ -99,7 +99,7 @@ def _compiled(template: Path) -> jinja2.Template:
         "percent": percent,
         "at_least": percent_at_least,
         "at_most": percent_at_most,
-        "threshold": threshold,
+        "threshold": threshold_share,
         "figure": in_words,
         "probability": lambda value: f"{value:.3f}",
         "p_value": lambda value: f"{value:.2g}",

@@ -24,6 +24,7 @@ from dermalert.diagnoses import ALERT, DIAGNOSES
 from dermalert.metrics import Intervals, clopper_pearson, predictive_values
 from dermalert.words import in_words
 from space.readers import AGAINST_NEVI, AMONG_PIGMENTED, READERS
+from space.triage import threshold_share
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
 _COLOURS = 64  # with those between two of them, at the edges of lines
@@ -140,7 +141,7 @@ def _roc_figure(held_out: dict, images: _Images, threshold: float | None, *, rea
         among = melanoma | others
         _roc_curve(axis, melanoma[among], score[among], images.groups[among])
         if threshold is not None:
-            label = f"this release's alert threshold ({threshold:.1%})"
+            label = f"this release's alert threshold ({threshold_share(threshold)}), without abstention"
             _point(axis, held_out["melanoma"][specificity], held_out["melanoma"]["sensitivity"], _ORANGE, label=label)
         if readers:
             _readers(axis, task)
@@ -216,7 +217,13 @@ def _alert_trade_off(held_out: dict, images: _Images, threshold: float | None) -
     counts = f"{melanoma.sum()} melanomas and {(~melanoma).sum()} other held-out images"
     axis.set_title(f"What a threshold costs, on {counts}")
     if marked:
-        axis.plot([], [], "o-", color="black", label=f"this release's threshold ({threshold:.1%}), 95 % interval")
+        axis.plot(
+            [],
+            [],
+            "o-",
+            color="black",
+            label=f"this release's threshold ({threshold_share(threshold)}), without abstention, 95 % interval",
+        )
     axis.legend(title="If the images hold", alignment="left")
     return figure
 

@@ -29,9 +29,9 @@ from dermalert.diagnoses import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
 from dermalert.errors import UsageError, did_you_mean, first_few, first_line
 from dermalert.operating_points import TARGET_SENSITIVITY, lower_bound
 from dermalert.release import find, public_name
-from dermalert.words import in_words, percent, percent_at_least, threshold
+from dermalert.words import in_words, percent, percent_at_least
 from space import checks
-from space.triage import NoRelease, Release, lacking, load_processor
+from space.triage import NoRelease, Release, lacking, load_processor, threshold_share
 
 _BENIGN = frozenset(DIAGNOSES) - MALIGNANT
 _NOT_MELANOMA = frozenset(DIAGNOSES) - {ALERT}
@@ -419,7 +419,7 @@ def remarks(told: dict) -> list[str]:
     """Return what must be known to read the figures, in sentences."""
     rule = told["alert"]
     sentences = [
-        f"It alerts from a melanoma probability of {threshold(rule['threshold'])}."
+        f"It alerts from a melanoma probability of {threshold_share(rule['threshold'])}."
         if rule["rule"] == "threshold"
         else f"It counts as an alert where {told['positive']} is its likeliest class."
     ]

@@ -46,8 +46,3 @@ def at_most(value: float) -> str:
 
 def _exact(value: float) -> Decimal:
     return Decimal(repr(float(value)))
-
-
-def threshold(value: float) -> str:
-    """Return a threshold in percent with three digits that mean something, however small it is."""
-    return f"{100 * value:.3g}%"

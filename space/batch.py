@@ -353,9 +353,13 @@ def as_text(rows: Iterable[Row], release: triage.Release) -> str:
     lines += [_line(row, label) for row in rows if row.judgement]
     others = [row for row in rows if not row.judgement]
     lines += ["", f"{not_read(others)}:", *(f"  {row.file}: {row.problem}" for row in others)] if others else []
-    alerts = "has no alert threshold" if release.threshold is None else f"alerts from {release.threshold:.1%}"
+    alerts = (
+        "has no alert threshold"
+        if release.threshold is None
+        else f"alerts from {triage.threshold_share(release.threshold)}"
+    )
     if release.attention and release.attention.threshold is not None:
-        alerts += f", asks for attention from {release.attention.threshold:.1%}"
+        alerts += f", asks for attention from {triage.threshold_share(release.attention.threshold)}"
     tag = f" at {release.revision}" if release.revision else ""
     return "\n".join(
         [*lines, "", f"{counts(rows, label)}; release {_name(release)}{tag} {alerts}.", triage.NOT_A_DEVICE]

@@ -329,7 +329,7 @@ def _set_on(point: dict, lesions: str) -> str:
         f" as served ({point['abstained']} because they cannot be assessed)" if raw else " without regard to abstention"
     )
     without = f" Without abstention it would miss {raw['missed']}." if raw else ""
-    value = triage.share(point["threshold"], 2)
+    value = triage.threshold_share(point["threshold"])
     return (
         f"The threshold of {name}, {value}, was set on {point['lesions']} other {lesions}, "
         f"of which it misses {point['missed']}{how}: {shown} {point['confidence']:.0%} confidence that it finds at "

@@ -24,7 +24,6 @@ _BEGINS = {
     (b"8BPS",): f"a Photoshop file: {_SAVE}",
     (b"gimp xcf",): f"a GIMP file: {_SAVE}",
     (b"%!PS", b"\xc5\xd0\xd3\xc6"): f"a PostScript drawing: {_SAVE}",
-    (b"\0\0\1\0", b"\0\0\2\0"): f"an icon: {_SAVE}",
     (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7", b"Pf", b"PF"): f"a PNM picture: {_SAVE}",
     (b"v/1\1", b"#?RADIANCE"): f"a picture of high dynamic range: {_SAVE}",
     (b"SIMPLE  =",): f"a FITS file: {_SAVE}",
@@ -45,6 +44,9 @@ _BRANDS = {
     b"crx ": f"a camera's raw file: develop it, and {_SAVE}",
 }
 """Of an ISO media file what stands in its first box, and what it is; what has none of these is a video."""
+
+_TGA = (b"\0\2", b"\0\3", b"\1\1", b"\0\x0a", b"\0\x0b", b"\1\x09")  # a colour table or none, and the kind
+_TGA_DEPTHS = (b"\1", b"\x08", b"\x0f", b"\x10", b"\x18", b"\x20")  # bits a pixel
 
 _BARE_DICOM = tuple(bytes((group, 0, element, 0)) for group in (2, 8) for element in (0, 1, 5, 8, 22))
 
@@ -80,6 +82,11 @@ def _deeper(content: bytes) -> str | None:
         return "it is a web page: save the picture itself as JPEG or PNG"
     if content[257:262] == b"ustar":
         return f"it is an archive of another kind than zip: {_UNPACK}"
+    # An icon's third number is how many pictures it holds; of a TGA, which may begin alike, it is 0.
+    if content[:4] in (b"\0\0\1\0", b"\0\0\2\0") and content[4:6] != b"\0\0":
+        return f"it is an icon: {_SAVE}"
+    if content[1:3] in _TGA and content[16:17] in _TGA_DEPTHS:
+        return f"it is a TGA picture: {_SAVE}"
     return None
 
 

@@ -19,6 +19,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -514,9 +515,20 @@ def shares(value: float, threshold: float) -> tuple[str, str]:
 
     They have so many digits that what is below the threshold does not look as if it had reached it.
     """
-    enough = (n for n in range(1, 8) if value >= threshold or share(value, n) != share(threshold, n))
-    digits = next(enough, 8)
+    first = threshold_digits(threshold)
+    enough = (n for n in range(first, first + 7) if value >= threshold or share(value, n) != share(threshold, n))
+    digits = next(enough, first + 7)
     return share(value, digits), share(threshold, digits)
+
+
+def threshold_share(threshold: float) -> str:
+    """Return a threshold in percent, as it is written everywhere: three digits that mean something."""
+    return share(threshold, threshold_digits(threshold))
+
+
+def threshold_digits(threshold: float) -> int:
+    """Return how many digits behind the point show three digits of a threshold in percent: one at least, no zeros."""
+    return max(1, -Decimal(f"{100 * threshold:.3g}").normalize().as_tuple().exponent)
 
 
 def printable(text: str) -> str:

@@ -13,8 +13,8 @@ from transformers import pipeline
 
 from dermalert import release
 from dermalert.diagnoses import DIAGNOSES
-from dermalert.words import in_words, threshold
-from space.triage import BUNDLED, TOLERANCE, Release
+from dermalert.words import in_words
+from space.triage import BUNDLED, TOLERANCE, Release, threshold_share
 
 MOST_BYTES = 12_000_000
 
@@ -126,7 +126,7 @@ def test_the_readme_says_of_it_what_was_measured(figures):
     for name, sentence in (("alert", "{missed} of {lesions} melanomas"), ("attention", "{missed} of {lesions} missed")):
         point = figures[name]
         assert sentence.format(**point) in text
-        assert f"threshold ({threshold(point['threshold']).replace('%', ' %')})" in text
+        assert f"threshold ({threshold_share(point['threshold']).replace('%', ' %')})" in text
         assert f"at least {int(point['lower_bound'] * 1000) / 1000:.3f}" in text
     assert f"{figures['alert']['abstained']} of them by abstention" in text
     weakest = held_out["subgroup_sensitivity"]["weakest"]

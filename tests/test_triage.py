@@ -15,8 +15,17 @@ from PIL import Image
 from releases import LABELS, make_image, make_release
 from transformers import pipeline
 
-from space import words
-from space.triage import MAX_PIXELS, Answers, Judgement, NoRelease, Release, UnreadableImage, read_image
+from space import batch, words
+from space.triage import (
+    MAX_PIXELS,
+    Answers,
+    Judgement,
+    NoRelease,
+    Release,
+    UnreadableImage,
+    read_image,
+    threshold_share,
+)
 
 ORIENTATION = 0x0112
 
@@ -345,6 +354,26 @@ def test_the_sentence_never_contradicts_itself(tmp_path, probability, said):
     release = Release.load(make_release(tmp_path / "release", threshold=0.039978))
     state = "melanoma_alert" if probability >= release.threshold else "none"
     assert release._sentence(state, {"melanoma": probability}, None) == said
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [
+        (0.0274997, "2.75%"),
+        (0.0441273, "4.41%"),
+        (0.1, "10.0%"),
+        (0.039978, "4.0%"),
+        (0.00051234, "0.0512%"),
+        (0.3333, "33.3%"),
+        (2e-7, "0.00002%"),
+        (1, "100.0%"),
+    ],
+)
+def test_a_threshold_is_written_alike_wherever_it_stands(threshold, said, tmp_path):
+    release = Release.load(make_release(tmp_path / "release", threshold=threshold))
+    assert f" alerts from {said}" in batch.as_text([], release)
+    assert release._sentence("melanoma_alert", {"melanoma": 1.0}, None).endswith(f"alerts from {said}.")
+    assert threshold_share(threshold) == said
 
 
 # The states
