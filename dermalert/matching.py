@@ -78,11 +78,13 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
     by_name: dict[tuple[str, ...], list[Sequence] | None] = {}  # None for what means no file, as most of a long list
     wanted: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
     copied: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
+    of_archive = table.columns["image_id"] == "isic_id"
+    bare = () if of_archive else _bare_numbers(table, files)
     for row, cells in table.entries:
         if row not in by_name:
             candidates = _candidates(row, files, folder, within)
-            if not candidates and table.columns["image_id"] == "isic_id" and names.whole(row[-1]).isdecimal():
-                number = f"ISIC_{names.whole(row[-1]).zfill(7)}"
+            number = _bare_number(row)
+            if not candidates and number and (of_archive or number in bare):
                 candidates = _candidates((*row[:-1], number), files, folder, within)
             by_name[row] = [] if candidates else None
             for path, near in candidates:
@@ -93,6 +95,25 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
         if by_name[row] is not None:
             by_name[row].append(cells)
     return _settled(table, by_name, wanted, copied)
+
+
+def _bare_number(row: tuple[str, ...]) -> str | None:
+    """Return the archive's number that a row of digits only can mean."""
+    digits = names.whole(row[-1])
+    return f"ISIC_{digits.zfill(7)}" if digits.isdecimal() and len(digits) < 8 else None
+
+
+def _bare_numbers(table: Table, files: Files) -> set[str]:
+    """Return the archive's numbers that a column of image ids has as bare numbers: most of them are of files here.
+
+    Of a column of another name this tells it from a running count, as numbers of five digits or seven written ones do.
+    """
+    rows = [row for row, _ in table.entries] if files.by_number else []
+    if not all(names.whole(row[-1]).isdecimal() for row in rows):
+        return set()
+    long = {_bare_number(row) for row in rows if len(row[-1]) > 6 or len(names.whole(row[-1])) > 4} - {None}
+    met = long & files.by_number.keys()
+    return met if 2 * len(met) >= len(set(rows)) else set()
 
 
 def _candidates(

@@ -16,9 +16,12 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _PLAIN = re.compile(r"\w+", re.ASCII)
-# Seven digits; or five or six, as a spreadsheet leaves of them. Fewer may be a year or somebody's own count.
+# Seven digits; or five or six, as a spreadsheet leaves of them, or with a zero too few or too many before five. Fewer
+# may be a year or somebody's own count.
 _ARCHIVE = re.compile(
-    r"isic(?:[-_. ]{0,2}|%5f)(\d{7}(?:[-_ ]\d{7})*)(?!\d)|isic[-_. ]{1,2}([1-9]\d{4,5}(?:[-_ ][1-9]\d{4,5})*)(?!\d)",
+    r"isic(?:[-_. :#]{0,2}|%5f|%20)(\d{7}(?:[-_ ]\d{7})*|000[1-9]\d{4})(?!\d)"
+    r"|isic(?:[-_. :#]{1,2}|%5f|%20)((?:0?[1-9]\d{4}|[1-9]\d{5})(?:[-_ ](?:0?[1-9]\d{4}|[1-9]\d{5}))*)(?!\d)"
+    r"|(?<![^\W_])isic([1-9]\d{4})(?!\d)",
     re.IGNORECASE,
 )
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
@@ -200,7 +203,7 @@ def archive_number(name: str | None) -> str | None:
         return None
     if not name.isascii():
         name = _DASHES.sub("-", unicodedata.normalize("NFKC", name))
-    found = {number.zfill(7) for full, short in _ARCHIVE.findall(name) for number in re.split("[-_ ]", full or short)}
+    found = {n[-7:].zfill(7) for several in _ARCHIVE.findall(name) for n in re.split("[-_ ]", "".join(several))}
     return f"ISIC_{found.pop()}" if len(found) == 1 else None
 
 

@@ -850,3 +850,42 @@ def test_ids_that_differ_by_leading_zeros_are_two_where_their_sexes_tell(tmp_pat
         row |= {"patient_id": one, "sex": sex}
     write_table(root / "metadata.csv", rows)
     assert len(set(sources.load([str(root)])["group"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("ISIC_031246", "ISIC_0031246"),
+        ("isic31246.jpg", "ISIC_0031246"),
+        ("ISIC_00031246_aug_1", "ISIC_0031246"),
+        ("ISIC:0031246", "ISIC_0031246"),
+        ("ISIC%200031246", "ISIC_0031246"),
+        ("isic201912", None),
+        ("ISIC_2019", None),
+        ("isic_00312461", None),
+        ("ISIC_031246_031247", None),
+        ("music31246", None),
+        ("ISIC_0031246_7654321", None),
+    ],
+)
+def test_an_archive_number_with_a_zero_too_few_or_too_many_is_known(name, number):
+    assert names.archive_number(name) == number
+
+
+@pytest.mark.parametrize("column", ["image_id", "image", "file_name"])
+@pytest.mark.parametrize("spelt", [str, "{:07d}".format, "{}.0".format])
+def test_bare_archive_numbers_in_a_column_of_images_are_the_archives(tmp_path, column, spelt):
+    root = tmp_path / "set"
+    root.mkdir()
+    for i in range(3):
+        picture(i).save(root / f"ISIC_{31246 + i:07d}.png")
+    write_table(root / "metadata.csv", [{column: spelt(31246 + i), "diagnosis": "nevus"} for i in range(3)])
+    assert list(sources.load([str(root)])["label"]) == [4, 4, 4]
+
+
+def test_a_running_count_beside_archive_images_is_no_archive_number(tmp_path):
+    root = tmp_path / "set" / "nevus"
+    root.mkdir(parents=True)
+    picture(1).save(root / "ISIC_0010002.png")
+    write_table(root.parent / "list.csv", [{"image_id": i, "patient_id": "P"} for i in range(9998, 10008)])
+    assert sources.load([str(root.parent)])["patient_id"][0] is None
