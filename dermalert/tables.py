@@ -430,8 +430,10 @@ def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
     """Return what kind of picture an image is, `dermoscopic` where the row does not say that it is another."""
     kind = names.clean(row.get(columns.get("image_type")))
     plain = kind.lower().replace("-", " ").replace("_", " ")
+    if _DERMOSCOPY.search(plain):
+        return kind if _NO_DERMOSCOPY.search(plain) else "dermoscopic"
     unknown = plain in _DERMOSCOPIC or (names.is_nobody(plain) and plain not in _OTHER_KINDS)
-    return "dermoscopic" if unknown or (_DERMOSCOPY.search(plain) and not _NO_DERMOSCOPY.search(plain)) else kind
+    return "dermoscopic" if unknown else kind
 
 
 def mapping(arguments: Sequence[str]) -> dict[str, str]:
