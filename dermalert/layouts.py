@@ -208,6 +208,12 @@ def home(root: Path) -> Path:
     return folder
 
 
+def has_official_table(root: Path) -> bool:
+    """Tell whether a table of the archive's own name lies in a folder or beside it."""
+    near = (*root.rglob("*.csv"), *root.resolve().parent.glob("*.csv"), *root.resolve().parent.glob("metadata/*.csv"))
+    return any(_OFFICIAL.match(path.name) for path in near)
+
+
 def owners(roots: Iterable[Path]) -> dict[Path, tuple[Path, int]]:
     """Return for each of the folders that are given together whose its ids are, and how many last names tell it.
 

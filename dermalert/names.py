@@ -238,7 +238,7 @@ def person(value: object) -> str:
 
 
 def is_archive_id(text: str) -> bool:
-    """Tell whether an id of a lesion or patient is of the ISIC archive's, which all sources share."""
+    """Tell whether an id of a lesion or patient has the form of the ISIC archive's, which its sources share."""
     return _OWN_IDS.fullmatch(text) is not None
 
 

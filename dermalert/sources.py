@@ -296,6 +296,7 @@ def _read(
 ) -> _Source:
     """Look at every image: whether it is one, and what its bytes are."""
     files = (images[record.row]["image"] for record in records)
+    of_archive = _has_archive_ids(name, records)
     looks = tqdm(sketches.look(files), total=len(records), desc=f"Reading {name}", unit=" images")
     rows, numbers, bad, places = [], [], [], []
     for i, look in enumerate(looks):
@@ -304,7 +305,7 @@ def _read(
             bad.append(_in_words(record, look.fault))
             places.append(_place(name, record))
         else:
-            rows.append(_row(record, labels.index(record.name), look.content))
+            rows.append(_row(record, labels.index(record.name), look.content, of_archive=of_archive))
             numbers.append(record.row)
     if bad and strict:
         raise UsageError(f"{len(bad)} of {len(records)} files in '{name}' are no images: {first_few(bad)} (--strict).")
@@ -328,7 +329,17 @@ def _place(name: str, record: Record) -> str:
     return record.image_id if record.image_id.startswith(f"{name}/") else f"{name}/{record.image_id}"
 
 
-def _row(record: Record, label: int, content: str) -> dict:
+def _has_archive_ids(name: str, records: list[Record]) -> bool:
+    """Tell whether ids of the archive's form are the archive's: it has numbered an image, or its own table lies there.
+
+    A clinic that numbers its patients from IP_1000000 on has others.
+    """
+    return any(archive_number(record.image_id) for record in records) or (
+        Path(name).is_dir() and layouts.has_official_table(Path(name))
+    )
+
+
+def _row(record: Record, label: int, content: str, *, of_archive: bool) -> dict:
     row = {
         "label": label,
         "image_id": record.image_id,
@@ -337,19 +348,24 @@ def _row(record: Record, label: int, content: str) -> dict:
     }
     more = {"shipped_split": record.shipped_split, "twins": record.twins}
     # What is not known is left out, because there are as many of these as images.
-    return record.facts | _own_ids(record) | row | {name: value for name, value in more.items() if value}
+    return (
+        record.facts
+        | _own_ids(record, of_archive=of_archive)
+        | row
+        | {name: value for name, value in more.items() if value}
+    )
 
 
-def _own_ids(record: Record) -> dict[str, str]:
+def _own_ids(record: Record, *, of_archive: bool) -> dict[str, str]:
     """Return lesion and patient under names that no other source uses.
 
-    Only the archive's ids, `HAM_0000118`, `IP_0001234` and the like, and those of PAD-UFES-20's images are the same
-    everywhere; another source's `patient_1` is another patient.
+    Only the archive's ids, `HAM_0000118`, `IP_0001234` and the like in a source of its images, and those of
+    PAD-UFES-20's images are the same everywhere; another source's `patient_1` is another patient.
     """
     of_pad = pad_ufes(record.image_id)
     known = dict(zip(("patient_id", "lesion_id"), of_pad, strict=True)) if of_pad else {}
     known |= {name: record.facts[name] for name in ("lesion_id", "patient_id") if record.facts.get(name)}
     return {
-        name: value if of_pad or is_archive_id(value) else f"{record.space or record.source}: {value}"
+        name: value if of_pad or (of_archive and is_archive_id(value)) else f"{record.space or record.source}: {value}"
         for name, value in known.items()
     }

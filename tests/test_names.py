@@ -889,3 +889,25 @@ def test_a_running_count_beside_archive_images_is_no_archive_number(tmp_path):
     picture(1).save(root / "ISIC_0010002.png")
     write_table(root.parent / "list.csv", [{"image_id": i, "patient_id": "P"} for i in range(9998, 10008)])
     assert sources.load([str(root.parent)])["patient_id"][0] is None
+
+
+@pytest.mark.parametrize("one", ["IP_200000{}", "HAM_000000{}", "IL-2024050{}", "MSK 77777{}", "bcn_123456{}"])
+def test_a_clinics_own_ids_of_the_archives_form_are_its_own(tmp_path, one):
+    for n, place in enumerate(("north", "south")):
+        (tmp_path / place / "nevus").mkdir(parents=True)
+        for i in range(3):
+            picture(10 * n + i).save(tmp_path / place / "nevus" / f"scan{n}{i}.png")
+        rows = [{"image": f"scan{n}{i}.png", "patient_id": one.format(i)} for i in range(3)]
+        write_table(tmp_path / place / "list.csv", rows)
+    assert len(set(sources.load([str(tmp_path / place) for place in ("north", "south")])["group"])) == 6
+
+
+def test_the_archives_ids_are_shared_by_all_images_of_a_source_of_its_images(tmp_path):
+    for n, file in enumerate(("ISIC_9100000", "ISIC_9100001")):
+        (tmp_path / f"set{n}" / "nevus").mkdir(parents=True)
+        for i, name in enumerate((file, f"scan{n}")):
+            picture(10 * n + i).save(tmp_path / f"set{n}" / "nevus" / f"{name}.png")
+        rows = [{"image": f"{name}.png", "patient_id": "IP_2000001"} for name in (file, f"scan{n}")]
+        write_table(tmp_path / f"set{n}" / "list.csv", rows)
+    found = sources.load([str(tmp_path / "set0"), str(tmp_path / "set1")])
+    assert set(found["group"]) == {"IP_2000001"}
