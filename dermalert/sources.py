@@ -218,9 +218,10 @@ def _spaces(names: Iterable[str], beside: Iterable[str]) -> dict[str, str]:
     """
     names = [name for name in names if Path(name).is_dir()]
     owners = layouts.owners(Path(name) for name in (*names, *beside) if Path(name).is_dir())
-    spaces, shared = {}, defaultdict(set)
+    spaces, shared, apart = {}, defaultdict(set), []
     for name in names:
         owner, depth = owners[Path(name).resolve()]
+        apart += [clean(name)] * (depth > 1)
         others = {other.parts for other, _ in owners.values()} - {owner.parts}
         while any(other[-depth:] == owner.parts[-depth:] for other in others):
             depth += 1
@@ -230,6 +231,11 @@ def _spaces(names: Iterable[str], beside: Iterable[str]) -> dict[str, str]:
         if len(folders) > 1:
             each = ", ".join(sorted(f"'{folder.name}'" for folder in folders))
             logger.warning("%s are parts of one split: patients of equal ids there are one of '%s'", each, space)
+    if apart:
+        logger.warning(
+            "%s count as different people's: put what is of one clinic into one folder",
+            ", ".join(f"'{name}'" for name in apart),
+        )
     return spaces
 
 

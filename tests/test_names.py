@@ -694,7 +694,7 @@ def test_two_folders_of_one_name_share_no_patients(tmp_path, places):
 @pytest.mark.parametrize(
     "places",
     [
-        ("data_a1", "data_a2"),
+        ("main1", "main2"),
         ("export1", "export2"),
         ("raw 2018", "raw 2021", "raw"),
         ("3/photos", "4/photos"),
@@ -702,13 +702,16 @@ def test_two_folders_of_one_name_share_no_patients(tmp_path, places):
         ("pictures", "images"),
     ],
 )
-def test_folders_that_are_given_together_share_no_patients_whatever_their_names(tmp_path, places):
+def test_folders_that_are_given_together_share_no_patients_whatever_their_names_and_that_is_said(
+    tmp_path, places, caplog
+):
     for n, place in enumerate(places):
         root = class_folders(tmp_path / place, images=2, first_seed=100 * n, labels=("nevus",))
         rows = [{"image": p.stem, "patient_id": i} for i, p in enumerate(sorted(root.rglob("*.png")))]
         write_table(root / "metadata.csv", rows)
     found = sources.load([str(tmp_path / place) for place in places])
     assert len(set(found["group"])) == len(set(found["patient_id"])) == 2 * len(places)
+    assert "count as different people's" in caplog.text
 
 
 def test_two_folders_of_one_clinic_share_its_patients(tmp_path):
