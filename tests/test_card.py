@@ -175,7 +175,7 @@ def test_the_licence_of_the_weights_follows_the_images(trained_on, generated, li
     assert yaml.safe_load(card.render_card(report).split("---\n", 2)[1])["license"] == licence
 
 
-@pytest.mark.parametrize("origin", set(provenance.ORIGINS) - {provenance.GENERATED})
+@pytest.mark.parametrize("origin", sorted(set(provenance.ORIGINS) - {provenance.GENERATED}))
 def test_a_card_credits_every_origin_that_was_trained_on(origin):
     report = figures()
     report["data"] |= {"trained_on": [origin, "my clinic"], "generated": False}
