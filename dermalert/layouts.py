@@ -210,8 +210,8 @@ def home(root: Path) -> Path:
 
 def has_official_table(root: Path) -> bool:
     """Tell whether a table of the archive's own name lies in a folder or beside it."""
-    near = (*root.rglob("*.csv"), *root.resolve().parent.glob("*.csv"), *root.resolve().parent.glob("metadata/*.csv"))
-    return any(_OFFICIAL.match(path.name) for path in near)
+    near = (*root.rglob("*"), *root.resolve().parent.glob("*"), *root.resolve().parent.glob("metadata/*"))
+    return any(_OFFICIAL.match(path.name) and tables.is_table(path) for path in near)
 
 
 def owners(roots: Iterable[Path]) -> dict[Path, tuple[Path, int]]:
@@ -225,9 +225,10 @@ def owners(roots: Iterable[Path]) -> dict[Path, tuple[Path, int]]:
     of: dict[Path, tuple] = {}
     for root, place in roots.items():
         below = root.relative_to(place).parts
-        sides = tuple(name for name in below if _words(name) and _SIDES.issuperset(_words(name)))
+        sides = tuple(name for name in below if _SIDES.intersection(_words(name)))  # `train_images`
         of[root] = (place, tuple(name for name in below if name not in sides))
-        parts.setdefault(of[root], []).append(tuple(word for name in sides for word in _words(name)))
+        said = tuple(word for name in sides for word in _words(name) if word in _SIDES)
+        parts.setdefault(of[root], []).append(said)
     found = {}
     for root, place in roots.items():
         sides = parts[of[root]]
@@ -627,7 +628,16 @@ def _meaning(name: str) -> str:
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
     splits = [(tables.shipped_as([folder.name]), folder) for folder in _folders(root)]
     # One without folders of classes is left to a table, or is a class.
-    return [(split, folder) for split, folder in splits if split and any(p.is_dir() for p in folder.iterdir())]
+    return [(split, folder) for split, folder in splits if split and _has_classes(folder)]
+
+
+def _has_classes(folder: Path) -> bool:
+    """Tell whether a folder that is called like a split is one: `evaluation/figures/` beside the classes is none."""
+    below = [path.name for path in folder.iterdir() if path.is_dir()]
+    usual = folder.name.lower() in _SIDES
+    return bool(below) and (
+        usual or any(_is_name(name) or diagnoses.plain(name) in diagnoses.MALIGNANCIES for name in below)
+    )
 
 
 def _folders(root: Path) -> list[Path]:

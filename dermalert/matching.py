@@ -168,10 +168,12 @@ def _settled(table: Table, by_name: dict, wanted: dict, copied: dict) -> Match:
             for path in paths:
                 del rows[path]
     of_copies = _of_copies({path: offers for path, offers in copied.items() if path not in rows})
+    unclear = {names.parts(name) for name, _, _ in ambiguous}
     for row, paths in of_copies.items():
         # By its folder, which is no part of a split: equal names in two classes are two images' copies.
         places = {next((p for p in reversed(Path(path).parts[:-1]) if not shipped_as([p])), "") for path in paths}
-        if len(places) > 1 or any(row == names.parts(name) for name, _, _ in ambiguous):
+        # Copies in several folders are the original's where it is here; else nobody knows whose.
+        if row in unclear or (len(places) > 1 and row not in meant):
             ambiguous.append(("/".join(row), paths[0], paths[-1]))
         else:
             meant[row] += paths

@@ -57,7 +57,7 @@ _NOBODY = set(
 _UNKNOWN = """
     unknown unkown unknwon unknow unk none null missing undefined unspecified unidentified undetermined unassigned
     unavailable undisclosed anonymous anonym anonymised anonymized anonymisiert anonyme anonimo anonimo anonimowy anonim
-    anon deidentified redacted withheld confidential confidentiel confidencial vertraulich placeholder tbd tba tbc
+    anon deidentified redacted withheld confidential confidentiel confidencial vertraulich placeholder tbd tba
     declined refused noid nobody unbekannt unbekannte unbekannter unbekanntes inconnu inconnue desconocido desconocida
     desconhecido desconhecida sconosciuto sconosciuta onbekend onbekende ukjent ukendt okand okant tuntematon nieznany
     nieznana nieznane neznamy neznama nezname ismeretlen necunoscut nepoznat nepoznato nepoznata bilinmiyor bilinmeyen
@@ -283,9 +283,9 @@ def _says_unknown(text: str) -> bool:
         return False
     first, *others = words
     return (
-        first in _UNKNOWN
+        (first in _UNKNOWN and not (others and first in ("anon", "anonym")))  # `anon_a` is a pseudonym
         or (words[-1] in _UNKNOWN and all(len(word) < 3 or not _WHOSE.sub("", word) for word in words[:-1]))
-        or (first in _NEGATIONS and bool(others) and _NEGATED.union(_NEGATIONS).issuperset(others))
+        or (first in _NEGATIONS and others not in ([], ["in"]) and _NEGATED.union(_NEGATIONS).issuperset(others))
         or plain.startswith(_NOT_YET)
         or any(word in plain for word in _UNPARTED)
     )

@@ -35,42 +35,51 @@ def settle(records: list[Record], where: str) -> None:
         found = Counter(record.facts[field] for record in records if field in record.facts)
         found = Counter({one: n for one, n in found.items() if not names.is_archive_id(one)})
         if found:
-            strange = [one for one in found if _is_implausible(one, found)]
+            largest, few = found.most_common(2), [n for n in found.values() if n < _MANY]
+            # Two words for nobody must not excuse each other.
+            usual = max(few) if 2 * len(few) > len(found) else None
+            strange = [one for one in found if _is_implausible(one, found, largest, usual)]
             spelt = _one_spelling([one for one in found if one not in strange], _sexes(records, field))
             _say(strange, spelt, found, what, where)
             _apply(records, field, dict.fromkeys(strange) | spelt)
 
 
-def _is_implausible(one: str, found: Mapping[str, int]) -> bool:
+def _is_implausible(one: str, found: Mapping[str, int], largest: list[tuple[str, int]], usual: int | None) -> bool:
     if _stands_for_nothing(one, found):
         return True
     if one.endswith("_0"):  # as PAD-UFES-20's lesions are numbered
         return False
-    others = max((n for other, n in found.items() if other != one), default=0)
-    few = [n for n in found.values() if n < _MANY]
-    if 2 * len(few) > len(found):  # two words for nobody must not excuse each other
-        others = max(few)
+    others = next((n for other, n in largest if other != one), 0) if usual is None else usual
     return found[one] >= _MANY and found[one] >= _TIMES * max(others, 1)
 
 
 def _stands_for_nothing(one: str, found: Mapping[str, int]) -> bool:
     """Tell whether an id is a word or number that forms are filled in with, by what else the source has."""
-    others = [other for other in found if other != one]
-    most = found[one] > max(1, 3 * max((found[other] for other in others if not _ZERO.fullmatch(other)), default=0))
     word = names.numbered_nobody(one)
     if word:
-        return all(names.numbered_nobody(other) != word for other in others)
-    if one.casefold() in _MARKS:
+        return all(names.numbered_nobody(other) != word for other in found if other != one)
+    is_mark, huge = one.casefold() in _MARKS, _HUGE.fullmatch(one)
+    zero, nines = _ZERO.fullmatch(one), re.fullmatch(r"(\D*0*)(9{2,})", one)
+    if not (is_mark or huge or zero or nines):
+        return False  # as nearly all are, of which there may be many
+    others = [other for other in found if other != one]
+    if zero and any(_ZERO.fullmatch(other) and _letters(other) != _letters(one) for other in others):
+        return False  # the letters tell people, who count from 0
+    most = found[one] > max(1, 3 * max((found[other] for other in others if not _ZERO.fullmatch(other)), default=0))
+    if is_mark:
         return most and not (len(one) == 1 and any(len(other) == 1 and other.isalpha() for other in others))
-    huge = _HUGE.fullmatch(one)
-    if _ZERO.fullmatch(one) or (huge and int(huge[1]) > 30):
+    if zero or (huge and int(huge[1]) > 30):
         return most
-    nines = re.fullmatch(r"(\D*0*)(9{2,})", one)
     if nines is None or f"{nines[1]}{int(nines[2]) - 1}" in found:
         return False
     if len(nines[2]) == 2:
-        return most
+        numbered = any(re.fullmatch(re.escape(nines[1]) + r"\d\d?", other) for other in others)
+        return most and (not numbered or found[one] >= _MANY)
     return len(nines[2]) > 3 or found[one] > max(map(found.get, others), default=1)
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W\d_]", "", text).casefold()
 
 
 def _one_spelling(ids: list[str], sexes: Mapping[str, set[str]]) -> dict[str, str]:

@@ -59,9 +59,8 @@ _MALIGNANCY = {0.0: "benign", 1.0: "malignant"}
 _DERMOSCOPIC = ("", "unknown", "contact polarized", "contact non polarized", "non contact polarized")
 _OTHER_KINDS = ("other", "others", "various", "misc", "no", "false")  # nobody's ids, but kinds of pictures
 _DERMOSCOPY = re.compile("derm(at)?oscop")
-_NO_DERMOSCOPY = re.compile(
-    r"\b(non|not|no|without|pre|before|prior|un)(\b|derm)"
-)  # "non-dermoscopic", "predermoscopy"
+# "non-dermoscopic", "predermoscopy", but not "dermoscopy before excision"
+_NO_DERMOSCOPY = re.compile(r"\b(non|not|no|without|un)(\b|derm)|\b(pre|before|prior( to)?) ?derm")
 _DELIMITERS = ",\t;|"
 
 # HAM10000's and PAD-UFES-20's words in those of the archive's `anatom_site_general`. Words that leave it open there,
@@ -83,6 +82,7 @@ _SEEM_TO_COUNT = ("lesion", "patient", "case", "diagnos", "split", "test", "trai
 _TEST = frozenset({"test", "testing", "tests", "tst", "te", "holdout"})
 _TRAIN = frozenset({"train", "training", "trn", "tr", "trainval"})
 _VALIDATION = frozenset({"val", "valid", "validation", "validate", "va", "dev", "development", "eval", "evaluation"})
+_OF_ANOTHER = re.compile("mask|segm|clinic|overview|macro|thumb|report")  # files that are not the picture itself
 _YES_OR_NO = {"t": 1.0, "y": 1.0, "f": 0.0, "n": 0.0}
 
 
@@ -224,9 +224,10 @@ def read(paths: Iterable[Path], columns: "Columns", unused: Unused | None = None
 
 
 def _image_columns(header: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that may name the images: first those of file names, `image_file_name`, but not a mask's."""
-    files = [c for c in header if names.column(c).endswith("filename") and not re.search("mask|segm", c.casefold())]
-    return tuple(dict.fromkeys([*files, *(c for c in _COLUMNS["image_id"] if c in header)]))
+    """Return the columns that may name the images: first `file_name`, last others of file names, but not a mask's."""
+    known = [c for c in ("file_name", "filename", *_COLUMNS["image_id"]) if c in header]
+    others = [c for c in header if names.column(c).endswith("filename") and not _OF_ANOTHER.search(c.casefold())]
+    return tuple(dict.fromkeys([*known, *others]))
 
 
 def _with_split(table: Table, columns: "Columns") -> Table:
@@ -276,8 +277,11 @@ def is_table(path: Path) -> bool:
 
 def beginning(path: Path) -> list[str]:
     """Return the first lines of a text."""
-    with path.open("rb") as file:
-        return [line for line in _decoded(file.read(1 << 14)).splitlines() if line.strip()][:50]
+    try:
+        with path.open("rb") as file:
+            return [line for line in _decoded(file.read(1 << 14)).splitlines() if line.strip()][:50]
+    except OSError:  # a broken link, or not for us to read: no table either way
+        return []
 
 
 def is_header(line: str) -> bool:
@@ -379,18 +383,24 @@ def shipped_as(texts: Iterable[str]) -> str | None:
     A shipped validation split is `train`: whoever publishes figures on such a set has chosen models on it, and only
     its test images are meant to be seen once. A name with both words, `train_test_split`, is that of neither.
     """
-    found = [_splits_in(name) for name in texts]
+    found = [_splits_in(name, of_cell=False) for name in texts]
     found = [splits for splits in found if len(splits) == 1]
     return next((split for split in ("test", "train") if {split} in found), None)
 
 
 @functools.lru_cache(1 << 14)
-def _splits_in(text: str) -> frozenset[str]:
-    """Return the splits that a text has a word of, wherever it stands: a cell, a folder, a table or the Hub's split."""
+def _splits_in(text: str, *, of_cell: bool = True) -> frozenset[str]:
+    """Return the splits that a text has a word of, wherever it stands: a cell, a folder, a table or the Hub's split.
+
+    A name may have a word by chance, as a country `TR`, a `BiopsyTest` or a patch test: it says less than a cell.
+    """
     text = re.sub(r"(held|hold)[\W_]*out", r"holdout", text, flags=re.IGNORECASE)
-    words = map(str.lower, re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text))  # "PublicTest", "testA"
+    parts = "[A-Z]+(?![a-z])|[A-Z]?[a-z]+"  # "PublicTest", "testA"
+    parts = parts if of_cell else f"(?<![A-Za-z])(?:{parts})"
+    text = re.sub(r"patch[\W_]*test(s|ing)?\b", "", text, flags=re.IGNORECASE)
+    words = map(str.lower, re.findall(parts, text))
     # Two letters may be anything, unless they are all there is.
-    words = {names.column(text), *(word for word in words if len(word) > 2)}
+    words = {*([names.column(text)] if of_cell else []), *(word for word in words if len(word) > 2)}
     words = {re.sub("(data|split|set|images?|inputs?)+$", "", word) for word in words}
     validation = words & _VALIDATION and not words & _TEST
     found = {"test": words & _TEST, "train": words & _TRAIN or validation}
