@@ -56,7 +56,7 @@ _NOBODY = set(
 # Words that say in some language that nobody knows; what follows them does not count, if there is no number in it.
 _UNKNOWN = """
     unknown unkown unknwon unknow unk none null missing undefined unspecified unidentified undetermined unassigned
-    unavailable undisclosed anonymous anonym anonymised anonymized anonymisiert anonyme anonimo anonimo anonimowy anonim
+    unavailable undisclosed anonymous anonym anonymised anonymized anonymisiert anonyme anonimo anonimowy anonim
     anon deidentified redacted withheld confidential confidentiel confidencial vertraulich placeholder tbd tba
     declined refused noid nobody unbekannt unbekannte unbekannter unbekanntes inconnu inconnue desconocido desconocida
     desconhecido desconhecida sconosciuto sconosciuta onbekend onbekende ukjent ukendt okand okant tuntematon nieznany
