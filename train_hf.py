@@ -153,10 +153,10 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes, a
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
     resumed = processes.decided(lambda: find_checkpoint(config, folder, settings, pushes))
     columns = tables.Columns(tables.mapping(config.columns or []))
-    loading = {"columns": columns, "streaming": config.streaming}
+    options = {"columns": columns, "streaming": config.streaming}
     faults: list[str] = []
     with processes.one_a_machine_first():
-        shipped = sources.load(config.dataset, strict=config.strict, faults=faults, **loading)
+        shipped = sources.load(config.dataset, strict=config.strict, faults=faults, **options)
         shipped = duplicates.linked(shipped)
         dataset, repaired = repair.repair(shipped, config.repair)
         model, processor = load_model(config, taken=config.weights_from)  # refused before anything is written
@@ -174,7 +174,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes, a
         if config.onnx != "none":
             onnx_export.check(model, processor, config.onnx)
         audited = audit.audit(shipped, unreadable=faults)
-        more = loading | {"strict": config.strict, "beside": config.dataset}
+        more = options | {"strict": config.strict, "beside": config.dataset}
         others, told = external.load(config.external, sides=sides, learnt=learnt_from, policy=config.repair, **more)
         columns.check()
         if resumed:

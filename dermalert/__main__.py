@@ -52,19 +52,19 @@ def audit(
     ] = None,
 ) -> None:
     """Say what is wrong with a data set: duplicates, contradictions, leaks, confounding, damaged files."""
-    loading = {"columns": columns or [], "streaming": streaming}
-    raise typer.Exit(run_command(lambda: _audit(dataset, loading, json, figures, fail_on or [])))
+    options = {"columns": columns or [], "streaming": streaming}
+    raise typer.Exit(run_command(lambda: _audit(dataset, options, json, figures, fail_on or [])))
 
 
-def _audit(names: list[str], loading: dict, json: Path | None, figures: Path | None, fail_on: list[str]) -> None:
+def _audit(names: list[str], options: dict, json: Path | None, figures: Path | None, fail_on: list[str]) -> None:
     from dermalert import audit, sheets, sources, tables
 
     audit.check_kinds(fail_on)
     audit.check_targets(json, figures)
-    columns = tables.mapping(loading["columns"])
+    columns = tables.mapping(options["columns"])
     faults: list[str] = []
-    loading |= {"columns": columns, "merge": False, "faults": faults}
-    dataset = sources.load_known(names, **loading)
+    options |= {"columns": columns, "merge": False, "faults": faults}
+    dataset = sources.load_known(names, **options)
     report = audit.audit(dataset, unreadable=faults)
     typer.echo(sheets.headline(report))
     sheets.show(report)
