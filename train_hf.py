@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
-from dermalert.settings import Config, parse
+from dermalert.config import Config, parse
 
 if __name__ == "__main__":
     CONFIG = parse(manual=__doc__)  # before all that takes seconds to import: --help and a bad flag answer at once
@@ -39,39 +39,16 @@ from transformers import (
     set_seed,
 )
 
-from dermalert import (
-    artefacts,
-    audit,
-    backbones,
-    baselines,
-    calibration,
-    declining,
-    devices,
-    duplicates,
-    evaluation,
-    external,
-    images,
-    metrics,
-    mirror,
-    onnx_export,
-    operating_points,
-    processes,
-    publishing,
-    release,
-    remeasure,
-    repair,
-    runs,
-    schema,
-    seen,
-    sources,
-    splits,
-    tables,
-    training,
-    words,
-)
-from dermalert.diagnoses import CLINICAL_GROUPS, DIAGNOSES
+from dermalert import formatting, schema
+from dermalert.data import audit, contamination, external, loading, metadata_tables, near_duplicates, repair, splits
+from dermalert.evaluation import baselines, evaluate, metrics, stress_test
+from dermalert.imaging import device
+from dermalert.publishing import models
+from dermalert.release import build, fit_abstention, onnx_export, operating_points, remeasure
+from dermalert.training import backbones, calibration, checkpoint_sync, distributed, image_dataset, recipe_trainer, run_folder
+from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
 from dermalert.errors import RunError, UsageError, run_command
-from space import triage
+from dermalert_space import triage
 
 # What a run may be called again with, and still be the same run.
 _ON_THE_HUB = ("push_to_hub", "version", "accept_regression", "checkpoints_to", "resume_from")
@@ -86,7 +63,7 @@ def main(config: Config) -> dict:
     if config.weights_from:
         config = remeasure.settings(config)
     check(config)
-    with processes.together():
+    with distributed.together():
         return run(config)
 
 
@@ -94,30 +71,30 @@ def run(config: Config) -> dict:
     """Do what `main` does, in each of the processes; the main one alone has figures to return."""
     folder = Path(config.output_dir)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
-    settings["mixed_precision"] = devices.asked_precision()
+    settings["mixed_precision"] = device.asked_precision()
     exists = False
-    pushes = mirror.Pushes(config.checkpoints_to if processes.is_main() else None, folder)
-    if processes.decided(lambda: runs.is_finished(folder, settings)):
+    pushes = checkpoint_sync.Pushes(config.checkpoints_to if distributed.is_main() else None, folder)
+    if distributed.decided(lambda: run_folder.is_finished(folder, settings)):
         print(f"The run in '{folder}' is finished: nothing is left to train.")
     else:
         if config.push_to_hub:
-            exists = processes.decided(lambda: publishing.check_can_publish(config.push_to_hub, config.version))
+            exists = distributed.decided(lambda: models.check_can_publish(config.push_to_hub, config.version))
         if settings["mixed_precision"]:
             print(f"Training in {settings['mixed_precision']}, as accelerate's configuration asks.")
-        with runs.Alone(folder) as alone, pushes:
-            processes.by_main(alone.hold)
+        with run_folder.Alone(folder) as alone, pushes:
+            distributed.by_main(alone.hold)
             train(config, folder, settings, pushes, alone)
-    if not processes.is_main():
+    if not distributed.is_main():
         return {}
     behind = pushes.finish()
     if behind:
         print(behind)  # here too, because the release may be refused
     else:
-        runs.drop_checkpoints(folder)
+        run_folder.drop_checkpoints(folder)
     if config.push_to_hub:
         how = {"accept": config.accept_regression, "must_exist": exists}
-        print(publishing.publish(folder / "release", config.push_to_hub, config.version, **how))
-    figures = release.read_metrics(folder / "release")
+        print(models.publish(folder / "release", config.push_to_hub, config.version, **how))
+    figures = build.read_metrics(folder / "release")
     print(what_next(folder / "release", figures))
     if behind:
         raise RunError(behind)
@@ -130,15 +107,15 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"--{name} {value} makes no sense: it must be above 0.")
-    if config.batch_size % processes.count():
-        raise UsageError(f"--batch_size {config.batch_size} cannot be shared by {processes.count()} processes.")
+    if config.batch_size % distributed.count():
+        raise UsageError(f"--batch_size {config.batch_size} cannot be shared by {distributed.count()} processes.")
     if not 0 <= config.average < 1:
         raise UsageError(f"--average {config.average} makes no sense: it must be from 0 to below 1.")
     if not 0 <= config.seed < 2**32:
         raise UsageError(f"--seed {config.seed} makes no sense: it must be from 0 to 2**32 - 1.")
     if config.folds == 1 or config.folds < 0:
         raise UsageError(f"--folds {config.folds} makes no sense: it must be 0, for none, or 2 and more.")
-    runs.check_name(Path(config.output_dir))
+    run_folder.check_name(Path(config.output_dir))
     external.check(config.external)
     if config.report_to != "none" and find_spec(config.report_to) is None:
         raise UsageError(f"--report_to {config.report_to} is not installed: pip install -e '.[tracking]'.")
@@ -146,29 +123,29 @@ def check(config: Config) -> None:
         raise UsageError("--push_to_hub USER/REPO and --version v1.0.0 (the release's tag) need each other.")
     if config.accept_regression is not None and config.push_to_hub is None:
         raise UsageError("--accept_regression is said of a release that is published: add --push_to_hub and --version.")
-    publishing.check_reason(config.accept_regression)
+    models.check_reason(config.accept_regression)
 
 
-def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes, alone: runs.Alone) -> None:
+def train(config: Config, folder: Path, settings: dict, pushes: checkpoint_sync.Pushes, alone: run_folder.Alone) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
-    resumed = processes.decided(lambda: find_checkpoint(config, folder, settings, pushes))
-    columns = tables.Columns(tables.mapping(config.columns or []))
+    resumed = distributed.decided(lambda: find_checkpoint(config, folder, settings, pushes))
+    columns = metadata_tables.Columns(metadata_tables.mapping(config.columns or []))
     options = {"columns": columns, "streaming": config.streaming}
     faults: list[str] = []
-    with processes.one_a_machine_first():
-        shipped = sources.load(config.dataset, strict=config.strict, faults=faults, **options)
-        shipped = duplicates.linked(shipped)
+    with distributed.one_a_machine_first():
+        shipped = loading.load(config.dataset, strict=config.strict, faults=faults, **options)
+        shipped = near_duplicates.linked(shipped)
         dataset, repaired = repair.repair(shipped, config.repair)
         model, processor = load_model(config, taken=config.weights_from)  # refused before anything is written
-    known = seen.read(release.find(config.base_model))
-    sides = seen.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
+    known = contamination.read(build.find(config.base_model))
+    sides = contamination.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
     folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
-    folds = [seen.set_apart(fold, known) for fold in folds]
+    folds = [contamination.set_apart(fold, known) for fold in folds]
     if config.weights_from:
         remeasure.check_images(config.weights_from, sides)
     data = schema.describe(dataset)
     whose = settings | {"data": data["fingerprint"], "sides": splits.fingerprint(sides)}
-    learnt_from = seen.of(sides, known)
+    learnt_from = contamination.of(sides, known)
 
     def claim() -> tuple[dict, dict[str, Dataset], dict]:
         if config.onnx != "none":
@@ -178,45 +155,45 @@ def train(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes, a
         others, told = external.load(config.external, sides=sides, learnt=learnt_from, policy=config.repair, **more)
         columns.check()
         if resumed:
-            runs.check_images(resumed.run, whose, str(resumed.branch), "name another branch")
-        needed = runs.disk_needed(model, pushed=bool(config.checkpoints_to))
-        runs.claim(folder, whose, needed_bytes=needed, hold=alone.hold)
+            run_folder.check_images(resumed.run, whose, str(resumed.branch), "name another branch")
+        needed = run_folder.disk_needed(model, pushed=bool(config.checkpoints_to))
+        run_folder.claim(folder, whose, needed_bytes=needed, hold=alone.hold)
         return audited, others, told
 
-    audited, others, told = processes.by_main(claim) or (None, None, None)
-    runs.check_shared(folder, whose)
-    with runs.writing(folder):
+    audited, others, told = distributed.by_main(claim) or (None, None, None)
+    run_folder.check_shared(folder, whose)
+    with run_folder.writing(folder):
         if resumed:
-            processes.by_main(lambda: mirror.fetch(resumed, folder))
+            distributed.by_main(lambda: checkpoint_sync.fetch(resumed, folder))
         learnt = learn(config, folder, sides, data, callbacks=[pushes]) if not config.weights_from else reuse(config)
         out_of_fold = [fold_predictions(config, folder / "folds" / str(i), fold, data) for i, fold in enumerate(folds)]
-        if not processes.is_main():
+        if not distributed.is_main():
             return
-        with release.assembled(folder / "release") as staging:
+        with build.assembled(folder / "release") as staging:
             judge = stored(learnt, staging, half_precision=config.half_precision)
-            judge = declining.add(staging, judge, sides["train"], sides["calibration"])
+            judge = fit_abstention.add(staging, judge, sides["train"], sides["calibration"])
             judge = operating_points.add(staging, judge, sides["calibration"])
             measured = measure(judge, learnt, sides, others, out_of_fold)
             found = {"shipped": schema.describe(shipped), "repair": repaired, "external": told}
             found |= {
                 "base_model_learnt_from": "known" if known else "not known",
-                "official_test_known_to_base": int((~seen.are_unseen(sides["official_test"], known)).sum()),
+                "official_test_known_to_base": int((~contamination.are_unseen(sides["official_test"], known)).sum()),
             }
             figures = report(config, settings, data | found, sides, learnt, judge, measured)
             if config.onnx != "none":
                 figures["onnx"] = onnx_export.write(staging, judge, measured["held_out"], sides, config.onnx)
-            evaluation.write_reference(staging / triage.REFERENCE, judge)
-            evaluation.write(staging / "evaluation", figures, measured, learnt.state.log_history)
+            evaluate.write_reference(staging / triage.REFERENCE, judge)
+            evaluate.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             if config.weights_from:
                 remeasure.copy_learning_curves(config.weights_from, staging)
             audit.write(audited, staging / "evaluation" / "audit.json")
-            seen.write(learnt_from, staging)
-            release.write_card(staging)
+            contamination.write(learnt_from, staging)
+            build.write_card(staging)
 
 
-def find_checkpoint(config: Config, folder: Path, settings: dict, pushes: mirror.Pushes) -> mirror.Held | None:
+def find_checkpoint(config: Config, folder: Path, settings: dict, pushes: checkpoint_sync.Pushes) -> checkpoint_sync.Held | None:
     """Return the checkpoint on the Hub to go on from, if one is asked for, and check where new ones are to go."""
-    resumed = mirror.find(config.resume_from, folder, settings) if config.resume_from else None
+    resumed = checkpoint_sync.find(config.resume_from, folder, settings) if config.resume_from else None
     pushes.check(settings, resumed)
     return resumed
 
@@ -242,25 +219,25 @@ def learn(
     set_seed(config.seed)
     # Where the run was stopped, the model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT,
     # DeiT, DINOv2 or Swin at fresh values if only `train(resume_from_checkpoint=)` loads it.
-    checkpoint = processes.decided(lambda: runs.last_checkpoint(folder))
+    checkpoint = distributed.decided(lambda: run_folder.last_checkpoint(folder))
     if checkpoint:
         print(f"Going on from '{checkpoint}'.")
         model, processor = load_model(config, checkpoint)
     else:
         model, processor = load_model(config)
-        base = str(release.find(config.base_model))
-        model.config.dermalert = release.about(model, base_model=base, data=data, split_seed=config.split_seed)
+        base = str(build.find(config.base_model))
+        model.config.dermalert = build.about(model, base_model=base, data=data, split_seed=config.split_seed)
     prior = prior_to_give_back(config, sides["train"])
     trainer = make_trainer(config, folder, model, processor, sides, prior=prior)
     for callback in callbacks:
         trainer.add_callback(callback)
     state, speed = fit(trainer, folder, checkpoint)
-    if not processes.is_main():
+    if not distributed.is_main():
         return None
     # The best epoch's weights; not by `load_best_model_at_end`, which has the same defect.
-    model, processor = load_model(config, runs.best_checkpoint(folder, state.best_global_step))
+    model, processor = load_model(config, run_folder.best_checkpoint(folder, state.best_global_step))
     if config.half_precision:
-        training.round_to_half(model)
+        recipe_trainer.round_to_half(model)
     calibrated = calibration.calibrate(model, processor, sides["calibration"], prior=prior)
     model.config.clinical_groups = CLINICAL_GROUPS
     # Those of a release that was trained on from are of another model; see `declining` and `operating_points`.
@@ -270,9 +247,9 @@ def learn(
 
 def reuse(config: Config) -> Learnt | None:
     """Return the weights of a release as they are, calibrated, with what it says of its training."""
-    if not processes.is_main():
+    if not distributed.is_main():
         return None
-    figures = release.read_metrics(release.find(config.weights_from))
+    figures = build.read_metrics(build.find(config.weights_from))
     model, processor = load_model(config, taken=config.weights_from)
     model.config.dermalert["version"] = None  # until it is published anew
     model.config.alert |= {"threshold": None}
@@ -292,7 +269,7 @@ def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> triage.Rele
     learnt.model.save_pretrained(folder)
     backbones.save_processor(learnt.processor, folder)
     if half_precision:
-        release.compact(folder)
+        build.compact(folder)
     return triage.Release.load(folder)
 
 
@@ -301,15 +278,15 @@ def measure(
     learnt: Learnt,
     sides: dict[str, Dataset],
     others: dict[str, Dataset],
-    out_of_fold: list[evaluation.Side],
-) -> dict[str, evaluation.Side]:
+    out_of_fold: list[evaluate.Side],
+) -> dict[str, evaluate.Side]:
     """Return answers to and figures of all that is reported, by name: what a serving side makes of the release."""
     reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
-    mix = training.shares(sides["train"]["label"])  # that of the calibration side, but for chance
-    measured = evaluation.evaluate(judge, reported, undone=learnt.calibrated.undone, prior=mix)
+    mix = recipe_trainer.shares(sides["train"]["label"])  # that of the calibration side, but for chance
+    measured = evaluate.evaluate(judge, reported, undone=learnt.calibrated.undone, prior=mix)
     held_out = measured["held_out"]
-    held_out.figures["artefacts"] = artefacts.stress(judge, held_out.dataset, unaltered=held_out.probabilities)
-    return measured | evaluation.pooled(out_of_fold)
+    held_out.figures["artefacts"] = stress_test.stress(judge, held_out.dataset, unaltered=held_out.probabilities)
+    return measured | evaluate.pooled(out_of_fold)
 
 
 def report(
@@ -319,7 +296,7 @@ def report(
     sides: dict[str, Dataset],
     learnt: Learnt,
     judge: triage.Release,
-    measured: dict[str, evaluation.Side],
+    measured: dict[str, evaluate.Side],
 ) -> dict:
     """Return what `metrics.json` holds."""
     held_out, about = measured["held_out"], learnt.model.config.dermalert
@@ -337,27 +314,27 @@ def report(
         "calibration": dataclasses.asdict(learnt.calibrated),
         "alert": judge.model.config.alert,
         "attention": judge.model.config.attention,
-        "refusal": judge.model.config.refusal | declining.measure(judge, held_out.dataset, held_out.refused),
+        "refusal": judge.model.config.refusal | fit_abstention.measure(judge, held_out.dataset, held_out.refused),
         "training": learnt.speed
         | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
-        | {"measured_by": release.commit()}
-        | {"settings": {k: v for k, v in settings.items() if k not in runs.MAY_NAME_FOLDERS}},
+        | {"measured_by": build.commit()}
+        | {"settings": {k: v for k, v in settings.items() if k not in run_folder.MAY_NAME_FOLDERS}},
     }
 
 
-def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluation.Side | None:
+def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluate.Side | None:
     """Return the answers to one fold of a model that has learnt from the others; read where they were kept."""
-    kept = evaluation.read_answers(folder / "answers.npz", sides["held_out"]) if processes.is_main() else None
-    learnt = learn(config, folder, sides, data) if processes.decided(lambda: kept is None) else None
-    if not processes.is_main():
+    kept = evaluate.read_answers(folder / "answers.npz", sides["held_out"]) if distributed.is_main() else None
+    learnt = learn(config, folder, sides, data) if distributed.decided(lambda: kept is None) else None
+    if not distributed.is_main():
         return None
     if learnt:
         name = f"fold {folder.name}"
         model, processor = learnt.model.eval(), learnt.processor
         model.config.update(operating_points.fit(triage.Release(model, processor, name=name), sides["calibration"]))
-        kept = evaluation.ask(triage.Release(model, processor, name=name), sides["held_out"], name=name)
-        evaluation.write_answers(folder / "answers.npz", kept)
-    runs.drop_checkpoints(folder)
+        kept = evaluate.ask(triage.Release(model, processor, name=name), sides["held_out"], name=name)
+        evaluate.write_answers(folder / "answers.npz", kept)
+    run_folder.drop_checkpoints(folder)
     return kept
 
 
@@ -372,7 +349,7 @@ def make_trainer(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=config.epochs,
         use_cpu=not torch.accelerator.is_available(),  # or several processes without one would not find each other
-        per_device_train_batch_size=config.batch_size // processes.count(),
+        per_device_train_batch_size=config.batch_size // distributed.count(),
         per_device_eval_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
@@ -391,32 +368,32 @@ def make_trainer(
         report_to=config.report_to,
         project="dermalert",
         run_name=folder.name,
-        bf16=devices.precision() == "bf16",
-        fp16=devices.precision() == "fp16",
+        bf16=device.precision() == "bf16",
+        fp16=device.precision() == "fp16",
         dataloader_pin_memory=False,  # what is loaded lies on the device
         logging_nan_inf_filter=False,  # it would wait for the device at each step, and hide what it finds
         disable_tqdm=False,
     )
-    with processes.one_a_machine_first():
-        augmented = images.WithPixels(train, processor, augmented=config.augment, device=arguments.device)
+    with distributed.one_a_machine_first():
+        augmented = image_dataset.WithPixels(train, processor, augmented=config.augment, device=arguments.device)
         measured = {"train": sample, "validation": sides["validation"]}
         measured = {
-            name: images.WithPixels(side, processor, device=arguments.device) for name, side in measured.items()
+            name: image_dataset.WithPixels(side, processor, device=arguments.device) for name, side in measured.items()
         }
-    weights = training.sampling_weights(train["label"], train["source"], config.sampling)
-    drawn = training.shares(train["label"], weights)
-    return training.RecipeTrainer(
+    weights = recipe_trainer.sampling_weights(train["label"], train["source"], config.sampling)
+    drawn = recipe_trainer.shares(train["label"], weights)
+    return recipe_trainer.RecipeTrainer(
         sampling_weights=weights,
         average=config.average,
         model=model.to(memory_format=torch.channels_last),
         args=arguments,
         train_dataset=augmented,
         eval_dataset=measured,
-        data_collator=images.collate,
+        data_collator=image_dataset.collate,
         processing_class=processor,
-        compute_loss_func=training.balanced_softmax(drawn) if config.rebalance else None,
-        compute_metrics=training.measure(metrics.SkinLesionMetric(keep_in_memory=True), prior),
-        callbacks=[training.EarlyStopping(config.patience, _NO_IMPROVEMENT)],
+        compute_loss_func=recipe_trainer.balanced_softmax(drawn) if config.rebalance else None,
+        compute_metrics=recipe_trainer.measure(metrics.SkinLesionMetric(keep_in_memory=True), prior),
+        callbacks=[recipe_trainer.EarlyStopping(config.patience, _NO_IMPROVEMENT)],
     )
 
 
@@ -424,19 +401,19 @@ def learnt_mix(config: Config, train: Dataset) -> np.ndarray:
     """Return the shares (9,) of the diagnoses that a model learns to expect."""
     if config.rebalance:
         return np.full(len(DIAGNOSES), 1 / len(DIAGNOSES))
-    return training.shares(train["label"], training.sampling_weights(train["label"], train["source"], config.sampling))
+    return recipe_trainer.shares(train["label"], recipe_trainer.sampling_weights(train["label"], train["source"], config.sampling))
 
 
 def prior_to_give_back(config: Config, train: Dataset) -> np.ndarray | None:
     """Return the mix of the diagnoses (9,) in the data over the one that a model learns to expect; None: the same."""
     if not config.rebalance and config.sampling == "natural":
         return None
-    return training.shares(train["label"]) / learnt_mix(config, train)
+    return recipe_trainer.shares(train["label"]) / learnt_mix(config, train)
 
 
 def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:
     """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
-    done = processes.decided(lambda: runs.ended(folder))
+    done = distributed.decided(lambda: run_folder.ended(folder))
     if done:  # the run was stopped after the training
         return done
     before = 0.0
@@ -448,7 +425,7 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
         if control.get("should_training_stop"):
             return note_end(trainer, folder, state, images_per_second=None, seconds=None)
     started = time.perf_counter()
-    processes.vary_chance()
+    distributed.vary_chance()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except UnpicklingError as error:  # of the optimizer's state, damaged or none at all
@@ -462,10 +439,10 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
 
 def note_end(trainer: Trainer, folder: Path, state: TrainerState, **speed: float | None) -> tuple[TrainerState, dict]:
     """Remember that a training has ended, so that it is not trained again; return the state and how fast it was."""
-    speed |= {"mixed_precision": devices.precision()}
-    speed |= {"device": str(trainer.args.device), "processes": processes.count(), "trained_by": release.commit()}
-    if processes.is_main():
-        runs.note_ended(folder, state, speed)
+    speed |= {"mixed_precision": device.precision()}
+    speed |= {"device": str(trainer.args.device), "processes": distributed.count(), "trained_by": build.commit()}
+    if distributed.is_main():
+        run_folder.note_ended(folder, state, speed)
     return state, speed
 
 
@@ -476,9 +453,9 @@ def load_model(config: Config, checkpoint: Path | None = None, *, taken: str | N
         UsageError: the base model was trained with another split.
     """
     if taken:
-        served = triage.Release.load(release.find(taken))
+        served = triage.Release.load(build.find(taken))
         return served.model.float(), served.processor
-    name = str(checkpoint or release.find(config.base_model))
+    name = str(checkpoint or build.find(config.base_model))
     model, processor = backbones.load(name, labels=DIAGNOSES, image_size=config.image_size)
     split_seed = getattr(model.config, "dermalert", {}).get("split_seed", config.split_seed)
     if split_seed != config.split_seed:
@@ -492,7 +469,7 @@ def load_model(config: Config, checkpoint: Path | None = None, *, taken: str | N
 def what_next(folder: Path, figures: dict) -> str:
     """Return what a person wants to know at the end: how good, where it is, what to type."""
     held_out = figures["splits"]["held_out"]
-    accuracy = words.in_words(held_out["balanced_accuracy"])
+    accuracy = formatting.in_words(held_out["balanced_accuracy"])
     subgroups = "".join(f"{sentence}\n" for sentence in held_out.get("subgroup_sensitivity", {}).get("sentences", []))
     return (
         f"Held out: balanced accuracy {accuracy}, n = {held_out['n']} images in {held_out['groups']} groups.\n"
@@ -510,9 +487,9 @@ def alert_in_short(figures: dict) -> str:
         return ""
     lesions = melanoma["lesions"]
     return (
-        f"Melanoma alert as served: sensitivity {words.in_words(lesions['sensitivity_as_served'])}, n = {lesions['n']} "
-        f"lesions; specificity {words.in_words(melanoma['specificity_as_served'])}. "
-        f"The bound of {words.percent(alert['target_sensitivity'])} is {'' if alert['bound_met'] else 'not '}met.\n"
+        f"Melanoma alert as served: sensitivity {formatting.in_words(lesions['sensitivity_as_served'])}, n = {lesions['n']} "
+        f"lesions; specificity {formatting.in_words(melanoma['specificity_as_served'])}. "
+        f"The bound of {formatting.percent(alert['target_sensitivity'])} is {'' if alert['bound_met'] else 'not '}met.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a map of `space/attribution.py` marks what counts: the places it marks are deleted, and others beside them.
+"""Whether a map of `space/dermalert_space/attribution.py` marks what counts: the places it marks are deleted, and others beside them.
 
     python benchmarks/attribution.py --model space/model --dataset isic9/ isic2017/ ham10000/
 
@@ -21,10 +21,11 @@ from scipy import stats
 from torch import nn
 from tqdm.auto import tqdm
 
-from dermalert import metrics, release
+from dermalert.evaluation import metrics
+from dermalert.release import build
 from dermalert.errors import run_command
-from dermalert.words import in_words
-from space import attribution, triage
+from dermalert.formatting import in_words
+from dermalert_space import attribution, triage
 
 SHARES = (0.05, 0.1, 0.2, 0.3)
 """How much of an image is deleted, at most: a map marks no more than it gives a colour."""
@@ -64,7 +65,7 @@ REPLACED_BY = {"median colour of the border": of_border, "the image blurred": bl
 def main(arguments: argparse.Namespace) -> None:
     """Measure, and print the tables."""
     side = load(arguments.dataset)[arguments.side].shuffle(seed=0)
-    judge = triage.Release.load(release.find(arguments.model))
+    judge = triage.Release.load(build.find(arguments.model))
     dataset = side.select(range(min(arguments.images, len(side))))
     images = [shown(triage.read_image(row["image"])) for row in dataset]
     maps = [attribution.attribute(judge, image) for image in tqdm(images, desc="Explaining", unit=" images")]

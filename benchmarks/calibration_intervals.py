@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special, stats
 
-from dermalert import metrics
+from dermalert.evaluation import metrics
 
 CORRELATION = 0.7  # of two photos of one lesion
 ERRORS = (0.0, 0.02, 0.05, 0.15)

@@ -1,4 +1,4 @@
-"""How surely `seen.py` knows a picture again under another name, and how often it takes a new one for it.
+"""How surely `contamination.py` knows a picture again under another name, and how often it takes a new one for it.
 
     python benchmarks/contamination.py isic9 isic2017 ham10000 [--images 400]
 
@@ -13,9 +13,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from dermalert import duplicates, seen, sketches, sources
+from dermalert.data import contamination, loading, near_duplicates
+from dermalert.imaging import thumbnail
 from dermalert.errors import run_command
-from space.triage import read_image
+from dermalert_space.triage import read_image
 
 RADII = (0, 8, 16, 20, 24, 28, 32, 36, 40)
 _MIRRORED, _TURNED = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_90
@@ -41,8 +42,8 @@ def _file(image: Image.Image, quality: int) -> bytes:
 
 def distances(thumbnails: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return how many bits (n,) each picture's nearest hash differs by, in whatever position; 256 if by over 40."""
-    index, found = duplicates.Index(known), np.full(len(thumbnails), 256)
-    for codes in duplicates.hashes_in_all_positions(thumbnails):
+    index, found = near_duplicates.Index(known), np.full(len(thumbnails), 256)
+    for codes in near_duplicates.hashes_in_all_positions(thumbnails):
         asked, _, bits = index.within(codes, max(RADII))
         np.minimum.at(found, asked, bits)
     return found
@@ -54,19 +55,19 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+")
     parser.add_argument("--images", type=int, default=400, help="of which copies are made")
     args = parser.parse_args()
-    dataset = duplicates.linked(sources.load(args.datasets))
+    dataset = near_duplicates.linked(loading.load(args.datasets))
     groups = list(dataset["group"])
     rng = np.random.default_rng(0)
     half = set(rng.permutation(sorted(set(groups)))[::2].tolist())
     learnt = np.array([group in half for group in groups])
-    thumbnails = sketches.sketches(dataset).thumbnails[:]
-    known = duplicates.perceptual_hashes(thumbnails[learnt])
+    thumbnails = thumbnail.sketches(dataset).thumbnails[:]
+    known = near_duplicates.perceptual_hashes(thumbnails[learnt])
     measured = {"new images": distances(thumbnails[~learnt], known)}
     chosen = [read_image(dataset[int(row)]["image"]) for row in rng.choice(np.flatnonzero(learnt), args.images, False)]
     for kind, copy in copies().items():
-        rows = np.frombuffer(b"".join(sketches.sketch(copy(image)) for image in chosen), sketches.ROW)
+        rows = np.frombuffer(b"".join(thumbnail.sketch(copy(image)) for image in chosen), thumbnail.ROW)
         measured[kind] = distances(rows["thumbnail"], known)
-    print(f"{learnt.sum()} images learnt from, {(~learnt).sum()} new; the shipped radius is {seen.RADIUS}")
+    print(f"{learnt.sum()} images learnt from, {(~learnt).sum()} new; the shipped radius is {contamination.RADIUS}")
     print(f"{'radius':20}" + "".join(f"{radius:>8}" for radius in RADII))
     for kind, bits in measured.items():
         print(f"{kind:20}" + "".join(f"{(bits <= radius).mean():8.4f}" for radius in RADII))

@@ -24,10 +24,12 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dermalert import images, repair, sharpness, sources
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import loading, repair
+from dermalert.imaging import sharpness
+from dermalert.training import image_dataset
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError, run_command
-from space.triage import read_image
+from dermalert_space.triage import read_image
 
 _BATCH = 32
 _FEWEST = 40  # images of a copy: with less nothing is said
@@ -37,20 +39,20 @@ _FOLDS = 5
 def without_chance_sharpness(pixels: torch.Tensor) -> torch.Tensor:
     """Return what the robust augmentation makes of pixels if it leaves their sharpness to the copies."""
     with sharpness_kept():
-        return images.augment(pixels)
+        return image_dataset.augment(pixels)
 
 
 SEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "as they are": lambda pixels: pixels,
-    "plain augmentation": lambda pixels: images.augment(pixels, robust=False),
+    "plain augmentation": lambda pixels: image_dataset.augment(pixels, robust=False),
     "robust, without chance sharpness": without_chance_sharpness,
-    "robust": images.augment,
+    "robust": image_dataset.augment,
 }
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `benchmarks/README.md` shows."""
-    dataset, _ = repair.repair(sources.load(arguments.dataset, merge=False), "archive")
+    dataset, _ = repair.repair(loading.load(arguments.dataset, merge=False), "archive")
     found = pairs(dataset, arguments.images)
     if not found:
         raise UsageError(f"--dataset: no diagnosis of one source has {_FEWEST} images in two of these.")

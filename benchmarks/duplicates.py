@@ -3,7 +3,7 @@ r"""Planted faults and growth of the search for duplicates, on generated lesions
     python benchmarks/duplicates.py planted                # two minutes: recall and precision of each kind of fault
     python benchmarks/duplicates.py scale 10000 100000     # seconds and memory of the search; 1000000 takes minutes
 
-The thresholds of `dermalert/duplicates.py` were chosen on other lesions than these, `--first_lesion 10000`.
+The thresholds of `dermalert/data/near_duplicates.py` were chosen on other lesions than these, `--first_lesion 10000`.
 """
 
 import argparse
@@ -21,11 +21,12 @@ from datasets import Dataset
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import fft
 
-from dermalert import duplicates, synthetic
-from dermalert.audit import audit
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import near_duplicates
+from dermalert.imaging import synthetic_lesions
+from dermalert.data.audit import audit
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.schema import FEATURES
-from dermalert.sketches import ROW, SIDE, sketch
+from dermalert.imaging.thumbnail import ROW, SIDE, sketch
 
 _TIME_LIMIT = 15 * 60  # seconds a size
 
@@ -70,7 +71,7 @@ def lesions(count: int, first: int) -> Iterator[tuple[Image.Image, str]]:
     """Yield different lesions of the nine kinds in turn, with their diagnoses."""
     for number in range(first, first + count):
         diagnosis = DIAGNOSES[number % len(DIAGNOSES)]
-        yield synthetic.lesion(diagnosis, lesion_seed=number), diagnosis
+        yield synthetic_lesions.lesion(diagnosis, lesion_seed=number), diagnosis
 
 
 def encoded(image: Image.Image, quality: int) -> bytes:
@@ -91,11 +92,11 @@ def planted(count: int, first: int) -> None:
     pictures = list(lesions(count, first))
     originals = thumbnails([encoded(image, 92) for image, _ in pictures])
     print(f"| planted in {count} different lesions | copies | recall | precision |\n|---|---|---|---|")
-    print(f"| nothing | 0 | - | {len(duplicates.near_duplicates(originals).first)} false pairs |", flush=True)
+    print(f"| nothing | 0 | - | {len(near_duplicates.near_duplicates(originals).first)} false pairs |", flush=True)
     altered = range(0, count, 2)
     for name, alter in ALTERED.items():
         copies = [encoded(alter(pictures[i][0], rng), int(rng.integers(40, 90))) for i in altered]
-        pairs = duplicates.near_duplicates(np.concatenate([originals, thumbnails(copies)]))
+        pairs = near_duplicates.near_duplicates(np.concatenate([originals, thumbnails(copies)]))
         true = {(i, count + k) for k, i in enumerate(altered)}
         found = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
         hits = len(true & found)
@@ -125,7 +126,7 @@ def _planted_in_a_set(pictures: list[tuple[Image.Image, str]], rng: Rng) -> None
             twin |= _file(encoded(Image.open(io.BytesIO(row["image"]["bytes"])), 60))
         elif name == "lesion-leaks":
             number = int(row["image_id"][1:])
-            again = synthetic.lesion(DIAGNOSES[row["label"]], lesion_seed=10**6 + number, photo=1)
+            again = synthetic_lesions.lesion(DIAGNOSES[row["label"]], lesion_seed=10**6 + number, photo=1)
             twin |= _file(encoded(again, 92)) | {"shipped_split": "test", "lesion_id": row["lesion_id"]}
         elif name == "kin-leaks":
             copy = _altered_somehow(Image.open(io.BytesIO(row["image"]["bytes"])), rng)
@@ -181,11 +182,11 @@ def search(size: int) -> None:
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(_TIME_LIMIT)
     started = time.monotonic()
-    pairs = duplicates.candidates(sketches, np.arange(len(sketches)))
+    pairs = near_duplicates.candidates(sketches, np.arange(len(sketches)))
     seconds = time.monotonic() - started
     found = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     hit = np.array([(int(a), size - len(source) + k) in found for k, a in enumerate(source)])
-    near, far = distance <= 40, (distance > 40) & (distance <= duplicates.RADIUS)
+    near, far = distance <= 40, (distance > 40) & (distance <= near_duplicates.RADIUS)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"| {size:,} | {seconds:.1f} | {peak:.2f} | {len(found):,} | {hit[near].mean():.3f} ({near.sum()}) "
@@ -204,7 +205,7 @@ def _generated(size: int, again: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     Drawing a million lesions would take hours: their low frequencies are drawn from a normal distribution with the
     mean and covariance of 600 lesions.
     """
-    side, rng = duplicates.HASH_SIDE, np.random.default_rng(0)
+    side, rng = near_duplicates.HASH_SIDE, np.random.default_rng(0)
     drawn = thumbnails([encoded(image, 92) for image, _ in lesions(600, 0)]).astype(np.float32)
     low = fft.dctn(drawn, axes=(1, 2), norm="ortho")[:, :side, :side].reshape(len(drawn), -1)
     factor = np.linalg.cholesky(np.cov(low, rowvar=False) + 1e-2 * np.eye(side**2)).astype(np.float32)
@@ -221,13 +222,13 @@ def _generated(size: int, again: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     noise = rng.uniform(0, 0.9, (again, 1)) * spread * rng.standard_normal((again, side**2))
     sketches[size - again :] = _drawn(kept + noise.astype(np.float32))
     bits = [
-        np.unpackbits(duplicates.perceptual_hashes(sketches[at]), axis=1) for at in (source, slice(size - again, size))
+        np.unpackbits(near_duplicates.perceptual_hashes(sketches[at]), axis=1) for at in (source, slice(size - again, size))
     ]
     return sketches, source, (bits[0] != bits[1]).sum(1)
 
 
 def _drawn(values: np.ndarray) -> np.ndarray:
-    side, full = duplicates.HASH_SIDE, SIDE
+    side, full = near_duplicates.HASH_SIDE, SIDE
     padded = np.zeros((len(values), full, full), np.float32)
     padded[:, :side, :side] = values.reshape(-1, side, side)
     return fft.idctn(padded, axes=(1, 2), norm="ortho").clip(0, 255).round().astype(np.uint8)

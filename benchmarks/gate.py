@@ -15,8 +15,8 @@ import time
 import numpy as np
 from scipy import stats
 
-from dermalert import comparing
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.release import regression_gate
+from dermalert.taxonomy import DIAGNOSES
 
 MELANOMAS = (50, 100, 200)
 WORSE = {"equal": {}, "sensitivity": {"alert": 0.05}, "malignant": {"attention": 0.05}, "auroc": {"area": 0.05}}
@@ -60,7 +60,7 @@ def pair(rng: np.random.Generator, melanomas: int, *, alert: float = 0, attentio
     probabilities = [np.zeros((len(lesion), len(DIAGNOSES))) for _ in scores]
     for table, score in zip(probabilities, scores, strict=True):
         table[:, DIAGNOSES.index("melanoma")] = score
-    return comparing.Pair(
+    return regression_gate.Pair(
         image_ids=lesion,
         truth=truth,
         groups=lesion,
@@ -86,7 +86,7 @@ def refusals(melanomas: int, worse: str, pairs: int, seed: int = 0) -> dict[str,
     rng = np.random.default_rng([melanomas, seed])
     found = []
     for _ in range(pairs):
-        tests = comparing.run_tests(pair(rng, melanomas, **WORSE[worse]))
+        tests = regression_gate.run_tests(pair(rng, melanomas, **WORSE[worse]))
         found.append(
             [any(test["loss_shown"] for test in tests.values())]
             + [test[key] for key in ("loss_shown", "power") for test in tests.values()]

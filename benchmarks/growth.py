@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import RunError, run_command
 
 SHARD = 1000
@@ -122,17 +122,17 @@ def prepared(name: str, folder: Path) -> Callable[[], object]:
 
     torch.set_num_threads(1)
     if name == "triage":
-        from dermalert import archive
+        from dermalert.release import archive_triage
 
         shards = [folder / "shards"]
-        return lambda: archive.judge(shards, str(folder / "model"), Path(tempfile.mkdtemp(dir=folder)), workers=1)
-    from dermalert import duplicates, hub, sources, splits
+        return lambda: archive_triage.judge(shards, str(folder / "model"), Path(tempfile.mkdtemp(dir=folder)), workers=1)
+    from dermalert.data import hub_datasets, loading, near_duplicates, splits
 
     if name == "stream":
-        return lambda: streamed(hub, folder)
+        return lambda: streamed(hub_datasets, folder)
 
     def load() -> dict:
-        shipped = duplicates.linked(sources.load([str(folder / "files")]))
+        shipped = near_duplicates.linked(loading.load([str(folder / "files")]))
         return splits.split(shipped, shipped=shipped, seed=0)
 
     return load if name == "load" else epoch(load(), folder)
@@ -143,7 +143,7 @@ def streamed(hub, folder: Path) -> None:
     from datasets import Features, Value, load_dataset
     from datasets import Image as Picture
 
-    from dermalert.tables import Columns
+    from dermalert.data.metadata_tables import Columns
 
     files = {"train": sorted(map(str, (folder / "shards").iterdir()))}
     features = Features({"image_id": Value("string"), "label": Value("string"), "image": Picture()})
@@ -158,7 +158,7 @@ def streamed(hub, folder: Path) -> None:
 def epoch(sides: dict, folder: Path) -> Callable[[], object]:
     """Return what trains one epoch."""
     import train_hf
-    from dermalert.settings import Config
+    from dermalert.config import Config
 
     config = Config(base_model=str(folder / "model"), image_size=64, epochs=1)
     model, processor = train_hf.load_model(config)

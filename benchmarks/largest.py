@@ -30,11 +30,12 @@ from transformers import (
 )
 
 import train_hf
-from dermalert import release, sources
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import loading
+from dermalert.release import build
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError, run_command
-from dermalert.settings import Config
-from space import triage
+from dermalert.config import Config
+from dermalert_space import triage
 
 _HUGE = partial(ConvNextV2Config, depths=[3, 3, 27, 3], hidden_sizes=[352, 704, 1408, 2816])
 
@@ -63,7 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure and print what `benchmarks/README.md` shows."""
     if DEVICE.type == "cpu" and not arguments.models:
         raise UsageError("there is no accelerator: name with --models what a CPU can bear.")
-    dataset = sources.load(arguments.dataset).shuffle(seed=0)
+    dataset = loading.load(arguments.dataset).shuffle(seed=0)
     dataset = dataset.select(range(min(arguments.images, len(dataset))))
     print("| model | pixels | million weights | images a second | GB at most | minutes of a run |")
     print("|---|---|---|---|---|---|")
@@ -96,7 +97,7 @@ def measured(dataset: Dataset, size: int, config: Callable[[], PreTrainedConfig]
         trainer.evaluate(trainer.eval_dataset["validation"])
         evaluated = len(dataset) / (clocks()[0] - began)
     memory = torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else float("nan")
-    bundled = release.read_metrics(triage.BUNDLED)
+    bundled = build.read_metrics(triage.BUNDLED)
     epochs, sides = bundled["training"]["epochs"], bundled["data"]["sides"]
     seconds = epochs * (sides["train"] / speed + 2 * sides["validation"] / evaluated)
     weights = sum(tensor.numel() for tensor in model.parameters()) / 1e6

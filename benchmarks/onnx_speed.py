@@ -13,10 +13,11 @@ from pathlib import Path
 
 from recipe import load
 
-from dermalert import evaluation, onnx_export, release
+from dermalert.evaluation import evaluate
+from dermalert.release import build, onnx_export
 from dermalert.errors import run_command
-from dermalert.words import in_words
-from space import triage
+from dermalert.formatting import in_words
+from dermalert_space import triage
 
 _COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precision", "quantized": "8 bits"}
 
@@ -28,10 +29,10 @@ def main(arguments: argparse.Namespace) -> None:
     held_out = held_out.select(range(min(arguments.images, len(held_out))))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "release"
-        shutil.copytree(release.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
+        shutil.copytree(build.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
         judge = triage.Release.load(folder)
         pixels = onnx_export.prepare(folder, judge, sides["train"], "all")
-        told = onnx_export.compare(folder, judge, evaluation.ask(judge, held_out, name="held out"))
+        told = onnx_export.compare(folder, judge, evaluate.ask(judge, held_out, name="held out"))
         speeds = {threads: onnx_export.speeds(folder, judge, pixels, threads=threads) for threads in arguments.threads}
     print(as_markdown(told, speeds, images=len(held_out), batch_size=len(pixels)))
 

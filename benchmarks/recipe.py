@@ -27,11 +27,14 @@ from torch import nn
 from transformers import set_seed
 
 import train_hf
-from dermalert import artefacts, duplicates, evaluation, images, metrics, repair, sharpness, sources, splits, training
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import loading, near_duplicates, repair, splits
+from dermalert.evaluation import evaluate, metrics, stress_test
+from dermalert.imaging import sharpness
+from dermalert.training import image_dataset, recipe_trainer
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError, run_command
-from dermalert.words import in_words
-from space import triage
+from dermalert.formatting import in_words
+from dermalert_space import triage
 
 
 @contextlib.contextmanager
@@ -102,7 +105,7 @@ def kept_in(folder: Path, row: int, seed: int) -> Path:
 
 def load(names: list[str]) -> dict[str, Dataset]:
     """Return the sides of data sets as `train_hf.py` makes them."""
-    shipped = duplicates.linked(sources.load(names))
+    shipped = near_duplicates.linked(loading.load(names))
     dataset, _ = repair.repair(shipped, train_hf.Config.repair)
     return splits.split(dataset, shipped=shipped, seed=train_hf.Config.split_seed)
 
@@ -121,9 +124,9 @@ def train(row: int, config: train_hf.Config, sides: dict[str, Dataset], path: Pa
     model.config.alert = {"label": "melanoma", "threshold": None}
     judge = triage.Release(model.eval(), processor, name=path.stem)
     validation = sides["validation"]
-    told = {"plain": evaluation.predict(judge, validation, name="validation")}
+    told = {"plain": evaluate.predict(judge, validation, name="validation")}
     for name in ALTERED:
-        told[name] = evaluation.predict(judge, altered(validation, name), name=f"validation with {name}")
+        told[name] = evaluate.predict(judge, altered(validation, name), name=f"validation with {name}")
     # As if all diagnoses were equally common, whatever mix the row has learnt.
     mix = train_hf.learnt_mix(config, sides["train"])
     told = {name: at_mix(p, 1 / mix) for name, p in told.items()}
@@ -143,7 +146,7 @@ def made_with(row: int, config: train_hf.Config, sides: dict[str, Dataset]) -> s
     """Return what answers depend on, as text: the row, the settings, the images and what is done to them."""
     contents = {side: sides[side]["content"][:] for side in ("train", "validation")}
     digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
-    code = "".join(map(inspect.getsource, (images, sharpness, training)))
+    code = "".join(map(inspect.getsource, (image_dataset, sharpness, recipe_trainer)))
     told = {"row": list(ROWS)[row], "images": digest, "code": hashlib.sha256(code.encode()).hexdigest()}
     return json.dumps(dataclasses.asdict(config) | told)
 
@@ -168,7 +171,7 @@ def altered(dataset: Dataset, artefact: str) -> Dataset:
     def transform(rows: dict) -> dict:
         images = [triage.read_image(image) for image in rows["image"]]
         pairs = zip(images, rows["image_id"], strict=True)
-        return {"image": [artefacts.apply(artefact, image, image_id=image_id) for image, image_id in pairs]}
+        return {"image": [stress_test.apply(artefact, image, image_id=image_id) for image, image_id in pairs]}
 
     return dataset.select_columns(["image", "image_id"]).with_transform(transform)
 
@@ -187,7 +190,7 @@ def compare(found: dict[tuple[int, int], dict], validation: Dataset) -> dict:
     intervals = metrics.Intervals(np.array(validation["group"]))
     both = [s for s in np.unique(origin) if ((truth == _MELANOMA) & (origin == s)).any()]
 
-    mix = training.shares(truth)
+    mix = recipe_trainer.shares(truth)
 
     def within(p: np.ndarray, w: np.ndarray) -> np.ndarray:
         served = at_mix(p, mix)[:, _MELANOMA]  # a release gives the mix of the data back

@@ -18,11 +18,12 @@ from datasets import Dataset
 from PIL import Image, ImageFilter
 from recipe import load
 
-from dermalert import declining, metrics, release
+from dermalert.evaluation import metrics
+from dermalert.release import build, fit_abstention
 from dermalert.errors import run_command
-from dermalert.words import in_words
-from space import refusal
-from space.triage import Release, read_image
+from dermalert.formatting import in_words
+from dermalert_space import abstention
+from dermalert_space.triage import Release, read_image
 
 _CUT_OUT = 6  # squares of each photograph
 _LESIONS = 200  # held out, of each degree of a fault
@@ -93,9 +94,9 @@ def of_another_source(judge: Release, sides: dict[str, Dataset]) -> Iterator[tup
     for known in sources:
         few = _of(sides["train"], known).shuffle(seed=0)
         few = few.select(range(min(len(few), 2500)))
-        statistics = declining.statistics_of(declining.features_of(judge, few, name=f"images of {known}"))
-        told = declining.thresholds(judge, refusal.Refusal({}, statistics), _of(sides["calibration"], known))
-        declines = refusal.Refusal(told["thresholds"], statistics)
+        statistics = fit_abstention.statistics_of(fit_abstention.features_of(judge, few, name=f"images of {known}"))
+        told = fit_abstention.thresholds(judge, abstention.Refusal({}, statistics), _of(sides["calibration"], known))
+        declines = abstention.Refusal(told["thresholds"], statistics)
         alone = Release(judge.model, judge.processor, name=known, refusal=declines)
         for other in sources:
             n, share = share_of(alone, _read(_of(sides["held_out"], other)))
@@ -113,7 +114,7 @@ def _read(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `benchmarks/README.md` shows."""
-    judge = Release.load(release.find(arguments.model))
+    judge = Release.load(build.find(arguments.model))
     sides = load(arguments.dataset)
     lesions = sides["held_out"].shuffle(seed=0)
     print("| images | n | declined |\n|---|---|---|")

@@ -27,11 +27,11 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 from transformers.utils import logging
 
-from dermalert import onnx_export, release
+from dermalert.release import build, onnx_export
 from dermalert.errors import RunError, UsageError, run_command
-from space import batch, triage
+from dermalert_space import batch, triage
 
-SPACE = Path(triage.__file__).parent
+SPACE = Path(triage.__file__).parents[1]
 
 COLD = {
     "triage": "from space import triage; triage.Release.load(sys.argv[1]).judge(sys.argv[2])",
@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     paths = images(arguments.dataset, arguments.images)
     with tempfile.TemporaryDirectory() as scratch:
-        plain, fast = releases(release.find(arguments.model), Path(scratch))
+        plain, fast = releases(build.find(arguments.model), Path(scratch))
         print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {arguments.threads} threads of torch\n")
         some = paths[: arguments.singles]
         print(as_table(*in_turns(singles(plain, fast), [[path] for path in some]), "decode, process, torch forward"))

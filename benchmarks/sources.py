@@ -19,11 +19,15 @@ from datasets import Dataset, concatenate_datasets
 from recipe import load
 
 import train_hf
-from dermalert import audit, baselines, evaluation, release, runs, schema, seen, splits
-from dermalert.diagnoses import DIAGNOSES
+from dermalert import schema
+from dermalert.data import audit, contamination, splits
+from dermalert.evaluation import baselines, evaluate
+from dermalert.release import build
+from dermalert.training import run_folder
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError, run_command
-from dermalert.words import in_words
-from space import triage
+from dermalert.formatting import in_words
+from dermalert_space import triage
 
 _MELANOMA = DIAGNOSES.index("melanoma")
 _FIGURES = "figures.json"
@@ -46,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     train_hf.check(config)
-    if seen.read(release.find(config.base_model)):
+    if contamination.read(build.find(config.base_model)):
         raise UsageError(f"--base_model '{config.base_model}' has learnt from lesions already: name one that has not.")
     data = {side: schema.describe(rows)["fingerprint"] for side, rows in sides.items()}
     for name in arguments.leave_out or known:
@@ -54,11 +58,11 @@ def main(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--leave_out '{name}' is none of the sources: {', '.join(known)}.")
         run = folder / name.replace(" ", "-")
         settings = dataclasses.asdict(config) | {"dataset": arguments.dataset, "left_out": name}
-        runs.is_finished(run, settings)  # refuses a folder of other settings
-        runs.claim(run, settings | {"data": data}, needed_bytes=0)
+        run_folder.is_finished(run, settings)  # refuses a folder of other settings
+        run_folder.claim(run, settings | {"data": data}, needed_bytes=0)
         if not (run / _FIGURES).is_file():
             audit.write(leave_out(name, config, sides, run), run / _FIGURES)
-        runs.drop_checkpoints(run)
+        run_folder.drop_checkpoints(run)
     print(as_markdown([json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{_FIGURES}"))]))
 
 
@@ -75,18 +79,18 @@ def leave_out(name: str, config: train_hf.Config, sides: dict[str, Dataset], fol
     splits.check_classes({side: own[side] for side in splits.SHARES})
     foreign = [of_source(sides[side], name, inside=True) for side in ("train", "calibration", "held_out")]
     foreign = concatenate_datasets(foreign)
-    kin = {group for side in seen.SIDES for group in own[side]["group"]}  # a lesion that two sources hold
+    kin = {group for side in contamination.SIDES for group in own[side]["group"]}  # a lesion that two sources hold
     foreign = foreign.select([i for i, group in enumerate(foreign["group"]) if group not in kin])
     data = {"sources": with_melanomas(own["train"]), "generated": False}
     learnt = train_hf.learn(config, folder, own, data)
     judge = triage.Release(learnt.model.eval(), learnt.processor, name=f"without {name}")
-    measured = evaluation.evaluate(judge, {"left_out": foreign, "held_out": own["held_out"]})
+    measured = evaluate.evaluate(judge, {"left_out": foreign, "held_out": own["held_out"]})
     shortcuts = baselines.baselines(own | {"held_out": foreign}, measured["left_out"].probabilities)
     return {
         "source": name,
         "learnt_from": {DIAGNOSES[i]: own["train"]["label"].count(i) for i in sorted(set(own["train"]["label"]))},
         "settings": {
-            "base_model": release.public_name(Path(config.base_model)),
+            "base_model": build.public_name(Path(config.base_model)),
             "image_size": config.image_size,
             "epochs": config.epochs,
             "seed": config.seed,

@@ -18,9 +18,11 @@ from datasets import Dataset
 from transformers import set_seed
 
 import train_hf
-from dermalert import images, metrics, repair, sources, splits
+from dermalert.data import loading, repair, splits
+from dermalert.evaluation import metrics
+from dermalert.training import image_dataset
 from dermalert.errors import run_command
-from dermalert.settings import Config
+from dermalert.config import Config
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -34,7 +36,7 @@ def accuracies(arguments: argparse.Namespace) -> str:
 
     Loss, sampling, schedule and split are the same: only what the network sees in training differs.
     """
-    dataset, _ = repair.repair(sources.load(arguments.dataset), "archive")
+    dataset, _ = repair.repair(loading.load(arguments.dataset), "archive")
     sides = splits.split(dataset)
     lines = [f"| seed | {training_input.OURS}, plain | robust | {training_input.USUAL} |", "|---|---|---|---|"]
     for seed in range(arguments.seeds):
@@ -66,9 +68,9 @@ def right(sides: dict[str, Dataset], arguments: argparse.Namespace, seed: int, h
             trainer.train_dataset = training_input.image_by_image(sides["train"], processor, config.image_size)
             trainer.data_collator = partial(training_input.collated, layout=torch.channels_last)
         trainer.train()
-        trainer.data_collator = images.collate
+        trainer.data_collator = image_dataset.collate
         logits = trainer.predict(
-            images.WithPixels(sides["held_out"], processor, device=training_input.DEVICE)
+            image_dataset.WithPixels(sides["held_out"], processor, device=training_input.DEVICE)
         ).predictions
     probabilities = torch.from_numpy(logits).softmax(1).numpy()
     found = metrics.report(

@@ -37,17 +37,19 @@ from tqdm.auto import tqdm
 from transformers import DefaultDataCollator, ProgressCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import train_hf
-from dermalert import devices, images, pixels, sources
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import loading
+from dermalert.imaging import device, pixel_cache
+from dermalert.training import image_dataset
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError, run_command
-from dermalert.settings import Config
+from dermalert.config import Config
 
 MEMORY = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "OMP_WAIT_POLICY")
 SIZE = (600, 450)
 WARM = 2  # steps that do not count
 
 DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")
-HALF = devices.computes_in_bfloat16()
+HALF = device.computes_in_bfloat16()
 CHANNELS_FIRST = torch.contiguous_format
 
 BARE, OURS, USUAL = "bare loop on tensors in memory", "dermalert's Trainer", "usual recipe"
@@ -71,12 +73,12 @@ def main(arguments: argparse.Namespace) -> None:
 
 def jpegs(names: list[str], count: int, folder: Path) -> Dataset:
     """Write so many images of data sets as JPEGs of one size, and return them."""
-    found = sources.load(names).shuffle(seed=0)
+    found = loading.load(names).shuffle(seed=0)
     for row in found.select(range(min(count, len(found)))):
         path = folder / DIAGNOSES[row["label"]] / f"{row['image_id']}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         row["image"].convert("RGB").resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
-    return sources.load([str(folder)])
+    return loading.load([str(folder)])
 
 
 def ways_to_train(
@@ -170,7 +172,7 @@ def bare(
     model, processor = train_hf.load_model(config)
     model = model.to(DEVICE, memory_format=layout).train()
     call = torch.compile(model) if compiled else model
-    rows = images.WithPixels(dataset, processor, device=DEVICE)
+    rows = image_dataset.WithPixels(dataset, processor, device=DEVICE)
     batch = rows.__getitems__(list(range(config.batch_size)))
     pixel_values, labels = batch["pixel_values"].contiguous(memory_format=layout), batch["labels"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
@@ -227,7 +229,7 @@ def ours(dataset: Dataset, config: Config, steps: int, folder: Path) -> np.ndarr
 
 def decoding(dataset: Dataset, config: Config, steps: int, folder: Path) -> np.ndarray:
     """Return the same where no image is kept."""
-    with mock.patch.dict(os.environ, XDG_CACHE_HOME=f"{folder}/empty"), mock.patch.object(pixels, "AT_MOST", 0):
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=f"{folder}/empty"), mock.patch.object(pixel_cache, "AT_MOST", 0):
         return ours(dataset, config, steps, folder)
 
 
@@ -295,7 +297,7 @@ def input_alone(dataset: Dataset, arguments: argparse.Namespace) -> str:
     config = Config(base_model=arguments.base_model, image_size=arguments.image_size)
     _, processor = train_hf.load_model(config)
     rows = {
-        f"kept, {how} augmentation": images.WithPixels(dataset, processor, augmented=how, device=DEVICE)
+        f"kept, {how} augmentation": image_dataset.WithPixels(dataset, processor, augmented=how, device=DEVICE)
         for how in ("none", "plain", "robust")
     }
     rows["usual recipe"] = image_by_image(dataset, processor, arguments.image_size)
@@ -305,7 +307,7 @@ def input_alone(dataset: Dataset, arguments: argparse.Namespace) -> str:
         for name, data in rows.items():
             wanted = np.random.default_rng(turn).permutation(len(data))[: arguments.batch_size].tolist()
             began = clocks()
-            collators.get(name, images.collate)(data.__getitems__(wanted))
+            collators.get(name, image_dataset.collate)(data.__getitems__(wanted))
             found[name].append((clocks() - began)[int(DEVICE.type == "cpu")] * 1000 / arguments.batch_size)
     return "\n".join(
         [

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterable
 
-from dermalert import names
-from dermalert.names import archive_number
+from dermalert.data import identifiers
+from dermalert.data.identifiers import archive_number
 
 GENERATED = "generated"
 
@@ -45,7 +45,7 @@ def origin(image_id: str, named: str) -> str:
         image_id: by which its source calls it.
         named: what holds it, which is its origin where the number tells nothing.
     """
-    if names.pad_ufes(image_id):
+    if identifiers.pad_ufes(image_id):
         return "PAD-UFES-20"
     number = archive_number(image_id)
     if number is None:

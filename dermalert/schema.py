@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from dermalert import provenance
-from dermalert.diagnoses import DIAGNOSES, MALIGNANCIES
-from dermalert.names import archive_number
-from dermalert.tables import FACTS
+from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
+from dermalert.data.identifiers import archive_number
+from dermalert.data.metadata_tables import FACTS
 
 logger = logging.getLogger(__name__)
 

@@ -5,15 +5,15 @@ python scripts/build_examples.py
 
 import sys
 
-from dermalert import nonlesions, synthetic
-from space.examples import FOLDER
+from dermalert.imaging import non_lesions, synthetic_lesions
+from dermalert_space.page.examples import FOLDER
 
 _SIDE = 320  # pixels of a lesion
 
 DRAWN = {
-    "generated-1.png": lambda: synthetic.lesion("melanoma", lesion_seed=3, size=_SIDE),
-    "generated-2.png": lambda: synthetic.lesion("nevus", lesion_seed=5, size=_SIDE),
-    "no-lesion.png": lambda: next(nonlesions.drawn(nonlesions.GENERATED["page of text"], 0, n=1)),
+    "generated-1.png": lambda: synthetic_lesions.lesion("melanoma", lesion_seed=3, size=_SIDE),
+    "generated-2.png": lambda: synthetic_lesions.lesion("nevus", lesion_seed=5, size=_SIDE),
+    "no-lesion.png": lambda: next(non_lesions.drawn(non_lesions.GENERATED["page of text"], 0, n=1)),
 }
 """What draws each file that `attribution.csv` lists."""
 

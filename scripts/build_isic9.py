@@ -15,9 +15,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from dermalert import diagnoses
-from dermalert.facts import TABLE
-from dermalert.tables import age_of, label_of, sex_of, site_of
+from dermalert import taxonomy
+from dermalert.data.isic9 import TABLE
+from dermalert.data.metadata_tables import age_of, label_of, sex_of, site_of
 
 COLUMNS = ("image_id", "diagnosis", "lesion_id", "age", "sex", "site")
 
@@ -54,7 +54,7 @@ def check(archive: dict[str, str], folder: Path) -> None:
                 if row[key] in archive:
                     compared += 1
                     ours = archive[row[key]]
-                    assert diagnoses.find(label_of(row), known=ours) == ours, (name, row, ours)
+                    assert taxonomy.find(label_of(row), known=ours) == ours, (name, row, ours)
         print(f"{name}: {compared} images in common, all of the same diagnosis")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.taxonomy import DIAGNOSES
 
 
 def picture(seed: int, *, size: int = 32, tint: int = 0) -> Image.Image:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from huggingface_hub.utils import _http
 
-from dermalert import publishing, retries
+from dermalert.hub import retries
+from dermalert.publishing import models
 from dermalert.errors import run_command
-from space import triage
+from dermalert_space import triage
 
 REPO = "tester/derm"
 
@@ -25,7 +26,7 @@ REPO = "tester/derm"
 TIME = (
     (retries, "SECOND", 0.0),
     (_http, "time", types.SimpleNamespace(sleep=lambda _: None)),
-    (publishing, "_today", lambda: "2026-11-25"),
+    (models, "_today", lambda: "2026-11-25"),
 )
 """What is to be set for neither this project nor the Hub's client to wait before another try, and for no day to end."""
 
@@ -65,7 +66,7 @@ def _publish(folder: str, version: str) -> tuple[int, str]:
         setattr(where, name, value)
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = run_command(lambda: print(publishing.publish(Path(folder), REPO, version)))
+        code = run_command(lambda: print(models.publish(Path(folder), REPO, version)))
     return code, said.getvalue()
 
 

@@ -12,10 +12,12 @@ from datasets import Dataset
 from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 
-from dermalert import evaluation, metrics, release, seen
-from dermalert.diagnoses import CLINICAL_GROUPS, DIAGNOSES
+from dermalert.data import contamination
+from dermalert.evaluation import evaluate, metrics
+from dermalert.release import build
+from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
 from dermalert.files import dump_metrics
-from space import triage
+from dermalert_space import triage
 
 LABELS = list(DIAGNOSES)
 
@@ -107,7 +109,7 @@ def side(truth, probabilities, *, threshold) -> dict:
     columns |= {"source": ["HAM10000"] * n, "age": [float(i) for i in range(n)], "sex": ["male", "female"] * (n // 2)}
     dataset = Dataset.from_dict(columns | {"site": [None] * n})
     alert = None if threshold is None else probabilities[:, 3] >= threshold
-    return evaluation.figures_of(dataset, probabilities, alert, undone=lambda p: p**2 / (p**2).sum(1, keepdims=True))
+    return evaluate.figures_of(dataset, probabilities, alert, undone=lambda p: p**2 / (p**2).sum(1, keepdims=True))
 
 
 def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
@@ -242,7 +244,7 @@ def measured_release(
         threshold: of the alert.
         images: held out, the first of `IMAGES`.
         over_sure: the power to which the odds are raised; above 1 the calibration is off.
-        learnt_from: names of what it has learnt from, as `seen.names` has them before they are hashed.
+        learnt_from: names of what it has learnt from, as `contamination.names` has them before they are hashed.
     """
     make_release(folder, seed=seed, generated=False, threshold=threshold, groups=True)
     truth, probabilities = made_up_answers(blind)
@@ -252,20 +254,20 @@ def measured_release(
     groups = np.array([str(i) for i in range(images)])
     report["splits"]["held_out"] |= {"n": images, "groups": images}
     report["splits"]["held_out"]["calibration"] |= metrics.calibration(truth, probabilities, metrics.Intervals(groups))
-    evaluation.write_reference(folder / triage.REFERENCE, triage.Release.load(folder))
+    evaluate.write_reference(folder / triage.REFERENCE, triage.Release.load(folder))
     (folder / "evaluation" / "metrics.json").write_text(dump_metrics(report | {"version": None}))
     columns = {
         "image_id": [f"ISIC_{9000000 + i:07d}" for i in range(images)],
         "source": ["HAM10000"] * images,
-        "group": [seen.hashed(group) for group in groups],
+        "group": [contamination.hashed(group) for group in groups],
         "split": ["held_out"] * images,
         "truth": [LABELS[label] for label in truth],
         "refused": [False] * images,
     }
     table = pa.table(columns | {label: probabilities[:, i] for i, label in enumerate(LABELS)})
     pq.write_table(table, folder / "evaluation" / "predictions.parquet")
-    seen.write(dict.fromkeys([seen.hashed(name) for name in ("a lesion", *learnt_from)], "train"), folder)
-    release.write_card(folder)
+    contamination.write(dict.fromkeys([contamination.hashed(name) for name in ("a lesion", *learnt_from)], "train"), folder)
+    build.write_card(folder)
     return folder
 
 

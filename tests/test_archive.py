@@ -23,10 +23,11 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from releases import LABELS, make_image, make_release
 
-from dermalert import archive, locks
+from dermalert.release import archive_triage
+from dermalert.training import locks
 from dermalert.errors import RunError, UsageError
-from space import batch, guards, triage
-from space.triage import Release
+from dermalert_space import batch, decoder_limits, triage
+from dermalert_space.triage import Release
 
 NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `archive` is not installed")
 
@@ -62,7 +63,7 @@ def taken(tmp_path_factory) -> Path:
 
 def judged(shards: Path, release: str, output: Path, *, workers: int = 1) -> list[str]:
     said = []
-    archive.judge([shards], release, output, workers=workers, say=said.append)
+    archive_triage.judge([shards], release, output, workers=workers, say=said.append)
     return said
 
 
@@ -82,7 +83,7 @@ HELD = """
 import os, sys, time
 from pathlib import Path
 from dermalert import archive
-from dermalert.__main__ import app
+from dermalert.cli import app
 
 read_for_real = archive.read_rows
 begun, go_on = map(Path, sys.argv.pop().split(","))
@@ -333,7 +334,7 @@ def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, 
     same = shutil.copytree(release, tmp_path / "the same under another name")
     assert judged_anew(shards, str(same), output) == []
     change(same)
-    archive._release.cache_clear()
+    archive_triage._release.cache_clear()
     said = judged_anew(shards, str(same), output)
     assert said[0] == "2 are judged anew, because of the result: it is of another release."
     assert judged_anew(shards, str(same), output) == []
@@ -344,8 +345,8 @@ def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, 
     [
         (batch, "MAX_BYTES", 1_000_000),
         (triage, "KINDS", ("JPEG", "PNG")),
-        (guards, "MAX_SCANS", 5),
-        (archive.features, "check", lambda codec: codec != "webp"),
+        (decoder_limits, "MAX_SCANS", 5),
+        (archive_triage.features, "check", lambda codec: codec != "webp"),
     ],
     ids=["size", "kinds", "parts", "a Pillow without WebP"],
 )
@@ -389,7 +390,7 @@ def test_files_of_others_stay_whatever_their_names(done, release):
     (output / "0.parquet").unlink()
     judged(shards, release, output)
     assert all((output / name).read_text() == "the only copy" for name in others)
-    assert sorted(path.name for path in output.iterdir()) == sorted([*others, archive._LIST, "0.parquet", "1.parquet"])
+    assert sorted(path.name for path in output.iterdir()) == sorted([*others, archive_triage._LIST, "0.parquet", "1.parquet"])
 
 
 def of_another_command(result: Path, taken: Path) -> None:
@@ -416,7 +417,7 @@ def pipe(result: Path, _: Path) -> None:
 def test_a_damaged_file_of_another_is_not_written_over(done, taken, release, change, listed):
     shards, output = done
     if not listed:
-        (output / archive._LIST).unlink()
+        (output / archive_triage._LIST).unlink()
     change(output / "1.parquet", taken)
     before = (output / "1.parquet").lstat()
     with pytest.raises(UsageError, match=r"1\.parquet' is no result of this command, .*name another --output"):
@@ -428,7 +429,7 @@ def test_a_damaged_file_of_another_is_not_written_over(done, taken, release, cha
 def test_a_damaged_result_that_no_list_names_is_not_written_over(done, release):
     shards, output = done
     cut_short(output / "1.parquet")
-    (output / archive._LIST).write_bytes(b"[\n{}\n[1, 2]\n\xff\n")
+    (output / archive_triage._LIST).write_bytes(b"[\n{}\n[1, 2]\n\xff\n")
     with pytest.raises(UsageError, match=r"1\.parquet' is no result of this command"):
         judged(shards, release, output)
 
@@ -465,7 +466,7 @@ def test_what_a_killed_command_has_left_is_removed_by_the_next(taken, release, e
     with command(taken, release, output, 1) as running:
         wait_for(lambda: list(output.glob("*.part")), running)
         running.kill()
-    assert list(output.glob("*.part")) and (output / archive._LOCK).exists()
+    assert list(output.glob("*.part")) and (output / archive_triage._LOCK).exists()
     judged(taken, release, output)
     assert results(output) == expected
 
@@ -474,7 +475,7 @@ def test_a_second_command_on_the_same_output_waits_for_the_first_by_name(taken, 
     output, said = tmp_path / "out", []
     with command(taken, release, output, 1) as running:
         wait_for(lambda: list(output.glob("*.part")), running)
-        archive.judge([taken], release, output, workers=1, say=said.append)
+        archive_triage.judge([taken], release, output, workers=1, say=said.append)
         assert running.wait(60) == 0
     assert [re.sub(r"since .* UTC", "since SOME TIME", sentence) for sentence in said] == [
         f"'{output}' is in use by process {running.pid} on '{socket.gethostname()}' since SOME TIME: waiting until it "
@@ -486,7 +487,7 @@ def test_a_second_command_on_the_same_output_waits_for_the_first_by_name(taken, 
 
 @pytest.mark.parametrize("pid", [1, 99_999_999, os.getpid()], ids=["first", "none", "own"])
 def test_a_lock_of_another_host_is_refused_with_what_to_do(taken, release, tmp_path, pid):
-    lock = tmp_path / archive._LOCK
+    lock = tmp_path / archive_triage._LOCK
     lock.write_text(json.dumps({"host": "node-7", "pid": pid, "token": "a" * 32}))
     with pytest.raises(UsageError, match=rf"in use by process {pid} on 'node-7'\. Wait .*delete '.*archive.lock'"):
         judged(taken, release, tmp_path)
@@ -496,7 +497,7 @@ def test_a_lock_of_another_host_is_refused_with_what_to_do(taken, release, tmp_p
 @pytest.mark.parametrize("content", ["", "no JSON", '{"host": "node-7"}', '{"host": "h", "pid": 1, "token": "*"}'])
 def test_a_lock_that_names_nobody_is_taken_over(taken, release, expected, tmp_path, monkeypatch, content):
     monkeypatch.setattr(locks, "_CREATION", 0.3)
-    (tmp_path / archive._LOCK).write_text(content)
+    (tmp_path / archive_triage._LOCK).write_text(content)
     (tmp_path / "0.parquet.b.c.part").write_text("the only copy")
     judged(taken, release, tmp_path)
     (tmp_path / "0.parquet.b.c.part").unlink()
@@ -531,7 +532,7 @@ def test_what_is_asked_wrongly_is_said(release, tmp_path):
         ([tmp_path / "b"], str(tmp_path), r"cannot load the release"),
     ):
         with pytest.raises(UsageError, match=said):
-            archive.judge(paths, model, tmp_path / "out", workers=1)
+            archive_triage.judge(paths, model, tmp_path / "out", workers=1)
 
 
 @NEEDS_RAY
@@ -564,8 +565,8 @@ def test_a_shard_that_kills_its_process_each_time_is_named_and_the_others_are_ju
             os.kill(os.getpid(), signal.SIGKILL)
         return judge_for_real(shard, model, output)
 
-    judge_for_real = archive.judge_shard
-    monkeypatch.setattr(archive, "judge_shard", judge_shard)
+    judge_for_real = archive_triage.judge_shard
+    monkeypatch.setattr(archive_triage, "judge_shard", judge_shard)
     with pytest.raises(RunError, match=r"1 of 6 shards could not be judged: 2.parquet \(its process died, 4 times"):
         judged(taken, release, tmp_path, workers=2)
     assert {p.name: pq.read_table(p) for p in tmp_path.glob("*.parquet")}.items() == {

@@ -9,9 +9,9 @@ from PIL import Image
 from releases import make_image, make_release
 
 from dermalert import schema
-from dermalert.artefacts import ARTEFACTS, apply, stress
-from dermalert.diagnoses import DIAGNOSES
-from space.triage import Release
+from dermalert.evaluation.stress_test import ARTEFACTS, apply, stress
+from dermalert.taxonomy import DIAGNOSES
+from dermalert_space.triage import Release
 
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
 UNDEFINED = {"value": None, "low": None, "high": None}

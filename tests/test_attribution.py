@@ -11,7 +11,7 @@ from releases import ALERT, LABELS
 from torch import nn
 from transformers import DeiTImageProcessorPil, PreTrainedModel, ViTImageProcessorPil
 
-from space import attribution, triage
+from dermalert_space import attribution, triage
 
 SIDE = 32
 _CONVOLUTIONS = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}

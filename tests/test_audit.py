@@ -9,10 +9,11 @@ from pictures import class_folders, picture, write_table
 from PIL import Image
 from typer.testing import CliRunner
 
-from dermalert import facts, sheets, sources, synthetic
-from dermalert.__main__ import app
-from dermalert.audit import KINDS, audit
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import audit_report, isic9, loading
+from dermalert.imaging import synthetic_lesions
+from dermalert.cli import app
+from dermalert.data.audit import KINDS, audit
+from dermalert.taxonomy import DIAGNOSES
 
 RUNNER = CliRunner()
 
@@ -24,7 +25,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def drawn() -> list[Image.Image]:
-    return [synthetic.lesion(DIAGNOSES[i % 9], lesion_seed=i, size=96) for i in range(54)]
+    return [synthetic_lesions.lesion(DIAGNOSES[i % 9], lesion_seed=i, size=96) for i in range(54)]
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def folder(drawn, tmp_path) -> Path:
 
 def report_on(folder: Path) -> dict:
     faults = []
-    dataset = sources.load_known([str(folder)], faults=faults)
+    dataset = loading.load_known([str(folder)], faults=faults)
     return audit(dataset, unreadable=faults)
 
 
@@ -77,7 +78,7 @@ def test_files_that_are_no_image_are_named(folder):
 
 
 def test_an_image_that_breaks_after_loading_is_named_too(folder, monkeypatch, tmp_path):
-    dataset = sources.load([str(folder)])
+    dataset = loading.load([str(folder)])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     image_of(folder, 0).write_bytes(b"")
     finding = audit(dataset)["findings"]["unreadable"]
@@ -137,7 +138,7 @@ def test_a_training_picture_among_the_test_images_is_kin(folder, drawn):
 
 @pytest.mark.parametrize("what", ["lesion", "patient"])
 def test_a_lesion_or_patient_in_both_splits_is_found(folder, what):
-    dataset = sources.load([str(folder)])
+    dataset = loading.load([str(folder)])
     ids = {name: f"{what} {name}" for name in dataset["image_id"]}
     ids["lesion_18"] = ids["lesion_0"]  # a test image, and a training image
     column = f"{what}_id"
@@ -172,7 +173,7 @@ def test_without_a_shipped_split_there_are_no_leaks_to_find(folder):
 
 
 def test_a_source_that_gives_the_melanomas_away_is_found(folder):
-    dataset = sources.load([str(folder)])
+    dataset = loading.load([str(folder)])
 
     def told(source_of) -> dict:
         moved = dataset.map(lambda row: {"source": source_of(row)}, features=dataset.features)
@@ -191,7 +192,7 @@ def test_labels_that_the_archive_contradicts_are_found(folder, monkeypatch):
         "ISIC_0000001": {"diagnosis": "melanoma", "lesion_id": "L1"},
         "ISIC_0000002": {"diagnosis": "nevus", "lesion_id": None},
     }
-    monkeypatch.setattr(facts, "known", lambda: table)
+    monkeypatch.setattr(isic9, "known", lambda: table)
     nevi = folder / "Train" / "nevus"
     image_of(folder, 4).rename(nevi / "ISIC_0000001.png")
     image_of(folder, 13).rename(nevi / "ISIC_0000002.png")
@@ -208,17 +209,17 @@ def test_images_that_several_data_sets_hold_are_found(folder, drawn, tmp_path):
     drawn[13].resize((80, 80)).save(other / "same picture.jpg", quality=80)
     image_of(folder, 22).rename(image_of(folder, 22).with_name("ISIC_8000000.png"))
     # Another picture under the archive's number.
-    synthetic.lesion("nevus", lesion_seed=99, size=96).save(other / "ISIC_8000000.png")
+    synthetic_lesions.lesion("nevus", lesion_seed=99, size=96).save(other / "ISIC_8000000.png")
     drawn[40].transpose(Image.Transpose.FLIP_LEFT_RIGHT).rotate(7).save(other / "new.png")
     names = [str(folder), str(other.parent)]
-    shared = audit(sources.load(names, merge=False))["findings"]["shared"]
+    shared = audit(loading.load(names, merge=False))["findings"]["shared"]
     assert (shared["count"], shared["of"], shared["text"]) == (3, 55, "3 lesions / other")
     assert shared["known_from"] == "content, image ids"
     told = [[(image["image_id"], image["named"]) for image in case["images"]] for case in shared["cases"]]
     assert [("lesion_4", "lesions"), ("same bytes", "other")] in told
     assert [("lesion_13", "lesions"), ("same picture", "other")] in told
     assert [("ISIC_8000000", "lesions"), ("ISIC_8000000", "other")] in told
-    assert audit(sources.load(names[:1], merge=False))["findings"]["shared"]["count"] is None
+    assert audit(loading.load(names[:1], merge=False))["findings"]["shared"]["count"] is None
 
 
 # The command.
@@ -297,7 +298,7 @@ def test_what_cannot_be_written_is_said_before_the_work(option, place, sentence,
     (tmp_path / "file").write_text("")
     # To whom the tests run as, root perhaps, no folder is closed.
     monkeypatch.setattr("os.access", lambda path, mode: mode == os.R_OK or Path(path).name != "closed")
-    monkeypatch.setattr(sources, "load", lambda *_, **__: pytest.fail("the images were read"))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("the images were read"))
     result = command("demo", option, place)
     assert result.exit_code == 2
     assert sentence in result.stderr
@@ -323,11 +324,11 @@ def test_an_unknown_option_is_a_wrong_question():
 
 
 def test_a_sheet_shows_cases_from_everywhere_when_there_are_many(folder, tmp_path):
-    dataset = sources.load([str(folder)])
+    dataset = loading.load([str(folder)])
     report = audit(dataset)
     case = {"row": 0, "image_id": "a very long name of an image", "label": "pigmented benign keratosis", "source": "x"}
     report["findings"]["blank"]["cases"] = [{"images": [case | {"row": i}]} for i in range(54)]
-    (path,) = sheets.contact_sheets(report, dataset, tmp_path / "sheets")
+    (path,) = audit_report.contact_sheets(report, dataset, tmp_path / "sheets")
     with Image.open(path) as sheet:
         assert sheet.height < 1000
         assert np.asarray(sheet.convert("L")).std() > 10

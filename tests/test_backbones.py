@@ -24,10 +24,10 @@ from transformers import (
 from transformers.models.auto import image_processing_auto
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
-from dermalert import backbones
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.training import backbones
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError
-from space import triage
+from dermalert_space import triage
 
 
 def reference_features(weights: dict[str, torch.Tensor], repeats: list[int], pixels: torch.Tensor) -> torch.Tensor:

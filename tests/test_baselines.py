@@ -4,9 +4,11 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from dermalert import metrics, schema, sources, splits
-from dermalert.baselines import baselines, shortcuts
-from dermalert.diagnoses import DIAGNOSES
+from dermalert import schema
+from dermalert.data import loading, splits
+from dermalert.evaluation import metrics
+from dermalert.evaluation.baselines import baselines, shortcuts
+from dermalert.taxonomy import DIAGNOSES
 
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
 UNDEFINED = {"value": None, "low": None, "high": None}
@@ -144,7 +146,7 @@ def test_the_figures_are_the_same_every_time():
 
 
 def test_the_nine_class_kaggle_set_is_read_off_frame_and_source(real_images):
-    figures = baselines(splits.split(sources.load([str(real_images / "isic9")])))
+    figures = baselines(splits.split(loading.load([str(real_images / "isic9")])))
     assert 0.75 < auroc(figures)["frame_only"] < 0.97
     assert 0.75 < auroc(figures)["lesion_hidden"] < 0.97
     assert auroc(figures)["source_only"] > 0.8

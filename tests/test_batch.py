@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 from releases import LABELS, make_image, make_release
 
-from space import api, batch, triage
-from space.triage import NOT_A_DEVICE, Judgement, Release
+from dermalert_space import batch, triage
+from dermalert_space.page import api
+from dermalert_space.triage import Judgement, NOT_A_DEVICE, Release
 
-SPACE = Path(triage.__file__).parent
+SPACE = Path(triage.__file__).parents[1]
 SENTENCE = re.compile(r"(the file|the name|the folder|no file) .*[.]", re.DOTALL)
 
 

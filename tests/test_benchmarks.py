@@ -19,8 +19,10 @@ from test_attribution import blinkered, grain
 from test_attribution import release as network_release
 from test_sharpness import softened, textures
 
-from dermalert import images, seen, sharpness, sources
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import contamination, loading
+from dermalert.imaging import sharpness
+from dermalert.training import image_dataset
+from dermalert.taxonomy import DIAGNOSES
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import attribution as maps_that_count
@@ -113,7 +115,7 @@ def test_a_lesion_that_two_sources_hold_is_not_asked_about(clinics, tmp_path, mo
 def test_a_base_model_that_has_learnt_from_lesions_is_refused(clinics, tmp_path):
     release = make_release(tmp_path / "release", generated=False)
     (release / "evaluation").mkdir()
-    seen.write({seen.hashed("a lesion"): "train"}, release)
+    contamination.write({contamination.hashed("a lesion"): "train"}, release)
     done = command("sources.py", "--dataset", *clinics, "--output_dir", tmp_path / "out", "--base_model", release)
     assert done.returncode == 2
     assert "has learnt from lesions already" in done.stderr
@@ -138,7 +140,7 @@ def test_rows_are_trained_compared_and_kept(clinics, tmp_path):
 
 
 def test_a_difference_is_that_of_the_same_images_and_seeds():
-    validation = sources.load(["demo"]).select(range(300))
+    validation = loading.load(["demo"]).select(range(300))
     rng, truth = np.random.default_rng(0), np.array(validation["label"])
 
     def answers(signal: float) -> dict:
@@ -188,7 +190,7 @@ def test_copies_are_told_apart_without_a_mistake_as_they_are_and_with_mistakes_o
 
 def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
     asked, levelled = [], sharpness.levelled
-    monkeypatch.setattr(images, "augment", lambda pixels: asked.append(sharpness.levelled) or pixels)
+    monkeypatch.setattr(image_dataset, "augment", lambda pixels: asked.append(sharpness.levelled) or pixels)
     copies.SEEN["robust, without chance sharpness"](torch.zeros(1, 3, 8, 8))
     assert asked[0] is not levelled
     assert sharpness.levelled is levelled

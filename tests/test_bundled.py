@@ -11,23 +11,23 @@ from conftest import REPOSITORY
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from dermalert import release
-from dermalert.diagnoses import DIAGNOSES
-from dermalert.words import in_words
-from space.triage import BUNDLED, TOLERANCE, Release, threshold_share
+from dermalert.release import build
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.formatting import in_words
+from dermalert_space.triage import BUNDLED, Release, TOLERANCE, threshold_share
 
 MOST_BYTES = 12_000_000
 
 
 @pytest.fixture(scope="module")
 def figures() -> dict:
-    return release.read_metrics(BUNDLED)
+    return build.read_metrics(BUNDLED)
 
 
 def test_it_is_a_whole_release_and_small():
     files = [path for path in BUNDLED.rglob("*") if path.is_file()]
     names = {path.relative_to(BUNDLED).as_posix() for path in files}
-    assert all(release.belongs(name) for name in names)
+    assert all(build.belongs(name) for name in names)
     needed = {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
     of_evaluation = ("metrics.json", "predictions.parquet", "parity.safetensors", "audit.json", "seen.parquet")
     assert names >= needed | {f"evaluation/{name}" for name in of_evaluation}
@@ -55,7 +55,7 @@ def test_it_is_served_by_its_graph(figures):
 
 def test_its_card_and_its_alert_are_those_of_its_figures(figures, tmp_path):
     copy = Path(shutil.copytree(BUNDLED, tmp_path / "model"))
-    release.write_card(copy)
+    build.write_card(copy)
     assert (copy / "README.md").read_text() == (BUNDLED / "README.md").read_text()
     assert json.loads((BUNDLED / "config.json").read_text())["alert"] == figures["alert"]
     assert json.loads((BUNDLED / "config.json").read_text())["attention"] == figures["attention"]

@@ -4,7 +4,8 @@ import torch
 from scipy import special
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
-from dermalert import calibration, head
+from dermalert import head
+from dermalert.training import calibration
 
 
 def test_the_temperature_that_made_the_logits_is_found():

@@ -10,11 +10,12 @@ import yaml
 from huggingface_hub import ModelCard
 from releases import figures
 
-from dermalert import card, provenance, words
-from space.readers import READERS
-from space.triage import NOT_A_DEVICE
+from dermalert import formatting, provenance
+from dermalert.release import card
+from dermalert_space.reader_studies import READERS
+from dermalert_space.triage import NOT_A_DEVICE
 
-TEMPLATE = Path(card.__file__).parent.parent / "model_card.md"
+TEMPLATE = Path(card.__file__).parents[2] / "model_card.md"
 EVERYTHING = frozenset(
     f"{name}.png"
     for name in ("learning_curves", "roc", "alert_trade_off", "per_class", "confusion", "reliability", "artefacts")
@@ -278,13 +279,13 @@ def test_upper_limits_are_rounded_up_and_lower_ones_down(seed):
     rng = np.random.default_rng(seed)
     values = [*(10 ** rng.uniform(-9, 0, 500)), 3.254e-06, 0.0009, 9.6e-5, 0.07, 0.57, 0.95, 1.0, 1 / 3, 1e-12]
     for value in values:
-        assert float(words.at_most(value)) >= value
-        assert float(words.at_most(value)) <= value * 2 + 1e-15
-        assert float(words.percent_at_most(value)[:-1]) >= 100 * value * (1 - 1e-15)
-        assert float(words.percent_at_least(value)[:-1]) <= 100 * value * (1 + 1e-15)
-        assert float(words.percent_at_most(value)[:-1]) - float(words.percent_at_least(value)[:-1]) <= 0.1001
-    assert words.at_most(3.254e-06) == "4e-06"
-    assert (words.percent_at_least(0.95), words.percent_at_most(0.95)) == ("95.0%", "95.0%")
+        assert float(formatting.at_most(value)) >= value
+        assert float(formatting.at_most(value)) <= value * 2 + 1e-15
+        assert float(formatting.percent_at_most(value)[:-1]) >= 100 * value * (1 - 1e-15)
+        assert float(formatting.percent_at_least(value)[:-1]) <= 100 * value * (1 + 1e-15)
+        assert float(formatting.percent_at_most(value)[:-1]) - float(formatting.percent_at_least(value)[:-1]) <= 0.1001
+    assert formatting.at_most(3.254e-06) == "4e-06"
+    assert (formatting.percent_at_least(0.95), formatting.percent_at_most(0.95)) == ("95.0%", "95.0%")
 
 
 def test_generated_lesions_stand_beside_no_dermatologist_and_at_no_prevalence():

@@ -22,10 +22,13 @@ from releases import make_release, measured_release
 from serving import SPACE, variables
 from test_graph import edited, replaced, with_graph
 
-from dermalert import backbones, grading, release
+from dermalert.evaluation import any_checkpoint
+from dermalert.release import build
+from dermalert.training import backbones
 from dermalert.errors import UsageError
-from space import checks, evaluation_page, graph, triage, versions
-from space.triage import NoRelease, Release
+from dermalert_space import checks, comparison, onnx_graph, triage
+from dermalert_space.page import tab_evaluation
+from dermalert_space.triage import NoRelease, Release
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_code_of_a_release_is_never_run_nor_asked_about(copied, tmp_path, file, 
     (copied / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     if not (copied / file).exists():
         (copied / file).write_text("{}")
-    command = [sys.executable, "space/triage.py", "space/examples", "--model", configured(copied, file, **changes)]
+    command = [sys.executable, "space/dermalert_space/triage.py", "space/examples", "--model", configured(copied, file, **changes)]
     run = subprocess.run(command, cwd=SPACE.parent, input="y\n" * 9, capture_output=True, text=True, env=variables())
     assert run.returncode == 1 and not (tmp_path / "ran").exists()
     assert "asks for code of its own" in run.stderr.splitlines()[-1] and "Traceback" not in run.stderr
@@ -81,8 +84,8 @@ def test_code_of_a_release_is_never_run_nor_asked_about(copied, tmp_path, file, 
 def test_code_of_another_checkpoint_is_never_run(tmp_path):
     configured(make_release(tmp_path / "other", alert=False), auto_map={"AutoConfig": "evil.C"})
     with pytest.raises(UsageError, match="asks for code of its own"):
-        grading.load(str(tmp_path / "other"))
-    for load in (grading.load, lambda name: backbones._load_checkpoint(name, {})):
+        any_checkpoint.load(str(tmp_path / "other"))
+    for load in (any_checkpoint.load, lambda name: backbones._load_checkpoint(name, {})):
         configured(tmp_path / "other", model_type="no known one", auto_map={"AutoConfig": "evil.C"})
         (tmp_path / "other" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
         with pytest.raises(UsageError):
@@ -105,7 +108,7 @@ def test_a_link_that_leaves_a_release_is_refused(copied, tmp_path, name, kind):
         file.symlink_to(os.path.relpath(away, file.parent) if kind == "relative" else away)
     said = "evaluation/" if kind == "a folder" and "/" in name else f"{name} is a link"
     assert f"its {said}" in (line := refused(copied)) and line.endswith("is a link that leaves the release.")
-    assert name not in release.files(copied)
+    assert name not in build.files(copied)
 
 
 def test_links_within_a_release_and_in_the_cache_of_the_hub_are_followed(whole, tmp_path):
@@ -117,7 +120,7 @@ def test_links_within_a_release_and_in_the_cache_of_the_hub_are_followed(whole, 
         shutil.move(file, home / "blobs" / str(number))
         file.symlink_to(os.path.relpath(home / "blobs" / str(number), file.parent))
     Release.load(snapshot).check_answers()
-    assert release.files(snapshot) == release.files(whole)
+    assert build.files(snapshot) == build.files(whole)
     (tmp_path / "newest").symlink_to(snapshot)
     Release.load(tmp_path / "newest").check_answers()
 
@@ -126,7 +129,7 @@ def test_a_figure_that_is_a_link_is_not_shown(copied):
     (copied / "evaluation" / "figures").mkdir()
     (copied / "evaluation" / "figures" / "roc.png").symlink_to("/proc/self/environ")
     found = Release.load(copied)
-    assert "<img" not in evaluation_page.told(found, found.metrics())
+    assert "<img" not in tab_evaluation.told(found, found.metrics())
 
 
 # Sizes, shapes and types
@@ -256,17 +259,17 @@ def test_a_file_larger_than_any_release_has_is_not_read(copied, name):
 
 def test_a_table_that_unpacks_to_too_much_is_refused(copied, monkeypatch):
     other = Release.load(copied)
-    file = copied / versions.PREDICTIONS
+    file = copied / comparison.PREDICTIONS
     for content in (b"", b"PAR1" * 9, file.read_bytes()[:-99]):
         file.write_bytes(content)
-        with pytest.raises(versions.NotThere, match="cannot be read"):
-            versions.compare(other, other)
+        with pytest.raises(comparison.NotThere, match="cannot be read"):
+            comparison.compare(other, other)
     pq.write_table(pa.table({"image_id": ["a"] * 100_000}), file)
-    with pytest.raises(versions.NotThere, match="has no column"):
-        versions.compare(other, other)
+    with pytest.raises(comparison.NotThere, match="has no column"):
+        comparison.compare(other, other)
     monkeypatch.setattr(checks, "MAX_ROWS", 99_999)
-    with pytest.raises(versions.NotThere, match="100,000 rows"):
-        versions.compare(other, other)
+    with pytest.raises(comparison.NotThere, match="100,000 rows"):
+        comparison.compare(other, other)
 
 
 # Graphs
@@ -301,7 +304,7 @@ def of_another_domain(model) -> None:
 
 
 def thousands(model) -> None:
-    names = ["before", *(f"x{i}" for i in range(graph.MAX_NODES)), "logits"]
+    names = ["before", *(f"x{i}" for i in range(onnx_graph.MAX_NODES)), "logits"]
     pairs = itertools.pairwise(names)
     replaced(model, "logits", *(helper.make_node("Identity", [before], [after]) for before, after in pairs))
 
@@ -326,7 +329,7 @@ def test_a_graph_that_takes_all_memory_is_refused(changeable):
 
 
 def test_a_graph_that_does_not_come_to_an_end_is_refused(changeable, monkeypatch):
-    monkeypatch.setattr(graph, "SECONDS", 4)
+    monkeypatch.setattr(onnx_graph, "SECONDS", 4)
 
     def slow(model):
         """Products of large matrices, one behind the other."""
@@ -362,7 +365,7 @@ def test_figures_that_cannot_be_shown_are_said_without_a_traceback(copied, chang
     change(metrics)
     file.write_text(json.dumps(metrics))
     own = variables(MODEL_ID=str(copied), HF_HUB_OFFLINE="1")
-    command = [sys.executable, "space/app.py"]
+    command = [sys.executable, "space/dermalert_space/app.py"]
     run = subprocess.run(command, cwd=SPACE.parent, env=own, capture_output=True, text=True, timeout=120)
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert "cannot be shown: its config.json or evaluation/metrics.json" in run.stderr.splitlines()[-1]

@@ -13,19 +13,21 @@ from datasets import Dataset
 from pictures import class_folders, jpeg
 from PIL import Image, ImageEnhance, ImageOps
 
-from dermalert import duplicates, schema, sketches, sources, splits, synthetic
-from dermalert.diagnoses import DIAGNOSES
+from dermalert import schema
+from dermalert.data import loading, near_duplicates, splits
+from dermalert.imaging import synthetic_lesions, thumbnail
+from dermalert.taxonomy import DIAGNOSES
 
 pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
 def lesions() -> list[Image.Image]:
-    return [synthetic.lesion(DIAGNOSES[i % 9], lesion_seed=i) for i in range(180)]
+    return [synthetic_lesions.lesion(DIAGNOSES[i % 9], lesion_seed=i) for i in range(180)]
 
 
 def thumbnails(files: list[bytes]) -> np.ndarray:
-    return np.stack([np.frombuffer(sketches.sketch(file), sketches.ROW)["thumbnail"][0] for file in files])
+    return np.stack([np.frombuffer(thumbnail.sketch(file), thumbnail.ROW)["thumbnail"][0] for file in files])
 
 
 def dataset_of(files: list[bytes]) -> Dataset:
@@ -41,7 +43,7 @@ def crop(image: Image.Image, left: float, top: float, right: float, low: float) 
 
 
 def test_the_hash_is_imagehash_s(lesions):
-    found = duplicates.perceptual_hashes(thumbnails([jpeg(image) for image in lesions[:20]]))
+    found = near_duplicates.perceptual_hashes(thumbnails([jpeg(image) for image in lesions[:20]]))
     for image, row in zip(thumbnails([jpeg(image) for image in lesions[:20]]), found, strict=True):
         expected = imagehash.phash(Image.fromarray(image), hash_size=16, highfreq_factor=2).hash
         assert (
@@ -70,44 +72,44 @@ def test_an_altered_copy_is_found_and_no_other_lesion(name, lesions):
     alter, turn, least = ALTERED[name]
     n = len(lesions)
     copies = [jpeg(alter(image), 60) for image in lesions]
-    pairs = duplicates.near_duplicates(thumbnails([jpeg(image) for image in lesions] + copies))
+    pairs = near_duplicates.near_duplicates(thumbnails([jpeg(image) for image in lesions] + copies))
     assert (pairs.second - pairs.first == n).all(), "two different lesions were taken for one"
     assert len(pairs.first) >= least * n
     assert set(pairs.turn.tolist()) == {turn}
 
 
 def test_two_photos_of_one_lesion_from_elsewhere_are_not_near_duplicates():
-    photos = [synthetic.lesion("nevus", lesion_seed=1, photo=i) for i in range(4)]
-    assert len(duplicates.near_duplicates(thumbnails([jpeg(photo) for photo in photos])).first) == 0
+    photos = [synthetic_lesions.lesion("nevus", lesion_seed=1, photo=i) for i in range(4)]
+    assert len(near_duplicates.near_duplicates(thumbnails([jpeg(photo) for photo in photos])).first) == 0
 
 
 def test_brightness_and_contrast_do_not_count():
     image = np.random.default_rng(0).uniform(60, 160, (1, 32, 32)).astype(np.float32)
-    assert duplicates.similarities(image, 0.5 * image + 20) == pytest.approx(1, abs=1e-4)
+    assert near_duplicates.similarities(image, 0.5 * image + 20) == pytest.approx(1, abs=1e-4)
     other = np.random.default_rng(1).uniform(60, 160, (1, 32, 32)).astype(np.float32)
-    assert duplicates.similarities(image, other) < 0.5
-    assert duplicates.similarities(image, 255 - image) < 0.5
+    assert near_duplicates.similarities(image, other) < 0.5
+    assert near_duplicates.similarities(image, 255 - image) < 0.5
 
 
 def test_blank_images_are_like_nothing():
     blank = [jpeg(Image.new("RGB", (64, 64), colour)) for colour in ("white", "black", "white")]
-    assert len(duplicates.near_duplicates(thumbnails(blank)).first) == 0
-    assert sketches.sketches(dataset_of(blank)).blank.all()
+    assert len(near_duplicates.near_duplicates(thumbnails(blank)).first) == 0
+    assert thumbnail.sketches(dataset_of(blank)).blank.all()
 
 
 def test_of_nothing_and_of_one_image_there_are_no_pairs(lesions):
     for few in (np.empty((0, 32, 32), np.uint8), thumbnails([jpeg(lesions[0])])):
-        assert [len(column) for column in duplicates.near_duplicates(few)] == [0] * 5
+        assert [len(column) for column in near_duplicates.near_duplicates(few)] == [0] * 5
 
 
 def test_the_cells_find_what_the_exact_search_finds(monkeypatch):
     rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 256, (3000, duplicates.HASH_BYTES), dtype=np.uint8)
+    hashes = rng.integers(0, 256, (3000, near_duplicates.HASH_BYTES), dtype=np.uint8)
     near = hashes[:500].copy()
     near[:, :4] = rng.integers(0, 256, (500, 4))  # at most 32 bits away
-    exact = set(zip(*(axis.tolist() for axis in duplicates.Index(hashes).within(near, 40)), strict=True))
-    monkeypatch.setattr(duplicates, "_EXACT", 100)
-    found = set(zip(*(axis.tolist() for axis in duplicates.Index(hashes).within(near, 40)), strict=True))
+    exact = set(zip(*(axis.tolist() for axis in near_duplicates.Index(hashes).within(near, 40)), strict=True))
+    monkeypatch.setattr(near_duplicates, "_EXACT", 100)
+    found = set(zip(*(axis.tolist() for axis in near_duplicates.Index(hashes).within(near, 40)), strict=True))
     assert len(exact) == 500
     assert found <= exact
     assert len(found) >= 0.95 * len(exact)
@@ -115,26 +117,26 @@ def test_the_cells_find_what_the_exact_search_finds(monkeypatch):
 
 def test_a_cell_is_settled_on_most_of_its_bits(monkeypatch):
     rng = np.random.default_rng(0)
-    kinds = rng.integers(0, 2, (8, 8 * duplicates.HASH_BYTES))
+    kinds = rng.integers(0, 2, (8, 8 * near_duplicates.HASH_BYTES))
     flipped = rng.random((400, kinds.shape[1])) < 0.05
     hashes = np.packbits(kinds[rng.integers(0, 8, 400)] ^ flipped, axis=1)
-    centres = duplicates._centres(hashes, 10)
-    assert np.array_equal(centres, duplicates._centres(hashes, 10))
+    centres = near_duplicates._centres(hashes, 10)
+    assert np.array_equal(centres, near_duplicates._centres(hashes, 10))
     apart = (np.unpackbits(centres, axis=1)[:, None] != kinds).sum(2).min(1)
-    monkeypatch.setattr(duplicates, "_ROUNDS", 0)
-    drawn = (np.unpackbits(duplicates._centres(hashes, 10), axis=1)[:, None] != kinds).sum(2).min(1)
+    monkeypatch.setattr(near_duplicates, "_ROUNDS", 0)
+    drawn = (np.unpackbits(near_duplicates._centres(hashes, 10), axis=1)[:, None] != kinds).sum(2).min(1)
     assert drawn.mean() > 8  # bits: each hash is its kind but for 13
     assert np.median(apart) == 0
     same = np.repeat(hashes[:1], 400, axis=0)
-    assert np.unique(duplicates._centres(same, 10), axis=0).tolist() == same[:1].tolist()
+    assert np.unique(near_duplicates._centres(same, 10), axis=0).tolist() == same[:1].tolist()
 
 
 def test_components_join_what_pairs_join():
-    found = duplicates.components([(0, 1), (1, 2), (4, 5)], 7)
+    found = near_duplicates.components([(0, 1), (1, 2), (4, 5)], 7)
     assert found[0] == found[1] == found[2]
     assert found[4] == found[5]
     assert len(set(found.tolist())) == 4
-    assert len(set(duplicates.components([], 3).tolist())) == 3
+    assert len(set(near_duplicates.components([], 3).tolist())) == 3
 
 
 def test_an_image_laid_on_its_side_by_its_camera_is_the_upright_one(lesions):
@@ -142,7 +144,7 @@ def test_an_image_laid_on_its_side_by_its_camera_is_the_upright_one(lesions):
     turned[274] = 6
     buffer = io.BytesIO()
     lesions[0].rotate(90).save(buffer, "JPEG", exif=turned)
-    pairs = duplicates.near_duplicates(thumbnails([jpeg(lesions[0]), buffer.getvalue()]))
+    pairs = near_duplicates.near_duplicates(thumbnails([jpeg(lesions[0]), buffer.getvalue()]))
     assert pairs.turn.tolist() == [""]
 
 
@@ -162,7 +164,7 @@ def kept_of_each_image(folder: Path, images: int) -> int:
     for n in (images, 2 * images):
         few = class_folders(folder / str(n), images=n // 9, first_seed=10_000)
         tracemalloc.start()
-        duplicates.linked(sources.load([str(few)]))
+        near_duplicates.linked(loading.load([str(few)]))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     return (peaks[1] - peaks[0]) / images
@@ -170,7 +172,7 @@ def kept_of_each_image(folder: Path, images: int) -> int:
 
 def test_less_is_kept_of_an_image_while_it_is_loaded_than_its_sketch_takes(tmp_path):
     kept_of_each_image(tmp_path / "first", 90)  # what is kept for good
-    assert kept_of_each_image(tmp_path / "then", 900) < sketches.ROW.itemsize
+    assert kept_of_each_image(tmp_path / "then", 900) < thumbnail.ROW.itemsize
 
 
 def test_near_duplicates_join_the_group_of_what_is_known_and_move_it_nowhere(lesions, tmp_path):
@@ -179,8 +181,8 @@ def test_near_duplicates_join_the_group_of_what_is_known_and_move_it_nowhere(les
     for i, lesion in enumerate(lesions[:20]):
         lesion.save(tmp_path / "known" / "nevus" / f"ISIC_{9000000 + i}.png")
         lesion.save(tmp_path / "copies" / "nevus" / f"copy{i}.jpg", quality=85)
-    alone = duplicates.linked(sources.load([str(tmp_path / "known")]))
-    both = duplicates.linked(sources.load([str(tmp_path / "copies"), str(tmp_path / "known")]))
+    alone = near_duplicates.linked(loading.load([str(tmp_path / "known")]))
+    both = near_duplicates.linked(loading.load([str(tmp_path / "copies"), str(tmp_path / "known")]))
     keys = dict(zip(both["image_id"], both["group"], strict=True))
     assert {i: keys[i] for i in alone["image_id"]} == dict(zip(alone["image_id"], alone["group"], strict=True))
     assert [keys[f"copy{i}"] for i in range(20)] == [f"ISIC_{9000000 + i}" for i in range(20)]
@@ -192,13 +194,13 @@ def test_linking_groups_by_all_that_is_known_and_by_near_duplicates(lesions, tmp
         for i in names:
             name = f"ISIC_{9000000 + i}" if folder == "two/melanoma" and i % 2 else f"picture{i}"
             lesions[i].save(tmp_path / folder / f"{name}.jpg", quality=80 if folder == "one/nevus" else 90)
-    before = sources.load([str(tmp_path / "one"), str(tmp_path / "two")])
+    before = loading.load([str(tmp_path / "one"), str(tmp_path / "two")])
     # Two sets that were grouped by themselves share a lesion, as where one reports on what another learnt from.
     lesion = ["L1" if i in (0, 20) else None for i in range(len(before))]
     before = schema.with_columns(before, {"lesion_id": lesion})
-    pairs = duplicates.near_duplicates(duplicates.sketches(before).thumbnails)
+    pairs = near_duplicates.near_duplicates(near_duplicates.sketches(before).thumbnails)
     names = [(*schema.belongings(row), row["group"]) for row in before.remove_columns("image")]
     expected = splits.groups(names, zip(pairs.first, pairs.second, strict=True))
-    assert list(duplicates.linked(before)["group"]) == expected
+    assert list(near_duplicates.linked(before)["group"]) == expected
     assert expected.count("L1") > 1
     assert len(set(expected)) == len(before) - 7

@@ -3,19 +3,19 @@ import shutil
 import pytest
 from pictures import class_folders, picture, write_table
 
-from dermalert import duplicates, external, seen, sources, splits
+from dermalert.data import contamination, external, loading, near_duplicates, splits
 from dermalert.errors import UsageError
 
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
     folder = class_folders(tmp_path_factory.mktemp("learnt") / "clinic", images=60)
-    return folder, splits.split(duplicates.linked(sources.load([str(folder)])))
+    return folder, splits.split(near_duplicates.linked(loading.load([str(folder)])))
 
 
 def load(asked, learnt):
     sides = learnt[1]
-    return external.load(asked, sides=sides, learnt=seen.of(sides), policy="none")[0]
+    return external.load(asked, sides=sides, learnt=contamination.of(sides), policy="none")[0]
 
 
 def test_another_data_set_is_reported_as_a_whole(learnt, tmp_path):
@@ -56,8 +56,8 @@ def test_a_patient_of_another_clinic_whose_folder_has_the_same_name_is_no_kin(tm
         rows = [{"image": p.stem, "patient_id": i} for i, p in enumerate(sorted(root.rglob("*.png")))]
         write_table(root / "metadata.csv", rows)
     north, south = str(tmp_path / "north/derm"), str(tmp_path / "south/derm")
-    sides = splits.split(sources.load([north]))
-    options = {"sides": sides, "learnt": seen.of(sides), "policy": "none", "beside": [north]}
+    sides = splits.split(loading.load([north]))
+    options = {"sides": sides, "learnt": contamination.of(sides), "policy": "none", "beside": [north]}
     assert len(external.load([f"south={south}"], **options)[0]["external/south"]) == 10
 
 
@@ -73,5 +73,5 @@ def test_a_name_used_twice_is_refused():
 
 
 def test_no_image_of_the_sides_that_are_learnt_from_is_in_two_of_them(learnt):
-    names = [set().union(*seen.names(learnt[1][side])) for side in seen.SIDES]
+    names = [set().union(*contamination.names(learnt[1][side])) for side in contamination.SIDES]
     assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]

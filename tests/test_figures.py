@@ -11,9 +11,9 @@ from PIL import Image
 from scipy import special
 from sklearn.metrics import roc_curve
 
-from dermalert import figures, metrics
-from dermalert.diagnoses import DIAGNOSES
-from space.readers import READERS
+from dermalert.evaluation import metrics, plots
+from dermalert.taxonomy import DIAGNOSES
+from dermalert_space.reader_studies import READERS
 
 MELANOMA, NEVUS = 3, 4
 HISTORY = [
@@ -44,7 +44,7 @@ def a_release(classes=range(9), n=90, threshold=0.2, copies=1):
 
 
 def parts(report, table):
-    return report["splits"]["held_out"], figures._images(table, "held_out")
+    return report["splits"]["held_out"], plots._images(table, "held_out")
 
 
 def points(axis):
@@ -58,7 +58,7 @@ def words(figure):
 
 
 def test_a_release_gets_all_figures_as_wide_as_two_cards(tmp_path):
-    names = figures.draw(tmp_path, *a_release(), HISTORY)
+    names = plots.draw(tmp_path, *a_release(), HISTORY)
     assert names == ["learning_curves.png", *OF_HELD_OUT]
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     for name in names:
@@ -72,7 +72,7 @@ def test_the_same_release_gives_the_same_bytes_whatever_the_readers_style(tmp_pa
     for folder, settings in zip(folders, ({}, {"font.size": 20, "axes.facecolor": "yellow"}), strict=True):
         folder.mkdir()
         with matplotlib.rc_context(settings):
-            figures.draw(folder, *a_release(), HISTORY)
+            plots.draw(folder, *a_release(), HISTORY)
     for path in folders[0].iterdir():
         assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
 
@@ -80,15 +80,15 @@ def test_the_same_release_gives_the_same_bytes_whatever_the_readers_style(tmp_pa
 @pytest.mark.parametrize("times", [1, 1000])
 def test_no_text_is_cut_or_too_small_for_a_card(times, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.setdefault(path.name, figure))
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.setdefault(path.name, figure))
     report, table = copy.deepcopy(a_release(classes=(0, 3, 4, 5, 7, 8)))
     held_out = report["splits"]["held_out"] | {"artefacts": artefacts(times)}
     held_out["confusion"] = (np.array(held_out["confusion"]) * times).tolist()
     for one in held_out["per_class"].values():
         one["n"] *= times
     report["splits"]["held_out"] = held_out
-    figures.draw(Path(), report, pa.concat_tables([table] * min(times, 10)), HISTORY)
-    with figures.style.context(figures._STYLE):
+    plots.draw(Path(), report, pa.concat_tables([table] * min(times, 10)), HISTORY)
+    with plots.style.context(plots._STYLE):
         for name, figure in drawn.items():
             figure.draw_without_rendering()
             box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
@@ -104,25 +104,25 @@ def test_without_melanoma_nothing_is_drawn_of_it(tmp_path):
             NEVUS,
         )
     )
-    assert figures.draw(tmp_path, report, table, []) == ["per_class.png", "confusion.png", "reliability.png"]
-    assert len(figures._reliability(*parts(report, table)).axes) == 1
-    assert "melanoma, n = 0" in words(figures._per_class(report["splits"]["held_out"]))
-    assert "not defined" in words(figures._per_class(report["splits"]["held_out"]))
+    assert plots.draw(tmp_path, report, table, []) == ["per_class.png", "confusion.png", "reliability.png"]
+    assert len(plots._reliability(*parts(report, table)).axes) == 1
+    assert "melanoma, n = 0" in words(plots._per_class(report["splits"]["held_out"]))
+    assert "not defined" in words(plots._per_class(report["splits"]["held_out"]))
 
 
 def test_of_one_class_alone_only_what_is_defined_is_drawn(tmp_path):
     for folder, n in ((tmp_path / "a", 1), (tmp_path / "b", 12)):
         folder.mkdir()
         report, table = a_release(classes=(MELANOMA,), n=n)
-        assert figures.draw(folder, report, table, []) == ["per_class.png", "confusion.png", "reliability.png"]
-        assert len(figures._reliability(*parts(report, table)).axes) == 1
+        assert plots.draw(folder, report, table, []) == ["per_class.png", "confusion.png", "reliability.png"]
+        assert len(plots._reliability(*parts(report, table)).axes) == 1
 
 
 def test_without_a_threshold_none_is_marked():
     report, table = a_release(threshold=None)
     for figure in (
-        figures._roc_figure(*parts(report, table), None, readers=True),
-        figures._alert_trade_off(*parts(report, table), None),
+        plots._roc_figure(*parts(report, table), None, readers=True),
+        plots._alert_trade_off(*parts(report, table), None),
     ):
         assert "threshold (" not in words(figure) and "at the threshold" not in words(figure)
         assert all(len(points(axis)) == 0 for axis in figure.axes)
@@ -130,9 +130,9 @@ def test_without_a_threshold_none_is_marked():
 
 def test_what_is_undefined_at_the_threshold_is_not_marked():
     report, table = a_release(threshold=None)
-    figure = figures._alert_trade_off(*parts(report, table), 0.2)
+    figure = plots._alert_trade_off(*parts(report, table), 0.2)
     assert len(points(figure.axes[0])) == 0 and "at the threshold" not in words(figure)
-    assert all(len(points(axis)) == 0 for axis in figures._roc_figure(*parts(report, table), 0.2, readers=True).axes)
+    assert all(len(points(axis)) == 0 for axis in plots._roc_figure(*parts(report, table), 0.2, readers=True).axes)
 
 
 def test_without_nevi_the_doctors_who_told_melanoma_from_nevi_are_left_out():
@@ -142,7 +142,7 @@ def test_without_nevi_the_doctors_who_told_melanoma_from_nevi_are_left_out():
             MELANOMA,
         )
     )
-    figure = figures._roc_figure(*parts(report, table), 0.2, readers=True)
+    figure = plots._roc_figure(*parts(report, table), 0.2, readers=True)
     assert len(figure.axes) == 1
     labels = " ".join(text.get_text() for text in figure.legends[0].get_texts())
     assert "Haenssle" not in labels and "Phillips" in labels
@@ -150,12 +150,12 @@ def test_without_nevi_the_doctors_who_told_melanoma_from_nevi_are_left_out():
 
 def test_without_training_or_held_out_images_their_figures_are_left_out(tmp_path):
     report, table = a_release()
-    assert figures.draw(tmp_path, {"splits": {}} | {"alert": report["alert"]}, table, HISTORY[:1]) == []
-    assert figures.draw(tmp_path, report, table.slice(0, 1), []) == []
+    assert plots.draw(tmp_path, {"splits": {}} | {"alert": report["alert"]}, table, HISTORY[:1]) == []
+    assert plots.draw(tmp_path, report, table.slice(0, 1), []) == []
 
 
 def test_the_doctors_stand_in_the_panel_of_their_own_task_and_are_told_apart_from_the_release():
-    figure = figures._roc_figure(*parts(*a_release()), 0.2, readers=True)
+    figure = plots._roc_figure(*parts(*a_release()), 0.2, readers=True)
     doctors = [
         [line.get_xydata()[0].tolist() for line in axis.lines if line.get_marker() in ("^", "s", "D")]
         for axis in figure.axes
@@ -169,11 +169,11 @@ def test_the_doctors_stand_in_the_panel_of_their_own_task_and_are_told_apart_fro
 def test_the_operating_point_and_the_areas_are_those_of_the_report():
     report, table = a_release()
     melanoma = report["splits"]["held_out"]["melanoma"]
-    axes = figures._roc_figure(*parts(report, table), 0.2, readers=True).axes
+    axes = plots._roc_figure(*parts(report, table), 0.2, readers=True).axes
     names = (("specificity", "auroc"), ("specificity_nevi", "auroc_nevi"))
     for axis, (specificity, area) in zip(axes, names, strict=True):
         assert points(axis).tolist() == [[melanoma[specificity]["value"], melanoma["sensitivity"]["value"]]]
-        assert figures.in_words(melanoma[area]) in axis.get_title(loc="center") + axis.get_title(loc="left")
+        assert plots.in_words(melanoma[area]) in axis.get_title(loc="center") + axis.get_title(loc="left")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -181,7 +181,7 @@ def test_the_roc_curve_is_scikit_learns_with_ties_and_weights(seed):
     rng = np.random.default_rng(seed)
     positive, score = rng.random(50) < 0.4, rng.random(50).round(1)
     weights = rng.integers(0, 3, 50)
-    false_alarms, sensitivity = figures._roc(positive, score, weights)
+    false_alarms, sensitivity = plots._roc(positive, score, weights)
     theirs = roc_curve(positive, score, sample_weight=weights, drop_intermediate=False)
     # Scores of no weight are steps of no length in ours, and not there in theirs.
     ours = {(round(x, 9), round(y, 9)) for x, y in zip(false_alarms, sensitivity, strict=True)}
@@ -191,8 +191,8 @@ def test_the_roc_curve_is_scikit_learns_with_ties_and_weights(seed):
 def test_the_band_holds_the_curve_and_is_never_certain():
     _, images = parts(*a_release())
     positive, score = images.truth == MELANOMA, images.probabilities[:, MELANOMA]
-    low, high = figures._roc_band(positive, score, images.groups)
-    curve = np.interp(figures._FALSE_ALARMS, *figures._roc(positive, score, np.ones(len(score))))
+    low, high = plots._roc_band(positive, score, images.groups)
+    curve = np.interp(plots._FALSE_ALARMS, *plots._roc(positive, score, np.ones(len(score))))
     assert (low <= curve).all() and (curve <= high).all() and (low < high).all()
     assert low[-1] == pytest.approx(metrics.clopper_pearson(10, 10)[0])
 
@@ -201,14 +201,14 @@ def test_photos_of_one_lesion_do_not_narrow_the_band():
     widths = []
     for copies in (1, 3):
         _, images = parts(*a_release(copies=copies))
-        low, high = figures._roc_band(images.truth == MELANOMA, images.probabilities[:, MELANOMA], images.groups)
+        low, high = plots._roc_band(images.truth == MELANOMA, images.probabilities[:, MELANOMA], images.groups)
         widths.append((high - low).mean())
     assert widths[1] == pytest.approx(widths[0], rel=0.01)
 
 
 def test_the_points_of_the_top_label_add_up_to_the_calibration_error():
     report, table = a_release()
-    axis = figures._reliability(*parts(report, table)).axes[0]
+    axis = plots._reliability(*parts(report, table)).axes[0]
     sizes = np.array([int(text.get_text()) for text in axis.texts if text.get_text().isdigit()])
     gaps = np.abs(np.diff(points(axis), axis=1)[:, 0])
     ece = report["splits"]["held_out"]["calibration"]["ece"]["value"]
@@ -218,9 +218,9 @@ def test_the_points_of_the_top_label_add_up_to_the_calibration_error():
 
 def test_the_bins_of_the_melanoma_probability_are_of_equal_size():
     rng = np.random.default_rng(0)
-    assert np.bincount(figures._quantile_bins(rng.random(1000))).tolist() == [100] * 10
-    assert np.bincount(figures._quantile_bins(rng.random(45))).tolist() in ([22, 23], [23, 22])
-    assert set(figures._quantile_bins(np.full(1000, 0.5))) in ({0}, {9})
+    assert np.bincount(plots._quantile_bins(rng.random(1000))).tolist() == [100] * 10
+    assert np.bincount(plots._quantile_bins(rng.random(45))).tolist() in ([22, 23], [23, 22])
+    assert set(plots._quantile_bins(np.full(1000, 0.5))) in ({0}, {9})
 
 
 def test_the_trade_off_by_hand():
@@ -228,9 +228,9 @@ def test_the_trade_off_by_hand():
     truth, score = np.array([3, 3, 4, 4, 0, 0]), np.array([0.9, 0.1, 0.6, 0.2, 0.2, 0.0], np.float32)
     probabilities = np.zeros((6, 9), np.float32)
     probabilities[:, MELANOMA], probabilities[:, 8] = score, 1 - score
-    images = figures._Images(truth, probabilities, np.arange(6))
+    images = plots._Images(truth, probabilities, np.arange(6))
     held_out = metrics.report(truth, probabilities, np.arange(6), alert=score >= 0.5)
-    figure = figures._alert_trade_off(held_out, images, 0.5)
+    figure = plots._alert_trade_off(held_out, images, 0.5)
     assert points(figure.axes[0]) == pytest.approx(np.array([[25.25, 50], [26.25, 50], [30, 50]]))
     curve = figure.axes[0].lines[-2].get_xydata()  # of 20 %; the last line is the legend's
     # From the highest threshold down: none, the score of 0.9, then 0.6, both of 0.2, 0.1 and 0.
@@ -242,14 +242,14 @@ def test_an_image_of_which_two_diagnoses_are_as_probable_is_counted_in_its_row_o
     truth, probabilities = np.array([NEVUS, NEVUS]), np.eye(9)[[NEVUS, NEVUS]]
     probabilities[0, [NEVUS, MELANOMA]] = 0.5
     held_out = metrics.report(truth, probabilities, np.arange(2), alert=None)
-    figure = figures._confusion(held_out)
+    figure = plots._confusion(held_out)
     assert "(NV), n = 2" in words(figure)
     assert [text.get_text() for text in figure.axes[0].texts] == ["1"]
 
 
 def test_the_cells_of_the_confusion_are_the_reports():
     held_out = a_release()[0]["splits"]["held_out"]
-    texts = figures._confusion(held_out).axes[0].texts
+    texts = plots._confusion(held_out).axes[0].texts
     shown = {tuple(text.get_position()[::-1]): int(text.get_text()) for text in texts}
     counts = np.array(held_out["confusion"])
     assert shown == {(row, column): counts[row, column] for row, column in zip(*np.nonzero(counts), strict=True)}
@@ -263,7 +263,7 @@ def test_the_forest_shows_the_reports_figures_and_says_where_one_is_undefined():
             NEVUS,
         )
     )[0]["splits"]["held_out"]
-    sensitivity, auroc = figures._per_class(held_out).axes
+    sensitivity, auroc = plots._per_class(held_out).axes
     for axis, metric in ((sensitivity, "sensitivity"), (auroc, "auroc")):
         shown = {DIAGNOSES[int(row)]: value for value, row in points(axis)}
         assert shown == {DIAGNOSES[i]: held_out["per_class"][DIAGNOSES[i]][metric]["value"] for i in (0, 3, 4)}
@@ -280,19 +280,19 @@ def artefacts(times=1):
 def test_artefacts_are_drawn_where_they_were_measured(tmp_path):
     report, table = copy.deepcopy(a_release())
     report["splits"]["held_out"]["artefacts"] = artefacts()
-    assert figures.draw(tmp_path, report, table, [])[-1] == "artefacts.png"
-    figure = figures._artefacts(report["splits"]["held_out"])
+    assert plots.draw(tmp_path, report, table, [])[-1] == "artefacts.png"
+    figure = plots._artefacts(report["splits"]["held_out"])
     assert [len(points(axis)) for axis in figure.axes] == [2, 2, 0]
     assert "dark corners" in words(figure) and "share of 150 others" in words(figure)
 
 
 def test_generated_lesions_are_drawn_beside_no_reader_and_at_no_prevalence(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "_readers", lambda *_: drawn.append("readers"))
+    monkeypatch.setattr(plots, "_readers", lambda *_: drawn.append("readers"))
     report, table = a_release()
-    assert "alert_trade_off.png" in figures.draw(tmp_path, report, table, [])
+    assert "alert_trade_off.png" in plots.draw(tmp_path, report, table, [])
     assert drawn
     drawn.clear()
-    names = figures.draw(tmp_path, report | {"data": {"generated": True}}, table, [])
+    names = plots.draw(tmp_path, report | {"data": {"generated": True}}, table, [])
     assert "roc.png" in names and "alert_trade_off.png" not in names
     assert not drawn

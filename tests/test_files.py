@@ -7,8 +7,8 @@ import pytest
 from pictures import class_folders
 from typer.testing import CliRunner
 
-from dermalert import names, sources
-from dermalert.__main__ import app
+from dermalert.data import identifiers, loading
+from dermalert.cli import app
 
 
 @pytest.mark.parametrize("name", [b"Myr\xf6n.png", b"\xff\xfe.png", b"caf\xc3\xa9-\xe9.png"])
@@ -16,9 +16,9 @@ def test_an_image_under_such_a_name_is_loaded_and_audited_like_any_other(tmp_pat
     root = class_folders(tmp_path / "set", images=3)
     picture = next((root / "nevus").iterdir())
     picture.rename(picture.with_name(os.fsdecode(name)))
-    dataset = sources.load([str(root)])
+    dataset = loading.load([str(root)])
     assert len(dataset) == 27
-    assert names.readable(os.fsdecode(name)).removesuffix(".png") in dataset["image_id"]
+    assert identifiers.readable(os.fsdecode(name)).removesuffix(".png") in dataset["image_id"]
     assert all(image.size for image in dataset["image"])
     done = CliRunner().invoke(app, ["audit", str(root), "--json", str(tmp_path / "audit.json")])
     assert done.exit_code == 0, done.output
@@ -29,5 +29,5 @@ def test_a_damaged_image_under_such_a_name_is_named(tmp_path):
     root = class_folders(tmp_path / "set", images=3)
     (root / "nevus" / os.fsdecode(b"Myr\xf6n.png")).write_bytes(b"no picture")
     faults = []
-    assert len(sources.load([str(root)], faults=faults)) == 27
+    assert len(loading.load([str(root)], faults=faults)) == 27
     assert any("Myrön.png" in fault for fault in faults)

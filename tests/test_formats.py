@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from releases import make_image
 
-from space import batch, formats
-from space.triage import UnreadableImage, read_image
+from dermalert_space import batch, formats
+from dermalert_space.triage import UnreadableImage, read_image
 
 
 def iso(brand: bytes, *compatible: bytes) -> bytes:

@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 from typer.testing import CliRunner
 
-from dermalert import declining, grading, seen, sources
-from dermalert.__main__ import app
-from dermalert.diagnoses import DIAGNOSES, MALIGNANT
+from dermalert.data import contamination, loading
+from dermalert.evaluation import any_checkpoint
+from dermalert.release import fit_abstention
+from dermalert.cli import app
+from dermalert.taxonomy import DIAGNOSES, MALIGNANT
 from dermalert.errors import UsageError
-from space.triage import NoRelease, Release
+from dermalert_space.triage import NoRelease, Release
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
@@ -57,7 +59,7 @@ def figures_of(*words, tmp_path):
 
 
 def test_seven_classes_of_ham10000_cover_all_nine_diagnoses():
-    found = grading.classes(HAM)
+    found = any_checkpoint.classes(HAM)
     covered = dict(zip(found.names, found.covers, strict=True))
     assert covered["bkl"] == {"pigmented benign keratosis", "seborrheic keratosis"}
     assert covered["akiec"] == {"actinic keratosis", "squamous cell carcinoma"}
@@ -66,13 +68,13 @@ def test_seven_classes_of_ham10000_cover_all_nine_diagnoses():
 
 
 def test_a_checkpoint_with_a_class_for_seborrheic_keratosis_keeps_it_apart():
-    found = grading.classes([*DIAGNOSES])
+    found = any_checkpoint.classes([*DIAGNOSES])
     assert [set(covered) for covered in found.covers] == [{name} for name in DIAGNOSES]
     assert found.truth(range(9)).tolist() == list(range(9))
 
 
 def test_eight_classes_of_isic_2019_tell_actinic_keratosis_from_carcinoma():
-    found = grading.classes(["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"])
+    found = any_checkpoint.classes(["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"])
     assert found.truth([0, 7]).tolist() == [0, 7]
     assert found.truth([5, 6]).tolist() == [5, 5]
 
@@ -85,7 +87,7 @@ def test_eight_classes_of_isic_2019_tell_actinic_keratosis_from_carcinoma():
     ],
 )
 def test_two_classes_cover_all_nine(labels, positive, truth):
-    found = grading.classes(labels)
+    found = any_checkpoint.classes(labels)
     assert found.positive == positive
     binary = found.truth(range(9))
     assert binary[MELANOMA] == MELANOMA
@@ -95,7 +97,7 @@ def test_two_classes_cover_all_nine(labels, positive, truth):
 
 
 def test_probabilities_of_a_class_stand_where_its_truth_stands():
-    found = grading.classes(HAM)
+    found = any_checkpoint.classes(HAM)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(7), 20)
     spread = found.spread(probabilities)
     assert np.allclose(spread.sum(1), 1)
@@ -105,7 +107,7 @@ def test_probabilities_of_a_class_stand_where_its_truth_stands():
 
 
 def test_a_class_that_is_left_out_shares_its_probability_among_the_others():
-    found = grading.classes(["mel", "nv", "rubbish"], {"rubbish": None})
+    found = any_checkpoint.classes(["mel", "nv", "rubbish"], {"rubbish": None})
     assert np.allclose(found.spread(np.array([[0.2, 0.3, 0.5]]))[0, [MELANOMA, NEVUS]], [0.4, 0.6])
     assert found.truth([MELANOMA, NEVUS, 0]).tolist() == [MELANOMA, NEVUS, -1]
 
@@ -122,7 +124,7 @@ def test_a_class_that_is_left_out_shares_its_probability_among_the_others():
 )
 def test_classes_that_say_nothing_clear_are_refused(labels, label_map, message):
     with pytest.raises(UsageError, match=message):
-        grading.classes(labels, label_map)
+        any_checkpoint.classes(labels, label_map)
 
 
 # The command.
@@ -208,7 +210,7 @@ def test_figures_of_nevi_and_of_the_nine_are_told_only_by_classes_that_can(label
         "subgroups": {},
         "calibration": {},
     }
-    found = grading.classes(labels)
+    found = any_checkpoint.classes(labels)
     told = keys_of(found.named(figures))
     assert [name in told for name in [*names, "auroc"]] == [nevi] * 3 + [True]
     assert ("balanced_accuracy_benign_keratosis_merged" in told) == nine
@@ -261,15 +263,15 @@ def test_a_benign_and_malignant_data_set_is_measured_by_the_sum_of_malignant_cla
 
 def test_a_release_is_asked_about_nothing_that_it_has_learnt_from(pictures, tmp_path):
     release = make_release(tmp_path / "release", threshold=0.2)
-    dataset = sources.load([str(pictures)])
-    sides = {name: dataset.select([]) for name in seen.SIDES}
+    dataset = loading.load([str(pictures)])
+    sides = {name: dataset.select([]) for name in contamination.SIDES}
     (release / "evaluation").mkdir()
-    seen.write(seen.of(sides | {"train": dataset.select(range(50))}), release)
+    contamination.write(contamination.of(sides | {"train": dataset.select(range(50))}), release)
     told = figures_of(release, pictures, tmp_path=tmp_path)
     assert told["learnt_from"] == {"known": True, "left_out": 50}
     assert told["splits"]["all"]["n"] == 4
     assert told["alert"] == {"rule": "threshold", "threshold": 0.2}
-    seen.write(seen.of(sides | {"train": dataset}), release)
+    contamination.write(contamination.of(sides | {"train": dataset}), release)
     done = evaluate(release, pictures)
     assert (done.exit_code, "nothing is left to measure" in done.stderr) == (2, True)
 
@@ -281,9 +283,9 @@ def test_a_shipped_test_split_is_measured_by_itself_and_without_kin(tmp_path):
     (tmp_path / "kaggle" / "Test" / "melanoma" / "ISIC_9009999.png").write_bytes(leak.read_bytes())
     told = figures_of(checkpoint(tmp_path / "seven", HAM), tmp_path / "kaggle", tmp_path=tmp_path)
     assert {name: figures["n"] for name, figures in told["splits"].items()} == {"all": 63, "test": 28, "clean_test": 27}
-    assert any("the official_test of a release's card has the labels as they" in line for line in grading.remarks(told))
+    assert any("the official_test of a release's card has the labels as they" in line for line in any_checkpoint.remarks(told))
     alone = told | {"splits": {"all": told["splits"]["all"]}}
-    assert not any("official_test" in line for line in grading.remarks(alone))
+    assert not any("official_test" in line for line in any_checkpoint.remarks(alone))
 
 
 def test_the_report_names_no_folder_of_this_machine(pictures, tmp_path):
@@ -314,7 +316,7 @@ def test_what_cannot_be_measured_is_one_sentence(words, code, sentence, pictures
 def refused(folder):
     """Return the one sentence that a checkpoint is refused with."""
     with pytest.raises(UsageError) as refusal:
-        grading.load(str(folder))
+        any_checkpoint.load(str(folder))
     (sentence,) = str(refusal.value).splitlines()
     return sentence
 
@@ -356,14 +358,14 @@ def test_what_transformers_cannot_load_is_refused_by_the_first_line_of_its_reaso
     def fail(*_, **__):
         raise RuntimeError("\nthe file is broken:\nat byte 7")
 
-    monkeypatch.setattr(grading.AutoModelForImageClassification, "from_pretrained", fail)
+    monkeypatch.setattr(any_checkpoint.AutoModelForImageClassification, "from_pretrained", fail)
     assert refused(checkpoint(tmp_path / "seven", HAM)).endswith("that can be loaded: the file is broken.")
 
 
 def test_a_label_map_of_another_shape_is_refused(tmp_path):
     (tmp_path / "map.json").write_text('["nevus"]')
     with pytest.raises(UsageError, match="must be a JSON object"):
-        grading.read_label_map(tmp_path / "map.json")
+        any_checkpoint.read_label_map(tmp_path / "map.json")
 
 
 def test_a_checkpoint_of_the_hub_is_named_with_its_tag(pictures, hub, tmp_path):
@@ -384,13 +386,13 @@ def test_several_data_sets_are_taken_as_one(pictures, tmp_path):
 def test_on_what_a_release_abstains_and_what_its_alert_shows_is_said(pictures, tmp_path):
     folder = make_release(tmp_path / "release", threshold=1e-9)
     few = Dataset.from_dict({"image": [make_image(seed=seed) for seed in range(30)]})
-    declining.add(folder, Release.load(folder), few, few)
+    fit_abstention.add(folder, Release.load(folder), few, few)
     told = figures_of(folder, pictures, tmp_path=tmp_path)
     figures = told["splits"]["all"]
     assert 0 < told["abstained"] <= figures["n"]
     lesions = figures["melanoma"]["lesions"]
     flagged = round(lesions["sensitivity_as_served"]["value"] * lesions["n"])
-    sentences = " ".join(grading.remarks(told))
+    sentences = " ".join(any_checkpoint.remarks(told))
     assert f"It abstains on {told['abstained']} of {figures['n']} images" in sentences
     assert f"As served it flags {flagged} of {lesions['n']} melanoma lesions" in sentences
     assert figures["melanoma"]["sensitivity"]["value"] == 1  # without abstention all are
@@ -411,7 +413,7 @@ def test_a_checkpoint_whose_answers_are_no_distribution_is_refused_for_that(tmp_
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | settings))
     with pytest.raises(UsageError, match=message):
-        grading.load(str(folder))
+        any_checkpoint.load(str(folder))
 
 
 def test_a_release_that_says_it_is_no_distribution_is_not_served(tmp_path):

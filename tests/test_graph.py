@@ -24,10 +24,11 @@ from transformers import (
 )
 from transformers.models.auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
-from dermalert import archive, declining, onnx_export, sources
+from dermalert.data import loading
+from dermalert.release import archive_triage, fit_abstention, onnx_export
 from dermalert.errors import UsageError
-from space import graph, refusal
-from space.triage import NoRelease, Release
+from dermalert_space import abstention, onnx_graph
+from dermalert_space.triage import NoRelease, Release
 
 OTHERS = {
     "DeiT": DeiTConfig(**SMALL, intermediate_size=64),
@@ -43,7 +44,7 @@ OTHERS = {
 def pictures(tmp_path_factory) -> Dataset:
     root = tmp_path_factory.mktemp("pictures")
     class_folders(root, images=12)
-    return sources.load([str(root)])
+    return loading.load([str(root)])
 
 
 def with_graph(folder: Path) -> Path:
@@ -56,7 +57,7 @@ def with_graph(folder: Path) -> Path:
 def served(pictures, tmp_path_factory) -> Path:
     """A release that declines, with a graph."""
     folder = make_release(tmp_path_factory.mktemp("served"), generated=False, image_size=64)
-    declining.add(folder, Release.load(folder), pictures, pictures)
+    fit_abstention.add(folder, Release.load(folder), pictures, pictures)
     return with_graph(folder)
 
 
@@ -68,9 +69,9 @@ def copied(served, tmp_path) -> Path:
 
 def edited(folder: Path, change) -> Path:
     """A release whose graph is changed."""
-    model = onnx.load(folder / graph.FILE, load_external_data=False)
+    model = onnx.load(folder / onnx_graph.FILE, load_external_data=False)
     change(model)
-    (folder / graph.FILE).write_bytes(model.SerializeToString())
+    (folder / onnx_graph.FILE).write_bytes(model.SerializeToString())
     return folder
 
 
@@ -79,7 +80,7 @@ def refused(folder: Path) -> str:
         Release.load(folder)
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{folder} cannot be served: its onnx/graph.onnx ") and line.endswith(".")
-    return line.split(graph.FILE)[1]
+    return line.split(onnx_graph.FILE)[1]
 
 
 def test_onnx_runtime_serves_a_release_that_has_a_graph_and_answers_as_torch_does(served, pictures, tmp_path):
@@ -106,17 +107,17 @@ def test_the_weights_are_the_models_own_whichever_these_are(copied):
 
 
 def test_the_file_holds_no_weight(served):
-    model = onnx.load(served / graph.FILE, load_external_data=False)
+    model = onnx.load(served / onnx_graph.FILE, load_external_data=False)
     named = Release.load(served).model.state_dict()
     assert {tensor.name for tensor in model.graph.initializer} <= named.keys()
     assert not any(tensor.raw_data or tensor.float_data for tensor in model.graph.initializer)
-    assert (served / graph.FILE).stat().st_size < 50_000
+    assert (served / onnx_graph.FILE).stat().st_size < 50_000
 
 
 def test_weights_that_are_equal_keep_their_own_names(tmp_path):
     """As they are initialised, all biases are 0: one of them in the place of all would follow one alone later."""
     folder = with_graph(make_release(tmp_path / "release", generated=False))
-    biases = [name for name in graph.weights_named((folder / graph.FILE).read_bytes()) if name.endswith(".bias")]
+    biases = [name for name in onnx_graph.weights_named((folder / onnx_graph.FILE).read_bytes()) if name.endswith(".bias")]
     assert set(biases) == {name for name in Release.load(folder).model.state_dict() if name.endswith(".bias")}
 
 
@@ -132,19 +133,19 @@ def test_a_graph_holds_for_each_family_of_models_whatever_the_batch(name, tmp_pa
         folder = saved(name, tmp_path)
         model, processor = onnx_export._loaded(folder), ViTImageProcessorPil.from_pretrained(folder)
         onnx_export._export_graph(model, processor, tmp_path / "graph.onnx")
-    found = graph.Graph(tmp_path / "graph.onnx", model)
+    found = onnx_graph.Graph(tmp_path / "graph.onnx", model)
     for n in (1, 5):
         pixels = torch.randn(n, 3, 32, 32)
         with torch.inference_mode():
             expected = model(pixels, output_hidden_states=True)
         logits, features = found(pixels)
         assert torch.allclose(logits, expected.logits, atol=2e-5)
-        assert torch.allclose(features, refusal.features(expected.hidden_states), rtol=1e-4, atol=2e-5)
+        assert torch.allclose(features, abstention.features(expected.hidden_states), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph", None], ids=["empty", "something else", "cut short"])
 def test_a_damaged_graph_is_said(copied, content):
-    file = copied / graph.FILE
+    file = copied / onnx_graph.FILE
     file.write_bytes(file.read_bytes()[:-900] if content is None else content)
     assert "is damaged, cut short, or made for other weights" in refused(copied)
 
@@ -152,7 +153,7 @@ def test_a_damaged_graph_is_said(copied, content):
 def test_a_graph_of_another_architecture_is_said(copied, tmp_path):
     exported = saved("ViT", tmp_path / "vit")
     onnx_export._export_graph(
-        onnx_export._loaded(exported), ViTImageProcessorPil.from_pretrained(exported), copied / graph.FILE
+        onnx_export._loaded(exported), ViTImageProcessorPil.from_pretrained(exported), copied / onnx_graph.FILE
     )
     assert "names weights that its model does not have, such as 'vit." in refused(copied)
 
@@ -239,7 +240,7 @@ def test_a_graph_with_operations_of_its_own_is_not_run(copied):
 
 def test_a_file_that_onnx_runtime_takes_for_one_of_its_own_is_not_read_as_such(copied):
     # A field that ONNX does not know, so that it reads the file as a model, and the mark of the other format.
-    (copied / graph.FILE).write_bytes(b"\x12\x90\x01\x00ORTM" + bytes(139))
+    (copied / onnx_graph.FILE).write_bytes(b"\x12\x90\x01\x00ORTM" + bytes(139))
     with pytest.raises(NoRelease) as error:
         Release.load(copied)
     assert "No graph was found" in str(error.value.__cause__.__cause__)
@@ -291,7 +292,7 @@ def test_nothing_is_read_from_where_a_graph_points_to(copied, where, place):
 
 def test_a_file_of_the_name_that_stands_in_a_graph_is_not_read(copied, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path(graph.PLACE).write_bytes(b"\xff" * 200_000)
+    Path(onnx_graph.PLACE).write_bytes(b"\xff" * 200_000)
     judge = Release.load(copied)
     assert np.isfinite(judge.probabilities([make_image()])).all()
 
@@ -326,7 +327,7 @@ def test_a_release_without_a_graph_needs_no_package_for_it(copied, monkeypatch):
 
 def test_results_of_an_archive_tell_a_release_with_a_graph_from_the_same_without(served, copied):
     shutil.rmtree(copied / "onnx")
-    assert archive.identity(Release.load(served)) != archive.identity(Release.load(copied))
+    assert archive_triage.identity(Release.load(served)) != archive_triage.identity(Release.load(copied))
 
 
 def test_a_model_whose_export_answers_otherwise_is_refused_before_the_training(tmp_path):

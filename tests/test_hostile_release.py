@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from releases import LABELS, make_image, make_release, measured_release
 
-from space import a_batch, api, batch, evaluation_page, versions, versions_page, words
-from space.triage import Answers, NoRelease, Release
+from dermalert_space import batch, comparison
+from dermalert_space.page import api, markup, tab_batch, tab_evaluation, tab_versions
+from dermalert_space.triage import Answers, NoRelease, Release
 
 TAGS = (
     "<img src=x onerror=alert(1)>",
@@ -74,10 +75,10 @@ def check(html: str) -> None:
 
 
 def test_the_page_runs_nothing_of_it(release, measured):
-    listed = a_batch.listed(release, batch.by_urgency(rows(release)))
-    judged = "".join(words.answer(release, row.judgement) for row in rows(release) if row.judgement)
-    meant = words.meaning(release, measured.metrics())
-    for html in (listed, judged, meant, words.notice(release, None)):
+    listed = tab_batch.listed(release, batch.by_urgency(rows(release)))
+    judged = "".join(markup.answer(release, row.judgement) for row in rows(release) if row.judgement)
+    meant = markup.meaning(release, measured.metrics())
+    for html in (listed, judged, meant, markup.notice(release, None)):
         check(html)
         assert TAGS[0] not in html
     assert [row.state for row in rows(release)] == ["melanoma_alert", "malignant_likely", "none", "unreadable"]
@@ -121,9 +122,9 @@ def test_figures_of_it_are_shown_as_text(measured, tag):
     held_out["artefacts"] = {tag: next(iter(held_out["artefacts"].values()))}
     held_out["per_class"] |= {tag: held_out["per_class"]["melanoma"]}
     figures["splits"] |= {tag: held_out}
-    html = evaluation_page.told(measured, figures) + words.meaning(measured, figures)
+    html = tab_evaluation.told(measured, figures) + markup.meaning(measured, figures)
     check(html)
-    assert words.escaped(tag) in html
+    assert markup.escaped(tag) in html
 
 
 def test_versions_are_compared_as_text(measured):
@@ -131,7 +132,7 @@ def test_versions_are_compared_as_text(measured):
     other.name = measured.name
     other.revision = TAGS[0]
     ids = [TAGS[1]]
-    compared = versions.Compared(
+    compared = comparison.Compared(
         images=2,
         watched=1,
         flagged=(1, 1),
@@ -144,7 +145,7 @@ def test_versions_are_compared_as_text(measured):
         left_out=0,
         unknown=[TAGS[0]],
     )
-    check(versions_page._sentences(measured, other, compared))
+    check(tab_versions._sentences(measured, other, compared))
 
 
 @pytest.mark.parametrize("text", ["\u202ednilb", "a\u2066b", "\x1b[31mred", "one\ntwo", "a\u200b"])
@@ -152,8 +153,8 @@ def test_what_turns_a_line_round_is_not_shown_of_a_release(measured, tmp_path, t
     release = hostile(tmp_path, "odd")
     release.model.config.dermalert |= {"version": text, "data": [text]}
     figures = bad(measured.metrics(), text)
-    html = words.source(release), evaluation_page.told(measured, figures)
-    shown = [words.escaped(html[0]), html[1]]
+    html = markup.source(release), tab_evaluation.told(measured, figures)
+    shown = [markup.escaped(html[0]), html[1]]
     assert all(text not in one and "\ufffd" in one for one in shown)
 
 
@@ -185,5 +186,5 @@ def test_what_turns_a_line_round_is_shown_as_what_cannot_be_shown(measured, name
 def test_an_image_as_part_of_the_page_holds_nothing_of_its_file():
     image = Image.new("RGB", (8, 8))
     image.info["comment"] = TAGS[1]
-    assert "script" not in words.picture(image, TAGS[0], caption=TAGS[1]).split("base64,")[1].split('"')[0]
-    check(words.picture(image, TAGS[0], caption=TAGS[1]))
+    assert "script" not in markup.picture(image, TAGS[0], caption=TAGS[1]).split("base64,")[1].split('"')[0]
+    check(markup.picture(image, TAGS[0], caption=TAGS[1]))

@@ -11,8 +11,9 @@ from hub_server import Fault
 from huggingface_hub.constants import HF_HUB_CACHE
 from pictures import class_folders, picture, write_table
 
-from dermalert import facts, repair, schema, sources
-from dermalert.diagnoses import DIAGNOSES
+from dermalert import schema
+from dermalert.data import isic9, loading, repair
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import RunError, UsageError
 
 ROWS = [
@@ -55,7 +56,7 @@ def publish(hub, files: dict[str, bytes], name: str = "tester/lesions") -> str:
 
 
 def load(name: str = "tester/lesions", **options) -> Dataset:
-    return sources.load([name], **options)
+    return loading.load([name], **options)
 
 
 @both_ways
@@ -179,7 +180,7 @@ def test_a_set_of_benign_and_malignant_is_refused_for_training_and_loaded_as_suc
     publish(hub, {"data/train-0.parquet": parquet(rows)})
     with pytest.raises(UsageError, match="says of its images only whether they are malignant"):
         load()
-    assert sources.load_binary(["tester/lesions"])["label"] == [0, 1, 0]
+    assert loading.load_binary(["tester/lesions"])["label"] == [0, 1, 0]
 
 
 def test_a_name_that_nobody_knows_is_refused(hub):
@@ -213,7 +214,7 @@ def test_columns_that_a_folder_and_the_hub_name_differently_can_be_named_for_bot
     picture(9).save(tmp_path / "set" / "a.png")
     write_table(tmp_path / "set" / "list.csv", [{"img": "a.png", "finding": "nevus"}])
     columns = {"image": "img", "label": "finding"}
-    assert sources.load([str(tmp_path / "set"), "tester/lesions"], columns=columns)["label"] == [4, 3, 3]
+    assert loading.load([str(tmp_path / "set"), "tester/lesions"], columns=columns)["label"] == [4, 3, 3]
 
 
 def test_a_data_set_without_images_is_refused(hub):
@@ -254,7 +255,7 @@ def test_an_image_that_a_folder_holds_too_is_one_row(hub, tmp_path):
     publish(hub, {"data/train-0.parquet": ham10000()})
     class_folders(tmp_path, images=0, labels=("nevus",))
     picture(77).save(tmp_path / "nevus" / "ISIC_8000000.png")
-    dataset = sources.load([str(tmp_path), "tester/lesions"])
+    dataset = loading.load([str(tmp_path), "tester/lesions"])
     assert sorted(dataset["image_id"]) == [row[0] for row in ROWS]
     mine = dataset[dataset["image_id"][:].index("ISIC_8000000")]
     assert (mine["lesion_id"], mine["age"]) == ("HAM_9000000", 80)
@@ -264,7 +265,7 @@ def test_an_image_that_a_folder_holds_too_is_one_row(hub, tmp_path):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_archives_number_is_read_from_the_file_where_no_column_says_it(hub, streaming):
     """As in a set of images and labels alone: two of its nevi are actinic keratoses in the archive."""
-    known = [image_id for image_id, row in facts.known().items() if row["diagnosis"] == "actinic keratosis"][:2]
+    known = [image_id for image_id, row in isic9.known().items() if row["diagnosis"] == "actinic keratosis"][:2]
     pictures = [encoded(i) | {"path": f"{image_id}.png"} for i, image_id in enumerate([*known, "other", "other"])]
     features = Features({"image": Image(), "label": ClassLabel(names=["nevus", "melanoma"])})
     rows = Dataset.from_dict({"image": pictures, "label": [0, 0, 0, 1]}, features=features)

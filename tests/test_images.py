@@ -4,15 +4,16 @@ import torch
 from PIL import Image
 from transformers import EfficientNetImageProcessorPil, ViTImageProcessorPil
 
-from dermalert import images, sources
-from dermalert.images import WithPixels, augment, collate
+from dermalert.data import loading
+from dermalert.training import image_dataset
+from dermalert.training.image_dataset import WithPixels, augment, collate
 
 
 @pytest.fixture
 def dataset(tmp_path):
     from pictures import class_folders
 
-    return sources.load([str(class_folders(tmp_path, images=2))])
+    return loading.load([str(class_folders(tmp_path, images=2))])
 
 
 def test_pixels_without_augmentation_are_those_of_the_processor(dataset):
@@ -48,7 +49,7 @@ def test_augmentation_changes_every_image_anew_and_keeps_shape_and_range(dataset
 )
 def test_what_is_augmented_are_the_picture_s_own_values_whatever_the_processor_does(dataset, processor, monkeypatch):
     given = []
-    monkeypatch.setattr(images, "augment", lambda pixels, **_: given.append(pixels.clone()) or pixels)
+    monkeypatch.setattr(image_dataset, "augment", lambda pixels, **_: given.append(pixels.clone()) or pixels)
     plain, augmented = (WithPixels(dataset, processor, augmented=how)[3]["pixel_values"] for how in ("none", "plain"))
     assert torch.allclose(plain, augmented, atol=1e-5)
     picture = dataset[3]["image"].convert("RGB").resize((32, 32), Image.Resampling(processor.resample))
@@ -114,20 +115,20 @@ def test_robust_augmentation_hides_what_tells_one_camera_from_another(cue):
 def test_colours_are_changed_as_by_one_step_after_the_other():
     pixels = torch.rand(5, 3, 8, 8)
     torch.manual_seed(0)
-    found = images._recoloured(pixels, saturation=0.4, contrast=0.3, brightness=0.1, balance=0.08)
+    found = image_dataset._recoloured(pixels, saturation=0.4, contrast=0.3, brightness=0.1, balance=0.08)
     torch.manual_seed(0)
-    saturation, contrast = images._uniform(5, 0.6, 1.4), images._uniform(5, 0.7, 1.3)
-    light = images._uniform(5, -0.1, 0.1) + images._uniform(5, -0.08, 0.08, channels=3)
+    saturation, contrast = image_dataset._uniform(5, 0.6, 1.4), image_dataset._uniform(5, 0.7, 1.3)
+    light = image_dataset._uniform(5, -0.1, 0.1) + image_dataset._uniform(5, -0.08, 0.08, channels=3)
     grey = pixels.mean(dim=1, keepdim=True)
     coloured = grey + saturation * (pixels - grey)
     mean = coloured.mean(dim=(1, 2, 3), keepdim=True)
     assert torch.allclose(found, mean + contrast * (coloured - mean) + light, atol=1e-6)
 
 
-@pytest.mark.parametrize("draw", images._DRAWN, ids=lambda draw: draw.__name__)
+@pytest.mark.parametrize("draw", image_dataset._DRAWN, ids=lambda draw: draw.__name__)
 def test_what_is_drawn_is_what_the_artefact_draws(draw):
     picture = lesions(1)[0]
-    left, paint = images._drawings(draw, 64, 64, picture.device)
+    left, paint = image_dataset._drawings(draw, 64, 64, picture.device)
     for i in range(5):
         drawn = draw(picture.permute(1, 2, 0).numpy(), np.random.default_rng(i))
         found = (picture * (left[i] / 255) + paint[i] / 255).permute(1, 2, 0).numpy()
@@ -136,9 +137,9 @@ def test_what_is_drawn_is_what_the_artefact_draws(draw):
 
 def test_as_many_pictures_are_drawn_on_as_are_meant_to_be(monkeypatch):
     grey = torch.full((2000, 3, 32, 32), 0.5)
-    for draw, share in dict(images._DRAWN).items():
-        monkeypatch.setattr(images, "_DRAWN", {draw: share})
-        changed = (images._drawn_on(grey.clone()) != grey).flatten(1).any(1).float().mean()
+    for draw, share in dict(image_dataset._DRAWN).items():
+        monkeypatch.setattr(image_dataset, "_DRAWN", {draw: share})
+        changed = (image_dataset._drawn_on(grey.clone()) != grey).flatten(1).any(1).float().mean()
         assert changed == pytest.approx(share, abs=0.03)
 
 

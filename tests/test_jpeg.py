@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dermalert import jpeg
-from dermalert.synthetic import lesion
+from dermalert.imaging import jpeg
+from dermalert.imaging.synthetic_lesions import lesion
 
 
 def by_pillow(pixels, qualities):

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from pictures import class_folders, picture, write_table
 
-from dermalert import schema, sources
-from dermalert.diagnoses import DIAGNOSES
+from dermalert import schema
+from dermalert.data import loading
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError
 
 
@@ -168,7 +169,7 @@ each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
 def load(root: Path, **options):
-    return sources.load([str(root)], **options)
+    return loading.load([str(root)], **options)
 
 
 def ids(rows: list[dict]) -> list[str]:
@@ -577,20 +578,20 @@ def test_a_folder_of_tables_beside_the_class_folders_is_no_class(tmp_path):
     class_folders(tmp_path / "set", images=2, labels=("nevus", "melanoma"))
     (tmp_path / "set" / "metadata").mkdir()
     (tmp_path / "set" / "metadata" / "notes.csv").write_text("a,b\n1,2\n")
-    assert len(sources.load([str(tmp_path / "set")])) == 4
+    assert len(loading.load([str(tmp_path / "set")])) == 4
 
 
 def test_a_table_with_a_cell_without_end_is_one_sentence(tmp_path):
     class_folders(tmp_path / "set", images=2, labels=("nevus", "melanoma"))
     (tmp_path / "set" / "notes.csv").write_text("image_id,text\nx," + "y" * 200_000 + "\n")
     with pytest.raises(UsageError, match=r"notes.csv' cannot be read as a table \(field larger than field limit"):
-        sources.load([str(tmp_path / "set")])
+        loading.load([str(tmp_path / "set")])
 
 
 def test_many_unknown_names_are_counted(tmp_path):
     class_folders(tmp_path / "set", images=1, labels=tuple(f"mystery {letter}" for letter in "abcdefgh"))
     with pytest.raises(UsageError, match="And 3 more such names"):
-        sources.load([str(tmp_path / "set")])
+        loading.load([str(tmp_path / "set")])
 
 
 def test_the_patient_1_of_one_clinic_is_not_the_patient_1_of_another(tmp_path):
@@ -600,6 +601,6 @@ def test_the_patient_1_of_one_clinic_is_not_the_patient_1_of_another(tmp_path):
         write_table(
             folder / "metadata.csv", [{"image": x, "patient_id": n % 3, "lesion_id": n} for n, x in enumerate(ids)]
         )
-    here, both = (sources.load([str(tmp_path / name) for name in names]) for names in (["here"], ["here", "there"]))
+    here, both = (loading.load([str(tmp_path / name) for name in names]) for names in (["here"], ["here", "there"]))
     assert here["group"] == both["group"][:6]
     assert len(set(both["group"])) == 2 * len(set(here["group"]))

@@ -16,7 +16,8 @@ import serving
 from releases import make_image, make_release
 from test_load import Visitor, resident
 
-from space import batch, cleaning, limits, logs, places
+from dermalert_space import batch
+from dermalert_space.page import limits, logs, places, upload_retention
 
 API = "/gradio_api"
 
@@ -404,7 +405,7 @@ def test_temporary_files_lie_where_the_uploads_do(tmp_path, monkeypatch):
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     before = tempfile.gettempdir()
-    with cleaning.upload_folder() as folder:
+    with upload_retention.upload_folder() as folder:
         with tempfile.NamedTemporaryFile() as file, tempfile.SpooledTemporaryFile(max_size=1) as spooled:
             spooled.write(b"more than one")
             assert Path(file.name).parent == folder

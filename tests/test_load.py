@@ -15,7 +15,7 @@ import pytest
 import serving
 from releases import make_image, make_release
 
-from space.triage import Release
+from dermalert_space.triage import Release
 
 CALLS = 2000
 CLIENTS = 64

@@ -7,8 +7,8 @@ from scipy import optimize, special
 from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import LogisticRegression
 
-from dermalert import metrics
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.evaluation import metrics
+from dermalert.taxonomy import DIAGNOSES
 
 ONCE = np.ones(60)
 NOTHING = {"value": None, "low": None, "high": None}

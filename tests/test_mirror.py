@@ -21,7 +21,8 @@ from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 import train_hf
-from dermalert import mirror, retries, runs, training
+from dermalert.hub import retries
+from dermalert.training import checkpoint_sync, recipe_trainer, run_folder
 from dermalert.errors import RunError, UsageError
 
 REPO, NAME = "tester/derm", "run-a"
@@ -133,9 +134,9 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-def push(folder: Path, step: int) -> mirror.Pushes:
+def push(folder: Path, step: int) -> checkpoint_sync.Pushes:
     """Push a checkpoint as the Trainer does, and wait for it."""
-    pushes = mirror.Pushes(f"{REPO}@{NAME}", folder)
+    pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
     pushes.on_save(None, TrainerState(global_step=step), None)
     with pushes:
         pass
@@ -185,7 +186,7 @@ def fetched(folder: Path, name: str = "fetched") -> Path:
     """What another machine gets from the branch."""
     there = folder.parent / name
     there.mkdir(exist_ok=True)
-    mirror.fetch(mirror.find(f"{REPO}@{NAME}", there, SETTINGS), there)
+    checkpoint_sync.fetch(checkpoint_sync.find(f"{REPO}@{NAME}", there, SETTINGS), there)
     return there
 
 
@@ -217,9 +218,9 @@ def cut_everywhere(hub, folder: Path, monkeypatch, *, after: bool, every: int) -
     found, i = [], 0
     while cut_at(i, hub, folder, 10, 20, after=after):
         there = fetched(folder, f"at-{i}")
-        found.append(runs.last_step(there))
+        found.append(run_folder.last_step(there))
         assert is_whole(there, found[-1])
-        pushes = mirror.Pushes(f"{REPO}@{NAME}", folder)  # as in a new process
+        pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)  # as in a new process
         pushes.check(SETTINGS, None)
         assert pushes.finish() is None
         assert is_whole(fetched(folder, f"at-{i}-again"), 20)
@@ -249,7 +250,7 @@ def test_the_first_push_can_be_cut_at_any_request_too(after, hub, folder, monkey
     monkeypatch.setattr(time, "sleep", lambda _: None)
     i = 0
     while cut_at(i, hub, folder, 10, after=after):
-        pushes = mirror.Pushes(f"{REPO}@{NAME}", folder)
+        pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
         pushes.check(SETTINGS, None)  # a branch that was left without a checkpoint is taken for what it is
         assert pushes.finish() is None
         assert is_whole(fetched(folder, f"at-{i}"), 10)
@@ -269,7 +270,7 @@ def test_a_fetch_that_is_cut_at_any_file_leaves_no_checkpoint_and_the_next_finis
         with pytest.raises(RunError, match="Run the same command again"):
             fetched(folder, "there")
         hub.faults.clear()
-        assert runs.last_step(there) == 0
+        assert run_folder.last_step(there) == 0
     assert is_whole(fetched(folder, "there"), 20)
     assert sorted(path.name for path in (there / "checkpoints" / "checkpoint-10").iterdir()) == sorted(OF_MODEL)
     assert [path.name for path in there.iterdir()] == ["checkpoints"]
@@ -290,19 +291,19 @@ def test_a_fetch_that_is_killed_while_it_moves_its_files_leaves_nothing_to_go_on
         patch.setattr(Path, "replace", killed)
         fetched(folder)
     assert list((folder.parent / "fetched" / "checkpoints").iterdir())
-    assert runs.last_checkpoint(folder.parent / "fetched") is None
+    assert run_folder.last_checkpoint(folder.parent / "fetched") is None
     assert is_whole(fetched(folder), 20)
 
 
 @pytest.mark.usefixtures("hub")
 def test_a_checkpoint_that_the_trainer_deletes_meanwhile_is_pushed_whole(folder, monkeypatch):
-    operations = mirror._operations
+    operations = checkpoint_sync._operations
 
     def slow(*args):
         shutil.rmtree(folder / "checkpoints" / "checkpoint-10")
         return operations(*args)
 
-    monkeypatch.setattr(mirror, "_operations", slow)
+    monkeypatch.setattr(checkpoint_sync, "_operations", slow)
     push(folder, 10)
     assert is_whole(fetched(folder), 10)
 
@@ -326,8 +327,8 @@ def test_of_checkpoints_that_wait_the_newest_is_pushed_and_the_others_are_said(f
         go_on.wait(60)
         pushed.append(step)
 
-    monkeypatch.setattr(mirror.Pushes, "_push", slow)
-    pushes = mirror.Pushes(f"{REPO}@{NAME}", folder)
+    monkeypatch.setattr(checkpoint_sync.Pushes, "_push", slow)
+    pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
     with pushes:
         for step in (10, 20, 30):
             save(folder, step) if step > 10 else None
@@ -364,7 +365,7 @@ def test_a_repository_that_vanishes_between_two_pushes_is_not_made_again(hub, fo
 
 def test_a_repository_that_was_there_before_the_training_is_not_made_by_its_first_push(hub, folder):
     hub.create(REPO)
-    pushes = mirror.Pushes(f"{REPO}@{NAME}", folder)
+    pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
     pushes.check(SETTINGS, None)
     hub.repos.clear()
     assert "has vanished" in pushes.finish()
@@ -388,8 +389,8 @@ def test_a_push_that_fails_twice_at_the_commit_is_said_and_made_up_for_at_the_ne
 @pytest.mark.usefixtures("hub")
 def test_an_error_of_the_training_waits_for_the_push_and_a_stop_does_not(folder, monkeypatch):
     go_on, pushed = threading.Event(), []
-    monkeypatch.setattr(mirror.Pushes, "_push", lambda _, step: go_on.wait(60) and pushed.append(step))
-    pushes = mirror.Pushes(f"{REPO}@{NAME}", folder)
+    monkeypatch.setattr(checkpoint_sync.Pushes, "_push", lambda _, step: go_on.wait(60) and pushed.append(step))
+    pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
     with pytest.raises(KeyboardInterrupt), pushes:
         pushes.on_save(None, TrainerState(global_step=10), None)
         raise KeyboardInterrupt
@@ -401,7 +402,7 @@ def test_an_error_of_the_training_waits_for_the_push_and_a_stop_does_not(folder,
 
 
 def test_a_commit_that_came_in_between_is_not_overwritten(hub, folder, caplog, monkeypatch):
-    operations = mirror._operations
+    operations = checkpoint_sync._operations
     push(folder, 10)
     save(folder, 20)
 
@@ -409,7 +410,7 @@ def test_a_commit_that_came_in_between_is_not_overwritten(hub, folder, caplog, m
         hub.commit(REPO, {"run.json": b"{}"}, branch=NAME)
         return operations(*args)
 
-    monkeypatch.setattr(mirror, "_operations", late)
+    monkeypatch.setattr(checkpoint_sync, "_operations", late)
     pushes = push(folder, 20)
     assert "A commit has happened since" in caplog.text
     assert "it holds another run by now" in pushes.finish()
@@ -420,7 +421,7 @@ def test_what_is_no_run_is_not_wiped_off_a_branch_at_the_end_either(hub, folder)
     push(folder, 10)
     hub.repo(REPO).branches["notes"] = hub.branches(REPO)["main"]
     hub.commit(REPO, {"mine.txt": b"mine"}, branch="notes")
-    pushes = mirror.Pushes(f"{REPO}@notes", folder)
+    pushes = checkpoint_sync.Pushes(f"{REPO}@notes", folder)
     assert "lacks the last checkpoint, step 10 (it holds things that are no run)" in pushes.finish()
     assert hub.files(REPO, "notes")["mine.txt"] == b"mine"
 
@@ -449,7 +450,7 @@ def test_a_folder_that_is_as_far_as_the_branch_goes_on_from_its_own_checkpoint(h
     save(folder, 20)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     start = len(hub.requests)
-    mirror.fetch(mirror.find(f"{REPO}@{NAME}", folder, SETTINGS), folder)
+    checkpoint_sync.fetch(checkpoint_sync.find(f"{REPO}@{NAME}", folder, SETTINGS), folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert not [request for request in hub.requests[start:] if "/checkpoints/" in request.path]
     assert "has step 20, 'tester/derm@run-a' step 10: the folder's is taken" in capsys.readouterr().out
@@ -461,13 +462,13 @@ def test_a_folder_that_is_behind_the_branch_is_refused(folder):
     push(folder, 20)
     shutil.rmtree(folder / "checkpoints" / "checkpoint-20")
     with pytest.raises(UsageError, match="has step 10 of this run and 'tester/derm@run-a' step 20: name a new --out"):
-        mirror.find(f"{REPO}@{NAME}", folder, SETTINGS)
+        checkpoint_sync.find(f"{REPO}@{NAME}", folder, SETTINGS)
     with pytest.raises(UsageError, match=r"holds step 20 of this run and '.*' step 10: go on from there, in a new"):
-        mirror.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
+        checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(UsageError, match=r"holds step 20 of this run and '.*' none: go on .* by --resume_from"):
-        mirror.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
-    mirror.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, mirror.find(f"{REPO}@{NAME}", folder, SETTINGS))
+        checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
+    checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, checkpoint_sync.find(f"{REPO}@{NAME}", folder, SETTINGS))
 
 
 NO_BRANCH = {
@@ -498,7 +499,7 @@ def test_a_private_branch_without_a_token_is_refused(hub, folder, monkeypatch):
     assert hub.repo(REPO).private
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UsageError, match="or that your token may read"):
-        mirror.find(f"{REPO}@{NAME}", folder.parent / "there", SETTINGS)
+        checkpoint_sync.find(f"{REPO}@{NAME}", folder.parent / "there", SETTINGS)
 
 
 def test_a_hub_that_does_not_answer_is_said_before_anything_is_written(hub, folder, capsys, monkeypatch):
@@ -532,16 +533,16 @@ def test_a_branch_that_cannot_be_pushed_to_is_refused_before_the_training(case, 
     token, name, sentence = CANNOT_PUSH[case]
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(UsageError) as refused:
-        mirror.Pushes(name, folder).check(SETTINGS | {"epochs": 5}, None)
+        checkpoint_sync.Pushes(name, folder).check(SETTINGS | {"epochs": 5}, None)
     assert sentence in str(refused.value)
     assert hub.branches(REPO) == before
 
 
 def test_a_branch_is_called_after_the_folder_unless_it_is_named(tmp_path):
-    assert str(mirror.branch_of("--x", "tester/derm", tmp_path / "isic9")) == "tester/derm@run-isic9"
-    assert str(mirror.branch_of("--x", "tester/derm@mine/1", tmp_path / "isic9")) == "tester/derm@mine/1"
+    assert str(checkpoint_sync.branch_of("--x", "tester/derm", tmp_path / "isic9")) == "tester/derm@run-isic9"
+    assert str(checkpoint_sync.branch_of("--x", "tester/derm@mine/1", tmp_path / "isic9")) == "tester/derm@mine/1"
     with pytest.raises(UsageError, match="--x: 'run-my run' can be no run's branch: name one, such as tester/derm@run"):
-        mirror.branch_of("--x", "tester/derm", tmp_path / "my run")
+        checkpoint_sync.branch_of("--x", "tester/derm", tmp_path / "my run")
 
 
 @pytest.fixture(scope="module")
@@ -555,10 +556,10 @@ def stopped(pictures, tiny_vit, tmp_path_factory) -> Path:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.calibration, "calibrated_loss", lambda *_: next(losses))
-        patch.setattr(mirror.Pushes, "on_save", stop)
+        patch.setattr(recipe_trainer.calibration, "calibrated_loss", lambda *_: next(losses))
+        patch.setattr(checkpoint_sync.Pushes, "on_save", stop)
         assert command(pictures, tiny_vit, folder, "--epochs", "4") == 130
-    assert runs.last_step(folder) == 20
+    assert run_folder.last_step(folder) == 20
     return folder
 
 
@@ -589,7 +590,7 @@ def best_weights(words: list, losses: list[float], monkeypatch) -> dict:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.calibration, "calibrated_loss", lambda *_: next(losses))
+        patch.setattr(recipe_trainer.calibration, "calibrated_loss", lambda *_: next(losses))
         patch.setattr(train_hf.calibration, "calibrate", stop)
         assert command(*words) == 130
     return found

@@ -7,7 +7,7 @@ from conftest import REPOSITORY
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from dermalert import noninferiority
+from dermalert.evaluation import noninferiority
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from gate import refusals

@@ -5,10 +5,12 @@ import transformers
 from huggingface_hub import HfApi, constants, snapshot_download
 from releases import make_release
 
-from dermalert import backbones, grading, seen
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import contamination
+from dermalert.evaluation import any_checkpoint
+from dermalert.training import backbones
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import RunError, UsageError
-from space.triage import NoRelease, Release
+from dermalert_space.triage import NoRelease, Release
 
 
 @pytest.fixture
@@ -43,20 +45,20 @@ def test_a_cached_base_is_trained_from_and_measured_and_has_no_list(cached, tmp_
     name = cached(base(tmp_path / "base"), tag=tag) + (f"@{tag}" if tag else "")
     model, _ = backbones.load(name, labels=DIAGNOSES)
     assert model.config.num_labels == 9
-    assert seen.read(name) == {}
-    assert grading.load(name).labels == ["nevus", "melanoma"]
+    assert contamination.read(name) == {}
+    assert any_checkpoint.load(name).labels == ["nevus", "melanoma"]
 
 
 def test_a_cached_release_is_served(cached, tmp_path):
     name = cached(make_release(tmp_path / "release"))
     assert Release.load(name).threshold == 0.1
-    assert grading.load(name).threshold == 0.1
+    assert any_checkpoint.load(name).threshold == 0.1
 
 
 @pytest.mark.parametrize("lacks", ["config.json", "preprocessor_config.json", "model.safetensors"])
 def test_what_an_incomplete_cache_lacks_is_named(cached, tmp_path, lacks):
     name = cached(make_release(tmp_path / "base"), without=[lacks])
-    for load, error in ((grading.load, UsageError), (Release.load, NoRelease)):
+    for load, error in ((any_checkpoint.load, UsageError), (Release.load, NoRelease)):
         with pytest.raises(error, match=f"the cache lacks {lacks}: run 'hf download tester/model'"):
             load(name)
     with pytest.raises(UsageError, match=f"the cache lacks {lacks}"):
@@ -66,7 +68,7 @@ def test_what_an_incomplete_cache_lacks_is_named(cached, tmp_path, lacks):
 @pytest.mark.filterwarnings("ignore:It seems that you are about to commit a data file")
 def test_a_release_whose_list_of_images_is_not_cached_is_not_taken_for_one_that_has_none(cached, tmp_path):
     folder = make_release(tmp_path / "release", generated=True)
-    (folder / seen.FILE).parent.mkdir(exist_ok=True)
-    seen.write({"a": "train"}, folder)
-    with pytest.raises(RunError, match=f"the cache lacks {seen.FILE} of 'tester/model'"):
-        seen.read(cached(folder, without=["evaluation/*"]))
+    (folder / contamination.FILE).parent.mkdir(exist_ok=True)
+    contamination.write({"a": "train"}, folder)
+    with pytest.raises(RunError, match=f"the cache lacks {contamination.FILE} of 'tester/model'"):
+        contamination.read(cached(folder, without=["evaluation/*"]))

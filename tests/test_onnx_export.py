@@ -22,10 +22,13 @@ from transformers import (
 )
 from transformers.models.auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
-from dermalert import backbones, evaluation, onnx_export, release, sources
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import loading
+from dermalert.evaluation import evaluate
+from dermalert.release import build, onnx_export
+from dermalert.training import backbones
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import RunError, UsageError
-from space.triage import Release
+from dermalert_space.triage import Release
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 ARCHITECTURES = {
@@ -62,7 +65,7 @@ def exported(folder: Path, name: str = "model") -> Path:
 def pictures(tmp_path_factory) -> Dataset:
     root = tmp_path_factory.mktemp("pictures")
     class_folders(root, images=12)
-    return sources.load([str(root)])
+    return loading.load([str(root)])
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def folder(tmp_path) -> Path:
 
 def written(folder: Path, pictures: Dataset, wanted: str = "all") -> dict:
     judge = Release.load(folder)
-    side = evaluation.ask(judge, pictures, name="pictures")
+    side = evaluate.ask(judge, pictures, name="pictures")
     return onnx_export.write(folder, judge, side, {"train": pictures, "validation": pictures}, wanted)
 
 
@@ -141,7 +144,7 @@ def test_half_precision_weights_give_a_model_in_single_precision_with_the_same_a
     for tensor in loaded.model.parameters():
         tensor.data = tensor.half().float()
     loaded.model.save_pretrained(folder)
-    release.compact(folder)
+    build.compact(folder)
     told = written(folder, pictures)
     assert told["model"]["difference"] < 1e-5 and told["graph"]["difference"] < 1e-5
 
@@ -152,7 +155,7 @@ def test_what_is_stated_is_what_the_files_answer(folder, pictures, monkeypatch):
     judge = Release.load(folder)
     models, judge.graph = onnx_export.sessions(folder, judge), None
     assert told["images"] == len(pictures)
-    recorded = evaluation.predict(judge, pictures, name="pictures")
+    recorded = evaluate.predict(judge, pictures, name="pictures")
     melanoma, column = np.array(pictures["label"]) == DIAGNOSES.index("melanoma"), DIAGNOSES.index("melanoma")
     for key, name in (("graph", "graph"), ("model", "model"), ("quantized", "model_quantized")):
         path = folder / "onnx" / f"{name}.onnx"
@@ -199,7 +202,7 @@ def test_eight_bits_pay_where_they_are_faster_and_lose_nothing_that_is_not_chanc
 
 def test_whether_it_pays_is_decided_on_validation_and_not_on_what_is_reported(folder, pictures, monkeypatch):
     judge = Release.load(folder)
-    held_out = evaluation.ask(judge, pictures, name="held out")
+    held_out = evaluate.ask(judge, pictures, name="held out")
     validation = pictures.select(range(len(pictures)))
     changes = {
         id(held_out.dataset): {"value": -0.5, "low": -0.6, "high": -0.4},
@@ -228,7 +231,7 @@ def test_a_file_in_eight_bits_is_there_only_where_it_pays_and_its_figures_in_any
 def test_the_change_of_the_area_is_paired_and_resamples_groups():
     rows = {"label": [3, 3, 4, 4, 4, 4] * 20, "group": [str(i // 2) for i in range(120)]}
     scores = np.random.default_rng(0).uniform(size=(120, 9))
-    side = evaluation.Side(dataset=Dataset.from_dict(rows), probabilities=scores, alert=None)
+    side = evaluate.Side(dataset=Dataset.from_dict(rows), probabilities=scores, alert=None)
     assert onnx_export.auroc_change(side, scores) == {"value": 0.0, "low": None, "high": None}
     worse = scores.copy()
     worse[np.array(rows["label"]) == 3, 3] -= 0.5
@@ -239,7 +242,7 @@ def test_the_change_of_the_area_is_paired_and_resamples_groups():
 @pytest.mark.parametrize("wrong", [3e-4, np.nan])
 def test_other_answers_than_torch_gives_stop_the_release(folder, pictures, wrong):
     judge = Release.load(folder)
-    side = evaluation.ask(judge, pictures, name="pictures")
+    side = evaluate.ask(judge, pictures, name="pictures")
     side.probabilities[0, 0] += wrong
     with pytest.raises(RunError, match=r"gives other answers than torch .* --onnx none"):
         onnx_export.write(folder, judge, side, {"train": pictures}, "serving")
@@ -281,7 +284,7 @@ def test_speed_is_measured_on_the_threads_asked_for_and_leaves_torch_as_it_was(f
 
 
 def test_on_real_images_the_bundled_release_and_its_export_give_the_same_answers(real_images, tmp_path):
-    bundled = Path(onnx_export.__file__).parent.parent / "space" / "model"
+    bundled = Path(onnx_export.__file__).parents[2] / "space" / "model"
     if not bundled.is_dir():
         pytest.skip("no bundled release")
     paths = sorted((real_images / "isic9").rglob("*.jpg"))[::15][:100]
@@ -304,4 +307,4 @@ def test_an_image_needs_no_square_nor_a_size_of_its_own(folder, tmp_path):
         image.save(tmp_path / f"{i}.png")
     rows = Dataset.from_dict({"image": [str(tmp_path / f"{i}.png") for i in range(3)]})
     (found,) = onnx_export.answers(judge.processor, rows, [onnx_export.session(exported(folder))])
-    assert found == pytest.approx(evaluation.predict(judge, rows, name="three"), abs=1e-5)
+    assert found == pytest.approx(evaluate.predict(judge, rows, name="three"), abs=1e-5)

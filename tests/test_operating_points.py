@@ -6,8 +6,8 @@ from datasets import Dataset
 from releases import LABELS, make_image, make_release
 from scipy import stats
 
-from dermalert import declining, operating_points
-from space.triage import Release
+from dermalert.release import fit_abstention, operating_points
+from dermalert_space.triage import Release
 
 
 def point(scores, lesions=None, abstained=None):
@@ -103,7 +103,7 @@ def test_the_points_of_a_release_are_those_of_what_it_serves(tmp_path):
     calibration = Dataset.from_dict(
         {"image": images, "label": [seed % 9 for seed in range(180)], "group": [str(seed // 2) for seed in range(180)]}
     )
-    release = declining.add(folder, Release.load(folder), calibration, calibration)
+    release = fit_abstention.add(folder, Release.load(folder), calibration, calibration)
     release = operating_points.add(folder, release, calibration)
     config = json.loads((folder / "config.json").read_text())
     answers = release.answers(images)

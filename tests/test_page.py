@@ -15,11 +15,12 @@ from PIL import Image
 from releases import make_image, measured_release
 from transformers import pipeline
 
-from dermalert import comparing, publishing
-from dermalert.diagnoses import CLINICAL_GROUPS
-from space import evaluation_page, words
-from space.readers import READERS
-from space.triage import NOT_A_DEVICE, Release, share
+from dermalert.publishing import models
+from dermalert.release import regression_gate
+from dermalert.taxonomy import CLINICAL_GROUPS
+from dermalert_space.page import markup, tab_evaluation
+from dermalert_space.reader_studies import READERS
+from dermalert_space.triage import NOT_A_DEVICE, Release, share
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 # A browser has servers of its own that it likes to ask.
@@ -58,7 +59,7 @@ def hub_space(versions, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", "hf_write")
         for version, folder in versions.items():
-            publishing.publish(folder, REPO, version, accept="made up")
+            models.publish(folder, REPO, version, accept="made up")
     home = tmp_path_factory.mktemp("hub-space")
     with serving.space(home, MODEL_ID=REPO, MODEL_REVISION="v1.1.0", HF_HOME=str(home / "hf")) as url:
         yield url
@@ -162,7 +163,7 @@ def test_where_the_server_is_busy_the_former_answer_gives_way_to_a_plain_sentenc
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": full}))
     page.get_by_label("Remove Image").click()
     upload(page, tmp_path / "lesion.png")
-    expect(page.locator("#result .sentence")).to_have_text(words.BUSY)
+    expect(page.locator("#result .sentence")).to_have_text(markup.BUSY)
 
 
 def test_where_the_model_looked_stands_beside_the_image_and_on_no_disk(visit, demo_space, tmp_path):
@@ -198,9 +199,9 @@ def test_a_refused_image_has_a_sentence_and_no_probabilities(visit, demo_space, 
 
 def test_a_release_without_figures_says_so(visit, demo_space):
     page = visit(demo_space)
-    expect(page.locator("#means")).to_contain_text(words.NO_METRICS)
+    expect(page.locator("#means")).to_contain_text(markup.NO_METRICS)
     page.get_by_role("tab", name="How good is it").click()
-    expect(page.locator("#evaluation")).to_contain_text(words.NO_METRICS)
+    expect(page.locator("#evaluation")).to_contain_text(markup.NO_METRICS)
     page.get_by_role("tab", name="Versions").click()
     expect(page.locator("#versions")).to_contain_text("read from a folder: there are no other versions")
 
@@ -297,7 +298,7 @@ def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hu
     held_out = figures["splits"]["held_out"]
     page = visit(hub_space)
     melanoma = held_out["melanoma"]
-    flagged = words.figure(melanoma["sensitivity_refusals_missed"], times=100, digits=0)
+    flagged = markup.figure(melanoma["sensitivity_refusals_missed"], times=100, digits=0)
     assert re.fullmatch(r"\d+ \[\d+-\d+\]", flagged)
     expect(page.locator("#means")).to_contain_text(f"Of 100 melanomas in the evaluation it flagged {flagged}")
     expect(page.locator("#means")).to_contain_text(f"from {melanoma['n']} images of melanoma")
@@ -306,13 +307,13 @@ def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hu
     page.get_by_role("tab", name="How good is it").click()
     told = page.locator("#evaluation")
     for name, of in held_out["per_class"].items():
-        cells = [str(of["n"]), *(words.figure(of[key]) for key in ("sensitivity", "specificity", "auroc"))]
+        cells = [str(of["n"]), *(markup.figure(of[key]) for key in ("sensitivity", "specificity", "auroc"))]
         row = told.get_by_role("row").filter(has=page.get_by_role("rowheader", name=name, exact=True))
         expect(row.locator("td")).to_have_text(cells)
     for reader in READERS:
         expect(told).to_contain_text(f"{reader.who}, at {reader.sensitivity}, on other lesions ({reader.source})")
     for picture in told.locator("img").all():
-        assert picture.get_attribute("alt") in evaluation_page.FIGURES.values()
+        assert picture.get_attribute("alt") in tab_evaluation.FIGURES.values()
         assert picture.evaluate("e => e.naturalWidth") > 0
     assert told.locator("img").count() == 2
     assert "NaN" not in told.inner_text() and "None" not in told.inner_text()
@@ -321,10 +322,10 @@ def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hu
 def test_what_is_declined_is_told_with_its_numbers(versions):
     figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
     release = Release.load(versions["v1.1.0"])
-    assert "It declines no image" in evaluation_page.told(release, figures | {"refusal": None})
+    assert "It declines no image" in tab_evaluation.told(release, figures | {"refusal": None})
     share = {"value": 0.0076, "low": 0.0039, "high": 0.0132}
     refusal = {"held_out": {"all": {"n": 1583, "refused": share}}, "unfit": {"noise": {"n": 40, "refused": share}}}
-    told = evaluation_page.told(release, figures | {"refusal": refusal})
+    told = tab_evaluation.told(release, figures | {"refusal": refusal})
     assert '<th scope="row">held out</th><td>1583</td><td>0.008 <span class="interval">[0.004-0.013]</span>' in told
     assert '<th scope="row">noise (generated or spoilt)</th><td>40</td>' in told
 
@@ -344,8 +345,8 @@ def test_sensitivities_are_those_as_served_and_both_points_are_told(versions):
     point = {"threshold": 0.0275, "lesions": 169, "missed": 5, "abstained": 4, "confidence": 0.95}
     point |= {"bound_met": False, "lesions_needed": 59, "target_sensitivity": 0.95, "raw": {"missed": 1}}
     figures |= {"alert": point, "attention": point | {"bound_met": True, "missed": 6}}
-    told = shown(evaluation_page.told(Release.load(versions["v1.1.0"]), figures))
-    for name in evaluation_page._FIGURES_OF_A_SIDE:
+    told = shown(tab_evaluation.told(Release.load(versions["v1.1.0"]), figures))
+    for name in tab_evaluation._FIGURES_OF_A_SIDE:
         if "as served" in name or "by their worst photo" in name:
             assert re.search(f"{name} 0.81 +\\[0.54-0.96\\]", told), name
     assert "of which it misses 5 as served (4 because they cannot be assessed): which does not show with 95%" in told
@@ -365,7 +366,7 @@ def test_a_release_made_before_there_were_such_figures_is_told_of(versions):
         for of in side["melanoma"].get("by_source", {}).values():
             of.pop("sensitivity_as_served", None)
             of.pop("specificity_as_served", None)
-    told = shown(evaluation_page.told(Release.load(versions["v1.1.0"]), figures))
+    told = shown(tab_evaluation.told(Release.load(versions["v1.1.0"]), figures))
     assert "without regard to abstention" in told and "sensitivity, without abstention" in told
     assert "point of attention" not in told
 
@@ -374,18 +375,18 @@ def test_subgroups_and_the_melanoma_probability_are_told_in_words_and_figures(ve
     figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
     held_out = figures["splits"]["held_out"]
     held_out["subgroup_sensitivity"] = {"sentences": ["Lower sensitivity beyond chance: age 30 to 49 <b>."]}
-    told = evaluation_page.told(Release.load(versions["v1.1.0"]), figures)
+    told = tab_evaluation.told(Release.load(versions["v1.1.0"]), figures)
     assert "Lower sensitivity beyond chance: age 30 to 49 &lt;b&gt;. Lesions, as served." in told
-    slope = words.figure(held_out["calibration"]["melanoma"]["slope"])
+    slope = markup.figure(held_out["calibration"]["melanoma"]["slope"])
     assert "Calibration of the probability of melanoma" in told and slope in shown(told)
     assert "mean size of the change" in told and "change of the probability" not in told
 
 
 def test_of_photographs_without_a_dermoscope_nothing_is_claimed_but_that_the_answers_do_not_hold(versions):
     figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
-    told = shown(evaluation_page.told(Release.load(versions["v1.1.0"]), figures)) + words.FOR_DERMOSCOPY
+    told = shown(tab_evaluation.told(Release.load(versions["v1.1.0"]), figures)) + markup.FOR_DERMOSCOPY
     assert told.count("without a dermoscope") == 3 and told.count("say nothing of") == 2
-    assert not re.search(r"(not|never) (been )?measured", words.FOR_DERMOSCOPY + evaluation_page.LIMITS[0])
+    assert not re.search(r"(not|never) (been )?measured", markup.FOR_DERMOSCOPY + tab_evaluation.LIMITS[0])
 
 
 def test_the_table_of_subgroups_has_their_lesions_as_served_and_says_of_the_rest_that_it_is_not(versions):
@@ -398,7 +399,7 @@ def test_the_table_of_subgroups_has_their_lesions_as_served_and_says_of_the_rest
         for k, n in ((17, 20), (9, 10))
     )
     held_out["subgroup_sensitivity"]["tests"] = [{"kind": "sex", "name": "female", "rest": male} | female]
-    told = shown(evaluation_page.told(Release.load(versions["v1.1.0"]), figures))
+    told = shown(tab_evaluation.told(Release.load(versions["v1.1.0"]), figures))
     assert "sensitivity as served, lesions AUROC sensitivity, without abstention specificity, without abst" in told
     row = f"{of['n']} {of['melanomas']}"
     assert (
@@ -411,19 +412,19 @@ def test_a_release_of_generated_lesions_shows_neither_dermatologists_nor_prevale
     path = folder / "evaluation" / "metrics.json"
     figures = json.loads(path.read_text())
     release = Release.load(folder)
-    real = words.meaning(release, figures) + evaluation_page.told(release, figures)
+    real = markup.meaning(release, figures) + tab_evaluation.told(release, figures)
     figures["data"]["generated"] = True
-    made_up = words.meaning(release, figures) + evaluation_page.told(release, figures)
+    made_up = markup.meaning(release, figures) + tab_evaluation.told(release, figures)
     for said in ("dermatologists", "PPV", READERS[0].source):
         assert said in real and said not in made_up
-    assert words.GENERATED in words.notice(release, figures) and words.GENERATED not in words.notice(release, None)
+    assert markup.GENERATED in markup.notice(release, figures) and markup.GENERATED not in markup.notice(release, None)
 
 
 # Versions
 
 
 def test_another_version_is_set_beside_the_served_one(visit, hub_space, versions, tmp_path):
-    report = comparing.compare(*(comparing.read(versions[tag], tag) for tag in ("v1.0.0", "v1.1.0")))
+    report = regression_gate.compare(*(regression_gate.read(versions[tag], tag) for tag in ("v1.0.0", "v1.1.0")))
     make_image((64, 48)).save(tmp_path / "lesion.png")
     page = visit(hub_space, "Versions")
     page.get_by_label("Compare with").click()

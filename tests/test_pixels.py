@@ -14,9 +14,11 @@ from pictures import class_folders
 from PIL import Image
 from transformers import CLIPImageProcessorPil, MobileViTImageProcessorPil, ViTImageProcessorPil
 
-from dermalert import images, pixels, sources
+from dermalert.data import loading
+from dermalert.imaging import pixel_cache
+from dermalert.training import image_dataset
 from dermalert.errors import RunError, UsageError
-from dermalert.pixels import Pixels, Processed
+from dermalert.imaging.pixel_cache import Pixels, Processed
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})
 ROW = 2 * 32 + 3 * 16 * 16  # bytes
@@ -25,22 +27,22 @@ ROW = 2 * 32 + 3 * 16 * 16  # bytes
 @pytest.fixture(autouse=True)
 def packs(cache, monkeypatch):
     """An empty cache, in which a pack holds few images."""
-    monkeypatch.setattr(pixels, "_PACK", 4)
-    monkeypatch.setattr(pixels, "_mapped", set())
+    monkeypatch.setattr(pixel_cache, "_PACK", 4)
+    monkeypatch.setattr(pixel_cache, "_mapped", set())
     return cache.parent / "pixels-1"
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    return sources.load([str(class_folders(tmp_path / "data", images=2))])
+    return loading.load([str(class_folders(tmp_path / "data", images=2))])
 
 
 @pytest.fixture
 def decoded(monkeypatch):
     """The images that are decoded from now on."""
     seen = []
-    read_image = pixels.read_image
-    monkeypatch.setattr(pixels, "read_image", lambda image: seen.append(image) or read_image(image))
+    read_image = pixel_cache.read_image
+    monkeypatch.setattr(pixel_cache, "read_image", lambda image: seen.append(image) or read_image(image))
     return seen
 
 
@@ -63,7 +65,7 @@ def test_what_is_new_in_a_data_set_is_decoded_and_a_copy_is_not(dataset, decoded
     copied = next((tmp_path / "data" / "melanoma").iterdir())
     (tmp_path / "data" / "melanoma" / "copy.png").write_bytes(copied.read_bytes())
     class_folders(tmp_path / "data" / "more", images=1, first_seed=500, labels=("nevus",))
-    more = sources.load([str(tmp_path / "data"), str(tmp_path / "data" / "more")])
+    more = loading.load([str(tmp_path / "data"), str(tmp_path / "data" / "more")])
     assert len(more) == 20
     assert np.array_equal(Pixels(more, Processed(PROCESSOR))[range(20)], expected(more))
     assert len(decoded) == 19
@@ -111,7 +113,7 @@ pixels.Pixels(sources.load([{str(tmp_path / "data")!r}]), pixels.Processed(proce
 
 
 def test_there_is_a_bound_and_what_is_beyond_it_is_decoded_each_time(dataset, decoded, packs, monkeypatch):
-    monkeypatch.setattr(pixels, "AT_MOST", 9 * ROW)
+    monkeypatch.setattr(pixel_cache, "AT_MOST", 9 * ROW)
     found = Pixels(dataset, Processed(PROCESSOR))
     assert sum(path.stat().st_size for path in packs.glob("*/*")) == 8 * ROW
     assert len(decoded) == 8
@@ -126,7 +128,7 @@ def test_what_was_unused_longest_makes_room_and_so_does_what_a_killed_run_left(d
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(5 * ROW))
         os.utime(path, (time.time() - age * 86400,) * 2)
-    monkeypatch.setattr(pixels, "AT_MOST", 23 * ROW)
+    monkeypatch.setattr(pixel_cache, "AT_MOST", 23 * ROW)
     Pixels(dataset, Processed(PROCESSOR))
     assert [path.exists() for path in (old, abandoned, fresh)] == [False, False, True]
     assert sum(path.stat().st_size for path in packs.glob("*/*.pack")) == 18 * ROW
@@ -145,7 +147,7 @@ def test_what_cannot_be_written_whole_leaves_nothing(dataset, packs, monkeypatch
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pixels, "read_image", interrupted)
+    monkeypatch.setattr(pixel_cache, "read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Pixels(dataset, Processed(PROCESSOR))
     assert packs.is_dir()
@@ -176,7 +178,7 @@ def test_a_pack_that_cannot_be_opened_or_touched_costs_nothing_else(dataset, dec
 def test_two_runs_with_one_process_number_do_not_write_one_file(dataset, packs, monkeypatch):
     """As in two containers that share a cache: one run begins while another is in the middle of the same pack."""
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    read_image, runs, written_at_once = pixels.read_image, [], []
+    read_image, runs, written_at_once = pixel_cache.read_image, [], []
 
     def meanwhile(image):
         if not runs:
@@ -185,7 +187,7 @@ def test_two_runs_with_one_process_number_do_not_write_one_file(dataset, packs, 
         written_at_once.append(len(list(packs.glob("*/*.partial"))))
         return read_image(image)
 
-    monkeypatch.setattr(pixels, "read_image", meanwhile)
+    monkeypatch.setattr(pixel_cache, "read_image", meanwhile)
     both = [Pixels(dataset, Processed(PROCESSOR)), runs[1]]
     assert max(written_at_once) == 2
     assert all(np.array_equal(each[range(18)], expected(dataset)) for each in both)
@@ -247,7 +249,7 @@ def test_pixels_are_kept_as_rgb_and_fed_as_the_processor_would_feed_them(process
 def test_a_model_that_takes_bgr_is_trained_on_the_very_pixels_that_it_is_served(dataset):
     processor = MobileViTImageProcessorPil(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})
     served = processor([image.convert("RGB") for image in dataset["image"]], return_tensors="pt")["pixel_values"]
-    assert torch.allclose(images.WithPixels(dataset, processor).__getitems__(list(range(18)))["pixel_values"], served)
+    assert torch.allclose(image_dataset.WithPixels(dataset, processor).__getitems__(list(range(18)))["pixel_values"], served)
 
 
 def _pixels_of(content, i, size=3 * 16 * 16):
@@ -274,11 +276,11 @@ def without_digests(content):
 
 @pytest.mark.parametrize("change", [rotten, blackened, swapped, without_digests])
 def test_pixels_that_are_not_those_of_their_file_are_made_anew(dataset, monkeypatch, caplog, change):
-    monkeypatch.setattr(pixels, "_PACK", 100)
+    monkeypatch.setattr(pixel_cache, "_PACK", 100)
     processed = Processed(ViTImageProcessorPil(size={"height": 16, "width": 16}))
     rows = list(range(len(dataset)))
     expected = Pixels(dataset, processed)[rows]
-    (pack,) = pixels.folder().glob("*/*.pack")
+    (pack,) = pixel_cache.folder().glob("*/*.pack")
     content = bytearray(pack.read_bytes())
     change(content)
     pack.chmod(0o600)

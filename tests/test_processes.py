@@ -15,8 +15,9 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from dermalert import processes, runs, splits
-from dermalert.training import WeightedSampler, sampling_weights
+from dermalert.data import splits
+from dermalert.training import distributed, run_folder
+from dermalert.training.recipe_trainer import WeightedSampler, sampling_weights
 from train_hf import Config, UsageError, check, parse, run, sources
 
 # The script, and beside it what it drew, what was measured and its own number, for the test to read.
@@ -26,7 +27,7 @@ sys.path.insert(0, {repository!r})
 import train_hf
 from dermalert import images, training
 from dermalert.errors import run_command
-from dermalert.settings import parse
+from dermalert.config import parse
 
 def note(**told):
     with open({notes!r} + os.environ["RANK"], "a") as file:
@@ -224,9 +225,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
 
 
 def test_in_one_process_what_is_decided_is_what_was_found():
-    assert processes.is_main()
-    assert processes.decided(lambda: 7) == 7
-    assert processes.by_main(lambda: np.arange(3)).tolist() == [0, 1, 2]
+    assert distributed.is_main()
+    assert distributed.decided(lambda: 7) == 7
+    assert distributed.by_main(lambda: np.arange(3)).tolist() == [0, 1, 2]
 
 
 def test_processes_of_neighbouring_seeds_draw_different_numbers(monkeypatch):
@@ -235,7 +236,7 @@ def test_processes_of_neighbouring_seeds_draw_different_numbers(monkeypatch):
         for rank in range(3):
             monkeypatch.setenv("RANK", str(rank))
             torch.manual_seed(seed)
-            processes.vary_chance()
+            distributed.vary_chance()
             drawn.append(torch.rand(()).item())
     assert len(set(drawn)) == 9
 
@@ -243,20 +244,20 @@ def test_processes_of_neighbouring_seeds_draw_different_numbers(monkeypatch):
 @pytest.mark.parametrize("changed", ["data", "sides"])
 def test_a_machine_with_other_images_than_the_main_one_is_refused(tmp_path, changed):
     whose = {"data": "1", "sides": "2"}
-    runs.claim(tmp_path, whose, needed_bytes=0)
-    runs.check_shared(tmp_path, whose)
+    run_folder.claim(tmp_path, whose, needed_bytes=0)
+    run_folder.check_shared(tmp_path, whose)
     with pytest.raises(UsageError, match="give all machines the same data sets"):
-        runs.check_shared(tmp_path, whose | {changed: "other"})
+        run_folder.check_shared(tmp_path, whose | {changed: "other"})
 
 
 @pytest.mark.parametrize("local, said", [("0", UsageError), ("1", SystemExit)])
 def test_the_first_process_of_another_machine_says_what_is_wrong_there(monkeypatch, local, said):
     for name, value in (("WORLD_SIZE", "4"), ("RANK", "2"), ("LOCAL_RANK", local)):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(processes, "PartialState", lambda **_: None)
+    monkeypatch.setattr(distributed, "PartialState", lambda **_: None)
     before = signal.getsignal(signal.SIGTERM), logging.root.manager.disable
     try:
-        with pytest.raises(said), processes.together():
+        with pytest.raises(said), distributed.together():
             raise UsageError("'data' is not there.")
     finally:
         signal.signal(signal.SIGTERM, before[0])

@@ -15,8 +15,11 @@ from hub_server import Fault
 from pictures import picture
 from typer.testing import CliRunner
 
-from dermalert import audit, dataset_release, retries, schema, sources, splits
-from dermalert.__main__ import app
+from dermalert import schema
+from dermalert.data import audit, loading, splits
+from dermalert.hub import retries
+from dermalert.publishing import datasets
+from dermalert.cli import app
 from dermalert.errors import UsageError
 
 REPO = "tester/lesions"
@@ -93,7 +96,7 @@ def tables(hub, tmp_path: Path) -> list[list[dict]]:
 
 
 def prepared(folders: Path) -> tuple[dict[str, Dataset], dict]:
-    return dataset_release.prepare(sources.load([str(folders)]), "archive", "cc-by-nc-4.0")
+    return datasets.prepare(loading.load([str(folders)]), "archive", "cc-by-nc-4.0")
 
 
 def test_what_is_published_is_read_back_with_the_same_features_rows_and_bytes(hub, folders, tmp_path):
@@ -178,18 +181,18 @@ def test_the_front_matter_tells_the_hub_licence_task_size_splits_and_features(hu
 def test_the_card_stops_at_a_figure_that_is_missing(folders):
     _, figures = prepared(folders)
     sizes = dict.fromkeys(figures["data"]["sides"], 1)
-    assert dataset_release.render_card(figures, REPO, sizes)
+    assert datasets.render_card(figures, REPO, sizes)
     del figures["repair"]["copies"]
     with pytest.raises(jinja2.UndefinedError, match="copies"):
-        dataset_release.render_card(figures, REPO, sizes)
+        datasets.render_card(figures, REPO, sizes)
 
 
 def test_the_card_says_of_generated_pictures_that_they_are(folders):
     _, figures = prepared(folders)
     sizes = dict.fromkeys(figures["data"]["sides"], 1)
-    assert "Drawn by a program" not in dataset_release.render_card(figures, REPO, sizes)
+    assert "Drawn by a program" not in datasets.render_card(figures, REPO, sizes)
     figures["data"]["generated"] = True
-    assert "Drawn by a program" in dataset_release.render_card(figures, REPO, sizes)
+    assert "Drawn by a program" in datasets.render_card(figures, REPO, sizes)
 
 
 def test_neither_a_folders_place_nor_a_token_is_in_any_uploaded_file(hub, folders, tmp_path):
@@ -213,8 +216,8 @@ def test_a_second_call_finds_it_there_and_sends_no_image(hub, folders):
 
 def test_another_version_replaces_its_own_files_and_leaves_those_of_others(hub, folders, monkeypatch):
     with monkeypatch.context() as small:
-        small.setattr(dataset_release, "_ROWS", 8)
-        small.setattr(dataset_release, "_SHARD", 1)
+        small.setattr(datasets, "_ROWS", 8)
+        small.setattr(datasets, "_SHARD", 1)
         published(folders, REPO)
     before = set(uploaded(hub))
     hub.commit(REPO, {"LICENSE": b"mine", "notes/mine.md": b"mine"}, repo_type="dataset")
@@ -225,8 +228,8 @@ def test_another_version_replaces_its_own_files_and_leaves_those_of_others(hub, 
 
 
 def test_many_files_are_read_back_as_one_split(hub, folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_release, "_ROWS", 8)
-    monkeypatch.setattr(dataset_release, "_SHARD", 40_000)
+    monkeypatch.setattr(datasets, "_ROWS", 8)
+    monkeypatch.setattr(datasets, "_SHARD", 40_000)
     published(folders, REPO)
     assert sum(name.startswith("data/train-") for name in uploaded(hub)) > 1
     assert all(len(data) < 80_000 for name, data in uploaded(hub).items() if name.startswith("data/"))
@@ -236,12 +239,12 @@ def test_many_files_are_read_back_as_one_split(hub, folders, tmp_path, monkeypat
 
 
 def test_the_order_of_the_files_changes_nothing(folders):
-    dataset = sources.load([str(folders)])
-    parts, figures = dataset_release.prepare(dataset, "none", "other")
-    turned, others = dataset_release.prepare(dataset.select(range(len(dataset))[::-1]), "none", "other")
+    dataset = loading.load([str(folders)])
+    parts, figures = datasets.prepare(dataset, "none", "other")
+    turned, others = datasets.prepare(dataset.select(range(len(dataset))[::-1]), "none", "other")
     assert figures["data"] == others["data"]
     for name, rows in parts.items():
-        first, second = (list(dataset_release._tables(part)) for part in (rows, turned[name]))
+        first, second = (list(datasets._tables(part)) for part in (rows, turned[name]))
         assert first == second
 
 
@@ -266,21 +269,21 @@ def from_sources(origins: list[str]) -> Dataset:
 
 @pytest.mark.parametrize(("origins", "given", "expected"), LICENCES)
 def test_the_licence_is_the_strictest_of_the_sources_or_the_one_given(origins, given, expected):
-    assert dataset_release.license_of(from_sources(origins), given) == expected
+    assert datasets.license_of(from_sources(origins), given) == expected
 
 
 def test_a_licence_that_allows_more_than_a_source_is_refused():
     sentence = "--license 'mit': images from HAM10000, PAD-UFES-20 are under cc-by-nc-4.0; say that or other"
     with pytest.raises(UsageError, match=sentence):
-        dataset_release.license_of(from_sources(["PAD-UFES-20", "HAM10000", "unknown", "generated"]), "mit")
+        datasets.license_of(from_sources(["PAD-UFES-20", "HAM10000", "unknown", "generated"]), "mit")
 
 
 @pytest.mark.parametrize("name", ["generated", "HAM10000", "older ISIC archive"])
 def test_a_folder_that_is_called_like_a_source_has_no_known_licence(name):
     mine = Dataset.from_dict({"source": [name], "image_id": ["photo_1"]})
     with pytest.raises(UsageError, match=f"the licence of the images from '{name}' is not known here"):
-        dataset_release.license_of(mine)
-    assert dataset_release.license_of(mine, "cc-by-4.0") == "cc-by-4.0"
+        datasets.license_of(mine)
+    assert datasets.license_of(mine, "cc-by-4.0") == "cc-by-4.0"
 
 
 def test_images_of_unknown_licence_are_refused_until_it_is_named(hub, tmp_path):
@@ -316,7 +319,7 @@ def test_what_cannot_be_published_is_refused_before_an_image_is_read(case, hub, 
     before = {name: repo.branches.copy() for name, repo in hub.repos.items()}
     token, repo_id, options, sentence = REFUSED[case]
     monkeypatch.setenv("HF_TOKEN", token)
-    monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("the images were read"))
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("the images were read"))
     code, said = publish("demo", repo_id, *options)
     assert code == 2
     assert sentence in " ".join(said.replace("│", " ").split())
@@ -325,7 +328,7 @@ def test_what_cannot_be_published_is_refused_before_an_image_is_read(case, hub, 
 
 def test_a_licence_that_the_hub_does_not_know_is_refused_before_an_image_is_read(hub, monkeypatch):
     hub.faults.append(Fault("POST", "/validate-yaml", 400))  # as it answers there
-    monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("the images were read"))
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("the images were read"))
     code, said = publish("demo", REPO, "--license", "cc-by-nd-nc")
     assert code == 2
     assert "--license 'cc-by-nd-nc' is no licence that the Hub knows" in said
@@ -404,4 +407,4 @@ def test_a_hub_that_cannot_be_reached_is_said_in_one_sentence(hub, folders, monk
     [(999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (100_000, "100K<n<1M"), (2_000_000, "1M<n<10M")],
 )
 def test_the_size_is_named_in_the_hubs_words(images, name):
-    assert dataset_release._size_category(images) == name
+    assert datasets._size_category(images) == name

@@ -18,10 +18,11 @@ from releases import IMAGES, make_release, measured_release
 from transformers import AutoModelForImageClassification
 from typer.testing import CliRunner
 
-from dermalert import publishing, release
-from dermalert.__main__ import app
+from dermalert.publishing import models
+from dermalert.release import build
+from dermalert.cli import app
 from dermalert.errors import RunError, UsageError
-from space.triage import Release
+from dermalert_space.triage import Release
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def _no_waits(monkeypatch):
 
 def held(hub: HubServer, revision: str) -> dict[str, bytes]:
     """What a revision holds of a release."""
-    return {name: data for name, data in hub.files(REPO, revision).items() if release.belongs(name)}
+    return {name: data for name, data in hub.files(REPO, revision).items() if build.belongs(name)}
 
 
 def figures_at(hub: HubServer, revision: str) -> dict:
@@ -63,7 +64,7 @@ def figures_at(hub: HubServer, revision: str) -> dict:
 
 
 def test_publishing_makes_a_tag_that_loads_with_the_same_weights(hub, folder):
-    assert publishing.publish(folder, REPO, "v1.0.0").startswith("Published: tester/derm@v1.0.0.")
+    assert models.publish(folder, REPO, "v1.0.0").startswith("Published: tester/derm@v1.0.0.")
     assert set(hub.tags(REPO)) == {"v1.0.0"}
     assert hub.branches(REPO) == {"main": hub.tags(REPO)["v1.0.0"]}
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -74,7 +75,7 @@ def test_publishing_makes_a_tag_that_loads_with_the_same_weights(hub, folder):
 
 
 def test_what_is_published_says_its_version_everywhere(hub, folder):
-    publishing.publish(folder, REPO, "v2.3.4")
+    models.publish(folder, REPO, "v2.3.4")
     files = hub.files(REPO, "v2.3.4")
     assert json.loads(files["config.json"])["dermalert"]["version"] == "v2.3.4"
     assert figures_at(hub, "v2.3.4")["version"] == "v2.3.4"
@@ -82,9 +83,9 @@ def test_what_is_published_says_its_version_everywhere(hub, folder):
 
 
 def test_a_second_release_replaces_main_and_leaves_the_first_tag(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
     before = held(hub, "v1.0.0")
-    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+    models.publish(kinds["as good"], REPO, "v1.1.0")
     assert held(hub, "v1.0.0") == before
     second = Release.load(REPO, "v1.1.0").model.state_dict()
     assert any(
@@ -95,24 +96,24 @@ def test_a_second_release_replaces_main_and_leaves_the_first_tag(hub, kinds):
 
 
 def test_publishing_the_same_release_again_does_nothing_whatever_has_come_after_it(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
-    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["as good"], REPO, "v1.1.0")
     heads = hub.branches(REPO)
     for kind, version in (("first", "v1.0.0"), ("as good", "v1.1.0")):
-        assert publishing.publish(kinds[kind], REPO, version).startswith(f"Nothing to do: tester/derm@{version} holds")
+        assert models.publish(kinds[kind], REPO, version).startswith(f"Nothing to do: tester/derm@{version} holds")
     assert hub.branches(REPO) == heads
 
 
 def test_a_release_whose_card_would_be_worded_otherwise_today_is_the_same_release(hub, kinds, monkeypatch):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
-    monkeypatch.setattr(release.card, "NOT_A_DEVICE", "No device.")
-    assert publishing.publish(kinds["first"], REPO, "v1.0.0").startswith("Nothing to do")
+    models.publish(kinds["first"], REPO, "v1.0.0")
+    monkeypatch.setattr(build.card, "NOT_A_DEVICE", "No device.")
+    assert models.publish(kinds["first"], REPO, "v1.0.0").startswith("Nothing to do")
     assert b"No device." not in hub.files(REPO, "v1.0.0")["README.md"]
 
 
 def test_publishing_leaves_the_local_release_as_it_was(hub, folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    publishing.publish(folder, REPO, "v1.0.0")
+    models.publish(folder, REPO, "v1.0.0")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert hub.tags(REPO)
 
@@ -122,19 +123,19 @@ def test_only_a_releases_own_files_are_uploaded_and_only_those_are_deleted(hub, 
     hub.commit(REPO, {"LICENSE": b"mine", "models/x.safetensors": b"mine", "evaluation/old.json": b"{}"})
     for name in ("training_args.bin", "optimizer.pt", ".env", "model.pkl"):
         (folder / name).write_text("hf_write")
-    publishing.publish(folder, REPO, "v1.0.0")
+    models.publish(folder, REPO, "v1.0.0")
     files = hub.files(REPO, "v1.0.0")
     assert {"LICENSE", "models/x.safetensors", "config.json", "model.safetensors"} <= set(files)
     assert not {"training_args.bin", "optimizer.pt", ".env", "model.pkl", "evaluation/old.json"} & set(files)
 
 
 def test_a_published_release_can_be_published_elsewhere_without_its_history_there(hub, kinds, tmp_path):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
-    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["as good"], REPO, "v1.1.0")
     for name, data in held(hub, "v1.1.0").items():
         (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "copy" / name).write_bytes(data)
-    publishing.publish(tmp_path / "copy", "acme/derm", "v1.0.0")
+    models.publish(tmp_path / "copy", "acme/derm", "v1.0.0")
     figures = json.loads(hub.files("acme/derm", "v1.0.0")["evaluation/metrics.json"])
     assert "previous" not in figures
     assert figures["gate"]["against"] is None
@@ -156,32 +157,32 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_published_is_refused_before_anything_is_sent(case, hub, kinds, monkeypatch):
-    publishing.publish(kinds["first"], REPO, "v0.9.0")
+    models.publish(kinds["first"], REPO, "v0.9.0")
     before = hub.branches(REPO)
     token, repo_id, version, sentence = REFUSED[case]
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(UsageError, match=sentence):
-        publishing.publish(kinds["as good"], repo_id, version)
+        models.publish(kinds["as good"], repo_id, version)
     assert hub.branches(REPO) == before
 
 
 def test_what_is_no_release_is_refused(hub, tmp_path):
     with pytest.raises(UsageError, match="holds no release: name a run that has finished"):
-        publishing.publish(tmp_path, REPO, "v1.0.0")
+        models.publish(tmp_path, REPO, "v1.0.0")
     assert not hub.requests
 
 
 def test_a_release_that_does_not_load_is_refused_before_anything_is_sent(hub, folder):
     (folder / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(UsageError, match="cannot be served"):
-        publishing.publish(folder, REPO, "v1.0.0")
+        models.publish(folder, REPO, "v1.0.0")
     assert not hub.requests
 
 
 def test_a_release_with_other_answers_than_those_measured_is_refused_before_anything_is_sent(hub, folder, tmp_path):
     shutil.copy(make_release(tmp_path / "other", seed=7) / "model.safetensors", folder / "model.safetensors")
     with pytest.raises(RunError, match=r"is not published: .* answers otherwise here than it was measured"):
-        publishing.publish(folder, REPO, "v1.0.0")
+        models.publish(folder, REPO, "v1.0.0")
     assert not hub.requests
 
 
@@ -195,7 +196,7 @@ def test_what_the_hub_does_not_give_back_as_it_was_sent_never_gets_to_main(name,
 
     hub.faults.append(Fault("HEAD", "/README.md$", 503, meanwhile=damage))  # the first that is read back
     with pytest.raises(RunError, match=f"is not what was sent .{name}"):
-        publishing.publish(folder, REPO, "v1.0.0")
+        models.publish(folder, REPO, "v1.0.0")
     assert set(hub.files(REPO)) == {".gitattributes"}
     assert not hub.tags(REPO)
 
@@ -205,26 +206,26 @@ def test_what_the_hub_does_not_give_back_as_it_was_sent_never_gets_to_main(name,
 
 def test_a_first_release_is_asked_for_its_calibration_alone(hub, kinds):
     with pytest.raises(RunError, match=r"v1.0.0 is refused on tester/derm: the expected calibration error is 0.3"):
-        publishing.publish(kinds["over-sure"], REPO, "v1.0.0")
+        models.publish(kinds["over-sure"], REPO, "v1.0.0")
     assert not hub.repos
-    publishing.publish(kinds["over-sure"], REPO, "v1.0.0", accept="to be compared with")
+    models.publish(kinds["over-sure"], REPO, "v1.0.0", accept="to be compared with")
     text = " ".join(hub.files(REPO, "v1.0.0")["README.md"].decode().split())
     assert "It is published against the rules (n = 600 images held out): the expected calibration error is" in text
     assert "The reason given: to be compared with**" in text
 
 
 def test_a_worse_release_is_refused_with_the_figures_before_anything_is_sent(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
     before = hub.branches(REPO), hub.tags(REPO), len(hub.blobs)
     for _ in range(2):  # a retry is no way around it
         with pytest.raises(RunError, match=r"has changed by -0\.\d+ \[-0\.\d+ to -0\.\d+\].*67 melanomas.*--accept"):
-            publishing.publish(kinds["worse"], REPO, "v1.1.0")
+            models.publish(kinds["worse"], REPO, "v1.1.0")
     assert (hub.branches(REPO), hub.tags(REPO), len(hub.blobs)) == before
 
 
 def test_the_reason_for_a_worse_release_is_in_its_figures_and_in_its_card(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
-    publishing.publish(kinds["worse"], REPO, "v1.1.0", accept="half the size,\n and made for phones")
+    models.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["worse"], REPO, "v1.1.0", accept="half the size,\n and made for phones")
     gate = figures_at(hub, "v1.1.0")["gate"]
     assert gate["accepted_because"] == "half the size, and made for phones"
     assert gate["against"] == "v1.0.0"
@@ -234,7 +235,7 @@ def test_the_reason_for_a_worse_release_is_in_its_figures_and_in_its_card(hub, k
 
 
 def test_a_reason_is_not_written_where_none_was_needed(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0", accept="made for phones")
+    models.publish(kinds["first"], REPO, "v1.0.0", accept="made for phones")
     assert figures_at(hub, "v1.0.0")["gate"]["accepted_because"] is None
     assert b"made for phones" not in hub.files(REPO, "v1.0.0")["README.md"]
 
@@ -243,94 +244,94 @@ def test_a_reason_is_not_written_where_none_was_needed(hub, kinds):
 @pytest.mark.parametrize("reason", ["", "  \n"])
 def test_no_reason_is_no_reason(reason, kinds):
     with pytest.raises(UsageError, match="needs the reason"):
-        publishing.publish(kinds["first"], REPO, "v1.0.0", accept=reason)
+        models.publish(kinds["first"], REPO, "v1.0.0", accept=reason)
 
 
 @pytest.mark.usefixtures("hub")
 def test_a_release_of_too_few_images_in_common_is_refused(kinds, tmp_path):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
     few = measured_release(tmp_path / "few", images=IMAGES // 2)
     with pytest.raises(
         RunError, match=r"^v1.1.0 is refused.*\d+ melanomas and \d+ others .* takes 50 of each to compare"
     ):
-        publishing.publish(few, REPO, "v1.1.0")
+        models.publish(few, REPO, "v1.1.0")
 
 
 def test_a_tag_that_is_no_release_is_said_and_not_compared_with(hub, kinds):
     hub.create(REPO)
     hub.repo(REPO).tags["v0.9.0"] = hub.commit(REPO, {"config.json": b"{}"})
-    said = publishing.publish(kinds["worse"], REPO, "v1.0.0")
+    said = models.publish(kinds["worse"], REPO, "v1.0.0")
     assert "Compared with nothing: v0.9.0 is no dermalert release." in said
     assert set(hub.tags(REPO)) == {"v0.9.0", "v1.0.0"}
 
 
 def test_what_replaces_a_release_that_was_rolled_back_to_is_compared_with_that_one(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
-    publishing.publish(kinds["worse"], REPO, "v1.1.0", accept="a mistake")
-    publishing.rollback(REPO, "v1.0.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["worse"], REPO, "v1.1.0", accept="a mistake")
+    models.rollback(REPO, "v1.0.0")
     with pytest.raises(RunError, match=r"in the place of v1.0.0"):
-        publishing.publish(kinds["worse"], REPO, "v1.2.0")
-    publishing.publish(kinds["as good"], REPO, "v1.2.0")
+        models.publish(kinds["worse"], REPO, "v1.2.0")
+    models.publish(kinds["as good"], REPO, "v1.2.0")
     assert figures_at(hub, "v1.2.0")["gate"]["against"] == "v1.0.0"
 
 
 def test_a_release_without_a_tag_on_main_is_not_replaced_uncompared(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
-    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["as good"], REPO, "v1.1.0")
     del hub.repo(REPO).tags["v1.1.0"]  # as if it had been stopped there
     for version, there in (("v1.2.0", "v1.1.0"), ("v1.1.0", "another v1.1.0")):
         sentence = f"main of tester/derm holds {there}, which has no tag yet.*rollback tester/derm v1.0.0"
         with pytest.raises(UsageError, match=sentence):
-            publishing.publish(kinds["first"], REPO, version)
+            models.publish(kinds["first"], REPO, version)
         with pytest.raises(UsageError, match=sentence):  # before the training, too
-            publishing.check_can_publish(REPO, version)
-    publishing.rollback(REPO, "v1.0.0")
-    publishing.check_can_publish(REPO, "v1.2.0")
-    publishing.publish(kinds["first"], REPO, "v1.2.0")
+            models.check_can_publish(REPO, version)
+    models.rollback(REPO, "v1.0.0")
+    models.check_can_publish(REPO, "v1.2.0")
+    models.publish(kinds["first"], REPO, "v1.2.0")
 
 
 def test_a_first_release_that_waits_for_its_tag_is_not_said_to_have_one(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
     del hub.repo(REPO).tags["v1.0.0"]
     sentence = "holds another v1.0.0, which has no tag yet: finish publishing it by .* or choose the next --version"
     with pytest.raises(UsageError, match=sentence):
-        publishing.publish(kinds["as good"], REPO, "v1.0.0")
+        models.publish(kinds["as good"], REPO, "v1.0.0")
     with pytest.raises(UsageError, match=sentence):
-        publishing.check_can_publish(REPO, "v1.0.0")
-    publishing.check_can_publish(REPO, "v1.1.0")
-    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+        models.check_can_publish(REPO, "v1.0.0")
+    models.check_can_publish(REPO, "v1.1.0")
+    models.publish(kinds["as good"], REPO, "v1.1.0")
 
 
 @pytest.mark.parametrize("stopped_at", ["/commit/main", "/tag/"])
 def test_a_release_is_finished_with_the_reason_that_it_was_begun_with(stopped_at, hub, kinds):
     hub.faults.append(Fault("POST", stopped_at, 500, times=100))
     with pytest.raises(RunError, match="same command again"):
-        publishing.publish(kinds["over-sure"], REPO, "v1.0.0", accept="to be compared with")
+        models.publish(kinds["over-sure"], REPO, "v1.0.0", accept="to be compared with")
     hub.faults.clear()
-    publishing.publish(kinds["over-sure"], REPO, "v1.0.0", accept="worded otherwise")
+    models.publish(kinds["over-sure"], REPO, "v1.0.0", accept="worded otherwise")
     assert figures_at(hub, "v1.0.0")["gate"]["accepted_because"] == "to be compared with"
     assert b"worded otherwise" not in hub.files(REPO, "v1.0.0")["README.md"]
 
 
 def test_what_the_last_release_has_learnt_from_is_not_known_where_it_has_no_list(hub, kinds, folder):
     (folder / "evaluation" / "seen.parquet").unlink()
-    publishing.publish(folder, REPO, "v1.0.0")
-    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+    models.publish(folder, REPO, "v1.0.0")
+    models.publish(kinds["as good"], REPO, "v1.1.0")
     assert figures_at(hub, "v1.1.0")["gate"]["compared"]["learnt_from_not_known"] == ["old"]
     assert b"What v1.0.0 has learnt from is not known" in hub.files(REPO, "v1.1.0")["README.md"]
 
 
 def test_a_damaged_table_of_the_last_release_is_named(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
     files = held(hub, "v1.0.0") | {"evaluation/predictions.parquet": b"damaged"}
     hub.repo(REPO).tags["v1.0.0"] = hub.commit(REPO, files)
     with pytest.raises(UsageError, match=r"evaluation/predictions.parquet of 'v1.0.0' is damaged"):
-        publishing.publish(kinds["as good"], REPO, "v1.1.0")
+        models.publish(kinds["as good"], REPO, "v1.1.0")
 
 
 def test_a_card_lists_the_versions_before_it_with_their_days(hub, kinds):
     for version, kind in (("v1.0.0", "first"), ("v1.1.0", "as good"), ("v1.2.0", "first")):
-        publishing.publish(kinds[kind], REPO, version)
+        models.publish(kinds[kind], REPO, version)
     card = hub.files(REPO, "v1.2.0")["README.md"].decode()
     day = figures_at(hub, "v1.2.0")["released"]
     assert f"v1.2.0 was released on {day}." in card
@@ -344,10 +345,10 @@ def test_a_card_lists_the_versions_before_it_with_their_days(hub, kinds):
 
 
 def test_the_token_is_in_no_file_and_no_message(hub, kinds, caplog, capsys):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
     hub.faults.append(Fault("POST", "/tag/", 500, times=100))
     with pytest.raises(RunError) as failed:
-        publishing.publish(kinds["as good"], REPO, "v1.1.0")
+        models.publish(kinds["as good"], REPO, "v1.1.0")
     assert not [blob for blob in hub.blobs.values() if b"hf_write" in blob]
     assert "hf_write" not in str(failed.value) + caplog.text + "".join(capsys.readouterr())
 
@@ -367,27 +368,27 @@ def test_a_failure_that_stays_leaves_no_tag_or_a_whole_one_and_the_same_call_fin
         if after and "/commit/" in path
         else pytest.raises(RunError, match="same command again")
     ):
-        publishing.publish(folder, REPO, "v1.0.0")
+        models.publish(folder, REPO, "v1.0.0")
     hub.faults.clear()
     if "models/tester/derm" in hub.repos and hub.tags(REPO):
         assert "model.safetensors" in hub.files(REPO, "v1.0.0")
-    publishing.publish(folder, REPO, "v1.0.0")
+    models.publish(folder, REPO, "v1.0.0")
     assert set(hub.tags(REPO)) == {"v1.0.0"}
     assert set(hub.branches(REPO)) == {"main"}
 
 
 def test_a_staging_branch_that_cannot_be_deleted_does_not_fail_the_release(hub, folder):
     hub.faults.append(Fault("DELETE", "/branch/", 500, times=100))
-    publishing.publish(folder, REPO, "v1.0.0")
+    models.publish(folder, REPO, "v1.0.0")
     assert set(hub.tags(REPO)) == {"v1.0.0"}
     hub.faults.clear()
-    publishing.publish(folder, REPO, "v1.0.0")
+    models.publish(folder, REPO, "v1.0.0")
     assert set(hub.branches(REPO)) == {"main"}
 
 
 def test_a_hub_that_asks_to_wait_long_before_the_staging_branch_goes_does_not_fail_the_release(hub, folder):
     hub.faults.append(Fault("DELETE", "/branch/", 429, {"Retry-After": "700"}))
-    assert publishing.publish(folder, REPO, "v1.0.0").startswith("Published")
+    assert models.publish(folder, REPO, "v1.0.0").startswith("Published")
     assert hub.faults[0].times == 0
     assert set(hub.tags(REPO)) == {"v1.0.0"}
 
@@ -403,7 +404,7 @@ def test_a_new_repository_that_vanishes_on_the_way_is_not_made_again(at, hub, fo
     hub.requests.clear()
     hub.vanish(REPO, at=at)
     with pytest.raises(RunError, match=VANISHED):
-        publishing.publish(folder, REPO, "v1.0.0")
+        models.publish(folder, REPO, "v1.0.0")
     assert not hub.faults[0].times
     assert not hub.repos
     assert hub.creations() == 1
@@ -417,7 +418,7 @@ def test_a_repository_that_vanishes_after_any_request_is_not_made_again(hub, kin
         hub.requests.clear()
         hub.vanish(REPO, skip=index - 1)
         try:
-            publishing.publish(sweep.folder, REPO, "v1.1.0")
+            models.publish(sweep.folder, REPO, "v1.1.0")
         except RunError as error:
             assert VANISHED in str(error), index
         assert not hub.faults[0].times, index
@@ -427,22 +428,22 @@ def test_a_repository_that_vanishes_after_any_request_is_not_made_again(hub, kin
 
 def test_a_repository_that_was_there_before_the_training_is_not_made_after_it(hub, folder):
     hub.create(REPO)
-    assert publishing.check_can_publish(REPO, "v1.0.0")
+    assert models.check_can_publish(REPO, "v1.0.0")
     hub.repos.clear()
-    assert not publishing.check_can_publish(REPO, "v1.0.0")
+    assert not models.check_can_publish(REPO, "v1.0.0")
     with pytest.raises(RunError, match=VANISHED):
-        publishing.publish(folder, REPO, "v1.0.0", must_exist=True)
+        models.publish(folder, REPO, "v1.0.0", must_exist=True)
     assert not hub.repos
 
 
 def test_what_was_staged_on_another_day_is_finished_as_the_release_of_that_day(hub, folder, monkeypatch):
     hub.faults.append(Fault("POST", "/commit/main", 500, times=100))
     with monkeypatch.context() as then, pytest.raises(RunError):
-        then.setattr(publishing, "_today", lambda: "2020-02-02")
-        publishing.publish(folder, REPO, "v1.0.0")
+        then.setattr(models, "_today", lambda: "2020-02-02")
+        models.publish(folder, REPO, "v1.0.0")
     hub.faults.clear()
     staged = hub.branches(REPO)["staging-v1.0.0"]
-    publishing.publish(folder, REPO, "v1.0.0")
+    models.publish(folder, REPO, "v1.0.0")
     assert figures_at(hub, "v1.0.0")["released"] == "2020-02-02"
     assert held(hub, "v1.0.0") == held(hub, staged)
 
@@ -452,11 +453,11 @@ class Sweep:
 
     def __init__(self, hub: HubServer, kinds: dict[str, Path]):
         self.hub, self.folder = hub, kinds["as good"]
-        publishing.publish(kinds["first"], REPO, "v1.0.0")
+        models.publish(kinds["first"], REPO, "v1.0.0")
         self._repos, self._blobs = copy.deepcopy(hub.repos), dict(hub.blobs)
         self.before = held(hub, "main")
         hub.requests.clear()
-        publishing.publish(self.folder, REPO, "v1.1.0")
+        models.publish(self.folder, REPO, "v1.1.0")
         self.whole, self.requests = held(hub, "v1.1.0"), len(hub.requests)
 
     def reset(self, fault: Fault | None = None) -> None:
@@ -483,10 +484,10 @@ class Sweep:
         """Let each request in turn fail once: that alone must not fail the release."""
         for index in range(first, self.requests, every):
             self.reset(Fault(".*", "", skip=index, **FAULTS[name]))
-            publishing.publish(self.folder, REPO, "v1.1.0")
+            models.publish(self.folder, REPO, "v1.1.0")
             assert self.hub.faults[0].times == 0, (name, index)
             self.check_it_is_finished((name, index))
-        assert publishing.publish(self.folder, REPO, "v1.1.0").startswith("Nothing to do")
+        assert models.publish(self.folder, REPO, "v1.1.0").startswith("Nothing to do")
         self.check_it_is_finished(name)
 
     def of_kills(self, publisher: Publisher, after: bool, every: int) -> None:
@@ -546,7 +547,7 @@ def test_one_request_that_fails_does_not_fail_the_release(name, sweep):
 @pytest.mark.parametrize("path", ["/branch/", "/commit/staging", "/commit/main", "/tag/"])
 def test_what_took_effect_although_its_answer_was_lost_is_no_error(path, sweep):
     sweep.reset(Fault("POST|DELETE", path, "drop", after=True))
-    publishing.publish(sweep.folder, REPO, "v1.1.0")
+    models.publish(sweep.folder, REPO, "v1.1.0")
     assert sweep.hub.faults[0].times == 0
     sweep.check_it_is_finished(path)
 
@@ -631,7 +632,7 @@ def test_two_publishers_of_two_versions_never_mix(sweep, publishers, kinds):
 
 @pytest.mark.parametrize("path", ["/commit/staging", "/commit/main"])
 def test_who_comes_second_is_told_in_one_sentence(path, hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
 
     def other() -> None:
         branch = "main" if path.endswith("main") else "staging-v1.1.0"
@@ -639,7 +640,7 @@ def test_who_comes_second_is_told_in_one_sentence(path, hub, kinds):
 
     hub.faults.append(Fault("POST", path, 503, meanwhile=other))
     with pytest.raises(RunError, match=r"^somebody else has changed tester/derm at the same time, and was first"):
-        publishing.publish(kinds["as good"], REPO, "v1.1.0")
+        models.publish(kinds["as good"], REPO, "v1.1.0")
     assert set(hub.tags(REPO)) == {"v1.0.0"}
 
 
@@ -647,25 +648,25 @@ def test_who_comes_second_is_told_in_one_sentence(path, hub, kinds):
 
 
 def test_a_rollback_makes_main_hold_the_earlier_release_by_a_new_commit(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
-    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["as good"], REPO, "v1.1.0")
     hub.commit(REPO, {"evaluation/new.json": b"{}", "NOTES.md": b"mine"})
     tags, head = hub.tags(REPO), hub.branches(REPO)["main"]
-    assert publishing.rollback(REPO, "v1.0.0").startswith("main of tester/derm holds v1.0.0 again")
+    assert models.rollback(REPO, "v1.0.0").startswith("main of tester/derm holds v1.0.0 again")
     assert held(hub, "main") == held(hub, "v1.0.0")
     assert hub.files(REPO)["NOTES.md"] == b"mine"
     assert hub.tags(REPO) == tags
     main = hub.branches(REPO)["main"]
     assert hub.repo(REPO).commits[main]["parent"] == head
-    assert publishing.rollback(REPO, "v1.0.0") == "Nothing to do: main of tester/derm holds v1.0.0 already."
+    assert models.rollback(REPO, "v1.0.0") == "Nothing to do: main of tester/derm holds v1.0.0 already."
     assert hub.branches(REPO)["main"] == main
 
 
 def test_a_rollback_uploads_no_weights(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
-    publishing.publish(kinds["as good"], REPO, "v1.1.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["as good"], REPO, "v1.1.0")
     hub.requests.clear()
-    publishing.rollback(REPO, "v1.0.0")
+    models.rollback(REPO, "v1.0.0")
     assert not [request for request in hub.requests if request.method == "PUT" or "safetensors" in request.path]
 
 
@@ -673,11 +674,11 @@ def test_a_rollback_uploads_no_weights(hub, kinds):
 def test_no_request_that_fails_once_fails_a_rollback(name, sweep):
     published = copy.deepcopy(sweep.hub.repos)
     sweep.hub.requests.clear()
-    publishing.rollback(REPO, "v1.0.0")
+    models.rollback(REPO, "v1.0.0")
     for index in range(len(sweep.hub.requests)):
         sweep.hub.repos.update(copy.deepcopy(published))
         sweep.hub.faults[:] = [Fault(".*", "", skip=index, **FAULTS[name])]
-        publishing.rollback(REPO, "v1.0.0")
+        models.rollback(REPO, "v1.0.0")
         assert held(sweep.hub, "main") == sweep.before, index
         assert sweep.hub.faults[0].times == 0
 
@@ -693,10 +694,10 @@ def test_no_request_that_fails_once_fails_a_rollback(name, sweep):
 def test_what_cannot_be_rolled_back_to_is_refused(version, sentence, hub, kinds):
     hub.create(REPO)
     hub.repo(REPO).tags["v0.9.0"] = hub.commit(REPO, {"LICENSE": b"mine"})
-    publishing.publish(kinds["first"], REPO, "v1.0.0")
+    models.publish(kinds["first"], REPO, "v1.0.0")
     before = hub.branches(REPO)
     with pytest.raises(UsageError, match=sentence):
-        publishing.rollback(REPO, version)
+        models.rollback(REPO, version)
     assert hub.branches(REPO) == before
 
 
@@ -704,26 +705,26 @@ def test_what_cannot_be_rolled_back_to_is_refused(version, sentence, hub, kinds)
 
 
 def test_the_versions_are_listed_with_days_and_figures_the_last_first(hub, kinds):
-    publishing.publish(kinds["first"], REPO, "v1.9.0")
-    publishing.publish(kinds["as good"], REPO, "v1.10.0")
+    models.publish(kinds["first"], REPO, "v1.9.0")
+    models.publish(kinds["as good"], REPO, "v1.10.0")
     hub.repo(REPO).tags["before"] = hub.commit(REPO, {"LICENSE": b"mine"}, "main")
-    publishing.rollback(REPO, "v1.9.0")
-    found = publishing.versions(REPO)
+    models.rollback(REPO, "v1.9.0")
+    found = models.versions(REPO)
     assert [(row["tag"], row["on_main"]) for row in found] == [("v1.10.0", False), ("v1.9.0", True), ("before", False)]
 
 
 def test_figures_of_somebody_else_are_listed_as_no_release(hub):
     hub.create(REPO)
     hub.repo(REPO).tags["v0.1.0"] = hub.commit(REPO, {"evaluation/metrics.json": b'{"schema": 3, "splits": {}}'})
-    found = publishing.versions(REPO)
+    found = models.versions(REPO)
     assert [row["figures"] for row in found] == [None]
-    assert list(publishing.as_table(found, title=REPO).columns[1].cells) == ["no dermalert release"]
+    assert list(models.as_table(found, title=REPO).columns[1].cells) == ["no dermalert release"]
 
 
 @pytest.mark.usefixtures("hub")
 def test_the_versions_of_nothing_are_refused():
     with pytest.raises(UsageError, match="'tester/nothing' is no model repository of the Hub"):
-        publishing.versions("tester/nothing")
+        models.versions("tester/nothing")
 
 
 # As a user types it

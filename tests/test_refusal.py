@@ -11,25 +11,27 @@ from PIL import Image, ImageFilter
 from releases import make_release
 from safetensors.torch import load_file, save_file
 
-from dermalert import declining, nonlesions, sources, splits, synthetic
-from space import refusal
-from space.triage import NoRelease, Release
+from dermalert.data import loading, splits
+from dermalert.imaging import non_lesions, synthetic_lesions
+from dermalert.release import fit_abstention
+from dermalert_space import abstention
+from dermalert_space.triage import NoRelease, Release
 
 
 def lesions(n: int, *, first: int = 0) -> list[Image.Image]:
-    return [synthetic.lesion("nevus", lesion_seed=first + seed) for seed in range(n)]
+    return [synthetic_lesions.lesion("nevus", lesion_seed=first + seed) for seed in range(n)]
 
 
 @pytest.fixture(scope="module")
 def sides():
-    return splits.split(sources.load(["demo"]), seed=0)
+    return splits.split(loading.load(["demo"]), seed=0)
 
 
 @pytest.fixture(scope="module")
 def folder(sides, tmp_path_factory):
     """A release that declines, by generated lesions."""
     folder = make_release(tmp_path_factory.mktemp("declining"), image_size=64)
-    declining.add(folder, Release.load(folder), sides["train"], sides["calibration"])
+    fit_abstention.add(folder, Release.load(folder), sides["train"], sides["calibration"])
     return folder
 
 
@@ -45,30 +47,30 @@ def copy(folder, tmp_path):
 
 def test_signals_fall_with_what_they_are_named_after():
     for image in lesions(4):
-        found = refusal.signals(image)
-        assert refusal.signals(image.point(lambda value: value * 0.3))["light"] < 0.5 * found["light"]
-        assert refusal.signals(image.filter(ImageFilter.GaussianBlur(8)))["detail"] < 0.7 * found["detail"]
-        assert refusal.signals(Image.new("RGB", image.size, (200, 150, 120)))["contrast"] < 1e-9
-        assert refusal.signals(image.crop((0, 0, 50, 90)))["side"] == 50
+        found = abstention.signals(image)
+        assert abstention.signals(image.point(lambda value: value * 0.3))["light"] < 0.5 * found["light"]
+        assert abstention.signals(image.filter(ImageFilter.GaussianBlur(8)))["detail"] < 0.7 * found["detail"]
+        assert abstention.signals(Image.new("RGB", image.size, (200, 150, 120)))["contrast"] < 1e-9
+        assert abstention.signals(image.crop((0, 0, 50, 90)))["side"] == 50
 
 
 def test_the_distance_is_the_mahalanobis_distance_of_low_rank_plus_noise():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 40)) * 3 + rng.normal(size=(500, 40)) + 5
-    statistics = declining.statistics_of(features)
+    statistics = fit_abstention.statistics_of(features)
     basis, variance = statistics["basis"].double().numpy(), statistics["variance"].double().numpy()
     noise = statistics["noise"].item()
     covariance = basis.T @ np.diag(variance - noise) @ basis + noise * np.eye(40)
     deviations = (features - features.mean(0)) / features.std(0)
     expected = np.sqrt(np.einsum("ni,ij,nj->n", deviations, np.linalg.inv(covariance), deviations) / 40)
-    assert refusal.Refusal({}, statistics).distances(features) == pytest.approx(expected, rel=0.01)
+    assert abstention.Refusal({}, statistics).distances(features) == pytest.approx(expected, rel=0.01)
     assert np.mean(expected**2) == pytest.approx(1, rel=0.05)
 
 
 def test_a_channel_that_is_always_the_same_harms_nothing():
     features = np.random.default_rng(0).normal(size=(50, 30))
     features[:, 3] = 2
-    assert np.isfinite(refusal.Refusal({}, declining.statistics_of(features)).distances(features)).all()
+    assert np.isfinite(abstention.Refusal({}, fit_abstention.statistics_of(features)).distances(features)).all()
 
 
 @pytest.mark.parametrize(
@@ -116,11 +118,11 @@ def test_thresholds_keep_the_promised_rate_on_images_never_seen():
     """By simulation, of distances alone: the mean over calibration sides is at most what is said."""
     rng, rates = np.random.default_rng(0), []
     for _ in range(300):
-        threshold, beyond = declining.distance_threshold(rng.gamma(3, size=999))
+        threshold, beyond = fit_abstention.distance_threshold(rng.gamma(3, size=999))
         rates.append(np.mean(rng.gamma(3, size=4000) > threshold))
     assert beyond > 0
     assert np.mean(rates) == pytest.approx((beyond + 1) / 1000, rel=0.1)
-    assert np.mean(rates) < declining.FALSE_REFUSALS
+    assert np.mean(rates) < fit_abstention.FALSE_REFUSALS
 
 
 def test_a_release_that_says_nothing_of_it_declines_nothing(tmp_path):
@@ -131,7 +133,7 @@ def test_a_release_that_says_nothing_of_it_declines_nothing(tmp_path):
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "another", "misshapen", "no threshold"])
 def test_damaged_statistics_are_named(copy, damage):
-    path = copy / refusal.STATISTICS
+    path = copy / abstention.STATISTICS
     if damage == "missing":
         path.unlink()
     elif damage == "empty":
@@ -149,7 +151,7 @@ def test_damaged_statistics_are_named(copy, damage):
 
 
 def test_statistics_of_another_model_are_named(copy):
-    path = copy / refusal.STATISTICS
+    path = copy / abstention.STATISTICS
     statistics = load_file(path)
     save_file({name: t[..., :10].contiguous() if t.shape[-1] > 16 else t for name, t in statistics.items()}, path)
     with pytest.raises(NoRelease, match="refusal"):
@@ -158,10 +160,10 @@ def test_statistics_of_another_model_are_named(copy):
 
 def test_what_is_unfit_is_declined_and_measured(release, sides):
     refused = np.array([reason is not None for reason in release.answers(sides["held_out"]["image"][:]).refused])
-    told = declining.measure(release, sides["held_out"], refused)
+    told = fit_abstention.measure(release, sides["held_out"], refused)
     assert told["held_out"]["all"]["n"] == len(sides["held_out"])
     assert told["held_out"]["all"]["refused"]["value"] == refused.mean()
     # The model is as it was initialised: it tells a page of text from a lesion by nothing.
     for kind in ("noise", "lesion out of focus", "lesion in the dark"):
         assert told["unfit"][kind]["refused"]["value"] >= 0.9, kind
-    assert told["unfit"].keys() == {*nonlesions.GENERATED, *nonlesions.SPOILT}
+    assert told["unfit"].keys() == {*non_lesions.GENERATED, *non_lesions.SPOILT}

@@ -4,16 +4,16 @@ import pytest
 from conftest import REPOSITORY
 from releases import figures
 
-from dermalert import release
-from space.triage import NOT_A_DEVICE
+from dermalert.release import build
+from dermalert_space.triage import NOT_A_DEVICE
 
 
 def test_a_release_is_assembled_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), release.assembled(tmp_path / "release") as staging:
+    with pytest.raises(RuntimeError), build.assembled(tmp_path / "release") as staging:
         (staging / "config.json").write_text("{}")
         raise RuntimeError
     assert not (tmp_path / "release").exists()
-    with release.assembled(tmp_path / "release") as staging:
+    with build.assembled(tmp_path / "release") as staging:
         assert list(staging.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
 
@@ -37,9 +37,9 @@ def test_figures_of_somebody_else_are_no_release(told, tmp_path):
     (tmp_path / "evaluation").mkdir()
     path = tmp_path / "evaluation" / "metrics.json"
     path.write_text(json.dumps(told))
-    assert release.find_metrics(tmp_path) is None
+    assert build.find_metrics(tmp_path) is None
     path.write_text(json.dumps(FIGURES))
-    assert release.find_metrics(tmp_path) == json.loads(json.dumps(FIGURES))
+    assert build.find_metrics(tmp_path) == json.loads(json.dumps(FIGURES))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_figures_of_somebody_else_are_no_release(told, tmp_path):
     ],
 )
 def test_what_lies_in_another_folder_is_no_part_of_a_release(name, ours):
-    assert release.belongs(name) == ours
+    assert build.belongs(name) == ours
 
 
 def test_one_wording_says_that_it_is_no_device():

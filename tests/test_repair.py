@@ -3,8 +3,9 @@ import shutil
 import pytest
 from pictures import class_folders, picture
 
-from dermalert import repair, schema, sources
-from dermalert.diagnoses import DIAGNOSES
+from dermalert import schema
+from dermalert.data import loading, repair
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError
 
 
@@ -26,7 +27,7 @@ def contradicting(tmp_path):
         ("nevus", "one again", 3),
     ]:
         put(tmp_path, label, name, seed)
-    return sources.load([str(tmp_path)])
+    return loading.load([str(tmp_path)])
 
 
 def rows(dataset):
@@ -67,13 +68,13 @@ def test_a_set_of_nothing_but_contradictions_is_refused(tmp_path):
     class_folders(tmp_path, images=1, labels=("nevus",))
     shutil.copytree(tmp_path / "nevus", tmp_path / "melanoma")
     with pytest.raises(UsageError, match="--repair archive leaves no image"):
-        repair.repair(sources.load([str(tmp_path)]))
+        repair.repair(loading.load([str(tmp_path)]))
 
 
 def test_a_seborrheic_keratosis_that_another_source_calls_benign_keratosis_is_no_contradiction(tmp_path):
     put(tmp_path / "2017", "seborrheic keratosis", "ISIC_8000000", 1)
     put(tmp_path / "2019", "bkl", "ISIC_8000000", 2)
-    repaired, report = repair.repair(sources.load([str(tmp_path / "2017"), str(tmp_path / "2019")]))
+    repaired, report = repair.repair(loading.load([str(tmp_path / "2017"), str(tmp_path / "2019")]))
     assert rows(repaired) == [("ISIC_8000000", "seborrheic keratosis")]
     assert report["dropped"] == {}
 
@@ -81,12 +82,12 @@ def test_a_seborrheic_keratosis_that_another_source_calls_benign_keratosis_is_no
 def test_a_copy_for_testing_is_the_one_that_stays(tmp_path):
     put(tmp_path / "Train", "nevus", "ISIC_0010512", 1)
     put(tmp_path / "Test", "actinic keratosis", "ISIC_0010512", 1)
-    repaired, _ = repair.repair(sources.load([str(tmp_path)]))
+    repaired, _ = repair.repair(loading.load([str(tmp_path)]))
     assert repaired["shipped_split"] == ["test"]
 
 
 def test_the_real_nine_class_set_gets_the_labels_of_the_archive(real_images, caplog):
-    dataset = sources.load([str(real_images / "isic9")])
+    dataset = loading.load([str(real_images / "isic9")])
     repaired, report = repair.repair(dataset)
     assert report["relabelled"] == {
         "nevus": {"actinic keratosis": 78},
@@ -101,7 +102,7 @@ def test_the_real_nine_class_set_gets_the_labels_of_the_archive(real_images, cap
 
 
 def test_isic_2017_refills_the_class_that_the_repair_empties(real_images):
-    dataset = sources.load([str(real_images / name) for name in ("isic9", "isic2017")])
+    dataset = loading.load([str(real_images / name) for name in ("isic9", "isic2017")])
     repaired, report = repair.repair(dataset)
     assert report["emptied"] == {}
     # 1105 nevi more, two of them one image under two numbers.

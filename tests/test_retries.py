@@ -7,7 +7,7 @@ from hub_server import Fault
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from dermalert import retries
+from dermalert.hub import retries
 from dermalert.errors import RunError
 
 

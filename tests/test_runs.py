@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dermalert import files, locks, runs
+from dermalert import files
+from dermalert.training import locks, run_folder
 from dermalert.errors import RunError, UsageError
 
 LOCK = ".dermalert-run.lock"
@@ -28,7 +29,7 @@ def checkpoint(run, step, *, best=None, sealed=True):
     state = {"global_step": step, "epoch": step / 10, "best_global_step": best or step, "stateful_callbacks": {}}
     (folder / "trainer_state.json").write_text(json.dumps(state))
     if sealed:
-        runs.seal(folder)
+        run_folder.seal(folder)
     return folder
 
 
@@ -66,9 +67,9 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_of_a_damaged_last_checkpoint_the_one_before_is_taken_and_that_is_said(tmp_path, capsys, damage, name):
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
-    runs.write(tmp_path / "checkpoints" / "ended.json", {})
+    run_folder.write(tmp_path / "checkpoints" / "ended.json", {})
     damage(last / name)
-    assert runs.last_checkpoint(tmp_path) == before
+    assert run_folder.last_checkpoint(tmp_path) == before
     assert not last.exists()
     if not (name == "trainer_state.json" and damage is os.unlink):  # that one was never finished
         said = capsys.readouterr().out
@@ -80,15 +81,15 @@ def test_of_a_damaged_last_checkpoint_the_one_before_is_taken_and_that_is_said(t
 def test_changed_bytes_in_the_middle_are_damage_too(tmp_path, name):
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
     scrambled(last / name)
-    assert runs.last_checkpoint(tmp_path) == before
+    assert run_folder.last_checkpoint(tmp_path) == before
 
 
 def test_a_checkpoint_of_a_run_made_before_there_were_digests_is_taken(tmp_path):
     checkpoint(tmp_path, 10)
     last = checkpoint(tmp_path, 20, sealed=False)
-    assert runs.last_checkpoint(tmp_path) == last
+    assert run_folder.last_checkpoint(tmp_path) == last
     halved(last / "model.safetensors")
-    assert runs.last_checkpoint(tmp_path).name == "checkpoint-10"
+    assert run_folder.last_checkpoint(tmp_path).name == "checkpoint-10"
 
 
 def test_the_model_of_the_best_checkpoint_alone_as_a_branch_holds_it_is_kept(tmp_path):
@@ -97,7 +98,7 @@ def test_the_model_of_the_best_checkpoint_alone_as_a_branch_holds_it_is_kept(tmp
         (best / name).unlink()
     (best / "digests.json").unlink()
     (unfinished / "trainer_state.json").unlink()
-    assert runs.last_checkpoint(tmp_path) == last
+    assert run_folder.last_checkpoint(tmp_path) == last
     assert best.exists() and not unfinished.exists()
 
 
@@ -106,7 +107,7 @@ def test_where_all_are_damaged_one_sentence_says_so_and_nothing_is_deleted(tmp_p
     halved(first / "optimizer.pt")
     emptied(last / "rng_state.pth")
     with pytest.raises(RunError, match=r"checkpoint-20' is damaged \(rng_state.pth\).*checkpoint-10.*optimizer.pt"):
-        runs.last_checkpoint(tmp_path)
+        run_folder.last_checkpoint(tmp_path)
     assert first.exists() and last.exists()
 
 
@@ -115,7 +116,7 @@ def test_a_last_checkpoint_whose_best_one_is_damaged_is_not_gone_on_from(tmp_pat
     checkpoint(tmp_path, 20, best=10)
     halved(best / "model.safetensors")
     with pytest.raises(RunError, match="'checkpoint-10', the best one until 'checkpoint-20', is damaged"):
-        runs.last_checkpoint(tmp_path)
+        run_folder.last_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[1", '{"a": NaN', "null"])
@@ -152,7 +153,7 @@ def other(tmp_path):
 
 def test_a_second_run_in_a_folder_is_refused_and_told_whose_it_is(tmp_path, other):
     message = rf"in use by process {other.pid} on '{socket.gethostname()}' since \d{{4}}-.* UTC"
-    with pytest.raises(UsageError, match=message), runs.Alone(tmp_path) as alone:
+    with pytest.raises(UsageError, match=message), run_folder.Alone(tmp_path) as alone:
         alone.hold()
     assert (tmp_path / LOCK).exists()
 
@@ -161,14 +162,14 @@ def test_the_lock_of_a_run_that_was_killed_is_taken_over(tmp_path, other):
     other.kill()
     other.wait()
     assert (tmp_path / LOCK).exists()
-    with runs.Alone(tmp_path) as alone:
+    with run_folder.Alone(tmp_path) as alone:
         alone.hold()
         assert locks.holder(tmp_path / LOCK).pid == os.getpid()
     assert not (tmp_path / LOCK).exists()
 
 
 def test_one_run_takes_its_folder_once_and_only_when_it_is_there(tmp_path):
-    with runs.Alone(tmp_path / "run") as alone:
+    with run_folder.Alone(tmp_path / "run") as alone:
         alone.hold()
         assert not (tmp_path / "run").exists()
         (tmp_path / "run").mkdir()
@@ -180,7 +181,7 @@ def test_one_run_takes_its_folder_once_and_only_when_it_is_there(tmp_path):
 
 def test_a_folder_that_holds_a_lock_alone_is_a_new_one(tmp_path):
     (tmp_path / LOCK).write_text("")
-    assert not runs.is_finished(tmp_path, {})
+    assert not run_folder.is_finished(tmp_path, {})
 
 
 def flipped(path, at):
@@ -196,12 +197,12 @@ def test_a_flipped_bit_anywhere_is_damage_or_changes_nothing(tmp_path, name, sea
     content, expected = whole.read_bytes(), torch.load(whole)
     for at in range(0, len(content), 29):
         flipped(whole, at)
-        sound = not runs._damaged(whole.parent, [name])
+        sound = not run_folder._damaged(whole.parent, [name])
         assert not (sound and sealed), at
         if sound:
             assert torch.load(whole)["state"].equal(expected["state"]), at
         whole.write_bytes(content)
-    assert not runs._damaged(whole.parent, [name])
+    assert not run_folder._damaged(whole.parent, [name])
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "trainer_state.json"])
@@ -210,7 +211,7 @@ def test_what_stands_behind_the_end_of_a_json_file_is_damage(tmp_path, name, end
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, sealed=False)
     with (last / name).open("a", errors="surrogateescape") as file:
         file.write(ending)
-    assert runs.last_checkpoint(tmp_path) == before
+    assert run_folder.last_checkpoint(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_what_stands_behind_the_end_of_a_json_file_is_damage(tmp_path, name, end
 def test_a_state_that_is_none_of_its_step_is_damage(tmp_path, capsys, state):
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, sealed=False)
     (last / "trainer_state.json").write_text(json.dumps(state))
-    assert runs.last_checkpoint(tmp_path) == before
+    assert run_folder.last_checkpoint(tmp_path) == before
     assert "'checkpoint-20' is damaged (trainer_state.json)" in capsys.readouterr().out
 
 
@@ -234,18 +235,18 @@ def test_a_changed_figure_in_a_state_or_a_config_is_damage_where_digests_tell(tm
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
     state = json.loads((last / "trainer_state.json").read_text())
     (last / "trainer_state.json").write_text(json.dumps(state | {"epoch": 3.0}))
-    assert runs.last_checkpoint(tmp_path) == before
+    assert run_folder.last_checkpoint(tmp_path) == before
     last = checkpoint(tmp_path, 20)
     (last / "config.json").write_text('{"hidden_size": 33}')
-    assert runs.last_checkpoint(tmp_path) == before
+    assert run_folder.last_checkpoint(tmp_path) == before
 
 
 def test_a_folder_that_has_moved_keeps_its_checkpoints_whole(tmp_path):
     checkpoint(tmp_path / "here", 10)
-    runs.last_checkpoint(tmp_path / "here")
+    run_folder.last_checkpoint(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     for _ in range(2):
-        assert runs.last_checkpoint(tmp_path / "there").name == "checkpoint-10"
+        assert run_folder.last_checkpoint(tmp_path / "there").name == "checkpoint-10"
     state = json.loads((tmp_path / "there/checkpoints/checkpoint-10/trainer_state.json").read_text())
     assert state["best_model_checkpoint"] == str(tmp_path / "there/checkpoints/checkpoint-10")
 
@@ -254,20 +255,20 @@ def test_a_random_state_of_another_process_may_be_written_after_the_seal(tmp_pat
     last = checkpoint(tmp_path, 10)
     for rank in range(2):
         torch.save({"state": torch.ones(3)}, last / f"rng_state_{rank}.pth")
-    runs.seal(last)
+    run_folder.seal(last)
     torch.save({"state": torch.zeros(5)}, last / "rng_state_1.pth")
-    assert runs.last_checkpoint(tmp_path) == last
+    assert run_folder.last_checkpoint(tmp_path) == last
 
 
 @pytest.mark.parametrize("name", [b"r\xe9sultat", b"caf\xe9/run", b"\xff\xfe", b"ok/\xe4"])
 def test_a_folder_whose_name_is_no_utf_8_is_refused_before_the_training(tmp_path, name):
     with pytest.raises(UsageError, match=r"--output_dir b'.*\\x.*' lies under a name that is no UTF-8"):
-        runs.check_name(tmp_path / os.fsdecode(name))
+        run_folder.check_name(tmp_path / os.fsdecode(name))
 
 
 @pytest.mark.parametrize("name", ["résultat", "läufe/1", "実行"])
 def test_a_folder_with_accents_is_taken(tmp_path, name):
-    runs.check_name(tmp_path / name)
+    run_folder.check_name(tmp_path / name)
 
 
 MINE = {"epochs": 3, "seed": 0, "data": "images", "sides": "sides"}
@@ -275,9 +276,9 @@ MINE = {"epochs": 3, "seed": 0, "data": "images", "sides": "sides"}
 
 @pytest.mark.usefixtures("other")
 def test_a_run_that_began_meanwhile_in_the_same_new_folder_keeps_its_settings(tmp_path):
-    runs.write(tmp_path / "run.json", MINE | {"epochs": 5})
-    with pytest.raises(UsageError, match="in use by process"), runs.Alone(tmp_path) as alone:
-        runs.claim(tmp_path, MINE, needed_bytes=0, hold=alone.hold)
+    run_folder.write(tmp_path / "run.json", MINE | {"epochs": 5})
+    with pytest.raises(UsageError, match="in use by process"), run_folder.Alone(tmp_path) as alone:
+        run_folder.claim(tmp_path, MINE, needed_bytes=0, hold=alone.hold)
     assert json.loads((tmp_path / "run.json").read_text())["epochs"] == 5
 
 
@@ -290,14 +291,14 @@ def test_a_run_that_began_meanwhile_in_the_same_new_folder_keeps_its_settings(tm
     ],
 )
 def test_a_run_that_began_and_ended_meanwhile_is_not_written_over(tmp_path, change, said):
-    runs.write(tmp_path / "run.json", MINE | change)
+    run_folder.write(tmp_path / "run.json", MINE | change)
     with pytest.raises(UsageError, match=said):
-        runs.claim(tmp_path, MINE, needed_bytes=0)
+        run_folder.claim(tmp_path, MINE, needed_bytes=0)
     assert json.loads((tmp_path / "run.json").read_text()) == MINE | change
 
 
 def test_a_new_folder_is_made_and_taken_before_anything_is_written(tmp_path):
-    with runs.Alone(tmp_path / "run") as alone:
-        runs.claim(tmp_path / "run", MINE, needed_bytes=0, hold=alone.hold)
+    with run_folder.Alone(tmp_path / "run") as alone:
+        run_folder.claim(tmp_path / "run", MINE, needed_bytes=0, hold=alone.hold)
         assert locks.holder(tmp_path / "run" / LOCK).pid == os.getpid()
     assert json.loads((tmp_path / "run/run.json").read_text()) == MINE

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dermalert import images, sharpness
+from dermalert.imaging import sharpness
+from dermalert.training import image_dataset
 
 
 def textures(n, *, side=96, seed=0):
@@ -66,7 +67,7 @@ def test_pictures_of_any_size_and_of_one_colour_are_taken(size):
 def test_robust_augmentation_levels_and_the_plain_one_does_not(monkeypatch):
     asked = []
     monkeypatch.setattr(sharpness, "levelled", lambda pixels: asked.append(len(pixels)) or pixels)
-    images.augment(textures(3), robust=False)
+    image_dataset.augment(textures(3), robust=False)
     assert asked == []
-    images.augment(textures(3), robust=True)
+    image_dataset.augment(textures(3), robust=True)
     assert asked == [3]

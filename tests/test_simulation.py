@@ -12,7 +12,8 @@ import pytest
 from conftest import REPOSITORY
 from scipy import special, stats
 
-from dermalert import metrics, operating_points
+from dermalert.evaluation import metrics
+from dermalert.release import operating_points
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from calibration_intervals import ERRORS, SHAPES, SIZES, coverage_of_error, coverage_of_logistic

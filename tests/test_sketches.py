@@ -10,23 +10,25 @@ from datasets import Dataset, Features
 from pictures import jpeg
 from PIL import Image
 
-from dermalert import duplicates, schema, sketches, sources, synthetic
-from dermalert.diagnoses import DIAGNOSES
-from space.triage import UnreadableImage, read_image
+from dermalert import schema
+from dermalert.data import loading, near_duplicates
+from dermalert.imaging import synthetic_lesions, thumbnail
+from dermalert.taxonomy import DIAGNOSES
+from dermalert_space.triage import UnreadableImage, read_image
 
 pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
 def lesions() -> list[Image.Image]:
-    return [synthetic.lesion(DIAGNOSES[i % 9], lesion_seed=i) for i in range(5)]
+    return [synthetic_lesions.lesion(DIAGNOSES[i % 9], lesion_seed=i) for i in range(5)]
 
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[bytes]:
     """The contents of all files that are decoded."""
-    calls, real = [], sketches.sketch
-    monkeypatch.setattr(sketches, "sketch", lambda content: calls.append(content) or real(content))
+    calls, real = [], thumbnail.sketch
+    monkeypatch.setattr(thumbnail, "sketch", lambda content: calls.append(content) or real(content))
     return calls
 
 
@@ -37,21 +39,21 @@ def dataset_of(files: list[bytes]) -> Dataset:
 
 def test_each_content_is_decoded_once_and_then_never_again(lesions, cache, decoded):
     files = [jpeg(image) for image in lesions[:5]]
-    first = sketches.sketches(dataset_of([*files, files[0], b"no image"]))
+    first = thumbnail.sketches(dataset_of([*files, files[0], b"no image"]))
     assert len(decoded) == 6
     assert first.unreadable.tolist() == [False] * 6 + [True]
     assert (first.thumbnails[5] == first.thumbnails[0]).all()
     assert first.sizes[0].tolist() == [128, 128]
-    second = sketches.sketches(dataset_of(list(reversed(files))))
+    second = thumbnail.sketches(dataset_of(list(reversed(files))))
     assert len(decoded) == 6
     assert (second.thumbnails == first.thumbnails[4::-1]).all()
     assert cache.is_file()
 
 
 def test_what_could_not_be_read_is_tried_again(monkeypatch):
-    assert sketches.sketches(dataset_of([b"no image"])).unreadable.all()
-    monkeypatch.setattr(sketches, "sketch", lambda _: np.ones(1, sketches.ROW).tobytes())
-    assert not sketches.sketches(dataset_of([b"no image"])).unreadable.any()
+    assert thumbnail.sketches(dataset_of([b"no image"])).unreadable.all()
+    monkeypatch.setattr(thumbnail, "sketch", lambda _: np.ones(1, thumbnail.ROW).tobytes())
+    assert not thumbnail.sketches(dataset_of([b"no image"])).unreadable.any()
 
 
 @pytest.mark.parametrize("spoil", ["damaged", "a folder", "not to be made"])
@@ -65,16 +67,16 @@ def test_without_a_cache_all_works_as_well(spoil, lesions, cache, caplog, monkey
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        found = sketches.sketches(dataset_of([jpeg(lesions[0])]))
+        found = thumbnail.sketches(dataset_of([jpeg(lesions[0])]))
     assert not found.unreadable.any()
     assert "going on without a cache" in caplog.text
 
 
 def test_a_large_photo_is_sketched_like_its_smaller_copy(lesions):
     large = lesions[0].resize((2400, 1800), Image.Resampling.BICUBIC)
-    sketch = sketches.sketches(dataset_of([jpeg(large), jpeg(lesions[0])]))
+    sketch = thumbnail.sketches(dataset_of([jpeg(large), jpeg(lesions[0])]))
     assert sketch.sizes[0].tolist() == [2400, 1800]
-    assert duplicates.similarities(*sketch.thumbnails[:, None]) > 0.98
+    assert near_duplicates.similarities(*sketch.thumbnails[:, None]) > 0.98
 
 
 def test_reading_a_folder_decodes_each_file_once_and_again_not_at_all(lesions, decoded, tmp_path):
@@ -82,14 +84,14 @@ def test_reading_a_folder_decodes_each_file_once_and_again_not_at_all(lesions, d
     for i, lesion in enumerate([*lesions, lesions[0]]):
         lesion.save(tmp_path / "set" / "nevus" / f"{i}.png")
     for _ in range(2):
-        dataset = sources.load([str(tmp_path / "set")])
-        assert not sketches.sketches(dataset).unreadable.any()
+        dataset = loading.load([str(tmp_path / "set")])
+        assert not thumbnail.sketches(dataset).unreadable.any()
     assert len(decoded) == 5
 
 
 def test_a_look_tells_what_is_no_image_and_why(lesions, tmp_path):
     files = [{"bytes": content, "path": None} for content in (jpeg(lesions[0]), b"no image")]
-    good, bad, gone = sketches.look([*files, {"bytes": None, "path": str(tmp_path / "gone.png")}])
+    good, bad, gone = thumbnail.look([*files, {"bytes": None, "path": str(tmp_path / "gone.png")}])
     assert (good.content, good.fault) == (hashlib.sha256(jpeg(lesions[0])).hexdigest(), None)
     assert isinstance(bad.fault, UnreadableImage) and "cannot be read as an image" in str(bad.fault)
     assert isinstance(gone.fault, FileNotFoundError) and gone.content is None
@@ -102,7 +104,7 @@ def test_a_file_that_is_cut_short_is_no_image_here_where_it_is_none_for_the_judg
     whole = buffer.getvalue()
     for length in np.linspace(0, len(whole), 40, dtype=int):
         verdicts = []
-        for judge in (sketches.sketch, read_image):
+        for judge in (thumbnail.sketch, read_image):
             try:
                 judge(whole[:length])
                 verdicts.append("an image")

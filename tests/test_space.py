@@ -39,11 +39,12 @@ from releases import make_image, make_release
 from serving import SPACE, copy_of_the_space, variables
 from transformers import pipeline
 
-from dermalert import evaluation
-from dermalert.diagnoses import MALIGNANT, PRECURSOR
-from space import api, app, batch, cleaning, one_lesion, triage, words
-from space import page as pages
-from space.triage import NOT_A_DEVICE, REFERENCE, Release
+from dermalert.evaluation import evaluate
+from dermalert.taxonomy import MALIGNANT, PRECURSOR
+from dermalert_space import app, batch, triage
+from dermalert_space.page import api, markup, tab_single, upload_retention
+from dermalert_space.page import build as pages
+from dermalert_space.triage import NOT_A_DEVICE, REFERENCE, Release
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_without_a_model_it_says_what_to_set(tmp_path):
 
 def test_a_model_that_cannot_be_loaded_is_named_without_a_traceback():
     own = variables(MODEL_ID="tester/none", MODEL_REVISION="v9", HF_HUB_OFFLINE="1")
-    run = subprocess.run([sys.executable, "space/app.py"], cwd=SPACE.parent, env=own, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "space/dermalert_space/app.py"], cwd=SPACE.parent, env=own, capture_output=True, text=True)
     assert run.returncode == 1
     assert re.fullmatch(r"cannot load the release tester/none@v9: .*\n", run.stderr)
 
@@ -167,7 +168,7 @@ def test_the_bundled_release_is_served_where_none_is_named(monkeypatch, demo_rel
 
 def test_a_release_that_answers_otherwise_than_it_was_measured_is_not_served(monkeypatch, tmp_path, capsys):
     folder = make_release(tmp_path / "release")
-    evaluation.write_reference(folder / REFERENCE, Release.load(folder))
+    evaluate.write_reference(folder / REFERENCE, Release.load(folder))
     assert Release.load(folder).deviation() < 1e-5
     assert launched(monkeypatch, MODEL_ID=str(folder))
     make_release(folder, seed=1)  # other weights, the same reference
@@ -195,7 +196,7 @@ def test_nothing_of_a_visitor_is_kept_or_shared(monkeypatch, demo_release):
     assert call["max_file_size"] == "50mb"
     demo = call["demo"]
     assert demo.analytics_enabled is False
-    assert sum(demo.delete_cache) < cleaning.EVERY + cleaning.AGE <= 360, "six minutes, as the page says"
+    assert sum(demo.delete_cache) < upload_retention.EVERY + upload_retention.AGE <= 360, "six minutes, as the page says"
     assert demo._queue.max_size >= 128
     config = demo.get_config_file()
     picture = next(c["props"] for c in config["components"] if c["props"].get("elem_id") == "picture")
@@ -222,9 +223,9 @@ def test_the_page_names_the_release_and_its_tag(release, demo_release):
     assert "Release: folder demo-release; version 0.1.0; trained on demo." in page(release)
     assert str(demo_release.parent) not in page(release)
     named = types.SimpleNamespace(name="tester/derm", revision="v1.0.0", model=release.model)
-    assert words.source(named).startswith("Release: tester/derm; tag v1.0.0; version 0.1.0")
+    assert markup.source(named).startswith("Release: tester/derm; tag v1.0.0; version 0.1.0")
     named.revision = None
-    assert words.source(named).startswith("Release: tester/derm; its newest state, no tag; version 0.1.0")
+    assert markup.source(named).startswith("Release: tester/derm; its newest state, no tag; version 0.1.0")
 
 
 @pytest.mark.parametrize("version", [None, "", "absent"])
@@ -236,10 +237,10 @@ def test_a_release_without_a_version_is_called_so_wherever_a_version_is_shown(tm
         del config["dermalert"]["version"]
     (folder / "config.json").write_text(json.dumps(config))
     release = Release.load(folder)
-    assert words.source(release) == "Release: folder mine; unversioned; trained on demo."
+    assert markup.source(release) == "Release: folder mine; unversioned; trained on demo."
     assert api.served(release, None)["version"] == "unversioned"
     monkeypatch.setattr(triage, "BUNDLED", folder)
-    assert words.source(release) == "Release: folder mine; bundled; trained on demo."
+    assert markup.source(release) == "Release: folder mine; bundled; trained on demo."
     assert api.served(release, None)["version"] == "bundled"
 
 
@@ -659,9 +660,9 @@ def test_the_answer_stands_where_no_map_can_be_made(release, tmp_path, monkeypat
     def fails(*_):
         raise RuntimeError("no layer")
 
-    monkeypatch.setattr(one_lesion, "where", fails)
+    monkeypatch.setattr(tab_single, "where", fails)
     make_image((64, 48)).save(tmp_path / "lesion.png")
-    *_, (said, looked) = one_lesion.answers(release, {"path": str(tmp_path / "lesion.png")}, str(tmp_path))
+    *_, (said, looked) = tab_single.answers(release, {"path": str(tmp_path / "lesion.png")}, str(tmp_path))
     assert "elanoma alert" in said
     assert "cannot be shown for this image" in looked
     assert "no layer" in capsys.readouterr().err
@@ -703,7 +704,7 @@ def test_what_a_visitor_was_shown_is_forgotten():
     holder = types.SimpleNamespace(
         lock=threading.Lock(), session_data={"old": 1, "new": 2}, time_last_used={"old": old, "new": new}
     )
-    cleaning.forget(types.SimpleNamespace(state_holder=holder), age=30)
+    upload_retention.forget(types.SimpleNamespace(state_holder=holder), age=30)
     assert (list(holder.session_data), list(holder.time_last_used)) == (["new"], ["new"])
 
 
@@ -722,13 +723,13 @@ def test_no_upload_outlives_its_time_or_the_server(demo_release, tmp_path):
     exif[0x010E] = mark.decode()
     make_image((64, 48)).save(tmp_path / "lesion.jpg", exif=exif)
     assert mark in (tmp_path / "lesion.jpg").read_bytes()
-    left = home / "uploads" / f"{cleaning.PREFIX}of-a-server-that-was-killed"
+    left = home / "uploads" / f"{upload_retention.PREFIX}of-a-server-that-was-killed"
     left.mkdir(parents=True)
     (left / "a.jpg").write_bytes(mark)
 
     with serving.space(home, script=serving.QUICK, **named) as url:
         assert not left.exists()
-        (uploads,) = (home / "uploads").glob(f"{cleaning.PREFIX}*")
+        (uploads,) = (home / "uploads").glob(f"{upload_retention.PREFIX}*")
         client = Client(url, verbose=False, analytics_enabled=False, download_files=tmp_path / "client")
         client.predict(handle_file(tmp_path / "lesion.jpg"), api_name="/judge")
         client.predict([handle_file(tmp_path / "lesion.jpg")], api_name="/triage")
@@ -755,7 +756,7 @@ def test_no_upload_outlives_its_time_or_the_server(demo_release, tmp_path):
 
 def test_what_another_running_server_holds_is_not_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    with cleaning.upload_folder() as first, cleaning.upload_folder() as second:
+    with upload_retention.upload_folder() as first, upload_retention.upload_folder() as second:
         assert first != second
         assert first.is_dir() and second.is_dir()
         (first / "a.jpg").write_bytes(b"pixels")
@@ -763,16 +764,16 @@ def test_what_another_running_server_holds_is_not_removed(tmp_path, monkeypatch)
 
 
 def test_what_waits_in_a_long_batch_does_not_grow_old(tmp_path, monkeypatch):
-    monkeypatch.setattr(cleaning, "EVERY", 0.01)
+    monkeypatch.setattr(upload_retention, "EVERY", 0.01)
     paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "deleted.png"]
     for path in paths[:2]:
         path.write_bytes(b"pixels")
-    for number in cleaning.kept(range(20), paths):
+    for number in upload_retention.kept(range(20), paths):
         time.sleep(0.02)
-        cleaning.sweep(tmp_path, age=0.2)
+        upload_retention.sweep(tmp_path, age=0.2)
         assert paths[1].exists(), number
     time.sleep(0.3)
-    cleaning.sweep(tmp_path, age=0.2)
+    upload_retention.sweep(tmp_path, age=0.2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -780,7 +781,7 @@ def test_a_sweep_takes_what_is_old_and_leaves_the_rest(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "upload.jpg").write_bytes(b"pixels")
     (tmp_path / "link").symlink_to(tmp_path)
-    cleaning.sweep(tmp_path, age=60)
+    upload_retention.sweep(tmp_path, age=60)
     assert (tmp_path / "folder" / "upload.jpg").exists()
-    cleaning.sweep(tmp_path, age=-1)
+    upload_retention.sweep(tmp_path, age=-1)
     assert list(tmp_path.iterdir()) == []

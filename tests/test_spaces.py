@@ -17,10 +17,13 @@ from releases import figures, make_image, make_release
 from transformers import pipeline
 from typer.testing import CliRunner
 
-from dermalert import onnx_export, publishing, release, retries, spaces
-from dermalert.__main__ import app
+from dermalert.hub import retries
+from dermalert.publishing import models, spaces
+from dermalert.release import build, onnx_export
+from dermalert.cli import app
 from dermalert.errors import RunError, UsageError
-from space import examples, triage
+from dermalert_space import triage
+from dermalert_space.page import examples
 
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
@@ -45,7 +48,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "onnx").mkdir()
     for name in ("graph", "model"):
         onnx_export.export(folder, triage.Release.load(folder).processor, name)
-    release.write_card(folder)
+    build.write_card(folder)
     return folder
 
 
@@ -53,7 +56,7 @@ def folder(tmp_path_factory) -> Path:
 def published(hub, folder):
     """The Hub with two releases."""
     for version in ("v1.0.0", "v1.1.0"):
-        publishing.publish(folder, MODEL, version, accept="the same once more")
+        models.publish(folder, MODEL, version, accept="the same once more")
     return hub
 
 

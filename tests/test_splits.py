@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from pictures import class_folders, picture
 
-from dermalert import repair, sources, splits
+from dermalert.data import loading, repair, splits
 from dermalert.errors import UsageError
 
 
@@ -63,8 +63,8 @@ def test_the_sides_have_their_shares():
 def test_neither_order_nor_more_images_move_an_image(tmp_path):
     class_folders(tmp_path / "a", images=40)
     class_folders(tmp_path / "b", images=5, first_seed=1000)
-    alone = sources.load([str(tmp_path / "a")])
-    together = sources.load([str(tmp_path / "b"), str(tmp_path / "a")])
+    alone = loading.load([str(tmp_path / "a")])
+    together = loading.load([str(tmp_path / "b"), str(tmp_path / "a")])
     before, after = sides_of(splits.split(alone)), sides_of(splits.split(together.shuffle(seed=3)))
     assert all(after[i] == side for i, side in before.items())
     assert sides_of(splits.split(alone, seed=1)) != before
@@ -87,7 +87,7 @@ def test_no_group_stands_on_two_sides(tmp_path):
         shutil.copy(original, tmp_path / "Train" / "nevus" / f"{original.stem}_again.png")
     leak = sorted((tmp_path / "Test" / "nevus").iterdir())[0]
     shutil.copy(leak, tmp_path / "Train" / "melanoma" / "leak.png")
-    sides = splits.split(sources.load([str(tmp_path)]))
+    sides = splits.split(loading.load([str(tmp_path)]))
     groups = [set(rows["group"]) for name, rows in sides.items() if name not in ("set_aside", "clean_test")]
     assert sum(map(len, groups)) == len(set().union(*groups))
     assert len(sides["official_test"]) == 36
@@ -99,7 +99,7 @@ def test_a_class_with_too_few_groups_is_refused_by_name(tmp_path):
     for path in sorted((tmp_path / "dermatofibroma").iterdir())[2:]:
         path.unlink()
     with pytest.raises(UsageError, match=r"'dermatofibroma' has 2 groups .* none of them falls on the side .*: add"):
-        splits.split(sources.load([str(tmp_path)]))
+        splits.split(loading.load([str(tmp_path)]))
 
 
 def test_clean_test_has_no_kin_in_train_and_the_labels_of_the_archive(tmp_path):
@@ -115,7 +115,7 @@ def test_clean_test_has_no_kin_in_train_and_the_labels_of_the_archive(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         seeds = {"mole": 1, "another": 1, "unheard of": 2, "ISIC_0010512": 3, "ISIC_0010889": 4}
         picture(seeds[name]).save(folder / f"{name}.png")
-    dataset = sources.load([str(tmp_path)])
+    dataset = loading.load([str(tmp_path)])
     clean = splits.clean_test(dataset)
     assert dict(zip(clean["image_id"], clean["label"], strict=True)) == {"ISIC_0010889": 0, "unheard of": 3}
     assert sorted(row for row in dataset["shipped_split"] if row == "test") == ["test"] * 4
@@ -126,7 +126,7 @@ def test_the_official_test_is_as_shipped_whatever_the_repair_did(tmp_path):
     class_folders(tmp_path / "Test", images=2, first_seed=1000)
     original = next((tmp_path / "Train" / "nevus").iterdir())
     shutil.copy(original, tmp_path / "Test" / "melanoma" / original.name)
-    dataset = sources.load([str(tmp_path)])
+    dataset = loading.load([str(tmp_path)])
     repaired, _ = repair.repair(dataset, "drop-conflicts")
     sides = splits.split(repaired, shipped=dataset)
     assert (len(repaired), len(sides["official_test"]), len(sides["clean_test"])) == (557, 19, 18)
@@ -135,7 +135,7 @@ def test_the_official_test_is_as_shipped_whatever_the_repair_did(tmp_path):
 
 @pytest.mark.parametrize("policy", repair.POLICIES)
 def test_no_real_image_stands_on_two_sides(real_images, policy):
-    dataset = sources.load([str(real_images / name) for name in ("isic9", "isic2017")])
+    dataset = loading.load([str(real_images / name) for name in ("isic9", "isic2017")])
     sides = splits.split(repair.repair(dataset, policy)[0], shipped=dataset)
     for key in ("content", "group"):
         values = [set(rows[key]) for name, rows in sides.items() if name not in ("set_aside", "clean_test")]
@@ -151,7 +151,7 @@ def test_no_real_image_stands_on_two_sides(real_images, policy):
 
 
 def test_each_group_is_held_out_in_one_fold_and_learnt_from_in_the_others(tmp_path):
-    dataset = sources.load([str(class_folders(tmp_path / "clinic", images=80))])
+    dataset = loading.load([str(class_folders(tmp_path / "clinic", images=80))])
     sides = splits.split(dataset)
     folds = [splits.fold(sides, i, 3) for i in range(3)]
     held_out = [set(fold["held_out"]["group"]) for fold in folds]
@@ -165,5 +165,5 @@ def test_each_group_is_held_out_in_one_fold_and_learnt_from_in_the_others(tmp_pa
 def test_what_is_set_aside_is_in_no_fold(tmp_path):
     class_folders(tmp_path / "Train", images=80)
     class_folders(tmp_path / "Test", images=2, first_seed=7000)
-    fold = splits.fold(splits.split(sources.load([str(tmp_path)])), 0, 3)
+    fold = splits.fold(splits.split(loading.load([str(tmp_path)])), 0, 3)
     assert sum(len(fold[name]) for name in splits.SHARES) == 720

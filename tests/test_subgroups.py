@@ -3,9 +3,9 @@ import pytest
 from datasets import Dataset
 from scipy import stats
 
-from dermalert.diagnoses import DIAGNOSES
-from dermalert.subgroups import differing, holm, sensitivity_by_subgroup, subgroups
-from space.words import lesions_as_served
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.evaluation.subgroups import differing, holm, sensitivity_by_subgroup, subgroups
+from dermalert_space.page.markup import lesions_as_served
 
 MELANOMA = DIAGNOSES.index("melanoma")
 

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 from pictures import picture, write_table
 
-from dermalert import hub, sources, tables
+from dermalert.data import hub_datasets, loading, metadata_tables
 
 LABELS = ("melanoma", "nevus")
 TEST_WORDS = ["Hold-Out 2", "blind_test", "testB", "ISIC2016 Test Images", "TESTSET"]
@@ -27,7 +27,7 @@ def of(i: int, **cells) -> dict:
 
 
 def load(root):
-    return {row["image_id"]: row for row in sources.load([str(root)]).remove_columns("image")}
+    return {row["image_id"]: row for row in loading.load([str(root)]).remove_columns("image")}
 
 
 @pytest.mark.parametrize("word", TEST_WORDS)
@@ -40,7 +40,7 @@ def test_a_word_for_the_test_is_one_in_a_cell_a_folder_and_a_split_of_the_hub(tm
     for root in (tmp_path / "cells", tmp_path / "folders"):
         assert [row["shipped_split"] for _, row in sorted(load(root).items())] == ["test"] * 2 + ["train"] * 4
     row = Dataset.from_list([of(0)])
-    (record,) = hub._records(row, f"user/x/{word}", tables.columns_of(row.column_names), [""], first=0)
+    (record,) = hub_datasets._records(row, f"user/x/{word}", metadata_tables.columns_of(row.column_names), [""], first=0)
     assert record.shipped_split == "test"
 
 
@@ -107,7 +107,7 @@ def test_a_word_for_nothing_is_no_other_kind_of_picture(tmp_path, word, left):
     assert len(load(tmp_path)) == left
     told = Dataset.from_list(rows)
     assert (
-        len(list(hub._records(told, "user/x/train", tables.columns_of(told.column_names), [""] * 4, first=0))) == left
+        len(list(hub_datasets._records(told, "user/x/train", metadata_tables.columns_of(told.column_names), [""] * 4, first=0))) == left
     )
 
 
@@ -137,7 +137,7 @@ def test_another_column_names_the_images_where_the_file_names_are_not_those_here
 def test_a_column_that_a_person_names_is_the_images_whatever_a_column_of_file_names_holds(tmp_path):
     rows = [of(i, shot=f"im{3 - i}", lesion_id=f"K{i}") for i in range(4)]
     write_table(clinic(tmp_path, 4) / "m.csv", [row | {"dx": "nevus"} for row in rows])
-    found = sources.load([str(tmp_path)], columns={"image": "shot"})
+    found = loading.load([str(tmp_path)], columns={"image": "shot"})
     assert found["lesion_id"] == [f"{tmp_path.name}: K{3 - i}" for i in range(4)]
 
 

@@ -21,10 +21,13 @@ from test_card import typed_by_hand
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 import train_hf
-from dermalert import calibration, images, onnx_export, seen, sources, synthetic, training
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.data import contamination, loading
+from dermalert.imaging import synthetic_lesions
+from dermalert.release import onnx_export
+from dermalert.training import calibration, image_dataset, recipe_trainer
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import RunError, run_command
-from space import triage
+from dermalert_space import triage
 
 
 def arguments(pictures, base, output_dir, *more: str) -> list[str]:
@@ -233,7 +236,7 @@ def test_an_external_set_has_no_image_that_the_base_model_has_learnt_from(pictur
     other = class_folders(tmp_path / "other", images=60, first_seed=5000)
     figures = train(other, run, tmp_path / "on", "--epochs", "1", "--external", f"known={pictures / 'Train'}")
     told = figures["data"]["external"]["known"]
-    learnt = len(sources.load([str(pictures / "Train")])) - figures["splits"]["external/known"]["n"]
+    learnt = len(loading.load([str(pictures / "Train")])) - figures["splits"]["external/known"]["n"]
     assert told["left_out"] == learnt > 400
     assert figures["data"]["base_model_learnt_from"] == "known"
 
@@ -271,11 +274,11 @@ def test_a_flag_that_stands_twice_is_refused(flag, capsys):
 
 
 def test_a_base_model_that_knows_the_images_held_out_is_refused(pictures, run, tmp_path, capsys):
-    learnt = seen.read(run / "release")
-    assert set(learnt.values()) == set(seen.SIDES)
-    everything = dict.fromkeys([*learnt, *set().union(*seen.names(sources.load([str(pictures)])))], "train")
+    learnt = contamination.read(run / "release")
+    assert set(learnt.values()) == set(contamination.SIDES)
+    everything = dict.fromkeys([*learnt, *set().union(*contamination.names(loading.load([str(pictures)])))], "train")
     shutil.copytree(run / "release", tmp_path / "base")
-    seen.write(everything, tmp_path / "base")
+    contamination.write(everything, tmp_path / "base")
     assert command(pictures, tmp_path / "base", tmp_path / "on") == 2
     assert "the base model has learnt from all images of the side validation" in capsys.readouterr().err
 
@@ -285,7 +288,7 @@ def test_a_base_model_that_knows_the_images_held_out_is_refused(pictures, run, t
 def test_a_diagnosis_hidden_in_the_frame_is_called_a_shortcut_and_one_in_the_lesion_is_not(where, tmp_path):
     folder, rows = tmp_path / "images", []
     folder.mkdir()
-    for photo in synthetic.demo_set():
+    for photo in synthetic_lesions.demo_set():
         pixels = np.array(photo.image)
         if where == "frame":
             colour = [
@@ -325,8 +328,8 @@ def test_training_on_from_a_release_of_another_split_is_refused(run, pictures, t
 
 
 def test_rebalancing_is_switched_by_a_flag_and_said_in_the_card(pictures, tiny_vit, tmp_path, monkeypatch):
-    balanced, asked = training.balanced_softmax, []
-    monkeypatch.setattr(training, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
+    balanced, asked = recipe_trainer.balanced_softmax, []
+    monkeypatch.setattr(recipe_trainer, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
     settings = ("--epochs", "1", "--sampling", "natural")
     plain = train(pictures, tiny_vit, tmp_path / "plain", *settings, "--no_rebalance")
     assert asked == []
@@ -357,7 +360,7 @@ def test_a_release_in_half_precision_is_measured_as_it_is_stored(pictures, tiny_
 
 def test_without_augmentation_training_sees_the_plain_pixels(pictures, tiny_vit, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(images, "augment", lambda pixels, **_: seen.append(len(pixels)) or pixels)
+    monkeypatch.setattr(image_dataset, "augment", lambda pixels, **_: seen.append(len(pixels)) or pixels)
     train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1", "--augment", "none")
     assert seen == []
     train(pictures, tiny_vit, tmp_path / "augmented", "--epochs", "1")
@@ -365,7 +368,7 @@ def test_without_augmentation_training_sees_the_plain_pixels(pictures, tiny_vit,
 
 
 def test_balanced_softmax_of_equal_logits_is_the_prior_of_the_truth():
-    loss = training.balanced_softmax(training.shares([0] * 30 + [1] * 10))
+    loss = recipe_trainer.balanced_softmax(recipe_trainer.shares([0] * 30 + [1] * 10))
     outputs = type("Output", (), {"logits": torch.zeros(2, 2)})
     outputs.logits = torch.cat([outputs.logits, torch.full((2, 7), -1e9)], dim=1)
     assert loss(outputs, torch.tensor([0, 1])).item() == pytest.approx(-np.log([0.75, 0.25]).mean(), rel=1e-4)
@@ -391,17 +394,17 @@ def test_a_training_that_had_stopped_early_is_not_trained_on(pictures, tiny_vit,
 def test_the_epoch_that_is_kept_is_that_of_the_lowest_loss_once_calibrated(pictures, tiny_vit, tmp_path, monkeypatch):
     figures = train(pictures, tiny_vit, tmp_path / "one", "--epochs", "1")
     losses = iter([0.1, 0.1, 0.2, 0.2, 0.3, 0.3])  # of validation and of as many training images, each epoch
-    monkeypatch.setattr(training.calibration, "calibrated_loss", lambda *_: next(losses))
+    monkeypatch.setattr(recipe_trainer.calibration, "calibrated_loss", lambda *_: next(losses))
     longer = train(pictures, tiny_vit, tmp_path / "three", "--epochs", "3", "--learning_rate", "3e-3")
     assert longer["training"]["best_step"] == figures["training"]["best_step"]
 
 
 def test_by_default_the_loss_takes_into_account_what_is_drawn(pictures, tiny_vit, tmp_path, monkeypatch):
-    balanced, asked, drawn = training.balanced_softmax, [], []
-    weights = training.sampling_weights
-    monkeypatch.setattr(training, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
+    balanced, asked, drawn = recipe_trainer.balanced_softmax, [], []
+    weights = recipe_trainer.sampling_weights
+    monkeypatch.setattr(recipe_trainer, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
     monkeypatch.setattr(
-        training,
+        recipe_trainer,
         "sampling_weights",
         lambda labels, *rest: drawn.append((labels[:], weights(labels, *rest))) or drawn[-1][1],
     )
@@ -418,13 +421,13 @@ def test_what_a_rebalanced_training_learns_and_the_calibration_gives_back_is_bay
     seen = means[truth] + rng.normal(size=(4000, 4))
     likelihood = -((seen[:, None] - means) ** 2).sum(2) / 2
     side = {"label": truth.tolist(), "source": [("a", "b", "a")[i % 3] for i in range(4000)]}
-    best = special.softmax(likelihood + np.log(training.shares(truth)), axis=1)
+    best = special.softmax(likelihood + np.log(recipe_trainer.shares(truth)), axis=1)
     for sampling in ("natural", "classes", "classes-and-sources"):
         for rebalance in (True, False):
             config = train_hf.Config(sampling=sampling, rebalance=rebalance)
-            weights = training.sampling_weights(side["label"], side["source"], sampling)
+            weights = recipe_trainer.sampling_weights(side["label"], side["source"], sampling)
             # The ideal model of what is drawn; balanced softmax takes its mix out.
-            learnt = likelihood if rebalance else likelihood + np.log(training.shares(truth, weights))
+            learnt = likelihood if rebalance else likelihood + np.log(recipe_trainer.shares(truth, weights))
             prior = train_hf.prior_to_give_back(config, side)
             given_back = special.softmax(learnt + np.log(1 if prior is None else prior), axis=1)
             assert given_back == pytest.approx(best, abs=1e-9), (sampling, rebalance)

@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from dermalert import training
-from dermalert.diagnoses import DIAGNOSES
+from dermalert.training import recipe_trainer
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import RunError
-from dermalert.training import WeightAverage, WeightedSampler, sampling_weights, shares
+from dermalert.training.recipe_trainer import WeightAverage, WeightedSampler, sampling_weights, shares
 
 NEVUS, MELANOMA = DIAGNOSES.index("nevus"), DIAGNOSES.index("melanoma")
 LABELS = [NEVUS] * 900 + [MELANOMA] * 100
@@ -130,7 +130,7 @@ def test_the_trainer_evaluates_and_saves_the_average_and_keeps_the_weights_besid
         disable_tqdm=True,
     )
     model = Line()
-    trainer = training.RecipeTrainer(
+    trainer = recipe_trainer.RecipeTrainer(
         model=model, args=arguments, train_dataset=data, sampling_weights=np.full(16, 1 / 16), average=0.9
     )
     trainer.train()
@@ -152,7 +152,7 @@ def test_the_trainer_draws_by_the_weights(tmp_path):
         output_dir=str(tmp_path), dataloader_pin_memory=False, report_to="none", disable_tqdm=True, save_strategy="no"
     )
     weights = np.r_[np.zeros(8), np.full(8, 1 / 8)]
-    trainer = training.RecipeTrainer(
+    trainer = recipe_trainer.RecipeTrainer(
         model=Line(), args=arguments, train_dataset=data, sampling_weights=weights, average=0.0
     )
     trainer.train()
@@ -164,7 +164,7 @@ def test_rounding_to_half_precision_changes_little_and_keeps_the_type():
     torch.manual_seed(0)
     model = nn.Linear(8, 8)
     before = model.weight.detach().clone()
-    training.round_to_half(model)
+    recipe_trainer.round_to_half(model)
     assert model.weight.dtype == torch.float32
     assert torch.equal(model.weight.half().float(), model.weight)
     assert (model.weight - before).abs().max() < 1e-3
@@ -175,4 +175,4 @@ def test_a_weight_too_large_for_half_precision_is_told():
     with torch.no_grad():
         model.weight[0, 0] = 1e6
     with pytest.raises(RunError, match=r"'weight' does not fit half precision: leave out --half_precision"):
-        training.round_to_half(model)
+        recipe_trainer.round_to_half(model)

@@ -15,17 +15,9 @@ from PIL import Image
 from releases import LABELS, make_image, make_release
 from transformers import pipeline
 
-from space import batch, words
-from space.triage import (
-    MAX_PIXELS,
-    Answers,
-    Judgement,
-    NoRelease,
-    Release,
-    UnreadableImage,
-    read_image,
-    threshold_share,
-)
+from dermalert_space import batch
+from dermalert_space.page import markup
+from dermalert_space.triage import Answers, Judgement, MAX_PIXELS, NoRelease, Release, UnreadableImage, read_image, threshold_share
 
 ORIENTATION = 0x0112
 
@@ -478,7 +470,7 @@ def test_without_a_threshold_of_the_alert_attention_alone_decides(
     assert (judgement.state, judgement.alert) == (state, None)
     assert judgement.sentence.startswith(begins)
     assert judgement.urgency == judgement.attention / 0.05
-    shown = words.answer(release, judgement)
+    shown = markup.answer(release, judgement)
     assert f'data-state="{state}"' in shown and "no melanoma alert" not in shown.lower()
 
 

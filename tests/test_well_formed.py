@@ -5,15 +5,15 @@ from collections import Counter
 import pytest
 from pictures import class_folders, write_table
 
-from dermalert import layouts, names, people, sources, tables
-from dermalert.layouts import Record
+from dermalert.data import folders, identifiers, loading, metadata_tables, patients
+from dermalert.data.folders import Record
 
 
 def settled(ids: list[str]) -> list[str | None]:
     records = [
         Record(image_id=str(i), name="nevus", source="x", facts={"patient_id": one}) for i, one in enumerate(ids)
     ]
-    people.settle(records, "x")
+    patients.settle(records, "x")
     return [record.facts.get("patient_id") for record in records]
 
 
@@ -30,13 +30,13 @@ def settled(ids: list[str]) -> list[str | None]:
     ],
 )
 def test_pseudonyms_initials_and_numbers_name_people(ids):
-    assert not any(names.is_nobody(one) for one in ids)
+    assert not any(identifiers.is_nobody(one) for one in ids)
     assert Counter(settled(ids)) == Counter(ids)
 
 
 @pytest.mark.parametrize("ids", [["anonymous", "P1"], ["unknown_1", "unknown_1", "P1"], ["not in records", "P1"]])
 def test_words_for_nobody_name_nobody(ids):
-    assert names.is_nobody(ids[0]) or settled(ids)[0] is None
+    assert identifiers.is_nobody(ids[0]) or settled(ids)[0] is None
 
 
 def test_many_ids_are_settled_in_a_moment():
@@ -53,7 +53,7 @@ def test_a_column_of_other_files_does_not_name_the_images(tmp_path, other):
     (tmp_path / "all/nevus").rmdir()
     rows = [{"image_id": files[0][:-4], "dx": "nevus", other: files[1]}]
     write_table(tmp_path / "all/metadata.csv", rows)
-    (record,) = layouts.records(tmp_path / "all", tables.Columns(None))
+    (record,) = folders.records(tmp_path / "all", metadata_tables.Columns(None))
     assert record.image_id == files[0][:-4]
 
 
@@ -63,7 +63,7 @@ def test_a_column_of_other_files_does_not_name_the_images(tmp_path, other):
 def test_parts_of_one_split_share_their_patients(tmp_path, first, second):
     for name in (first, second):
         (tmp_path / "clinic" / name).mkdir(parents=True)
-    owners = layouts.owners([tmp_path / "clinic" / first, tmp_path / "clinic" / second])
+    owners = folders.owners([tmp_path / "clinic" / first, tmp_path / "clinic" / second])
     assert len({place for place, _ in owners.values()}) == 1
 
 
@@ -72,20 +72,20 @@ def test_a_folder_called_like_a_split_that_holds_no_classes_is_none(tmp_path, fo
     class_folders(tmp_path, images=3)
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / "roc.png").write_bytes(next(tmp_path.rglob("*.png")).read_bytes())
-    assert len([r for r in layouts.records(tmp_path, tables.Columns(None)) if names.clean(r.name) != "figures"]) >= 27
+    assert len([r for r in folders.records(tmp_path, metadata_tables.Columns(None)) if identifiers.clean(r.name) != "figures"]) >= 27
 
 
 @pytest.mark.parametrize("name", ["BiopsyTest", "patch_test", "patch-testing", "TR"])
 def test_a_name_that_holds_a_splits_word_by_chance_is_no_split(name):
-    assert tables.shipped_as([name]) is None
+    assert metadata_tables.shipped_as([name]) is None
 
 
 @pytest.mark.parametrize("kind", ["dermoscopy before excision", "dermoscopic, pre-op", "dermoscopy prior to biopsy"])
 def test_dermoscopy_before_something_is_dermoscopy(kind):
-    assert tables.kind_of({"image_type": kind}, {"image_type": "image_type"}) == "dermoscopic"
+    assert metadata_tables.kind_of({"image_type": kind}, {"image_type": "image_type"}) == "dermoscopic"
 
 
 def test_a_broken_link_beside_the_classes_stops_nothing(tmp_path):
     class_folders(tmp_path, images=2)
     (tmp_path / "README.txt").symlink_to(tmp_path / "gone")
-    assert len(sources.load([str(tmp_path)])) == 18
+    assert len(loading.load([str(tmp_path)])) == 18

@@ -1,0 +1,317 @@
+"""The jobs beside training, as one command line: `python -m dermalert --help`."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dermalert.errors import RunError, UsageError, run_command
+
+# What a command needs is imported when it runs: the help should not wait for torch.
+
+Repair = Annotated[
+    Literal["archive", "drop-conflicts", "none"],
+    typer.Option(help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing"),
+]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _commands() -> None:
+    """Audit data sets of skin lesions, measure and publish releases, deploy Spaces."""
+
+
+@app.command()
+def audit(
+    dataset: Annotated[
+        list[str],
+        typer.Argument(help="'demo', folders or data sets of the Hub; of several, what they share is found too"),
+    ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a column that a data set names in its own way, such as label=finding; may be repeated; or a JSON "
+            "file that maps fields to columns",
+            metavar="FIELD=COLUMN",
+        ),
+    ] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="read data sets of the Hub row by row, without their files on the disk")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="write the whole report there, for machines", metavar="FILE")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="draw the offending images there, a contact sheet a kind", metavar="DIR")
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(help="exit with 1 if this kind is found, such as leaks, or any; may be repeated", metavar="KIND"),
+    ] = None,
+) -> None:
+    """Say what is wrong with a data set: duplicates, contradictions, leaks, confounding, damaged files."""
+    options = {"columns": columns or [], "streaming": streaming}
+    raise typer.Exit(run_command(lambda: _audit(dataset, options, json, figures, fail_on or [])))
+
+
+def _audit(names: list[str], options: dict, json: Path | None, figures: Path | None, fail_on: list[str]) -> None:
+    from dermalert.data import audit, audit_report, loading, metadata_tables
+
+    audit.check_kinds(fail_on)
+    audit.check_targets(json, figures)
+    columns = metadata_tables.mapping(options["columns"])
+    faults: list[str] = []
+    options |= {"columns": columns, "merge": False, "faults": faults}
+    dataset = loading.load_known(names, **options)
+    report = audit.audit(dataset, unreadable=faults)
+    typer.echo(audit_report.headline(report))
+    audit_report.show(report)
+    if json:
+        audit.write(report, json)
+    if figures:
+        drawn = audit_report.contact_sheets(report, dataset, figures)
+        typer.echo(f"{len(drawn)} contact sheets in '{figures}'.")
+    failed = audit.failures(report, fail_on)
+    if failed:
+        raise RunError(f"found {', '.join(failed)} (--fail-on).")
+
+
+@app.command()
+def publish_dataset(
+    dataset: Annotated[
+        list[str],
+        typer.Argument(help="'demo', folders or data sets of the Hub; several become one", metavar="DATASET"),
+    ],
+    repo_id: Annotated[str, typer.Argument(help="data set repository of the Hub", metavar="USER/REPO")],
+    repair: Repair = "archive",
+    license: Annotated[
+        str | None,
+        typer.Option(help="licence of images whose source is not known, as the Hub calls it, or other", metavar="ID"),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="for everybody to see, where the licence lets you; else private")
+    ] = False,
+) -> None:
+    """Publish a data set, repaired, split without leaks and audited, with a card; the image files as they are."""
+    raise typer.Exit(run_command(lambda: _publish_dataset(dataset, repo_id, repair, license, public)))
+
+
+def _publish_dataset(names: list[str], repo_id: str, policy: str, license: str | None, public: bool) -> None:
+    from dermalert.data import loading
+    from dermalert.publishing import datasets
+
+    exists = datasets.check_can_publish(repo_id, public=public, license=license)
+    faults: list[str] = []
+    shipped = loading.load(names, faults=faults)
+    license = datasets.license_of(shipped, license)
+    typer.echo(f"{repo_id} will be {'public' if public else 'private'}, under the licence {license}.")
+    parts, figures = datasets.prepare(shipped, policy, license, unreadable=faults)
+    changed = datasets.publish(parts, figures, repo_id, public=public, must_exist=exists)
+    done = "Published" if changed else "Nothing to do, it is there already"
+    typer.echo(f'{done}: {figures["data"]["images"]} images, load_dataset("{repo_id}").')
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
+    ],
+    dataset: Annotated[
+        list[str],
+        typer.Argument(help="folders or data sets of the Hub; several are taken as one", metavar="DATASET..."),
+    ],
+    label_map: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON object from classes of the model to diagnoses, such as {"LABEL_0": "nevus"}', metavar="FILE"
+        ),
+    ] = None,
+    repair: Repair = "archive",
+    columns: Annotated[
+        list[str] | None, typer.Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures there, for machines", metavar="FILE")] = None,
+) -> None:
+    """Measure anyone's checkpoint on anyone's data, with intervals; seven, eight and two classes will do too."""
+    raise typer.Exit(run_command(lambda: _evaluate(model, dataset, label_map, repair, columns or [], json)))
+
+
+def _evaluate(
+    model: str, names: list[str], label_map: Path | None, policy: str, columns: list[str], json: Path | None
+) -> None:
+    from rich.console import Console
+
+    from dermalert.data import audit, loading, metadata_tables, near_duplicates, repair
+    from dermalert.evaluation import any_checkpoint
+
+    said = any_checkpoint.read_label_map(label_map)
+    audit.check_targets(json, None)
+    judge = any_checkpoint.load(model)
+    any_checkpoint.classes(judge.labels, said)  # refused before the images are read
+    dataset = loading.load_known(names, columns=metadata_tables.mapping(columns))
+    shipped = near_duplicates.linked(dataset)
+    dataset, _ = repair.repair(shipped, policy)
+    told = any_checkpoint.grade(judge, dataset, shipped=shipped, label_map=said)
+    Console().print(any_checkpoint.as_table(told))
+    for sentence in any_checkpoint.remarks(told):
+        typer.echo(sentence)
+    if json:
+        audit.write(told, json)
+
+
+@app.command()
+def publish(
+    run: Annotated[str, typer.Argument(help="a run that has finished, or the folder of a release", metavar="RUN")],
+    repo_id: Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")],
+    version: Annotated[str, typer.Option(help="tag of the release, above the last one", metavar="vX.Y.Z")],
+    accept_regression: Annotated[
+        str | None,
+        typer.Option(
+            help="why a release is published that is worse than the one before, or cannot be compared with it; its "
+            "card says it",
+            metavar="WHY",
+        ),
+    ] = None,
+) -> None:
+    """Publish a release as a tag, unless it is worse than the one before; called again, it finishes the job."""
+    raise typer.Exit(run_command(lambda: _publish(run, repo_id, version, accept_regression)))
+
+
+def _publish(run: str, repo_id: str, version: str, accept: str | None) -> None:
+    from dermalert.publishing import models
+    from dermalert.release import build
+
+    typer.echo(models.publish(build.find(run), repo_id, version, accept=accept))
+
+
+@app.command()
+def versions(
+    repo_id: Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")],
+) -> None:
+    """List the releases of a repository: tags, dates and headline figures."""
+    raise typer.Exit(run_command(lambda: _versions(repo_id)))
+
+
+def _versions(repo_id: str) -> None:
+    from rich.console import Console
+
+    from dermalert.publishing import models
+
+    Console().print(models.as_table(models.versions(repo_id), title=repo_id))
+
+
+@app.command()
+def compare(
+    old: Annotated[str, typer.Argument(help="a folder, a run, or a release of the Hub, USER/REPO@TAG", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="another one", metavar="NEW")],
+    json: Annotated[Path | None, typer.Option(help="write all of it there, for machines", metavar="FILE")] = None,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="write what the gate says into figures and card of NEW (both are folders); refused: exit 1"
+        ),
+    ] = False,
+    accept_regression: Annotated[
+        str | None, typer.Option(help="why NEW takes the place all the same, as its card says", metavar="WHY")
+    ] = None,
+) -> None:
+    """Say in what two releases differ on images held out of both, melanomas won and lost, and what the gate says."""
+    raise typer.Exit(run_command(lambda: _compare(old, new, json, record, accept_regression)))
+
+
+def _compare(old: str, new: str, json: Path | None, record: bool, accept: str | None) -> None:
+    from dermalert.data import audit
+    from dermalert.publishing import models
+    from dermalert.release import build, regression_gate
+
+    models.check_reason(accept)
+    if accept is not None and not record:
+        raise UsageError("--accept-regression is recorded: add --record.")
+    audit.check_targets(json, None)
+    before, after = regression_gate.load(old), regression_gate.load(new)
+    told = regression_gate.compare(before, after)
+    verdict = regression_gate.gate(after, before)
+    if record:
+        verdict = regression_gate.record(build.find(new), build.find(old), accept=accept)
+    for sentence in [*regression_gate.sentences(told), *regression_gate.verdict(verdict)]:
+        typer.echo(sentence)
+    if json:
+        audit.write(told, json)
+    if record and verdict["refused_for"] and not verdict["accepted_because"]:
+        raise RunError(
+            f"'{new}' does not take the place of '{old}': --accept-regression WHY lets it, and its card says why."
+        )
+
+
+@app.command()
+def rollback(
+    repo_id: Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")],
+    version: Annotated[str, typer.Argument(help="tag of the release that main shall hold again", metavar="vX.Y.Z")],
+) -> None:
+    """Make main hold an earlier release again, by a new commit; tags stay as they are."""
+    raise typer.Exit(run_command(lambda: _rollback(repo_id, version)))
+
+
+def _rollback(repo_id: str, version: str) -> None:
+    from dermalert.publishing import models
+
+    typer.echo(models.rollback(repo_id, version))
+
+
+@app.command()
+def deploy_space(
+    space_id: Annotated[str, typer.Argument(help="Space of the Hub; made where it is missing", metavar="USER/SPACE")],
+    model: Annotated[
+        str, typer.Option(help="the release that it serves, a model repository at a tag", metavar="USER/REPO@TAG")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="for nobody else to see")] = False,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of your own images to show, with attribution.csv (file, caption, attribution), in the place "
+            "of the generated ones",
+            metavar="DIR",
+        ),
+    ] = None,
+) -> None:
+    """Have a Space of the Hub serve a release, and wait until it runs; again, it changes only what is not so yet."""
+    raise typer.Exit(run_command(lambda: _deploy_space(space_id, model, private, examples)))
+
+
+def _deploy_space(space_id: str, model: str, private: bool, examples: Path | None) -> None:
+    from dermalert.publishing import spaces
+
+    spaces.deploy(space_id, model, private=private, shown=examples, say=typer.echo)
+
+
+@app.command()
+def triage_archive(
+    shards: Annotated[
+        list[Path], typer.Argument(help="parquet files with the columns image and image_id, and folders of them")
+    ],
+    model: Annotated[str, typer.Option(help="the release: a folder, or USER/REPO@TAG of the Hub", metavar="MODEL")],
+    output: Annotated[Path, typer.Option(help="folder of the results, a parquet file a shard", metavar="DIR")],
+    workers: Annotated[
+        int, typer.Option(help="processes, of one thread each; by default one a core; more than 1 need Ray", min=1)
+    ] = os.cpu_count() or 1,
+    cluster: Annotated[
+        str | None, typer.Option(help="a Ray cluster that does it instead, auto or HOST:PORT", metavar="ADDRESS")
+    ] = None,
+) -> None:
+    """Judge an archive, shard by shard; what is missing after a crash is judged by a second run."""
+    raise typer.Exit(run_command(lambda: _triage_archive(shards, model, output, workers, cluster)))
+
+
+def _triage_archive(shards: list[Path], model: str, output: Path, workers: int, cluster: str | None) -> None:
+    from transformers.utils import logging
+
+    from dermalert.release import archive_triage
+
+    logging.disable_progress_bar()
+    archive_triage.judge(shards, model, output, workers=workers, cluster=cluster, say=typer.echo)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m dermalert")

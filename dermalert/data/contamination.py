@@ -1,0 +1,224 @@
+"""Which images a release has learnt from, so that nobody measures it on them: `evaluation/seen.parquet`.
+
+Sides of the split go by a hash of the group, but a group's key can change: a source that is loaded with its table knows
+of lesions that the images alone do not tell. So the release lists what its images belong to, and goes on doing so when
+another is trained from it. It knows numbers, lesions, patients and bytes, and by a perceptual hash a copy that was
+encoded or scaled anew, mirrored or turned, under whatever name (`benchmarks/contamination.py` measures how surely).
+Names are hashed, which keeps them out of sight; an id that can be guessed can be found all the same.
+"""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, concatenate_datasets
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from dermalert import schema
+from dermalert.data import near_duplicates, splits
+from dermalert.errors import RunError, UsageError, first_line
+from dermalert.hub.retries import HTTP_ERROR
+from dermalert.imaging.thumbnail import BLANK, contrast, sketches
+
+logger = logging.getLogger(__name__)
+
+FILE = "evaluation/seen.parquet"
+SIDES = ("train", "validation", "calibration")
+"""What a release has learnt from in any way, the most first; what is set aside or held out it has not."""
+
+
+RADIUS = 32
+"""Bits of 256 by which the hash of a copy may differ: `benchmarks/contamination.py` finds all copies and no other."""
+
+_NEAR = "near:"  # before a perceptual hash in hexadecimal, which stands among the names
+
+_PART = 512  # images hashed at once
+
+
+def names(dataset: Dataset) -> list[set[str]]:
+    """Return, hashed, what each image belongs to: lesion, patient, archive number, bytes, and its group."""
+    columns = ("lesion_id", "patient_id", "image_id", "content", "group")
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*(dataset[name] for name in columns), strict=True)]
+    return [{hashed(name) for name in (*schema.belongings(row), row["group"]) if name is not None} for row in rows]
+
+
+def _shorter(dataset: Dataset) -> set[str]:
+    """Return, hashed, the ids as they are called where their folder is loaded without the others that it stood beside.
+
+    There `a/images: 7` is `a: 7`. What a release has learnt from is to be known however it is asked about.
+    """
+    found = set()
+    for name in {name for column in ("lesion_id", "patient_id", "group") for name in dataset[column]} - {None}:
+        space, colon, one = name.partition(": ")
+        folders = space.split("/") if colon else []
+        for i in range(len(folders)):
+            found |= {hashed("/".join(folders[i:j]) + f": {one}") for j in range(i + 1, len(folders) + 1)}
+    return found
+
+
+def hashed(name: str) -> str:
+    """Return what stands for the name of a lesion, a patient or a group in a release."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def of(sides: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what the images that are learnt from belong to, each with its side, and the same of the base model.
+
+    What several sides hold counts for the first of them: `train` tells the most.
+    """
+    found = {}
+    for side in reversed(SIDES):
+        found |= {name: name_of for name, name_of in (base or {}).items() if name_of == side}
+        found |= dict.fromkeys(set().union(*names(sides[side]), _shorter(sides[side])), side)
+        found |= dict.fromkeys(pictures(sides[side]), side)
+    return found
+
+
+def pictures(dataset: Dataset) -> set[str]:
+    """Return the perceptual hashes of the images, as they stand among the names; blank images have none."""
+    return {_NEAR + code.tobytes().hex() for _, codes in _hashes(dataset) for code in codes[0]}
+
+
+def _hashes(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows (n,) of images that show something, and their hashes (8, n, 32) in all positions."""
+    if "image" not in dataset.column_names or not len(dataset):
+        return
+    thumbnails = sketches(dataset).thumbnails
+    shown = np.flatnonzero(contrast(thumbnails) >= BLANK)
+    for start in range(0, len(shown), _PART):
+        rows = shown[start : start + _PART]
+        yield rows, near_duplicates.hashes_in_all_positions(thumbnails[rows])
+
+
+def look_alike(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
+    """Return which images (n,) are nearly the picture of one that was seen, otherwise than as a side."""
+    found = np.zeros(len(dataset), bool)
+    listed = [name.removeprefix(_NEAR) for name, side in seen.items() if name.startswith(_NEAR) and side != but_as]
+    if listed:
+        index = near_duplicates.Index(np.frombuffer(bytes.fromhex("".join(listed)), np.uint8).reshape(len(listed), -1))
+        for rows, positions in _hashes(dataset):
+            for codes in positions:
+                asked, _, _ = index.within(codes, RADIUS)
+                found[rows[asked]] = True
+    return found
+
+
+def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str, Dataset]:
+    """Return the sides of a split without what a base model has learnt from in another way; that is `set_aside`.
+
+    It may be trained on whatever the base has seen, validated and calibrated on what the base was, and nothing the base
+    has seen is held out or part of `clean_test`.
+
+    Args:
+        sides: of `splits.split`.
+        learnt: of the base model, by `read`.
+
+    Raises:
+        UsageError: nothing is left of a side.
+    """
+    if not learnt:
+        return sides
+    found, aside = dict(sides), [sides["set_aside"]]
+    for name in ("validation", "calibration", "held_out", "clean_test"):
+        fresh = are_unseen(sides[name], learnt, but_as=name)
+        found[name] = sides[name].select(np.flatnonzero(fresh))
+        if name != "clean_test":
+            aside.append(sides[name].select(np.flatnonzero(~fresh)))
+            if not len(found[name]):
+                raise UsageError(f"the base model has learnt from all images of the side {name}: take another base.")
+    try:
+        splits.check_classes({name: found[name] for name in splits.SHARES})
+    except UsageError as error:
+        raise UsageError(f"without what the base model has learnt from, {error}") from error
+    return found | {"set_aside": concatenate_datasets(aside)}
+
+
+def are_unseen(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
+    """Return which images (n,) belong to nothing seen and look like nothing seen, or not otherwise than as a side."""
+    belong = names(dataset)
+    fresh = np.array([all(seen.get(name, but_as) == but_as for name in belongs) for belongs in belong], bool)
+    alike = look_alike(dataset, seen, but_as=but_as)
+    _say_namesakes(dataset, [{name for name in belongs if name in seen} for belongs in belong], ~fresh & ~alike)
+    return fresh & ~alike
+
+
+def _say_namesakes(dataset: Dataset, learnt: list[set[str]], gone: np.ndarray) -> None:
+    """Say how many images count as seen for nothing but an id that their source gives, which another may give too."""
+    spaces = Counter()
+    ids = list(zip(*(dataset[name] for name in ("lesion_id", "patient_id", "group")), strict=True))
+    for i in np.flatnonzero(gone):
+        own = {hashed(one): one for one in ids[i] if one and ": " in one}
+        if learnt[i] and learnt[i] <= own.keys():
+            spaces[own[min(learnt[i])].partition(": ")[0]] += 1
+    if spaces:
+        logger.warning(
+            "%d images count as learnt from only because patients or lesions of equal ids in equally named folders "
+            "(%s) count as the same: where they are others, rename the folder",
+            spaces.total(),
+            ", ".join(f"'{space}'" for space in spaces),
+        )
+
+
+def write(seen: Mapping[str, str], folder: Path) -> None:
+    """Write the list of a release in a folder."""
+    listed = sorted(seen)
+    # A perceptual hash has a name as well, so that who knows only the first two columns reads the list as ever.
+    near = [bytes.fromhex(name.removeprefix(_NEAR)) if name.startswith(_NEAR) else None for name in listed]
+    shown = [name if code is None else hashed(name) for name, code in zip(listed, near, strict=True)]
+    columns = {"name": shown, "side": [seen[name] for name in listed], "picture": pa.array(near, pa.binary())}
+    # Of hexadecimal digits zstd leaves half.
+    table = pa.table(columns)
+    pq.write_table(table, folder / FILE, compression="zstd", use_dictionary=["side"])
+
+
+def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
+    """Return the list of a release in a folder or on the Hub; of any other model it is empty, because nobody knows.
+
+    Raises:
+        RunError: the Hub cannot be asked.
+    """
+    path = Path(model) / FILE
+    if not Path(model).exists() and "/" in str(model):
+        repo, _, tag = str(model).partition("@")
+        try:
+            path = Path(hf_hub_download(repo, FILE, revision=revision or tag or None))
+        except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the Hub does not answer
+            if constants.HF_HUB_OFFLINE and not _may_have_a_list(repo, revision or tag or None):
+                return {}
+            raise _not_asked(model, error) from error
+        except EntryNotFoundError:
+            return {}
+        except (HTTP_ERROR, OSError) as error:
+            raise _not_asked(model, error) from error
+    if not path.is_file():
+        return {}
+    table = pq.read_table(path)
+    listed, side = table["name"].to_pylist(), table["side"].to_pylist()
+    if "picture" in table.column_names:  # of releases made before there is none
+        near = table["picture"].to_pylist()
+        listed = [name if code is None else _NEAR + code.hex() for name, code in zip(listed, near, strict=True)]
+    return dict(zip(listed, side, strict=True))
+
+
+def _may_have_a_list(repo: str, revision: str | None) -> bool:
+    """Tell whether a model in the cache may be a release, by its config; any other has no list."""
+    config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    return not isinstance(config, str) or "dermalert" in json.loads(Path(config).read_text())
+
+
+def _not_asked(model: str | Path, error: Exception) -> RunError:
+    if constants.HF_HUB_OFFLINE:
+        repo, _, tag = str(model).partition("@")
+        command = f"hf download {repo}" + (f" --revision {tag}" if tag else "")
+        return RunError(
+            f"HF_HUB_OFFLINE is set and the cache lacks {FILE} of '{model}', the list of images that it has learnt "
+            f"from: run '{command}' where there is a network."
+        )
+    return RunError(f"the Hub cannot be asked which images '{model}' has learnt from: {first_line(error)}. Try again.")

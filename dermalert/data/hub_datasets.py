@@ -1,0 +1,230 @@
+"""A data set of the Hugging Face Hub, `USER/NAME` or `USER/NAME@REVISION`, with an image column and a label column."""
+
+import ast
+import contextlib
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.compute as pc
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+)
+from datasets.exceptions import DatasetGenerationError, DatasetsError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from dermalert.data import folders, metadata_tables
+from dermalert.errors import RunError, UsageError, did_you_mean, first_line
+from dermalert.data.folders import Record
+from dermalert.data.identifiers import archive_number
+from dermalert.hub.retries import HTTP_ERROR
+from dermalert.data.unused import Unused
+
+_UNREAD = "{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads one)"
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a name is written like a data set of the Hub."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name) is not None
+
+
+def load(name: str, columns: metadata_tables.Columns, *, streaming: bool = False) -> tuple[list[Record], Dataset]:
+    """Return what a data set of the Hub holds, and its images: a column `image` that `Record.row` counts in.
+
+    The images stay on disk, where `datasets` keeps them: as the files that were downloaded and once more as Arrow.
+    Streamed, each row is read from the Hub and written as Arrow right away, without other columns of images: half the
+    disk or less, for a set that hardly fits there. A stream that was cut begins anew.
+
+    Args:
+        name: `USER/NAME` or `USER/NAME@REVISION`.
+        columns: the fields' columns; `image` is a column of pictures here.
+        streaming: leave out the download.
+
+    Raises:
+        UsageError: no such data set or revision, terms not accepted, or columns that do not say which image shows what.
+        RunError: the Hub cannot be reached.
+    """
+    with _failures_in_words(name):
+        commit = _commit(name)
+        # No script of a data set is run: `datasets` has refused them since version 4, and takes no word about it.
+        splits = load_dataset(name.partition("@")[0], revision=commit, streaming=streaming)
+    features = next(iter(splits.values())).features
+    if features is None:
+        raise UsageError(f"'{name}' does not say which columns it has, and cannot be streamed: leave out --streaming.")
+    image = _image_column(name, features, columns.given.get("image"))
+    columns.met.add(image)
+    others = [column for column, feature in features.items() if not isinstance(feature, Image)]
+    known = metadata_tables.headers(others)
+    found = columns.of(known)
+    if not metadata_tables.names_a_diagnosis(known, found | {"image_id": image}):
+        columns.check()  # which may be why
+        raise UsageError(f"'{name}' has no column that names a diagnosis among {', '.join(others) or 'its columns'}.")
+    splits = {split: rows.select_columns([image, *others]) for split, rows in splits.items()}
+    splits = {split: rows.cast_column(image, Image(decode=False)) for split, rows in splits.items()}
+    if streaming:
+        with _failures_in_words(name):
+            splits = {split: _written(rows, f"{commit}/{split}") for split, rows in splits.items()}
+    splits = {split: rows for split, rows in splits.items() if len(rows)}
+    if not splits:
+        raise UsageError(f"'{name}' holds no rows.")
+    if "split" in found and not columns.has_named("split", found["split"]):
+        split = metadata_tables.split_column(known, lambda column: _cells(splits.values(), others[known.index(column)]))
+        found = {field: column for field, column in found.items() if field != "split"} | (
+            {"split": split} if split else {}
+        )
+    unused = Unused(name)
+    unread = [column for column, feature in features.items() if isinstance(feature, Image) and column != image]
+    unused.add(_UNREAD, [*metadata_tables.unused_columns(known, found), *unread])
+    unused.report()
+    records, pictures, first = [], [], 0
+    for split, rows in splits.items():
+        ids = _names(rows, image, f"{name}/{split}")
+        told = rows.select_columns(others)
+        told = told.rename_columns({a: b for a, b in zip(others, known, strict=True) if a != b})
+        records += _records(told, f"{name}/{split}", found, ids, first=first)
+        first += len(rows)
+        pictures.append(rows.select_columns([image]).rename_columns({image: "image"}))
+    return records, concatenate_datasets(pictures)
+
+
+def _written(stream: IterableDataset, key: str) -> Dataset:
+    """Write a stream where `datasets` keeps its files, or find it there."""
+    key = hashlib.sha256(f"{key} {stream.features}".encode()).hexdigest()[:32]
+    return Dataset.from_generator(lambda: iter(stream), features=stream.features, fingerprint=key)
+
+
+def _commit(name: str) -> str:
+    """Return the commit that a name stands for, once the Hub has said that one may have its files."""
+    repo, _, revision = name.partition("@")
+    # Asked for, because `load_dataset` takes whatever it once cached where the Hub does not answer.
+    commit = HfApi().dataset_info(repo, revision=revision or None).sha
+    # What a gated data set is called, the Hub tells anybody; whether one may have its files is another question.
+    HfApi().auth_check(repo, repo_type="dataset")
+    return commit
+
+
+@contextlib.contextmanager
+def _failures_in_words(name: str) -> Iterator[None]:
+    """Turn what the Hub, its client or `datasets` raises into one sentence."""
+    repo, _, revision = name.partition("@")
+    try:
+        yield
+    except GatedRepoError as error:  # a kind of RepositoryNotFoundError
+        raise UsageError(
+            f"'{repo}' is open only to who has accepted its terms: accept its terms on its page, then `hf auth login`."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        of = f" at revision '{revision}'" if isinstance(error, RevisionNotFoundError) else ""
+        near = did_you_mean(name, ["demo", *map(str, Path(repo).parent.glob("*/"))])
+        raise UsageError(
+            f"--dataset '{name}' is neither a folder nor a data set that the Hub has{of}.{near}"
+        ) from error
+    except (HTTP_ERROR, OSError) as error:
+        raise _unreached(name, error) from error
+    # `load_dataset` says in a ValueError that a configuration must be named, or that there is nothing to read.
+    except (DatasetsError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+        if isinstance(cause, (HTTP_ERROR, OSError)):
+            raise _unreached(name, cause) from error
+        why = _several(error) or first_line(cause or error)
+        raise UsageError(f"--dataset '{name}' cannot be used: {why}.") from error
+
+
+def _unreached(name: str, error: Exception) -> RunError:
+    return RunError(f"'{name}' is no folder here, and the Hub cannot be asked for it: {first_line(error)}.")
+
+
+def _several(error: Exception) -> str | None:
+    """Return in words which configurations there are, if `datasets` asks for one of them."""
+    listed = re.search(r"available configs: (\[.*\])", str(error))
+    if listed is None:
+        return None
+    return f"it has several configurations ({', '.join(ast.literal_eval(listed[1]))}), and none can be named here"
+
+
+def _image_column(name: str, features: Features, given: str | None) -> str:
+    of_images = [column for column, feature in features.items() if isinstance(feature, Image)]
+    if given not in features:  # it may be another data set's
+        given = None
+    if given is not None and given not in of_images:
+        raise UsageError(f"'{name}' has no column '{given}' of images, only {', '.join(of_images) or 'none'}.")
+    if given is None and len(of_images) != 1:
+        several = f"{len(of_images)} columns of images ({', '.join(of_images)}): name one" if of_images else "no images"
+        raise UsageError(f"'{name}' has {several}.")
+    return given or of_images[0]
+
+
+def _names(rows: Dataset, image: str, where: str) -> list[str]:
+    """Return what each picture is called where no column says it: its file, if that is the archive's number or its own.
+
+    By the archive's number the facts about an image are known, and its copies elsewhere.
+    """
+    paths = pc.struct_field(rows.data.column(image), "path").to_pylist()
+    names = [metadata_tables.image_name(path) for path in paths]
+    often = Counter(names)
+    return [
+        name if name and (archive_number(name) or often[name] == 1) else f"{where}/{i}" for i, name in enumerate(names)
+    ]
+
+
+def _more_telling(said: str, file: str) -> str:
+    """Return what a column calls an image, or its file's name where only that has the archive's number."""
+    return file if not said or (archive_number(file) and not archive_number(said)) else said
+
+
+def _name_of(feature: ClassLabel, number: int | None) -> str:
+    # In a split without labels the Hub writes -1.
+    return feature.int2str(number) if number is not None and number >= 0 else ""
+
+
+def _cells(parts: Iterable[Dataset], column: str) -> Iterator[object]:
+    """Yield the different things that a column of single values holds."""
+    for rows in parts:
+        feature = rows.features[column]
+        if isinstance(feature, ClassLabel):
+            yield from (_name_of(feature, number) for number in rows.unique(column))
+        elif isinstance(feature, Value):
+            yield from rows.unique(column)
+
+
+def _records(
+    rows: Dataset, where: str, columns: Mapping[str, str], ids: Sequence[str], *, first: int
+) -> Iterator[Record]:
+    name, _, split = where.rpartition("/")
+    nobody, other = Counter(), Counter()
+    for i, row in enumerate(rows):
+        for column, feature in rows.features.items():
+            if isinstance(feature, ClassLabel):
+                row[column] = _name_of(feature, row[column])
+        kind = metadata_tables.kind_of(row, columns)
+        if kind != "dermoscopic":
+            other[kind] += 1
+            continue
+        shipped = {metadata_tables.shipped_as([split]), metadata_tables.split_of(row, columns)}
+        yield Record(
+            image_id=_more_telling(metadata_tables.image_name(row.get(columns.get("image_id"))), ids[i]),
+            name=metadata_tables.label_of(row, columns),
+            malignancy=metadata_tables.malignancy_of(row, columns),
+            row=first + i,
+            # What ships as a test split is one; whatever else a split is called, it is there to be trained on.
+            shipped_split="test" if "test" in shipped else "train",
+            source=name,
+            facts=metadata_tables.facts_of(row, columns, nobody),
+        )
+    folders.warn_of_kinds(other, where)
+    folders.warn_of_nobody(nobody, where)

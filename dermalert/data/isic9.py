@@ -1,0 +1,36 @@
+"""What is known of the 2202 images of the nine-class set, from the ISIC archive and the official ground truths.
+
+`isic9.csv` is built, and checked against those ground truths, by `scripts/build_isic9.py`. Facts only: no image.
+"""
+
+import csv
+import functools
+from pathlib import Path
+
+from datasets import Dataset
+
+from dermalert import taxonomy
+from dermalert.data.identifiers import archive_number
+
+TABLE = Path(__file__).parent / "isic9.csv"
+
+
+@functools.cache
+def known() -> dict[str, dict]:
+    """Return by ISIC id: `diagnosis`, `lesion_id`, `age` (years), `sex` and `site`; None for what is not known."""
+    with TABLE.open(newline="") as file:
+        rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(file)]
+    return {row.pop("image_id"): row | {"age": float(row["age"]) if row["age"] else None} for row in rows}
+
+
+def diagnosis(image_id: str) -> str | None:
+    """Return the archive's diagnosis of an image of the nine-class set."""
+    return known().get(archive_number(image_id), {}).get("diagnosis")
+
+
+def archive_labels(dataset: Dataset) -> list[int]:
+    """Return the label of each image: the archive's where the table knows it, else the data set's own."""
+    feature = dataset.features["label"]
+    find = taxonomy.malignancy if feature.names == list(taxonomy.MALIGNANCIES) else taxonomy.find
+    archive = [diagnosis(image_id) for image_id in dataset["image_id"]]
+    return [feature.str2int(find(a)) if a else label for a, label in zip(archive, dataset["label"], strict=True)]

@@ -1,0 +1,379 @@
+"""Images and labels of any source, in one schema; of several sources, each image once.
+
+A source is `demo` (generated lesions), a folder in one of the layouts of `folders.py`, or a data set of the Hub.
+`datasets.load_dataset("imagefolder")` is not used for folders: it merges the nine-class Kaggle set's Test into its
+Train without a word, shifts the label ids where a class is missing, loses the labels over a left-over folder, and
+finds a truncated file only when the training reads it.
+"""
+
+import dataclasses
+import io
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset, Features, Image, Value, concatenate_datasets
+from tqdm.auto import tqdm
+
+from dermalert import provenance, schema
+from dermalert.data import folders, hub_datasets, isic9, patients, splits
+from dermalert.imaging import synthetic_lesions, thumbnail
+from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
+from dermalert.errors import UsageError, did_you_mean, first_few
+from dermalert.data.folders import Record
+from dermalert.data.identifiers import archive_number, clean, is_archive_id, key, original, pad_ufes
+from dermalert.data.metadata_tables import Columns
+
+logger = logging.getLogger(__name__)
+
+_PART = 2000  # rows made at once
+
+_NAMED = {"named": Value("string")}
+"""Under which of the names a row was loaded, where copies are not merged."""
+
+
+@dataclasses.dataclass
+class _Source:
+    """The rows of one source, without their images, and the images with the number of each row's."""
+
+    name: str
+    rows: list[dict]
+    images: Dataset
+    numbers: list[int]
+
+    def dataset(self, features: Features) -> Dataset:
+        """Return the rows with their images, once: the rows are let go on the way, or they would take as much again."""
+        table = [{}] * len(self.images)
+        for number, row in zip(self.numbers, self.rows, strict=True):
+            table[-1 - number] = row
+        self.rows = []
+        features = Features({name: feature for name, feature in features.items() if name != "image"})
+        known = _in_parts(({"named": self.name} | table.pop() for _ in range(len(table))), features)
+        # Selected at last, because side by side with other columns a selection would be copied, images and all.
+        joined = concatenate_datasets([self.images, known], axis=1).select(self.numbers)
+        return joined.cast_column("image", Image())
+
+
+def load(
+    names: Iterable[str],
+    *,
+    labels: tuple[str, ...] | None = DIAGNOSES,
+    strict: bool = False,
+    columns: Mapping[str, str] | Columns | None = None,
+    streaming: bool = False,
+    merge: bool = True,
+    beside: Iterable[str] = (),
+    faults: list[str] | None = None,
+) -> Dataset:
+    """Load one or more data sets into the schema `FEATURES`.
+
+    An image that several of them hold under one label becomes one row, with what any of them knows of it. Copies within
+    one data set stay, and so do copies under different labels: `repair` is for those. What the facts about the
+    nine-class set know of an image, and its source does not, is filled in.
+
+    Args:
+        names: `demo`, folders, or `USER/NAME[@REVISION]` of data sets on the Hub.
+        labels: `DIAGNOSES`; or `MALIGNANCIES`, see `load_binary`; or None, see `load_known`.
+        strict: refuse a file that cannot be read as an image, instead of naming and skipping it.
+        columns: fields of `metadata_tables.FIELDS` with the columns that hold them, where a source names them in its own way. A
+            pair counts in each data set that has such a column; one that none of them has is an error, which is left
+            to the caller who gives `Columns` for several loadings.
+        streaming: read data sets of the Hub row by row instead of downloading their files first.
+        merge: without it the copies that several data sets hold stay too, and a column `named` tells under which of the
+            names each row was loaded.
+        beside: names of what is loaded apart and compared with these, whose patients must not be taken for theirs.
+        faults: a list, to which the files that cannot be read are added, each by its place in its data set.
+
+    Raises:
+        UsageError: no such data set, no images in it, a name that is no diagnosis, or (strict) a bad file.
+        RunError: the Hub cannot be reached.
+    """
+    of_fields = columns if isinstance(columns, Columns) else Columns(columns)
+    names = list(names)
+    spaces = _spaces(names, beside)
+    opened = [(name, *_opened(name, of_fields, spaces.get(name), streaming=streaming)) for name in names]
+    if of_fields is not columns:
+        of_fields.check()
+    labels = labels or _most_telling(records for _, records, _ in opened)
+    opened = [(name, folders.labelled(records, name, labels), images) for name, records, images in opened]
+    found = [_read(*source, labels, [] if faults is None else faults, strict=strict) for source in opened]
+    _complete(found)
+    if merge and len(found) > 1:
+        _merge_copies(found)
+    for source, short in zip(found, _told_apart(names), strict=True):
+        source.name = short
+    features = schema.FEATURES if labels == DIAGNOSES else schema.BINARY_FEATURES
+    features = features if merge else Features(features | _NAMED)
+    dataset = concatenate_datasets([source.dataset(features) for source in found if source.rows])
+    pa.default_memory_pool().release_unused()  # what making the table took on the way; else it stays for good
+    schema.warn_of_contradictions(dataset)
+    return dataset
+
+
+def load_binary(names: Iterable[str], **options) -> Dataset:
+    """Load data sets into `BINARY_FEATURES`, whose labels are `benign` and `malignant`; options are those of `load`.
+
+    What a source says in just these words counts (ISIC 2020's `benign_malignant` or `target`, folders of these names),
+    else what `taxonomy.malignancy` says of its diagnosis. An image of which neither tells is left out with a count.
+    """
+    return load(names, labels=MALIGNANCIES, **options)
+
+
+def load_known(names: Iterable[str], **options) -> Dataset:
+    """Load data sets by diagnosis if each of them names diagnoses, else as `load_binary` does."""
+    return load(names, labels=None, **options)
+
+
+def _complete(found: list[_Source]) -> None:
+    """Give each row what the facts know of it, and its group.
+
+    Not a part of `load`, whose list of all rows would keep them when `_Source.dataset` lets them go.
+    """
+    rows = [row for source in found for row in source.rows]
+    for row in rows:
+        schema.fill(row, isic9.known().get(archive_number(row["image_id"]), {}))
+    for row, group in zip(rows, splits.groups(map(schema.belongings, rows), _twins(found)), strict=True):
+        row["group"] = group
+    strangers = sum(row["source"] == "HAM10000" and not row.get("lesion_id") for row in rows)
+    if strangers:
+        logger.warning(
+            "%d images of HAM10000 have no lesion id, so that photos of one lesion may stand on two sides: put "
+            "HAM10000_metadata.csv beside them",
+            strangers,
+        )
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Return the names with folders by their last part, because where they lie is nobody's business."""
+    short = [clean(Path(name).resolve().name) if Path(name).is_dir() else name for name in names]
+    again = [short[:i].count(name) for i, name in enumerate(short)]
+    return [f"{name} ({n + 1})" if n else name for name, n in zip(short, again, strict=True)]
+
+
+def _most_telling(found: Iterable[list[Record]]) -> tuple[str, ...]:
+    """Return the labels that every source can tell."""
+    return (
+        DIAGNOSES
+        if all(any(folders.names_a_diagnosis(record) for record in records) for records in found)
+        else MALIGNANCIES
+    )
+
+
+def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of rows that their source calls copies of each other, or whose names call them so."""
+    start = 0
+    for source in found:
+        twins = [(row["image_id"], twin) for row in source.rows for twin in row.get("twins", ())]
+        meant = {name for pair in twins for name in pair}
+        places = {row["image_id"]: start + i for i, row in enumerate(source.rows) if row["image_id"] in meant}
+        yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
+        yield from ((start + first, start + second) for first, second in _augmented(source.rows))
+        start += len(source.rows)
+
+
+def _augmented(rows: list[dict]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of rows of which one is an augmented copy of the other by its name, under one label."""
+    copies = {i: original(row["image_id"]) for i, row in enumerate(rows)}
+    copies = {i: name for i, name in copies.items() if name}
+    meant = set(copies.values())
+    first: dict[tuple[str, int], int] = {}
+    for i, row in enumerate(rows) if copies else ():
+        name = copies.get(i) or key(row["image_id"])
+        if name in meant:
+            before = first.setdefault((name, row["label"]), i)
+            if before != i:
+                yield before, i
+
+
+def _merge_copies(found: list[_Source]) -> None:
+    """Keep one row of an image that several sources hold under one label, the one shipped for testing or the first."""
+    rows = [(source, i) for source in found for i in range(len(source.rows))]
+    images = splits.groups(schema.same_image(source.rows[i]) for source, i in rows)
+    copies = defaultdict(list)
+    for image, (source, i) in zip(images, rows, strict=True):
+        copies[image, source.rows[i]["label"]].append((source, i))
+    gone = defaultdict(set)
+    for same in copies.values():
+        kept = max(same, key=lambda copy: copy[0].rows[copy[1]].get("shipped_split") == "test")
+        # Whether an image has kin in a shipped training split must not depend on the order of the sources.
+        if any(source.rows[i].get("shipped_split") == "train" for source, i in same):
+            row = kept[0].rows[kept[1]]
+            row["shipped_split"] = row.get("shipped_split") or "train"
+        for source, i in same:
+            if source is not kept[0]:
+                schema.fill(kept[0].rows[kept[1]], source.rows[i])
+                gone[id(source)].add(i)
+    for source in found:
+        left = [i for i in range(len(source.rows)) if i not in gone[id(source)]]
+        source.rows, source.numbers = [source.rows[i] for i in left], [source.numbers[i] for i in left]
+
+
+def _spaces(names: Iterable[str], beside: Iterable[str]) -> dict[str, str]:
+    """Return for each folder whose its ids are: a name that no other folder has, with as many folders above as needed.
+
+    One that stands alone is called by its name only, so that the key of its patients' groups is that of ever.
+    """
+    names = [name for name in names if Path(name).is_dir()]
+    owners = folders.owners(Path(name) for name in (*names, *beside) if Path(name).is_dir())
+    spaces, shared, apart = {}, defaultdict(set), []
+    for name in names:
+        owner, depth = owners[Path(name).resolve()]
+        apart += [clean(name)] * (depth > 1)
+        others = {other.parts for other, _ in owners.values()} - {owner.parts}
+        while any(other[-depth:] == owner.parts[-depth:] for other in others):
+            depth += 1
+        spaces[name] = clean("/".join(owner.parts[-depth:]))
+        shared[spaces[name]].add(Path(name).resolve())
+    for space, namesakes in shared.items():
+        if len(namesakes) > 1:
+            each = ", ".join(sorted(f"'{folder.name}'" for folder in namesakes))
+            logger.warning("%s are parts of one split: patients of equal ids there are one of '%s'", each, space)
+    if apart:
+        logger.warning(
+            "%s count as different people's: put what is of one clinic into one folder",
+            ", ".join(f"'{name}'" for name in apart),
+        )
+    return spaces
+
+
+def _opened(name: str, columns: Columns, space: str | None, *, streaming: bool) -> tuple[list[Record], Dataset]:
+    """Return what a source holds, under its own names, and its images; no image is decoded yet."""
+    if name == "demo":
+        return _demo()
+    if Path(name).is_dir():
+        records = folders.records(Path(name), columns, space)
+        if not records:
+            raise UsageError(
+                f"'{name}' has no images: it must hold one folder a diagnosis, alone or under Train/ and Test/, or "
+                "images with their table (HAM10000, an ISIC challenge, the ISIC archive, PAD-UFES-20)."
+            )
+        patients.settle(records, name)
+        return records, _pictures(_file(os.path.realpath(record.path)) for record in records)
+    if hub_datasets.is_name(name):
+        records, images = hub_datasets.load(name, columns, streaming=streaming)
+        patients.settle(records, name)
+        return records, images
+    root = Path(name)
+    near = [str(p) for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
+    hint = did_you_mean(name, ["demo", *near])
+    raise UsageError(f"--dataset '{name}' is neither 'demo' nor a folder.{hint} A data set of the Hub is USER/NAME.")
+
+
+def _demo() -> tuple[list[Record], Dataset]:
+    records, pictures = [], []
+    for i, photo in enumerate(tqdm(synthetic_lesions.demo_set(), desc="Drawing lesions", unit=" images")):
+        buffer = io.BytesIO()
+        photo.image.save(buffer, "PNG")
+        known = {name: getattr(photo, name) for name in ("lesion_id", "age", "sex", "site")}
+        records.append(
+            Record(image_id=photo.image_id, name=photo.diagnosis, row=i, source=provenance.GENERATED, facts=known)
+        )
+        pictures.append({"path": None, "bytes": buffer.getvalue()})
+    return records, _pictures(pictures)
+
+
+def _file(path: str) -> dict | str:
+    """Return an image's file as `datasets` takes it: by its path, or what it holds where the path is no UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return {"path": None, "bytes": Path(path).read_bytes()}
+    return path
+
+
+def _pictures(images: Iterable[dict | str]) -> Dataset:
+    return _in_parts(({"image": image} for image in images), Features({"image": Image(decode=False)}))
+
+
+def _in_parts(rows: Iterable[Mapping], features: Features) -> Dataset:
+    """Return a data set of rows, made a part at a time: a whole one takes several times its room on the way."""
+    rows, parts = iter(rows), []
+    while part := list(islice(rows, _PART)):
+        columns = {name: [row.get(name) for row in part] for name in features}
+        parts.append(Dataset.from_dict(columns, features=features))
+    return concatenate_datasets(parts)
+
+
+def _read(
+    name: str, records: list[Record], images: Dataset, labels: tuple[str, ...], faults: list[str], *, strict: bool
+) -> _Source:
+    """Look at every image: whether it is one, and what its bytes are."""
+    files = (images[record.row]["image"] for record in records)
+    of_archive = _has_archive_ids(name, records)
+    looks = tqdm(thumbnail.look(files), total=len(records), desc=f"Reading {name}", unit=" images")
+    rows, numbers, bad, places = [], [], [], []
+    for i, look in enumerate(looks):
+        record, records[i] = records[i], None  # let go, because it takes as much room as its row
+        if look.fault:
+            bad.append(_in_words(record, look.fault))
+            places.append(_place(name, record))
+        else:
+            rows.append(_row(record, labels.index(record.name), look.content, of_archive=of_archive))
+            numbers.append(record.row)
+    if bad and strict:
+        raise UsageError(f"{len(bad)} of {len(records)} files in '{name}' are no images: {first_few(bad)} (--strict).")
+    if bad:
+        logger.warning("skipped %d of %d files in '%s': %s", len(bad), len(records), name, first_few(bad, 20))
+    faults += places
+    if not rows:
+        raise UsageError(f"none of the {len(records)} files in '{name}' can be read as an image: {first_few(bad)}.")
+    return _Source(name, rows, images, numbers)
+
+
+def _in_words(record: Record, fault: Exception) -> str:
+    why = re.sub(r" ?<_io\.BytesIO object at 0x\w+>", "", str(fault.__cause__ or fault))
+    return f"'{clean(record.path) or record.image_id}' ({why[:60]})"
+
+
+def _place(name: str, record: Record) -> str:
+    """Return where in its data set an image is: a report is published, and where a folder lies is nobody's business."""
+    if record.path:
+        return clean(f"{Path(name).resolve().name}/{Path(os.path.relpath(record.path, name)).as_posix()}")
+    return record.image_id if record.image_id.startswith(f"{name}/") else f"{name}/{record.image_id}"
+
+
+def _has_archive_ids(name: str, records: list[Record]) -> bool:
+    """Tell whether ids of the archive's form are the archive's: it has numbered an image, or its own table lies there.
+
+    A clinic that numbers its patients from IP_1000000 on has others.
+    """
+    return any(archive_number(record.image_id) for record in records) or (
+        Path(name).is_dir() and folders.has_official_table(Path(name))
+    )
+
+
+def _row(record: Record, label: int, content: str, *, of_archive: bool) -> dict:
+    row = {
+        "label": label,
+        "image_id": record.image_id,
+        "source": provenance.origin(record.image_id, record.source),
+        "content": content,
+    }
+    more = {"shipped_split": record.shipped_split, "twins": record.twins}
+    # What is not known is left out, because there are as many of these as images.
+    return (
+        record.facts
+        | _own_ids(record, of_archive=of_archive)
+        | row
+        | {name: value for name, value in more.items() if value}
+    )
+
+
+def _own_ids(record: Record, *, of_archive: bool) -> dict[str, str]:
+    """Return lesion and patient under names that no other source uses.
+
+    Only the archive's ids, `HAM_0000118`, `IP_0001234` and the like in a source of its images, and those of
+    PAD-UFES-20's images are the same everywhere; another source's `patient_1` is another patient.
+    """
+    of_pad = pad_ufes(record.image_id)
+    known = dict(zip(("patient_id", "lesion_id"), of_pad, strict=True)) if of_pad else {}
+    known |= {name: record.facts[name] for name in ("lesion_id", "patient_id") if record.facts.get(name)}
+    return {
+        name: value if of_pad or (of_archive and is_archive_id(value)) else f"{record.space or record.source}: {value}"
+        for name, value in known.items()
+    }

@@ -1,0 +1,177 @@
+"""Groups of images that belong together, and four sides with one job each; a group's own key decides on its side."""
+
+import hashlib
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from datasets import Dataset, concatenate_datasets
+
+from dermalert import schema
+from dermalert.data import isic9
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.errors import UsageError
+
+SHARES = {
+    "train": 0.60,  # weights
+    "validation": 0.10,  # early stopping, choice of recipe
+    "calibration": 0.15,  # temperature and prior, abstention, operating points
+    "held_out": 0.15,  # reported; the gate compares releases on it
+}
+
+_LEARNT_FROM = {name: share for name, share in SHARES.items() if name != "held_out"}
+
+
+def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """Return the key of each row's group: rows that share a name, directly or through other rows, are one group.
+
+    The key is the most telling name in the group, and the first in order where there are several. So it depends on
+    nothing outside the group, and neither order nor more rows change it, unless they join the group.
+
+    Args:
+        names: what each row belongs to, the most telling first, None where that is not known: lesion, patient, image,
+            bytes. A row must have at least one.
+        links: pairs of rows that belong together for a reason without a name, such as being nearly the same picture.
+    """
+    seen: dict[int, dict[str, int]] = defaultdict(dict)  # by rank, the first row that has a name
+    keys: list[tuple[int, str]] = []  # of each row, its most telling name
+    parent = array("q")
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = row = parent[parent[row]]
+        return row
+
+    def join(i: int, j: int) -> None:
+        first, second = sorted((root(i), root(j)), key=keys.__getitem__)
+        parent[second] = first  # so that a root has the key
+
+    for i, row in enumerate(names):
+        ranked = [(rank, name) for rank, name in enumerate(row) if name is not None]
+        keys.append(ranked[0])
+        parent.append(i)
+        for rank, name in ranked:
+            join(seen[rank].setdefault(name, i), i)
+    for i, j in links:
+        join(i, j)
+    return [keys[root(i)][1] for i in range(len(keys))]
+
+
+def side(group: str, *, seed: int = 0) -> str:
+    """Return the side of a group: by a hash of its key, so that no other image can move it."""
+    return _side(_position(group, str(seed)), SHARES)
+
+
+def _position(group: str, salt: str) -> float:
+    """Return a number in [0, 1) that only the group's key and the salt decide on."""
+    return int.from_bytes(hashlib.sha256(f"{salt}:{group}".encode()).digest()[:8]) / 2**64
+
+
+def _side(position: float, shares: Mapping[str, float]) -> str:
+    total = sum(shares.values())
+    for name, share in shares.items():
+        position -= share / total
+        if position < 0:
+            return name
+    return name  # the shares' sum may be a rounding error below 1
+
+
+def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) -> dict[str, Dataset]:
+    """Split a data set by group into the four sides, and return its shipped test split beside them.
+
+    `official_test` is the test split as shipped, `clean_test` the part of it that `clean_test` returns. A group that
+    has an image there is trained, validated and calibrated on nowhere: its other images are `set_aside`.
+
+    Args:
+        dataset: what the four sides are made of.
+        shipped: the same as it was before a repair changed it; without it, `dataset`.
+        seed: of the split.
+
+    Raises:
+        UsageError: a diagnosis has so few groups that a side has none of it.
+    """
+    shipped = dataset if shipped is None else shipped
+    official = _shipped_as(shipped, "test")
+    tested = set(official["group"])
+    rows = defaultdict(list)
+    for i, (group, part) in enumerate(zip(dataset["group"], dataset["shipped_split"], strict=True)):
+        if part != "test":
+            rows["set_aside" if group in tested else side(group, seed=seed)].append(i)
+    sides = {name: dataset.select(rows[name]) for name in [*SHARES, "set_aside"]}
+    check_classes({name: sides[name] for name in SHARES})
+    return sides | {"official_test": official, "clean_test": clean_test(shipped)}
+
+
+def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -> dict[str, Dataset]:
+    """Return the sides of a fold: one part of the images of the four is held out, the others are learnt from.
+
+    A group's fold, and its side among the others, follow from hashes of its key, as in `split`.
+
+    Args:
+        sides: of `split`.
+        number: of the fold, from 0.
+        folds: how many there are.
+        seed: of the split.
+
+    Raises:
+        UsageError: see `split`.
+    """
+    everything = concatenate_datasets([sides[name] for name in SHARES])
+    rows = defaultdict(list)
+    for i, group in enumerate(everything["group"]):
+        out = int(_position(group, f"{seed}:fold") * folds) == number
+        rows["held_out" if out else _side(_position(group, f"{seed}:fold {number}"), _LEARNT_FROM)].append(i)
+    found = {name: everything.select(rows[name]) for name in SHARES}
+    check_classes(found)
+    return sides | found
+
+
+def clean_test(shipped: Dataset) -> Dataset:
+    """Return the shipped test images that have no known kin in the shipped training split, under the archive's labels.
+
+    Kin is what stands in one group: a photo of the same lesion, of the same patient, or the very same picture.
+    """
+    test, train = _shipped_as(shipped, "test"), _shipped_as(shipped, "train")
+    kin = set(train["group"])
+    clean = test.select([i for i, group in enumerate(test["group"]) if group not in kin])
+    return schema.with_columns(clean, {"label": isic9.archive_labels(clean)})
+
+
+def _shipped_as(dataset: Dataset, part: str) -> Dataset:
+    return dataset.select([i for i, shipped in enumerate(dataset["shipped_split"]) if shipped == part])
+
+
+def describe(sides: dict[str, Dataset], seed: int) -> dict:
+    """Return how many images stand where, all together and by diagnosis; each on one side, `clean_test` apart."""
+    counts = {name: Counter(rows["label"]) for name, rows in sides.items()}
+    return {
+        "split_seed": seed,
+        "sides": {name: len(rows) for name, rows in sides.items() if name != "clean_test"},
+        "clean_test": len(sides["clean_test"]),
+        "classes": {label: {n: c[i] for n, c in counts.items() if c[i]} for i, label in enumerate(DIAGNOSES)},
+    }
+
+
+def fingerprint(sides: dict[str, Dataset]) -> str:
+    """Return what changes with the images of a side, their labels and their order, all of which a training hangs on."""
+    told = [(name, list(side["content"]), list(side["label"])) for name, side in sides.items()]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
+def check_classes(sides: dict[str, Dataset]) -> None:
+    """Refuse sides of which one has no group of a diagnosis that another has."""
+    if not any(map(len, sides.values())):
+        raise UsageError("there is nothing to train on: all images stand in Test/, or are copies of what stands there.")
+    groups = {name: defaultdict(set) for name in sides}
+    for name, rows in sides.items():
+        for label, group in zip(rows["label"], rows["group"], strict=True):
+            groups[name][label].add(group)
+    for label in sorted({label for found in groups.values() for label in found}):
+        empty = [name for name, found in groups.items() if label not in found]
+        if empty:
+            count = len(set().union(*(found[label] for found in groups.values())))
+            raise UsageError(
+                f"'{DIAGNOSES[label]}' has {count} groups (lesions, or different images where no lesion is known), and "
+                f"none of them falls on the side {' or '.join(empty)}: add images of it (with about 60 groups no side "
+                "stays empty), or leave its folder out."
+            )

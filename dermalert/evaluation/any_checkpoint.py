@@ -1,0 +1,461 @@
+"""Anyone's checkpoint on anyone's data: `python -m dermalert evaluate MODEL[@TAG] DATASET`.
+
+A checkpoint's classes need not be the nine. Each of them covers some of the nine diagnoses (`bkl` of a seven-class
+model covers both benign keratoses, `malignant` of a two-class model three diagnoses), and the truth of an image is the
+class that covers its diagnosis. Images of diagnoses that no class covers are left out, with their count.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset
+from rich.table import Table
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    ImageProcessingMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from dermalert import taxonomy
+from dermalert.data import contamination
+from dermalert.evaluation import evaluate
+from dermalert.training.backbones import UNLOADABLE
+from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
+from dermalert.errors import UsageError, did_you_mean, first_few, first_line
+from dermalert.release.operating_points import TARGET_SENSITIVITY, lower_bound
+from dermalert.release.build import find, public_name
+from dermalert.formatting import in_words, percent, percent_at_least
+from dermalert_space import checks
+from dermalert_space.triage import NoRelease, Release, lacking, load_processor, threshold_share
+
+_BENIGN = frozenset(DIAGNOSES) - MALIGNANT
+_NOT_MELANOMA = frozenset(DIAGNOSES) - {ALERT}
+_STAND_FOR = [DIAGNOSES.index("nevus"), DIAGNOSES.index(ALERT)]  # benign, malignant
+_GROUPS = {
+    "malignant": MALIGNANT,
+    "benign": _BENIGN,
+    "not melanoma": _NOT_MELANOMA,
+    "non melanoma": _NOT_MELANOMA,
+    "no melanoma": _NOT_MELANOMA,
+} | taxonomy.MIXED
+"""Names of classes that cover several of the nine; a label map may also list them, joined by ` + `."""
+
+_OTHER_PROBLEMS = {
+    "multi_label_classification": "each class has a probability of its own, whatever the others'",
+    "regression": "it answers amounts and no probabilities",
+}
+
+_OF_NEVI = frozenset({"auroc_nevi", "specificity_nevi", "specificity_nevi_at_sensitivity"})
+_OF_THE_NINE = frozenset({"balanced_accuracy_benign_keratosis_merged", "malignant", "subgroup_sensitivity"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classes:
+    """What the classes of a checkpoint cover, in the order of its logits; nothing for one that is to be left out."""
+
+    names: tuple[str, ...]
+    covers: tuple[frozenset[str], ...]
+
+    @property
+    def first(self) -> list[int | None]:
+        """The label id that stands for each class: melanoma where it covers it, else the first that it covers."""
+        return [
+            None if not covered else DIAGNOSES.index(ALERT if ALERT in covered else min(covered))
+            for covered in self.covers
+        ]
+
+    @property
+    def positive(self) -> str:
+        """What the class that covers melanoma stands for."""
+        covered = next(covered for covered in self.covers if ALERT in covered)
+        return ALERT if covered == {ALERT} else "malignant" if covered == MALIGNANT else " + ".join(sorted(covered))
+
+    def truth(self, labels: Iterable[int]) -> np.ndarray:
+        """Return the label id of the class that covers each diagnosis, -1 where none does."""
+        of = {name: label for label, covered in zip(self.first, self.covers, strict=True) for name in covered}
+        return np.array([of.get(DIAGNOSES[label], -1) for label in labels], int)
+
+    def as_malignancies(self) -> "Classes":
+        """Return the same for truths that say benign or malignant; a class is what half of its diagnoses are."""
+        halves = [None if not covered else 2 * len(covered & MALIGNANT) >= len(covered) for covered in self.covers]
+        covers = [frozenset() if half is None else MALIGNANT if half else _BENIGN for half in halves]
+        return Classes(names=self.names, covers=tuple(covers))
+
+    def named(self, figures: dict) -> dict:
+        """Return the figures of a split under the checkpoint's names, without what its classes cannot tell.
+
+        That is diagnoses that no class covers, nevi where no class is theirs alone, and the nine with both benign
+        keratoses as one where the classes are others. The melanomas of a subgroup are called `positives`.
+        """
+        figures = _without(figures, self._untold)
+        used = sorted({label for label in self.first if label is not None})
+        name_of = {label: name for name, label in zip(self.names, self.first, strict=True) if label is not None}
+        name_of |= {DIAGNOSES.index(ALERT): self.positive}
+        per_class = {name_of[label]: figures["per_class"][DIAGNOSES[label]] for label in used}
+        confusion = np.array(figures["confusion"])[np.ix_(used, used)].tolist()
+        rest = {key: value for key, value in figures.items() if key != ALERT}
+        rest |= {"per_class": per_class, "confusion": confusion, "subgroups": _with_positives(figures["subgroups"])}
+        rest["calibration"] = {self.positive if key == ALERT else key: v for key, v in figures["calibration"].items()}
+        return rest | {self.positive: figures[ALERT]}
+
+    @property
+    def _untold(self) -> frozenset[str]:
+        """The figures that these classes leave without their meaning."""
+        nine = set(self.covers) == {frozenset({name}) for name in DIAGNOSES}
+        nevi = frozenset({"nevus"}) in self.covers
+        return (frozenset() if nevi else _OF_NEVI) | (frozenset() if nine else _OF_THE_NINE)
+
+    def spread(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return a checkpoint's probabilities (n, its classes) as (n, 9), each class in the column that stands for it.
+
+        What it gives to classes that are left out is shared among the others.
+        """
+        spread = np.zeros((len(probabilities), len(DIAGNOSES)))
+        for column, label in zip(probabilities.T, self.first, strict=True):
+            if label is not None:
+                spread[:, label] += column
+        return spread / np.maximum(spread.sum(1, keepdims=True), 1e-12)
+
+
+def _without(figures: dict, keys: frozenset[str]) -> dict:
+    """Return the figures without these keys, at any depth."""
+    kept = {key: value for key, value in figures.items() if key not in keys}
+    return {key: _without(value, keys) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def _with_positives(subgroups: dict) -> dict:
+    """Return the figures of subgroups with their `melanomas` called `positives`."""
+
+    def renamed(figures: dict) -> dict:
+        return {"positives" if key == "melanomas" else key: value for key, value in figures.items()}
+
+    return {
+        kind: told | {"of": {name: renamed(figures) for name, figures in told["of"].items()}} if "of" in told else told
+        for kind, told in subgroups.items()
+    }
+
+
+def classes(names: Iterable[str], label_map: Mapping[str, str | None] | None = None) -> Classes:
+    """Return what the classes of a checkpoint cover, by their names or by a label map.
+
+    Args:
+        names: the checkpoint's, in the order of its logits.
+        label_map: a class's name and what it covers: a diagnosis in any source's words, several joined by ` + `,
+            `malignant`, `benign` or `not melanoma`; None leaves the class out. Classes it does not name keep their own.
+
+    Raises:
+        UsageError: a name says nothing that is known, two classes cover one diagnosis, or none covers melanoma.
+    """
+    names, label_map = tuple(names), dict(label_map or {})
+    for name in label_map:
+        if name not in names:
+            raise UsageError(f"the model has no class '{name}'.{did_you_mean(name, names)} It has: {', '.join(names)}.")
+    asked = [label_map.get(name, name) for name in names]
+    found = [frozenset() if said is None else _covered(name, said) for name, said in zip(names, asked, strict=True)]
+    found = _with_the_rest(found)
+    twice = sorted(name for name, n in Counter(name for covered in found for name in covered).items() if n > 1)
+    if twice:
+        raise UsageError(f"several classes of the model stand for {', '.join(twice)}: leave one out with --label-map.")
+    if not any(ALERT in covered for covered in found):
+        raise UsageError(f"no class of the model stands for {ALERT} ({', '.join(names)}): say which with --label-map.")
+    return Classes(names=names, covers=tuple(found))
+
+
+def _covered(name: str, said: str) -> frozenset[str]:
+    parts = []
+    for part in said.split(" + "):
+        group = _GROUPS.get(taxonomy.plain(part))
+        try:
+            parts.append(group or frozenset({taxonomy.find(part)} - {None}))
+        except KeyError:
+            raise UsageError(
+                f"the model's class '{name}' is no diagnosis that is known: name it in --label-map FILE, a JSON object "
+                f'such as {{"{name}": "nevus"}}, or null to leave it out.'
+            ) from None
+    return frozenset().union(*parts)
+
+
+def _with_the_rest(found: list[frozenset[str]]) -> list[frozenset[str]]:
+    """Give `bkl` the seborrheic keratoses of a checkpoint that has no class of its own for them.
+
+    That is what the name means in HAM10000 and in the challenges of 2018 and 2019 (Tschandl 2018).
+    """
+    keratoses = {"pigmented benign keratosis", "seborrheic keratosis"}
+    if sum(bool(covered & keratoses) for covered in found) != 1:
+        return found
+    return [covered | keratoses if covered & keratoses else covered for covered in found]
+
+
+def read_label_map(path: Path | None) -> dict[str, str | None]:
+    """Return what a label map says.
+
+    Raises:
+        UsageError: the file is not there, or no JSON object of names.
+    """
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--label-map '{path}' cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict) or not all(said is None or isinstance(said, str) for said in content.values()):
+        raise UsageError(
+            f'--label-map \'{path}\' must be a JSON object such as {{"LABEL_0": "nevus", "LABEL_1": null}}.'
+        )
+    return content
+
+
+def load(name: str) -> Release:
+    """Load a dermalert release, or any other image classifier, of a folder or the Hub.
+
+    Raises:
+        UsageError: it is not there, cannot be reached, or is no trained image classifier of several classes.
+    """
+    name = str(find(name))
+    repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
+    try:
+        _refuse_code(repo, revision or None)
+        config = AutoConfig.from_pretrained(repo, revision=revision or None, trust_remote_code=False)
+        _check_problem(name, config)
+        if isinstance(getattr(config, "alert", None), dict):
+            return Release.load(repo, revision or None)
+        model, loaded = AutoModelForImageClassification.from_pretrained(
+            repo,
+            revision=revision or None,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # `_check_weights` refuses them, and says which
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+        processor = load_processor(repo, revision or None)
+    except NoRelease as error:
+        raise UsageError(str(error)) from error
+    except UNLOADABLE as error:
+        reason = lacking(repo, revision or None) or first_line(error)
+        raise UsageError(f"'{name}' is no image classifier that can be loaded: {reason}.") from error
+    _check_weights(name, model, loaded)
+    if model.config.num_labels < 2:
+        raise UsageError(f"'{name}' has a single class: nothing says what the others would be.")
+    model.config.alert = {"label": ALERT, "threshold": None}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Release(model.eval().to(device), processor, name=repo, revision=revision or None)
+
+
+def _refuse_code(repo: str, revision: str | None) -> None:
+    """Refuse a checkpoint that wants code of its own run, which transformers would otherwise ask about.
+
+    Raises:
+        ValueError: it does.
+    """
+    for found in (PreTrainedConfig.get_config_dict, ImageProcessingMixin.get_image_processor_dict):
+        checks.no_code(found(repo, revision=revision)[0])
+
+
+def _check_problem(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a model whose answers are no probabilities of which one holds: `pipeline` takes no softmax of them."""
+    problem = getattr(config, "problem_type", None)
+    meaning = _OTHER_PROBLEMS.get(problem)
+    if meaning:
+        raise UsageError(
+            f"'{name}' cannot be measured: by its config.json (problem_type {problem}) {meaning}, and what is measured "
+            "here are models whose probabilities add up to 1."
+        )
+
+
+def _check_weights(name: str, model: PreTrainedModel, loaded: dict) -> None:
+    """Refuse a model of which transformers had to make up parameters."""
+    lacking = sorted(loaded["missing_keys"] & dict(model.named_parameters()).keys())
+    if lacking:
+        raise UsageError(f"'{name}' is no trained image classifier: its weights lack {first_few(lacking)}.")
+    unfit = sorted(key for key, *_ in loaded["mismatched_keys"])
+    if unfit:
+        raise UsageError(
+            f"'{name}' is no trained image classifier: its weights and its configuration give different sizes to "
+            f"{first_few(unfit)}."
+        )
+
+
+def grade(
+    release: Release,
+    dataset: Dataset,
+    *,
+    shipped: Dataset | None = None,
+    label_map: Mapping[str, str | None] | None = None,
+) -> dict:
+    """Return the figures of a checkpoint on a data set.
+
+    A dermalert release alerts by its threshold, and is asked about no image that it has learnt from. Any other alerts
+    where its class for melanoma is the likeliest, and what it has learnt from is not known.
+
+    Args:
+        release: of `load`.
+        dataset: in the schema of `schema.FEATURES`, or of `loading.load_binary`.
+        shipped: the same before a repair, which may have left out one of two copies; without it, `dataset`.
+        label_map: see `classes`.
+
+    Raises:
+        UsageError: see `classes`; or no image is left.
+    """
+    covering = classes(release.labels, label_map)
+    if dataset.features["label"].names == list(MALIGNANCIES):
+        covering, labels = covering.as_malignancies(), [_STAND_FOR[label] for label in dataset["label"]]
+    else:
+        labels = dataset["label"]
+    truth, known = covering.truth(labels), contamination.read(release.name, release.revision)
+    fresh = contamination.are_unseen(dataset, known)
+    asked = np.flatnonzero(fresh & (truth >= 0))
+    left_out = Counter(DIAGNOSES[labels[i]] for i in np.flatnonzero(fresh & (truth < 0)))
+    if not len(asked):
+        raise UsageError(
+            f"nothing is left to measure {release} on: of {len(dataset)} images it has learnt from {(~fresh).sum()}, "
+            f"and {left_out.total()} show what none of its classes stands for."
+        )
+    dataset = dataset.select(asked)
+    numbered = _relabelled(dataset, truth[asked])
+    told = evaluate.answers(release, dataset, name=f"images with {_public_name(release)}")
+    spread, alert = covering.spread(told.probabilities), release.alerts(told.probabilities)
+    attention = release.attentions(told.probabilities)
+    refused = evaluate.declined(release, told)
+    rule = {"rule": "threshold", "threshold": release.threshold}
+    if alert is None:
+        rule, alert = {"rule": "likeliest class", "threshold": None}, spread.argmax(1) == DIAGNOSES.index(ALERT)
+
+    def figures(rows: np.ndarray) -> dict:
+        points = {"attention": attention, "refused": refused}
+        points = {name: flags if flags is None else flags[rows] for name, flags in points.items()}
+        return evaluate.figures_of(numbered.select(rows), spread[rows], alert[rows], **points)
+
+    return {
+        "schema": 1,
+        "model": _public_name(release),
+        "classes": {name: sorted(covered) for name, covered in zip(covering.names, covering.covers, strict=True)},
+        "positive": covering.positive,
+        "alert": rule,
+        "abstained": None if refused is None else int(refused.sum()),
+        "learnt_from": {"known": bool(known), "left_out": int((~fresh).sum())},
+        "no_class_for": dict(left_out),
+        "sources": sorted(set(dataset["source"])),
+        "splits": {
+            name: covering.named(_with_images(figures(rows), dataset))
+            for name, rows in _parts(dataset, dataset if shipped is None else shipped).items()
+        },
+    }
+
+
+def _relabelled(dataset: Dataset, truth: np.ndarray) -> Dataset:
+    """Return a data set under the label ids of the classes that cover its diagnoses, its images under their numbers."""
+    rest = dataset.remove_columns(["label", "image_id"])
+    rest = rest.add_column("image_id", [str(row) for row in range(len(rest))])
+    return rest.add_column("label", truth.tolist()).cast_column("label", ClassLabel(names=list(DIAGNOSES)))
+
+
+def _with_images(figures: dict, dataset: Dataset) -> dict:
+    """Return the figures of numbered images with the ids and the truths that the data set itself gives the failures.
+
+    A class may cover several diagnoses, and two folders may hold images of one name, so neither tells the other.
+    """
+    ids, labels, names = list(dataset["image_id"]), list(dataset["label"]), dataset.features["label"].names
+
+    def told(failure: dict) -> dict:
+        row = int(failure["image_id"])
+        return failure | {"image_id": ids[row], "truth": names[labels[row]]}
+
+    return figures | {"failures": {side: [told(one) for one in found] for side, found in figures["failures"].items()}}
+
+
+def _parts(dataset: Dataset, shipped: Dataset) -> dict[str, np.ndarray]:
+    """Return the rows of the whole and, where a test split is shipped, its rows and those without kin outside it."""
+    test = np.array(dataset["shipped_split"]) == "test"
+    rest = {group for group, part in zip(shipped["group"], shipped["shipped_split"], strict=True) if part != "test"}
+    parts = {"all": np.arange(len(dataset))}
+    if test.any() and rest:
+        clean = np.array([group not in rest for group in dataset["group"]])
+        parts |= {"test": np.flatnonzero(test), "clean_test": np.flatnonzero(test & clean)}
+    return {name: rows for name, rows in parts.items() if len(rows)}
+
+
+def _public_name(release: Release) -> str:
+    """Return a release's name without the folders of the machine it lies on."""
+    path = Path(release.name)
+    if not path.exists():
+        return str(release)
+    return public_name(path)
+
+
+def as_table(told: dict) -> Table:
+    """Return the figures as a table that a person can read."""
+    table = Table(title=f"{told['model']}: {told['positive']} against the rest, and all classes")
+    table.add_column("figure")
+    for name, figures in told["splits"].items():
+        table.add_column(f"{name} (n = {figures['n']}, {figures['groups']} groups)", justify="right")
+    for name, figure in _LINES.items():
+        cells = [figure(figures, told["positive"]) for figures in told["splits"].values()]
+        table.add_row(name, *(cell if isinstance(cell, str) else in_words(cell) for cell in cells))
+    return table
+
+
+_LINES = {
+    "images of the positive class": lambda figures, positive: str(figures[positive]["n"]),
+    "accuracy": lambda figures, _: figures["accuracy"],
+    "balanced accuracy": lambda figures, _: figures["balanced_accuracy"],
+    "macro AUROC": lambda figures, _: figures["macro_auroc"],
+    "AUROC": lambda figures, positive: figures[positive]["auroc"],
+    "sensitivity, without abstention": lambda figures, positive: figures[positive]["sensitivity"],
+    "sensitivity, as served": lambda figures, positive: figures[positive]["sensitivity_refusals_missed"],
+    "specificity, without abstention": lambda figures, positive: figures[positive]["specificity"],
+    "specificity at sensitivity 0.95": lambda figures, positive: figures[positive]["specificity_at_sensitivity"][
+        "0.95"
+    ],
+    "expected calibration error": lambda figures, _: figures["calibration"]["ece"],
+}
+
+
+def remarks(told: dict) -> list[str]:
+    """Return what must be known to read the figures, in sentences."""
+    rule = told["alert"]
+    sentences = [
+        f"It alerts from a melanoma probability of {threshold_share(rule['threshold'])}."
+        if rule["rule"] == "threshold"
+        else f"It counts as an alert where {told['positive']} is its likeliest class."
+    ]
+    if "test" in told["splits"]:
+        sentences.append(
+            "test is the shipped test split under the labels that --repair leaves, clean_test the part of it without "
+            "kin in the rest; the official_test of a release's card has the labels as they were shipped."
+        )
+    sentences += _as_served(told)
+    if told["learnt_from"]["known"]:
+        sentences.append(
+            f"{told['learnt_from']['left_out']} images that it has learnt from were left out: known by number, lesion, "
+            "patient, bytes or, where its list has them, perceptual hashes."
+        )
+    else:
+        sentences.append("Which images it has learnt from is not known: those of them among these flatter it.")
+    if told["no_class_for"]:
+        each = ", ".join(f"{n} of {name}" for name, n in told["no_class_for"].items())
+        sentences.append(f"It has no class for these, which were left out: {each}.")
+    return sentences
+
+
+def _as_served(told: dict) -> list[str]:
+    """Say on how many images a release abstains, and what its alert shows on the lesions of these."""
+    if told["abstained"] is None:
+        return []
+    figures = told["splits"]["all"]
+    sentences = [f"It abstains on {told['abstained']} of {figures['n']} images, which raise no alert."]
+    lesions = figures[told["positive"]]["lesions"]
+    if told["alert"]["rule"] == "threshold" and lesions["n"]:
+        flagged = round(lesions["sensitivity_as_served"]["value"] * lesions["n"])
+        bound = lower_bound(lesions["n"], lesions["n"] - flagged)
+        sentences.append(
+            f"As served it flags {flagged} of {lesions['n']} {told['positive']} lesions in each of their photos: at "
+            f"least {percent_at_least(bound)} (exact, one-sided 95 % limit), of {percent(TARGET_SENSITIVITY)} wanted."
+        )
+    return sentences

@@ -1,0 +1,190 @@
+"""A model repository of the Hub: who may write to it, what it holds of a release, and its next commit."""
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import get_token, validate_repo_id
+
+from dermalert.release import build
+from dermalert.errors import RunError, UsageError, first_line
+from dermalert.hub.retries import HTTP_ERROR, patiently, status
+
+FAILURES = (HTTP_ERROR, OSError, ValueError, KeyError, RuntimeError)
+"""What the Hub's client raises, beside its HTTP errors: ValueError (refused metadata), KeyError (an answer without what
+it needs) and RuntimeError (an upload that broke off)."""
+
+NOT_THERE = (
+    "the Hub has no such repository any more, or does not show it to this token. A command makes a repository once, at "
+    "its start, and never again: find out who has removed it, then run the same command again."
+)
+
+Content = Mapping[str, Collection[str]]
+"""Files by path, each with the ids that the Hub may give it: git's, or its sha256 where it is kept in LFS."""
+
+
+@contextlib.contextmanager
+def on_the_hub(what: str) -> Iterator[None]:
+    """Turn a failure on the way into one sentence, without what could hold a token."""
+    try:
+        yield
+    except RepositoryNotFoundError as error:
+        raise RunError(f"{what} failed: {NOT_THERE}") from error
+    except FAILURES as error:
+        raise RunError(
+            f"{what} failed ({type(error).__name__}: {reason(error)}). Run the same command again."
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """Return why something failed on the Hub: what it says, or the client, without the signatures of addresses."""
+    said = getattr(error, "server_message", None)
+    if said:
+        return f"HTTP {error.response.status_code}: {said.strip().rstrip('.')}"
+    return re.sub(r"\?[^\s'\"]*", "", first_line(error))
+
+
+def check_repo(repo_id: str, *, write: bool = True) -> None:
+    """Refuse what is no name of a repository with its owner, and, to write, a computer without a token."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"'{repo_id}' is no repository name: {error}") from error
+    if "/" not in repo_id:
+        raise UsageError(f"'{repo_id}' needs its owner: write it as USER/REPO.")
+    if write and get_token() is None:
+        raise UsageError("publishing needs a token: run `hf auth login`, or set HF_TOKEN to one that may write.")
+
+
+def check_token(api: HfApi, repo_id: str) -> None:
+    """Refuse a token that the Hub does not know or that may not write to a repository."""
+    try:
+        account = patiently(api.whoami)
+    except HfHubHTTPError as error:
+        if status(error) == 401:
+            raise UsageError("the Hub does not know this token: run `hf auth login` or set HF_TOKEN anew.") from error
+        raise
+    role = account.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise UsageError("this token may only read: create one with the role 'write'.")
+    owners = [account["name"], *(org["name"] for org in account.get("orgs", []))]
+    # A fine-grained token's rights cannot be read from this answer; there the Hub itself will say no.
+    if role == "write" and repo_id.split("/")[0] not in owners:
+        raise UsageError(f"this token belongs to {account['name']}, which cannot write to {repo_id}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Refs:
+    """The commits that the branches and the tags of a repository point to, by name; none where it does not exist."""
+
+    branches: dict[str, str] = dataclasses.field(default_factory=dict)
+    tags: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def refs(api: HfApi, repo_id: str, *, must_exist: bool = False) -> Refs:
+    """Return the branches and tags of a repository.
+
+    Raises:
+        RunError: it must exist, because it has been there before, and does not.
+    """
+    try:
+        found = patiently(api.list_repo_refs, repo_id)
+    except RepositoryNotFoundError as error:
+        if must_exist:
+            raise RunError(f"{repo_id}: {NOT_THERE}") from error
+        return Refs()
+    return Refs(*({ref.name: ref.target_commit for ref in kind} for kind in (found.branches, found.tags)))
+
+
+def content(
+    api: HfApi,
+    repo_id: str,
+    commit: str,
+    *,
+    belongs: Callable[[str], bool] = build.belongs,
+    repo_type: str | None = None,
+) -> Content:
+    """Return the files of a commit that belong to a release, or to whatever `belongs` tells by their names."""
+    tree = {"revision": commit, "repo_type": repo_type, "recursive": True}
+    entries = patiently(lambda: list(api.list_repo_tree(repo_id, **tree)))
+    files = [entry for entry in entries if isinstance(entry, RepoFile) and belongs(entry.path)]
+    return {file.path: [file.lfs.sha256 if file.lfs else file.blob_id] for file in files}
+
+
+def content_of(folder: Path) -> Content:
+    """Return the files of a folder that belong to a release."""
+    return {name: ids((folder / name).read_bytes()) for name in build.files(folder)}
+
+
+def ids(data: bytes) -> tuple[str, str]:
+    """Return the ids that the Hub may give a file: git's, and that of LFS."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), hashlib.sha256(data).hexdigest()
+
+
+def differing(one: Content, other: Content) -> list[str]:
+    """Return the names of the files that are not the same, or in one only."""
+    return sorted(name for name in {*one, *other} if not set(one.get(name, ())) & set(other.get(name, ())))
+
+
+def fetch(repo_id: str, commit: str, names: Collection[str], to: Path) -> Path:
+    """Download those of the files that a commit has into an empty folder, and return the folder.
+
+    Not `snapshot_download`: where the Hub does not answer it may take what a cache has of a snapshot for all of it.
+    """
+    to.mkdir(parents=True)
+    for name in sorted(names & content(HfApi(), repo_id, commit).keys()):
+        patiently(hf_hub_download, repo_id, name, revision=commit, local_dir=to)
+    return to
+
+
+def commit(
+    api: HfApi, repo_id: str, branch: str, operations: Callable[[], list], *, parent: str, wanted: Content, message: str
+) -> str:
+    """Move a branch on from a commit, and return the one that then holds the release.
+
+    Args:
+        api: client.
+        repo_id: repository.
+        branch: that is moved.
+        operations: gives those that lead from the parent to what is wanted, anew for each try.
+        parent: the commit that the branch points to.
+        wanted: the release's files as they shall be.
+        message: of the commit.
+
+    Raises:
+        RunError: somebody else has moved the branch meanwhile.
+    """
+
+    def make() -> str:
+        with warnings.catch_warnings():  # the tables in a release are no data set
+            warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
+            return api.create_commit(
+                repo_id, operations(), revision=branch, parent_commit=parent, commit_message=message
+            ).oid
+
+    try:
+        made = patiently(make)
+    except HfHubHTTPError as error:
+        if status(error) not in (409, 412) and not isinstance(error, RevisionNotFoundError | EntryNotFoundError):
+            raise
+        # A try of our own may have got there, its answer lost.
+        made = refs(api, repo_id, must_exist=True).branches.get(branch)
+    if made is None or differing(content(api, repo_id, made), wanted):
+        raise RunError(
+            f"somebody else has changed {repo_id} at the same time, and was first: look at what it holds now "
+            f"(python -m dermalert versions {repo_id}), then run the same command again."
+        )
+    return made

@@ -1,0 +1,310 @@
+"""Images decoded and resized once: what a processor makes of each file, kept as bytes by the content of the file.
+
+CACHE/pixels-1/KEY/*.pack, where KEY stands for the processor. A pack holds the SHA-256 of some thousand files, their
+pixels, and a digest of each file's pixels, and never changes: it is written beside and takes its name when it is whole,
+so that a run that is killed leaves all packs but the last, and nothing half-written is read. Pixels that are not those
+of their digest are made anew. Packs are memory-mapped. They hold patients' pictures:
+nobody but their owner can read them.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import io
+import logging
+import mmap
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import datasets
+import numpy as np
+import PIL
+import torch
+import transformers
+from datasets import Dataset
+from PIL import Image, features
+from tqdm.auto import tqdm
+
+from dermalert import files
+from dermalert.errors import RunError, UsageError
+from dermalert.imaging.thumbnail import hashed
+from dermalert_space import triage
+from dermalert_space.triage import read_image
+
+logger = logging.getLogger(__name__)
+
+AT_MOST = 20_000_000_000
+"""Bytes of all packs; fewer where the disk has less than twice as much room. The longest unused go first."""
+
+_PACK = 2048  # images; what a killed run has to do again, at most
+_CHUNK = 64  # images in memory at once
+_HASH = 32  # bytes
+_LAYOUT = "names, pixels, digests"  # of a pack; part of the key, so that others are not opened
+_ABANDONED = 86_400  # seconds after which a pack that is not whole is that of a run that was killed
+
+_RGB = (0, 1, 2)
+_PRIMARIES = ("#ff0000", "#00ff00", "#0000ff")
+
+_mapped: set[Path] = set()
+"""Packs that this process reads from: to delete them would free nothing."""
+
+
+class Processed:
+    """A processor whose `pixel_values` are kept as the bytes they are made of: RGB, in whatever order they are fed.
+
+    Attributes:
+        channels: of each channel of `pixel_values` which of RGB it is, such as (2, 1, 0) where the model takes BGR.
+        scale: (3, 1, 1), and
+        offset: (3, 1, 1), by which values in [0, 1], in that order, become `pixel_values`. Found out by asking the
+            processor: its settings do not tell all, EfficientNet's for one divides twice.
+    """
+
+    def __init__(self, processor):
+        self._processor = processor
+        black, white = (self(Image.new("RGB", (64, 64), colour)) for colour in ("black", "white"))
+        self.shape = tuple(black.shape)
+        self.channels = self._channels(black)
+        middle = (slice(None), self.shape[1] // 2, self.shape[2] // 2, None, None)
+        self.scale, self.offset = white[middle] - black[middle], black[middle]
+        self.to(torch.device("cpu"))
+        # Not square, because what comes out must have the same shape whatever goes in.
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
+        seen, back = self(noise), self.fed(torch.from_numpy(self.as_bytes(noise)) / 255)
+        near = torch.allclose(back, seen, rtol=0, atol=float(self.scale.abs().max()) / 5000)
+        if seen.shape != self.shape or not near:
+            raise UsageError(f"{type(processor).__name__} does more than resize, crop and scale: take another base.")
+
+    def _channels(self, black: torch.Tensor) -> tuple[int, ...]:
+        """Return which of red, green and blue each channel answers to.
+
+        Raises:
+            UsageError: it is not one each.
+        """
+        answers = [(self(Image.new("RGB", (64, 64), colour)) - black).abs().amax((1, 2)) for colour in _PRIMARIES]
+        found = torch.stack(answers, dim=1) > 0  # channels x colours
+        if found.shape != (3, 3) or not (found.sum(0) == 1).all() or not (found.sum(1) == 1).all():
+            raise UsageError(
+                f"{type(self._processor).__name__} does not give red, green and blue a channel each, as it would have "
+                "to for images that are augmented in colour: take another base."
+            )
+        return tuple(found.int().argmax(1).tolist())
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return the `pixel_values` (3, H, W) of an RGB image."""
+        return self._processor([image], return_tensors="pt")["pixel_values"][0]
+
+    def to(self, device: torch.device) -> None:
+        """Have `fed` work on a device."""
+        self._on = tuple(each.to(device) for each in (self.scale, self.offset))
+
+    def fed(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Return the `pixel_values` (..., 3, H, W) of RGB values in [0, 1], which are changed."""
+        if self.channels != _RGB:
+            rgb = rgb[..., self.channels, :, :]
+        scale, offset = self._on
+        return rgb.mul_(scale).add_(offset)
+
+    def as_bytes(self, image: Image.Image) -> np.ndarray:
+        """Return the RGB values of an image as the model's input has them: uint8 (3, H, W)."""
+        values = (self(image) - self.offset) / self.scale * 255
+        rgb = np.empty(values.shape, np.uint8)
+        rgb[list(self.channels)] = values.round().clamp(0, 255).byte().numpy()
+        return rgb
+
+    def key(self) -> str:
+        """Return what changes with all that decides on the bytes."""
+        told = [_LAYOUT, self._processor.to_json_string(), type(self._processor).__name__, self.shape, self.channels]
+        told += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
+        told += [inspect.getsource(function) for function in (triage.read_image, triage._to_rgb)]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
+class Pixels:
+    """The bytes of a data set's images, by row: from packs where they are kept, else decoded when they are asked for.
+
+    Args:
+        dataset: with the columns `image` and `content`, the SHA-256 of the file in hexadecimal.
+        processed: what makes the bytes.
+    """
+
+    def __init__(self, dataset: Dataset, processed: Processed):
+        self._images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
+        self._contents, self._processed = dataset.select_columns("content"), processed
+        contents = list(dataset["content"])
+        first = dict(zip(reversed(contents), reversed(range(len(contents))), strict=True))
+        self._packs: list[mmap.mmap] = []
+        self._places = np.full((len(contents), 2), -1)  # of each row the number of its pack, and where in it
+        try:
+            self._keep(folder() / processed.key(), first)
+        except OSError as error:
+            logger.warning("decoded images cannot be kept in '%s' (%s): going on without.", folder(), error)
+        self._places = self._places[[first[content] for content in contents]]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
+        """Return the bytes of some rows: uint8 (n, 3, H, W)."""
+        found = np.empty((len(rows), *self._processed.shape), np.uint8)
+        maps = set()
+        for i, row in enumerate(rows):
+            number, offset = self._places[row].tolist()
+            if number >= 0:
+                pack = self._packs[number]
+                found[i] = np.frombuffer(pack, np.uint8, found[i].size, offset).reshape(found[i].shape)
+                maps.add(pack)
+            else:
+                found[i] = self._decoded(row)
+        for pack in maps:  # else the whole set would end up in resident memory; the system keeps what it has room for
+            if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+                pack.madvise(mmap.MADV_DONTNEED)
+        return found
+
+    def _decoded(self, row: int) -> np.ndarray:
+        """Return the bytes of a row's image, made of the very file that its content stands for."""
+        image = self._images[row]["image"]
+        content, file = hashed(image)
+        if content != self._contents[row]["content"]:
+            raise RunError(
+                f"'{image['path']}' was changed or removed while the run read it: run the same command again."
+            )
+        return self._processed.as_bytes(read_image(Image.open(io.BytesIO(file))))
+
+    def _keep(self, folder: Path, first: Mapping[str, int]) -> None:
+        """Find the packs that hold the images, of which each has a first row, and write what they lack."""
+        for level in reversed((folder, *folder.parents)):  # `parents=True` would leave all but the last open to others
+            level.mkdir(mode=0o700, exist_ok=True)
+        _drop_abandoned()
+        for path in folder.glob("*.pack"):
+            self._open(path, first)
+        missing = sorted(row for row in first.values() if self._places[row, 0] < 0)
+        with tqdm(total=len(missing), desc="Decoding images", unit=" images", disable=not missing) as bar:
+            for start in range(0, len(missing), _PACK):
+                rows = missing[start : start + _PACK]
+                if not _make_room(len(rows) * self._row_bytes):
+                    return
+                self._open(self._write(folder, rows, bar), first)
+
+    @property
+    def _row_bytes(self) -> int:
+        return 2 * _HASH + self._size
+
+    @property
+    def _size(self) -> int:
+        return int(np.prod(self._processed.shape))
+
+    def _open(self, path: Path, first: Mapping[str, int]) -> None:
+        """Learn what a pack holds."""
+        with contextlib.suppress(OSError), path.open("rb") as file:  # another run makes room, or it is another user's
+            count, rest = divmod(os.fstat(file.fileno()).st_size, self._row_bytes)
+            if rest or not count:
+                return
+            pack = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            names = [pack[i * _HASH : (i + 1) * _HASH].hex() for i in range(count)]
+            if _name(names) != path.stem:  # cut by whole images, so that the pixels begin elsewhere
+                return
+            wanted = [(first[name], i, name) for i, name in enumerate(names) if name in first]
+            sound = [(row, i) for row, i, name in wanted if self._is_sound(pack, count, i, name)]
+            if hasattr(mmap, "MADV_DONTNEED"):
+                pack.madvise(mmap.MADV_DONTNEED)
+            if len(sound) < len(wanted):
+                damaged = len(wanted) - len(sound)
+                logger.warning("%d decoded images in '%s' are damaged: they are made anew.", damaged, path)
+            for row, i in sound:
+                self._places[row] = len(self._packs), count * _HASH + i * self._size
+            if sound:
+                self._packs.append(pack)
+                _mapped.add(path)
+                with contextlib.suppress(OSError):  # another user's, or a cache that cannot be written to
+                    os.utime(path)
+
+    def _is_sound(self, pack: mmap.mmap, count: int, i: int, name: str) -> bool:
+        """Tell whether the pixels of an image in a pack are those that were written of this file."""
+        start, end = count * _HASH + i * self._size, count * (_HASH + self._size) + i * _HASH
+        with memoryview(pack) as held:
+            return held[end : end + _HASH] == _digest(name, held[start : start + self._size])
+
+    def _write(self, folder: Path, rows: list[int], bar: tqdm) -> Path:
+        """Write a pack whole or not at all."""
+        contents = self._contents[rows]["content"]
+        # A name that nobody else has: containers that share a cache have the same process numbers.
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
+            try:
+                file.write(bytes.fromhex("".join(contents)))
+                self._write_pixels(file, rows, contents, bar)
+                file.close()  # or Windows would neither rename nor delete it
+                path = folder / f"{_name(contents)}.pack"
+                with files.whole(path, beside=Path(file.name)):
+                    return path
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    file.close()
+                Path(file.name).unlink(missing_ok=True)
+                raise
+
+    def _write_pixels(self, file: IO[bytes], rows: list[int], contents: list[str], bar: tqdm) -> None:
+        digests = []
+        with ThreadPoolExecutor(_threads()) as pool:
+            for start in range(0, len(rows), _CHUNK):
+                for pixels in pool.map(self._decoded, rows[start : start + _CHUNK]):
+                    digests.append(_digest(contents[len(digests)], pixels.tobytes()))
+                    file.write(pixels.tobytes())
+                    bar.update()
+        file.write(b"".join(digests))
+
+
+def folder() -> Path:
+    """Return where packs are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert" / "pixels-1"
+
+
+def _digest(name: str, pixels: bytes | memoryview) -> bytes:
+    """Return what a file's pixels must hash to in a pack."""
+    return hashlib.blake2b(pixels, digest_size=_HASH, key=bytes.fromhex(name)).digest()
+
+
+def _name(contents: list[str]) -> str:
+    """Return what a pack of these files is called."""
+    return hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
+
+
+def _threads() -> int:
+    """Return how many threads decode: as many as this process has cores, where the system tells."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+def _drop_abandoned() -> None:
+    """Delete what killed runs left half-written."""
+    for path, used, _ in _files():
+        if path.suffix == ".partial" and time.time() - used > _ABANDONED:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _make_room(size: int) -> bool:
+    """Delete packs, those that were unused longest first, until there is room for another; tell whether there is."""
+    found = sorted(_files(), key=lambda file: file[1])
+    total = sum(file[2] for file in found)
+    limit = min(AT_MOST, (total + shutil.disk_usage(folder()).free) // 2)
+    for path, _, held in found:
+        if total + size <= limit:
+            break
+        if path.suffix == ".pack" and path not in _mapped:
+            path.unlink(missing_ok=True)
+            total -= held
+    return total + size <= limit
+
+
+def _files() -> Iterator[tuple[Path, float, int]]:
+    """Yield all files of the cache, with when they were last used and their bytes."""
+    for path in folder().glob("*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            state = path.stat()
+            yield path, state.st_mtime, state.st_size

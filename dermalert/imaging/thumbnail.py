@@ -1,0 +1,252 @@
+"""Sketches of images, 32 x 32 grey levels and the size: for one, a file is decoded once, and then never again.
+
+Whoever reads a data set learns from the sketches which files are images at all, the audit learns which are tiny or
+blank, and `near_duplicates.py` which show the same picture.
+"""
+
+import hashlib
+import logging
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import datasets
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from dermalert.errors import RunError
+from dermalert_space.triage import MAX_PIXELS, NoImage, UnreadableImage, open_image, read_image
+
+logger = logging.getLogger(__name__)
+
+SIDE = 32  # two pixels a frequency of the perceptual hash
+BLANK = 3.0  # standard deviation of the grey levels, under which there is nothing to compare
+
+_DECODED = 256  # pixels: a large JPEG is decoded at a fraction of its size, but no smaller than this
+_CHUNK = 64  # files in memory at once
+
+ROW = np.dtype([("size", "<i4", 2), ("thumbnail", "u1", (SIDE, SIDE))])
+"""A sketch as it is cached."""
+
+
+class Sketches(NamedTuple):
+    """What is kept of n images.
+
+    Attributes:
+        thumbnails: uint8 (n, 32, 32), grey levels; they lie in a temporary file, see `_Stored`.
+        sizes: int (n, 2), width and height in pixels; 0 where the image cannot be read.
+    """
+
+    thumbnails: "_Stored"
+    sizes: np.ndarray
+
+    @property
+    def unreadable(self) -> np.ndarray:
+        """Whether each image cannot be read: (n,)."""
+        return self.sizes[:, 0] == 0
+
+    @property
+    def blank(self) -> np.ndarray:
+        """Whether each image can be read and shows one colour: (n,)."""
+        return ~self.unreadable & (contrast(self.thumbnails) < BLANK)
+
+
+def contrast(thumbnails: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of the grey levels of each thumbnail (n, height, width)."""
+    # In parts: numpy makes eight bytes of each level, which of 100,000 thumbnails are 800 MB.
+    parts = (thumbnails[start : start + _CHUNK] for start in range(0, len(thumbnails), _CHUNK))
+    return np.concatenate([np.empty(0), *(part.std((1, 2)) for part in parts)])
+
+
+class _Stored:
+    """Thumbnails in a temporary file, of which those are read that are asked for: 100,000 would be 100 MB in memory."""
+
+    def __init__(self, file: IO[bytes], count: int):
+        self._file, self._count = file, count
+
+    def __del__(self):
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows) -> np.ndarray:
+        # Mapped each time, because what stays mapped stays in memory.
+        return np.memmap(self._file, ROW, "r")["thumbnail"][rows]
+
+
+class Look(NamedTuple):
+    """What a look at one file tells.
+
+    Attributes:
+        content: the SHA-256 of the file in hexadecimal; None where there is no file.
+        sketch: one `ROW`, packed; zeros where the file is no image.
+        fault: why it is none.
+    """
+
+    content: str | None
+    sketch: bytes
+    fault: Exception | None
+
+
+_UNREADABLE = bytes(ROW.itemsize)
+
+
+def sketches(dataset: datasets.Dataset) -> Sketches:
+    """Return the sketches of a data set's images.
+
+    Args:
+        dataset: with the columns `image` and `content`, the SHA-256 of the file in hexadecimal.
+
+    Raises:
+        RunError: there is no room for them.
+    """
+    try:
+        return _stored(dataset)
+    except OSError as error:
+        raise RunError(
+            f"the sketches of {len(dataset):,} images, 1 kB each, cannot be written to '{tempfile.gettempdir()}' "
+            f"({error.strerror}): make room there, or set TMPDIR to another folder, and run the same command again."
+        ) from error
+
+
+def _stored(dataset: datasets.Dataset) -> Sketches:
+    contents = list(dataset["content"])
+    images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - `_Stored` closes it
+    sizes = np.empty((len(contents), 2), int)
+    bar = tqdm(total=len(contents), desc="Looking at images", unit=" images", delay=2)
+    with ThreadPoolExecutor() as pool, _Cache() as cache, bar:
+        for start in range(0, len(contents), _CHUNK):
+            part = contents[start : start + _CHUNK]
+            known = cache.read(part)
+            missing = {content: start + i for i, content in enumerate(part) if content not in known}
+            looks = _looks([images[row]["image"] for row in missing.values()], pool, cache)
+            known |= {content: look.sketch for content, look in zip(missing, looks, strict=True)}
+            rows = b"".join(known[content] for content in part)
+            file.write(rows)
+            sizes[start : start + _CHUNK] = np.frombuffer(rows, ROW)["size"]
+            bar.update(len(part))
+    file.flush()
+    return Sketches(_Stored(file, len(contents)), sizes)
+
+
+def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
+    """Look at image files in turn; each different content is decoded, in parallel with others, once and then cached.
+
+    Args:
+        images: `{"path", "bytes"}` each, as `datasets.Image(decode=False)` gives them; without bytes a file, and None
+            where there is no image.
+    """
+    images = iter(images)
+    with ThreadPoolExecutor() as pool, _Cache() as cache:
+        while chunk := list(islice(images, _CHUNK)):
+            yield from _looks(chunk, pool, cache)
+
+
+def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_Cache") -> Iterator[Look]:
+    files = list(pool.map(hashed, images))
+    by_content = {content: file for content, file in files if content}
+    known = cache.read(by_content)
+    missing = {content: file for content, file in by_content.items() if content not in known}
+    fresh = dict(zip(missing, pool.map(_sketch_or_fault, missing.values()), strict=True))
+    # What cannot be read may be read another day.
+    cache.write({content: row for content, row in fresh.items() if isinstance(row, bytes)})
+    for content, file in files:
+        found = known.get(content) or fresh[content] if content else file
+        fault = None if isinstance(found, bytes) else found
+        yield Look(content, _UNREADABLE if fault else found, fault)
+
+
+def hashed(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
+    """Return the SHA-256 of an image's file in hexadecimal and its bytes, or None and why there are none."""
+    if not image or (image["bytes"] is None and image["path"] is None):
+        return None, FileNotFoundError("there is no file")
+    try:
+        content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+    except OSError as error:
+        return None, error
+    return hashlib.sha256(content).hexdigest(), content
+
+
+def _sketch_or_fault(content: bytes) -> bytes | Exception:
+    try:
+        return sketch(content)
+    except UnreadableImage as error:
+        return error
+
+
+def sketch(content: bytes) -> bytes:
+    """Return the sketch of one image file, packed.
+
+    Raises:
+        UnreadableImage: it is no image.
+    """
+    try:
+        image = open_image(content)
+        size = image.size
+        if image.width * image.height <= MAX_PIXELS:
+            image.draft("RGB", (_DECODED, _DECODED))  # for JPEG only; the others decode as ever
+    except NoImage as error:
+        raise NoImage(f"the file cannot be read as an image: {error}") from error
+    # Pillow's own way of opening a broken file raises what it likes, see `read_image`.
+    except Exception as error:
+        raise UnreadableImage("the file cannot be read as an image: it is damaged or cut short.") from error
+    thumbnail = read_image(image).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return np.array([(size, np.asarray(thumbnail))], ROW).tobytes()
+
+
+class _Cache:
+    """Sketches by content, in one small file; without it all works as well, only slower."""
+
+    def __init__(self):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert"
+        self._file, self._database = folder / "sketches-1.sqlite", None
+
+    def __enter__(self) -> "_Cache":
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self._file, timeout=30)
+            self._database.execute("CREATE TABLE IF NOT EXISTS sketches (content TEXT PRIMARY KEY, sketch BLOB)")
+        except (OSError, sqlite3.Error) as error:
+            self._give_up(error)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._database:
+            self._database.close()
+
+    def read(self, contents: Iterable[str]) -> dict[str, bytes]:
+        """Return the sketches that are known."""
+        found = {}
+        if self._database:
+            try:
+                for content in contents:
+                    query = "SELECT sketch FROM sketches WHERE content = ?"
+                    row = self._database.execute(query, (content,)).fetchone()
+                    if row and len(row[0]) == ROW.itemsize:
+                        found[content] = row[0]
+            except sqlite3.Error as error:
+                self._give_up(error)
+        return found
+
+    def write(self, rows: Mapping[str, bytes]) -> None:
+        """Add sketches."""
+        if self._database:
+            try:
+                with self._database:
+                    self._database.executemany("INSERT OR REPLACE INTO sketches VALUES (?, ?)", rows.items())
+            except sqlite3.Error as error:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        logger.warning("'%s' cannot be used (%s): going on without a cache.", self._file, error)
+        if self._database:
+            self._database.close()
+        self._database = None

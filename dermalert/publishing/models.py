@@ -1,0 +1,450 @@
+"""A release's way to the Hub, complete or not at all; what is there; and the way back to an earlier one.
+
+The files are staged on a branch of their own, read back from there, put on `main` in one commit, and that commit gets
+the tag. Whatever stops this, `main` holds a whole release, a tag is whole or not there, and the same call finishes.
+"""
+
+import contextlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from rich.table import Table
+
+from dermalert import formatting
+from dermalert.hub import client
+from dermalert.release import build, regression_gate
+from dermalert.errors import RunError, UsageError, first_few
+from dermalert.files import dump_metrics
+from dermalert.hub.retries import patiently, status
+from dermalert_space import triage
+
+_VERSION = re.compile(r"v\d+\.\d+\.\d+")
+_FIGURES = "evaluation/metrics.json"
+_ADDED = ("released", "previous", "history", "gate")  # to the figures, when a release is published
+
+
+def check_can_publish(repo_id: str, version: str) -> bool:
+    """Find out, before the work is done, whether a release could be published; return whether the repository exists.
+
+    Raises:
+        UsageError: malformed name or version, no token, a token that may not write there, a tag that is taken, a
+            version below the last one, or a `main` whose release has no tag.
+        RunError: the Hub cannot be reached.
+    """
+    _check_names(repo_id, version)
+    with client.on_the_hub("asking the Hub about " + repo_id):
+        api = HfApi()
+        client.check_token(api, repo_id)
+        refs = client.refs(api, repo_id)
+        if version in refs.tags:
+            raise _taken(repo_id, version)
+        _check_order(repo_id, refs.tags, version)
+        if "main" in refs.branches:
+            _check_main(repo_id, refs, version)
+        return bool(refs.branches)
+
+
+def _check_main(repo_id: str, refs: client.Refs, version: str) -> None:
+    """Refuse a `main` that holds a release without a tag, of the same version too: a new training makes another."""
+    with tempfile.TemporaryDirectory() as scratch:
+        held = _figures(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
+    _replaced(repo_id, refs.tags, held, version)
+    if held.get("version") == version:
+        raise _unfinished(repo_id, f"another {version}", refs.tags)
+
+
+def _check_names(repo_id: str, version: str) -> None:
+    if not _VERSION.fullmatch(version):
+        raise UsageError(f"--version '{version}' is no version: write it like v1.0.0.")
+    client.check_repo(repo_id)
+
+
+def _check_order(repo_id: str, tags: Iterable[str], version: str) -> None:
+    last = _last(tags)
+    if last is not None and _order(version) < _order(last):
+        raise UsageError(f"{version} is below {last}, the last version of {repo_id}: choose a higher --version.")
+
+
+def _last(tags: Iterable[str]) -> str | None:
+    return max((tag for tag in tags if _VERSION.fullmatch(tag)), key=_order, default=None)
+
+
+def _order(version: str) -> list[int]:
+    return [int(number) for number in version[1:].split(".")]
+
+
+def _taken(repo_id: str, version: str) -> UsageError:
+    return UsageError(f"{repo_id} has a {version} already: choose the next --version.")
+
+
+def _unfinished(repo_id: str, there: str, tags: Iterable[str]) -> UsageError:
+    last = _last(tags)
+    instead = f"take it back (python -m dermalert rollback {repo_id} {last})" if last else "choose the next --version"
+    return UsageError(
+        f"main of {repo_id} holds {there}, which has no tag yet: finish publishing it by the command that began it, or "
+        f"{instead}."
+    )
+
+
+def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = None, must_exist: bool = False) -> str:
+    """Publish a release folder as a tag of a model repository, and return in words what was done.
+
+    Called again after any failure it finishes the job; where the tag already holds this release it does nothing.
+
+    Args:
+        folder: of the release; it is left as it is.
+        repo_id: model repository; made if need be, once, and not again if it vanishes.
+        version: the tag.
+        accept: why a release that `regression_gate.gate` refuses is published all the same; goes into figures and card.
+            What finishes a release keeps the reason that it was begun with.
+        must_exist: the repository has been there since this command began: it is not made.
+
+    Raises:
+        UsageError: see `check_can_publish`; a tag is taken if it holds another release.
+        RunError: the gate refuses it, somebody else published at the same time, the repository has vanished, or it
+            failed on the way.
+    """
+    _check_names(repo_id, version)
+    check_reason(accept)
+    if build.find_metrics(folder) is None:
+        raise UsageError(f"'{folder}' holds no release: name a run that has finished, or the folder of a release.")
+    _check_answers(folder, f"'{folder}'")
+    with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"publishing {repo_id} {version}"):
+        api, staging = HfApi(), f"staging-{version}"
+        client.check_token(api, repo_id)
+        refs = client.refs(api, repo_id, must_exist=must_exist)
+        if version in refs.tags:
+            _check_same(api, repo_id, refs.tags[version], folder, version, Path(scratch))
+            said = f"Nothing to do: {repo_id}@{version} holds this release already."
+        else:
+            _check_order(repo_id, refs.tags, version)
+            said = _publish(api, repo_id, refs, folder, version, accept, Path(scratch))
+        with contextlib.suppress(RunError, *client.FAILURES):  # a branch that is left over does no harm
+            patiently(api.delete_branch, repo_id, branch=staging)
+    return said
+
+
+def check_reason(accept: str | None) -> None:
+    """Refuse to accept a worse release for no reason."""
+    if accept is not None and not accept.strip():
+        raise UsageError("--accept-regression needs the reason, in words: it is published with the release.")
+
+
+def _check_same(api: HfApi, repo_id: str, tagged: str, folder: Path, version: str, scratch: Path) -> None:
+    """Refuse a version whose tag holds another release."""
+    there = _figures(repo_id, tagged, scratch / "tagged") or {}
+    ready = _stamped(folder, scratch / "ready", version, there)
+    if _is_another(api, repo_id, tagged, ready):
+        raise _taken(repo_id, version)
+
+
+def _publish(
+    api: HfApi, repo_id: str, refs: client.Refs, folder: Path, version: str, accept: str | None, scratch: Path
+) -> str:
+    branches, staging = refs.branches, f"staging-{version}"
+    begun = {name: _figures(repo_id, branches[name], scratch / name) for name in ("main", staging) if name in branches}
+    tag = _replaced(repo_id, refs.tags, begun.get("main") or {}, version)
+    old = _release_at(repo_id, tag, refs.tags[tag], scratch / "old") if tag else None
+    told = _passed(regression_gate.gate(regression_gate.read(folder, version), old), repo_id, version, accept)
+    ready = _ready(folder, scratch / "ready", version, told, old, begun.values())
+    held = begun.get("main") or {}
+    # Put there by a call that was stopped before the tag; of the same release, or of another, whose version that is.
+    if held.get("version") == version and _is_another(api, repo_id, branches["main"], ready):
+        raise _unfinished(repo_id, f"another {version}", refs.tags)
+    if not branches:
+        patiently(api.create_repo, repo_id, exist_ok=True)
+        branches = client.refs(api, repo_id, must_exist=True).branches
+    made = _to_main(api, repo_id, branches, ready, version, scratch / "back")
+    _tag(api, repo_id, made, ready, version)
+    return f"Published: {repo_id}@{version}. {_in_words(told, tag)}"
+
+
+def _ready(
+    folder: Path, to: Path, version: str, told: dict, old: regression_gate.Answers | None, begun: Iterable[dict | None]
+) -> Path:
+    """Return the release as it will be published."""
+    added = {"gate": told} | (_lineage(old.figures, build.read_metrics(folder)) if old else {})
+    added["released"] = _today()
+    added |= _begun_with(_figures_of(folder, version, added), begun)
+    return _stamped(folder, to, version, added)
+
+
+def _figures_of(folder: Path, version: str, added: dict) -> dict:
+    """Return the figures of a release as they are published; what an earlier publication added to them is replaced."""
+    figures = {key: value for key, value in build.read_metrics(folder).items() if key not in _ADDED}
+    return figures | {"version": version} | {key: added[key] for key in _ADDED if key in added}
+
+
+def _differing(api: HfApi, repo_id: str, commit: str, ready: Path) -> list[str]:
+    """Return the names of the files in which a commit and a folder differ."""
+    return client.differing(client.content(api, repo_id, commit), client.content_of(ready))
+
+
+def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
+    """Tell whether a commit holds another release; a card alone may have been worded by an earlier dermalert."""
+    return bool(set(_differing(api, repo_id, commit, ready)) - {"README.md"})
+
+
+def _figures(repo_id: str, commit: str, to: Path) -> dict | None:
+    """Return the figures of the release that a commit holds; None where it holds none of ours."""
+    return build.find_metrics(client.fetch(repo_id, commit, {_FIGURES}, to))
+
+
+def _replaced(repo_id: str, tags: Iterable[str], held: dict, version: str) -> str | None:
+    """Return the tag of the release that a new one replaces: the last one, or the one that was rolled back to.
+
+    Where `main` holds the new one already and only its tag is missing, it is the one that `main` held before.
+
+    Args:
+        repo_id: repository.
+        tags: of the repository.
+        held: the figures of the release that `main` holds; {} where it holds none of ours.
+        version: of the new release.
+
+    Raises:
+        UsageError: `main` holds a release without a tag, with which nothing could be compared later on.
+    """
+    last, there = _last(tags), held.get("version")
+    if there == version:
+        there = held.get("previous", {}).get("version")
+    elif last and there and there not in tags:
+        raise _unfinished(repo_id, there, tags)
+    return there if there in tags else last
+
+
+def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> regression_gate.Answers | None:
+    """Return the answers of the release at a tag; None where it is none of ours."""
+    folder = client.fetch(repo_id, commit, set(regression_gate.FILES), to)
+    return regression_gate.read(folder, tag) if build.find_metrics(folder) else None
+
+
+def _passed(told: dict, repo_id: str, version: str, accept: str | None) -> dict:
+    """Return what the gate says, with the reason for passing it if there has to be one.
+
+    Raises:
+        RunError: it refuses the release, and nobody has said why that is accepted.
+    """
+    if told["refused_for"] and accept is None:
+        against = f" in the place of {told['against']}" if told["against"] else ""
+        figures = f" {_in_words(told)}" if told["compared"] else ""
+        raise RunError(
+            f"{version} is refused{against} on {repo_id}: {'; '.join(told['refused_for'])}.{figures} Improve it, or "
+            'publish it all the same with --accept-regression "WHY", which its card will say.'
+        )
+    return regression_gate.accepted(told, accept)
+
+
+def _in_words(told: dict, tag: str | None = None) -> str:
+    """Return what a release was compared with, and the figures."""
+    compared = told["compared"]
+    if compared is None:
+        return f"Compared with nothing: {tag} is no dermalert release." if tag else "It is the first release there."
+    moved = [
+        f"{text} {formatting.in_words(compared[key]['difference'], 3)}"
+        for key, text in formatting.COMPARED.items()
+        if key in compared
+    ]
+    return (
+        f"Changes from {told['against']} on {compared['n']} images held out of both ({compared['melanomas']} "
+        f"melanomas): {', '.join(moved) or 'none'}."
+    )
+
+
+def _lineage(old: dict, figures: dict) -> dict:
+    """Return what a card says of the versions before: how the last one differs, and the headline of each."""
+    held_out = old["splits"]["held_out"]
+    headline = {
+        "n": held_out["n"],
+        "balanced_accuracy": held_out["balanced_accuracy"],
+        "macro_auroc": held_out["macro_auroc"],
+        "melanoma_auroc": held_out["melanoma"]["auroc"],
+        "ece": held_out["calibration"]["ece"],
+    }
+    before, here = ({**told["training"]["settings"], "base_model": told["base_model"]} for told in (old, figures))
+    previous = {
+        "version": old["version"],
+        "fingerprint": old["data"]["fingerprint"],
+        "settings": {k: [before.get(k), here[k]] for k in here if before.get(k) != here[k]},
+        "held_out": headline,
+    }
+    entry = {"version": old["version"], "released": old.get("released"), **headline}
+    return {"previous": previous, "history": [entry, *old.get("history", [])]}
+
+
+def _begun_with(figures: dict, begun: Iterable[dict | None]) -> dict:
+    """Return the day and the gate, with its reason, of the same release if it was begun before.
+
+    So what finishes it has the same files.
+    """
+    figures = json.loads(dump_metrics(figures))
+    for there in begun:
+        if there and "gate" in there and _unsigned(there) == _unsigned(figures):
+            return {key: there[key] for key in ("released", "gate")}
+    return {}
+
+
+def _unsigned(figures: dict) -> dict:
+    """Return the figures of a release without the day and the reason for passing the gate."""
+    return figures | {"released": None, "gate": figures["gate"] | {"accepted_because": None}}
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:
+    """Copy the files of a release, with the version in config, figures and card, and what is added to the figures."""
+    for name in build.files(folder):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, to / name)
+    config = json.loads((to / "config.json").read_text())
+    config["dermalert"]["version"] = version
+    (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (to / _FIGURES).write_text(dump_metrics(_figures_of(folder, version, added)))
+    build.write_card(to)
+    return to
+
+
+def _check_answers(folder: Path, name: str) -> None:
+    """Refuse a release that does not load, or does not give the answers that were recorded when it was measured."""
+    try:
+        triage.Release.load(folder).check_answers()
+    except triage.OtherAnswers as error:
+        raise RunError(f"{name} is not published: {error}") from error
+    except triage.NoRelease as error:
+        raise UsageError(f"{name} cannot be served: {error}") from error
+
+
+def _to_main(api: HfApi, repo_id: str, branches: dict[str, str], ready: Path, version: str, scratch: Path) -> str:
+    """Stage a release, read it back, and move `main` to it; return the commit."""
+    staging, main = f"staging-{version}", branches["main"]
+    if not _differing(api, repo_id, main, ready):
+        return main
+    if staging not in branches:
+        patiently(api.create_branch, repo_id, branch=staging, revision=main, exist_ok=True)
+    staged = _put(api, repo_id, staging, branches.get(staging, main), ready, f"Stage {version}")
+    back = client.fetch(repo_id, staged, set(build.files(ready)), scratch)
+    wrong = client.differing(client.content_of(back), client.content_of(ready))
+    if wrong:
+        raise RunError(f"what the Hub gives back of {repo_id} is not what was sent ({first_few(wrong)}): try again.")
+    _check_answers(back, f"{repo_id} at {staged}")
+    return _put(api, repo_id, "main", main, ready, f"Release {version}")
+
+
+def _put(api: HfApi, repo_id: str, branch: str, parent: str, ready: Path, message: str) -> str:
+    """Make a branch hold the release in a folder, in one commit; files that are no part of a release are left alone."""
+    wanted = client.content_of(ready)
+    names = client.differing(client.content(api, repo_id, parent), wanted)
+    if not names:
+        return parent
+
+    def operations() -> list:
+        return [CommitOperationAdd(n, ready / n) if n in wanted else CommitOperationDelete(n) for n in names]
+
+    return client.commit(api, repo_id, branch, operations, parent=parent, wanted=wanted, message=message)
+
+
+def _tag(api: HfApi, repo_id: str, commit: str, ready: Path, version: str) -> None:
+    """Tag a commit, unless it is tagged so already, perhaps by a try of ours whose answer was lost."""
+    try:
+        patiently(api.create_tag, repo_id, tag=version, revision=commit, tag_message=f"dermalert release {version}")
+    except HfHubHTTPError as error:
+        if status(error) != 409:
+            raise
+        tagged = client.refs(api, repo_id, must_exist=True).tags[version]
+        if _differing(api, repo_id, tagged, ready):
+            raise _taken(repo_id, version) from error
+
+
+def rollback(repo_id: str, version: str) -> str:
+    """Make `main` hold an earlier release again, in a commit of its own, and return in words what was done.
+
+    Raises:
+        UsageError: malformed name, no token, a token that may not write there, or no release of that version.
+        RunError: somebody else changed `main` at the same time, or it failed on the way.
+    """
+    _check_names(repo_id, version)
+    with client.on_the_hub(f"rolling {repo_id} back to {version}"):
+        api = HfApi()
+        client.check_token(api, repo_id)
+        refs = client.refs(api, repo_id)
+        if version not in refs.tags:
+            raise UsageError(f"{repo_id} has no {version}, only {first_few(sorted(refs.tags)) or 'nothing'}.")
+        wanted, main = client.content(api, repo_id, refs.tags[version]), refs.branches["main"]
+        if "config.json" not in wanted or _FIGURES not in wanted:
+            raise UsageError(f"{repo_id}@{version} is no dermalert release.")
+        names = client.differing(client.content(api, repo_id, main), wanted)
+        if not names:
+            return f"Nothing to do: main of {repo_id} holds {version} already."
+
+        def operations() -> list:
+            # The Hub copies large files itself: no weights travel.
+            return [
+                CommitOperationCopy(n, n, src_revision=refs.tags[version]) if n in wanted else CommitOperationDelete(n)
+                for n in names
+            ]
+
+        message = f"Roll back to {version}"
+        client.commit(api, repo_id, "main", operations, parent=main, wanted=wanted, message=message)
+    return f"main of {repo_id} holds {version} again, as a commit of its own; all tags are as they were."
+
+
+def versions(repo_id: str) -> list[dict]:
+    """Return the tags of a repository, the last first: `tag`, `on_main`, and `figures`, None of what is not ours.
+
+    Raises:
+        UsageError: no such repository, or none that one may see.
+        RunError: the Hub cannot be asked.
+    """
+    client.check_repo(repo_id, write=False)
+    with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"asking the Hub about {repo_id}"):
+        refs = client.refs(HfApi(), repo_id)
+        if not refs.branches:
+            raise UsageError(f"'{repo_id}' is no model repository of the Hub, or not open to you: `hf auth login`.")
+        names = sorted(refs.tags, key=lambda tag: (_order(tag) if _VERSION.fullmatch(tag) else [], tag), reverse=True)
+        held = _figures(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
+        return [
+            {
+                "tag": tag,
+                "on_main": tag == held.get("version"),
+                "figures": _figures(repo_id, refs.tags[tag], Path(scratch) / str(i)),
+            }
+            for i, tag in enumerate(names)
+        ]
+
+
+def as_table(found: list[dict], *, title: str) -> Table:
+    """Return what `versions` returns as a table: the headline of each, on what was held out of it."""
+    table = Table(title=title, caption="Each on its own held-out images; `compare` takes those of both.")
+    for name in (
+        "tag",
+        "released",
+        "n",
+        "melanoma AUROC",
+        "sensitivity as served",
+        "specificity without abstention",
+        "balanced accuracy",
+        "ECE",
+    ):
+        table.add_column(name, overflow="fold")
+    for row in found:
+        table.add_row(row["tag"] + " (main)" * row["on_main"], *_cells(row["figures"]))
+    return table
+
+
+def _cells(figures: dict | None) -> list[str]:
+    if figures is None:
+        return ["no dermalert release"]
+    held_out = figures["splits"]["held_out"]
+    melanoma = [
+        formatting.in_words(held_out["melanoma"][name]) for name in ("auroc", "sensitivity_refusals_missed", "specificity")
+    ]
+    balanced, ece = formatting.in_words(held_out["balanced_accuracy"]), formatting.in_words(held_out["calibration"]["ece"], 3)
+    return [figures.get("released") or "not known", str(held_out["n"]), *melanoma, balanced, ece]

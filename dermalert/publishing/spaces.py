@@ -1,0 +1,341 @@
+"""A Space of the Hub that serves a release: the files of `space/`, and which release in its variables and metadata."""
+
+import importlib.metadata
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import yaml
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    SpaceCard,
+)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from dermalert.hub import client
+from dermalert.errors import RunError, UsageError, did_you_mean, first_few
+from dermalert.hub.retries import HTTP_ERROR, patiently, status
+from dermalert_space import abstention, onnx_graph, triage
+from dermalert_space.page import examples
+
+SOURCE = Path(triage.__file__).parents[1]
+
+# What belongs to the Space, at its root; nothing else is uploaded, and nothing else is deleted from it.
+_OURS = ("README.md", "*.py", "*.css", "*requirements.txt", "packages.txt")
+_EXAMPLES = (*(f"*{kind}" for kind in examples.KINDS), examples.TABLE)  # in the folder examples/
+_EMPTY = {".gitattributes", "README.md"}  # what the Hub's page puts into a new repository
+# Of a release, what the Space reads.
+_SERVED = (
+    "config.json",
+    "preprocessor_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    abstention.STATISTICS,
+    onnx_graph.FILE,
+    triage.REFERENCE,
+    triage.METRICS,
+    "evaluation/predictions.parquet",
+    "evaluation/seen.parquet",
+    "evaluation/figures/*.png",
+)
+# huggingface.co/docs/hub/spaces-config-reference, November 2026, of Spaces with gradio.
+_KEYS = (
+    *("title", "emoji", "colorFrom", "colorTo", "short_description", "license", "tags", "thumbnail", "header"),
+    *("sdk", "sdk_version", "python_version", "app_file", "models", "datasets", "preload_from_hub", "pinned"),
+    *("suggested_hardware", "startup_duration_timeout", "disable_embedding", "fullWidth", "custom_headers"),
+    *("hf_oauth", "hf_oauth_scopes", "hf_oauth_expiration_minutes", "hf_oauth_authorized_org"),
+)
+_ON_ITS_WAY = {"BUILDING", "RUNNING_BUILDING", "APP_STARTING", "RUNNING_APP_STARTING"}
+_DOWN = {"PAUSED", "STOPPED", "SLEEPING", "BUILD_ERROR", "RUNTIME_ERROR", "CONFIG_ERROR"}  # until it is restarted
+
+POLL = 10.0
+"""Seconds between two looks at a Space that is not running yet."""
+
+GRACE = 30.0
+"""Seconds after a change in which a Space may still be told as it was before, where the answer does not say which."""
+
+PATIENCE = 2400.0
+"""Seconds after which a Space that is not running is given up: ten minutes for its build, and its
+`startup_duration_timeout`."""
+
+
+def deploy(
+    space_id: str,
+    model: str,
+    *,
+    private: bool = False,
+    shown: Path | None = None,
+    say: Callable[[str], object] = print,
+) -> None:
+    """Have a Space serve a release, and wait until it runs; called again, it changes only what is not so yet.
+
+    Args:
+        space_id: `USER/SPACE`; made where it is missing, and not again if it vanishes.
+        model: the release, `USER/REPO@TAG`.
+        private: for nobody else to see.
+        shown: a folder of examples, see `dermalert_space.page.examples`, in the place of the generated ones.
+        say: what is done with a sentence for the person who waits.
+
+    Raises:
+        UsageError: malformed names, examples that cannot be shown, a token that may not write there, no such tag, no
+            dermalert release, a Space that holds something else or is open where it should not be, or a wrong
+            `space/README.md`.
+        RunError: the Hub cannot be reached, or the Space does not run.
+    """
+    repo_id, tag = _parts(model)
+    client.check_repo(space_id)
+    check_front_matter(SOURCE)
+    local = _files(SOURCE) | _examples(shown or SOURCE / "examples")
+    with client.on_the_hub(f"asking the Hub about {space_id} and {model}"):
+        api = HfApi()
+        client.check_token(api, space_id)
+        exists = _check_space(api, space_id, private=private)
+        files = local | {"README.md": _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
+    with client.on_the_hub(f"deploying {space_id}"):
+        if not exists:
+            space = {"repo_type": "space", "space_sdk": "gradio", "private": private or None}
+            patiently(api.create_repo, space_id, **space, exist_ok=True)
+        # Before the files, so that no build starts without knowing what to serve.
+        changed = _set_variables(api, space_id, {"MODEL_ID": repo_id, "MODEL_REVISION": tag})
+        before = patiently(api.space_info, space_id).sha
+        head = _upload(api, space_id, files, f"Serve {model}", parent=before)
+        say(f"{space_id}: {'changed' if changed or head != before else 'nothing to change'}; it is to serve {model}.")
+        if _restart_if_down(api, space_id) or (changed and head == before):
+            proofs = set()  # the state before was of the same commit
+        else:
+            proofs = {head} if head != before else {head, None}
+        _wait(api, space_id, head, say, proofs)
+
+
+def _parts(model: str) -> tuple[str, str]:
+    repo_id, _, tag = model.partition("@")
+    if not tag or "/" not in repo_id:
+        raise UsageError(f"--model '{model}' is no release: write it as USER/REPO@TAG, such as USER/REPO@v1.0.0.")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"--model '{repo_id}' is no repository name: {error}") from error
+    return repo_id, tag
+
+
+def check_front_matter(folder: Path) -> None:
+    """Refuse a Space whose README the Hub would build otherwise than what runs here, or not at all.
+
+    Raises:
+        UsageError: an unknown key, another gradio than the one that is installed, a Python that a requirement does not
+            run on, or no app.
+    """
+    try:
+        data = SpaceCard.load(folder / "README.md").data.to_dict()
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"'{folder / 'README.md'}' has no metadata that can be read: {error}") from error
+    for wrong in _wrongs(data, folder):
+        raise UsageError(f"'{folder / 'README.md'}': {wrong}")
+
+
+def _wrongs(data: dict, folder: Path) -> Iterator[str]:
+    for key in sorted(set(data).difference(_KEYS)):
+        yield f"the Hub does not know the key '{key}'.{did_you_mean(key, _KEYS)}"
+    installed, python = importlib.metadata.version("gradio"), data.get("python_version")
+    if data.get("sdk") != "gradio" or data.get("sdk_version") != installed:
+        yield (
+            f"sdk {data.get('sdk')}, sdk_version {data.get('sdk_version')} is not what is installed here and was "
+            f'tested: sdk gradio, sdk_version "{installed}". Say that there, or install the other one.'
+        )
+    if not isinstance(python, str):
+        yield f"python_version {python} must be stated, in quotes: 3.10 is read as 3.1, and is what a Space gets else."
+    for name, supported in _pythons(folder / "requirements.txt"):
+        if f"{python}.99" not in supported:  # the Space takes the newest patch
+            yield f"{name} needs Python {supported}, not python_version {python}: state one that it runs on."
+    if not (folder / str(data.get("app_file"))).is_file():
+        yield f"app_file {data.get('app_file')} does not exist: name the file that starts the Space."
+
+
+def _pythons(requirements: Path) -> Iterator[tuple[str, SpecifierSet]]:
+    """Give each package that the Space installs and which Python it runs on, by the copy that is installed here."""
+    lines = requirements.read_text().splitlines()
+    for name in (Requirement(line).name for line in lines if line.strip() and not line.startswith("#")):
+        yield name, SpecifierSet(importlib.metadata.metadata(name)["Requires-Python"] or "")
+
+
+def _check_space(api: HfApi, space_id: str, *, private: bool) -> bool:
+    """Refuse a Space that is not ours or is open where it should not be; return whether there is one."""
+    try:
+        there = patiently(api.space_info, space_id)
+    except RepositoryNotFoundError:
+        return False
+    if private and not there.private:
+        raise UsageError(f"{space_id} is public: make it private in its settings on the Hub, or leave out --private.")
+    names = {file.rfilename for file in there.siblings}
+    if "triage.py" not in names and names - _EMPTY:
+        raise UsageError(f"{space_id} holds another app ({first_few(sorted(names))}): choose another name.")
+    return True
+
+
+def _commit_of(api: HfApi, repo_id: str, tag: str) -> str:
+    refs = client.refs(api, repo_id)
+    if not refs.branches:
+        raise UsageError(f"--model: the Hub has no {repo_id}, or does not show it to this token.")
+    tags = refs.tags
+    if tag not in tags:
+        raise UsageError(f"--model: {repo_id} has no tag {tag}, only {first_few(sorted(tags)) or 'none at all'}.")
+    return tags[tag]
+
+
+def _readme(api: HfApi, repo_id: str, commit: str, say: Callable[[str], object]) -> str:
+    """Return the Space's README with the release in its metadata, once the release has been loaded here."""
+    names = {name for name in patiently(api.list_repo_files, repo_id, revision=commit) if _is_served(name)}
+    _try_out(repo_id, commit, names)
+    card, info = SpaceCard.load(SOURCE / "README.md"), patiently(api.model_info, repo_id)
+    card.data.models = [repo_id]
+    if info.private or info.gated:
+        say(f"{repo_id} is not open to all: give the Space a secret HF_TOKEN, in its settings, that may read it.")
+    else:  # the build reads without a token
+        card.data["preload_from_hub"] = [f"{repo_id} {','.join(sorted(names))} {commit}"]
+    return str(card)
+
+
+def _try_out(repo_id: str, commit: str, names: set[str]) -> None:
+    """Load a release as the Space will, and refuse what cannot be loaded."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = client.fetch(repo_id, commit, names, Path(scratch) / "release")
+        try:
+            triage.Release.load(folder)
+        except triage.NoRelease as error:
+            reason = str(error).replace(str(folder), repo_id)  # where it lay here is of no use to anybody
+            raise UsageError(f"--model: {reason}") from error
+
+
+def _is_served(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _SERVED)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Return the contents of a Space by name: no bundled release, no caches, nothing that was left lying there."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and _belongs(path.name)}
+
+
+def _examples(folder: Path) -> dict[str, bytes]:
+    """Return the examples in a folder by their names in a Space.
+
+    Raises:
+        UsageError: they cannot be shown, and why.
+    """
+    try:
+        names = [examples.TABLE, *(each.path.name for each in examples.read(folder))]
+    except examples.BadExamples as error:
+        raise UsageError(f"--examples: {error}") from error
+    return {f"examples/{name}": (folder / name).read_bytes() for name in names}
+
+
+def _belongs(name: str) -> bool:
+    folder, _, last = name.rpartition("/")
+    patterns = {"": _OURS, "examples": _EXAMPLES}.get(folder, ())
+    return any(fnmatch(last, pattern) for pattern in patterns)
+
+
+def _set_variables(api: HfApi, space_id: str, wanted: dict[str, str]) -> bool:
+    """Give a Space the variables that it lacks, and tell whether there were any."""
+    there = {key: variable.value for key, variable in patiently(api.get_space_variables, space_id).items()}
+    missing = {key: value for key, value in wanted.items() if there.get(key) != value}
+    for key, value in missing.items():
+        patiently(api.add_space_variable, space_id, key, value)
+    return bool(missing)
+
+
+def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *, parent: str) -> str:
+    """Make a Space hold these files, in one commit on top of `parent` or in none; return its head."""
+    if _holds(api, space_id, parent, files):
+        return parent
+    there = patiently(api.list_repo_files, space_id, repo_type="space", revision=parent)
+    gone = [name for name in there if _belongs(name) and name not in files]
+
+    def make() -> str:  # with operations of its own for each try: the client notes in them what it has sent
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in files.items()]
+        operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
+        return api.create_commit(
+            space_id, operations, commit_message=message, repo_type="space", parent_commit=parent
+        ).oid
+
+    try:
+        return patiently(make)
+    except HfHubHTTPError as error:
+        if status(error) not in (409, 412):
+            raise
+        head = patiently(api.space_info, space_id).sha  # a try of our own may have got there, its answer lost
+        if not _holds(api, space_id, head, files):
+            raise
+        return head
+
+
+def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> bool:
+    """Tell whether a commit of a Space holds these files and none of ours besides."""
+    there = client.content(api, space_id, commit, belongs=_belongs, repo_type="space")
+    return not client.differing(there, {name: client.ids(data) for name, data in files.items()})
+
+
+def _restart_if_down(api: HfApi, space_id: str) -> bool:
+    """Restart a Space that has stopped or failed, which a commit alone need not do, and tell whether it had."""
+    down = patiently(api.get_space_runtime, space_id).stage in _DOWN
+    if down:
+        patiently(api.restart_space, space_id)
+    return down
+
+
+def _wait(api: HfApi, space_id: str, commit: str, say: Callable[[str], object], proofs: Collection[str | None]) -> None:
+    """Look at a Space until it runs a commit; the last argument is that of `_states`.
+
+    Raises:
+        RunError: it ends otherwise, or takes longer than `PATIENCE`.
+    """
+    stage, page = None, f"{api.endpoint}/spaces/{space_id}"
+    for told in _states(api, space_id, commit, proofs):
+        if told["stage"] != stage:
+            say(f"{space_id}: {told['stage']}")
+        stage = told["stage"]
+        if stage == "RUNNING":
+            return
+        if stage not in _ON_ITS_WAY:
+            why = (told.get("errorMessage") or "the Hub does not say why").strip()
+            raise RunError(f"{space_id} does not run ({stage}): {why}\nIts log: {page}")
+    raise RunError(
+        f"{space_id} does not run after {PATIENCE / 60:.0f} minutes ({stage or 'its build has not begun'}): look at "
+        f"{page}, and run the same command again."
+    )
+
+
+def _states(api: HfApi, space_id: str, commit: str, proofs: Collection[str | None]) -> Iterator[dict]:
+    """Give what the Hub says of a Space's state, look by look, for `PATIENCE`; not what may be from before a change.
+
+    Args:
+        api: client.
+        space_id: the Space.
+        commit: what it is to run; an answer that names another one is left out.
+        proofs: the `sha` (None: no `sha`) of answers that are believed at once. Others are believed from the first
+            stage on the way on, or after `GRACE`.
+    """
+    begun, moved = time.monotonic(), False
+    while (waited := time.monotonic() - begun) < PATIENCE:
+        told = _told(api, space_id)
+        if told and told.get("sha") in (None, commit):
+            moved |= told["stage"] in _ON_ITS_WAY
+            if moved or told.get("sha") in proofs or waited >= GRACE:
+                yield told
+        time.sleep(POLL)
+
+
+def _told(api: HfApi, space_id: str) -> dict:
+    """Return what the Hub says of a Space's state; {} where it cannot answer just now, which the next look makes up."""
+    try:
+        return api.get_space_runtime(space_id).raw
+    except HTTP_ERROR as error:
+        if (status(error) or 500) < 429:
+            raise
+        return {}

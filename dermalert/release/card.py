@@ -1,0 +1,195 @@
+"""The card of a release: `model_card.md` filled with the numbers of `metrics.json`, and with no others."""
+
+import functools
+from itertools import zip_longest
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+
+from dermalert import provenance
+from dermalert.evaluation import subgroups
+from dermalert.formatting import COMPARED, at_most, in_words, percent, percent_at_least, percent_at_most
+from dermalert_space.reader_studies import AGAINST_NEVI, READERS
+from dermalert_space.triage import NOT_A_DEVICE, threshold_share
+from dermalert_space.page.markup import lesions_as_served
+
+_CARD = Path(__file__).parents[2] / "model_card.md"
+
+_MEANINGS = {
+    "official_test": "the test split that the data set ships, as it is, with its labels as they are",
+    "clean_test": "its images without known kin in the shipped training split, under the ISIC archive's labels",
+    "out_of_fold": "each image answered by the one of several such models that had not learnt from it",
+}
+_JOBS = {
+    "train": "weights",
+    "validation": "early stopping, choice of recipe",
+    "calibration": "temperature and prior, abstention, operating points",
+    "held_out": "reported; the gate compares releases on it",
+    "official_test": "reported; chose nothing",
+    "set_aside": "kin of the shipped test images, or known to the base model: not used",
+}
+_HEADLINE = {
+    "images of melanoma": lambda side: str(side["melanoma"]["n"]),
+    "accuracy": lambda side: in_words(side["accuracy"]),
+    "balanced accuracy": lambda side: in_words(side["balanced_accuracy"]),
+    "the same, were all diagnoses equally common": lambda side: in_words(
+        side.get("balanced_accuracy_equal_priors", {"value": None})
+    ),
+    "balanced accuracy, both benign keratoses as one": lambda side: in_words(
+        side["balanced_accuracy_benign_keratosis_merged"]
+    ),
+    "macro AUROC": lambda side: in_words(side["macro_auroc"]),
+    "melanoma AUROC": lambda side: in_words(side["melanoma"]["auroc"]),
+    "melanoma partial AUC": lambda side: in_words(side["melanoma"]["partial_auc_80"], 3),
+    "melanoma sensitivity, as served": lambda side: in_words(side["melanoma"]["sensitivity_refusals_missed"]),
+    "melanoma sensitivity, without abstention": lambda side: in_words(side["melanoma"]["sensitivity"]),
+    "melanoma specificity, without abstention": lambda side: in_words(side["melanoma"]["specificity"]),
+    "the same among nevi alone": lambda side: in_words(side["melanoma"]["specificity_nevi"]),
+    "expected calibration error": lambda side: in_words(side["calibration"]["ece"], 3),
+}
+
+
+def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
+    """Return the card that belongs to the figures.
+
+    Args:
+        metrics: what `metrics.json` holds.
+        pictures: the names of the files in `evaluation/figures/`.
+
+    Raises:
+        jinja2.UndefinedError: the template asks for what the figures do not have.
+    """
+
+    def picture(name: str, title: str) -> str:
+        return f"![{title}](evaluation/figures/{name})\n" if name in pictures else ""
+
+    held_out = metrics["splits"]["held_out"]
+    tests = held_out.get("subgroup_sensitivity", {}).get("tests", [])
+    return render(
+        _CARD,
+        metrics=metrics,
+        differing=subgroups.differing(tests),
+        of_lesions=lambda kind, name: lesions_as_served(kind, name, tests),
+        front_matter=_front_matter(metrics),
+        licence=_licence(metrics["data"]),
+        credits=_credits(metrics["data"]),
+        headline=list(_HEADLINE.items()),
+        meanings=_meanings(metrics),
+        compared=COMPARED,
+        jobs=_JOBS,
+        readers=READERS,
+        on_nevi=[reader for reader in READERS if reader.task == AGAINST_NEVI],
+        picture=picture,
+        shortcut_sentence=_shortcut_sentence(metrics),
+        failures=_failures(held_out["failures"]),
+    )
+
+
+def render(template: Path, **given) -> str:
+    """Return the card that a template makes of what is given; what it asks for and is not given stops it."""
+    return _compiled(template).render(not_a_device=NOT_A_DEVICE, **given)
+
+
+@functools.cache
+def _compiled(template: Path) -> jinja2.Template:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "percent": percent,
+        "at_least": percent_at_least,
+        "at_most": percent_at_most,
+        "threshold": threshold_share,
+        "figure": in_words,
+        "probability": lambda value: f"{value:.3f}",
+        "p_value": lambda value: f"{value:.2g}",
+        "difference": at_most,
+        "decimal": lambda value, digits=1: f"{value:.{digits}f}",
+    }
+    return environment.from_string(template.read_text())
+
+
+def _front_matter(metrics: dict) -> str:
+    data = metrics["data"]
+    return ModelCardData(
+        license=_licence(data),
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["dermalert"]
+        if data["generated"]
+        else ["dermatology", "dermoscopy", "melanoma", "skin-lesion", "dermalert"],
+        base_model=metrics["base_model"].split("@")[0] if "/" in metrics["base_model"] else None,
+        model_name=f"dermalert {metrics['version'] or '(not published)'}" + ", generated lesions" * data["generated"],
+        eval_results=[result for name, side in metrics["splits"].items() for result in _results(name, side, data)],
+    ).to_yaml()
+
+
+def _licence(data: dict) -> str:
+    """Return the licence of the weights as the Hub names it: the strictest that the images ask for."""
+    known = [provenance.ORIGINS.get(name) for name in data["trained_on"]]
+    return provenance.strictest(origin.license for origin in known) if all(known) else "other"
+
+
+def _credits(data: dict) -> list[str]:
+    """Return whom the pictures are owed to; drawn ones are owed to nobody."""
+    names = [name for name in data["trained_on"] if name in provenance.ORIGINS and name != provenance.GENERATED]
+    return [provenance.ORIGINS[name].credit for name in names]
+
+
+def _results(name: str, side: dict, data: dict) -> list[EvalResult]:
+    """Return what the Hub's `model-index` says of a split; a figure that is undefined is not in it."""
+    found = {
+        "accuracy": ("Accuracy", side["accuracy"]),
+        "balanced_accuracy": ("Balanced accuracy", side["balanced_accuracy"]),
+        "roc_auc": ("Macro AUROC", side["macro_auroc"]),
+        "melanoma_roc_auc": ("Melanoma AUROC", side["melanoma"]["auroc"]),
+        "expected_calibration_error": ("Expected calibration error", side["calibration"]["ece"]),
+    }
+    made_of = data["external"][name.removeprefix("external/")] if name.startswith("external/") else data
+    where = ", ".join(made_of["sources"])
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=f"dermalert-{made_of['fingerprint']}",
+            dataset_name=f"{name} of {where} (n = {side['n']})",
+            dataset_split=name,
+            metric_type=kind,
+            metric_name=title,
+            metric_value=figure["value"],
+            metric_config=f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}"
+            if figure["low"] is not None
+            else None,
+        )
+        for kind, (title, figure) in found.items()
+        if figure["value"] is not None
+    ]
+
+
+def _meanings(metrics: dict) -> dict[str, str]:
+    others = [name for name in metrics["splits"] if name.startswith("external/")]
+    return _MEANINGS | dict.fromkeys(others, "another data set, without images that have kin among those learnt from")
+
+
+def _shortcut_sentence(metrics: dict) -> str:
+    """Say whether a model without medicine does as well, and in what."""
+    told = metrics["shortcut"]
+
+    def names(figure: str) -> str:
+        *others, last = (name.replace("_", " ") for name in told[figure])
+        return f"{', '.join(others)} and {last}" if others else last
+
+    titles = {"balanced_accuracy": "balanced accuracy", "melanoma_auroc": "melanoma AUROC"}
+    below = [
+        f"in {title} it is not shown to be above {names(figure)}" for figure, title in titles.items() if told[figure]
+    ]
+    above = [title for key, title in titles.items() if not told[key] and key not in told["not_measured"]]
+    sentences = [f"{'; '.join(below)}: it may read how and where the pictures were made."] if below else []
+    sentences += [f"in {' and '.join(above)} it is above each of them."] if above else []
+    sentences += [f"{titles[key]} could not be compared." for key in told["not_measured"]]
+    return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+
+
+def _failures(told: dict) -> list[tuple[dict, dict]]:
+    nothing = {"image_id": "", "truth": "", "score": None}
+    return list(zip_longest(told["lowest_melanomas"], told["highest_others"], fillvalue=nothing))

@@ -1,0 +1,144 @@
+"""Set what a release declines to judge, by its training and calibration images, and measure it on those held out."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from dermalert.evaluation import metrics
+from dermalert.imaging import non_lesions
+from dermalert_space import abstention
+from dermalert_space.triage import Release, read_image
+
+FALSE_REFUSALS = 0.0075
+"""Share of images like those of the calibration side that may be declined, in the mean over calibration sides."""
+
+_TRAINING_IMAGES = 2500  # that the statistics are of, at most: more hardly move them
+_DIRECTIONS = 16  # of the normal distribution that are its own; chosen, as the rate above, on the validation side
+_CHUNK = 16  # images in memory at once: a batch of the judge's
+_RANKED = ("light", "contrast", "detail")  # whose thresholds are the lowest value of the calibration side
+_SPENT = len(_RANKED) + 1  # images of the rate that these and the short side may decline
+_MARGIN = 1e-4  # so that rounding in another batch or on another machine declines no image that set a threshold
+
+
+def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) -> Release:
+    """Set what the release in a folder declines: `refusal` in its config, and `abstention.safetensors`; load it anew."""
+    few = train.shuffle(seed=0).select(range(min(len(train), _TRAINING_IMAGES)))
+    statistics = statistics_of(features_of(release, few, name="training images"))
+    save_file(statistics, folder / abstention.STATISTICS)
+    told = thresholds(release, abstention.Refusal({}, statistics), calibration)
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | {"refusal": told}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return Release.load(folder)
+
+
+def statistics_of(features: np.ndarray) -> dict[str, torch.Tensor]:
+    """Return the normal distribution of features (n, d), as `abstention.Refusal` takes it.
+
+    Directions with the largest variance keep it; all others share the mean of theirs, which is the most likely value
+    (Tipping & Bishop 1999).
+    """
+    mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    scale = np.where(scale > 1e-6, scale, 1)  # a channel that is always the same
+    deviations = (features - mean) / scale
+    # The n x n products have the same largest eigenvalues as the covariance, and n is often far below d.
+    variance, vectors = np.linalg.eigh(deviations @ deviations.T / len(features))
+    k = int(min(_DIRECTIONS, (variance > 1e-6).sum() // 2))  # fewer where the images are few, or copies of each other
+    variance, vectors = variance[::-1][:k], vectors[:, ::-1][:, :k]
+    basis = (deviations.T @ vectors / np.sqrt(len(features) * variance)).T
+    rest = (deviations**2).sum() / len(features) - variance.sum()
+    noise = max(rest / (features.shape[1] - k), 1e-6)
+    found = {"mean": mean, "scale": scale, "variance": variance, "noise": np.array([noise])}
+    statistics = {name: torch.from_numpy(np.ascontiguousarray(array)).float() for name, array in found.items()}
+    return statistics | {"basis": torch.from_numpy(np.ascontiguousarray(basis)).half()}
+
+
+def thresholds(release: Release, known: abstention.Refusal, calibration: Dataset) -> dict:
+    """Return the key `refusal` of a release's config: thresholds by the calibration side, and what they promise.
+
+    Of n images and one more like them, each is the most extreme with probability 1 / (n + 1). Light, contrast, detail
+    and the short side may be as low as in any calibration image, the side as low as half of the model's input too; the
+    distance takes what is left of `FALSE_REFUSALS`, and at least as much.
+    """
+    told = _signals(release, known, calibration)
+    n = len(calibration)
+    distance, beyond = distance_threshold(told["distance"])
+    limits = {name: told[name].min() * (1 - _MARGIN) for name in _RANKED}
+    # Copies of one archive come in many sizes: an image as small as half of the model's input shows enough of a lesion.
+    limits |= {"side": min(told["side"].min(), _input_side(release) / 2), "distance": distance * (1 + _MARGIN)}
+    return {
+        "thresholds": {name: float(limits[name]) for name in abstention.REASONS},
+        "images": n,
+        "refused": int((told["distance"] > limits["distance"]).sum()),
+        "false_refusal_rate": (beyond + 1 + _SPENT) / (n + 1),
+        "target_false_refusal_rate": FALSE_REFUSALS,
+    }
+
+
+def distance_threshold(distances: np.ndarray) -> tuple[float, int]:
+    """Return the distance beyond which an image is declined, and how many of the calibration images (n,) are."""
+    beyond = max(int(FALSE_REFUSALS * (len(distances) + 1)) - _SPENT - 1, 0)
+    return float(np.sort(distances)[-1 - beyond]), beyond
+
+
+def _input_side(release: Release) -> int:
+    picture = Image.new("RGB", (512, 512))
+    return min(release.processor(picture, return_tensors="pt")["pixel_values"].shape[-2:])
+
+
+def _signals(release: Release, known: abstention.Refusal, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Return the signals of a side's images, (n,) each."""
+    rows = []
+    for images in _chunks(dataset, name="calibration images"):
+        distances = known.distances(release.features(images)).tolist()
+        rows += [abstention.signals(image) | {"distance": d} for image, d in zip(images, distances, strict=True)]
+    return {name: np.array([row[name] for row in rows]) for name in abstention.REASONS}
+
+
+def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
+    """Return what `abstention.Refusal` looks at of a data set's images: float32 (n, d)."""
+    return np.concatenate([release.features(images) for images in _chunks(dataset, name=name)])
+
+
+def _chunks(dataset: Dataset, *, name: str) -> Iterator[list[Image.Image]]:
+    with tqdm(total=len(dataset), desc=f"Learning what to decline from {name}", unit=" images") as bar:
+        for start in range(0, len(dataset), _CHUNK):
+            images = dataset[start : start + _CHUNK]["image"]
+            yield [read_image(image) for image in images]
+            bar.update(len(images))
+
+
+def measure(release: Release, held_out: Dataset, refused: np.ndarray) -> dict:
+    """Return how often a release declines images held out of it, by source, and what is no lesion or unfit to judge.
+
+    Args:
+        release: what declines.
+        held_out: in the schema of `schema.FEATURES`.
+        refused: (n,) which of them it has declined.
+    """
+    sources, intervals = np.array(held_out["source"]), metrics.Intervals(np.array(held_out["group"]))
+    whose = {"all": np.ones(len(sources), bool)} | {str(name): sources == name for name in np.unique(sources)}
+    return {
+        "held_out": {
+            name: {"n": int(among.sum()), "refused": intervals.of_proportion(refused, among)}
+            for name, among in whose.items()
+        },
+        "unfit": {name: _share(release, images) for name, images in non_lesions.unfit(held_out).items()},
+    }
+
+
+def _share(release: Release, images: Iterator[Image.Image]) -> dict:
+    """Return which share of independent pictures a release declines, with an interval."""
+    refused = np.array([reason is not None for image in images for reason in release.answers([image]).refused])
+    everywhere = np.ones(len(refused), bool)
+    return {
+        "n": len(refused),
+        "refused": metrics.Intervals(np.arange(len(refused))).of_proportion(refused, everywhere),
+    }

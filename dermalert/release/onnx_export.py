@@ -1,0 +1,402 @@
+"""A release for ONNX Runtime and Transformers.js: exported as it is stored, held against torch, in 8 bits if that pays.
+
+What serves the release on a CPU is `onnx/graph.onnx`, which has no weights of its own (see `space/dermalert_space/onnx_graph.py`). Others
+read `onnx/model.onnx` and `onnx/model_quantized.onnx` with `pixel_values` (batch, 3, height, width) in and `logits`
+(batch, labels) out, for which Transformers.js has the names "fp32" and "q8"; config and processor are those of the
+release.
+"""
+
+import copy
+import functools
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from datasets import Dataset
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from PIL import Image
+from scipy import special
+from transformers import AutoModelForImageClassification
+
+from dermalert.evaluation import evaluate, metrics
+from dermalert.training import backbones
+from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.errors import RunError, UsageError, first_line
+from dermalert.evaluation.evaluate import Side
+from dermalert.config import Export
+from dermalert_space import abstention, onnx_graph, triage
+
+FILES = {"graph": onnx_graph.FILE, "model": "onnx/model.onnx", "quantized": "onnx/model_quantized.onnx"}
+"""In a release, by what `metrics.json` calls them."""
+
+WORST_LOSS = 0.02
+"""Melanoma AUROC that a release in 8 bits may lose at most, as one release against the one before."""
+
+_OPSET = 17
+# What is computed in 8 bits. A last layer (Gemm) and a pooling in 8 bits leave nothing of the answers of
+# EfficientNet-Lite; its convolutions without the Clip (ReLU6) after them lose 0.07 of melanoma AUROC.
+_IN_8_BITS = ["Conv", "Clip", "Relu", "MatMul"]
+_RANGES = 64  # training images by which the range of each layer's values is settled
+_BATCH = 16
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""Gives logits (n, labels) of pixels (n, 3, height, width), float32."""
+
+
+def check(model, processor, wanted: Export) -> None:
+    """Refuse, before the training, a model that could not be exported.
+
+    Raises:
+        UsageError: it cannot; or its file would be too large.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            for name in _written(wanted):
+                _EXPORTS[name](model, processor, Path(scratch) / "model.onnx")
+        # Not one type: OnnxExporterError, RuntimeError, TypeError, Unfit, ...
+        except Exception as error:
+            raise UsageError(
+                f"this model cannot be exported to ONNX ({first_line(error)}): add --onnx none."
+            ) from error
+
+
+def _written(wanted: Export) -> list[str]:
+    return ["graph"] if wanted == "serving" else ["graph", "model"]
+
+
+def write(folder: Path, judge: triage.Release, held_out: Side, sides: dict[str, Dataset], wanted: Export) -> dict:
+    """Write `onnx/` of a release, and return what there is to say of it.
+
+    Args:
+        folder: of the release, with its weights as they are stored.
+        judge: the same, loaded; its processor makes the pixels.
+        held_out: images that choose nothing, with the judge's answers.
+        sides: `validation` decides whether the file in 8 bits is kept, `train` gives the ranges of its values.
+        wanted: the graph alone, or all files.
+
+    Raises:
+        RunError: ONNX Runtime gives other answers than torch.
+    """
+    pixels = prepare(folder, judge, sides["train"], wanted)
+    told = compare(folder, judge, held_out)
+    _check_same(told, judge)
+    for name, found in speeds(folder, judge, pixels, threads=1).items():
+        told[name]["speed"] = found
+    if "quantized" in told:
+        coarse, validation = told["quantized"], evaluate.ask(judge, sides["validation"], name="validation")
+        coarse["validation_auroc_change"] = compare(folder, judge, validation)["quantized"]["auroc_change"]
+        coarse["kept"] = pays(coarse)
+        if not coarse["kept"]:
+            (folder / FILES["quantized"]).unlink()
+    return {"images": len(held_out.dataset), "batch_size": len(pixels)} | told
+
+
+def _check_same(told: dict[str, dict], judge: triage.Release) -> None:
+    # On an accelerator torch itself rounds more coarsely than on the CPU.
+    most = onnx_graph.CLOSE if judge.model.device.type == "cpu" else triage.TOLERANCE
+    off = max(told[name]["difference"] for name in told.keys() & _EXPORTS.keys())
+    if not off <= most:
+        raise RunError(
+            f"ONNX Runtime gives other answers than torch (by up to {off:.2g}): run the same command with --onnx none "
+            "to have the release without."
+        )
+
+
+def prepare(folder: Path, judge: triage.Release, train: Dataset, wanted: Export) -> np.ndarray:
+    """Write the files, and return a batch of pixels to measure their speed with; for the rest see `write`."""
+    (folder / "onnx").mkdir()
+    some = _pixels(judge.processor, _read(train.select(_spread(len(train), _RANGES))))
+    for name in _written(wanted):
+        export(folder, judge.processor, name)
+    if wanted == "all":
+        try:
+            quantize(folder / FILES["model"], some, folder / FILES["quantized"])
+        # Not one type either; the training stands, and goes into a release without this file.
+        except Exception as error:
+            raise RunError(
+                f"this model cannot be stored in 8 bits ({first_line(error)}): run the same command again with "
+                "--onnx serving."
+            ) from error
+    return some[:_BATCH]
+
+
+def compare(folder: Path, judge: triage.Release, held_out: Side) -> dict[str, dict]:
+    """Return size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
+    models = sessions(folder, judge)
+    found = answers(judge.processor, held_out.dataset, list(models.values()))
+    return {name: _about(folder / FILES[name], judge, held_out, rows) for name, rows in zip(models, found, strict=True)}
+
+
+def export(folder: Path, processor, name: str) -> None:
+    """Export the classifier in a folder as it is stored, without gates that do nothing.
+
+    Args:
+        folder: of the release.
+        processor: that of the release.
+        name: `graph` or `model`.
+    """
+    model = _loaded(folder)
+    backbones.skip_identity_gates(model)
+    _EXPORTS[name](model, processor, folder / FILES[name])
+
+
+def _loaded(folder: Path):
+    return AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
+
+
+def _export_graph(model, processor, to: Path) -> None:
+    """Write what a model computes, without its weights."""
+    model = copy.deepcopy(model).cpu().eval()
+    pixels = onnx_graph.noise(processor)
+    _export(
+        _other_weights(model),
+        pixels,
+        to,
+        outputs=onnx_graph.OUTPUTS,
+        # So that each weight is there, as it is, under its name; ONNX Runtime folds them when it opens the file.
+        do_constant_folding=False,
+        training=torch.onnx.TrainingMode.PRESERVE,
+    )
+    _leave_out(model.state_dict(), to)
+    onnx_graph.Graph(to, model).check(model, pixels)
+
+
+def _other_weights(model):
+    """Return the model with weights by chance.
+
+    Two weights that are equal would become one, and what depended on them would be written as it is in this model.
+    """
+    other = copy.deepcopy(model)
+    for tensor in other.state_dict().values():
+        if tensor.is_floating_point():
+            torch.nn.init.uniform_(tensor, 0.5, 1.0)
+    return other
+
+
+def _leave_out(named: dict[str, torch.Tensor], file: Path) -> None:
+    """Take out of an ONNX file the data of all that has the name of a weight."""
+    model = onnx.load(file)
+    for tensor in model.graph.initializer:
+        if tensor.name in named:
+            kept = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            tensor.CopyFrom(kept)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=onnx_graph.PLACE)
+    file.write_bytes(model.SerializeToString())
+
+
+def _export_model(model, processor, to: Path) -> None:
+    """Write a model with its weights."""
+    _export(copy.deepcopy(model).cpu().eval(), onnx_graph.noise(processor), to, outputs=["logits"])
+
+
+_EXPORTS = {"graph": _export_graph, "model": _export_model}
+
+
+def _export(model, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how) -> None:
+    """Export a model, which is changed by it: it takes and gives plain tensors then."""
+    _pool_by_means(model)
+    forward = model.forward
+
+    def plain(pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = forward(pixel_values=pixel_values, output_hidden_states=True)
+        given = {"logits": found.logits, "features": abstention.features(found.hidden_states)}
+        return tuple(given[name] for name in outputs)
+
+    model.forward = plain  # in the place of a module around it, which would change the names of the weights
+    batch = {0: "batch_size"}
+    with warnings.catch_warnings():
+        # torch calls this exporter the older one. It needs `onnx` alone, where the newer one needs onnxscript too and
+        # takes ten times as long (8 s for lite2, and as fast a model); and a trace warns of each `if` in a model.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (pixels,),
+            to,
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=["pixel_values"],
+            output_names=outputs,
+            dynamic_axes=dict.fromkeys(("pixel_values", *outputs), batch),
+            **how,
+        )
+
+
+def _pool_by_means(model) -> None:
+    """Have windows that hold all there is, as in EfficientNet, give a mean.
+
+    Before pull request 29629 of July 2026, ONNX Runtime divided by the size of the window and not by what is in it.
+    """
+    for part in model.modules():
+        if isinstance(part, torch.nn.AvgPool2d) and part.ceil_mode:
+            part.forward = functools.partial(_pooled, part.forward, part.kernel_size)
+
+
+def _pooled(forward: Callable, window: int, values: torch.Tensor) -> torch.Tensor:
+    return values.mean((2, 3), keepdim=True) if window >= max(values.shape[2:]) else forward(values)
+
+
+class _Pixels(CalibrationDataReader):
+    """Images one by one, as the quantisation asks for them."""
+
+    def __init__(self, pixels: np.ndarray):
+        self.batches = iter(np.split(pixels, len(pixels)))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next one, or None after the last."""
+        batch = next(self.batches, None)
+        return None if batch is None else {"pixel_values": batch}
+
+
+def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
+    """Write a model in 8 bits, weights by channel and values by the range that they have on some pixels.
+
+    Args:
+        file: the model in single precision.
+        pixels: (n, 3, height, width), float32.
+        to: the new file.
+    """
+    prepared = to.with_suffix(".prepared")
+    quant_pre_process(file, prepared, skip_symbolic_shape=True)
+    quantize_static(
+        prepared,
+        to,
+        _Pixels(pixels),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=_IN_8_BITS,
+    )
+    prepared.unlink()
+
+
+def sessions(folder: Path, judge: triage.Release) -> dict[str, Run]:
+    """Return what ONNX Runtime makes of each file of a release that is there."""
+    opening = {"graph": lambda file: _graph(file, judge)}
+    there = {name: folder / file for name, file in FILES.items() if (folder / file).exists()}
+    return {name: opening.get(name, session)(file) for name, file in there.items()}
+
+
+def _graph(file: Path, judge: triage.Release) -> Run:
+    loaded = onnx_graph.Graph(file, judge.model)
+    return lambda pixels: loaded(torch.from_numpy(pixels))[0].numpy()
+
+
+def session(file: Path) -> Run:
+    """Return what ONNX Runtime makes of a file with weights, on as many threads as torch has."""
+    loaded = onnxruntime.InferenceSession(file, onnx_graph.session_options(), providers=["CPUExecutionProvider"])
+    return lambda pixels: loaded.run(["logits"], {"pixel_values": pixels})[0]
+
+
+def plain(folder: Path) -> Run:
+    """Return what transformers makes of a release's folder on the CPU, as a `pipeline` would."""
+    model = _loaded(folder)
+
+    @torch.inference_mode()
+    def run(pixels: np.ndarray) -> np.ndarray:
+        return model(pixel_values=torch.from_numpy(pixels)).logits.numpy()
+
+    return run
+
+
+def answers(processor, dataset: Dataset, runs: list[Run]) -> list[np.ndarray]:
+    """Return the probabilities (n, labels) that each of several models gives of a data set's images."""
+    found = [[run(batch) for run in runs] for batch in _batches(processor, dataset)]
+    return [special.softmax(np.concatenate(logits).astype(float), axis=1) for logits in zip(*found, strict=True)]
+
+
+def _batches(processor, dataset: Dataset) -> Iterator[np.ndarray]:
+    for start in range(0, len(dataset), _BATCH):
+        yield _pixels(processor, _read(dataset.select(range(start, min(start + _BATCH, len(dataset))))))
+
+
+def _read(dataset: Dataset) -> list[Image.Image]:
+    return [triage.read_image(image) for image in dataset["image"]]
+
+
+def _pixels(processor, images: list[Image.Image]) -> np.ndarray:
+    return processor(images, return_tensors="pt")["pixel_values"].numpy()
+
+
+def _spread(n: int, most: int) -> list[int]:
+    """Return at most so many of n places, evenly spread: images of one folder or diagnosis lie beside each other."""
+    return np.unique(np.linspace(0, n - 1, most).round().astype(int)).tolist()
+
+
+def _about(file: Path, judge: triage.Release, held_out: Side, probabilities: np.ndarray) -> dict:
+    alert, melanoma = judge.alerts(probabilities), _melanomas(held_out)
+    return {
+        "megabytes": file.stat().st_size / 1e6,
+        "difference": float(np.abs(probabilities - held_out.probabilities).max()),
+        "alerts_changed": None if alert is None else int((alert != held_out.alert).sum()),
+        "melanomas_lost": None if alert is None else int((melanoma & held_out.alert & ~alert).sum()),
+        "auroc_change": auroc_change(held_out, probabilities),
+    }
+
+
+def _melanomas(side: Side) -> np.ndarray:
+    return np.array(side.dataset["label"]) == DIAGNOSES.index(ALERT)
+
+
+def speeds(folder: Path, judge: triage.Release, pixels: np.ndarray, *, threads: int) -> dict[str, dict[str, float]]:
+    """Return how many times as fast each file is as what it stands for: torch, or the model in single precision.
+
+    Medians of paired runs, of `single` images and of a `batch`. On one thread they mean something on a machine with
+    other work too.
+
+    Args:
+        folder: of the release.
+        judge: the same, loaded.
+        pixels: the batch, (n, 3, height, width), float32.
+        threads: of all of them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        models = {"torch": plain(folder)} | sessions(folder, judge)
+        beside = {"graph": "torch", "model": "torch", "quantized": "model"}
+        pairs = {name: (models[beside[name]], models[name]) for name in beside.keys() & models.keys()}
+        return {
+            name: {"single": _ratio(*pair, pixels[:1], repeats=15), "batch": _ratio(*pair, pixels, repeats=5)}
+            for name, pair in pairs.items()
+        }
+    finally:
+        torch.set_num_threads(before)
+
+
+def _ratio(slow: Run, fast: Run, pixels: np.ndarray, *, repeats: int) -> float:
+    for run in (slow, fast):
+        run(pixels)  # the first one allocates
+    pairs = [(_seconds(slow, pixels), _seconds(fast, pixels)) for _ in range(repeats)]
+    return float(np.median([one / other for one, other in pairs]))
+
+
+def _seconds(run: Run, pixels: np.ndarray) -> float:
+    started = time.perf_counter()
+    run(pixels)
+    return time.perf_counter() - started
+
+
+def auroc_change(held_out: Side, probabilities: np.ndarray) -> dict:
+    """Return by how much other answers to the same images change the melanoma AUROC, with its paired interval."""
+    melanoma, column = _melanomas(held_out), DIAGNOSES.index(ALERT)
+    before, after = held_out.probabilities[:, column].astype(float), probabilities[:, column]
+    intervals = metrics.Intervals(np.array(held_out.dataset["group"]))
+    return intervals.of(lambda w: metrics.auroc(melanoma, after, w) - metrics.auroc(melanoma, before, w))
+
+
+def pays(told: dict) -> bool:
+    """Tell whether a model in 8 bits is faster, and its loss of AUROC on validation small and not beyond chance."""
+    change = told["validation_auroc_change"]
+    if change["value"] is None or min(told["speed"].values()) <= 1:
+        return False
+    by_chance = change["high"] is not None and change["high"] >= 0 and change["value"] >= -WORST_LOSS
+    return change["value"] >= 0 or by_chance

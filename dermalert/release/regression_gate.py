@@ -1,0 +1,495 @@
+"""Two releases on the images held out of both; and the gate, which refuses one that is shown to be worse.
+
+A release carries its answers to the images held out of it (`evaluation/predictions.parquet`) and a list of what it has
+learnt from (`contamination.py`): so two can be compared without a picture.
+"""
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from scipy import stats
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from dermalert import formatting
+from dermalert.data import contamination
+from dermalert.evaluation import metrics, noninferiority
+from dermalert.hub import client
+from dermalert.release import build
+from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
+from dermalert.errors import UsageError, first_few, first_line
+from dermalert.files import dump_metrics
+from dermalert.data.identifiers import archive_number
+from dermalert.hub.retries import patiently
+
+FILES = ("config.json", "evaluation/metrics.json", "evaluation/predictions.parquet", contamination.FILE)
+"""What is needed of a release to compare it."""
+
+FEWEST = 50
+"""Melanomas (groups of them), and others, below which releases cannot be compared: of fewer, a loss of 0.05 is
+hardly ever found (see `benchmarks/gate.py`)."""
+
+ECE = 0.10
+"""How large the expected calibration error of a release may be."""
+
+_MELANOMA = DIAGNOSES.index(ALERT)
+_MALIGNANT = [label for label, name in enumerate(DIAGNOSES) if name in MALIGNANT or name == PRECURSOR]
+_PREDICTIONS = "evaluation/predictions.parquet"
+_TEXTS = ("image_id", "source", "group", "split", "truth")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a release answers to the images that were held out of it."""
+
+    name: str
+    figures: dict
+    """Of `metrics.json`."""
+    threshold: float | None
+    """Of the alert, from its config."""
+    rows: pa.Table
+    """Those of `predictions.parquet` that were held out."""
+    seen: dict[str, str]
+    """See `contamination.read`; empty where nobody knows."""
+    attention: float | None = None
+    """Threshold of what is malignant or a precursor, from its config; None where it has none."""
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Return what each image is known by."""
+        return list(zip(self.rows["image_id"].to_pylist(), self.rows["source"].to_pylist(), strict=True))
+
+    def has_seen(self, image_id: str, group: str) -> bool:
+        """Tell whether it is known to have learnt from an image of an archive number or, hashed, a group."""
+        number = archive_number(image_id)
+        return group in self.seen or (number is not None and contamination.hashed(number) in self.seen)
+
+
+def load(name: str) -> Answers:
+    """Return the answers of a release: a folder, a run, or `USER/REPO[@TAG]` on the Hub.
+
+    Raises:
+        UsageError: it is none, or not there.
+        RunError: the Hub cannot be asked.
+    """
+    folder = build.find(name)
+    if folder.exists() or "/" not in name:
+        return read(folder, name)
+    repo_id, _, tag = name.partition("@")
+    client.check_repo(repo_id, write=False)
+    with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"asking the Hub about {name}"):
+        try:
+            commit = patiently(HfApi().model_info, repo_id, revision=tag or None).sha
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise UsageError(f"'{name}' is neither a folder nor a release that the Hub has.") from error
+        return read(client.fetch(repo_id, commit, set(FILES), Path(scratch) / "release"), name)
+
+
+def read(folder: Path, name: str) -> Answers:
+    """Return the answers of the release in a folder.
+
+    Raises:
+        UsageError: it is no dermalert release, or a table of it is damaged.
+    """
+    figures = build.find_metrics(folder)
+    if figures is None:
+        raise UsageError(f"'{name}' is no dermalert release: it has no evaluation/metrics.json of one.")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        threshold, attention = config["alert"]["threshold"], (config.get("attention") or {}).get("threshold")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
+    with _whole(name, _PREDICTIONS):
+        rows = _held_out(folder)
+    with _whole(name, contamination.FILE):
+        learnt = contamination.read(folder)
+    return Answers(name=name, figures=figures, threshold=threshold, rows=rows, seen=learnt, attention=attention)
+
+
+@contextlib.contextmanager
+def _whole(name: str, file: str) -> Iterator[None]:
+    """Refuse a release with a table that cannot be read, or that lacks a column."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise UsageError(
+            f"{file} of '{name}' is damaged ({first_line(error)}): take a whole copy of the release, or make it anew."
+        ) from error
+
+
+def _held_out(folder: Path) -> pa.Table:
+    """Return what a release answers to the images held out of it; no rows where it has no predictions."""
+    path = folder / _PREDICTIONS
+    if not path.is_file():
+        texts = dict.fromkeys(_TEXTS, pa.array([], pa.string())) | {"refused": pa.array([], pa.bool_())}
+        return pa.table(texts | dict.fromkeys(DIAGNOSES, pa.array([], pa.float32())))
+    rows = pq.read_table(path).select([*_TEXTS, "refused", *DIAGNOSES])
+    return rows.filter(pc.equal(rows["split"], "held_out"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The answers of two releases, the old one first, to the images that were held out of both."""
+
+    image_ids: np.ndarray
+    truth: np.ndarray
+    """(n,) label ids."""
+    groups: np.ndarray
+    """(n,) images that either release takes to belong together have one."""
+    probabilities: tuple[np.ndarray, np.ndarray]
+    """(n, 9) each."""
+    alerts: tuple[np.ndarray | None, np.ndarray | None]
+    """(n,) each, by the release's own threshold; None where it has none. What it declines to judge raises none."""
+    attentions: tuple[np.ndarray | None, np.ndarray | None]
+    """(n,) each, the same by the threshold of what is malignant or a precursor."""
+    left_out: dict[str, int]
+    """How many images both hold out that cannot be compared, by reason."""
+
+
+def pair(old: Answers, new: Answers) -> Pair:
+    """Return the answers of two releases to the images held out of both that neither is known to have learnt from."""
+    rows, left_out = [], Counter(learnt_from=0, other_label=0)
+    places = [_places(answers) for answers in (old, new)]
+    columns = [answers.rows.select(["group", "truth"]).to_pydict() for answers in (old, new)]
+    for key in (key for key in places[1] if key in places[0]):
+        i, j = (place[key] for place in places)
+        groups = (columns[0]["group"][i], columns[1]["group"][j])
+        if any(answers.has_seen(key[0], group) for answers in (old, new) for group in groups):
+            left_out["learnt_from"] += 1
+        elif columns[0]["truth"][i] != columns[1]["truth"][j]:
+            left_out["other_label"] += 1
+        else:
+            rows.append((i, j))
+    chosen = np.array(rows, int).reshape(-1, 2).T
+    return _pair((old.rows.take(chosen[0]), new.rows.take(chosen[1])), (old, new), left_out)
+
+
+def _places(answers: Answers) -> dict[tuple[str, str], int]:
+    """Return the row of each image that can be told from all others."""
+    keys = answers.keys()
+    often = Counter(keys)
+    return {key: i for i, key in enumerate(keys) if often[key] == 1}
+
+
+def _pair(rows: tuple[pa.Table, pa.Table], releases: tuple[Answers, Answers], left_out: Counter) -> Pair:
+    probabilities = tuple(np.stack([table[name].to_numpy() for name in DIAGNOSES], axis=1) for table in rows)
+    return Pair(
+        image_ids=rows[1]["image_id"].to_numpy(),
+        truth=np.array([DIAGNOSES.index(name) for name in rows[1]["truth"].to_pylist()], int),
+        groups=_joined(*(table["group"].to_numpy() for table in rows)),
+        probabilities=probabilities,
+        alerts=tuple(
+            _served(*side, [_MELANOMA], of.threshold) for *side, of in zip(rows, probabilities, releases, strict=True)
+        ),
+        attentions=tuple(
+            _served(*side, _MALIGNANT, of.attention) for *side, of in zip(rows, probabilities, releases, strict=True)
+        ),
+        left_out=dict(left_out),
+    )
+
+
+def _served(rows: pa.Table, probabilities: np.ndarray, labels: list[int], threshold: float | None) -> np.ndarray | None:
+    """Return on which images the labels' summed probability reaches the threshold, as served: not where it abstains."""
+    if threshold is None:
+        return None
+    # As `dermalert_space.triage.Release.alerts` and `attentions`, which served them.
+    score = probabilities[:, labels].astype(np.float64).sum(1)
+    return (score >= threshold) & ~rows["refused"].to_numpy()
+
+
+def _joined(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return the group of each image where images belong together that do so in either grouping, directly or not."""
+    olds, news = (np.unique(groups, return_inverse=True)[1] for groups in (old, new))
+    nodes = len(old) + len(new)
+    edges = coo_matrix((np.ones(len(old)), (olds, news + len(old))), shape=(nodes, nodes))
+    return connected_components(edges, directed=False)[1][olds]
+
+
+def compare(old: Answers, new: Answers) -> dict:
+    """Return how two releases differ, with the ids of the images, on what was held out of both.
+
+    The interval of a difference resamples groups, the same for both. McNemar's test is the exact one; it counts images,
+    as if no two were of one lesion.
+
+    Returns:
+        `old` and `new` (names), `n`, `groups`, `melanomas` and `others` (groups of them), `left_out`,
+        `learnt_from_not_known` (`old`, `new`, or both: those without a list of what they have learnt from, so that
+        nothing could be left out on its account), `melanoma_auroc`,
+        `sensitivity` and `specificity` of the alert and `malignant_sensitivity`, as served (each `old`, `new` and
+        `difference`, new less old), `alerts` (`melanomas` and
+        `others`, of these `images`, the ids `gained` and `lost`, and `p`; None where a release has no threshold), and
+        `diagnoses`, the images whose likeliest diagnosis has changed.
+    """
+    both = pair(old, new)
+    melanoma = both.truth == _MELANOMA
+    report = {
+        "old": old.name,
+        "new": new.name,
+        "n": len(melanoma),
+        "groups": len(np.unique(both.groups)),
+        "melanomas": len(np.unique(both.groups[melanoma])),
+        "others": len(np.unique(both.groups[~melanoma])),
+        "left_out": both.left_out,
+        "learnt_from_not_known": [side for side, answers in (("old", old), ("new", new)) if not answers.seen],
+    }
+    report |= _differences(both, melanoma) if len(melanoma) else {}
+    return report | {"alerts": _alerts_moved(both, melanoma), "diagnoses": _diagnoses_moved(both)}
+
+
+def _differences(both: Pair, melanoma: np.ndarray) -> dict:
+    intervals = metrics.Intervals(both.groups)
+
+    def difference(metric, old, new) -> dict:
+        return intervals.of(lambda w: metric(new, w) - metric(old, w))
+
+    def area(score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return metrics.auroc(melanoma, score, weights)
+
+    scores = [probabilities[:, _MELANOMA] for probabilities in both.probabilities]
+    areas = [intervals.of_area(metrics.auroc, melanoma, score) for score in scores]
+    found = {
+        "melanoma_auroc": dict(zip(("old", "new"), areas, strict=True)) | {"difference": difference(area, *scores)}
+    }
+    shares = {
+        "sensitivity": (melanoma, both.alerts, True),
+        "specificity": (~melanoma, both.alerts, False),
+        "malignant_sensitivity": (np.isin(both.truth, _MALIGNANT), both.attentions, True),
+    }
+    for name, (among, flags, wanted) in shares.items():
+        if all(flag is not None for flag in flags):
+            hits = [flag == wanted for flag in flags]
+            sides = [intervals.of_proportion(hit, among) for hit in hits]
+            moved = difference(lambda hit, w, among=among: metrics.proportion(hit, among, w), *hits)
+            found[name] = dict(zip(("old", "new"), sides, strict=True)) | {"difference": moved}
+    return found
+
+
+def _alerts_moved(both: Pair, melanoma: np.ndarray) -> dict | None:
+    old, new = both.alerts
+    if old is None or new is None:
+        return None
+    return {
+        name: {"images": int(among.sum())} | _moved(both.image_ids[among], old[among], new[among])
+        for name, among in (("melanomas", melanoma), ("others", ~melanoma))
+    }
+
+
+def _moved(image_ids: np.ndarray, old: np.ndarray, new: np.ndarray) -> dict:
+    """Return which images have gained an alert, which have lost theirs, and how probable that is by chance."""
+    gained, lost = image_ids[new & ~old].tolist(), image_ids[old & ~new].tolist()
+    p = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
+    return {"gained": gained, "lost": lost, "p": float(p)}
+
+
+def _diagnoses_moved(both: Pair) -> list[dict]:
+    """Return the images whose likeliest diagnosis has changed; None stands for a tie."""
+    old, new = (metrics.decide(probabilities) for probabilities in both.probabilities)
+    names = [*DIAGNOSES, None]
+    return [
+        {"image_id": str(image_id), "truth": names[truth], "old": names[one], "new": names[other]}
+        for image_id, truth, one, other in zip(both.image_ids, both.truth, old, new, strict=True)
+        if one != other
+    ]
+
+
+def sentences(told: dict) -> list[str]:
+    """Return what `compare` returns, for a person to read."""
+    left_out = {"learnt_from": "known to one of them by what it has learnt from", "other_label": "under another label"}
+    left = [f"{n} {left_out[reason]}" for reason, n in told["left_out"].items() if n]
+    lines = [
+        f"{told['new']} against {told['old']}: {told['n']} images in {told['groups']} groups were held out of both"
+        + (f"; left out: {', '.join(left)}." if left else ".")
+    ]
+    lines += [
+        f"What {told[side]} has learnt from is not known ({contamination.FILE} is not there): these images may be among it."
+        for side in told["learnt_from_not_known"]
+    ]
+    for key, name in formatting.COMPARED.items():
+        if key in told:
+            old, new, moved = (formatting.in_words(told[key][side], 3) for side in ("old", "new", "difference"))
+            lines.append(f"{name}: {old} there, {new} now; change {moved}")
+    for name, side in (told["alerts"] or {}).items():
+        won, lost = (f"{len(side[k])}{_named(side[k])}" for k in ("gained", "lost"))
+        ends = ("won", "lost") if name == "melanomas" else ("new false alerts", "false alerts gone")
+        lines.append(f"{name} (n = {side['images']}): {ends[0]} {won}; {ends[1]} {lost}; McNemar's p = {side['p']:.3g}")
+    if told["alerts"] is None:
+        lines.append("alerts: one of them has no threshold.")
+    moved = told["diagnoses"]
+    righted, wronged = ([row["image_id"] for row in moved if row[side] == row["truth"]] for side in ("new", "old"))
+    lines.append(
+        f"likeliest diagnosis: {len(moved)} changed, {len(righted)} righted{_named(righted)}, {len(wronged)} "
+        f"wronged{_named(wronged)}"
+    )
+    return lines
+
+
+def _named(image_ids: list[str]) -> str:
+    return f" ({first_few(image_ids, 10)})" if image_ids else ""
+
+
+def gate(new: Answers, old: Answers | None) -> dict:
+    """Return what speaks for and against a release taking another's place.
+
+    It is refused where a loss is shown, of the melanoma AUROC, of the alert's sensitivity or of that for malignant or
+    precursor, as served: each by a one-sided test, at a level such that all rules together refuse equal releases in 5 %
+    at most (Bonferroni). That no loss is shown does not mean that there is none: `power` says how probable it
+    was to find a loss of the margin, and `not_inferior` whether one is excluded.
+
+    Args:
+        new: the release to be published.
+        old: the one before; None for the first, of which only the calibration is asked.
+
+    Returns:
+        What a card says: `against` (a name or None), `rules`, `ece`, `compared` (of `compare`, with counts of ids),
+        `tests` (of `run_tests`, with `excludes_zero` and `not_inferior`; {} where nothing can be compared),
+        `refused_for`, a sentence for each rule that it breaks, and `verdict`: `refused`, `not inferior` (no loss shown,
+        and one of the margin excluded by each test), `no loss shown`, or `first`.
+    """
+    ece = new.figures["splits"]["held_out"]["calibration"]["ece"]
+    report = compare(old, new) if old else None
+    enough = report is not None and min(report["melanomas"], report["others"]) >= FEWEST
+    found = run_tests(pair(old, new)) if enough else {}
+    found = {name: test | _of_interval(name, report[name]["difference"], test["n"]) for name, test in found.items()}
+    reasons = _reasons(report, found, old, new) if old else []
+    if ece["value"] > ECE:
+        reasons.append(f"the expected calibration error is {formatting.in_words(ece, 3)}, above {ECE:.2f}")
+    passed = "not inferior" if all(test["not_inferior"] for test in found.values()) else "no loss shown"
+    return {
+        "against": old.name if old else None,
+        "rules": {
+            "fewest": FEWEST,
+            "fall": noninferiority.MARGIN,
+            "margin": noninferiority.MARGIN,
+            "refusals_of_equals": noninferiority.REFUSALS_OF_EQUALS,
+            "ece": ECE,
+        },
+        "ece": ece,
+        "compared": _in_short(report) if report else None,
+        "tests": found,
+        "refused_for": reasons,
+        "verdict": "refused" if reasons else passed if old else "first",
+    }
+
+
+def _in_short(told: dict) -> dict:
+    """Return a comparison without the ids of its images."""
+    alerts = told["alerts"] and {
+        name: side | {"gained": len(side["gained"]), "lost": len(side["lost"])} for name, side in told["alerts"].items()
+    }
+    kept = {key: value for key, value in told.items() if key not in ("old", "new")}
+    return kept | {"alerts": alerts, "diagnoses": len(told["diagnoses"])}
+
+
+def run_tests(both: Pair) -> dict[str, dict]:
+    """Return the tests of the gate by the keys of what is compared.
+
+    Args:
+        both: the answers, which hold melanomas and others.
+
+    Returns:
+        Of each `n` (lesions that can show a loss), `p` (one-sided), `level`, `loss_shown`, and `power` of finding a
+        loss of the margin.
+    """
+    melanoma = both.truth == _MELANOMA
+    rules = {
+        "melanoma_auroc": (melanoma, None),
+        "sensitivity": (melanoma, both.alerts),
+        "malignant_sensitivity": (np.isin(both.truth, _MALIGNANT), both.attentions),
+    }
+    rules = {name: rule for name, rule in rules.items() if rule[1] is None or all(flag is not None for flag in rule[1])}
+    level = noninferiority.REFUSALS_OF_EQUALS / len(rules)
+    return {name: _test(both, *rule, level) for name, rule in rules.items()}
+
+
+def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -> dict:
+    groups = both.groups[positive]
+    n = len(np.unique(groups))
+    if flags is None:
+        change = noninferiority.area_change(positive, *(p[:, _MELANOMA] for p in both.probabilities), both.groups)
+        p, power = noninferiority.p_of_lower_area(*change), noninferiority.power_of_lower_area(*change[1:], level)
+    else:
+        old, new = (flag[positive] for flag in flags)
+        p = noninferiority.p_of_lost_answers(old, new, groups)
+        power = noninferiority.power_of_lost_answers(*noninferiority.worth(old, new, groups), level)
+    return {"n": n, "p": p, "level": level, "loss_shown": p <= level, "power": power}
+
+
+def _of_interval(name: str, difference: dict, lesions: int) -> dict:
+    """Return whether the 95 % interval of a change holds no 0, and no loss of the margin.
+
+    Where the two answer alike, resampling has no interval. Of answers, a share may be lost all the same, by the exact
+    interval for none of so many lesions; of equal scores, no area.
+    """
+    low, high = difference["low"], difference["high"]
+    if low is None:
+        unseen = 0 if name == "melanoma_auroc" else 1 - 0.025 ** (1 / lesions)
+        low, high = difference["value"] - unseen, difference["value"] + unseen
+    return {
+        "excludes_zero": low > 0 or high < 0,
+        "not_inferior": low > -noninferiority.MARGIN,
+    }
+
+
+def _reasons(report: dict, found: dict, old: Answers, new: Answers) -> list[str]:
+    if not found:
+        few = f"{report['melanomas']} melanomas and {report['others']} others (each lesion once, where it is known)"
+        return [f"{few} were held out of both, and it takes {FEWEST} of each to compare"]
+    reasons = [
+        f"the {formatting.COMPARED[name]} has changed by {formatting.in_words(report[name]['difference'], 3)}, a loss beyond "
+        f"chance (one-sided p = {test['p']:.2g})"
+        for name, test in found.items()
+        if test["loss_shown"]
+    ]
+    if new.threshold is None and old.threshold is not None:
+        reasons.append("it has no alert threshold, and the one before has")
+    if new.attention is None and old.attention is not None:
+        reasons.append("it has no threshold for malignant lesions, and the one before has")
+    return reasons
+
+
+def verdict(told: dict) -> list[str]:
+    """Return what `gate` returns, for a person to read: the verdict, then what could have been found."""
+    if told["refused_for"]:
+        lines = [f"The gate refuses it: {'; '.join(told['refused_for'])}."]
+    elif told["against"] is None:
+        return ["The gate has nothing to compare it with."]
+    else:
+        lines = ["The gate lets it pass: no loss is shown."]
+    for name, test in told["tests"].items():
+        excluded = "excluded" if test["not_inferior"] else "not excluded"
+        lines.append(
+            f"{formatting.COMPARED[name]} ({test['n']} lesions): a loss of {told['rules']['margin']:.2f} is {excluded}; the "
+            f"test finds one with a probability of {formatting.percent_at_least(test['power'])}. The 95 % interval "
+            f"of the change {'does not hold' if test['excludes_zero'] else 'holds'} zero."
+        )
+    return lines
+
+
+def accepted(told: dict, why: str | None) -> dict:
+    """Return what `gate` returns, with the reason, in one line, why a release that it refuses is taken all the same."""
+    return told | {"accepted_because": " ".join(why.split()) if why and told["refused_for"] else None}
+
+
+def record(folder: Path, old: Path, *, accept: str | None = None) -> dict:
+    """Write into figures and card of the release in a folder what the gate says of it in the place of an old one.
+
+    Returns:
+        Of `gate`, with `accepted_because`: why it takes the place though it is refused, which is what `accept` says.
+    """
+    before = read(old, str(old))
+    before = dataclasses.replace(before, name=before.figures["version"] or "the release before")
+    told = accepted(gate(read(folder, str(folder)), before), accept)
+    figures = build.read_metrics(folder) | {"gate": told}
+    (folder / "evaluation" / "metrics.json").write_text(dump_metrics(figures))
+    build.write_card(folder)
+    return told

@@ -1,0 +1,64 @@
+"""A release whose weights are taken as they are: abstention, operating points and figures of it are made anew.
+
+So a release that was made before something is asked of releases can be given it, without training.
+"""
+
+import dataclasses
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from dermalert.release import build
+from dermalert.errors import UsageError, first_few
+from dermalert.config import Config
+
+_CURVES = "evaluation/figures/learning_curves.png"  # of the training, which nothing else in a release can draw
+
+
+def settings(config: Config) -> Config:
+    """Return the settings with those of the release that `weights_from` names in the place of the recipe's.
+
+    Raises:
+        UsageError: it is no release with figures, or settings are given that it decides.
+    """
+    figures = build.find_metrics(build.find(config.weights_from))
+    if figures is None:
+        raise UsageError(f"--weights_from '{config.weights_from}' is no dermalert release: name a release's folder.")
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    own = {name: value for name, value in figures["training"]["settings"].items() if name in defaults}
+    given = [f"--{name}" for name, value in own.items() if getattr(config, name) not in (value, defaults[name])]
+    if given:
+        raise UsageError(f"--weights_from takes the settings of the release: leave out {first_few(given)}.")
+    if own.get("folds"):
+        raise UsageError("--weights_from cannot make a release with --folds anew: their models are not part of it.")
+    return dataclasses.replace(config, **own)
+
+
+def check_images(name: str, sides: dict[str, Dataset]) -> None:
+    """Refuse images other than those that the release was made of: its figures would be of something else.
+
+    Raises:
+        UsageError: other images are held out, or the splits have other sizes.
+    """
+    folder = build.find(name)
+    recorded = pq.read_table(folder / "evaluation" / "predictions.parquet", columns=["image_id", "split"])
+    held_out = recorded.filter(pc.equal(recorded["split"], "held_out"))["image_id"].to_pylist()
+    sizes = build.read_metrics(folder)["data"]["sides"]
+    if Counter(held_out) != Counter(sides["held_out"]["image_id"]) or any(
+        len(sides[side]) != n for side, n in sizes.items()
+    ):
+        raise UsageError(
+            f"the data sets are not those that '{name}' was made of (it has {sizes['held_out']} images held out, these "
+            f"give {len(sides['held_out'])}): name the same in the same order, and the same --base_model."
+        )
+
+
+def copy_learning_curves(name: str, folder: Path) -> None:
+    """Copy the picture of the training to the release that is made anew, where there is one."""
+    picture = build.find(name) / _CURVES
+    if picture.is_file():
+        shutil.copyfile(picture, folder / _CURVES)

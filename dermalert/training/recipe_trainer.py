@@ -1,0 +1,229 @@
+"""What the recipe in `train_hf.py` needs beside the Trainer's own: sampling, a loss, averaged weights, when to stop."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch.nn import functional
+from torch.utils.data import Sampler
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+
+from dermalert.evaluation import metrics
+from dermalert.training import calibration, distributed, run_folder
+from dermalert.imaging.device import sent
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.errors import RunError
+from dermalert.config import Sampling
+
+_AT_MOST = 8
+"""How many times its part in its class a rare source gets at most, before the parts are made to add up to one again.
+
+Without it a stray image would be drawn all the time.
+"""
+
+
+def measure(metric: metrics.SkinLesionMetric, prior: np.ndarray | None):
+    """Return what the Trainer calls with the logits and labels of a side; the prior as `calibration.calibrate`'s."""
+
+    def figures(output) -> dict[str, float | None]:
+        logits, truth = output.predictions, output.label_ids
+        found = metric.compute(predictions=logits, references=truth)
+        return found | {"calibrated_loss": calibration.calibrated_loss(logits.astype(float), truth, prior)}
+
+    return figures
+
+
+def sampling_weights(labels: Sequence[int], sources: Sequence[str | None], how: Sampling) -> np.ndarray:
+    """Return how often each image is drawn, (n,), as a share of all draws.
+
+    Args:
+        labels: label ids.
+        sources: where each picture was made.
+        how: `natural`: all alike. `classes`: each diagnosis by the square root of its count, a middle between the mix
+            as it is and equal shares, in which a few dozen pictures would be seen too often. `classes-and-sources`:
+            also, within a diagnosis, each source alike, so that where a picture was made tells less of what it shows.
+    """
+    labels = np.asarray(labels)
+    weights = np.ones(len(labels))
+    if how != "natural":
+        weights /= np.sqrt(np.bincount(labels, minlength=len(DIAGNOSES)))[labels]
+    if how == "classes-and-sources":
+        sources = np.array([source or "not known" for source in sources])
+        for label in np.unique(labels):
+            own = labels == label
+            _, place, counts = np.unique(sources[own], return_inverse=True, return_counts=True)
+            parts = np.minimum(1 / len(counts), _AT_MOST * counts / own.sum())
+            weights[own] *= (parts / parts.sum() / counts)[place] * own.sum()
+    return weights / weights.sum()
+
+
+def shares(labels: Sequence[int], weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the share of each diagnosis (9,) among the draws; one without images counts as having one."""
+    weights = np.full(len(labels), 1 / max(len(labels), 1)) if weights is None else weights
+    drawn = np.bincount(labels, weights=weights * len(labels), minlength=len(DIAGNOSES))
+    counts = np.where(np.bincount(labels, minlength=len(DIAGNOSES)) > 0, drawn, 1)
+    return counts / counts.sum()
+
+
+class WeightedSampler(Sampler[int]):
+    """Draws with replacement, as many as there are images; an epoch's draws depend on the seed and its number alone."""
+
+    def __init__(self, weights: np.ndarray, *, seed: int):
+        self.weights, self.seed, self.epoch = weights, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the draws of an epoch; the Trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of draws."""
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[int]:
+        """Return the rows, drawn by systematic sampling: each as often as its weight asks, give or take one."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self))
+        points = (rng.random() + np.arange(len(self))) / len(self)
+        drawn = order[np.minimum(np.searchsorted(self.weights[order].cumsum(), points), len(self) - 1)]
+        return iter(rng.permutation(drawn).tolist())
+
+
+class WeightAverage(TrainerCallback):
+    """Evaluates and saves the exponential moving average of the weights, and trains on with the weights themselves.
+
+    Averaged weights lie in flatter parts of the loss and carry over better to other clinics (Izmailov 2018, arXiv
+    1803.05407; Cha 2021, arXiv 2102.08604). A checkpoint's model is the average; the weights to train on from lie
+    beside it.
+    """
+
+    FILE = "latest.safetensors"
+
+    def __init__(self, decay: float):
+        self.decay = decay
+        self._latest: dict[str, torch.Tensor] = {}  # the model's own tensors, which stay where they are
+        self.other: dict[str, torch.Tensor] = {}
+        """Where `averaged`, the weights to train on with; else the average."""
+        self.averaged = False
+
+    def on_train_begin(self, args, state, _control, model, **_others):
+        """Start from the model as it is, or from a checkpoint."""
+        self.averaged = False
+        self._latest = {name: tensor.detach() for name, tensor in _numbers(model).items()}
+        self.other = {name: tensor.clone() for name, tensor in self._latest.items()}
+        if state.global_step:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            _copy(safetensors.torch.load_file(checkpoint / self.FILE), self._latest)
+
+    def on_epoch_begin(self, _args, _state, _control, **_others):
+        """Put the weights to train with back."""
+        self._swap(averaged=False)
+
+    def on_step_end(self, _args, state, _control, **_others):
+        """Take the new weights into the average, which looks back less far in the first steps."""
+        weight = 1 - min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        # All at once: on an accelerator, starting a lerp for each tensor takes as long as a step.
+        torch._foreach_lerp_(list(self.other.values()), list(self._latest.values()), weight)
+
+    def on_epoch_end(self, _args, _state, _control, **_others):
+        """Put the average in the model's place, to be evaluated and saved."""
+        self._swap(averaged=True)
+
+    def save(self, checkpoint: Path) -> None:
+        """Lay the weights to train on from beside the average, which stands in the model between two epochs."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.other.items()}  # not channels last
+        safetensors.torch.save_file(tensors, checkpoint / self.FILE)
+
+    def _swap(self, *, averaged: bool) -> None:
+        if averaged != self.averaged:
+            kept = {name: tensor.clone() for name, tensor in self._latest.items()}
+            _copy(self.other, self._latest)
+            self.other, self.averaged = kept, averaged
+
+
+class Seal(TrainerCallback):
+    """Has each checkpoint on the disk, with what its weights must hash to, before the training goes on."""
+
+    def on_save(self, args, state, _control, **_others):
+        """Seal what was saved."""
+        if distributed.is_main():
+            run_folder.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class RecipeTrainer(Trainer):
+    """A Trainer that draws its training images by weights, and evaluates and saves averaged weights."""
+
+    def __init__(self, *, sampling_weights: np.ndarray, average: float, **arguments):
+        super().__init__(**arguments)
+        self.sampling_weights = sampling_weights
+        self.average = WeightAverage(average) if average else None
+        self.add_callback(Seal())
+        if self.average:
+            self.add_callback(self.average)
+
+    def _get_train_sampler(self, _train_dataset=None) -> Sampler:
+        return WeightedSampler(self.sampling_weights, seed=self.args.seed)
+
+    def floating_point_ops(self, inputs) -> int:  # noqa: ARG002
+        """Count none: nobody reads the number, and to count all weights at each step takes milliseconds."""
+        return 0
+
+    def evaluate(self, *arguments, **settings) -> dict[str, float]:
+        """Evaluate the main process's model in all of them: the others' running statistics are a little different."""
+        distributed.share(_numbers(self.model).values())
+        return super().evaluate(*arguments, **settings)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what a checkpoint holds of the model; before the Trainer's own state, which tells that it is whole."""
+        super().save_model(output_dir, _internal_call)
+        if self.average and _internal_call and self.args.should_save:
+            self.average.save(Path(output_dir))
+
+
+def _numbers(model) -> dict[str, torch.Tensor]:
+    """Return the parameters and running statistics of a model, those that are real numbers, by name."""
+    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+
+@torch.no_grad()
+def _copy(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+@torch.no_grad()
+def round_to_half(model: torch.nn.Module) -> None:
+    """Round each tensor of a model to the numbers that half precision has; it still computes in single precision.
+
+    Raises:
+        RunError: a number is too large for half precision.
+    """
+    for name, tensor in _numbers(model).items():
+        rounded = tensor.half()
+        if not rounded.isfinite().all():
+            raise RunError(f"'{name}' does not fit half precision: leave out --half_precision.")
+        tensor.copy_(rounded)
+
+
+def balanced_softmax(shares: np.ndarray):
+    """Return the loss that takes the shares (9,) of the classes into account (Ren 2020, arXiv 2007.10740)."""
+    log_prior = torch.tensor(np.log(shares), dtype=torch.float32)
+
+    def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        logits = outputs.logits.float() + sent(log_prior, labels.device)
+        total = functional.cross_entropy(logits, labels, reduction="sum")
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops on the validation side alone, where the Trainer evaluates several sets."""
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):  # noqa: D102
+        if args.metric_for_best_model in metrics:
+            super().on_evaluate(args, state, control, metrics, **kwargs)
+
+    def on_train_begin(self, *args, **kwargs):
+        """Leave out the check that asks for `load_best_model_at_end`."""

@@ -1,0 +1,117 @@
+"""Decline an image that a release cannot judge: too small, too dark, without a lesion, blurred, or unlike all it knows.
+
+Thresholds and statistics travel in the release (`refusal` in its config, `abstention.safetensors`); the training side sets
+them with the functions of this file, on calibration images.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+STATISTICS = "refusal.safetensors"
+"""In a release: `mean` and `scale` (d,), `basis` (k, d), `variance` (k,) and `noise` (1,) of the training features."""
+
+_SIDE = 128  # pixels of the thumbnail that light, contrast and detail are read from
+
+REASONS = {
+    "side": "the image is too small ({value:.0f} pixels on its short side; this release needs {threshold:.0f}).",
+    "light": "the image, or the skin in it, is darker than any that this release was set on.",
+    "contrast": "the image is much the same all over: it shows no lesion.",
+    "detail": "the image is blurred.",
+    "distance": "the image is unlike the dermoscopy images that this release has learnt from.",
+}
+"""What is wrong, the first that applies, by the signal that says so."""
+
+
+def signals(image: Image.Image) -> dict[str, float]:
+    """Return what can be told of an RGB image without a model; the lower, the worse.
+
+    Returns:
+        `side`, pixels of the shorter side; `light`, the 95th percentile of the luminance, 0 to 1; `contrast`, the
+        standard deviation, 0 to 1, of the colour that varies most, in eighths of the image; `detail`, how much of the
+        variation of the luminance is between neighbouring pixels of a thumbnail.
+    """
+    thumbnail = image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+    grey = np.asarray(thumbnail.convert("L"), np.float64) / 255
+    coarse = np.asarray(thumbnail.resize((8, 8), Image.Resampling.BOX), np.float64) / 255
+    edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]  # Laplacian
+    return {
+        "side": float(min(image.size)),
+        "light": float(np.quantile(grey, 0.95)),
+        "contrast": float(coarse.std((0, 1)).max()),
+        "detail": float(edges.std() / max(grey.std(), 1 / 255)),
+    }
+
+
+def features(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the mean of each channel of each layer of a model, (n, d) float32.
+
+    The early layers see colour and texture and tell a street from a lesion; the last ones alone hardly do.
+
+    Args:
+        hidden_states: of a transformers model, (n, channels, height, width) or (n, tokens, channels) each.
+    """
+    means = [states.mean((2, 3)) if states.ndim == 4 else states.mean(1) for states in hidden_states]
+    return torch.cat(means, 1).float()
+
+
+class Refusal:
+    """The thresholds of a release, and how it tells how far an image is from those that it has learnt from."""
+
+    def __init__(self, thresholds: dict[str, float], statistics: dict[str, torch.Tensor]):
+        self.thresholds = thresholds
+        self._statistics = {name: tensor.numpy().astype(np.float64) for name, tensor in statistics.items()}
+
+    @classmethod
+    def read(cls, thresholds: dict[str, float], path: Path) -> "Refusal":
+        """Read the statistics of a release.
+
+        Raises:
+            OSError, SafetensorError, KeyError, ValueError: they are not there, damaged, or not these.
+        """
+        statistics = load_file(path)
+        d = len(statistics["mean"])
+        shapes = {"mean": (d,), "scale": (d,), "basis": (len(statistics["variance"]), d), "noise": (1,)}
+        for name, shape in shapes.items():
+            if tuple(statistics[name].shape) != shape:
+                raise ValueError(f"'{name}' has the shape {tuple(statistics[name].shape)} instead of {shape}")
+        return cls({name: float(thresholds[name]) for name in REASONS}, statistics)
+
+    def is_finite(self) -> bool:
+        """Return whether thresholds and statistics are numbers that a distance can be made of."""
+        held = self._statistics
+        positive = all((held[name] > 0).all() for name in ("scale", "variance", "noise"))
+        return positive and all(np.isfinite(each).all() for each in (*held.values(), [*self.thresholds.values()]))
+
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """Return how far features (n, d) are from those of the training images, (n,); about 1 for those themselves.
+
+        The Mahalanobis distance by the root of d, under a normal distribution that has a few directions of its own and
+        one variance for all others (Tipping & Bishop 1999, probabilistic principal components; for networks' layers
+        Lee 2018, arXiv 1807.03888).
+        """
+        known = self._statistics
+        deviations = (features.astype(np.float64) - known["mean"]) / known["scale"]
+        along = deviations @ known["basis"].T
+        rest = np.maximum((deviations**2).sum(1) - (along**2).sum(1), 0)
+        squares = (along**2 / known["variance"]).sum(1) + rest / known["noise"]
+        return np.sqrt(squares / deviations.shape[1])
+
+    def reasons(self, images: Sequence[Image.Image], features: np.ndarray) -> list[str | None]:
+        """Return of each RGB image, with its features (n, d), why it cannot be assessed; None where it can."""
+        return [
+            self._reason(signals(image) | {"distance": distance})
+            for image, distance in zip(images, self.distances(features).tolist(), strict=True)
+        ]
+
+    def _reason(self, found: dict[str, float]) -> str | None:
+        for name, reason in REASONS.items():
+            value, threshold = found[name], self.thresholds[name]
+            # The other way round, so that a distance that is no number is refused.
+            if not (value <= threshold if name == "distance" else value >= threshold):
+                return reason.format(value=value, threshold=threshold)
+        return None

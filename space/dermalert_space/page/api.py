@@ -1,0 +1,287 @@
+"""What programs may ask of the page: the same by gradio_client, REST and MCP. Nothing of gradio is needed here."""
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypedDict
+
+from dermalert_space import batch, triage
+from dermalert_space.page import markup
+
+
+MAX_ADDRESS = 20_000_000
+"""Characters of an image that comes as text: no body that holds one may be longer, see `limits.MAX_JSON`."""
+
+
+class Judged(TypedDict):
+    """The answer to one image."""
+
+    state: str
+    sentence: str
+    alert: bool | None
+    refused: str | None
+    probabilities: dict[str, float]
+    malignant: float | None
+    attention: float | None
+    release: str
+    notice: str
+
+
+class Sorted(TypedDict):
+    """One file of a batch."""
+
+    file: str
+    state: str
+    problem: str | None
+    sentence: str | None
+    alert: bool | None
+    refused: str | None
+    probabilities: dict[str, float] | None
+    malignant: float | None
+    attention: float | None
+
+
+class Batch(TypedDict):
+    """The answer to many files, the most urgent first."""
+
+    files: list[Sorted]
+    release: str
+    notice: str
+
+
+class Served(TypedDict):
+    """The release that answers."""
+
+    release: str
+    version: str
+    """`formatting.UNVERSIONED` has what stands for one that there is not."""
+    diagnoses: list[str]
+    groups: dict[str, list[str]]
+    alert_label: str
+    threshold: float | None
+    attention_labels: list[str] | None
+    attention_threshold: float | None
+    states: list[str]
+    trained_on: list[str]
+    generated: bool
+    evaluation: dict | None
+    notice: str
+
+
+class CannotJudge(ValueError):
+    """There is no picture in what was sent; the text says why, in a sentence."""
+
+
+class CannotRead(CannotJudge):
+    """A file was sent, and it is no image that can be read: its state is `unreadable`."""
+
+
+def uploaded(file: dict | None, cache: str) -> Path:
+    """Return where an upload lies on this server.
+
+    Args:
+        file: what gradio makes of an upload; its `path` is what the caller claims.
+        cache: the folder of the uploads.
+
+    Raises:
+        CannotJudge: nothing was uploaded there, or it has been deleted.
+    """
+    claimed = file.get("path") if isinstance(file, dict) else None
+    try:
+        path = Path(claimed or "").resolve()
+        # A caller may name any file of the server: only what was uploaded is read.
+        if path.is_relative_to(Path(cache).resolve()) and path.is_file():
+            return path
+    except (TypeError, ValueError, OSError):  # no text; a zero byte in it; too long
+        pass
+    raise CannotJudge("Not read: no image was uploaded.")
+
+
+def image_of(data: list) -> dict | bytes | None:
+    """Return what a program sends to have one image judged: an upload, or the content of an address of base64.
+
+    Args:
+        data: the arguments of the call; of these the first is an upload as gradio has it, the path or the address of
+            one, or `data:image/png;base64,...`, in a text or as the `url` of an object.
+
+    Raises:
+        CannotJudge: it is nothing of the kind.
+    """
+    if not data:
+        raise CannotJudge("Not read: the list 'data' is empty; it must hold one image.")
+    if data[0] is None:
+        return None
+    if address := _address(data[0]):
+        content = _held(address)
+        if isinstance(content, str):
+            raise CannotJudge(f"Not read: {content}")
+        return content
+    file = {"path": data[0]} if isinstance(data[0], str) else data[0]
+    path = (file.get("path") or file.get("url")) if isinstance(file, dict) else None
+    if not isinstance(path, str):
+        raise CannotJudge(f"Not read: the image must be {_IMAGE}.")
+    if _ELSEWHERE.match(path):
+        raise CannotJudge(f"Not read: nothing is fetched from an address; the image must be {_IMAGE}.")
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+_ELSEWHERE = re.compile(r"\s*(\w[\w+.-]+://|(https?|ftp|file):)", re.IGNORECASE)
+
+_IMAGE = "an upload, its path, or a text data:image/...;base64,... with the file in it"
+
+
+def _address(file: object) -> str | None:
+    """Return the address of base64 that is sent in the place of an upload; None where there is none."""
+    text = file.get("url") if isinstance(file, dict) else file
+    return text if isinstance(text, str) and text[:5].lower() == "data:" else None
+
+
+def read(file: dict | bytes | None, cache: str) -> triage.Image.Image:
+    """Return an upload, or the content of a file, as an image, see `triage.read_image`.
+
+    Raises:
+        CannotRead: it is none.
+        CannotJudge: there is none.
+    """
+    try:
+        return triage.read_image(file if isinstance(file, bytes) else uploaded(file, cache).read_bytes())
+    except triage.UnreadableImage as error:
+        raise CannotRead(f"Not read: {error}") from error
+    except OSError as error:
+        raise CannotJudge("Not read: no image was uploaded.") from error
+
+
+def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
+    """Return a judgement as programs read it; where it is refused, `refused` says why beside the probabilities."""
+    return {
+        "state": judgement.state,
+        "sentence": judgement.sentence,
+        "alert": judgement.alert,
+        "refused": judgement.refused,
+        "probabilities": judgement.probabilities,
+        "malignant": judgement.malignant,
+        "attention": judgement.attention,
+        "release": markup.name_of(release),
+        "notice": triage.NOT_A_DEVICE,
+    }
+
+
+def unreadable(release: triage.Release, error: CannotRead) -> Judged:
+    """Return the answer to a file that is no image that can be read: its state, the reason, and nothing of a model."""
+    nothing = dict.fromkeys(Judged.__annotations__) | {"probabilities": {}, "notice": triage.NOT_A_DEVICE}
+    return nothing | {"state": "unreadable", "sentence": str(error), "release": markup.name_of(release)}
+
+
+def uploads(files: list, cache: str) -> list[Path]:
+    """Return where the uploads lie that programs send as a batch."""
+    found = []
+    for file in files[: batch.LIMIT]:
+        with contextlib.suppress(CannotJudge):
+            found.append(uploaded({"path": file} if isinstance(file, str) else file, cache))
+    return list(dict.fromkeys(found))
+
+
+def sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
+    """Yield what programs send as a batch, see `batch.expanded`.
+
+    Args:
+        files: uploads as gradio has them, or texts: the path that an upload was given, or the picture itself as an
+            address of base64 (`data:image/png;base64,...`), which is all that an MCP client can list.
+        cache: the folder of the uploads.
+
+    What is named again is an `Again`: a short request must not ask for hours of work.
+    """
+    yield from itertools.islice(_sources(files, cache), batch.LIMIT + 1)
+
+
+class Again(str):
+    """In the place of a source that was named before; `number` is that of its row then."""
+
+    number: int
+
+
+def _again(number: int) -> Again:
+    found = Again("it is named above.")
+    found.number = number
+    return found
+
+
+def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
+    rows: dict[bytes | Path | str, range] = {}
+    total = 0
+    for number, file in enumerate(files[: batch.LIMIT], start=1):
+        name, address = f"file {number}", _address(file)
+        try:
+            held = _held(address) if address else uploaded({"path": file} if isinstance(file, str) else file, cache)
+        except CannotJudge:
+            total += 1
+            yield name, "no such file was uploaded."
+            continue
+        # Of base64 there are as many spellings as one likes: what counts is the content.
+        what = hashlib.sha256(held).digest() if isinstance(held, bytes) else held
+        if what in rows:
+            # An upload that is named again has the name that it had, and so has each file of an archive.
+            found = (("" if isinstance(held, Path) else name, _again(row)) for row in rows[what])
+        else:
+            found = batch.expanded([held]) if isinstance(held, Path) else [(name, held)]
+        first = total
+        for each in found:
+            total += 1
+            yield each
+        rows.setdefault(what, range(first, total))
+
+
+def _held(address: str) -> batch.Source:
+    if len(address) > MAX_ADDRESS:
+        return f"it is longer than {MAX_ADDRESS:,} characters: upload it as a file."
+    try:
+        head, _, text = address.partition(",")
+        content = base64.b64decode("".join(text.split()), validate=True) if head.lower().endswith(";base64") else b""
+    except ValueError:
+        content = b""
+    return content or "the address holds no base64: write data:image/...;base64, and then the file in base64."
+
+
+def sorted_by_urgency(release: triage.Release, rows: Iterable[batch.Row]) -> Batch:
+    """Return the rows of a batch as programs read them."""
+    found, given = [], list(rows)
+    given = [_row_of(row, given) for row in given]
+    for row in batch.by_urgency(given):
+        told = judged(release, row.judgement) if row.judgement else {}
+        keys = [key for key in Sorted.__annotations__ if key not in ("file", "state", "problem")]
+        own = {"file": row.file, "state": row.state, "problem": row.problem}
+        found.append(own | {key: told.get(key) for key in keys})
+    return {"files": found, "release": markup.name_of(release), "notice": triage.NOT_A_DEVICE}
+
+
+def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
+    """Return a row; of what is named again what became of it the first time, under the name that it has now."""
+    if not isinstance(row.problem, Again):
+        return row
+    first = given[row.problem.number]
+    return dataclasses.replace(first, file=row.file or first.file)
+
+
+def served(release: triage.Release, metrics: dict | None) -> Served:
+    """Return what a release is and how good it was found to be."""
+    about, held_out = markup.about(release), metrics and metrics["splits"]["held_out"]
+    return {
+        "release": markup.name_of(release),
+        "version": markup.version_of(release),
+        "diagnoses": release.labels,
+        "groups": release.groups,
+        "alert_label": release.alert_label,
+        "threshold": release.threshold,
+        "attention_labels": release.attention and list(release.attention.labels),
+        "attention_threshold": release.attention and release.attention.threshold,
+        "states": list(triage.STATES),
+        "trained_on": about.get("data", []),
+        "generated": bool(about.get("generated")),
+        "evaluation": held_out and {"images": held_out["n"], release.alert_label: held_out["melanoma"]},
+        "notice": triage.NOT_A_DEVICE,
+    }

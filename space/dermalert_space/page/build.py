@@ -1,0 +1,170 @@
+"""The page of a release, put together from its tabs, and the endpoints for programs."""
+
+import os
+from pathlib import Path
+
+import gradio as gr
+from gradio import mcp, processing_utils
+from gradio.components.api_component import Api
+from gradio_client.utils import python_type_to_json_schema
+
+from dermalert_space import batch, triage
+from dermalert_space.page import api, examples, limits, markup, places, tab_batch, tab_evaluation, tab_single, tab_versions, upload_retention
+
+STYLE = Path(__file__).parent / "style.css"
+
+WAITING = 256
+"""Requests that may wait; past that the answer is that the server is busy."""
+
+EVERY, AGE = 30, 240
+"""Seconds: how often what was uploaded is looked through, and how old it gets."""
+
+
+class Page(gr.Blocks):
+    """A page that says in a sentence what is wrong with what a program sends: gradio gives an error of no text."""
+
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+        """Return the arguments of a function; those of `/judge` as `api.image_of` has them."""
+        try:
+            if block_fn.api_name == "judge":
+                image = api.image_of(inputs)
+                if isinstance(image, bytes):
+                    return [image]
+                inputs = [image]
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error:
+            raise
+        except api.CannotJudge as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:  # of gradio, or of what it checks with: a path outside, too few arguments, ...
+            raise gr.Error(_WRONG, print_exception=False) from error
+
+
+_WRONG = "Not read: what was sent is no upload to this server, or not the arguments that are described under /info."
+
+
+def build_demo(release: triage.Release) -> gr.Blocks:
+    """Return the page that judges images with `release`; nothing is launched."""
+    metrics = release.metrics()
+
+    def waiting() -> int:
+        batches = demo._queue.event_queue_per_concurrency_id.get("batch")
+        return len(batches.queue) if batches else 0
+
+    held = places.Places(waiting)
+    with Page(title="dermalert", analytics_enabled=False, delete_cache=(EVERY, AGE)) as demo:
+        gr.HTML(markup.notice(release, metrics), elem_id="notice")
+        gr.Markdown("# dermalert\nDoes this skin lesion call for a dermatologist's look, on suspicion of melanoma?")
+        with gr.Tabs():
+            with gr.Tab("One lesion"):
+                picture = tab_single.add(release, metrics)
+            with gr.Tab("A batch"):
+                tab_batch.add(release, held)
+            with gr.Tab("How good is it") as tab:
+                tab_evaluation.add(release, metrics, tab)
+            with gr.Tab("Versions") as tab:
+                tab_versions.add(release, tab)
+        gr.HTML(
+            f"<p>{markup.escaped(markup.source(release))}</p><p class='fine'>{markup.PRIVACY}</p>",
+            elem_id="release",
+            elem_classes="words",
+        )
+        _add_endpoints(release, metrics, picture, held)
+    return demo.queue(max_size=WAITING)
+
+
+def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Image, held: places.Places) -> None:
+    """Add what programs may ask: `/judge`, `/triage` and `/release`."""
+
+    def judge(image: dict | bytes | None) -> api.Judged:
+        """Judge one dermoscopy image. For research and education only: not a medical device.
+
+        Args:
+            image: a picture of one lesion, taken with a dermatoscope: an upload, its path, or data:...;base64,...
+
+        Returns:
+            Its `state`: melanoma_alert, malignant_likely, cannot_assess, none or unreadable; and what is said of it.
+            Where `refused` says why it is not judged, the probabilities are for the record only; of what is unreadable
+            there are none.
+        """
+        try:
+            seen = api.read(image, picture.GRADIO_CACHE)
+        except api.CannotRead as error:
+            return api.unreadable(served, error)
+        except api.CannotJudge as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return api.judged(served, served.judge_all([seen])[0])
+
+    def triage(files: list[str | dict], request: gr.Request) -> api.Batch:  # noqa: D417
+        """Judge many dermoscopy images and sort them by urgency. For research and education only: not a medical device.
+
+        Args:
+            files: each an upload (image or zip), the path that an upload was given, or an image as data:...;base64,...
+
+        Returns:
+            The files, the most urgent first: the `state` of each, and what is said of it. Last come unreadable ones,
+            with the reason in `problem`.
+        """
+        if not isinstance(files, list):
+            what = "the files must be a list: data holds one list, and that the files."
+            raise gr.Error(f"Not read: {what}", print_exception=False)
+        cache = picture.GRADIO_CACHE
+        rows = batch.judged(served, api.sources(files, cache))
+        rows = held.held(upload_retention.kept(rows, api.uploads(files, cache)), places.visitor(request))
+        return api.sorted_by_urgency(served, rows)
+
+    def release() -> api.Served:
+        """Tell which release answers here, and how good it was found to be on images that it was not trained on.
+
+        Returns:
+            Its name and tag, diagnoses, thresholds of alert and attention, the states of an image, and figures of the
+            evaluation with their 95 % intervals.
+        """
+        return api.served(served, metrics)
+
+    # preprocess=False: see `tab_single.add`.
+    plain = {"preprocess": False, "postprocess": False}
+    one = Api(None, python_type_to_json_schema(api.Judged), "answer")
+    gr.on([], judge, picture, one, api_name="judge", concurrency_id="model", **plain)
+    gr.api(triage, concurrency_limit=places.AT_ONCE, concurrency_id="batch")
+    gr.api(release, queue=False)
+
+
+async def _fetch_nothing(*_, **__) -> str:
+    raise ValueError("nothing is fetched from an address")
+
+
+def launch(release: triage.Release) -> None:
+    """Serve the page until the process is told to end.
+
+    Raises:
+        NoRelease: what the release says of itself cannot be shown.
+    """
+    try:
+        demo = build_demo(release)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise triage.NoRelease(
+            f"{release} cannot be shown: its config.json or {triage.METRICS} lacks or misstates something "
+            f"({type(error).__name__}: {str(error)[:100]})."
+        ) from error
+    # What a program sends in a tool call comes to `Page.preprocess_data` as it is; gradio would write it to a file.
+    mcp.GradioMCPServer.convert_strings_to_filedata = lambda _, arguments, __: arguments
+    # In the place of an upload gradio takes an address, of any public server, and would fetch what lies there.
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
+    demo.launch(
+        css_paths=STYLE,
+        theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),
+        footer_links=["api", "gradio"],
+        app_kwargs={
+            "lifespan": limits.lifespan(demo, Path(os.environ["GRADIO_TEMP_DIR"])),
+            "exception_handlers": limits.SENTENCES,
+        },
+        mcp_server=True,
+        share=False,
+        run_history=False,
+        enable_monitoring=False,
+        state_session_capacity=100,  # gradio would hold what 10,000 visitors were shown; see `upload_retention.forget`
+        max_file_size="50mb",
+        allowed_paths=[str(examples.FOLDER)],
+        ssr_mode=False,
+    )

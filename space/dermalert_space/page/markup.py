@@ -1,0 +1,299 @@
+"""What the page says of an image and of a release, as sentences and tables in HTML."""
+
+import base64
+import html
+import io
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from dermalert_space import triage
+
+GENERATED = "This model was trained on generated pictures only: its answers mean nothing on real skin."
+HINT = "Upload a dermoscopy image, or paste one, to have it judged."
+BUSY = "Not judged just now: the server is busy or out of reach. Try again in a minute."
+PRIVACY = (
+    "Nothing is kept: no history, no log of images, no analytics. An uploaded file, and what was shown of it, is held "
+    "by this server, seen by nobody else, and deleted six minutes after it was judged at the latest; what it holds "
+    "besides the picture (camera, place, date) is neither shown nor written anywhere."
+)
+FOR_DERMOSCOPY = (
+    "For dermoscopy images of one lesion. The answers do not hold for photographs taken without a dermoscope, such as "
+    "those of a phone: the figures of this release say nothing of them."
+)
+NO_METRICS = "This release does not say how good it is: it has no evaluation/metrics.json."
+
+ICONS = {
+    "melanoma_alert": "\N{BLACK UP-POINTING TRIANGLE}",
+    "malignant_likely": "\N{BLACK DIAMOND}",
+    "cannot_assess": "?",
+    "none": "\N{WHITE CIRCLE}",
+    "unreadable": "\N{MULTIPLICATION X}",
+}
+"""What stands before the word of a state, for those who cannot tell its colour."""
+
+GROUPS = {"malignant": "Malignant", "precursor": "Precursor of a carcinoma", "benign": "Benign diagnoses"}
+"""What the clinical groups of a release are called, in the order in which they are shown."""
+
+
+def escaped(text: object) -> str:
+    """Return a text as HTML shows it; what cannot be seen, or turns the line round, replaced."""
+    return html.escape(triage.printable(str(text)))
+
+
+def figure(measured: dict, *, times: float = 1, digits: int = 2, unit: str = "") -> str:
+    """Return a figure of the evaluation with its 95 % interval.
+
+    Args:
+        measured: `value`, `low` and `high`, as metrics.json has them.
+        times: what they are multiplied by.
+        digits: after the point; more are shown where fewer would make a value that is no end of its range one, or the
+            interval a point.
+        unit: what follows each number.
+    """
+    value, low, high = (measured[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "not defined"
+    if low is None:
+        return f"{value * times:.{digits}f}{unit} [no interval]"
+    shown = [f"{number * times:.{digits}f}" for number in (value, low, high)]
+    ends = {f"{end * times:.{digits}f}" for end in (0, 1)}
+    if digits < 4 and (shown[1] == shown[2] or (shown[0] in ends and value not in (0, 1))):
+        return figure(measured, times=times, digits=digits + 1, unit=unit)
+    to = " to " if "-" in shown[1] + shown[2] else "-"
+    return f"{shown[0]}{unit} [{shown[1]}{to}{shown[2]}]"
+
+
+def table(caption: str, head: list[str], rows: list[list[object]], *, note: str = "") -> str:
+    """Return a table whose first column names its rows; texts are escaped."""
+    heads = "".join(f'<th scope="col">{escaped(text)}</th>' for text in head)
+    lines = "".join(
+        f'<tr><th scope="row">{escaped(first)}</th>' + "".join(f"<td>{_cell(cell)}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    below = f"<p class='fine'>{escaped(note)}</p>" if note else ""
+    # What is wider than a phone is scrolled, which a keyboard can only do where it may stop.
+    return (
+        f'<h3>{escaped(caption)}</h3><div class="wide" tabindex="0" role="region" aria-label="{escaped(caption)}">'
+        f'<table class="figures"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{below}'
+    )
+
+
+def _cell(value: object) -> str:
+    """Return a cell whose interval is not torn where the line ends."""
+    return re.sub(r"\[[^]]*\]", r'<span class="interval">\g<0></span>', escaped(value))
+
+
+def picture(image: Image.Image, alt: str, *, caption: str = "") -> str:
+    """Return a picture as part of the page itself: nothing is written to a disk, and no metadata goes with it."""
+    buffer, bare = io.BytesIO(), image.convert("RGB").copy()
+    bare.info.clear()  # Pillow would write a comment of the file into the new one
+    bare.save(buffer, "JPEG", quality=90)
+    below = f"<figcaption>{escaped(caption)}</figcaption>" if caption else ""
+    return f'<figure><img src="{data_uri(buffer.getvalue(), "jpeg")}" alt="{escaped(alt)}">{below}</figure>'
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return a file as an address that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def sentence(text: str, *, kind: str = "", aloud: bool = True) -> str:
+    """Return a sentence as the answer of the page.
+
+    Args:
+        text: the sentence.
+        kind: one of `triage.STATES`, "refused" of what is wrong with the page, or nothing.
+        aloud: whether a screen reader is to say it as soon as it is there.
+    """
+    return f'<p class="sentence {kind}"{marks(kind)}{" role=status" if aloud else ""}>{escaped(text)}</p>'
+
+
+def marks(state: str) -> str:
+    """Return the attributes by which an element shows a state: its name and its icon; "" of what is none."""
+    return f' data-state="{state}" data-icon="{ICONS[state]}"' if state in ICONS else ""
+
+
+def answer(release: triage.Release, judgement: triage.Judgement, *, aloud: bool = True) -> str:
+    """Return what the page says of one image; of one that is refused no probabilities."""
+    if judgement.refused:
+        said = sentence(judgement.sentence, kind=judgement.state, aloud=aloud)
+        return f'{said}<p class="second">{FOR_DERMOSCOPY}</p>'
+    second = second_line(release, judgement)
+    return (
+        sentence(judgement.sentence, kind=judgement.state, aloud=aloud)
+        + (f'<p class="second">{escaped(second)}</p>' if second else "")
+        + probabilities(release, judgement)
+    )
+
+
+def second_line(release: triage.Release, judgement: triage.Judgement) -> str:
+    """Return how probable any malignant diagnosis or precursor is; "" where the release does not know these."""
+    point, watched = release.attention, release.alert_label
+    value = judgement.malignant if point is None else judgement.attention
+    if value is None:
+        return ""
+    grouped = (name for group in ("malignant", "precursor") for name in release.groups.get(group, []))
+    others = [name for name in (grouped if point is None else point.labels) if name != watched]
+    told, threshold = f"{_listed([watched, *others])} together have a probability of", point and point.threshold
+    told = told[0].upper() + told[1:]
+    if threshold is not None:
+        value, threshold = triage.shares(value, threshold)
+        return f"{told} {value}; attention is asked for from {threshold}."
+    if judgement.alert is not False:
+        return f"{told} {triage.share(value)}."
+    more = ": more likely than not, it is one of them" if value > 0.5 else ""
+    return (
+        f"{told} {triage.share(value)}{more}. The alert is for {watched} alone; it says nothing of {_listed(others)}."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def probabilities(release: triage.Release, judgement: triage.Judgement) -> str:
+    """Return each diagnosis with its probability: by clinical group, the likeliest first in each."""
+    found = judgement.probabilities
+    caption = "<caption>Calibrated probability of each diagnosis</caption>"
+    if not release.groups:
+        return f'<table class="shares">{caption}<tbody>{_shares(found, found, release.alert_label)}</tbody></table>'
+    bodies = ""
+    for key, title in GROUPS.items():
+        names = [name for name in found if name in release.groups.get(key, [])]
+        total = triage.share(sum(found[name] for name in names))
+        head = f'<tr class="group"><th colspan="2" scope="rowgroup">{title}</th><td class="share">{total}</td></tr>'
+        bodies += f"<tbody>{head}{_shares(names, found, release.alert_label)}</tbody>" if names else ""
+    return f'<table class="shares">{caption}{bodies}</table>'
+
+
+def _shares(names, found: dict[str, float], watched: str) -> str:
+    return "".join(
+        f'<tr class="{"watched" if name == watched else ""}"><th scope="row">{escaped(name)}</th>'
+        f'<td class="bar"><div style="width: {found[name]:.1%}"></div></td>'
+        f'<td class="share">{triage.share(found[name])}</td></tr>'
+        for name in names
+    )
+
+
+def meaning(release: triage.Release, metrics: dict | None) -> str:
+    """Return what the alert's threshold means, by the evaluation of the release."""
+    if metrics is None:
+        return f"<p>{NO_METRICS}</p>"
+    held_out = metrics["splits"]["held_out"]
+    measured, watched = held_out["melanoma"], release.alert_label
+    named, n = escaped(watched), escaped(measured["n"])
+    if release.threshold is None or not measured["n"]:
+        silent = f"<p>The evaluation of this release says nothing of an alert: it held out {n} {named}s.</p>"
+        return silent + _of_attention(release, held_out.get("malignant"))
+    others, generated = held_out["n"] - measured["n"], is_generated(release, metrics)
+    flagged = figure(measured["sensitivity_refusals_missed"], times=100, digits=0)
+    declined = measured["refused"]["value"]
+    missed = f", a share of {figure(measured['refused'], digits=3)} among them that it declined" if declined else ""
+    served = measured.get("specificity_as_served") or measured["specificity"]
+    false = figure(_without(served), times=100, digits=0)
+    lines = (
+        f"<p>Of 100 {named}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 others it "
+        f"also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95 % interval; from "
+        f"{n} images of {named}{missed}, and {others} others, none of which "
+        f"it was trained on.</p>{_of_attention(release, held_out.get('malignant'))}"
+    )
+    if generated:  # what a prevalence means for these lesions nobody knows
+        return f"<p>{GENERATED}</p>{lines}"
+    mix = triage.share(measured["n"] / held_out["n"])
+    note = (
+        f"All probabilities on this page hold for the evaluation's mix, in which {mix} of the images are {watched}s. "
+        f"Where {watched} is rarer, they are too high, and an alert means less."
+    )
+    return lines + _at_prevalences(measured["predictive_values"], watched, note)
+
+
+def _of_attention(release: triage.Release, measured: dict | None) -> str:
+    if not measured or not measured["n"] or measured["sensitivity_as_served"]["value"] is None:
+        return ""
+    flagged = figure(measured["sensitivity_as_served"], times=100, digits=0)
+    false = figure(_without(measured["specificity_as_served"]), times=100, digits=0)
+    names = escaped(_listed(list(release.attention.labels))) if release.attention else "malignant or precursor"
+    return (
+        f"<p>Of 100 images of {names}, <strong>{flagged}</strong> reach the point of attention; of 100 others "
+        f"<strong>{false}</strong>.</p>"
+    )
+
+
+def is_generated(release: triage.Release, metrics: dict | None) -> bool:
+    """Return whether a release was trained on generated lesions, by its config or its figures."""
+    return bool(about(release).get("generated") or (metrics or {}).get("data", {}).get("generated"))
+
+
+def _without(measured: dict) -> dict:
+    """Return the figure of what is left to 1."""
+    ends = {"value": "value", "low": "high", "high": "low"}
+    return {key: None if measured[of] is None else 1 - measured[of] for key, of in ends.items()}
+
+
+def _at_prevalences(measured: dict, watched: str, note: str) -> str:
+    head = [f"{watched}s among the lesions", "alerts per 100 lesions"]
+    head += [f"of 100 alerts, {watched} (PPV)", f"of 100 without alert, no {watched} (NPV)"]
+    rows = [
+        [
+            f"{float(prevalence):.0%}",
+            figure(values["alerts_per_100"], digits=0),
+            figure(values["ppv"], times=100, digits=0),
+            figure(values["npv"], times=100, digits=1),
+        ]
+        for prevalence, values in measured.items()
+    ]
+    return table(f"What an alert is worth where {watched} is rarer or more frequent", head, rows, note=note)
+
+
+def lesions_as_served(kind: str, name: str, tests: list[dict]) -> dict | None:
+    """Return `n_melanomas`, `n_found` and `sensitivity` of a subgroup's lesions; None where they were not compared.
+
+    Args:
+        kind: of the subgroup.
+        name: of the subgroup.
+        tests: those of `subgroup_sensitivity` in metrics.json; of two subgroups it has one, the other as its rest.
+    """
+    of_kind = [test for test in tests if test["kind"] == kind]
+    rest = of_kind[0]["rest"] if len(of_kind) == 1 else None
+    return next((test for test in of_kind if test["name"] == name), rest)
+
+
+def about(release: triage.Release) -> dict:
+    """Return what the release says of its making: {} when it says nothing."""
+    return getattr(release.model.config, "dermalert", None) or {}
+
+
+def notice(release: triage.Release, metrics: dict | None) -> str:
+    """Return what is always in view."""
+    generated = f'<p class="generated">{GENERATED}</p>' if is_generated(release, metrics) else ""
+    return f"<p>{triage.NOT_A_DEVICE}</p>{generated}"
+
+
+def name_of(release: triage.Release) -> str:
+    """Return what a visitor may know of where the release comes from."""
+    # Of a folder only its name is shown: where it lies on the server is nobody's business.
+    return f"folder {Path(release.name).resolve().name}" if Path(release.name).is_dir() else str(release)
+
+
+UNVERSIONED = ("bundled", "unversioned")
+"""What stands for the version of a release that has none: of the one beside this file, and of any other."""
+
+
+def version_of(release: triage.Release) -> str:
+    """Return the version that a release says of itself, or one of `UNVERSIONED`."""
+    bundled = Path(release.name).resolve() == triage.BUNDLED.resolve()
+    return about(release).get("version") or UNVERSIONED[0 if bundled else 1]
+
+
+def source(release: triage.Release) -> str:
+    """Return, as one line, the release and tag that are served and what the release says of its making."""
+    parts = [f"Release: {name_of(release)}"]
+    if not Path(release.name).is_dir():
+        parts = [f"Release: {release.name}"]
+        parts.append(f"tag {release.revision}" if release.revision else "its newest state, no tag")
+    parts.append(version if (version := version_of(release)) in UNVERSIONED else f"version {version}")
+    if data := about(release).get("data"):
+        parts.append(f"trained on {', '.join(data)}")
+    return "; ".join(parts) + "."

@@ -1,0 +1,173 @@
+"""The tab that judges many files and lists them by urgency; the list is held by the visitor's browser alone."""
+
+import base64
+import io
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import gradio as gr
+from PIL import Image
+
+from dermalert_space import batch, triage
+from dermalert_space.page import api, markup, places, upload_retention
+
+LIMIT = 500
+"""Files a batch on the page: so many rows with thumbnails a browser shows without delay."""
+
+_FILTER = """(kind, text) => {
+    const rows = [...document.querySelectorAll('#rows details')];
+    for (const row of rows)
+        row.hidden = !((kind === 'all' || row.dataset.state === kind) && row.dataset.file.includes(text.toLowerCase()));
+    for (const block of document.querySelectorAll('#rows section'))
+        block.hidden = ![...block.querySelectorAll('details')].some(row => !row.hidden);
+    const left = document.querySelector('#rows .left');
+    if (left) left.textContent = `Shown: ${rows.filter(row => !row.hidden).length} of ${rows.length}.`;
+}"""
+_STOPPED = "Stopped."
+_HINT = (
+    f"Choose images, or zip archives of them; {LIMIT} files at most. For folders of any size there is a command, "
+    "<code>triage.py</code>, in this Space's repository."
+)
+
+
+def add(release: triage.Release, held: places.Places) -> None:
+    """Add the tab's parts to the page that is being built."""
+    gr.HTML(f"<p>{_HINT}</p>", elem_classes="words")
+    files = gr.File(label="Images and zip archives", file_count="multiple", height=160, elem_id="files")
+    with gr.Row():
+        start = gr.Button("Judge these files", variant="primary", elem_id="start")
+        stop = gr.Button("Stop", elem_id="stop")
+    with gr.Row():
+        choices = [
+            ("all", "all"),
+            *((f"{markup.ICONS[state]} {_word(release, state)}", state) for state in triage.STATES),
+        ]
+        kind = gr.Radio(choices, value="all", label="Show", elem_id="kind")
+        text = gr.Textbox("", label="File name contains", elem_id="text")
+    rows = gr.HTML("", elem_id="rows", elem_classes="words")
+
+    def show(uploads: list[dict] | None, request: gr.Request) -> Iterator[str]:
+        yield from answers(release, uploads, files.GRADIO_CACHE, held, places.visitor(request))
+
+    run = start.click(None, outputs=[kind, text, rows], js="() => ['all', '', '']").then(
+        show,
+        files,
+        rows,
+        preprocess=False,
+        concurrency_limit=places.AT_ONCE,
+        concurrency_id="batch",
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    # To gradio a batch that was stopped has failed too.
+    busy = f"shown => shown.includes({_STOPPED!r}) ? shown : {markup.sentence(markup.BUSY, kind='refused')!r}"
+    run.failure(None, rows, rows, js=busy)
+    stop.click(None, cancels=run, outputs=rows, js=f"() => {markup.sentence(_STOPPED)!r}")
+    gr.on([kind.change, text.change], None, [kind, text], js=_FILTER)
+
+
+def answers(
+    release: triage.Release, uploads: list[dict] | None, cache: str, held: places.Places, visitor: str
+) -> Iterator[str]:
+    """Give how far a batch is, again and again, and at last its list.
+
+    Args:
+        release: the judge.
+        uploads: as gradio has them; None where there are none.
+        cache: the folder of the uploads.
+        held: the places for batches.
+        visitor: who has this one.
+    """
+    try:
+        paths = list(dict.fromkeys(api.uploaded(file, cache) for file in (uploads or [])[: LIMIT + 1]))
+    except api.CannotJudge:
+        paths = []
+    if not paths:
+        yield markup.sentence("Not read: no file was uploaded, or it was deleted since. Choose files first.")
+        return
+    rows, total, told = [], batch.count(paths, limit=LIMIT), 0.0
+    judged = batch.judged(release, batch.expanded(paths, limit=LIMIT), thumbnails=True)
+    for row in held.held(upload_retention.kept(judged, paths), visitor):
+        rows.append(row)
+        if time.monotonic() > told + 0.5:
+            yield _progress(len(rows), total)
+            told = time.monotonic()
+    yield listed(release, batch.by_urgency(rows))
+
+
+def _progress(done: int, total: int) -> str:
+    bar = f'<progress value="{done}" max="{total}" aria-label="Files judged"></progress>'
+    return f'<p role="status">Judged {done} of {total} files. {bar}</p>'
+
+
+def listed(release: triage.Release, rows: Sequence[batch.Row]) -> str:
+    """Return the list of a batch, in the order in which its rows are given."""
+    judged, others = ([row for row in rows if bool(row.judgement) is kind] for kind in (True, False))
+    shown = "".join(_row(release, row) for row in judged)
+    if others:
+        below = "".join(_row(release, row) for row in others)
+        shown += f"<section><h3>{batch.not_read(others)}</h3>{below}</section>"
+    links = _link("triage.csv", "text/csv", batch.as_csv(rows, release)) + _link(
+        "triage.json", "application/json", batch.as_json(rows, release)
+    )
+    return (
+        f'<p class="sentence total" role="status">{len(rows)} files: {_counts(release, rows)}.</p>'
+        f'<p>{links}<span class="left" aria-live="polite"></span></p>'
+        f'{shown}<p class="fine">First comes what raises the alert or needs attention, by how many times its threshold '
+        "the probability is; then what only a person can judge; then the rest by the probability of any malignant "
+        f"diagnosis or precursor. {triage.NOT_A_DEVICE}</p>"
+    )
+
+
+def _word(release: triage.Release, state: str) -> str:
+    return triage.word(state, release.alert_label)
+
+
+def _counts(release: triage.Release, rows: Sequence[batch.Row]) -> str:
+    counts = Counter(row.state for row in rows)
+    return ", ".join(
+        f'<span class="count {state}"{markup.marks(state)}>{counts[state]} {markup.escaped(_word(release, state))}</span>'
+        for state in triage.STATES
+        if counts[state]
+    )
+
+
+def _link(name: str, kind: str, content: str) -> str:
+    """Return a link that holds the file to download: none is written to the server's disk."""
+    held = base64.b64encode(content.encode()).decode()
+    return f'<a class="download" download="{name}" href="data:{kind};charset=utf-8;base64,{held}">Download {name}</a> '
+
+
+def _row(release: triage.Release, row: batch.Row) -> str:
+    name = markup.escaped(row.file)
+    detail = (
+        markup.answer(release, row.judgement, aloud=False)
+        if row.judgement
+        else markup.sentence(f"Not read: {row.problem}", kind=row.state, aloud=False)
+    )
+    return (
+        f'<details data-state="{row.state}" data-file="{name.lower()}"><summary>{_thumbnail(row.thumbnail)}'
+        f'<span class="texts"><span class="file">{name}</span>'
+        f'<span class="verdict {row.state}"{markup.marks(row.state)}>{_verdict(release, row)}</span></span></summary>'
+        f'<div class="detail">{detail}</div></details>'
+    )
+
+
+def _verdict(release: triage.Release, row: batch.Row) -> str:
+    known, watched = row.judgement, release.alert_label
+    said = _word(release, row.state)
+    said = said[0].upper() + said[1:]
+    if row.state in ("cannot_assess", "unreadable"):
+        return markup.escaped(said)
+    value = known.malignant if known.attention is None else known.attention
+    more = f"; malignant or precursor {triage.share(value)}" if value is not None else ""
+    return markup.escaped(f"{said}: {watched} {triage.share(row.watched)}{more}")
+
+
+def _thumbnail(image: Image.Image | None) -> str:
+    if image is None:
+        return '<span class="thumbnail"></span>'
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f'<img class="thumbnail" alt="" src="{markup.data_uri(buffer.getvalue(), "jpeg")}">'

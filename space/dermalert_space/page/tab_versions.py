@@ -1,0 +1,131 @@
+"""The tab that sets another version of the release beside the one that is served."""
+
+import gradio as gr
+
+from dermalert_space import comparison, triage
+from dermalert_space.page import api, markup, tab_single
+
+_FOLDER = "This release was read from a folder: there are no other versions of it to compare with."
+_NONE = "The repository has no other version yet."
+_CHOOSE = "Choose a version to compare with {served}, the one that is served here."
+_WAIT = "() => '<p>The versions are being asked.</p>'"
+_FEW = 50  # melanomas below which a difference says little, as in the gate that a release passes
+
+
+def add(release: triage.Release, tab: gr.Tab) -> None:
+    """Add the tab's parts to the page that is being built."""
+    shelf = comparison.Shelf(release)
+    if not shelf.on_the_hub:
+        gr.HTML(markup.sentence(_FOLDER), elem_id="versions", elem_classes="words")
+        return
+    tag = gr.Dropdown([], label="Compare with", elem_id="tag")
+    over = gr.HTML(markup.sentence(_CHOOSE.format(served=release)), elem_id="versions", elem_classes="words")
+    with gr.Row():
+        with gr.Column(min_width=300):
+            label = "Dermoscopy image, to see the difference on it"
+            picture = tab_single.image_input(label, "The image that both versions judge", elem_id="compared")
+        with gr.Column(min_width=300, scale=2):
+            both = gr.HTML("", elem_id="both", elem_classes="words")
+
+    def choices() -> tuple[dict, str]:
+        try:
+            found = shelf.tags()
+        except comparison.NotThere as error:
+            return gr.update(), markup.sentence(str(error), kind="refused")
+        said = _CHOOSE.format(served=release) if found else _NONE
+        return gr.update(choices=found, value=None), markup.sentence(said)
+
+    def evaluated(tag: str | None) -> str:
+        return over_the_evaluation(shelf, tag)
+
+    def judged(tag: str | None, file: dict | None) -> str:
+        return on_an_image(shelf, tag, file, picture.GRADIO_CACHE)
+
+    quiet = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
+    tab.select(choices, None, [tag, over], queue=False, show_progress="hidden", api_visibility="private")
+    # `input`, not `change`: filling the list is no choice of a visitor.
+    tag.input(None, outputs=[over, both], js="() => ['<p>The version is being loaded.</p>', '']")
+    chosen = tag.input(evaluated, tag, over, concurrency_id="versions", **quiet)
+    chosen.failure(None, outputs=over, js=f"() => {markup.sentence(markup.BUSY, kind='refused')!r}")
+    chosen.then(judged, [tag, picture], both, concurrency_id="versions", **quiet)
+    picture.change(None, outputs=both, js=_WAIT)
+    asked = picture.change(judged, [tag, picture], both, concurrency_id="versions", **quiet)
+    asked.failure(None, outputs=both, js=f"() => {markup.sentence(markup.BUSY, kind='refused')!r}")
+
+
+def over_the_evaluation(shelf: comparison.Shelf, tag: str | None) -> str:
+    """Return how a version differs from the served one over what both held out."""
+    if not tag:
+        return markup.sentence(_CHOOSE.format(served=shelf.served))
+    try:
+        other = shelf.get(tag)
+        told = comparison.compare(shelf.served, other)
+    except comparison.NotThere as error:
+        return markup.sentence(str(error), kind="refused")
+    return _sentences(shelf.served, other, told)
+
+
+def _sentences(served: triage.Release, other: triage.Release, told: comparison.Compared) -> str:
+    watched, rest = served.alert_label, told.images - told.watched
+    if not told.images:
+        return markup.sentence(f"No image was held out of both {other} and {served}: they cannot be compared.")
+    said = (
+        f"On {told.images} images that both held out, {served} flags {len(told.won)} {watched}s that {_short(other)} "
+        f"missed, and misses {len(told.lost)} that it flagged, of {told.watched}; {len(told.false_new)} false alerts "
+        f"are new and {len(told.false_gone)} gone, of {rest} other images."
+    )
+    rows = [
+        [f"{watched}s flagged, of {told.watched}", *told.flagged, _chance(told.won, told.lost)],
+        [f"others flagged, of {rest}", *told.false, _chance(told.false_new, told.false_gone)],
+    ]
+    if told.attended:
+        p = _p(*told.attended_alone)
+        rows.append([f"malignant or precursor at the point of attention, of {told.malignant}", *told.attended, p])
+    notes = [f"The likeliest diagnosis differs on {told.diagnoses} images; {told.left_out} were left out."]
+    notes += [f"{name} does not say what it has learnt from: these images may be among it." for name in told.unknown]
+    notes += [f"With {told.watched} {watched}s one image decides much."] if told.watched < _FEW else []
+    head = ["", _short(other), f"{_short(served)} (served)", "p of the difference (McNemar)"]
+    lists = {
+        f"{watched}s won": told.won,
+        f"{watched}s lost": told.lost,
+        "new false alerts": told.false_new,
+        "false alerts gone": told.false_gone,
+    }
+    return (
+        markup.sentence(said)
+        + markup.table("Alerts on the images that both held out", head, rows, note=" ".join(notes))
+        + "".join(_ids(name, ids) for name, ids in lists.items() if ids)
+    )
+
+
+def _chance(gained: list[str], lost: list[str]) -> str:
+    return _p(len(gained), len(lost))
+
+
+def _p(gained: int, lost: int) -> str:
+    p = comparison.chance(gained, lost)
+    return "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _short(release: triage.Release) -> str:
+    return release.revision or "newest"
+
+
+def _ids(name: str, ids: list[str]) -> str:
+    listed = markup.escaped(", ".join(ids))
+    return f"<details><summary>{markup.escaped(name)}: {len(ids)}</summary><p>{listed}</p></details>"
+
+
+def on_an_image(shelf: comparison.Shelf, tag: str | None, file: dict | None, cache: str) -> str:
+    """Return what both versions say of an image, side by side."""
+    if file is None or not tag:
+        return ""
+    try:
+        image, other = api.read(file, cache), shelf.get(tag)
+    except (api.CannotJudge, comparison.NotThere) as error:
+        return markup.sentence(str(error), kind="refused")
+    sides = "".join(
+        f"<section><h3>{markup.escaped(release)}</h3>{markup.answer(release, release.judge_all([image])[0])}</section>"
+        for release in (other, shelf.served)
+    )
+    return f'<div class="pair">{sides}</div>'
