@@ -29,6 +29,8 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from datasets import Dataset
+from dermalert_space.contract import REFERENCE
+from dermalert_space.release import Release
 from transformers import (
     BaseImageProcessor,
     PreTrainedModel,
@@ -39,16 +41,33 @@ from transformers import (
     set_seed,
 )
 
-from dermalert import formatting, schema
-from dermalert.data import audit, contamination, external, loading, metadata_tables, near_duplicates, repair, splits
+from dermalert import formatting
+from dermalert.data import (
+    audit,
+    contamination,
+    external,
+    loading,
+    metadata_tables,
+    near_duplicates,
+    repair,
+    schema,
+    splits,
+)
+from dermalert.errors import RunError, UsageError, run_command
 from dermalert.evaluation import baselines, evaluate, metrics, stress_test
 from dermalert.imaging import device
 from dermalert.publishing import models
 from dermalert.release import build, fit_abstention, onnx_export, operating_points, remeasure
-from dermalert.training import backbones, calibration, checkpoint_sync, distributed, image_dataset, recipe_trainer, run_folder
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
-from dermalert.errors import RunError, UsageError, run_command
-from dermalert_space import triage
+from dermalert.training import (
+    backbones,
+    calibration,
+    checkpoint_sync,
+    distributed,
+    image_dataset,
+    recipe_trainer,
+    run_folder,
+)
 
 # What a run may be called again with, and still be the same run.
 _ON_THE_HUB = ("push_to_hub", "version", "accept_regression", "checkpoints_to", "resume_from")
@@ -126,7 +145,9 @@ def check(config: Config) -> None:
     models.check_reason(config.accept_regression)
 
 
-def train(config: Config, folder: Path, settings: dict, pushes: checkpoint_sync.Pushes, alone: run_folder.Alone) -> None:
+def train(
+    config: Config, folder: Path, settings: dict, pushes: checkpoint_sync.Pushes, alone: run_folder.Alone
+) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
     resumed = distributed.decided(lambda: find_checkpoint(config, folder, settings, pushes))
     columns = metadata_tables.Columns(metadata_tables.mapping(config.columns or []))
@@ -182,7 +203,7 @@ def train(config: Config, folder: Path, settings: dict, pushes: checkpoint_sync.
             figures = report(config, settings, data | found, sides, learnt, judge, measured)
             if config.onnx != "none":
                 figures["onnx"] = onnx_export.write(staging, judge, measured["held_out"], sides, config.onnx)
-            evaluate.write_reference(staging / triage.REFERENCE, judge)
+            evaluate.write_reference(staging / REFERENCE, judge)
             evaluate.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             if config.weights_from:
                 remeasure.copy_learning_curves(config.weights_from, staging)
@@ -191,7 +212,9 @@ def train(config: Config, folder: Path, settings: dict, pushes: checkpoint_sync.
             build.write_card(staging)
 
 
-def find_checkpoint(config: Config, folder: Path, settings: dict, pushes: checkpoint_sync.Pushes) -> checkpoint_sync.Held | None:
+def find_checkpoint(
+    config: Config, folder: Path, settings: dict, pushes: checkpoint_sync.Pushes
+) -> checkpoint_sync.Held | None:
     """Return the checkpoint on the Hub to go on from, if one is asked for, and check where new ones are to go."""
     resumed = checkpoint_sync.find(config.resume_from, folder, settings) if config.resume_from else None
     pushes.check(settings, resumed)
@@ -264,17 +287,17 @@ def reuse(config: Config) -> Learnt | None:
     )
 
 
-def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> triage.Release:
+def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> Release:
     """Write model and processor, and return what a serving side makes of the files."""
     learnt.model.save_pretrained(folder)
     backbones.save_processor(learnt.processor, folder)
     if half_precision:
         build.compact(folder)
-    return triage.Release.load(folder)
+    return Release.load(folder)
 
 
 def measure(
-    judge: triage.Release,
+    judge: Release,
     learnt: Learnt,
     sides: dict[str, Dataset],
     others: dict[str, Dataset],
@@ -295,7 +318,7 @@ def report(
     data: dict,
     sides: dict[str, Dataset],
     learnt: Learnt,
-    judge: triage.Release,
+    judge: Release,
     measured: dict[str, evaluate.Side],
 ) -> dict:
     """Return what `metrics.json` holds."""
@@ -331,8 +354,8 @@ def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], da
     if learnt:
         name = f"fold {folder.name}"
         model, processor = learnt.model.eval(), learnt.processor
-        model.config.update(operating_points.fit(triage.Release(model, processor, name=name), sides["calibration"]))
-        kept = evaluate.ask(triage.Release(model, processor, name=name), sides["held_out"], name=name)
+        model.config.update(operating_points.fit(Release(model, processor, name=name), sides["calibration"]))
+        kept = evaluate.ask(Release(model, processor, name=name), sides["held_out"], name=name)
         evaluate.write_answers(folder / "answers.npz", kept)
     run_folder.drop_checkpoints(folder)
     return kept
@@ -401,7 +424,9 @@ def learnt_mix(config: Config, train: Dataset) -> np.ndarray:
     """Return the shares (9,) of the diagnoses that a model learns to expect."""
     if config.rebalance:
         return np.full(len(DIAGNOSES), 1 / len(DIAGNOSES))
-    return recipe_trainer.shares(train["label"], recipe_trainer.sampling_weights(train["label"], train["source"], config.sampling))
+    return recipe_trainer.shares(
+        train["label"], recipe_trainer.sampling_weights(train["label"], train["source"], config.sampling)
+    )
 
 
 def prior_to_give_back(config: Config, train: Dataset) -> np.ndarray | None:
@@ -453,7 +478,7 @@ def load_model(config: Config, checkpoint: Path | None = None, *, taken: str | N
         UsageError: the base model was trained with another split.
     """
     if taken:
-        served = triage.Release.load(build.find(taken))
+        served = Release.load(build.find(taken))
         return served.model.float(), served.processor
     name = str(checkpoint or build.find(config.base_model))
     model, processor = backbones.load(name, labels=DIAGNOSES, image_size=config.image_size)

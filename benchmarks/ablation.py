@@ -25,11 +25,11 @@ import torch
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
-from dermalert.evaluation import metrics
-from dermalert.training import backbones
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError, run_command
+from dermalert.evaluation import metrics
 from dermalert.formatting import in_words
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import backbones
 
 REPOSITORY = Path(__file__).parent.parent
 FROM_SCRATCH = {"learning_rate": 1e-3}

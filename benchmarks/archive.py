@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from serving import images, releases, spread
 from tqdm.auto import tqdm
 
-from dermalert.release import build
 from dermalert.errors import RunError, run_command
+from dermalert.release import build
 
 
 def main(arguments: argparse.Namespace) -> None:

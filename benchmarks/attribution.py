@@ -1,4 +1,4 @@
-"""Whether a map of `space/dermalert_space/attribution.py` marks what counts: the places it marks are deleted, and others beside them.
+"""Whether a map of `dermalert_space.attribution` marks what counts: the places it marks are deleted, and others beside them.
 
     python benchmarks/attribution.py --model space/model --dataset isic9/ isic2017/ ham10000/
 
@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from dermalert_space import attribution
+from dermalert_space.images import read_image
+from dermalert_space.release import Release
 from PIL import Image, ImageFilter
 from recipe import load
 from scipy import stats
 from torch import nn
 from tqdm.auto import tqdm
 
-from dermalert.evaluation import metrics
-from dermalert.release import build
 from dermalert.errors import run_command
+from dermalert.evaluation import metrics
 from dermalert.formatting import in_words
-from dermalert_space import attribution, triage
+from dermalert.release import build
 
 SHARES = (0.05, 0.1, 0.2, 0.3)
 """How much of an image is deleted, at most: a map marks no more than it gives a colour."""
@@ -65,9 +67,9 @@ REPLACED_BY = {"median colour of the border": of_border, "the image blurred": bl
 def main(arguments: argparse.Namespace) -> None:
     """Measure, and print the tables."""
     side = load(arguments.dataset)[arguments.side].shuffle(seed=0)
-    judge = triage.Release.load(build.find(arguments.model))
+    judge = Release.load(build.find(arguments.model))
     dataset = side.select(range(min(arguments.images, len(side))))
-    images = [shown(triage.read_image(row["image"])) for row in dataset]
+    images = [shown(read_image(row["image"])) for row in dataset]
     maps = [attribution.attribute(judge, image) for image in tqdm(images, desc="Explaining", unit=" images")]
     coverage = {share: np.mean([most(found, share).mean() for found in maps]) for share in SHARES}
     print("On average marked: " + ", ".join(f"{known:.1%} of at most {share:.0%}" for share, known in coverage.items()))
@@ -82,7 +84,7 @@ def shown(image: Image.Image) -> Image.Image:
     return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
 
 
-def deletion(judge: triage.Release, images: list[Image.Image], maps: list[np.ndarray]) -> dict[tuple, np.ndarray]:
+def deletion(judge: Release, images: list[Image.Image], maps: list[np.ndarray]) -> dict[tuple, np.ndarray]:
     """Return the answers by what was deleted, how much of it, and what replaced it: (n, tries, 2).
 
     The last axis is log-odds and probability; the key `()` stands for the images as they are, (n, 2).
@@ -127,7 +129,7 @@ def moved(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.roll(mirrored, [rng.integers(side) for side in mask.shape], axis=(0, 1))
 
 
-def scores(judge: triage.Release, images: list[Image.Image]) -> np.ndarray:
+def scores(judge: Release, images: list[Image.Image]) -> np.ndarray:
     """Return log-odds and probability of the alert's diagnosis, (n, 2)."""
     answers = judge.probabilities(list(images), batch_size=4)
     p = answers[:, judge.labels.index(judge.alert_label)].astype(float).clip(_TINY, 1 - _TINY)
@@ -161,7 +163,7 @@ def _line(found: dict, intervals: metrics.Intervals, share: float, name: str, me
     return f"| {share:.0%} | " + " | ".join(cells) + " |"
 
 
-def cascade(judge: triage.Release, images: list[Image.Image], maps: list[np.ndarray]) -> dict[str, np.ndarray]:
+def cascade(judge: Release, images: list[Image.Image], maps: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Return how alike maps are, (n,), to those that a network gives with a part of it shuffled, by which part that is.
 
     Beside them stands how alike a map is to another image's: that is no likeness.
@@ -169,7 +171,7 @@ def cascade(judge: triage.Release, images: list[Image.Image], maps: list[np.ndar
     found = {"another image's map": np.array([likeness(a, b) for a, b in zip(maps, maps[1:] + maps[:1], strict=True)])}
     for share in tqdm(STEPS, desc="Shuffling", unit=" steps"):
         network, name = shuffled(judge.model, share)
-        other = triage.Release(network, judge.processor, name="shuffled")
+        other = Release(network, judge.processor, name="shuffled")
         pairs = zip(images, maps, strict=True)
         found[name] = np.array([likeness(known, attribution.attribute(other, image)) for image, known in pairs])
     return found

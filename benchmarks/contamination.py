@@ -11,12 +11,12 @@ import argparse
 import io
 
 import numpy as np
+from dermalert_space.images import read_image
 from PIL import Image
 
 from dermalert.data import contamination, loading, near_duplicates
-from dermalert.imaging import thumbnail
 from dermalert.errors import run_command
-from dermalert_space.triage import read_image
+from dermalert.imaging import thumbnail
 
 RADII = (0, 8, 16, 20, 24, 28, 32, 36, 40)
 _MIRRORED, _TURNED = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_90

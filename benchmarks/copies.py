@@ -17,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from datasets import Dataset
+from dermalert_space.images import read_image
 from recipe import sharpness_kept
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -25,11 +26,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dermalert.data import loading, repair
-from dermalert.imaging import sharpness
-from dermalert.training import image_dataset
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError, run_command
-from dermalert_space.triage import read_image
+from dermalert.imaging import sharpness
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import image_dataset
 
 _BATCH = 32
 _FEWEST = 40  # images of a copy: with less nothing is said

@@ -22,11 +22,11 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import fft
 
 from dermalert.data import near_duplicates
-from dermalert.imaging import synthetic_lesions
 from dermalert.data.audit import audit
-from dermalert.taxonomy import DIAGNOSES
-from dermalert.schema import FEATURES
+from dermalert.data.schema import FEATURES
+from dermalert.imaging import synthetic_lesions
 from dermalert.imaging.thumbnail import ROW, SIDE, sketch
+from dermalert.taxonomy import DIAGNOSES
 
 _TIME_LIMIT = 15 * 60  # seconds a size
 
@@ -222,7 +222,8 @@ def _generated(size: int, again: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     noise = rng.uniform(0, 0.9, (again, 1)) * spread * rng.standard_normal((again, side**2))
     sketches[size - again :] = _drawn(kept + noise.astype(np.float32))
     bits = [
-        np.unpackbits(near_duplicates.perceptual_hashes(sketches[at]), axis=1) for at in (source, slice(size - again, size))
+        np.unpackbits(near_duplicates.perceptual_hashes(sketches[at]), axis=1)
+        for at in (source, slice(size - again, size))
     ]
     return sketches, source, (bits[0] != bits[1]).sum(1)
 

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import RunError, run_command
+from dermalert.taxonomy import DIAGNOSES
 
 SHARD = 1000
 STEPS = ("load", "stream", "epoch", "triage")
@@ -125,7 +125,9 @@ def prepared(name: str, folder: Path) -> Callable[[], object]:
         from dermalert.release import archive_triage
 
         shards = [folder / "shards"]
-        return lambda: archive_triage.judge(shards, str(folder / "model"), Path(tempfile.mkdtemp(dir=folder)), workers=1)
+        return lambda: archive_triage.judge(
+            shards, str(folder / "model"), Path(tempfile.mkdtemp(dir=folder)), workers=1
+        )
     from dermalert.data import hub_datasets, loading, near_duplicates, splits
 
     if name == "stream":

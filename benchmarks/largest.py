@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from dermalert_space.release import BUNDLED
 from training_input import DEVICE, clocks, timed
 from transformers import (
     AutoModelForImageClassification,
@@ -30,12 +31,11 @@ from transformers import (
 )
 
 import train_hf
+from dermalert.config import Config
 from dermalert.data import loading
+from dermalert.errors import UsageError, run_command
 from dermalert.release import build
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.errors import UsageError, run_command
-from dermalert.config import Config
-from dermalert_space import triage
 
 _HUGE = partial(ConvNextV2Config, depths=[3, 3, 27, 3], hidden_sizes=[352, 704, 1408, 2816])
 
@@ -97,7 +97,7 @@ def measured(dataset: Dataset, size: int, config: Callable[[], PreTrainedConfig]
         trainer.evaluate(trainer.eval_dataset["validation"])
         evaluated = len(dataset) / (clocks()[0] - began)
     memory = torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else float("nan")
-    bundled = build.read_metrics(triage.BUNDLED)
+    bundled = build.read_metrics(BUNDLED)
     epochs, sides = bundled["training"]["epochs"], bundled["data"]["sides"]
     seconds = epochs * (sides["train"] / speed + 2 * sides["validation"] / evaluated)
     weights = sum(tensor.numel() for tensor in model.parameters()) / 1e6

@@ -11,13 +11,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dermalert_space.release import Release
 from recipe import load
 
-from dermalert.evaluation import evaluate
-from dermalert.release import build, onnx_export
 from dermalert.errors import run_command
+from dermalert.evaluation import evaluate
 from dermalert.formatting import in_words
-from dermalert_space import triage
+from dermalert.release import build, onnx_export
 
 _COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precision", "quantized": "8 bits"}
 
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "release"
         shutil.copytree(build.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
-        judge = triage.Release.load(folder)
+        judge = Release.load(folder)
         pixels = onnx_export.prepare(folder, judge, sides["train"], "all")
         told = onnx_export.compare(folder, judge, evaluate.ask(judge, held_out, name="held out"))
         speeds = {threads: onnx_export.speeds(folder, judge, pixels, threads=threads) for threads in arguments.threads}

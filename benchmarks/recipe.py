@@ -23,18 +23,19 @@ from unittest import mock
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.images import read_image
+from dermalert_space.release import Release
 from torch import nn
 from transformers import set_seed
 
 import train_hf
 from dermalert.data import loading, near_duplicates, repair, splits
-from dermalert.evaluation import evaluate, metrics, stress_test
-from dermalert.imaging import sharpness
-from dermalert.training import image_dataset, recipe_trainer
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError, run_command
+from dermalert.evaluation import evaluate, metrics, stress_test
 from dermalert.formatting import in_words
-from dermalert_space import triage
+from dermalert.imaging import sharpness
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import image_dataset, recipe_trainer
 
 
 @contextlib.contextmanager
@@ -122,7 +123,7 @@ def train(row: int, config: train_hf.Config, sides: dict[str, Dataset], path: Pa
         trainer.train()
     seconds = time.perf_counter() - started
     model.config.alert = {"label": "melanoma", "threshold": None}
-    judge = triage.Release(model.eval(), processor, name=path.stem)
+    judge = Release(model.eval(), processor, name=path.stem)
     validation = sides["validation"]
     told = {"plain": evaluate.predict(judge, validation, name="validation")}
     for name in ALTERED:
@@ -169,7 +170,7 @@ def altered(dataset: Dataset, artefact: str) -> Dataset:
     """Return a data set whose pictures get an artefact when they are read."""
 
     def transform(rows: dict) -> dict:
-        images = [triage.read_image(image) for image in rows["image"]]
+        images = [read_image(image) for image in rows["image"]]
         pairs = zip(images, rows["image_id"], strict=True)
         return {"image": [stress_test.apply(artefact, image, image_id=image_id) for image, image_id in pairs]}
 

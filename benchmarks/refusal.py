@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space import abstention
+from dermalert_space.images import read_image
+from dermalert_space.release import Release
 from PIL import Image, ImageFilter
 from recipe import load
 
-from dermalert.evaluation import metrics
-from dermalert.release import build, fit_abstention
 from dermalert.errors import run_command
+from dermalert.evaluation import metrics
 from dermalert.formatting import in_words
-from dermalert_space import abstention
-from dermalert_space.triage import Release, read_image
+from dermalert.release import build, fit_abstention
 
 _CUT_OUT = 6  # squares of each photograph
 _LESIONS = 200  # held out, of each degree of a fault

@@ -19,22 +19,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import dermalert_space
 import httpx
 import numpy as np
 import torch
+from dermalert_space import batch
+from dermalert_space.images import read_image
+from dermalert_space.release import Release
 from gradio_client import Client, handle_file
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 from transformers.utils import logging
 
-from dermalert.release import build, onnx_export
 from dermalert.errors import RunError, UsageError, run_command
-from dermalert_space import batch, triage
+from dermalert.release import build, onnx_export
 
-SPACE = Path(triage.__file__).parents[1]
+SPACE = Path(dermalert_space.__file__).parents[1]
 
 COLD = {
-    "triage": "from space import triage; triage.Release.load(sys.argv[1]).judge(sys.argv[2])",
+    "triage": "from dermalert_space.release import Release; Release.load(sys.argv[1]).judge(sys.argv[2])",
     "pipeline": "from transformers import pipeline; pipeline('image-classification', sys.argv[1])(sys.argv[2])",
 }
 """To the first answer, as a program of its own."""
@@ -78,7 +81,7 @@ def releases(folder: Path, scratch: Path) -> tuple[Path, Path]:
     for to in (plain, fast):
         shutil.copytree(folder, to, ignore=shutil.ignore_patterns("onnx"))
     (fast / "onnx").mkdir()
-    onnx_export.export(fast, triage.Release.load(plain).processor, "graph")
+    onnx_export.export(fast, Release.load(plain).processor, "graph")
     return plain, fast
 
 
@@ -90,7 +93,7 @@ def singles(plain: Path, fast: Path) -> dict[str, Way]:
 
     @torch.inference_mode()
     def bare(paths: list[Path]) -> np.ndarray:
-        pixels = processor(triage.read_image(paths[0]), return_tensors="pt")
+        pixels = processor(read_image(paths[0]), return_tensors="pt")
         return network(**pixels).logits.softmax(-1).numpy()
 
     judges = {"`Release.judge`, torch": plain, "`Release.judge`, ONNX Runtime": fast}
@@ -99,7 +102,7 @@ def singles(plain: Path, fast: Path) -> dict[str, Way]:
 
 def one_by_one(folder: Path) -> Way:
     """Return what judges images alone."""
-    judge = triage.Release.load(folder)
+    judge = Release.load(folder)
     return lambda paths: rows([judge.judge(path).probabilities for path in paths], judge.labels)
 
 
@@ -130,7 +133,7 @@ def batches(plain: Path, fast: Path) -> dict[str, Way]:
 
 def together(folder: Path) -> Way:
     """Return what judges files as `triage.py` does."""
-    judge = triage.Release.load(folder)
+    judge = Release.load(folder)
 
     def judged(paths: list[Path]) -> np.ndarray:
         found = batch.judged(judge, batch.expanded(paths))
@@ -183,7 +186,7 @@ def spread(values: np.ndarray, digits: int) -> str:
 
 def cold_starts(folders: dict[str, Path], image: Path, repeats: int) -> str:
     """Return how long a new program takes to its first answer, and its memory then."""
-    programs = {f"`triage.Release`, {name}": ("triage", at) for name, at in folders.items()}
+    programs = {f"`release.Release`, {name}": ("triage", at) for name, at in folders.items()}
     programs |= {"`pipeline`": ("pipeline", folders["torch"])}
     found = {name: [] for name in programs}
     for _ in tqdm(range(repeats), desc="Starts"):

@@ -16,18 +16,17 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from dermalert_space.release import Release
 from recipe import load
 
 import train_hf
-from dermalert import schema
-from dermalert.data import audit, contamination, splits
-from dermalert.evaluation import baselines, evaluate
-from dermalert.release import build
-from dermalert.training import run_folder
-from dermalert.taxonomy import DIAGNOSES
+from dermalert.data import audit, contamination, schema, splits
 from dermalert.errors import UsageError, run_command
+from dermalert.evaluation import baselines, evaluate
 from dermalert.formatting import in_words
-from dermalert_space import triage
+from dermalert.release import build
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import run_folder
 
 _MELANOMA = DIAGNOSES.index("melanoma")
 _FIGURES = "figures.json"
@@ -83,7 +82,7 @@ def leave_out(name: str, config: train_hf.Config, sides: dict[str, Dataset], fol
     foreign = foreign.select([i for i, group in enumerate(foreign["group"]) if group not in kin])
     data = {"sources": with_melanomas(own["train"]), "generated": False}
     learnt = train_hf.learn(config, folder, own, data)
-    judge = triage.Release(learnt.model.eval(), learnt.processor, name=f"without {name}")
+    judge = Release(learnt.model.eval(), learnt.processor, name=f"without {name}")
     measured = evaluate.evaluate(judge, {"left_out": foreign, "held_out": own["held_out"]})
     shortcuts = baselines.baselines(own | {"held_out": foreign}, measured["left_out"].probabilities)
     return {

@@ -18,11 +18,11 @@ from datasets import Dataset
 from transformers import set_seed
 
 import train_hf
+from dermalert.config import Config
 from dermalert.data import loading, repair, splits
+from dermalert.errors import run_command
 from dermalert.evaluation import metrics
 from dermalert.training import image_dataset
-from dermalert.errors import run_command
-from dermalert.config import Config
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -37,12 +37,12 @@ from tqdm.auto import tqdm
 from transformers import DefaultDataCollator, ProgressCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import train_hf
-from dermalert.data import loading
-from dermalert.imaging import device, pixel_cache
-from dermalert.training import image_dataset
-from dermalert.taxonomy import DIAGNOSES
-from dermalert.errors import UsageError, run_command
 from dermalert.config import Config
+from dermalert.data import loading
+from dermalert.errors import UsageError, run_command
+from dermalert.imaging import device, pixel_cache
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import image_dataset
 
 MEMORY = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "OMP_WAIT_POLICY")
 SIZE = (600, 450)

@@ -5,8 +5,9 @@ python scripts/build_examples.py
 
 import sys
 
-from dermalert.imaging import non_lesions, synthetic_lesions
 from dermalert_space.page.examples import FOLDER
+
+from dermalert.imaging import non_lesions, synthetic_lesions
 
 _SIDE = 320  # pixels of a lesion
 

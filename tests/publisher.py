@@ -13,12 +13,12 @@ import sys
 import types
 from pathlib import Path
 
+from dermalert_space.release import Release
 from huggingface_hub.utils import _http
 
+from dermalert.errors import run_command
 from dermalert.hub import retries
 from dermalert.publishing import models
-from dermalert.errors import run_command
-from dermalert_space import triage
 
 REPO = "tester/derm"
 
@@ -73,7 +73,7 @@ def _publish(folder: str, version: str) -> tuple[int, str]:
 def main() -> None:
     """Publish what stdin says, each in a process of its own."""
     for line in sys.stdin:
-        triage.Release.load(json.loads(line)[0]).deviation()  # what this imports, each child has then
+        Release.load(json.loads(line)[0]).deviation()  # what this imports, each child has then
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:

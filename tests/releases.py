@@ -9,15 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
+from dermalert_space.contract import REFERENCE
+from dermalert_space.release import Release
 from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 
 from dermalert.data import contamination
 from dermalert.evaluation import evaluate, metrics
+from dermalert.files import dump_metrics
 from dermalert.release import build
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
-from dermalert.files import dump_metrics
-from dermalert_space import triage
 
 LABELS = list(DIAGNOSES)
 
@@ -254,7 +255,7 @@ def measured_release(
     groups = np.array([str(i) for i in range(images)])
     report["splits"]["held_out"] |= {"n": images, "groups": images}
     report["splits"]["held_out"]["calibration"] |= metrics.calibration(truth, probabilities, metrics.Intervals(groups))
-    evaluate.write_reference(folder / triage.REFERENCE, triage.Release.load(folder))
+    evaluate.write_reference(folder / REFERENCE, Release.load(folder))
     (folder / "evaluation" / "metrics.json").write_text(dump_metrics(report | {"version": None}))
     columns = {
         "image_id": [f"ISIC_{9000000 + i:07d}" for i in range(images)],
@@ -266,7 +267,9 @@ def measured_release(
     }
     table = pa.table(columns | {label: probabilities[:, i] for i, label in enumerate(LABELS)})
     pq.write_table(table, folder / "evaluation" / "predictions.parquet")
-    contamination.write(dict.fromkeys([contamination.hashed(name) for name in ("a lesion", *learnt_from)], "train"), folder)
+    contamination.write(
+        dict.fromkeys([contamination.hashed(name) for name in ("a lesion", *learnt_from)], "train"), folder
+    )
     build.write_card(folder)
     return folder
 

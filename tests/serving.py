@@ -16,16 +16,17 @@ SPACE = Path(__file__).parent.parent / "space"
 
 REFUSES_BLACK = """
 import dataclasses, runpy
-import numpy, triage
+import numpy
+from dermalert_space.release import Release
 
-judged = triage.Release.answers
+judged = Release.answers
 
 def answers(self, images, **options):
     found = judged(self, images, **options)
     dark = [numpy.asarray(image).max() < 5 for image in images]
     return dataclasses.replace(found, refused=["it is too dark." if d else why for d, why in zip(dark, found.refused)])
 
-triage.Release.answers = answers
+Release.answers = answers
 runpy.run_path("app.py", run_name="__main__")
 """
 """app.py with a release that declines black images, whatever it declines itself."""
@@ -33,9 +34,9 @@ runpy.run_path("app.py", run_name="__main__")
 
 QUICK = """
 import runpy
-import cleaning, page
+from dermalert_space.page import build, upload_retention
 
-cleaning.EVERY, cleaning.AGE, page.EVERY, page.AGE = 0.5, 3, 1, 2
+upload_retention.EVERY, upload_retention.AGE, build.EVERY, build.AGE = 0.5, 3, 1, 2
 runpy.run_path("app.py", run_name="__main__")
 """
 """app.py whose minutes last a second."""

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, Value
+from dermalert_space import batch, decoder_limits, images
+from dermalert_space.release import Release
 from releases import LABELS, make_image, make_release
 
+from dermalert.errors import RunError, UsageError
 from dermalert.release import archive_triage
 from dermalert.training import locks
-from dermalert.errors import RunError, UsageError
-from dermalert_space import batch, decoder_limits, triage
-from dermalert_space.triage import Release
 
 NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `archive` is not installed")
 
@@ -82,13 +82,13 @@ def results(output: Path) -> dict[str, pa.Table]:
 HELD = """
 import os, sys, time
 from pathlib import Path
-from dermalert import archive
+from dermalert.release import archive_triage
 from dermalert.cli import app
 
-read_for_real = archive.read_rows
+read_for_real = archive_triage.read_rows
 begun, go_on = map(Path, sys.argv.pop().split(","))
 
-def held(shard, model, output):  # in a process where `archive` is as it was
+def held(shard, model, output):  # in a process where it is as it was
     def read_rows(path):
         for row in read_for_real(path):
             if list(output.glob("*.parquet")):
@@ -97,10 +97,10 @@ def held(shard, model, output):  # in a process where `archive` is as it was
                     time.sleep(0.02)
             yield row
 
-    archive.read_rows = read_rows
-    return archive.judge_shard(shard, model, output)
+    archive_triage.read_rows = read_rows
+    return archive_triage.judge_shard(shard, model, output)
 
-archive.judge_shard = held
+archive_triage.judge_shard = held
 app()
 """
 """The command; once there is a result, each process stops in its next shard, says so in one folder, and waits."""
@@ -344,7 +344,7 @@ def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, 
     ("where", "name", "value"),
     [
         (batch, "MAX_BYTES", 1_000_000),
-        (triage, "KINDS", ("JPEG", "PNG")),
+        (images, "KINDS", ("JPEG", "PNG")),
         (decoder_limits, "MAX_SCANS", 5),
         (archive_triage.features, "check", lambda codec: codec != "webp"),
     ],
@@ -390,7 +390,9 @@ def test_files_of_others_stay_whatever_their_names(done, release):
     (output / "0.parquet").unlink()
     judged(shards, release, output)
     assert all((output / name).read_text() == "the only copy" for name in others)
-    assert sorted(path.name for path in output.iterdir()) == sorted([*others, archive_triage._LIST, "0.parquet", "1.parquet"])
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        [*others, archive_triage._LIST, "0.parquet", "1.parquet"]
+    )
 
 
 def of_another_command(result: Path, taken: Path) -> None:

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from dermalert_space.release import Release
 from PIL import Image
 from releases import make_image, make_release
 
-from dermalert import schema
+from dermalert.data import schema
 from dermalert.evaluation.stress_test import ARTEFACTS, apply, stress
 from dermalert.taxonomy import DIAGNOSES
-from dermalert_space.triage import Release
 
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
 UNDEFINED = {"value": None, "low": None, "high": None}

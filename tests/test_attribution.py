@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from dermalert_space import attribution
+from dermalert_space.release import Release
 from PIL import Image
 from releases import ALERT, LABELS
 from torch import nn
 from transformers import DeiTImageProcessorPil, PreTrainedModel, ViTImageProcessorPil
-
-from dermalert_space import attribution, triage
 
 SIDE = 32
 _CONVOLUTIONS = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
@@ -62,12 +62,12 @@ def network(name: str) -> PreTrainedModel:
     return model.eval()
 
 
-def release(name: str, processor=None) -> triage.Release:
+def release(name: str, processor=None) -> Release:
     processor = processor or ViTImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    return triage.Release(network(name), processor, name=name)
+    return Release(network(name), processor, name=name)
 
 
-def blinkered(found: triage.Release, rows: slice, columns: slice) -> triage.Release:
+def blinkered(found: Release, rows: slice, columns: slice) -> Release:
     """The same release, but its model sees nothing except some rows and columns of its input."""
 
     def blinker(_model, _inputs: tuple, named: dict) -> tuple:

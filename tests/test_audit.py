@@ -9,10 +9,10 @@ from pictures import class_folders, picture, write_table
 from PIL import Image
 from typer.testing import CliRunner
 
-from dermalert.data import audit_report, isic9, loading
-from dermalert.imaging import synthetic_lesions
 from dermalert.cli import app
+from dermalert.data import audit_report, isic9, loading
 from dermalert.data.audit import KINDS, audit
+from dermalert.imaging import synthetic_lesions
 from dermalert.taxonomy import DIAGNOSES
 
 RUNNER = CliRunner()

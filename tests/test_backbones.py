@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from dermalert_space.release import load_processor
 from PIL import Image
 from torch.nn import functional
 from transformers import (
@@ -24,10 +25,9 @@ from transformers import (
 from transformers.models.auto import image_processing_auto
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
-from dermalert.training import backbones
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import UsageError
-from dermalert_space import triage
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import backbones
 
 
 def reference_features(weights: dict[str, torch.Tensor], repeats: list[int], pixels: torch.Tensor) -> torch.Tensor:
@@ -271,7 +271,7 @@ def test_a_processor_is_saved_so_that_pillow_resizes_where_that_changes_nothing(
     backbones.save_processor(processor, tmp_path)
     told = json.loads((tmp_path / "preprocessor_config.json").read_text())["image_processor_type"]
     assert told == ("PilBackend" if pinned else type(processor).__name__.removesuffix("Pil"))
-    again = triage.load_processor(str(tmp_path))
+    again = load_processor(str(tmp_path))
     image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (90, 130, 3), np.uint8))
     assert torch.equal(*(each(image, return_tensors="pt")["pixel_values"] for each in (processor, again)))
 

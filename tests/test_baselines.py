@@ -4,8 +4,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from dermalert import schema
-from dermalert.data import loading, splits
+from dermalert.data import loading, schema, splits
 from dermalert.evaluation import metrics
 from dermalert.evaluation.baselines import baselines, shortcuts
 from dermalert.taxonomy import DIAGNOSES

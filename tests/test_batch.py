@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -12,17 +13,20 @@ import time
 import zipfile
 from pathlib import Path
 
+import dermalert_space
 import hostile
 import numpy as np
 import pytest
+from dermalert_space import batch, cli
+from dermalert_space.cli import main
+from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.page import api
+from dermalert_space.prediction import STATES, Judgement, state
+from dermalert_space.release import BUNDLED, Release
 from PIL import Image
 from releases import LABELS, make_image, make_release
 
-from dermalert_space import batch, triage
-from dermalert_space.page import api
-from dermalert_space.triage import Judgement, NOT_A_DEVICE, Release
-
-SPACE = Path(triage.__file__).parents[1]
+SPACE = Path(dermalert_space.__file__).parents[1]
 SENTENCE = re.compile(r"(the file|the name|the folder|no file) .*[.]", re.DOTALL)
 
 
@@ -351,9 +355,10 @@ def test_hostile_files_in_one_batch_do_not_hide_the_good_ones(release, tmp_path,
 
 MEASURED = """
 import resource, sys, warnings
-from space import batch, triage
+from dermalert_space import batch, cli
+from dermalert_space.release import Release
 warnings.simplefilter("ignore")
-release = triage.Release.load(sys.argv[1])
+release = Release.load(sys.argv[1])
 for path in sys.argv[2:]:
     rows = sum(row.problem is None for row in batch.judged(release, batch.expanded([path]), thumbnails=True))
     print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
@@ -405,7 +410,7 @@ def row(
 ) -> batch.Row:
     asks = attention is not None and attention >= POINTS["attention"]
     judgement = Judgement(
-        state=triage.state(alert, asks, refused),
+        state=state(alert, asks, refused),
         alert=alert,
         refused=refused,
         sentence="...",
@@ -521,12 +526,12 @@ def test_a_state_follows_from_the_numbers_beside_it(tmp_path, point, nudge):
     told |= {"alert threshold": served["threshold"], "attention threshold": served["attention_threshold"]}
     keys = ("state", "melanoma", "attention probability", "alert threshold", "attention threshold")
     found = [[one[key] for key in keys] for one in (line, file, told)]
-    for state, *numbers in found:
+    for name, *numbers in found:
         melanoma, attention, alert_from, attention_from = map(float, numbers)
         follows = "malignant_likely" if attention >= attention_from else "none"
-        assert state == ("melanoma_alert" if melanoma >= alert_from else follows)
+        assert name == ("melanoma_alert" if melanoma >= alert_from else follows)
     fires = {"alert": "melanoma_alert", "attention": "malignant_likely"}[point]
-    assert {state for state, *_ in found} == {"none" if nudge > 0 else fires}
+    assert {name for name, *_ in found} == {"none" if nudge > 0 else fires}
 
 
 def test_a_number_that_is_none_is_null_in_json_and_empty_in_the_table(release):
@@ -558,7 +563,7 @@ def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path):
     assert len(rows) == 13
     assert {row["file"] for row in rows} == {str(path) for path in [*paths, tmp_path / "lesions" / "letter.txt"]}
     states = [row["state"] for row in rows]
-    assert states == sorted(states, key=list(triage.STATES).index) and states[-1] == "unreadable"
+    assert states == sorted(states, key=list(STATES).index) and states[-1] == "unreadable"
     assert [row["file"] for row in rows] == [file["file"] for file in json.loads(tables[1].read_text())["files"]]
     lines = done.stdout.splitlines()
     assert lines[13:15] == ["", "1 file could not be read as an image:"]
@@ -568,9 +573,8 @@ def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path):
 
 def test_the_command_needs_no_gradio_and_nothing_beside_its_folder(folder, tmp_path):
     (picture,) = pictures(tmp_path / "lesions", 1)
-    needed = ("triage.py", "batch.py", "checks.py", "formats.py", "graph.py", "guards.py", "refusal.py", "trial.py")
-    for name in needed:
-        (tmp_path / name).write_bytes((SPACE / name).read_bytes())
+    (tmp_path / "triage.py").write_bytes((SPACE / "triage.py").read_bytes())
+    shutil.copytree(SPACE / "dermalert_space", tmp_path / "dermalert_space", ignore=shutil.ignore_patterns("page"))
     (tmp_path / "gradio.py").write_text("raise SystemExit('gradio was imported')")
     done = run(picture, "--model", folder, cwd=tmp_path, script=tmp_path / "triage.py")
     assert done.returncode == 0, done.stderr
@@ -580,7 +584,7 @@ def test_the_command_needs_no_gradio_and_nothing_beside_its_folder(folder, tmp_p
 def command(*arguments: str | Path) -> int:
     """Run the command in this process."""
     try:
-        return triage.main([str(argument) for argument in arguments])
+        return main([str(argument) for argument in arguments])
     except SystemExit as error:
         return error.code
 
@@ -607,7 +611,7 @@ def test_a_wrong_command_is_told_before_anything_is_loaded(tmp_path, capsys, mon
 
 
 def test_without_a_release_the_command_says_what_to_set(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(triage, "BUNDLED", tmp_path / "nowhere")
+    monkeypatch.setattr(cli, "BUNDLED", tmp_path / "nowhere")
     assert command(*pictures(tmp_path, 1)) == 2
     error = capsys.readouterr().err
     assert error.endswith("error: set --model to a release: a folder, or USER/REPO@TAG of the Hub.\n")
@@ -684,7 +688,7 @@ def test_a_terminal_is_sent_no_control_characters(tmp_path, folder, capsys):
 
 @pytest.mark.long
 def test_real_images_are_judged_as_alone(real_images):
-    bundled = Release.load(triage.BUNDLED)
+    bundled = Release.load(BUNDLED)
     paths = random.Random(0).sample(sorted(real_images.glob("*/*/*.jpg")), 60)
     rows = rows_of(bundled, *paths)
     found = np.array([[row.judgement.probabilities[label] for label in bundled.labels] for row in rows])

@@ -21,8 +21,8 @@ from test_sharpness import softened, textures
 
 from dermalert.data import contamination, loading
 from dermalert.imaging import sharpness
-from dermalert.training import image_dataset
 from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import image_dataset
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import attribution as maps_that_count

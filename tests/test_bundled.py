@@ -8,13 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import REPOSITORY
+from dermalert_space.contract import TOLERANCE
+from dermalert_space.prediction import threshold_share
+from dermalert_space.release import BUNDLED, Release
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from dermalert.formatting import in_words
 from dermalert.release import build
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.formatting import in_words
-from dermalert_space.triage import BUNDLED, Release, TOLERANCE, threshold_share
 
 MOST_BYTES = 12_000_000
 

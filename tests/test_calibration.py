@@ -4,8 +4,7 @@ import torch
 from scipy import special
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTConfig, ViTForImageClassification
 
-from dermalert import head
-from dermalert.training import calibration
+from dermalert.training import calibration, head
 
 
 def test_the_temperature_that_made_the_logits_is_found():

@@ -7,13 +7,14 @@ import jinja2
 import numpy as np
 import pytest
 import yaml
+from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.reader_studies import READERS
 from huggingface_hub import ModelCard
 from releases import figures
 
-from dermalert import formatting, provenance
+from dermalert import formatting
+from dermalert.data import provenance
 from dermalert.release import card
-from dermalert_space.reader_studies import READERS
-from dermalert_space.triage import NOT_A_DEVICE
 
 TEMPLATE = Path(card.__file__).parents[2] / "model_card.md"
 EVERYTHING = frozenset(

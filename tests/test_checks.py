@@ -17,18 +17,20 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
+from dermalert_space import checks, comparison, onnx_graph
+from dermalert_space.contract import METRICS, PREDICTIONS, REFERENCE
+from dermalert_space.page import tab_evaluation
+from dermalert_space.release import NoRelease, Release
 from onnx import TensorProto, helper
+from PIL import Image
 from releases import make_release, measured_release
 from serving import SPACE, variables
 from test_graph import edited, replaced, with_graph
 
+from dermalert.errors import UsageError
 from dermalert.evaluation import any_checkpoint
 from dermalert.release import build
 from dermalert.training import backbones
-from dermalert.errors import UsageError
-from dermalert_space import checks, comparison, onnx_graph, triage
-from dermalert_space.page import tab_evaluation
-from dermalert_space.triage import NoRelease, Release
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,13 @@ def test_code_of_a_release_is_never_run_nor_asked_about(copied, tmp_path, file, 
     (copied / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     if not (copied / file).exists():
         (copied / file).write_text("{}")
-    command = [sys.executable, "space/dermalert_space/triage.py", "space/examples", "--model", configured(copied, file, **changes)]
+    command = [
+        sys.executable,
+        "space/triage.py",
+        "space/examples",
+        "--model",
+        configured(copied, file, **changes),
+    ]
     run = subprocess.run(command, cwd=SPACE.parent, input="y\n" * 9, capture_output=True, text=True, env=variables())
     assert run.returncode == 1 and not (tmp_path / "ran").exists()
     assert "asks for code of its own" in run.stderr.splitlines()[-1] and "Traceback" not in run.stderr
@@ -96,7 +104,7 @@ def test_code_of_another_checkpoint_is_never_run(tmp_path):
 # Links
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "evaluation/metrics.json", triage.REFERENCE])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "evaluation/metrics.json", REFERENCE])
 @pytest.mark.parametrize("kind", ["absolute", "relative", "a folder"])
 def test_a_link_that_leaves_a_release_is_refused(copied, tmp_path, name, kind):
     file, away = copied / name, tmp_path / "away"
@@ -212,7 +220,7 @@ def header(table: dict, data: bytes = b"") -> bytes:
         b"",
     ],
 )
-@pytest.mark.parametrize("name", ["model.safetensors", triage.REFERENCE])
+@pytest.mark.parametrize("name", ["model.safetensors", REFERENCE])
 def test_a_table_of_tensors_that_lies_is_refused(copied, name, content):
     (copied / name).write_bytes(content)
     assert name in refused(copied)
@@ -246,8 +254,8 @@ def test_weights_that_are_no_numbers_or_of_another_model_are_refused(copied):
     ],
 )
 def test_reference_images_that_are_none_are_refused(copied, images, probabilities):
-    safetensors.torch.save_file({"images": images, "probabilities": probabilities}, copied / triage.REFERENCE)
-    assert f"cannot read {triage.REFERENCE}" in refused(copied)
+    safetensors.torch.save_file({"images": images, "probabilities": probabilities}, copied / REFERENCE)
+    assert f"cannot read {REFERENCE}" in refused(copied)
 
 
 @pytest.mark.parametrize("name", ["config.json", "evaluation/metrics.json", "model.safetensors"])
@@ -259,7 +267,7 @@ def test_a_file_larger_than_any_release_has_is_not_read(copied, name):
 
 def test_a_table_that_unpacks_to_too_much_is_refused(copied, monkeypatch):
     other = Release.load(copied)
-    file = copied / comparison.PREDICTIONS
+    file = copied / PREDICTIONS
     for content in (b"", b"PAR1" * 9, file.read_bytes()[:-99]):
         file.write_bytes(content)
         with pytest.raises(comparison.NotThere, match="cannot be read"):
@@ -360,12 +368,12 @@ def test_a_graph_that_does_not_come_to_an_end_is_refused(changeable, monkeypatch
     ],
 )
 def test_figures_that_cannot_be_shown_are_said_without_a_traceback(copied, change):
-    file = copied / triage.METRICS
+    file = copied / METRICS
     metrics = json.loads(file.read_text())
     change(metrics)
     file.write_text(json.dumps(metrics))
     own = variables(MODEL_ID=str(copied), HF_HUB_OFFLINE="1")
-    command = [sys.executable, "space/dermalert_space/app.py"]
+    command = [sys.executable, "space/app.py"]
     run = subprocess.run(command, cwd=SPACE.parent, env=own, capture_output=True, text=True, timeout=120)
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert "cannot be shown: its config.json or evaluation/metrics.json" in run.stderr.splitlines()[-1]
@@ -374,4 +382,4 @@ def test_figures_that_cannot_be_shown_are_said_without_a_traceback(copied, chang
 def test_a_good_release_gives_what_it_gave(whole):
     found = Release.load(whole)
     found.check_answers()
-    assert np.isfinite(found.probabilities([triage.Image.new("RGB", (64, 64))])).all()
+    assert np.isfinite(found.probabilities([Image.new("RGB", (64, 64))])).all()

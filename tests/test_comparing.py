@@ -20,11 +20,11 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from dermalert import formatting
+from dermalert.cli import app
 from dermalert.data import contamination
+from dermalert.errors import RunError, UsageError
 from dermalert.evaluation import metrics, noninferiority
 from dermalert.release import regression_gate
-from dermalert.cli import app
-from dermalert.errors import RunError, UsageError
 
 MELANOMA = LABELS.index("melanoma")
 
@@ -179,7 +179,9 @@ def test_the_difference_is_that_of_the_figures_and_turns_with_the_order(folders)
 
 
 def test_a_paired_interval_is_narrower_than_that_of_two_separate_figures(folders):
-    told = regression_gate.compare(*(regression_gate.load(str(folders[name])) for name in ("good", "worse")))["melanoma_auroc"]
+    told = regression_gate.compare(*(regression_gate.load(str(folders[name])) for name in ("good", "worse")))[
+        "melanoma_auroc"
+    ]
     widths = [told[key]["high"] - told[key]["low"] for key in ("old", "new", "difference")]
     assert widths[2] < math.hypot(widths[0], widths[1])
 

@@ -1,7 +1,7 @@
 import pytest
 
-from dermalert.imaging import device
 from dermalert.errors import UsageError
+from dermalert.imaging import device
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ from collections import Counter
 import pytest
 
 from dermalert.data import metadata_tables
-from dermalert.taxonomy import DIAGNOSES, MALIGNANT, PRECURSOR, diagnosis, find, finer, malignancy
 from dermalert.errors import UsageError
+from dermalert.taxonomy import DIAGNOSES, MALIGNANT, PRECURSOR, diagnosis, find, finer, malignancy
 
 AK, BCC, DF, MEL, NV, PBK, SK, SCC, VASC = DIAGNOSES
 

@@ -13,8 +13,7 @@ from datasets import Dataset
 from pictures import class_folders, jpeg
 from PIL import Image, ImageEnhance, ImageOps
 
-from dermalert import schema
-from dermalert.data import loading, near_duplicates, splits
+from dermalert.data import loading, near_duplicates, schema, splits
 from dermalert.imaging import synthetic_lesions, thumbnail
 from dermalert.taxonomy import DIAGNOSES
 

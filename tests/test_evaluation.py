@@ -3,8 +3,8 @@
 import numpy as np
 from datasets import Dataset
 
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.evaluation.evaluate import failures
+from dermalert.taxonomy import DIAGNOSES
 
 
 def test_failures_say_on_which_images_the_release_abstains():

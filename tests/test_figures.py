@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pyarrow as pa
 import pytest
+from dermalert_space.reader_studies import READERS
 from matplotlib.text import Text
 from PIL import Image
 from scipy import special
@@ -13,7 +14,6 @@ from sklearn.metrics import roc_curve
 
 from dermalert.evaluation import metrics, plots
 from dermalert.taxonomy import DIAGNOSES
-from dermalert_space.reader_studies import READERS
 
 MELANOMA, NEVUS = 3, 4
 HISTORY = [

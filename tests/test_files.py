@@ -7,8 +7,8 @@ import pytest
 from pictures import class_folders
 from typer.testing import CliRunner
 
-from dermalert.data import identifiers, loading
 from dermalert.cli import app
+from dermalert.data import identifiers, loading
 
 
 @pytest.mark.parametrize("name", [b"Myr\xf6n.png", b"\xff\xfe.png", b"caf\xc3\xa9-\xe9.png"])

@@ -5,11 +5,10 @@ import io
 import hostile
 import numpy as np
 import pytest
+from dermalert_space import batch, formats
+from dermalert_space.images import UnreadableImage, read_image
 from PIL import Image
 from releases import make_image
-
-from dermalert_space import batch, formats
-from dermalert_space.triage import UnreadableImage, read_image
 
 
 def iso(brand: bytes, *compatible: bytes) -> bytes:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from dermalert_space.release import NoRelease, Release
 from huggingface_hub import HfApi
 from pictures import class_folders
 from releases import make_image, make_release
@@ -12,13 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 from typer.testing import CliRunner
 
+from dermalert.cli import app
 from dermalert.data import contamination, loading
+from dermalert.errors import UsageError
 from dermalert.evaluation import any_checkpoint
 from dermalert.release import fit_abstention
-from dermalert.cli import app
 from dermalert.taxonomy import DIAGNOSES, MALIGNANT
-from dermalert.errors import UsageError
-from dermalert_space.triage import NoRelease, Release
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
@@ -283,7 +283,9 @@ def test_a_shipped_test_split_is_measured_by_itself_and_without_kin(tmp_path):
     (tmp_path / "kaggle" / "Test" / "melanoma" / "ISIC_9009999.png").write_bytes(leak.read_bytes())
     told = figures_of(checkpoint(tmp_path / "seven", HAM), tmp_path / "kaggle", tmp_path=tmp_path)
     assert {name: figures["n"] for name, figures in told["splits"].items()} == {"all": 63, "test": 28, "clean_test": 27}
-    assert any("the official_test of a release's card has the labels as they" in line for line in any_checkpoint.remarks(told))
+    assert any(
+        "the official_test of a release's card has the labels as they" in line for line in any_checkpoint.remarks(told)
+    )
     alone = told | {"splits": {"all": told["splits"]["all"]}}
     assert not any("official_test" in line for line in any_checkpoint.remarks(alone))
 

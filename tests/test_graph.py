@@ -9,6 +9,9 @@ import onnx
 import pytest
 import torch
 from datasets import Dataset
+from dermalert_space import abstention, onnx_graph
+from dermalert_space.contract import GRAPH
+from dermalert_space.release import NoRelease, Release
 from huggingface_hub import HfApi
 from onnx import TensorProto, helper
 from pictures import class_folders
@@ -25,10 +28,8 @@ from transformers import (
 from transformers.models.auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from dermalert.data import loading
-from dermalert.release import archive_triage, fit_abstention, onnx_export
 from dermalert.errors import UsageError
-from dermalert_space import abstention, onnx_graph
-from dermalert_space.triage import NoRelease, Release
+from dermalert.release import archive_triage, fit_abstention, onnx_export
 
 OTHERS = {
     "DeiT": DeiTConfig(**SMALL, intermediate_size=64),
@@ -69,9 +70,9 @@ def copied(served, tmp_path) -> Path:
 
 def edited(folder: Path, change) -> Path:
     """A release whose graph is changed."""
-    model = onnx.load(folder / onnx_graph.FILE, load_external_data=False)
+    model = onnx.load(folder / GRAPH, load_external_data=False)
     change(model)
-    (folder / onnx_graph.FILE).write_bytes(model.SerializeToString())
+    (folder / GRAPH).write_bytes(model.SerializeToString())
     return folder
 
 
@@ -80,7 +81,7 @@ def refused(folder: Path) -> str:
         Release.load(folder)
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{folder} cannot be served: its onnx/graph.onnx ") and line.endswith(".")
-    return line.split(onnx_graph.FILE)[1]
+    return line.split(GRAPH)[1]
 
 
 def test_onnx_runtime_serves_a_release_that_has_a_graph_and_answers_as_torch_does(served, pictures, tmp_path):
@@ -107,17 +108,17 @@ def test_the_weights_are_the_models_own_whichever_these_are(copied):
 
 
 def test_the_file_holds_no_weight(served):
-    model = onnx.load(served / onnx_graph.FILE, load_external_data=False)
+    model = onnx.load(served / GRAPH, load_external_data=False)
     named = Release.load(served).model.state_dict()
     assert {tensor.name for tensor in model.graph.initializer} <= named.keys()
     assert not any(tensor.raw_data or tensor.float_data for tensor in model.graph.initializer)
-    assert (served / onnx_graph.FILE).stat().st_size < 50_000
+    assert (served / GRAPH).stat().st_size < 50_000
 
 
 def test_weights_that_are_equal_keep_their_own_names(tmp_path):
     """As they are initialised, all biases are 0: one of them in the place of all would follow one alone later."""
     folder = with_graph(make_release(tmp_path / "release", generated=False))
-    biases = [name for name in onnx_graph.weights_named((folder / onnx_graph.FILE).read_bytes()) if name.endswith(".bias")]
+    biases = [name for name in onnx_graph.weights_named((folder / GRAPH).read_bytes()) if name.endswith(".bias")]
     assert set(biases) == {name for name in Release.load(folder).model.state_dict() if name.endswith(".bias")}
 
 
@@ -145,7 +146,7 @@ def test_a_graph_holds_for_each_family_of_models_whatever_the_batch(name, tmp_pa
 
 @pytest.mark.parametrize("content", [b"", b"no graph", None], ids=["empty", "something else", "cut short"])
 def test_a_damaged_graph_is_said(copied, content):
-    file = copied / onnx_graph.FILE
+    file = copied / GRAPH
     file.write_bytes(file.read_bytes()[:-900] if content is None else content)
     assert "is damaged, cut short, or made for other weights" in refused(copied)
 
@@ -153,7 +154,7 @@ def test_a_damaged_graph_is_said(copied, content):
 def test_a_graph_of_another_architecture_is_said(copied, tmp_path):
     exported = saved("ViT", tmp_path / "vit")
     onnx_export._export_graph(
-        onnx_export._loaded(exported), ViTImageProcessorPil.from_pretrained(exported), copied / onnx_graph.FILE
+        onnx_export._loaded(exported), ViTImageProcessorPil.from_pretrained(exported), copied / GRAPH
     )
     assert "names weights that its model does not have, such as 'vit." in refused(copied)
 
@@ -240,7 +241,7 @@ def test_a_graph_with_operations_of_its_own_is_not_run(copied):
 
 def test_a_file_that_onnx_runtime_takes_for_one_of_its_own_is_not_read_as_such(copied):
     # A field that ONNX does not know, so that it reads the file as a model, and the mark of the other format.
-    (copied / onnx_graph.FILE).write_bytes(b"\x12\x90\x01\x00ORTM" + bytes(139))
+    (copied / GRAPH).write_bytes(b"\x12\x90\x01\x00ORTM" + bytes(139))
     with pytest.raises(NoRelease) as error:
         Release.load(copied)
     assert "No graph was found" in str(error.value.__cause__.__cause__)

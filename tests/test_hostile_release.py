@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from releases import LABELS, make_image, make_release, measured_release
-
 from dermalert_space import batch, comparison
 from dermalert_space.page import api, markup, tab_batch, tab_evaluation, tab_versions
-from dermalert_space.triage import Answers, NoRelease, Release
+from dermalert_space.release import Answers, NoRelease, Release
+from PIL import Image
+from releases import LABELS, make_image, make_release, measured_release
 
 TAGS = (
     "<img src=x onerror=alert(1)>",

@@ -11,10 +11,9 @@ from hub_server import Fault
 from huggingface_hub.constants import HF_HUB_CACHE
 from pictures import class_folders, picture, write_table
 
-from dermalert import schema
-from dermalert.data import isic9, loading, repair
-from dermalert.taxonomy import DIAGNOSES
+from dermalert.data import isic9, loading, repair, schema
 from dermalert.errors import RunError, UsageError
+from dermalert.taxonomy import DIAGNOSES
 
 ROWS = [
     ("ISIC_8000000", "HAM_9000000", "melanocytic_Nevi"),

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from pictures import class_folders, picture, write_table
 
-from dermalert import schema
-from dermalert.data import loading
-from dermalert.taxonomy import DIAGNOSES
+from dermalert.data import loading, schema
 from dermalert.errors import UsageError
+from dermalert.taxonomy import DIAGNOSES
 
 
 def one_hot(columns: str, rows: list[dict], key: str = "image") -> list[dict]:

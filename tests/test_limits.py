@@ -13,11 +13,10 @@ import gradio
 import httpx
 import pytest
 import serving
-from releases import make_image, make_release
-from test_load import Visitor, resident
-
 from dermalert_space import batch
 from dermalert_space.page import limits, logs, places, upload_retention
+from releases import make_image, make_release
+from test_load import Visitor, resident
 
 API = "/gradio_api"
 

@@ -13,9 +13,8 @@ import httpx
 import numpy as np
 import pytest
 import serving
+from dermalert_space.release import Release
 from releases import make_image, make_release
-
-from dermalert_space.triage import Release
 
 CALLS = 2000
 CLIENTS = 64
@@ -205,15 +204,15 @@ def test_sixty_four_clients_with_hostile_bodies_among_them_leave_the_memory_with
 
 SLOW = """
 import runpy, time
-import triage
+from dermalert_space.release import Release
 
-judged = triage.Release.answers
+judged = Release.answers
 
 def answers(self, images, **options):
     time.sleep(0.05)
     return judged(self, images, **options)
 
-triage.Release.answers = answers
+Release.answers = answers
 runpy.run_path("app.py", run_name="__main__")
 """
 

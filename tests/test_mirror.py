@@ -21,9 +21,9 @@ from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 import train_hf
+from dermalert.errors import RunError, UsageError
 from dermalert.hub import retries
 from dermalert.training import checkpoint_sync, recipe_trainer, run_folder
-from dermalert.errors import RunError, UsageError
 
 REPO, NAME = "tester/derm", "run-a"
 TO = ("--checkpoints_to", f"{REPO}@{NAME}")
@@ -468,7 +468,9 @@ def test_a_folder_that_is_behind_the_branch_is_refused(folder):
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(UsageError, match=r"holds step 20 of this run and '.*' none: go on .* by --resume_from"):
         checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
-    checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, checkpoint_sync.find(f"{REPO}@{NAME}", folder, SETTINGS))
+    checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(
+        SETTINGS, checkpoint_sync.find(f"{REPO}@{NAME}", folder, SETTINGS)
+    )
 
 
 NO_BRANCH = {

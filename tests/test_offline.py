@@ -2,15 +2,16 @@
 
 import pytest
 import transformers
+from dermalert_space.contract import EXPOSURE
+from dermalert_space.release import NoRelease, Release
 from huggingface_hub import HfApi, constants, snapshot_download
 from releases import make_release
 
 from dermalert.data import contamination
-from dermalert.evaluation import any_checkpoint
-from dermalert.training import backbones
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import RunError, UsageError
-from dermalert_space.triage import NoRelease, Release
+from dermalert.evaluation import any_checkpoint
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import backbones
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_what_an_incomplete_cache_lacks_is_named(cached, tmp_path, lacks):
 @pytest.mark.filterwarnings("ignore:It seems that you are about to commit a data file")
 def test_a_release_whose_list_of_images_is_not_cached_is_not_taken_for_one_that_has_none(cached, tmp_path):
     folder = make_release(tmp_path / "release", generated=True)
-    (folder / contamination.FILE).parent.mkdir(exist_ok=True)
+    (folder / EXPOSURE).parent.mkdir(exist_ok=True)
     contamination.write({"a": "train"}, folder)
-    with pytest.raises(RunError, match=f"the cache lacks {contamination.FILE} of 'tester/model'"):
+    with pytest.raises(RunError, match=f"the cache lacks {EXPOSURE} of 'tester/model'"):
         contamination.read(cached(folder, without=["evaluation/*"]))

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from datasets import Dataset
+from dermalert_space.release import Release
 from pictures import class_folders
 from PIL import Image
 from releases import make_image, make_release
@@ -23,12 +24,11 @@ from transformers import (
 from transformers.models.auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from dermalert.data import loading
+from dermalert.errors import RunError, UsageError
 from dermalert.evaluation import evaluate
 from dermalert.release import build, onnx_export
-from dermalert.training import backbones
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.errors import RunError, UsageError
-from dermalert_space.triage import Release
+from dermalert.training import backbones
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 ARCHITECTURES = {

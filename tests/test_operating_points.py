@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 from datasets import Dataset
+from dermalert_space.release import Release
 from releases import LABELS, make_image, make_release
 from scipy import stats
 
 from dermalert.release import fit_abstention, operating_points
-from dermalert_space.triage import Release
 
 
 def point(scores, lesions=None, abstained=None):

@@ -11,6 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 import serving
+from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.page import markup, tab_evaluation
+from dermalert_space.prediction import share
+from dermalert_space.reader_studies import READERS
+from dermalert_space.release import Release
 from PIL import Image
 from releases import make_image, measured_release
 from transformers import pipeline
@@ -18,9 +23,6 @@ from transformers import pipeline
 from dermalert.publishing import models
 from dermalert.release import regression_gate
 from dermalert.taxonomy import CLINICAL_GROUPS
-from dermalert_space.page import markup, tab_evaluation
-from dermalert_space.reader_studies import READERS
-from dermalert_space.triage import NOT_A_DEVICE, Release, share
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 # A browser has servers of its own that it likes to ask.

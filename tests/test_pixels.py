@@ -15,10 +15,10 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, MobileViTImageProcessorPil, ViTImageProcessorPil
 
 from dermalert.data import loading
-from dermalert.imaging import pixel_cache
-from dermalert.training import image_dataset
 from dermalert.errors import RunError, UsageError
+from dermalert.imaging import pixel_cache
 from dermalert.imaging.pixel_cache import Pixels, Processed
+from dermalert.training import image_dataset
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})
 ROW = 2 * 32 + 3 * 16 * 16  # bytes
@@ -94,11 +94,12 @@ def test_a_run_killed_while_it_decodes_leaves_only_whole_packs_and_the_next_goes
     script = f"""
 import time
 from transformers import ViTImageProcessorPil
-from dermalert import pixels, sources
-read_image = pixels.read_image
-pixels.read_image, pixels._PACK = lambda image: time.sleep(0.2) or read_image(image), 4
+from dermalert.data import loading
+from dermalert.imaging import pixel_cache
+read_image = pixel_cache.read_image
+pixel_cache.read_image, pixel_cache._PACK = lambda image: time.sleep(0.2) or read_image(image), 4
 processor = ViTImageProcessorPil(size={{"height": 16, "width": 16}})
-pixels.Pixels(sources.load([{str(tmp_path / "data")!r}]), pixels.Processed(processor))
+pixel_cache.Pixels(loading.load([{str(tmp_path / "data")!r}]), pixel_cache.Processed(processor))
 """
     process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     while not list(packs.glob("*/*.pack")) or not list(packs.glob("*/*.partial")):
@@ -249,7 +250,9 @@ def test_pixels_are_kept_as_rgb_and_fed_as_the_processor_would_feed_them(process
 def test_a_model_that_takes_bgr_is_trained_on_the_very_pixels_that_it_is_served(dataset):
     processor = MobileViTImageProcessorPil(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})
     served = processor([image.convert("RGB") for image in dataset["image"]], return_tensors="pt")["pixel_values"]
-    assert torch.allclose(image_dataset.WithPixels(dataset, processor).__getitems__(list(range(18)))["pixel_values"], served)
+    assert torch.allclose(
+        image_dataset.WithPixels(dataset, processor).__getitems__(list(range(18)))["pixel_values"], served
+    )
 
 
 def _pixels_of(content, i, size=3 * 16 * 16):

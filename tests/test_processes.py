@@ -15,17 +15,17 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from dermalert.data import splits
+from dermalert.data import loading, splits
 from dermalert.training import distributed, run_folder
 from dermalert.training.recipe_trainer import WeightedSampler, sampling_weights
-from train_hf import Config, UsageError, check, parse, run, sources
+from train_hf import Config, UsageError, check, parse, run
 
 # The script, and beside it what it drew, what was measured and its own number, for the test to read.
 SPY = """
 import json, os, sys, time
 sys.path.insert(0, {repository!r})
 import train_hf
-from dermalert import images, training
+from dermalert.training import image_dataset, recipe_trainer
 from dermalert.errors import run_command
 from dermalert.config import parse
 
@@ -34,7 +34,7 @@ def note(**told):
         file.write(json.dumps(told) + "\\n")
 
 note(pid=os.getpid())
-measure, items = training.measure, images.WithPixels.__getitems__
+measure, items = recipe_trainer.measure, image_dataset.WithPixels.__getitems__
 
 def spied_measure(metric, prior):
     figures = measure(metric, prior)
@@ -55,8 +55,8 @@ def spied_evaluate(self, *arguments, **settings):
     note(evaluated=sum(tensor.double().abs().sum().item() for tensor in self.model.state_dict().values()))
     return found
 
-evaluate, training.RecipeTrainer.evaluate = training.RecipeTrainer.evaluate, spied_evaluate
-training.measure, images.WithPixels.__getitems__ = spied_measure, spied_items
+evaluate, recipe_trainer.RecipeTrainer.evaluate = recipe_trainer.RecipeTrainer.evaluate, spied_evaluate
+recipe_trainer.measure, image_dataset.WithPixels.__getitems__ = spied_measure, spied_items
 sys.exit(run_command(lambda: train_hf.main(parse())))
 """
 
@@ -114,7 +114,7 @@ def figures(folder: Path) -> dict:
 
 
 def train_side(pictures):
-    return splits.split(sources.load([str(pictures)]))["train"]
+    return splits.split(loading.load([str(pictures)]))["train"]
 
 
 def counts(told, path=""):

@@ -15,12 +15,11 @@ from hub_server import Fault
 from pictures import picture
 from typer.testing import CliRunner
 
-from dermalert import schema
-from dermalert.data import audit, loading, splits
+from dermalert.cli import app
+from dermalert.data import audit, loading, schema, splits
+from dermalert.errors import UsageError
 from dermalert.hub import retries
 from dermalert.publishing import datasets
-from dermalert.cli import app
-from dermalert.errors import UsageError
 
 REPO = "tester/lesions"
 IMAGES, DIFFERENT = 148, 149  # after the repair and before it

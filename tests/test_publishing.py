@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from dermalert_space.release import Release
 from hub_server import Fault, HubServer, environment
 from publisher import REPO, TIME, Publisher
 from releases import IMAGES, make_release, measured_release
 from transformers import AutoModelForImageClassification
 from typer.testing import CliRunner
 
-from dermalert.publishing import models
-from dermalert.release import build
 from dermalert.cli import app
 from dermalert.errors import RunError, UsageError
-from dermalert_space.triage import Release
+from dermalert.publishing import models
+from dermalert.release import build
 
 
 @pytest.fixture(scope="module")

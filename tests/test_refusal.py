@@ -7,6 +7,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from dermalert_space import abstention
+from dermalert_space.contract import STATISTICS
+from dermalert_space.release import NoRelease, Release
 from PIL import Image, ImageFilter
 from releases import make_release
 from safetensors.torch import load_file, save_file
@@ -14,8 +17,6 @@ from safetensors.torch import load_file, save_file
 from dermalert.data import loading, splits
 from dermalert.imaging import non_lesions, synthetic_lesions
 from dermalert.release import fit_abstention
-from dermalert_space import abstention
-from dermalert_space.triage import NoRelease, Release
 
 
 def lesions(n: int, *, first: int = 0) -> list[Image.Image]:
@@ -133,7 +134,7 @@ def test_a_release_that_says_nothing_of_it_declines_nothing(tmp_path):
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "another", "misshapen", "no threshold"])
 def test_damaged_statistics_are_named(copy, damage):
-    path = copy / abstention.STATISTICS
+    path = copy / STATISTICS
     if damage == "missing":
         path.unlink()
     elif damage == "empty":
@@ -151,7 +152,7 @@ def test_damaged_statistics_are_named(copy, damage):
 
 
 def test_statistics_of_another_model_are_named(copy):
-    path = copy / abstention.STATISTICS
+    path = copy / STATISTICS
     statistics = load_file(path)
     save_file({name: t[..., :10].contiguous() if t.shape[-1] > 16 else t for name, t in statistics.items()}, path)
     with pytest.raises(NoRelease, match="refusal"):

@@ -2,10 +2,10 @@ import json
 
 import pytest
 from conftest import REPOSITORY
+from dermalert_space.contract import NOT_A_DEVICE
 from releases import figures
 
 from dermalert.release import build
-from dermalert_space.triage import NOT_A_DEVICE
 
 
 def test_a_release_is_assembled_whole_or_not_at_all(tmp_path):

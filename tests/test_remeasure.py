@@ -6,9 +6,9 @@ import pytest
 from safetensors.torch import load_file
 
 import train_hf
-from dermalert.release import build
-from dermalert.errors import run_command
 from dermalert.config import Config, parse
+from dermalert.errors import run_command
+from dermalert.release import build
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,9 @@ import shutil
 import pytest
 from pictures import class_folders, picture
 
-from dermalert import schema
-from dermalert.data import loading, repair
-from dermalert.taxonomy import DIAGNOSES
+from dermalert.data import loading, repair, schema
 from dermalert.errors import UsageError
+from dermalert.taxonomy import DIAGNOSES
 
 
 def put(root, label, name, seed):

@@ -7,8 +7,8 @@ from hub_server import Fault
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from dermalert.hub import retries
 from dermalert.errors import RunError
+from dermalert.hub import retries
 
 
 @pytest.fixture

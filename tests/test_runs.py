@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from dermalert import files
-from dermalert.training import locks, run_folder
 from dermalert.errors import RunError, UsageError
+from dermalert.training import locks, run_folder
 
 LOCK = ".dermalert-run.lock"
 
@@ -133,8 +133,8 @@ def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path, content):
 HOLD = """
 import sys, time
 from pathlib import Path
-from dermalert import runs
-with runs.Alone(Path(sys.argv[1])) as alone:
+from dermalert.training import run_folder
+with run_folder.Alone(Path(sys.argv[1])) as alone:
     alone.hold()
     print("held", flush=True)
     time.sleep(60)

@@ -2,6 +2,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Value
+from dermalert_space.contract import EXPOSURE
 from pictures import picture
 from PIL import Image
 
@@ -82,7 +83,9 @@ def test_a_side_that_loses_a_diagnosis_to_the_base_model_is_refused():
 
 def test_the_list_of_a_chain_of_models_holds_what_all_of_them_have_seen(tmp_path):
     (tmp_path / "evaluation").mkdir()
-    contamination.write(contamination.of(sides(train=rows(2)), contamination.of(sides(calibration=rows(1, 2)))), tmp_path)
+    contamination.write(
+        contamination.of(sides(train=rows(2)), contamination.of(sides(calibration=rows(1, 2)))), tmp_path
+    )
     learnt = contamination.read(tmp_path)
     assert contamination.are_unseen(rows(1, 2, 3), learnt).tolist() == [False, False, True]
     assert contamination.are_unseen(rows(1, 2), learnt, but_as="calibration").tolist() == [True, False]
@@ -141,9 +144,9 @@ def test_the_pictures_are_kept_in_a_column_of_their_own_and_a_list_without_it_is
     (tmp_path / "evaluation").mkdir()
     contamination.write(learnt, tmp_path)
     assert contamination.read(tmp_path) == learnt
-    table = pq.read_table(tmp_path / contamination.FILE)
+    table = pq.read_table(tmp_path / EXPOSURE)
     assert sum(cell is not None for cell in table["picture"].to_pylist()) == len(dataset)
-    pq.write_table(table.select(["name", "side"]), tmp_path / contamination.FILE)
+    pq.write_table(table.select(["name", "side"]), tmp_path / EXPOSURE)
     before = contamination.read(tmp_path)
     assert not contamination.are_unseen(dataset, before).any()
     assert contamination.are_unseen(drawn(tmp_path / "copies", quality=60), before).all()

@@ -7,14 +7,13 @@ import logging
 import numpy as np
 import pytest
 from datasets import Dataset, Features
+from dermalert_space.images import UnreadableImage, read_image
 from pictures import jpeg
 from PIL import Image
 
-from dermalert import schema
-from dermalert.data import loading, near_duplicates
+from dermalert.data import loading, near_duplicates, schema
 from dermalert.imaging import synthetic_lesions, thumbnail
 from dermalert.taxonomy import DIAGNOSES
-from dermalert_space.triage import UnreadableImage, read_image
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -2,14 +2,13 @@ import shutil
 
 import numpy as np
 import pytest
+from dermalert_space.images import read_image
 from pictures import class_folders, picture, write_table
 from PIL import Image
 
-from dermalert import schema
-from dermalert.data import loading, metadata_tables, near_duplicates, repair
-from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES, diagnosis
+from dermalert.data import loading, metadata_tables, near_duplicates, repair, schema
 from dermalert.errors import UsageError
-from dermalert_space.triage import read_image
+from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES, diagnosis
 from train_hf import parse
 
 
@@ -284,7 +283,11 @@ def test_a_binary_set_is_grouped_and_repaired_like_any(tmp_path):
 def test_columns_are_named_as_pairs_or_in_a_file(tmp_path):
     (tmp_path / "columns.json").write_text('{"label": "finding", "image": "photo"}')
     named = {"label": "finding", "image": "photo"}
-    assert metadata_tables.mapping(["label=finding", "image=photo"]) == metadata_tables.mapping([f"{tmp_path}/columns.json"]) == named
+    assert (
+        metadata_tables.mapping(["label=finding", "image=photo"])
+        == metadata_tables.mapping([f"{tmp_path}/columns.json"])
+        == named
+    )
     assert metadata_tables.mapping(["label=a=b"]) == {"label": "a=b"}
     assert metadata_tables.mapping([]) == {}
     assert parse(["--columns", "label=finding", "image=photo"]).columns == ["label=finding", "image=photo"]

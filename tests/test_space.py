@@ -26,6 +26,11 @@ import httpx
 import numpy as np
 import pytest
 import serving
+from dermalert_space import batch, server
+from dermalert_space.contract import NOT_A_DEVICE, REFERENCE
+from dermalert_space.page import api, markup, tab_single, upload_retention
+from dermalert_space.page import build as pages
+from dermalert_space.release import BUNDLED, Release
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from huggingface_hub import SpaceCard
@@ -41,10 +46,6 @@ from transformers import pipeline
 
 from dermalert.evaluation import evaluate
 from dermalert.taxonomy import MALIGNANT, PRECURSOR
-from dermalert_space import app, batch, triage
-from dermalert_space.page import api, markup, tab_single, upload_retention
-from dermalert_space.page import build as pages
-from dermalert_space.triage import NOT_A_DEVICE, REFERENCE, Release
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_without_a_model_it_says_what_to_set(tmp_path):
 
 def test_a_model_that_cannot_be_loaded_is_named_without_a_traceback():
     own = variables(MODEL_ID="tester/none", MODEL_REVISION="v9", HF_HUB_OFFLINE="1")
-    run = subprocess.run([sys.executable, "space/dermalert_space/app.py"], cwd=SPACE.parent, env=own, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "space/app.py"], cwd=SPACE.parent, env=own, capture_output=True, text=True)
     assert run.returncode == 1
     assert re.fullmatch(r"cannot load the release tester/none@v9: .*\n", run.stderr)
 
@@ -157,12 +158,12 @@ def launched(monkeypatch, **variables: str) -> dict:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert in_a_loop(app.main) == 0
+    assert in_a_loop(server.main) == 0
     return calls[0]
 
 
 def test_the_bundled_release_is_served_where_none_is_named(monkeypatch, demo_release):
-    monkeypatch.setattr(triage, "BUNDLED", demo_release)
+    monkeypatch.setattr(server, "BUNDLED", demo_release)
     assert "demo-release" in json.dumps(launched(monkeypatch)["demo"].get_config_file())
 
 
@@ -173,7 +174,7 @@ def test_a_release_that_answers_otherwise_than_it_was_measured_is_not_served(mon
     assert launched(monkeypatch, MODEL_ID=str(folder))
     make_release(folder, seed=1)  # other weights, the same reference
     monkeypatch.setenv("MODEL_ID", str(folder))
-    assert in_a_loop(app.main) == 1
+    assert in_a_loop(server.main) == 1
     assert "answers otherwise here than it was measured" in capsys.readouterr().err
 
 
@@ -182,7 +183,7 @@ def test_damaged_reference_images_are_told_without_a_traceback(monkeypatch, tmp_
     (folder / REFERENCE).parent.mkdir()
     (folder / REFERENCE).write_bytes(b"not a safetensors file")
     monkeypatch.setenv("MODEL_ID", str(folder))
-    assert in_a_loop(app.main) == 1
+    assert in_a_loop(server.main) == 1
     assert "cannot read evaluation/parity.safetensors" in capsys.readouterr().err
 
 
@@ -196,7 +197,9 @@ def test_nothing_of_a_visitor_is_kept_or_shared(monkeypatch, demo_release):
     assert call["max_file_size"] == "50mb"
     demo = call["demo"]
     assert demo.analytics_enabled is False
-    assert sum(demo.delete_cache) < upload_retention.EVERY + upload_retention.AGE <= 360, "six minutes, as the page says"
+    assert sum(demo.delete_cache) < upload_retention.EVERY + upload_retention.AGE <= 360, (
+        "six minutes, as the page says"
+    )
     assert demo._queue.max_size >= 128
     config = demo.get_config_file()
     picture = next(c["props"] for c in config["components"] if c["props"].get("elem_id") == "picture")
@@ -239,7 +242,7 @@ def test_a_release_without_a_version_is_called_so_wherever_a_version_is_shown(tm
     release = Release.load(folder)
     assert markup.source(release) == "Release: folder mine; unversioned; trained on demo."
     assert api.served(release, None)["version"] == "unversioned"
-    monkeypatch.setattr(triage, "BUNDLED", folder)
+    monkeypatch.setattr(markup, "BUNDLED", folder)
     assert markup.source(release) == "Release: folder mine; bundled; trained on demo."
     assert api.served(release, None)["version"] == "bundled"
 
@@ -499,7 +502,7 @@ def test_one_picture_spelled_in_many_ways_is_judged_once(release, monkeypatch, t
     held = base64.b64encode((tmp_path / "lesion.png").read_bytes()).decode()
     ways = [f"data:{kind};base64,{' ' * n}{held}" for kind in ("image/png", "image/jpeg", "") for n in range(20)]
     judged, judge = [], release.judge_all
-    monkeypatch.setattr(release, "judge_all", lambda images: judged.extend(images) or judge(images))
+    monkeypatch.setattr(server, "judge_all", lambda images: judged.extend(images) or judge(images))
     rows = batch.judged(release, api.sources(ways, str(tmp_path)))
     files = api.sorted_by_urgency(release, rows)["files"]
     assert len(files) == 60 and len({file["sentence"] for file in files}) == 1
@@ -645,10 +648,10 @@ def test_a_file_of_the_server_that_was_not_uploaded_is_not_read(demo_space, tmp_
 
 def test_real_images_get_the_answers_of_a_bare_pipeline(real_images, tmp_path):
     (tmp_path / "home").mkdir()
-    plain = pipeline("image-classification", model=str(triage.BUNDLED), top_k=9)
+    plain = pipeline("image-classification", model=str(BUNDLED), top_k=9)
     paths = sorted(path for path in real_images.rglob("*.jpg"))
     chosen = random.Random(0).sample(paths, 50)
-    with serving.space(tmp_path / "home", MODEL_ID=str(triage.BUNDLED), HF_HUB_OFFLINE="1") as url:
+    with serving.space(tmp_path / "home", MODEL_ID=str(BUNDLED), HF_HUB_OFFLINE="1") as url:
         client = Client(url, verbose=False, analytics_enabled=False, download_files=tmp_path / "client")
         for path in chosen:
             answer = client.predict(handle_file(path), api_name="/judge")

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from dermalert_space.page import examples
+from dermalert_space.release import BUNDLED, Release
 from hub_server import Fault, environment
 from huggingface_hub import HfApi, SpaceCard, snapshot_download
 from PIL import Image
@@ -17,13 +19,11 @@ from releases import figures, make_image, make_release
 from transformers import pipeline
 from typer.testing import CliRunner
 
+from dermalert.cli import app
+from dermalert.errors import RunError, UsageError
 from dermalert.hub import retries
 from dermalert.publishing import models, spaces
 from dermalert.release import build, onnx_export
-from dermalert.cli import app
-from dermalert.errors import RunError, UsageError
-from dermalert_space import triage
-from dermalert_space.page import examples
 
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
@@ -47,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "evaluation" / "metrics.json").write_text(json.dumps(figures()))
     (folder / "onnx").mkdir()
     for name in ("graph", "model"):
-        onnx_export.export(folder, triage.Release.load(folder).processor, name)
+        onnx_export.export(folder, Release.load(folder).processor, name)
     build.write_card(folder)
     return folder
 
@@ -492,9 +492,11 @@ def test_a_deployed_space_answers_as_the_release_does(published, tmp_path):
     snapshot_download(SPACE, repo_type="space", local_dir=tmp_path / "app")
     make_image((90, 70)).save(tmp_path / "lesion.png")
     program = (
-        "import json, os, page, triage\n"
-        "release = triage.Release.load(os.environ['MODEL_ID'], os.environ['MODEL_REVISION'])\n"
-        "page.build_demo(release)\n"
+        "import json, os\n"
+        "from dermalert_space.page import build\n"
+        "from dermalert_space.release import Release\n"
+        "release = Release.load(os.environ['MODEL_ID'], os.environ['MODEL_REVISION'])\n"
+        "build.build_demo(release)\n"
         "print(json.dumps(release.judge('../lesion.png').probabilities))"
     )
     run = subprocess.run(
@@ -534,12 +536,12 @@ def test_the_command_names_what_was_asked_wrongly():
 
 def test_all_that_a_release_is_served_by_is_fetched(tmp_path):
     """Of the bundled release as it would be downloaded: what is left out would be missing."""
-    for path in (path for path in triage.BUNDLED.rglob("*") if path.is_file()):
-        name = path.relative_to(triage.BUNDLED).as_posix()
+    for path in (path for path in BUNDLED.rglob("*") if path.is_file()):
+        name = path.relative_to(BUNDLED).as_posix()
         if spaces._is_served(name):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / name)
-    release = triage.Release.load(tmp_path)
+    release = Release.load(tmp_path)
     assert release.refusal is not None
     assert release.metrics() is not None
     assert release.deviation() < 1e-4

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 from datasets import Dataset
+from dermalert_space.page.markup import lesions_as_served
 from scipy import stats
 
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.evaluation.subgroups import differing, holm, sensitivity_by_subgroup, subgroups
-from dermalert_space.page.markup import lesions_as_served
+from dermalert.taxonomy import DIAGNOSES
 
 MELANOMA = DIAGNOSES.index("melanoma")
 

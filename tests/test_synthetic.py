@@ -10,8 +10,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.imaging.synthetic_lesions import ARTEFACTS, KINDS, demo_set, lesion
+from dermalert.taxonomy import DIAGNOSES
 
 CHANCE = 1 / len(DIAGNOSES)
 

@@ -40,7 +40,9 @@ def test_a_word_for_the_test_is_one_in_a_cell_a_folder_and_a_split_of_the_hub(tm
     for root in (tmp_path / "cells", tmp_path / "folders"):
         assert [row["shipped_split"] for _, row in sorted(load(root).items())] == ["test"] * 2 + ["train"] * 4
     row = Dataset.from_list([of(0)])
-    (record,) = hub_datasets._records(row, f"user/x/{word}", metadata_tables.columns_of(row.column_names), [""], first=0)
+    (record,) = hub_datasets._records(
+        row, f"user/x/{word}", metadata_tables.columns_of(row.column_names), [""], first=0
+    )
     assert record.shipped_split == "test"
 
 
@@ -107,7 +109,14 @@ def test_a_word_for_nothing_is_no_other_kind_of_picture(tmp_path, word, left):
     assert len(load(tmp_path)) == left
     told = Dataset.from_list(rows)
     assert (
-        len(list(hub_datasets._records(told, "user/x/train", metadata_tables.columns_of(told.column_names), [""] * 4, first=0))) == left
+        len(
+            list(
+                hub_datasets._records(
+                    told, "user/x/train", metadata_tables.columns_of(told.column_names), [""] * 4, first=0
+                )
+            )
+        )
+        == left
     )
 
 

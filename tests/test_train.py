@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import REPOSITORY
+from dermalert_space.release import Release
 from pictures import class_folders, write_table
 from PIL import Image
 from safetensors.torch import load_file
@@ -22,12 +23,11 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 import train_hf
 from dermalert.data import contamination, loading
+from dermalert.errors import RunError, run_command
 from dermalert.imaging import synthetic_lesions
 from dermalert.release import onnx_export
-from dermalert.training import calibration, image_dataset, recipe_trainer
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.errors import RunError, run_command
-from dermalert_space import triage
+from dermalert.training import calibration, image_dataset, recipe_trainer
 
 
 def arguments(pictures, base, output_dir, *more: str) -> list[str]:
@@ -75,7 +75,7 @@ def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
 
 
 def test_a_release_gives_the_answers_that_it_recorded(run):
-    assert triage.Release.load(run / "release").deviation() < 1e-5
+    assert Release.load(run / "release").deviation() < 1e-5
 
 
 def test_training_moves_every_parameter(run, tiny_vit):
@@ -120,7 +120,7 @@ def test_for_serving_alone_the_release_has_the_graph_and_is_asked_by_it(pictures
     assert told.keys() == {"images", "batch_size", "graph"} and told["graph"]["difference"] < 1e-5
     folder = tmp_path / "run/release"
     assert [path.name for path in (folder / "onnx").iterdir()] == ["graph.onnx"]
-    judge = triage.Release.load(folder)
+    judge = Release.load(folder)
     assert judge.graph is not None and judge.deviation() < 1e-5
     card = (folder / "README.md").read_text()
     assert "`onnx/graph.onnx`" in card and "Without PyTorch" not in card

@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from dermalert.training import recipe_trainer
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.errors import RunError
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import recipe_trainer
 from dermalert.training.recipe_trainer import WeightAverage, WeightedSampler, sampling_weights, shares
 
 NEVUS, MELANOMA = DIAGNOSES.index("nevus"), DIAGNOSES.index("melanoma")

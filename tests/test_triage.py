@@ -11,13 +11,14 @@ import hostile
 import numpy as np
 import pytest
 import torch
+from dermalert_space import batch
+from dermalert_space.images import MAX_PIXELS, UnreadableImage, read_image
+from dermalert_space.page import markup
+from dermalert_space.prediction import Judgement, threshold_share
+from dermalert_space.release import Answers, NoRelease, Release
 from PIL import Image
 from releases import LABELS, make_image, make_release
 from transformers import pipeline
-
-from dermalert_space import batch
-from dermalert_space.page import markup
-from dermalert_space.triage import Answers, Judgement, MAX_PIXELS, NoRelease, Release, UnreadableImage, read_image, threshold_share
 
 ORIENTATION = 0x0112
 

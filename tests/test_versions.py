@@ -5,16 +5,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dermalert_space import comparison
+from dermalert_space.contract import EXPOSURE, PREDICTIONS
+from dermalert_space.page import tab_versions
+from dermalert_space.release import Release
 from releases import LABELS, measured_release
 from scipy import stats
 
-from dermalert.data import contamination
 from dermalert.publishing import models
 from dermalert.release import regression_gate
 from dermalert.taxonomy import MALIGNANT, PRECURSOR
-from dermalert_space import comparison
-from dermalert_space.page import tab_versions
-from dermalert_space.triage import Release
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     learnt = tuple(f"ISIC_{9000000 + number:07d}" for number in range(5))
     old = measured_release(root / "old", blind=0.3, threshold=0.2)
     new = measured_release(root / "new", seed=1, images=500, learnt_from=(*learnt, "17"))
-    path = new / comparison.PREDICTIONS
+    path = new / PREDICTIONS
     rows = pq.read_table(path).to_pylist()
     rows[100]["truth"] = "nevus" if rows[100]["truth"] != "nevus" else "melanoma"
     rows[200]["image_id"] = rows[201]["image_id"]
@@ -59,7 +59,9 @@ def test_the_points_of_attention_differ_as_the_gate_of_a_release_finds(folders, 
         }
         (folder / "config.json").write_text(json.dumps(config))
     told = comparison.compare(Release.load(asking[1]), Release.load(asking[0]))
-    measured = regression_gate.compare(*(regression_gate.read(folder, folder.name) for folder in asking))["malignant_sensitivity"]
+    measured = regression_gate.compare(*(regression_gate.read(folder, folder.name) for folder in asking))[
+        "malignant_sensitivity"
+    ]
     assert [flagged / told.malignant for flagged in told.attended] == pytest.approx(
         [measured[side]["value"] for side in ("old", "new")]
     )
@@ -85,7 +87,7 @@ def test_the_chance_is_that_of_the_exact_test(gained, lost):
 def test_a_version_without_answers_or_threshold_cannot_be_compared(folders, tmp_path):
     served = Release.load(folders[0])
     bare = measured_release(tmp_path / "bare")
-    (bare / comparison.PREDICTIONS).unlink()
+    (bare / PREDICTIONS).unlink()
     with pytest.raises(comparison.NotThere, match="does not say what it answers"):
         comparison.compare(served, Release.load(bare))
     with pytest.raises(comparison.NotThere, match="no alert threshold"):
@@ -94,7 +96,7 @@ def test_a_version_without_answers_or_threshold_cannot_be_compared(folders, tmp_
 
 def test_what_a_release_has_learnt_from_may_be_unknown(folders, tmp_path):
     silent = measured_release(tmp_path / "silent")
-    (silent / contamination.FILE).unlink()
+    (silent / EXPOSURE).unlink()
     other = Release.load(silent)
     assert comparison.compare(Release.load(folders[0]), other).unknown == [str(other)]
 
@@ -149,7 +151,7 @@ def test_a_release_from_a_folder_has_no_versions(folders):
 
 def test_no_image_in_both_is_no_error(folders, tmp_path):
     empty = measured_release(tmp_path / "empty")
-    table = pq.read_table(empty / comparison.PREDICTIONS)
-    pq.write_table(table.slice(0, 0), empty / comparison.PREDICTIONS)
+    table = pq.read_table(empty / PREDICTIONS)
+    pq.write_table(table.slice(0, 0), empty / PREDICTIONS)
     told = comparison.compare(Release.load(folders[0]), Release.load(empty))
     assert (told.images, told.left_out, told.won, told.flagged) == (0, 0, [], (0, 0))

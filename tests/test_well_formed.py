@@ -72,7 +72,16 @@ def test_a_folder_called_like_a_split_that_holds_no_classes_is_none(tmp_path, fo
     class_folders(tmp_path, images=3)
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / "roc.png").write_bytes(next(tmp_path.rglob("*.png")).read_bytes())
-    assert len([r for r in folders.records(tmp_path, metadata_tables.Columns(None)) if identifiers.clean(r.name) != "figures"]) >= 27
+    assert (
+        len(
+            [
+                r
+                for r in folders.records(tmp_path, metadata_tables.Columns(None))
+                if identifiers.clean(r.name) != "figures"
+            ]
+        )
+        >= 27
+    )
 
 
 @pytest.mark.parametrize("name", ["BiopsyTest", "patch_test", "patch-testing", "TR"])

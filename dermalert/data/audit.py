@@ -15,12 +15,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from dermalert import files, schema, taxonomy
-from dermalert.data import isic9, near_duplicates, splits
+from dermalert import files, taxonomy
+from dermalert.data import isic9, near_duplicates, schema, splits
+from dermalert.data.identifiers import archive_number
+from dermalert.errors import UsageError, did_you_mean
 from dermalert.imaging import thumbnail
 from dermalert.taxonomy import ALERT, MALIGNANCIES
-from dermalert.errors import UsageError, did_you_mean
-from dermalert.data.identifiers import archive_number
 
 KINDS = {
     "unreadable": "files that are no image",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from dermalert_space.images import read_image
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,7 +14,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from dermalert.data.audit import KINDS
-from dermalert_space.triage import read_image
 
 _SHOWN = (
     "tiny",

@@ -18,18 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
+from dermalert_space.contract import EXPOSURE
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from dermalert import schema
-from dermalert.data import near_duplicates, splits
+from dermalert.data import near_duplicates, schema, splits
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.hub.retries import HTTP_ERROR
 from dermalert.imaging.thumbnail import BLANK, contrast, sketches
 
 logger = logging.getLogger(__name__)
 
-FILE = "evaluation/seen.parquet"
 SIDES = ("train", "validation", "calibration")
 """What a release has learnt from in any way, the most first; what is set aside or held out it has not."""
 
@@ -175,7 +174,7 @@ def write(seen: Mapping[str, str], folder: Path) -> None:
     columns = {"name": shown, "side": [seen[name] for name in listed], "picture": pa.array(near, pa.binary())}
     # Of hexadecimal digits zstd leaves half.
     table = pa.table(columns)
-    pq.write_table(table, folder / FILE, compression="zstd", use_dictionary=["side"])
+    pq.write_table(table, folder / EXPOSURE, compression="zstd", use_dictionary=["side"])
 
 
 def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
@@ -184,11 +183,11 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
     Raises:
         RunError: the Hub cannot be asked.
     """
-    path = Path(model) / FILE
+    path = Path(model) / EXPOSURE
     if not Path(model).exists() and "/" in str(model):
         repo, _, tag = str(model).partition("@")
         try:
-            path = Path(hf_hub_download(repo, FILE, revision=revision or tag or None))
+            path = Path(hf_hub_download(repo, EXPOSURE, revision=revision or tag or None))
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the Hub does not answer
             if constants.HF_HUB_OFFLINE and not _may_have_a_list(repo, revision or tag or None):
                 return {}
@@ -218,7 +217,7 @@ def _not_asked(model: str | Path, error: Exception) -> RunError:
         repo, _, tag = str(model).partition("@")
         command = f"hf download {repo}" + (f" --revision {tag}" if tag else "")
         return RunError(
-            f"HF_HUB_OFFLINE is set and the cache lacks {FILE} of '{model}', the list of images that it has learnt "
+            f"HF_HUB_OFFLINE is set and the cache lacks {EXPOSURE} of '{model}', the list of images that it has learnt "
             f"from: run '{command}' where there is a network."
         )
     return RunError(f"the Hub cannot be asked which images '{model}' has learnt from: {first_line(error)}. Try again.")

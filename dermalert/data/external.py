@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from dermalert import schema
-from dermalert.data import contamination, loading, near_duplicates, repair
+from dermalert.data import contamination, loading, near_duplicates, repair, schema
 from dermalert.errors import UsageError
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from dermalert import taxonomy
 from dermalert.data import identifiers, isic9, matching, metadata_tables
-from dermalert.errors import UsageError
 from dermalert.data.unused import Unused
+from dermalert.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,11 @@ def _is_image(path: str) -> bool:
 
 def _is_harmless(path: str) -> bool:
     """Tell whether a file is a table, or of those that lie beside images and are expected to be none."""
-    return _suffix(path) in _TEXTS or os.path.basename(path).lower() in _FILES_OF_SYSTEMS or metadata_tables.is_table(Path(path))
+    return (
+        _suffix(path) in _TEXTS
+        or os.path.basename(path).lower() in _FILES_OF_SYSTEMS
+        or metadata_tables.is_table(Path(path))
+    )
 
 
 def home(root: Path) -> Path:
@@ -247,7 +251,12 @@ class _Folder:
     """A folder's images and tables, and which row of which table means which image."""
 
     def __init__(
-        self, root: Path, images: list[str], found: list[metadata_tables.Table], beside: list[metadata_tables.Table], unused: Unused
+        self,
+        root: Path,
+        images: list[str],
+        found: list[metadata_tables.Table],
+        beside: list[metadata_tables.Table],
+        unused: Unused,
     ):
         self.root, self.images, self.unused = root, images, unused
         self.matches: list[tuple[metadata_tables.Table, matching.Match]] = []
@@ -502,7 +511,9 @@ def warn_of_kinds(other: Counter, where: str) -> None:
         logger.warning("left out %d images of '%s' that are no dermoscopy: %s", other.total(), where, kinds)
 
 
-def _refined(record: Record, labelling: Iterable[tuple[metadata_tables.Table, matching.Match]], against: Counter[str]) -> Record:
+def _refined(
+    record: Record, labelling: Iterable[tuple[metadata_tables.Table, matching.Match]], against: Counter[str]
+) -> Record:
     """Return the record with what tables say beyond its folder's name; count where one of them contradicts it."""
     for table, match in labelling:
         for row in match.rows.get(record.path, ()):
@@ -578,7 +589,9 @@ def _said(
     return said
 
 
-def _add(said: dict[str, tuple[str, metadata_tables.Table, dict]], path: str, table: metadata_tables.Table, row: dict) -> None:
+def _add(
+    said: dict[str, tuple[str, metadata_tables.Table, dict]], path: str, table: metadata_tables.Table, row: dict
+) -> None:
     image_id, label = _image_id(path), metadata_tables.label_of(row, table.columns)
     before, other, _ = said.setdefault(path, (label, table, row))
     finer = taxonomy.finer(before, label)
@@ -648,4 +661,6 @@ def _folders(root: Path) -> list[Path]:
 
 def _of_tables(folder: Path) -> bool:
     found = list(folder.iterdir())
-    return bool(found) and all(p.is_file() and (metadata_tables.is_table(p) or p.suffix.lower() == ".txt") for p in found)
+    return bool(found) and all(
+        p.is_file() and (metadata_tables.is_table(p) or p.suffix.lower() == ".txt") for p in found
+    )

@@ -29,11 +29,11 @@ from huggingface_hub.errors import (
 )
 
 from dermalert.data import folders, metadata_tables
-from dermalert.errors import RunError, UsageError, did_you_mean, first_line
 from dermalert.data.folders import Record
 from dermalert.data.identifiers import archive_number
-from dermalert.hub.retries import HTTP_ERROR
 from dermalert.data.unused import Unused
+from dermalert.errors import RunError, UsageError, did_you_mean, first_line
+from dermalert.hub.retries import HTTP_ERROR
 
 _UNREAD = "{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads one)"
 

@@ -20,14 +20,13 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
-from dermalert import provenance, schema
-from dermalert.data import folders, hub_datasets, isic9, patients, splits
-from dermalert.imaging import synthetic_lesions, thumbnail
-from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
-from dermalert.errors import UsageError, did_you_mean, first_few
+from dermalert.data import folders, hub_datasets, isic9, patients, provenance, schema, splits
 from dermalert.data.folders import Record
 from dermalert.data.identifiers import archive_number, clean, is_archive_id, key, original, pad_ufes
 from dermalert.data.metadata_tables import Columns
+from dermalert.errors import UsageError, did_you_mean, first_few
+from dermalert.imaging import synthetic_lesions, thumbnail
+from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dermalert.data import identifiers
-from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.data.unused import Unused
+from dermalert.errors import UsageError, did_you_mean, first_few
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,9 @@ def unused_columns(header: Sequence[str], columns: Mapping[str, str]) -> list[st
     """Return the columns that are not read, first those that seem to hold what is kept of an image."""
     used = {*columns.values(), *_of_diagnoses(header, columns)}
     rest = [column or "(without a name)" for column in header if column not in used]
-    return sorted(rest, key=lambda c: c not in _KNOWN and not any(word in identifiers.column(c) for word in _SEEM_TO_COUNT))
+    return sorted(
+        rest, key=lambda c: c not in _KNOWN and not any(word in identifiers.column(c) for word in _SEEM_TO_COUNT)
+    )
 
 
 def _of_diagnoses(header: Collection[str], columns: Mapping[str, str]) -> Iterable[str]:

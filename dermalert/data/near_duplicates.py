@@ -15,8 +15,7 @@ from scipy import fft, ndimage, sparse
 from scipy.sparse import csgraph
 from tqdm.auto import tqdm
 
-from dermalert import schema
-from dermalert.data import splits
+from dermalert.data import schema, splits
 from dermalert.imaging.thumbnail import BLANK, SIDE, contrast, sketches
 
 HASH_SIDE = 16  # lowest frequencies a direction: 256 bits propose a tenth of the false pairs that the usual 64 do

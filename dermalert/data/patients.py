@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from dermalert.data import identifiers
-from dermalert.errors import first_few
 from dermalert.data.folders import Record
+from dermalert.errors import first_few
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 
 from datasets import Dataset
 
-from dermalert import schema
-from dermalert.data import isic9, splits
-from dermalert.errors import UsageError, did_you_mean
-from dermalert.schema import fill, same_image
+from dermalert.data import isic9, schema, splits
 from dermalert.data.metadata_tables import FACTS
+from dermalert.data.schema import fill, same_image
+from dermalert.errors import UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
 

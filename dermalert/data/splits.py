@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from datasets import Dataset, concatenate_datasets
 
-from dermalert import schema
-from dermalert.data import isic9
-from dermalert.taxonomy import DIAGNOSES
+from dermalert.data import isic9, schema
 from dermalert.errors import UsageError
+from dermalert.taxonomy import DIAGNOSES
 
 SHARES = {
     "train": 0.60,  # weights

@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
+from dermalert_space import checks
+from dermalert_space.prediction import threshold_share
+from dermalert_space.release import NoRelease, Release, lacking, load_processor
 from rich.table import Table
 from transformers import (
     AutoConfig,
@@ -25,15 +28,13 @@ from transformers import (
 
 from dermalert import taxonomy
 from dermalert.data import contamination
-from dermalert.evaluation import evaluate
-from dermalert.training.backbones import UNLOADABLE
-from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
 from dermalert.errors import UsageError, did_you_mean, first_few, first_line
-from dermalert.release.operating_points import TARGET_SENSITIVITY, lower_bound
-from dermalert.release.build import find, public_name
+from dermalert.evaluation import evaluate
 from dermalert.formatting import in_words, percent, percent_at_least
-from dermalert_space import checks
-from dermalert_space.triage import NoRelease, Release, lacking, load_processor, threshold_share
+from dermalert.release.build import find, public_name
+from dermalert.release.operating_points import TARGET_SENSITIVITY, lower_bound
+from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANCIES, MALIGNANT
+from dermalert.training.backbones import UNLOADABLE
 
 _BENIGN = frozenset(DIAGNOSES) - MALIGNANT
 _NOT_MELANOMA = frozenset(DIAGNOSES) - {ALERT}

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset
+from dermalert_space.images import read_image
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -21,7 +22,6 @@ from tqdm.auto import tqdm
 from dermalert.evaluation import metrics
 from dermalert.imaging import sharpness
 from dermalert.taxonomy import ALERT, DIAGNOSES
-from dermalert_space.triage import read_image
 
 _MELANOMA = DIAGNOSES.index(ALERT)
 _SIZE = 64  # pixels a side, to which every picture is shrunk

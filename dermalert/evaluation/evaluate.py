@@ -1,6 +1,6 @@
 """A release and the sides of a split in; metrics.json, predictions.parquet and figures out.
 
-The probabilities come from `space/dermalert_space/triage.py`, which serves the release: what is measured is what is served.
+The probabilities come from `dermalert_space.release`, which serves the release: what is measured is what is served.
 """
 
 import dataclasses
@@ -13,16 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, concatenate_datasets
+from dermalert_space.images import read_image
+from dermalert_space.release import Answers, Release
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from dermalert import files
 from dermalert.data import contamination
 from dermalert.evaluation import metrics, plots, subgroups
+from dermalert.files import dump_metrics
 from dermalert.imaging import synthetic_lesions
 from dermalert.taxonomy import ALERT, DIAGNOSES
-from dermalert.files import dump_metrics
-from dermalert_space.triage import Answers, Release, read_image
 
 _CHUNK = 256  # images in memory at once
 _GALLERY = 12  # images a list of failures

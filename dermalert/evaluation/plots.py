@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from dermalert_space.prediction import threshold_share
+from dermalert_space.reader_studies import AGAINST_NEVI, AMONG_PIGMENTED, READERS
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -20,11 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from dermalert.taxonomy import ALERT, DIAGNOSES
 from dermalert.evaluation.metrics import Intervals, clopper_pearson, predictive_values
 from dermalert.formatting import in_words
-from dermalert_space.reader_studies import AGAINST_NEVI, AMONG_PIGMENTED, READERS
-from dermalert_space.triage import threshold_share
+from dermalert.taxonomy import ALERT, DIAGNOSES
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
 _COLOURS = 64  # with those between two of them, at the edges of lines

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.images import read_image
+from dermalert_space.release import Release
 from PIL import Image, ImageEnhance, ImageFilter
 from tqdm.auto import tqdm
 
 from dermalert.evaluation import metrics
-from dermalert.taxonomy import ALERT, DIAGNOSES
 from dermalert.imaging.synthetic_lesions import BLACK, Rng, add_dark_corners, add_hair, draw_discs, draw_strokes, over
-from dermalert_space.triage import Release, read_image
+from dermalert.taxonomy import ALERT, DIAGNOSES
 
 Artefact = Callable[[Image.Image, Rng], Image.Image]
 

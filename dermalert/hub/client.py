@@ -19,9 +19,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_token, validate_repo_id
 
-from dermalert.release import build
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.hub.retries import HTTP_ERROR, patiently, status
+from dermalert.release import build
 
 FAILURES = (HTTP_ERROR, OSError, ValueError, KeyError, RuntimeError)
 """What the Hub's client raises, beside its HTTP errors: ValueError (refused metadata), KeyError (an answer without what

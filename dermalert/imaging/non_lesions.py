@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.images import read_image
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-
-from dermalert_space.triage import read_image
 
 Rng = np.random.Generator
 

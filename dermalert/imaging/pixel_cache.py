@@ -28,14 +28,13 @@ import PIL
 import torch
 import transformers
 from datasets import Dataset
+from dermalert_space.images import _to_rgb, read_image
 from PIL import Image, features
 from tqdm.auto import tqdm
 
 from dermalert import files
 from dermalert.errors import RunError, UsageError
 from dermalert.imaging.thumbnail import hashed
-from dermalert_space import triage
-from dermalert_space.triage import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ class Processed:
         """Return what changes with all that decides on the bytes."""
         told = [_LAYOUT, self._processor.to_json_string(), type(self._processor).__name__, self.shape, self.channels]
         told += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
-        told += [inspect.getsource(function) for function in (triage.read_image, triage._to_rgb)]
+        told += [inspect.getsource(function) for function in (read_image, _to_rgb)]
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 

@@ -17,11 +17,11 @@ from typing import IO, NamedTuple
 
 import datasets
 import numpy as np
+from dermalert_space.images import MAX_PIXELS, NoImage, UnreadableImage, open_image, read_image
 from PIL import Image
 from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
-from dermalert_space.triage import MAX_PIXELS, NoImage, UnreadableImage, open_image, read_image
 
 logger = logging.getLogger(__name__)
 

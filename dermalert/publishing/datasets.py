@@ -18,11 +18,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from dermalert import provenance, schema
-from dermalert.data import audit, near_duplicates, repair, splits
+from dermalert.data import audit, near_duplicates, provenance, repair, schema, splits
+from dermalert.errors import UsageError, first_few
 from dermalert.hub import client
 from dermalert.release import card
-from dermalert.errors import UsageError, first_few
 
 _CARD = Path(__file__).parents[2] / "dataset_card.md"
 # What belongs to a published data set: nothing else is uploaded, and nothing else is deleted from a repository.

@@ -13,20 +13,20 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dermalert_space.contract import METRICS
+from dermalert_space.release import NoRelease, OtherAnswers, Release
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from rich.table import Table
 
 from dermalert import formatting
-from dermalert.hub import client
-from dermalert.release import build, regression_gate
 from dermalert.errors import RunError, UsageError, first_few
 from dermalert.files import dump_metrics
+from dermalert.hub import client
 from dermalert.hub.retries import patiently, status
-from dermalert_space import triage
+from dermalert.release import build, regression_gate
 
 _VERSION = re.compile(r"v\d+\.\d+\.\d+")
-_FIGURES = "evaluation/metrics.json"
 _ADDED = ("released", "previous", "history", "gate")  # to the figures, when a release is published
 
 
@@ -194,7 +194,7 @@ def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
 
 def _figures(repo_id: str, commit: str, to: Path) -> dict | None:
     """Return the figures of the release that a commit holds; None where it holds none of ours."""
-    return build.find_metrics(client.fetch(repo_id, commit, {_FIGURES}, to))
+    return build.find_metrics(client.fetch(repo_id, commit, {METRICS}, to))
 
 
 def _replaced(repo_id: str, tags: Iterable[str], held: dict, version: str) -> str | None:
@@ -307,7 +307,7 @@ def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:
     config = json.loads((to / "config.json").read_text())
     config["dermalert"]["version"] = version
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (to / _FIGURES).write_text(dump_metrics(_figures_of(folder, version, added)))
+    (to / METRICS).write_text(dump_metrics(_figures_of(folder, version, added)))
     build.write_card(to)
     return to
 
@@ -315,10 +315,10 @@ def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:
 def _check_answers(folder: Path, name: str) -> None:
     """Refuse a release that does not load, or does not give the answers that were recorded when it was measured."""
     try:
-        triage.Release.load(folder).check_answers()
-    except triage.OtherAnswers as error:
+        Release.load(folder).check_answers()
+    except OtherAnswers as error:
         raise RunError(f"{name} is not published: {error}") from error
-    except triage.NoRelease as error:
+    except NoRelease as error:
         raise UsageError(f"{name} cannot be served: {error}") from error
 
 
@@ -378,7 +378,7 @@ def rollback(repo_id: str, version: str) -> str:
         if version not in refs.tags:
             raise UsageError(f"{repo_id} has no {version}, only {first_few(sorted(refs.tags)) or 'nothing'}.")
         wanted, main = client.content(api, repo_id, refs.tags[version]), refs.branches["main"]
-        if "config.json" not in wanted or _FIGURES not in wanted:
+        if "config.json" not in wanted or METRICS not in wanted:
             raise UsageError(f"{repo_id}@{version} is no dermalert release.")
         names = client.differing(client.content(api, repo_id, main), wanted)
         if not names:
@@ -444,7 +444,11 @@ def _cells(figures: dict | None) -> list[str]:
         return ["no dermalert release"]
     held_out = figures["splits"]["held_out"]
     melanoma = [
-        formatting.in_words(held_out["melanoma"][name]) for name in ("auroc", "sensitivity_refusals_missed", "specificity")
+        formatting.in_words(held_out["melanoma"][name])
+        for name in ("auroc", "sensitivity_refusals_missed", "specificity")
     ]
-    balanced, ece = formatting.in_words(held_out["balanced_accuracy"]), formatting.in_words(held_out["calibration"]["ece"], 3)
+    balanced, ece = (
+        formatting.in_words(held_out["balanced_accuracy"]),
+        formatting.in_words(held_out["calibration"]["ece"], 3),
+    )
     return [figures.get("released") or "not known", str(held_out["n"]), *melanoma, balanced, ece]

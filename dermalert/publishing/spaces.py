@@ -7,7 +7,11 @@ from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+import dermalert_space
 import yaml
+from dermalert_space.contract import SERVED
+from dermalert_space.page import examples
+from dermalert_space.release import NoRelease, Release
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
@@ -19,32 +23,20 @@ from huggingface_hub.utils import validate_repo_id
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from dermalert.hub import client
 from dermalert.errors import RunError, UsageError, did_you_mean, first_few
+from dermalert.hub import client
 from dermalert.hub.retries import HTTP_ERROR, patiently, status
-from dermalert_space import abstention, onnx_graph, triage
-from dermalert_space.page import examples
 
-SOURCE = Path(triage.__file__).parents[1]
+SOURCE = Path(dermalert_space.__file__).parents[1]
 
-# What belongs to the Space, at its root; nothing else is uploaded, and nothing else is deleted from it.
-_OURS = ("README.md", "*.py", "*.css", "*requirements.txt", "packages.txt")
-_EXAMPLES = (*(f"*{kind}" for kind in examples.KINDS), examples.TABLE)  # in the folder examples/
+# What belongs to the Space, by folder; nothing else is uploaded, and nothing else is deleted from it.
+_OURS = {
+    "": ("README.md", "*.py", "*.css", "*requirements.txt", "packages.txt"),
+    "dermalert_space": ("*.py",),
+    "dermalert_space/page": ("*.py", "*.css"),
+    "examples": (*(f"*{kind}" for kind in examples.KINDS), examples.TABLE),
+}
 _EMPTY = {".gitattributes", "README.md"}  # what the Hub's page puts into a new repository
-# Of a release, what the Space reads.
-_SERVED = (
-    "config.json",
-    "preprocessor_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    abstention.STATISTICS,
-    onnx_graph.FILE,
-    triage.REFERENCE,
-    triage.METRICS,
-    "evaluation/predictions.parquet",
-    "evaluation/seen.parquet",
-    "evaluation/figures/*.png",
-)
 # huggingface.co/docs/hub/spaces-config-reference, November 2026, of Spaces with gradio.
 _KEYS = (
     *("title", "emoji", "colorFrom", "colorTo", "short_description", "license", "tags", "thumbnail", "header"),
@@ -207,19 +199,20 @@ def _try_out(repo_id: str, commit: str, names: set[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = client.fetch(repo_id, commit, names, Path(scratch) / "release")
         try:
-            triage.Release.load(folder)
-        except triage.NoRelease as error:
+            Release.load(folder)
+        except NoRelease as error:
             reason = str(error).replace(str(folder), repo_id)  # where it lay here is of no use to anybody
             raise UsageError(f"--model: {reason}") from error
 
 
 def _is_served(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in _SERVED)
+    return any(fnmatch(name, pattern) for pattern in SERVED)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
     """Return the contents of a Space by name: no bundled release, no caches, nothing that was left lying there."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and _belongs(path.name)}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: (folder / name).read_bytes() for name in names if _belongs(name) and not name.startswith("examples/")}
 
 
 def _examples(folder: Path) -> dict[str, bytes]:
@@ -237,8 +230,7 @@ def _examples(folder: Path) -> dict[str, bytes]:
 
 def _belongs(name: str) -> bool:
     folder, _, last = name.rpartition("/")
-    patterns = {"": _OURS, "examples": _EXAMPLES}.get(folder, ())
-    return any(fnmatch(last, pattern) for pattern in patterns)
+    return any(fnmatch(last, pattern) for pattern in _OURS.get(folder, ()))
 
 
 def _set_variables(api: HfApi, space_id: str, wanted: dict[str, str]) -> bool:

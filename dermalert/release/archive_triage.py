@@ -25,18 +25,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from dermalert_space import batch, decoder_limits
+from dermalert_space.contract import GRAPH, NOT_A_DEVICE, PROCESSORS, STATISTICS
+from dermalert_space.images import KINDS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE
+from dermalert_space.release import NoRelease, Release
 from PIL import features
 
 from dermalert import files
-from dermalert.training import locks
 from dermalert.errors import RunError, UsageError, first_few, first_line
-from dermalert_space import abstention, batch, decoder_limits, onnx_graph, triage
+from dermalert.training import locks
 
 NEEDED = ("image", "image_id")
 """Columns of a shard: the bytes of an image file or datasets' `Image`, and its name."""
 
 _ROWS = 64  # read and written at once; it changes no answer
-_RELEASE, _SHARD, _SETTINGS = b"dermalert.release.build", b"dermalert.shard", b"dermalert.config"
+_RELEASE, _SHARD, _SETTINGS = b"dermalert.release", b"dermalert.shard", b"dermalert.settings"
 _LOCK = ".dermalert-archive.lock"
 """In the folder of the results while a command writes to it."""
 
@@ -66,7 +69,7 @@ def judge(
 
     Args:
         shards: parquet files, and folders of them.
-        model: a release, as `triage.Release.load` takes it.
+        model: a release, as `Release.load` takes it.
         output: the folder of the results, which get the names of their shards.
         workers: processes, of one thread each; 1 is this one. On a cluster each of its cores is one.
         cluster: address of a Ray cluster, `auto` or `HOST:PORT`.
@@ -225,28 +228,28 @@ def fingerprint(shard: Path) -> str:
 
 def settings() -> str:
     """Return what besides shard and release a result depends on: this version, and what it reads as an image."""
-    read = {"bytes": batch.MAX_BYTES, "pixels": triage.MAX_PIXELS, "side": triage.MAX_SIDE, "aspect": triage.MAX_ASPECT}
+    read = {"bytes": batch.MAX_BYTES, "pixels": MAX_PIXELS, "side": MAX_SIDE, "aspect": MAX_ASPECT}
     read |= {name: value for name, value in vars(decoder_limits).items() if name.startswith("MAX_")}
-    kinds = [kind for kind in triage.KINDS if kind not in _CODECS or features.check(_CODECS[kind])]
+    kinds = [kind for kind in KINDS if kind not in _CODECS or features.check(_CODECS[kind])]
     version = importlib.metadata.version("dermalert")
     return json.dumps({"dermalert": version, "kinds": kinds} | read, sort_keys=True)
 
 
 @functools.cache
-def _release(model: str) -> triage.Release:
+def _release(model: str) -> Release:
     """Load a release once a process, on one thread: as many processes as cores do more than threads, and alike."""
     torch.set_num_threads(1)
     try:
-        return triage.Release.load(model)
-    except triage.NoRelease as error:
+        return Release.load(model)
+    except NoRelease as error:
         raise UsageError(str(error)) from error
 
 
 @functools.cache
-def identity(release: triage.Release) -> str:
+def identity(release: Release) -> str:
     """Return a hash of all files of a release that its answers depend on, whatever its name."""
     known = hashlib.sha256(release.processor.to_json_string().encode())  # with what no file sets
-    for name in ("config.json", *triage.PROCESSORS, abstention.STATISTICS, onnx_graph.FILE):
+    for name in ("config.json", *PROCESSORS, STATISTICS, GRAPH):
         path = release.file(name)
         content = path.read_bytes() if path else b""
         known.update(f"{name} {len(content)}\n".encode() + content)
@@ -377,10 +380,10 @@ def _chunks(rows: Iterator[batch.Row]) -> Iterator[list[batch.Row]]:
     yield some
 
 
-def schema(release: triage.Release) -> pa.Schema:
+def schema(release: Release) -> pa.Schema:
     """Return the columns of a result, in the order of its shard's rows.
 
-    `state` is one of `triage.STATES`. `problem` says why an image could not be read, `refused` why it cannot be
+    `state` is one of `prediction.STATES`. `problem` says why an image could not be read, `refused` why it cannot be
     assessed; `alert` is null then. Then `malignant`, the summed probability of malignant diagnoses and precursors,
     `attention`, that of what the release asks for attention to, and the probability of each diagnosis.
     """
@@ -390,11 +393,11 @@ def schema(release: triage.Release) -> pa.Schema:
     numbers += [(name, pa.float32()) for name in release.labels]
     about = {_RELEASE: identity(release), _SETTINGS: settings(), b"dermalert.name": str(release)}
     thresholds = {"alert": release.threshold, "attention": release.attention and release.attention.threshold}
-    about |= {b"dermalert.notice": triage.NOT_A_DEVICE, b"dermalert.thresholds": json.dumps(thresholds)}
+    about |= {b"dermalert.notice": NOT_A_DEVICE, b"dermalert.thresholds": json.dumps(thresholds)}
     return pa.schema([*texts, ("alert", pa.bool_()), *numbers], metadata=about)
 
 
-def as_table(rows: list[batch.Row], release: triage.Release) -> pa.Table:
+def as_table(rows: list[batch.Row], release: Release) -> pa.Table:
     """Return judged rows as `schema` has them."""
     return pa.Table.from_pylist([_record(row) for row in rows], schema=schema(release))
 

@@ -10,22 +10,10 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from dermalert_space.contract import FIGURES, METRICS, RELEASE
 
-from dermalert.release import card
 from dermalert.files import whole
-
-# What belongs to a release; nothing else is uploaded, and nothing else is deleted from a repository.
-CONTRACT = (
-    "README.md",
-    "config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "preprocessor_config.json",
-    "refusal.safetensors",
-    "evaluation/*",
-    "evaluation/figures/*",
-    "onnx/*.onnx",
-)
+from dermalert.release import card
 
 # What is asked of the figures of a release, wherever it is compared or listed.
 _FIGURES = {"schema", "base_model", "data", "splits", "training"}
@@ -99,7 +87,7 @@ def assembled(folder: Path) -> Iterator[Path]:
 
 def read_metrics(folder: Path) -> dict:
     """Return the figures of a release folder."""
-    return json.loads((folder / "evaluation" / "metrics.json").read_text())
+    return json.loads((folder / METRICS).read_text())
 
 
 def find_metrics(folder: Path) -> dict | None:
@@ -114,7 +102,7 @@ def find_metrics(folder: Path) -> dict | None:
 
 def write_card(folder: Path) -> None:
     """Write the card of a release folder, every number of it out of `metrics.json`."""
-    pictures = frozenset(path.name for path in (folder / "evaluation" / "figures").glob("*.png"))
+    pictures = frozenset(path.name for path in (folder / FIGURES).glob("*.png"))
     (folder / "README.md").write_text(card.render_card(read_metrics(folder), pictures))
 
 
@@ -137,4 +125,4 @@ def leaves(path: Path, folder: Path) -> bool:
 def belongs(name: str) -> bool:
     """Tell whether a file of this name is part of the release contract."""
     # `fnmatch` lets a star stand for slashes too: what lies in other folders is not ours.
-    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in CONTRACT)
+    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in RELEASE)

@@ -5,14 +5,15 @@ from itertools import zip_longest
 from pathlib import Path
 
 import jinja2
+from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.page.markup import lesions_as_served
+from dermalert_space.prediction import threshold_share
+from dermalert_space.reader_studies import AGAINST_NEVI, READERS
 from huggingface_hub import EvalResult, ModelCardData
 
-from dermalert import provenance
+from dermalert.data import provenance
 from dermalert.evaluation import subgroups
 from dermalert.formatting import COMPARED, at_most, in_words, percent, percent_at_least, percent_at_most
-from dermalert_space.reader_studies import AGAINST_NEVI, READERS
-from dermalert_space.triage import NOT_A_DEVICE, threshold_share
-from dermalert_space.page.markup import lesions_as_served
 
 _CARD = Path(__file__).parents[2] / "model_card.md"
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from dermalert_space import abstention
+from dermalert_space.contract import STATISTICS
+from dermalert_space.images import read_image
+from dermalert_space.release import Release
 from PIL import Image
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from dermalert.evaluation import metrics
 from dermalert.imaging import non_lesions
-from dermalert_space import abstention
-from dermalert_space.triage import Release, read_image
 
 FALSE_REFUSALS = 0.0075
 """Share of images like those of the calibration side that may be declined, in the mean over calibration sides."""
@@ -31,7 +33,7 @@ def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) ->
     """Set what the release in a folder declines: `refusal` in its config, and `abstention.safetensors`; load it anew."""
     few = train.shuffle(seed=0).select(range(min(len(train), _TRAINING_IMAGES)))
     statistics = statistics_of(features_of(release, few, name="training images"))
-    save_file(statistics, folder / abstention.STATISTICS)
+    save_file(statistics, folder / STATISTICS)
     told = thresholds(release, abstention.Refusal({}, statistics), calibration)
     path = folder / "config.json"
     config = json.loads(path.read_text()) | {"refusal": told}

@@ -1,6 +1,6 @@
 """A release for ONNX Runtime and Transformers.js: exported as it is stored, held against torch, in 8 bits if that pays.
 
-What serves the release on a CPU is `onnx/graph.onnx`, which has no weights of its own (see `space/dermalert_space/onnx_graph.py`). Others
+What serves the release on a CPU is `onnx/graph.onnx`, which has no weights of its own (see `dermalert_space.onnx_graph`). Others
 read `onnx/model.onnx` and `onnx/model_quantized.onnx` with `pixel_values` (batch, 3, height, width) in and `logits`
 (batch, labels) out, for which Transformers.js has the names "fp32" and "q8"; config and processor are those of the
 release.
@@ -19,21 +19,24 @@ import onnx
 import onnxruntime
 import torch
 from datasets import Dataset
+from dermalert_space import abstention, onnx_graph
+from dermalert_space.contract import GRAPH, TOLERANCE
+from dermalert_space.images import read_image
+from dermalert_space.release import Release
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from PIL import Image
 from scipy import special
 from transformers import AutoModelForImageClassification
 
-from dermalert.evaluation import evaluate, metrics
-from dermalert.training import backbones
-from dermalert.taxonomy import ALERT, DIAGNOSES
-from dermalert.errors import RunError, UsageError, first_line
-from dermalert.evaluation.evaluate import Side
 from dermalert.config import Export
-from dermalert_space import abstention, onnx_graph, triage
+from dermalert.errors import RunError, UsageError, first_line
+from dermalert.evaluation import evaluate, metrics
+from dermalert.evaluation.evaluate import Side
+from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.training import backbones
 
-FILES = {"graph": onnx_graph.FILE, "model": "onnx/model.onnx", "quantized": "onnx/model_quantized.onnx"}
+FILES = {"graph": GRAPH, "model": "onnx/model.onnx", "quantized": "onnx/model_quantized.onnx"}
 """In a release, by what `metrics.json` calls them."""
 
 WORST_LOSS = 0.02
@@ -71,7 +74,7 @@ def _written(wanted: Export) -> list[str]:
     return ["graph"] if wanted == "serving" else ["graph", "model"]
 
 
-def write(folder: Path, judge: triage.Release, held_out: Side, sides: dict[str, Dataset], wanted: Export) -> dict:
+def write(folder: Path, judge: Release, held_out: Side, sides: dict[str, Dataset], wanted: Export) -> dict:
     """Write `onnx/` of a release, and return what there is to say of it.
 
     Args:
@@ -98,9 +101,9 @@ def write(folder: Path, judge: triage.Release, held_out: Side, sides: dict[str, 
     return {"images": len(held_out.dataset), "batch_size": len(pixels)} | told
 
 
-def _check_same(told: dict[str, dict], judge: triage.Release) -> None:
+def _check_same(told: dict[str, dict], judge: Release) -> None:
     # On an accelerator torch itself rounds more coarsely than on the CPU.
-    most = onnx_graph.CLOSE if judge.model.device.type == "cpu" else triage.TOLERANCE
+    most = onnx_graph.CLOSE if judge.model.device.type == "cpu" else TOLERANCE
     off = max(told[name]["difference"] for name in told.keys() & _EXPORTS.keys())
     if not off <= most:
         raise RunError(
@@ -109,7 +112,7 @@ def _check_same(told: dict[str, dict], judge: triage.Release) -> None:
         )
 
 
-def prepare(folder: Path, judge: triage.Release, train: Dataset, wanted: Export) -> np.ndarray:
+def prepare(folder: Path, judge: Release, train: Dataset, wanted: Export) -> np.ndarray:
     """Write the files, and return a batch of pixels to measure their speed with; for the rest see `write`."""
     (folder / "onnx").mkdir()
     some = _pixels(judge.processor, _read(train.select(_spread(len(train), _RANGES))))
@@ -127,7 +130,7 @@ def prepare(folder: Path, judge: triage.Release, train: Dataset, wanted: Export)
     return some[:_BATCH]
 
 
-def compare(folder: Path, judge: triage.Release, held_out: Side) -> dict[str, dict]:
+def compare(folder: Path, judge: Release, held_out: Side) -> dict[str, dict]:
     """Return size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
     models = sessions(folder, judge)
     found = answers(judge.processor, held_out.dataset, list(models.values()))
@@ -278,14 +281,14 @@ def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
     prepared.unlink()
 
 
-def sessions(folder: Path, judge: triage.Release) -> dict[str, Run]:
+def sessions(folder: Path, judge: Release) -> dict[str, Run]:
     """Return what ONNX Runtime makes of each file of a release that is there."""
     opening = {"graph": lambda file: _graph(file, judge)}
     there = {name: folder / file for name, file in FILES.items() if (folder / file).exists()}
     return {name: opening.get(name, session)(file) for name, file in there.items()}
 
 
-def _graph(file: Path, judge: triage.Release) -> Run:
+def _graph(file: Path, judge: Release) -> Run:
     loaded = onnx_graph.Graph(file, judge.model)
     return lambda pixels: loaded(torch.from_numpy(pixels))[0].numpy()
 
@@ -319,7 +322,7 @@ def _batches(processor, dataset: Dataset) -> Iterator[np.ndarray]:
 
 
 def _read(dataset: Dataset) -> list[Image.Image]:
-    return [triage.read_image(image) for image in dataset["image"]]
+    return [read_image(image) for image in dataset["image"]]
 
 
 def _pixels(processor, images: list[Image.Image]) -> np.ndarray:
@@ -331,7 +334,7 @@ def _spread(n: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, most).round().astype(int)).tolist()
 
 
-def _about(file: Path, judge: triage.Release, held_out: Side, probabilities: np.ndarray) -> dict:
+def _about(file: Path, judge: Release, held_out: Side, probabilities: np.ndarray) -> dict:
     alert, melanoma = judge.alerts(probabilities), _melanomas(held_out)
     return {
         "megabytes": file.stat().st_size / 1e6,
@@ -346,7 +349,7 @@ def _melanomas(side: Side) -> np.ndarray:
     return np.array(side.dataset["label"]) == DIAGNOSES.index(ALERT)
 
 
-def speeds(folder: Path, judge: triage.Release, pixels: np.ndarray, *, threads: int) -> dict[str, dict[str, float]]:
+def speeds(folder: Path, judge: Release, pixels: np.ndarray, *, threads: int) -> dict[str, dict[str, float]]:
     """Return how many times as fast each file is as what it stands for: torch, or the model in single precision.
 
     Medians of paired runs, of `single` images and of a `batch`. On one thread they mean something on a machine with

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.release import Release
 from scipy import stats
 
 from dermalert.evaluation import evaluate
 from dermalert.taxonomy import ALERT, CLINICAL_GROUPS, DIAGNOSES
-from dermalert_space.triage import Release
 
 TARGET_SENSITIVITY = 0.95
 CONFIDENCE = 0.95  # one-sided

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from dermalert_space.contract import EXPOSURE, METRICS, PREDICTIONS
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from scipy import stats
@@ -24,16 +25,16 @@ from scipy.sparse.csgraph import connected_components
 
 from dermalert import formatting
 from dermalert.data import contamination
+from dermalert.data.identifiers import archive_number
+from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import metrics, noninferiority
+from dermalert.files import dump_metrics
 from dermalert.hub import client
+from dermalert.hub.retries import patiently
 from dermalert.release import build
 from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
-from dermalert.errors import UsageError, first_few, first_line
-from dermalert.files import dump_metrics
-from dermalert.data.identifiers import archive_number
-from dermalert.hub.retries import patiently
 
-FILES = ("config.json", "evaluation/metrics.json", "evaluation/predictions.parquet", contamination.FILE)
+FILES = ("config.json", METRICS, PREDICTIONS, EXPOSURE)
 """What is needed of a release to compare it."""
 
 FEWEST = 50
@@ -45,7 +46,6 @@ ECE = 0.10
 
 _MELANOMA = DIAGNOSES.index(ALERT)
 _MALIGNANT = [label for label, name in enumerate(DIAGNOSES) if name in MALIGNANT or name == PRECURSOR]
-_PREDICTIONS = "evaluation/predictions.parquet"
 _TEXTS = ("image_id", "source", "group", "split", "truth")
 
 
@@ -109,9 +109,9 @@ def read(folder: Path, name: str) -> Answers:
         threshold, attention = config["alert"]["threshold"], (config.get("attention") or {}).get("threshold")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
-    with _whole(name, _PREDICTIONS):
+    with _whole(name, PREDICTIONS):
         rows = _held_out(folder)
-    with _whole(name, contamination.FILE):
+    with _whole(name, EXPOSURE):
         learnt = contamination.read(folder)
     return Answers(name=name, figures=figures, threshold=threshold, rows=rows, seen=learnt, attention=attention)
 
@@ -129,7 +129,7 @@ def _whole(name: str, file: str) -> Iterator[None]:
 
 def _held_out(folder: Path) -> pa.Table:
     """Return what a release answers to the images held out of it; no rows where it has no predictions."""
-    path = folder / _PREDICTIONS
+    path = folder / PREDICTIONS
     if not path.is_file():
         texts = dict.fromkeys(_TEXTS, pa.array([], pa.string())) | {"refused": pa.array([], pa.bool_())}
         return pa.table(texts | dict.fromkeys(DIAGNOSES, pa.array([], pa.float32())))
@@ -202,7 +202,7 @@ def _served(rows: pa.Table, probabilities: np.ndarray, labels: list[int], thresh
     """Return on which images the labels' summed probability reaches the threshold, as served: not where it abstains."""
     if threshold is None:
         return None
-    # As `dermalert_space.triage.Release.alerts` and `attentions`, which served them.
+    # As `dermalert_space.release.Release.alerts` and `attentions`, which served them.
     score = probabilities[:, labels].astype(np.float64).sum(1)
     return (score >= threshold) & ~rows["refused"].to_numpy()
 
@@ -311,7 +311,7 @@ def sentences(told: dict) -> list[str]:
         + (f"; left out: {', '.join(left)}." if left else ".")
     ]
     lines += [
-        f"What {told[side]} has learnt from is not known ({contamination.FILE} is not there): these images may be among it."
+        f"What {told[side]} has learnt from is not known ({EXPOSURE} is not there): these images may be among it."
         for side in told["learnt_from_not_known"]
     ]
     for key, name in formatting.COMPARED.items():
@@ -490,6 +490,6 @@ def record(folder: Path, old: Path, *, accept: str | None = None) -> dict:
     before = dataclasses.replace(before, name=before.figures["version"] or "the release before")
     told = accepted(gate(read(folder, str(folder)), before), accept)
     figures = build.read_metrics(folder) | {"gate": told}
-    (folder / "evaluation" / "metrics.json").write_text(dump_metrics(figures))
+    (folder / METRICS).write_text(dump_metrics(figures))
     build.write_card(folder)
     return told

@@ -11,12 +11,13 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
+from dermalert_space.contract import FIGURES, PREDICTIONS
 
-from dermalert.release import build
-from dermalert.errors import UsageError, first_few
 from dermalert.config import Config
+from dermalert.errors import UsageError, first_few
+from dermalert.release import build
 
-_CURVES = "evaluation/figures/learning_curves.png"  # of the training, which nothing else in a release can draw
+_CURVES = f"{FIGURES}/learning_curves.png"  # of the training, which nothing else in a release can draw
 
 
 def settings(config: Config) -> Config:
@@ -45,7 +46,7 @@ def check_images(name: str, sides: dict[str, Dataset]) -> None:
         UsageError: other images are held out, or the splits have other sizes.
     """
     folder = build.find(name)
-    recorded = pq.read_table(folder / "evaluation" / "predictions.parquet", columns=["image_id", "split"])
+    recorded = pq.read_table(folder / PREDICTIONS, columns=["image_id", "split"])
     held_out = recorded.filter(pc.equal(recorded["split"], "held_out"))["image_id"].to_pylist()
     sizes = build.read_metrics(folder)["data"]["sides"]
     if Counter(held_out) != Counter(sides["held_out"]["image_id"]) or any(

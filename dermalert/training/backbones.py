@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from dermalert_space.release import lacking, load_processor
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
 from safetensors import SafetensorError
@@ -32,10 +33,9 @@ from transformers import (
 )
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
-from dermalert.imaging import pixel_cache
 from dermalert.errors import UsageError, did_you_mean, first_line
-from dermalert.head import last_linear
-from dermalert_space import triage
+from dermalert.imaging import pixel_cache
+from dermalert.training.head import last_linear
 
 _DEEPER = [1, 3, 3, 4, 4, 5, 1]
 # Block repeats, stage channels, dropout: Tan & Le 2019 (arXiv 1905.11946) and the Lite variants' release notes.
@@ -189,7 +189,7 @@ def _load_checkpoint(name: str, names: dict):
     repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
     revision = revision or None
     try:
-        processor = triage.load_processor(repo, revision)
+        processor = load_processor(repo, revision)
         # Of a config, only what the network is made of: the head is new, and so is what its answers mean.
         config = cleaned(
             AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False, **_ANSWERS, **names)
@@ -203,9 +203,8 @@ def _load_checkpoint(name: str, names: dict):
             trust_remote_code=False,
         )
     except UNLOADABLE as error:
-        lacking = triage.lacking(repo, revision)
-        if lacking:
-            raise UsageError(f"--base_model '{name}' cannot be loaded: {lacking}.") from error
+        if missing := lacking(repo, revision):
+            raise UsageError(f"--base_model '{name}' cannot be loaded: {missing}.") from error
         raise _unknown(name, first_line(error)) from error
     return model, processor
 

@@ -4,14 +4,15 @@ import dataclasses
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.images import read_image
+from dermalert_space.release import Release
 from scipy import optimize, special
 from torch import nn
 
-from dermalert import head
-from dermalert.taxonomy import ALERT
 from dermalert.errors import RunError
 from dermalert.evaluation.evaluate import predict
-from dermalert_space.triage import Release, read_image
+from dermalert.taxonomy import ALERT
+from dermalert.training import head
 
 _TINY = 1e-30  # keeps the logarithm of a probability that float32 rounded to 0 finite
 _LOG_TEMPERATURES = (np.log(0.05), np.log(20))

@@ -23,23 +23,23 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from dermalert_space.contract import MODEL
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import TrainerCallback, TrainerState
 
 from dermalert.data import hub_datasets
+from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.hub import client
+from dermalert.hub.retries import patiently
 from dermalert.release import build
 from dermalert.training import run_folder
-from dermalert.errors import RunError, UsageError, first_few, first_line
-from dermalert.hub.retries import patiently
 from dermalert.training.recipe_trainer import WeightAverage
 
 logger = logging.getLogger(__name__)
 
-_MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
 _STATE = "trainer_state.json"
-_TO_GO_ON = (*_MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", _STATE)
+_TO_GO_ON = (*MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", _STATE)
 _STEP = re.compile(rf"checkpoints/checkpoint-(\d+)/{_STATE}")
 _TAKEN = re.compile(r"main|staging-.*|v\d.*|refs/.*|.*\.lock")  # by releases, by git
 _NAME = re.compile(r"\w[\w-]*([./]\w[\w-]*)*", re.ASCII)
@@ -285,7 +285,7 @@ class Pushes(TrainerCallback):
         state = json.loads((saved / f"checkpoint-{step}" / _STATE).read_text())
         best = state["best_global_step"]
         state["best_model_checkpoint"] = None if best is None else f"checkpoint-{best}"  # no folder of this machine
-        for each, patterns in {best: _MODEL, step: _TO_GO_ON}.items():
+        for each, patterns in {best: MODEL, step: _TO_GO_ON}.items():
             if each is not None:
                 _link(saved / f"checkpoint-{each}", target / "checkpoints" / f"checkpoint-{each}", patterns)
         (target / "checkpoints" / f"checkpoint-{step}" / _STATE).unlink()

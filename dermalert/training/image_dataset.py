@@ -9,9 +9,9 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import conv2d, grid_sample, pad
 
+from dermalert.config import Augmentation
 from dermalert.imaging import jpeg, pixel_cache, sharpness
 from dermalert.imaging.device import sent
-from dermalert.config import Augmentation
 from dermalert.imaging.synthetic_lesions import add_dark_corners, add_hair, add_ruler
 
 _DRAWN = {add_hair: 0.2, add_ruler: 0.05, add_dark_corners: 0.2}

@@ -10,12 +10,12 @@ from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
+from dermalert.config import Sampling
+from dermalert.errors import RunError
 from dermalert.evaluation import metrics
-from dermalert.training import calibration, distributed, run_folder
 from dermalert.imaging.device import sent
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.errors import RunError
-from dermalert.config import Sampling
+from dermalert.training import calibration, distributed, run_folder
 
 _AT_MOST = 8
 """How many times its part in its class a rare source gets at most, before the parts are made to add up to one again.

@@ -25,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from dermalert import files
-from dermalert.training import locks
 from dermalert.errors import RunError, UsageError, first_few
+from dermalert.training import locks
 
 MAY_NAME_FOLDERS = ("dataset", "base_model", "weights_from", "external", "columns")
 """Settings that may hold a path of this machine, and stay out of what is published."""

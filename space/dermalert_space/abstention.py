@@ -12,9 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-STATISTICS = "refusal.safetensors"
-"""In a release: `mean` and `scale` (d,), `basis` (k, d), `variance` (k,) and `noise` (1,) of the training features."""
-
 _SIDE = 128  # pixels of the thumbnail that light, contrast and detail are read from
 
 REASONS = {

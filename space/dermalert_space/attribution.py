@@ -16,7 +16,7 @@ from captum.attr import LayerGradCam, Occlusion
 from PIL import Image
 from torch import nn
 
-from dermalert_space import triage
+from dermalert_space.release import Release
 
 SIDE = 512
 """The longest side of a map and of an overlay, in pixels; no map is larger than its image."""
@@ -45,14 +45,14 @@ _COLOURS = np.frombuffer(
 ).reshape(-1, 3)
 
 
-def attribute(release: triage.Release, image: Image.Image, diagnosis: str | None = None) -> np.ndarray:
+def attribute(release: Release, image: Image.Image, diagnosis: str | None = None) -> np.ndarray:
     """Return where in an image a release found what speaks for a diagnosis.
 
     Several threads may ask at once, while others judge: the network that is served is not touched.
 
     Args:
         release: the judge.
-        image: RGB and upright, as `triage.read_image` returns it.
+        image: RGB and upright, as `images.read_image` returns it.
         diagnosis: one of the release's labels; None for that of the alert.
 
     Returns:

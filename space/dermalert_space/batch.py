@@ -18,13 +18,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from dermalert_space import triage
+from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.images import UnreadableImage, open_image, read_image
+from dermalert_space.prediction import STATES, Judgement, printable, threshold_share, word
+from dermalert_space.release import Release
 
 LIMIT = 10_000
 """Files that one batch takes, unless told otherwise."""
 
 MAX_BYTES = 200_000_000
-"""Of one file: `triage.MAX_PIXELS` of three bytes fit, uncompressed."""
+"""Of one file: `images.MAX_PIXELS` of three bytes fit, uncompressed."""
 
 MAX_RATIO = 20
 """How much larger than in its archive a file may get; pictures shrink tenfold at most, bombs a thousandfold."""
@@ -56,7 +59,7 @@ class Row:
 
     file: str
     """The name as it is shown; of a file in an archive `archive.zip/folder/name.jpg`."""
-    judgement: triage.Judgement | None
+    judgement: Judgement | None
     """None where the file could not be read."""
     watched: float | None
     """The probability of what the release alerts to; None where the file could not be read."""
@@ -67,7 +70,7 @@ class Row:
 
     @property
     def state(self) -> str:
-        """One of `triage.STATES`."""
+        """One of `prediction.STATES`."""
         return self.judgement.state if self.judgement else "unreadable"
 
 
@@ -98,7 +101,7 @@ def count(paths: Iterable[str | Path], *, limit: int = LIMIT) -> int:
 
 def shown(name: str) -> str:
     """Return a file's name as it may be shown: what cannot be seen or turns the line round replaced, not too long."""
-    name = triage.printable(name)
+    name = printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 60]}…{name[-59:]}"
 
 
@@ -215,7 +218,7 @@ def too_large(size: int) -> str:
 
 
 def judged(
-    release: triage.Release, files: Iterable[tuple[str, Source]], *, batch_size: int = 16, thumbnails: bool = False
+    release: Release, files: Iterable[tuple[str, Source]], *, batch_size: int = 16, thumbnails: bool = False
 ) -> Iterator[Row]:
     """Judge files, as `expanded` yields them, and yield a row of each in their order.
 
@@ -269,7 +272,7 @@ def _content(path: Path) -> bytes | str:
 def _weight(content: bytes | str) -> int:
     """Return the bytes that a file and its pixels will take, by what its header claims."""
     try:
-        with triage.open_image(content) as image:
+        with open_image(content) as image:
             return len(content) + 4 * image.width * image.height
     except Exception:  # no picture, as `read_image` will say
         return len(content)
@@ -279,8 +282,8 @@ def _decoded(content: bytes | str, thumbnails: bool) -> tuple[Image.Image, Image
     if isinstance(content, str):
         return content
     try:
-        image = triage.read_image(content)
-    except triage.UnreadableImage as error:
+        image = read_image(content)
+    except UnreadableImage as error:
         return str(error)
     return image, _thumbnail(image) if thumbnails else None
 
@@ -292,7 +295,7 @@ def _thumbnail(image: Image.Image) -> Image.Image:
     return small
 
 
-def _rows(release: triage.Release, decoding: list[tuple[str, Future]]) -> Iterator[Row]:
+def _rows(release: Release, decoding: list[tuple[str, Future]]) -> Iterator[Row]:
     results = [(name, future.result()) for name, future in decoding]
     decoding.clear()
     judgements = iter(release.judge_all([result[0] for _, result in results if not isinstance(result, str)]))
@@ -333,7 +336,7 @@ def _rank(row: Row) -> tuple[int, float]:
 def counts(rows: Iterable[Row], label: str) -> str:
     """Return how many files are in each state, as a list in words."""
     found = Counter(row.state for row in rows)
-    return ", ".join(f"{found[state]:,} {triage.word(state, label)}" for state in triage.STATES if found[state])
+    return ", ".join(f"{found[state]:,} {word(state, label)}" for state in STATES if found[state])
 
 
 def not_read(rows: Iterable[Row]) -> str:
@@ -342,7 +345,7 @@ def not_read(rows: Iterable[Row]) -> str:
     return "1 file could not be read as an image" if number == 1 else f"{number:,} files could not be read as images"
 
 
-def as_text(rows: Iterable[Row], release: triage.Release) -> str:
+def as_text(rows: Iterable[Row], release: Release) -> str:
     """Return rows as lines to read, the verdict first, and what stands below them."""
     rows = list(rows)
     label = release.alert_label
@@ -351,16 +354,12 @@ def as_text(rows: Iterable[Row], release: triage.Release) -> str:
     others = [row for row in rows if not row.judgement]
     lines += ["", f"{not_read(others)}:", *(f"  {row.file}: {row.problem}" for row in others)] if others else []
     alerts = (
-        "has no alert threshold"
-        if release.threshold is None
-        else f"alerts from {triage.threshold_share(release.threshold)}"
+        "has no alert threshold" if release.threshold is None else f"alerts from {threshold_share(release.threshold)}"
     )
     if release.attention and release.attention.threshold is not None:
-        alerts += f", asks for attention from {triage.threshold_share(release.attention.threshold)}"
+        alerts += f", asks for attention from {threshold_share(release.attention.threshold)}"
     tag = f" at {release.revision}" if release.revision else ""
-    return "\n".join(
-        [*lines, "", f"{counts(rows, label)}; release {_name(release)}{tag} {alerts}.", triage.NOT_A_DEVICE]
-    )
+    return "\n".join([*lines, "", f"{counts(rows, label)}; release {_name(release)}{tag} {alerts}.", NOT_A_DEVICE])
 
 
 def _line(row: Row, label: str) -> str:
@@ -368,10 +367,10 @@ def _line(row: Row, label: str) -> str:
     shares = [row.watched, known.malignant if known.attention is None else known.attention]
     cells = "".join(f" {'' if share is None else f'{share:.1%}':>10}" for share in shares)
     reason = f": {known.refused}" if known.refused else ""
-    return f"{triage.word(row.state, label):18}{cells}  {row.file}{reason}"
+    return f"{word(row.state, label):18}{cells}  {row.file}{reason}"
 
 
-def as_csv(rows: Iterable[Row], release: triage.Release) -> str:
+def as_csv(rows: Iterable[Row], release: Release) -> str:
     """Return rows as a CSV table, probabilities in [0, 1] with all the digits that the state follows from.
 
     A text that a spreadsheet would run as a formula gets an apostrophe before it.
@@ -393,22 +392,22 @@ def as_csv(rows: Iterable[Row], release: triage.Release) -> str:
 
 def _cell(value: str | float | bool | None) -> str | float:
     if isinstance(value, str):
-        value = triage.printable(value)
+        value = printable(value)
         return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else value
 
 
-def as_json(rows: Iterable[Row], release: triage.Release) -> str:
+def as_json(rows: Iterable[Row], release: Release) -> str:
     """Return rows as JSON, with the release that judged them and what it is not."""
-    about = {"notice": triage.NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
+    about = {"notice": NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
     about |= {"alert": {"label": release.alert_label, "threshold": release.threshold}}
     about |= {"attention": release.attention and dataclasses.asdict(release.attention)}
     return json.dumps(about | {"files": [_record(row, release) for row in rows]}, indent=1, allow_nan=False)
 
 
-def _record(row: Row, release: triage.Release) -> dict:
+def _record(row: Row, release: Release) -> dict:
     """Return what is written of a row; None where there is nothing."""
     judgement = row.judgement
     return {
@@ -430,6 +429,6 @@ def _finite(probability: float | None) -> float | None:
     return None if probability is None or not math.isfinite(probability) else probability
 
 
-def _name(release: triage.Release) -> str:
+def _name(release: Release) -> str:
     """Return the release's name; of a folder only the last part: where it lies is nobody's business."""
     return Path(release.name).resolve().name if Path(release.name).is_dir() else release.name

@@ -10,18 +10,18 @@ import os
 import stat
 from pathlib import Path
 
-WEIGHTS = "model.safetensors"
+from dermalert_space.contract import EXPOSURE, GRAPH, METRICS, PREDICTIONS, REFERENCE, STATISTICS, WEIGHTS
 
 LARGEST = {
     "config.json": 5_000_000,
     "preprocessor_config.json": 1_000_000,
     WEIGHTS: 4_000_000_000,
-    "refusal.safetensors": 500_000_000,
-    "onnx/graph.onnx": 50_000_000,
-    "evaluation/parity.safetensors": 50_000_000,
-    "evaluation/metrics.json": 20_000_000,
-    "evaluation/predictions.parquet": 200_000_000,
-    "evaluation/seen.parquet": 200_000_000,
+    STATISTICS: 500_000_000,
+    GRAPH: 50_000_000,
+    REFERENCE: 50_000_000,
+    METRICS: 20_000_000,
+    PREDICTIONS: 200_000_000,
+    EXPOSURE: 200_000_000,
 }
 """Bytes of each file, some ten times what the largest backbone and archive make of it; of any other `OTHER`."""
 

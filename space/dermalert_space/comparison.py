@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
-from dermalert_space import checks, triage
-
-PREDICTIONS, SEEN = "evaluation/predictions.parquet", "evaluation/seen.parquet"
+from dermalert_space import checks
+from dermalert_space.contract import EXPOSURE, PREDICTIONS
+from dermalert_space.release import NoRelease, Release
 
 
 class NotThere(ValueError):
@@ -24,9 +24,9 @@ class NotThere(ValueError):
 class Shelf:
     """The releases of a repository: the served one, and at most one other in memory."""
 
-    def __init__(self, served: triage.Release):
+    def __init__(self, served: Release):
         self.served = served
-        self._other: triage.Release | None = None
+        self._other: Release | None = None
         self._lock = threading.Lock()
 
     @property
@@ -46,7 +46,7 @@ class Shelf:
             raise NotThere("The Hub cannot be asked for other versions just now.") from error
         return sorted((tag for tag in found if tag != self.served.revision), key=_in_order, reverse=True)
 
-    def get(self, tag: str) -> triage.Release:
+    def get(self, tag: str) -> Release:
         """Return the release of a tag, loaded where it is not the last one that was asked for.
 
         Raises:
@@ -58,13 +58,13 @@ class Shelf:
                 self._other = self._loaded(tag)
             return self._other
 
-    def _loaded(self, tag: str) -> triage.Release:
+    def _loaded(self, tag: str) -> Release:
         if tag not in self.tags():
             raise NotThere(f"{self.served.name} has no tag {tag}.")
         try:
-            release = triage.Release.load(self.served.name, tag)
+            release = Release.load(self.served.name, tag)
             release.check_answers()
-        except triage.NoRelease as error:
+        except NoRelease as error:
             raise NotThere(f"{tag} cannot be compared: {error}") from error
         return release
 
@@ -105,7 +105,7 @@ class Compared:
     """Of those, only by the other, and only by the served one."""
 
 
-def compare(served: triage.Release, other: triage.Release) -> Compared:
+def compare(served: Release, other: Release) -> Compared:
     """Return how the served release differs from another one on what both held out.
 
     As `python -m dermalert compare` does: an image counts where it can be told from all others, neither release has
@@ -146,7 +146,7 @@ def compare(served: triage.Release, other: triage.Release) -> Compared:
     )
 
 
-def _attended(served: triage.Release, truth: list[str], attentions: list[np.ndarray | None]) -> dict:
+def _attended(served: Release, truth: list[str], attentions: list[np.ndarray | None]) -> dict:
     """Return what `Compared` says of the points of attention."""
     if any(flags is None for flags in attentions):
         return {}
@@ -159,7 +159,7 @@ def _attended(served: triage.Release, truth: list[str], attentions: list[np.ndar
     }
 
 
-def _held_out(release: triage.Release) -> dict[tuple[str, str], dict]:
+def _held_out(release: Release) -> dict[tuple[str, str], dict]:
     """Return the held-out images of a release with its answers, without those that cannot be told from another."""
     path = _table(release, PREDICTIONS)
     if path is None:
@@ -172,7 +172,7 @@ def _held_out(release: triage.Release) -> dict[tuple[str, str], dict]:
     return {key: row for row in rows if keys[key := (row["image_id"], row["source"])] == 1}
 
 
-def _table(release: triage.Release, name: str) -> Path | None:
+def _table(release: Release, name: str) -> Path | None:
     """Return where a table of a release lies, if it has one.
 
     Raises:
@@ -183,12 +183,12 @@ def _table(release: triage.Release, name: str) -> Path | None:
         if path is not None:
             checks.table(path)
         return path
-    except (triage.NoRelease, checks.Unfit) as error:
+    except (NoRelease, checks.Unfit) as error:
         raise NotThere(f"{name} of {release} cannot be read: {error}.") from error
 
 
-def _seen(release: triage.Release) -> set[str]:
-    path = _table(release, SEEN)
+def _seen(release: Release) -> set[str]:
+    path = _table(release, EXPOSURE)
     return set() if path is None else set(pq.read_table(path, columns=["name"])["name"].to_pylist())
 
 

@@ -19,9 +19,6 @@ from PIL import Image
 from dermalert_space.abstention import features
 from dermalert_space.trial import OUT_OF_MEMORY
 
-FILE = "onnx/graph.onnx"
-"""In a release: `logits` (n, labels) and `features` (n, d), as `abstention.features` has them, of `pixel_values`."""
-
 TRIAL = Path(__file__).with_name("trial.py")
 
 OUTPUTS = ["logits", "features"]

@@ -10,9 +10,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from dermalert_space import batch, triage
-from dermalert_space.page import markup
+from PIL import Image
 
+from dermalert_space import batch
+from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.images import UnreadableImage, read_image
+from dermalert_space.page import markup
+from dermalert_space.prediction import STATES, Judgement
+from dermalert_space.release import Release
 
 MAX_ADDRESS = 20_000_000
 """Characters of an image that comes as text: no body that holds one may be longer, see `limits.MAX_JSON`."""
@@ -141,22 +146,22 @@ def _address(file: object) -> str | None:
     return text if isinstance(text, str) and text[:5].lower() == "data:" else None
 
 
-def read(file: dict | bytes | None, cache: str) -> triage.Image.Image:
-    """Return an upload, or the content of a file, as an image, see `triage.read_image`.
+def read(file: dict | bytes | None, cache: str) -> Image.Image:
+    """Return an upload, or the content of a file, as an image, see `images.read_image`.
 
     Raises:
         CannotRead: it is none.
         CannotJudge: there is none.
     """
     try:
-        return triage.read_image(file if isinstance(file, bytes) else uploaded(file, cache).read_bytes())
-    except triage.UnreadableImage as error:
+        return read_image(file if isinstance(file, bytes) else uploaded(file, cache).read_bytes())
+    except UnreadableImage as error:
         raise CannotRead(f"Not read: {error}") from error
     except OSError as error:
         raise CannotJudge("Not read: no image was uploaded.") from error
 
 
-def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
+def judged(release: Release, judgement: Judgement) -> Judged:
     """Return a judgement as programs read it; where it is refused, `refused` says why beside the probabilities."""
     return {
         "state": judgement.state,
@@ -167,13 +172,13 @@ def judged(release: triage.Release, judgement: triage.Judgement) -> Judged:
         "malignant": judgement.malignant,
         "attention": judgement.attention,
         "release": markup.name_of(release),
-        "notice": triage.NOT_A_DEVICE,
+        "notice": NOT_A_DEVICE,
     }
 
 
-def unreadable(release: triage.Release, error: CannotRead) -> Judged:
+def unreadable(release: Release, error: CannotRead) -> Judged:
     """Return the answer to a file that is no image that can be read: its state, the reason, and nothing of a model."""
-    nothing = dict.fromkeys(Judged.__annotations__) | {"probabilities": {}, "notice": triage.NOT_A_DEVICE}
+    nothing = dict.fromkeys(Judged.__annotations__) | {"probabilities": {}, "notice": NOT_A_DEVICE}
     return nothing | {"state": "unreadable", "sentence": str(error), "release": markup.name_of(release)}
 
 
@@ -247,7 +252,7 @@ def _held(address: str) -> batch.Source:
     return content or "the address holds no base64: write data:image/...;base64, and then the file in base64."
 
 
-def sorted_by_urgency(release: triage.Release, rows: Iterable[batch.Row]) -> Batch:
+def sorted_by_urgency(release: Release, rows: Iterable[batch.Row]) -> Batch:
     """Return the rows of a batch as programs read them."""
     found, given = [], list(rows)
     given = [_row_of(row, given) for row in given]
@@ -256,7 +261,7 @@ def sorted_by_urgency(release: triage.Release, rows: Iterable[batch.Row]) -> Bat
         keys = [key for key in Sorted.__annotations__ if key not in ("file", "state", "problem")]
         own = {"file": row.file, "state": row.state, "problem": row.problem}
         found.append(own | {key: told.get(key) for key in keys})
-    return {"files": found, "release": markup.name_of(release), "notice": triage.NOT_A_DEVICE}
+    return {"files": found, "release": markup.name_of(release), "notice": NOT_A_DEVICE}
 
 
 def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
@@ -267,7 +272,7 @@ def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
     return dataclasses.replace(first, file=row.file or first.file)
 
 
-def served(release: triage.Release, metrics: dict | None) -> Served:
+def served(release: Release, metrics: dict | None) -> Served:
     """Return what a release is and how good it was found to be."""
     about, held_out = markup.about(release), metrics and metrics["splits"]["held_out"]
     return {
@@ -279,9 +284,9 @@ def served(release: triage.Release, metrics: dict | None) -> Served:
         "threshold": release.threshold,
         "attention_labels": release.attention and list(release.attention.labels),
         "attention_threshold": release.attention and release.attention.threshold,
-        "states": list(triage.STATES),
+        "states": list(STATES),
         "trained_on": about.get("data", []),
         "generated": bool(about.get("generated")),
         "evaluation": held_out and {"images": held_out["n"], release.alert_label: held_out["melanoma"]},
-        "notice": triage.NOT_A_DEVICE,
+        "notice": NOT_A_DEVICE,
     }

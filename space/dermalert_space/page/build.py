@@ -8,8 +8,21 @@ from gradio import mcp, processing_utils
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
-from dermalert_space import batch, triage
-from dermalert_space.page import api, examples, limits, markup, places, tab_batch, tab_evaluation, tab_single, tab_versions, upload_retention
+from dermalert_space import batch
+from dermalert_space.contract import METRICS
+from dermalert_space.page import (
+    api,
+    examples,
+    limits,
+    markup,
+    places,
+    tab_batch,
+    tab_evaluation,
+    tab_single,
+    tab_versions,
+    upload_retention,
+)
+from dermalert_space.release import NoRelease, Release
 
 STYLE = Path(__file__).parent / "style.css"
 
@@ -43,7 +56,7 @@ class Page(gr.Blocks):
 _WRONG = "Not read: what was sent is no upload to this server, or not the arguments that are described under /info."
 
 
-def build_demo(release: triage.Release) -> gr.Blocks:
+def build_demo(release: Release) -> gr.Blocks:
     """Return the page that judges images with `release`; nothing is launched."""
     metrics = release.metrics()
 
@@ -73,7 +86,7 @@ def build_demo(release: triage.Release) -> gr.Blocks:
     return demo.queue(max_size=WAITING)
 
 
-def _add_endpoints(served: triage.Release, metrics: dict | None, picture: gr.Image, held: places.Places) -> None:
+def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, held: places.Places) -> None:
     """Add what programs may ask: `/judge`, `/triage` and `/release`."""
 
     def judge(image: dict | bytes | None) -> api.Judged:
@@ -134,7 +147,7 @@ async def _fetch_nothing(*_, **__) -> str:
     raise ValueError("nothing is fetched from an address")
 
 
-def launch(release: triage.Release) -> None:
+def launch(release: Release) -> None:
     """Serve the page until the process is told to end.
 
     Raises:
@@ -143,8 +156,8 @@ def launch(release: triage.Release) -> None:
     try:
         demo = build_demo(release)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise triage.NoRelease(
-            f"{release} cannot be shown: its config.json or {triage.METRICS} lacks or misstates something "
+        raise NoRelease(
+            f"{release} cannot be shown: its config.json or {METRICS} lacks or misstates something "
             f"({type(error).__name__}: {str(error)[:100]})."
         ) from error
     # What a program sends in a tool call comes to `Page.preprocess_data` as it is; gradio would write it to a file.

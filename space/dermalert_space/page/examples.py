@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-from dermalert_space import triage
+from dermalert_space.images import UnreadableImage, open_image, read_image
 
 FOLDER = Path(__file__).parents[2] / "examples"
 TABLE = "attribution.csv"
@@ -59,8 +59,8 @@ def _check(path: Path, row: dict[str, str]) -> None:
     if path.stat().st_size > LARGEST:
         raise BadExamples(f"'{path}' has more than {LARGEST // 1_000_000} MB: shrink it.")
     try:
-        triage.read_image(path)
-    except triage.UnreadableImage as error:
+        read_image(path)
+    except UnreadableImage as error:
         raise BadExamples(str(error)) from error
-    if triage.open_image(path).getexif():
+    if open_image(path).getexif():
         raise BadExamples(f"'{path}' has EXIF metadata, which may tell of a patient: save it without.")

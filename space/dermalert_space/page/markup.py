@@ -8,7 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from dermalert_space import triage
+from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.prediction import Judgement, printable, share, shares
+from dermalert_space.release import BUNDLED, Release
 
 GENERATED = "This model was trained on generated pictures only: its answers mean nothing on real skin."
 HINT = "Upload a dermoscopy image, or paste one, to have it judged."
@@ -39,7 +41,7 @@ GROUPS = {"malignant": "Malignant", "precursor": "Precursor of a carcinoma", "be
 
 def escaped(text: object) -> str:
     """Return a text as HTML shows it; what cannot be seen, or turns the line round, replaced."""
-    return html.escape(triage.printable(str(text)))
+    return html.escape(printable(str(text)))
 
 
 def figure(measured: dict, *, times: float = 1, digits: int = 2, unit: str = "") -> str:
@@ -104,7 +106,7 @@ def sentence(text: str, *, kind: str = "", aloud: bool = True) -> str:
 
     Args:
         text: the sentence.
-        kind: one of `triage.STATES`, "refused" of what is wrong with the page, or nothing.
+        kind: one of `prediction.STATES`, "refused" of what is wrong with the page, or nothing.
         aloud: whether a screen reader is to say it as soon as it is there.
     """
     return f'<p class="sentence {kind}"{marks(kind)}{" role=status" if aloud else ""}>{escaped(text)}</p>'
@@ -115,7 +117,7 @@ def marks(state: str) -> str:
     return f' data-state="{state}" data-icon="{ICONS[state]}"' if state in ICONS else ""
 
 
-def answer(release: triage.Release, judgement: triage.Judgement, *, aloud: bool = True) -> str:
+def answer(release: Release, judgement: Judgement, *, aloud: bool = True) -> str:
     """Return what the page says of one image; of one that is refused no probabilities."""
     if judgement.refused:
         said = sentence(judgement.sentence, kind=judgement.state, aloud=aloud)
@@ -128,7 +130,7 @@ def answer(release: triage.Release, judgement: triage.Judgement, *, aloud: bool 
     )
 
 
-def second_line(release: triage.Release, judgement: triage.Judgement) -> str:
+def second_line(release: Release, judgement: Judgement) -> str:
     """Return how probable any malignant diagnosis or precursor is; "" where the release does not know these."""
     point, watched = release.attention, release.alert_label
     value = judgement.malignant if point is None else judgement.attention
@@ -139,21 +141,19 @@ def second_line(release: triage.Release, judgement: triage.Judgement) -> str:
     told, threshold = f"{_listed([watched, *others])} together have a probability of", point and point.threshold
     told = told[0].upper() + told[1:]
     if threshold is not None:
-        value, threshold = triage.shares(value, threshold)
+        value, threshold = shares(value, threshold)
         return f"{told} {value}; attention is asked for from {threshold}."
     if judgement.alert is not False:
-        return f"{told} {triage.share(value)}."
+        return f"{told} {share(value)}."
     more = ": more likely than not, it is one of them" if value > 0.5 else ""
-    return (
-        f"{told} {triage.share(value)}{more}. The alert is for {watched} alone; it says nothing of {_listed(others)}."
-    )
+    return f"{told} {share(value)}{more}. The alert is for {watched} alone; it says nothing of {_listed(others)}."
 
 
 def _listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
-def probabilities(release: triage.Release, judgement: triage.Judgement) -> str:
+def probabilities(release: Release, judgement: Judgement) -> str:
     """Return each diagnosis with its probability: by clinical group, the likeliest first in each."""
     found = judgement.probabilities
     caption = "<caption>Calibrated probability of each diagnosis</caption>"
@@ -162,7 +162,7 @@ def probabilities(release: triage.Release, judgement: triage.Judgement) -> str:
     bodies = ""
     for key, title in GROUPS.items():
         names = [name for name in found if name in release.groups.get(key, [])]
-        total = triage.share(sum(found[name] for name in names))
+        total = share(sum(found[name] for name in names))
         head = f'<tr class="group"><th colspan="2" scope="rowgroup">{title}</th><td class="share">{total}</td></tr>'
         bodies += f"<tbody>{head}{_shares(names, found, release.alert_label)}</tbody>" if names else ""
     return f'<table class="shares">{caption}{bodies}</table>'
@@ -172,12 +172,12 @@ def _shares(names, found: dict[str, float], watched: str) -> str:
     return "".join(
         f'<tr class="{"watched" if name == watched else ""}"><th scope="row">{escaped(name)}</th>'
         f'<td class="bar"><div style="width: {found[name]:.1%}"></div></td>'
-        f'<td class="share">{triage.share(found[name])}</td></tr>'
+        f'<td class="share">{share(found[name])}</td></tr>'
         for name in names
     )
 
 
-def meaning(release: triage.Release, metrics: dict | None) -> str:
+def meaning(release: Release, metrics: dict | None) -> str:
     """Return what the alert's threshold means, by the evaluation of the release."""
     if metrics is None:
         return f"<p>{NO_METRICS}</p>"
@@ -201,7 +201,7 @@ def meaning(release: triage.Release, metrics: dict | None) -> str:
     )
     if generated:  # what a prevalence means for these lesions nobody knows
         return f"<p>{GENERATED}</p>{lines}"
-    mix = triage.share(measured["n"] / held_out["n"])
+    mix = share(measured["n"] / held_out["n"])
     note = (
         f"All probabilities on this page hold for the evaluation's mix, in which {mix} of the images are {watched}s. "
         f"Where {watched} is rarer, they are too high, and an alert means less."
@@ -209,7 +209,7 @@ def meaning(release: triage.Release, metrics: dict | None) -> str:
     return lines + _at_prevalences(measured["predictive_values"], watched, note)
 
 
-def _of_attention(release: triage.Release, measured: dict | None) -> str:
+def _of_attention(release: Release, measured: dict | None) -> str:
     if not measured or not measured["n"] or measured["sensitivity_as_served"]["value"] is None:
         return ""
     flagged = figure(measured["sensitivity_as_served"], times=100, digits=0)
@@ -221,7 +221,7 @@ def _of_attention(release: triage.Release, measured: dict | None) -> str:
     )
 
 
-def is_generated(release: triage.Release, metrics: dict | None) -> bool:
+def is_generated(release: Release, metrics: dict | None) -> bool:
     """Return whether a release was trained on generated lesions, by its config or its figures."""
     return bool(about(release).get("generated") or (metrics or {}).get("data", {}).get("generated"))
 
@@ -260,18 +260,18 @@ def lesions_as_served(kind: str, name: str, tests: list[dict]) -> dict | None:
     return next((test for test in of_kind if test["name"] == name), rest)
 
 
-def about(release: triage.Release) -> dict:
+def about(release: Release) -> dict:
     """Return what the release says of its making: {} when it says nothing."""
     return getattr(release.model.config, "dermalert", None) or {}
 
 
-def notice(release: triage.Release, metrics: dict | None) -> str:
+def notice(release: Release, metrics: dict | None) -> str:
     """Return what is always in view."""
     generated = f'<p class="generated">{GENERATED}</p>' if is_generated(release, metrics) else ""
-    return f"<p>{triage.NOT_A_DEVICE}</p>{generated}"
+    return f"<p>{NOT_A_DEVICE}</p>{generated}"
 
 
-def name_of(release: triage.Release) -> str:
+def name_of(release: Release) -> str:
     """Return what a visitor may know of where the release comes from."""
     # Of a folder only its name is shown: where it lies on the server is nobody's business.
     return f"folder {Path(release.name).resolve().name}" if Path(release.name).is_dir() else str(release)
@@ -281,13 +281,13 @@ UNVERSIONED = ("bundled", "unversioned")
 """What stands for the version of a release that has none: of the one beside this file, and of any other."""
 
 
-def version_of(release: triage.Release) -> str:
+def version_of(release: Release) -> str:
     """Return the version that a release says of itself, or one of `UNVERSIONED`."""
-    bundled = Path(release.name).resolve() == triage.BUNDLED.resolve()
+    bundled = Path(release.name).resolve() == BUNDLED.resolve()
     return about(release).get("version") or UNVERSIONED[0 if bundled else 1]
 
 
-def source(release: triage.Release) -> str:
+def source(release: Release) -> str:
     """Return, as one line, the release and tag that are served and what the release says of its making."""
     parts = [f"Release: {name_of(release)}"]
     if not Path(release.name).is_dir():

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Sequence
 import gradio as gr
 from PIL import Image
 
-from dermalert_space import batch, triage
+from dermalert_space import batch
+from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.page import api, markup, places, upload_retention
+from dermalert_space.prediction import STATES, share, word
+from dermalert_space.release import Release
 
 LIMIT = 500
 """Files a batch on the page: so many rows with thumbnails a browser shows without delay."""
@@ -31,7 +34,7 @@ _HINT = (
 )
 
 
-def add(release: triage.Release, held: places.Places) -> None:
+def add(release: Release, held: places.Places) -> None:
     """Add the tab's parts to the page that is being built."""
     gr.HTML(f"<p>{_HINT}</p>", elem_classes="words")
     files = gr.File(label="Images and zip archives", file_count="multiple", height=160, elem_id="files")
@@ -41,7 +44,7 @@ def add(release: triage.Release, held: places.Places) -> None:
     with gr.Row():
         choices = [
             ("all", "all"),
-            *((f"{markup.ICONS[state]} {_word(release, state)}", state) for state in triage.STATES),
+            *((f"{markup.ICONS[state]} {_word(release, state)}", state) for state in STATES),
         ]
         kind = gr.Radio(choices, value="all", label="Show", elem_id="kind")
         text = gr.Textbox("", label="File name contains", elem_id="text")
@@ -68,7 +71,7 @@ def add(release: triage.Release, held: places.Places) -> None:
 
 
 def answers(
-    release: triage.Release, uploads: list[dict] | None, cache: str, held: places.Places, visitor: str
+    release: Release, uploads: list[dict] | None, cache: str, held: places.Places, visitor: str
 ) -> Iterator[str]:
     """Give how far a batch is, again and again, and at last its list.
 
@@ -101,7 +104,7 @@ def _progress(done: int, total: int) -> str:
     return f'<p role="status">Judged {done} of {total} files. {bar}</p>'
 
 
-def listed(release: triage.Release, rows: Sequence[batch.Row]) -> str:
+def listed(release: Release, rows: Sequence[batch.Row]) -> str:
     """Return the list of a batch, in the order in which its rows are given."""
     judged, others = ([row for row in rows if bool(row.judgement) is kind] for kind in (True, False))
     shown = "".join(_row(release, row) for row in judged)
@@ -116,19 +119,19 @@ def listed(release: triage.Release, rows: Sequence[batch.Row]) -> str:
         f'<p>{links}<span class="left" aria-live="polite"></span></p>'
         f'{shown}<p class="fine">First comes what raises the alert or needs attention, by how many times its threshold '
         "the probability is; then what only a person can judge; then the rest by the probability of any malignant "
-        f"diagnosis or precursor. {triage.NOT_A_DEVICE}</p>"
+        f"diagnosis or precursor. {NOT_A_DEVICE}</p>"
     )
 
 
-def _word(release: triage.Release, state: str) -> str:
-    return triage.word(state, release.alert_label)
+def _word(release: Release, state: str) -> str:
+    return word(state, release.alert_label)
 
 
-def _counts(release: triage.Release, rows: Sequence[batch.Row]) -> str:
+def _counts(release: Release, rows: Sequence[batch.Row]) -> str:
     counts = Counter(row.state for row in rows)
     return ", ".join(
         f'<span class="count {state}"{markup.marks(state)}>{counts[state]} {markup.escaped(_word(release, state))}</span>'
-        for state in triage.STATES
+        for state in STATES
         if counts[state]
     )
 
@@ -139,7 +142,7 @@ def _link(name: str, kind: str, content: str) -> str:
     return f'<a class="download" download="{name}" href="data:{kind};charset=utf-8;base64,{held}">Download {name}</a> '
 
 
-def _row(release: triage.Release, row: batch.Row) -> str:
+def _row(release: Release, row: batch.Row) -> str:
     name = markup.escaped(row.file)
     detail = (
         markup.answer(release, row.judgement, aloud=False)
@@ -154,15 +157,15 @@ def _row(release: triage.Release, row: batch.Row) -> str:
     )
 
 
-def _verdict(release: triage.Release, row: batch.Row) -> str:
+def _verdict(release: Release, row: batch.Row) -> str:
     known, watched = row.judgement, release.alert_label
     said = _word(release, row.state)
     said = said[0].upper() + said[1:]
     if row.state in ("cannot_assess", "unreadable"):
         return markup.escaped(said)
     value = known.malignant if known.attention is None else known.attention
-    more = f"; malignant or precursor {triage.share(value)}" if value is not None else ""
-    return markup.escaped(f"{said}: {watched} {triage.share(row.watched)}{more}")
+    more = f"; malignant or precursor {share(value)}" if value is not None else ""
+    return markup.escaped(f"{said}: {watched} {share(row.watched)}{more}")
 
 
 def _thumbnail(image: Image.Image | None) -> str:

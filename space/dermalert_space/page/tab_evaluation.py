@@ -5,9 +5,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from dermalert_space import reader_studies, triage
+from dermalert_space import reader_studies
 from dermalert_space.page import markup
-
+from dermalert_space.prediction import threshold_share
+from dermalert_space.release import NoRelease, Release
 
 FIGURES = {
     "roc": "ROC curves of melanoma without abstention, against all others and nevi, with points of dermatologists",
@@ -38,14 +39,14 @@ LIMITS = (
 )
 
 
-def add(release: triage.Release, metrics: dict | None, tab: gr.Tab) -> None:
+def add(release: Release, metrics: dict | None, tab: gr.Tab) -> None:
     """Add the tab's parts to the page that is being built; it is filled when it is opened."""
     held = gr.HTML(markup.sentence("The figures are on their way."), elem_id="evaluation", elem_classes="words")
     text = told(release, metrics)
     tab.select(lambda: text, None, held, queue=False, api_visibility="private", show_progress="hidden")
 
 
-def told(release: triage.Release, metrics: dict | None) -> str:
+def told(release: Release, metrics: dict | None) -> str:
     """Return all that the tab says."""
     subgroups = metrics["splits"]["held_out"]["subgroups"] if metrics else {}
     lines = "".join(f"<li>{markup.escaped(line)}</li>" for line in (*LIMITS, *_unmeasured(subgroups)))
@@ -73,10 +74,10 @@ def _unmeasured(subgroups: dict) -> Iterator[str]:
             yield f"How it does by {kind} is not known: {found['not_measured']}."
 
 
-def _drawn(release: triage.Release, name: str, *, alt: str | None = None) -> str:
+def _drawn(release: Release, name: str, *, alt: str | None = None) -> str:
     try:
         path = release.file(f"evaluation/figures/{name}.png")
-    except triage.NoRelease:  # a link to what is no file of the release
+    except NoRelease:  # a link to what is no file of the release
         path = None
     if path is None:
         return ""
@@ -154,7 +155,7 @@ def _by_source(held_out: dict) -> str:
     return markup.table("Held-out images by where they were made", head, rows) if rows else ""
 
 
-def _beside(release: triage.Release, metrics: dict) -> str:
+def _beside(release: Release, metrics: dict) -> str:
     """Return the ROC curve, and where lesions are real the dermatologists beside it."""
     if markup.is_generated(release, metrics):
         return f"<h2>ROC curves</h2>{_drawn(release, 'roc', alt='ROC curves of melanoma, without abstention')}"
@@ -325,7 +326,7 @@ def _set_on(point: dict, lesions: str) -> str:
         f" as served ({point['abstained']} because they cannot be assessed)" if raw else " without regard to abstention"
     )
     without = f" Without abstention it would miss {raw['missed']}." if raw else ""
-    value = triage.threshold_share(point["threshold"])
+    value = threshold_share(point["threshold"])
     return (
         f"The threshold of {name}, {value}, was set on {point['lesions']} other {lesions}, "
         f"of which it misses {point['missed']}{how}: {shown} {point['confidence']:.0%} confidence that it finds at "

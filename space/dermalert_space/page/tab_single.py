@@ -7,13 +7,15 @@ from collections.abc import Iterator
 import gradio as gr
 from PIL import Image
 
-from dermalert_space import attribution, triage
+from dermalert_space import attribution
+from dermalert_space.images import read_image
 from dermalert_space.page import api, examples, markup
+from dermalert_space.release import Release
 
 _WAIT = "() => ['<p>The image is being judged.</p>', '']"
 
 
-def add(release: triage.Release, metrics: dict | None) -> gr.Image:
+def add(release: Release, metrics: dict | None) -> gr.Image:
     """Add the tab's parts to the page that is being built; return the picture, with which programs ask too."""
     with gr.Row():
         with gr.Column(min_width=300):
@@ -73,12 +75,12 @@ def _add_examples(picture: gr.Image) -> None:
 
 
 def _thumbnail(example: examples.Example) -> str:
-    image = triage.read_image(example.path)
+    image = read_image(example.path)
     image.thumbnail((220, 220))
     return markup.picture(image, example.caption, caption=example.attribution)
 
 
-def answers(release: triage.Release, file: dict | None, cache: str) -> Iterator[tuple[str, str]]:
+def answers(release: Release, file: dict | None, cache: str) -> Iterator[tuple[str, str]]:
     """Give what the page says of an upload, and the same again with where the model looked.
 
     Args:
@@ -106,7 +108,7 @@ def answers(release: triage.Release, file: dict | None, cache: str) -> Iterator[
         yield said, markup.sentence("Where the model looked cannot be shown for this image.", kind="refused")
 
 
-def where(release: triage.Release, image: Image.Image) -> str:
+def where(release: Release, image: Image.Image) -> str:
     """Return where the model looked, beside the image."""
     found = attribution.attribute(release, image)
     plain = image.resize((found.shape[1], found.shape[0]), Image.Resampling.LANCZOS)

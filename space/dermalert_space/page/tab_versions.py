@@ -2,8 +2,9 @@
 
 import gradio as gr
 
-from dermalert_space import comparison, triage
+from dermalert_space import comparison
 from dermalert_space.page import api, markup, tab_single
+from dermalert_space.release import Release
 
 _FOLDER = "This release was read from a folder: there are no other versions of it to compare with."
 _NONE = "The repository has no other version yet."
@@ -12,7 +13,7 @@ _WAIT = "() => '<p>The versions are being asked.</p>'"
 _FEW = 50  # melanomas below which a difference says little, as in the gate that a release passes
 
 
-def add(release: triage.Release, tab: gr.Tab) -> None:
+def add(release: Release, tab: gr.Tab) -> None:
     """Add the tab's parts to the page that is being built."""
     shelf = comparison.Shelf(release)
     if not shelf.on_the_hub:
@@ -65,7 +66,7 @@ def over_the_evaluation(shelf: comparison.Shelf, tag: str | None) -> str:
     return _sentences(shelf.served, other, told)
 
 
-def _sentences(served: triage.Release, other: triage.Release, told: comparison.Compared) -> str:
+def _sentences(served: Release, other: Release, told: comparison.Compared) -> str:
     watched, rest = served.alert_label, told.images - told.watched
     if not told.images:
         return markup.sentence(f"No image was held out of both {other} and {served}: they cannot be compared.")
@@ -107,7 +108,7 @@ def _p(gained: int, lost: int) -> str:
     return "<0.001" if p < 0.001 else f"{p:.2g}"
 
 
-def _short(release: triage.Release) -> str:
+def _short(release: Release) -> str:
     return release.revision or "newest"
 
 

@@ -1,31 +1,19 @@
-"""Load a dermalert release and judge images with it: the only home of serving logic.
-
-As a command it judges files, folders and zip archives, and lists them with the most urgent first:
-
-    python triage.py IMAGES... --model MODEL[@TAG] [--csv FILE] [--json FILE]
+"""Load a dermalert release and predict images with it: the only home of serving logic.
 
 Needs torch, transformers and Pillow, and nothing of the training side: all it knows of a model comes out of the
 release, a folder or a Hub repository at a tag. A release with a graph for ONNX Runtime is asked by that on a CPU, which
 takes `onnx` and `onnxruntime` too.
 """
 
-import argparse
 import dataclasses
-import functools
-import io
 import json
-import os
-import signal
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
@@ -35,60 +23,18 @@ from transformers import (
     ImageProcessingMixin,
     PilBackend,
 )
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
-from dermalert_space import checks, decoder_limits, formats, onnx_graph
-from dermalert_space.abstention import Refusal, STATISTICS, features
-
-NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
-
-# A dermoscope's camera gives 12 to 24 million pixels; an image that claims far more is an accident or an attack.
-MAX_PIXELS = 64_000_000
-
-MAX_SIDE = 65_535
-"""Pixels: that of a JPEG. Each row costs memory of its own, however short it is."""
-
-MAX_ASPECT = 30
-"""Of an image: its longer side by the shorter one."""
-
-KINDS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-"""What is read, as Pillow calls it: what cameras and dermoscopes write. Pillow knows forty others, some of which start
-a program (EPS), or take minutes or gigabytes for a small file (GIF, JPEG 2000)."""
-
-REFERENCE = "evaluation/parity.safetensors"
-"""In a release: `images`, uint8 (n, H, W, 3), and the `probabilities` (n, labels) that it must give of them."""
+from dermalert_space import checks, onnx_graph
+from dermalert_space.abstention import Refusal, features
+from dermalert_space.contract import GRAPH, METRICS, PROCESSORS, REFERENCE, STATISTICS, TOLERANCE, WEIGHTS
+from dermalert_space.images import read_image
+from dermalert_space.prediction import Attention, Judgement, printable, share, shares, state
 
 _NO_NUMBER = "what this release answers is not a number: its weights are damaged."
 
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-"""Files of a release that say how an image becomes pixels of the model; of the two, transformers prefers the latter."""
-
-METRICS = "evaluation/metrics.json"
-
 BUNDLED = Path(__file__).parents[1] / "model"
 """The release that is served where none is named."""
-
-TOLERANCE = 1e-3
-"""How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
-
-STATES = {
-    "melanoma_alert": "{label} alert",
-    "malignant_likely": "needs attention",
-    "cannot_assess": "cannot be assessed",
-    "none": "no {label} alert",
-    "unreadable": "not read",
-}
-"""What becomes of a file, and what it is called, the most urgent first; `{label}` is what the release alerts to."""
-
-_SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}."
-
-
-class UnreadableImage(ValueError):
-    """The bytes are no image that can be judged; the text says which and why."""
-
-
-class NoImage(UnreadableImage):
-    """The bytes are something else than an image of those kinds that are read; the text says what, and what to do."""
 
 
 class NoRelease(ValueError):
@@ -100,108 +46,6 @@ class NoRelease(ValueError):
 
 class OtherAnswers(NoRelease):
     """The release gives other answers here than those that were measured; the text says by how much."""
-
-
-def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
-    """Return an image as 8-bit RGB, turned upright by its EXIF orientation.
-
-    Transparent parts are laid on white, 16-bit grey is scaled to 8 bits, CMYK and palettes are converted.
-
-    Raises:
-        UnreadableImage: none of `KINDS`, cut short, or more than `MAX_PIXELS` or `MAX_SIDE`.
-    """
-    name = f"'{source}'" if isinstance(source, str | Path) else "the file"
-    given = isinstance(source, Image.Image)
-    try:
-        image = source if given else open_image(source)
-        if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
-            raise UnreadableImage(f"it has {image.width} x {image.height} pixels; {_SHRINK}")
-        # A processor that keeps the shape makes gigabytes of an image of 60,000 x 2 pixels.
-        if max(image.size) > MAX_ASPECT * min(image.size):
-            raise UnreadableImage(f"it has {image.width} x {image.height} pixels: too narrow to show a lesion.")
-        image.load()
-        # In place where nobody else has it: the largest takes 256 MB, and a copy as much again.
-        return _to_rgb(ImageOps.exif_transpose(image, in_place=not given) or image)
-    except NoImage as error:
-        raise NoImage(f"{name} cannot be read as an image: {error}") from error
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{name} cannot be read: {error}") from error
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"{name} cannot be read: it has far too many pixels; {_SHRINK}") from error
-    except FileNotFoundError as error:
-        raise UnreadableImage(f"{name} does not exist.") from error
-    # What Pillow raises on broken files is not one type: OSError (cut short), SyntaxError (broken PNG), ValueError,
-    # struct.error, MemoryError, ...: any of them means that there is no picture.
-    except Exception as error:
-        raise UnreadableImage(f"{name} cannot be read as an image: it is damaged or cut short.") from error
-
-
-def open_image(source: str | Path | bytes) -> Image.Image:
-    """Return an image of which only the header is read.
-
-    Raises:
-        NoImage: it is something else, or holds several pictures.
-        UnreadableImage: it is made to keep the decoder busy; and whatever Pillow raises on what is no image.
-    """
-    # Read whole, because Pillow leaves a file that it cannot read open.
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if other := formats.other(content):
-        raise NoImage(f"{other}.")
-    if decoder_limits.asks_too_much(content):
-        raise UnreadableImage("it is made of far more parts than pictures are: save it anew.")
-    image = Image.open(io.BytesIO(content), formats=KINDS)
-    if unfit := formats.unfit(image):
-        raise NoImage(f"{unfit}.")
-    return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, or 32 of which so many are used; Pillow would clip at 255
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise UnreadableImage("its values lie outside 16 bits: save it with 8 or 16 bits.")
-        if image.mode != "I" or grey.max() > 255:
-            grey = np.add(grey, 128, dtype=np.int32) // 257  # rounded
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise UnreadableImage("its pixels are fractions of no known range: save it with 8 or 16 bits.")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Attention:
-    """The operating point of what is malignant or a precursor, beside the alert's own."""
-
-    labels: tuple[str, ...]
-    """The diagnoses whose probabilities are summed."""
-    threshold: float | None
-    """Of the sum, in (0, 1]; None where the calibration images held none of them."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """What a release says of one image."""
-
-    state: str
-    """One of `STATES`, but not `unreadable`."""
-    alert: bool | None
-    """Whether the melanoma probability reaches the threshold; None where it is refused or there is no threshold."""
-    refused: str | None
-    """Why the image cannot be assessed, in words; None where it is. The probabilities are then for the record."""
-    sentence: str
-    """What a visitor reads: an alert, no alert, or that it cannot be assessed and why."""
-    probabilities: dict[str, float]
-    """Each diagnosis with its calibrated probability in [0, 1], the largest first."""
-    malignant: float | None
-    """Summed probability of what is malignant or a precursor; None where the release does not say which these are."""
-    attention: float | None
-    """Summed probability of what the release asks for attention to; None where it has no such operating point."""
-    urgency: float | None
-    """How many times its threshold the alert's probability is, or that of attention where that is more; None where the
-    release has no threshold."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -275,7 +119,7 @@ class Release:
 
     def _read_graph(self) -> onnx_graph.Graph | None:
         try:
-            path = self.file(onnx_graph.FILE)
+            path = self.file(GRAPH)
             if path is None:
                 return None
             pixels = onnx_graph.noise(self.processor)
@@ -284,9 +128,9 @@ class Release:
             found.check(self.model, pixels)
             return found
         except onnx_graph.Unfit as error:
-            raise NoRelease(f"{self} cannot be served: its {onnx_graph.FILE} {error}.") from error
+            raise NoRelease(f"{self} cannot be served: its {GRAPH} {error}.") from error
         except OSError as error:
-            raise NoRelease(f"cannot read {onnx_graph.FILE} of {self}: out of reach.") from error
+            raise NoRelease(f"cannot read {GRAPH} of {self}: out of reach.") from error
 
     def _read_refusal(self) -> Refusal | None:
         told = getattr(self.model.config, "refusal", None)
@@ -483,60 +327,6 @@ class Release:
         return f"{word}: {measured} {value}; this release alerts from {threshold}."
 
 
-def state(alert: bool | None, attention: bool, refused: str | None) -> str:
-    """Return the state of an image that was read, one of `STATES`.
-
-    Args:
-        alert: whether it raises the alert; None where the release has no threshold.
-        attention: whether it asks for attention; False where the release has no such threshold.
-        refused: why it cannot be assessed; None where it can.
-    """
-    if refused:
-        return "cannot_assess"
-    if alert or attention:
-        return "melanoma_alert" if alert else "malignant_likely"
-    return "cannot_assess" if alert is None else "none"
-
-
-def word(state: str, label: str) -> str:
-    """Return what a state is called, given what the release alerts to."""
-    return STATES[state].format(label=label)
-
-
-def shares(value: float, threshold: float) -> tuple[str, str]:
-    """Return a probability and a threshold in percent.
-
-    They have so many digits that what is below the threshold does not look as if it had reached it.
-    """
-    first = threshold_digits(threshold)
-    enough = (n for n in range(first, first + 7) if value >= threshold or share(value, n) != share(threshold, n))
-    digits = next(enough, first + 7)
-    return share(value, digits), share(threshold, digits)
-
-
-def threshold_share(threshold: float) -> str:
-    """Return a threshold in percent, as it is written everywhere: three digits that mean something."""
-    return share(threshold, threshold_digits(threshold))
-
-
-def threshold_digits(threshold: float) -> int:
-    """Return how many digits behind the point show three digits of a threshold in percent: one at least, no zeros."""
-    return max(1, -Decimal(f"{100 * threshold:.3g}").normalize().as_tuple().exponent)
-
-
-def printable(text: str) -> str:
-    """Return a text as it may be shown: what cannot be seen, or turns the line round, replaced."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def share(value: float, digits: int = 1) -> str:
-    """Return a probability in percent; one that is not 0 is never shown as 0, and one below 1 never as 1."""
-    least = 10.0 ** -(digits + 2)
-    if 0 < value < least / 2:
-        return f"<{least:.{digits}%}"
-    return f">{1 - least:.{digits}%}" if 1 - least / 2 <= value < 1 else f"{value:.{digits}%}"
-
-
 # The files of a release
 
 
@@ -568,7 +358,7 @@ def _checked_files(name: str, revision: str | None) -> tuple[dict, dict]:
             raise _no_alert(name, revision)
         if _file(name, revision, "adapter_config.json"):
             raise checks.Unfit("is that of an adapter, which other weights would be loaded for")
-        at = checks.WEIGHTS
+        at = WEIGHTS
         if (path := _file(name, revision, at)) is None:
             raise checks.Unfit("is not there")
         tensors = checks.tensors(path)
@@ -612,13 +402,13 @@ def _built(name: str, revision: str | None, tensors: dict) -> tuple:
         needed = sum(each.numel() for each in (*described.parameters(), *described.buffers()))
         held = sum(int(np.prod(shape)) for _, shape in tensors.values())
         if needed > 2 * held + 10_000_000:
-            raise ValueError(f"config.json describes {needed:,} numbers, {checks.WEIGHTS} has {held:,}")
+            raise ValueError(f"config.json describes {needed:,} numbers, {WEIGHTS} has {held:,}")
         network, loaded = AutoModelForImageClassification.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **never
         )
         for kind in ("missing_keys", "mismatched_keys"):
             for key in loaded.get(kind) or ():
-                raise ValueError(f"{checks.WEIGHTS} does not have '{key}' as its config.json describes it")
+                raise ValueError(f"{WEIGHTS} does not have '{key}' as its config.json describes it")
         processor = load_processor(name, revision)
     # Not one type either: OSError (not there), ValueError (no model), SafetensorError, RuntimeError (damaged), ...
     except Exception as error:
@@ -726,101 +516,3 @@ def lacking(name: str, revision: str | None = None) -> str | None:
 
 def _tagged(name: str, revision: str | None) -> str:
     return f"{name}@{revision}" if revision else name
-
-
-# The command
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge files, folders and zip archives, print the most urgent first, and return the exit code.
-
-    0: each file was judged, or declined with a reason. 1: a file could not be read, or the release not be loaded.
-    2: the command was wrong. 130: it was interrupted; nothing is written then.
-    """
-    from dermalert_space import batch
-    options = _options(arguments)
-    # What Pillow warns of (odd metadata) changes no answer.
-    warnings.filterwarnings("ignore", module="PIL")
-    logging.disable_progress_bar()
-    interrupted = []
-
-    def interrupt(*_) -> None:
-        interrupted.append(True)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        rows, release = _judged(batch, options)
-        for path, table in ((options.csv, batch.as_csv), (options.json, batch.as_json)):
-            if path:
-                _write_whole(path, table(rows, release))
-    # Where it strikes in the middle of a library's work, an interruption may come out as another error.
-    except (Exception, KeyboardInterrupt) as error:
-        if interrupted:
-            print("\nInterrupted: nothing was written.", file=sys.stderr)
-            return 130
-        if not isinstance(error, NoRelease | OSError):
-            raise
-        print(error, file=sys.stderr)
-        return 1
-    finally:
-        signal.signal(signal.SIGINT, before)
-    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show each name
-    print(batch.as_text(rows, release))
-    return 1 if any(row.problem for row in rows) else 0
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="triage.py", allow_abbrev=False, description=f"Judge many dermoscopy images. {NOT_A_DEVICE}"
-    )
-    parser.add_argument("images", nargs="+", type=Path, help="files, folders with all below them, and zip archives")
-    parser.add_argument(
-        "--model",
-        default=BUNDLED if BUNDLED.is_dir() else None,
-        metavar="MODEL[@TAG]",
-        help="the release: a folder, or USER/REPO of the Hub at a tag; by default the one beside this file",
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, for a spreadsheet")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write it there, for a program")
-    options = parser.parse_args(arguments)
-    if options.model is None:
-        parser.error("set --model to a release: a folder, or USER/REPO@TAG of the Hub.")
-    for path in options.images:
-        if not path.exists():
-            parser.error(f"there is no file or folder '{path}'.")
-    for path, ending in ((options.csv, ".csv"), (options.json, ".json")):
-        if path and path.suffix.lower() != ending:  # or `--csv a.jpg b.jpg` would write over an image
-            parser.error(f"--{ending[1:]} takes the name of the table to write, which ends in {ending}, not '{path}'.")
-        if path and (path.is_dir() or not os.access(path.resolve().parent, os.W_OK)):
-            parser.error(f"cannot write '{path}': name a file in a folder that is there and may be written to.")
-    return options
-
-
-def _judged(batch, options: argparse.Namespace) -> tuple[list, Release]:
-    """Return the rows, the most urgent first, and what judged them; say on stderr how far it is."""
-    release = Release.load(options.model)
-    release.check_answers(functools.partial(print, file=sys.stderr))
-    total, rows = batch.count(options.images), []
-    for row in batch.judged(release, batch.expanded(options.images, full_names=True)):
-        rows.append(row)
-        print(f"\r{len(rows):,} of {total:,} files judged", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return batch.by_urgency(rows), release
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.resolve().with_name(f"{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="")
-        part.replace(path.resolve())
-    finally:
-        part.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    # By its name: `batch` knows the classes of the module, which are others than those of the script.
-    import triage
-
-    sys.exit(triage.main())

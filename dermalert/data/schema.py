@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from dermalert import provenance
-from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
+from dermalert.data import provenance
 from dermalert.data.identifiers import archive_number
 from dermalert.data.metadata_tables import FACTS
+from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,107 @@
+"""The command `triage.py`: predict files, folders and zip archives, and list them with the most urgent first.
+
+python triage.py IMAGES... --model MODEL[@TAG] [--csv FILE] [--json FILE]
+"""
+
+import argparse
+import functools
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.utils import logging
+
+from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.release import BUNDLED, NoRelease, Release
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge files, folders and zip archives, print the most urgent first, and return the exit code.
+
+    0: each file was judged, or declined with a reason. 1: a file could not be read, or the release not be loaded.
+    2: the command was wrong. 130: it was interrupted; nothing is written then.
+    """
+    from dermalert_space import batch
+
+    options = _options(arguments)
+    # What Pillow warns of (odd metadata) changes no answer.
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.disable_progress_bar()
+    interrupted = []
+
+    def interrupt(*_) -> None:
+        interrupted.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        rows, release = _judged(batch, options)
+        for path, table in ((options.csv, batch.as_csv), (options.json, batch.as_json)):
+            if path:
+                _write_whole(path, table(rows, release))
+    # Where it strikes in the middle of a library's work, an interruption may come out as another error.
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupted:
+            print("\nInterrupted: nothing was written.", file=sys.stderr)
+            return 130
+        if not isinstance(error, NoRelease | OSError):
+            raise
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show each name
+    print(batch.as_text(rows, release))
+    return 1 if any(row.problem for row in rows) else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="triage.py", allow_abbrev=False, description=f"Judge many dermoscopy images. {NOT_A_DEVICE}"
+    )
+    parser.add_argument("images", nargs="+", type=Path, help="files, folders with all below them, and zip archives")
+    parser.add_argument(
+        "--model",
+        default=BUNDLED if BUNDLED.is_dir() else None,
+        metavar="MODEL[@TAG]",
+        help="the release: a folder, or USER/REPO of the Hub at a tag; by default the one beside this file",
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, for a spreadsheet")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write it there, for a program")
+    options = parser.parse_args(arguments)
+    if options.model is None:
+        parser.error("set --model to a release: a folder, or USER/REPO@TAG of the Hub.")
+    for path in options.images:
+        if not path.exists():
+            parser.error(f"there is no file or folder '{path}'.")
+    for path, ending in ((options.csv, ".csv"), (options.json, ".json")):
+        if path and path.suffix.lower() != ending:  # or `--csv a.jpg b.jpg` would write over an image
+            parser.error(f"--{ending[1:]} takes the name of the table to write, which ends in {ending}, not '{path}'.")
+        if path and (path.is_dir() or not os.access(path.resolve().parent, os.W_OK)):
+            parser.error(f"cannot write '{path}': name a file in a folder that is there and may be written to.")
+    return options
+
+
+def _judged(batch, options: argparse.Namespace) -> tuple[list, Release]:
+    """Return the rows, the most urgent first, and what judged them; say on stderr how far it is."""
+    release = Release.load(options.model)
+    release.check_answers(functools.partial(print, file=sys.stderr))
+    total, rows = batch.count(options.images), []
+    for row in batch.judged(release, batch.expanded(options.images, full_names=True)):
+        rows.append(row)
+        print(f"\r{len(rows):,} of {total:,} files judged", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return batch.by_urgency(rows), release
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.resolve().with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(path.resolve())
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""What a release says of one image: its state, its probabilities and the words for them."""
+
+import dataclasses
+from decimal import Decimal
+
+STATES = {
+    "melanoma_alert": "{label} alert",
+    "malignant_likely": "needs attention",
+    "cannot_assess": "cannot be assessed",
+    "none": "no {label} alert",
+    "unreadable": "not read",
+}
+"""What becomes of a file, and what it is called, the most urgent first; `{label}` is what the release alerts to."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attention:
+    """The operating point of what is malignant or a precursor, beside the alert's own."""
+
+    labels: tuple[str, ...]
+    """The diagnoses whose probabilities are summed."""
+    threshold: float | None
+    """Of the sum, in (0, 1]; None where the calibration images held none of them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a release says of one image."""
+
+    state: str
+    """One of `STATES`, but not `unreadable`."""
+    alert: bool | None
+    """Whether the melanoma probability reaches the threshold; None where it is refused or there is no threshold."""
+    refused: str | None
+    """Why the image cannot be assessed, in words; None where it is. The probabilities are then for the record."""
+    sentence: str
+    """What a visitor reads: an alert, no alert, or that it cannot be assessed and why."""
+    probabilities: dict[str, float]
+    """Each diagnosis with its calibrated probability in [0, 1], the largest first."""
+    malignant: float | None
+    """Summed probability of what is malignant or a precursor; None where the release does not say which these are."""
+    attention: float | None
+    """Summed probability of what the release asks for attention to; None where it has no such operating point."""
+    urgency: float | None
+    """How many times its threshold the alert's probability is, or that of attention where that is more; None where the
+    release has no threshold."""
+
+
+def state(alert: bool | None, attention: bool, refused: str | None) -> str:
+    """Return the state of an image that was read, one of `STATES`.
+
+    Args:
+        alert: whether it raises the alert; None where the release has no threshold.
+        attention: whether it asks for attention; False where the release has no such threshold.
+        refused: why it cannot be assessed; None where it can.
+    """
+    if refused:
+        return "cannot_assess"
+    if alert or attention:
+        return "melanoma_alert" if alert else "malignant_likely"
+    return "cannot_assess" if alert is None else "none"
+
+
+def word(state: str, label: str) -> str:
+    """Return what a state is called, given what the release alerts to."""
+    return STATES[state].format(label=label)
+
+
+def shares(value: float, threshold: float) -> tuple[str, str]:
+    """Return a probability and a threshold in percent.
+
+    They have so many digits that what is below the threshold does not look as if it had reached it.
+    """
+    first = threshold_digits(threshold)
+    enough = (n for n in range(first, first + 7) if value >= threshold or share(value, n) != share(threshold, n))
+    digits = next(enough, first + 7)
+    return share(value, digits), share(threshold, digits)
+
+
+def threshold_share(threshold: float) -> str:
+    """Return a threshold in percent, as it is written everywhere: three digits that mean something."""
+    return share(threshold, threshold_digits(threshold))
+
+
+def threshold_digits(threshold: float) -> int:
+    """Return how many digits behind the point show three digits of a threshold in percent: one at least, no zeros."""
+    return max(1, -Decimal(f"{100 * threshold:.3g}").normalize().as_tuple().exponent)
+
+
+def printable(text: str) -> str:
+    """Return a text as it may be shown: what cannot be seen, or turns the line round, replaced."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def share(value: float, digits: int = 1) -> str:
+    """Return a probability in percent; one that is not 0 is never shown as 0, and one below 1 never as 1."""
+    least = 10.0 ** -(digits + 2)
+    if 0 < value < least / 2:
+        return f"<{least:.{digits}%}"
+    return f">{1 - least:.{digits}%}" if 1 - least / 2 <= value < 1 else f"{value:.{digits}%}"
