@@ -29,6 +29,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from datasets import Dataset
+from dermalert_space import contract
 from dermalert_space.contract import REFERENCE
 from dermalert_space.release import Release
 from transformers import (
@@ -41,7 +42,6 @@ from transformers import (
     set_seed,
 )
 
-from dermalert import formatting
 from dermalert.data import (
     audit,
     contamination,
@@ -54,10 +54,11 @@ from dermalert.data import (
     splits,
 )
 from dermalert.errors import RunError, UsageError, run_command
-from dermalert.evaluation import baselines, evaluate, metrics, stress_test
+from dermalert.evaluation import baselines, evaluate, metrics, operating_points, stress_test
+from dermalert.formatting import in_words, percent
 from dermalert.imaging import device
 from dermalert.publishing import models
-from dermalert.release import build, fit_abstention, onnx_export, operating_points, remeasure
+from dermalert.release import build, fit_abstention, onnx_export, remeasure
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
 from dermalert.training import (
     backbones,
@@ -158,7 +159,7 @@ def train(
         shipped = near_duplicates.linked(shipped)
         dataset, repaired = repair.repair(shipped, config.repair)
         model, processor = load_model(config, taken=config.weights_from)  # refused before anything is written
-    known = contamination.read(build.find(config.base_model))
+    known = contamination.read(contract.find(config.base_model))
     sides = contamination.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
     folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
     folds = [contamination.set_apart(fold, known) for fold in folds]
@@ -248,7 +249,7 @@ def learn(
         model, processor = load_model(config, checkpoint)
     else:
         model, processor = load_model(config)
-        base = str(build.find(config.base_model))
+        base = str(contract.find(config.base_model))
         model.config.dermalert = build.about(model, base_model=base, data=data, split_seed=config.split_seed)
     prior = prior_to_give_back(config, sides["train"])
     trainer = make_trainer(config, folder, model, processor, sides, prior=prior)
@@ -272,7 +273,7 @@ def reuse(config: Config) -> Learnt | None:
     """Return the weights of a release as they are, calibrated, with what it says of its training."""
     if not distributed.is_main():
         return None
-    figures = build.read_metrics(build.find(config.weights_from))
+    figures = build.read_metrics(contract.find(config.weights_from))
     model, processor = load_model(config, taken=config.weights_from)
     model.config.dermalert["version"] = None  # until it is published anew
     model.config.alert |= {"threshold": None}
@@ -478,9 +479,9 @@ def load_model(config: Config, checkpoint: Path | None = None, *, taken: str | N
         UsageError: the base model was trained with another split.
     """
     if taken:
-        served = Release.load(build.find(taken))
+        served = Release.load(contract.find(taken))
         return served.model.float(), served.processor
-    name = str(checkpoint or build.find(config.base_model))
+    name = str(checkpoint or contract.find(config.base_model))
     model, processor = backbones.load(name, labels=DIAGNOSES, image_size=config.image_size)
     split_seed = getattr(model.config, "dermalert", {}).get("split_seed", config.split_seed)
     if split_seed != config.split_seed:
@@ -494,7 +495,7 @@ def load_model(config: Config, checkpoint: Path | None = None, *, taken: str | N
 def what_next(folder: Path, figures: dict) -> str:
     """Return what a person wants to know at the end: how good, where it is, what to type."""
     held_out = figures["splits"]["held_out"]
-    accuracy = formatting.in_words(held_out["balanced_accuracy"])
+    accuracy = in_words(held_out["balanced_accuracy"])
     subgroups = "".join(f"{sentence}\n" for sentence in held_out.get("subgroup_sensitivity", {}).get("sentences", []))
     return (
         f"Held out: balanced accuracy {accuracy}, n = {held_out['n']} images in {held_out['groups']} groups.\n"
@@ -512,9 +513,9 @@ def alert_in_short(figures: dict) -> str:
         return ""
     lesions = melanoma["lesions"]
     return (
-        f"Melanoma alert as served: sensitivity {formatting.in_words(lesions['sensitivity_as_served'])}, n = {lesions['n']} "
-        f"lesions; specificity {formatting.in_words(melanoma['specificity_as_served'])}. "
-        f"The bound of {formatting.percent(alert['target_sensitivity'])} is {'' if alert['bound_met'] else 'not '}met.\n"
+        f"Melanoma alert as served: sensitivity {in_words(lesions['sensitivity_as_served'])}, n = {lesions['n']} lesions; "
+        f"specificity {in_words(melanoma['specificity_as_served'])}. The bound of {percent(alert['target_sensitivity'])} "
+        f"is {'' if alert['bound_met'] else 'not '}met.\n"
     )
 
 

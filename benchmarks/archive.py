@@ -17,18 +17,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from dermalert_space import contract
 from serving import images, releases, spread
 from tqdm.auto import tqdm
 
 from dermalert.errors import RunError, run_command
-from dermalert.release import build
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure and print what `benchmarks/README.md` shows."""
     paths = images(arguments.dataset, arguments.images)
     with tempfile.TemporaryDirectory() as scratch:
-        _, model = releases(build.find(arguments.model), Path(scratch))
+        _, model = releases(contract.find(arguments.model), Path(scratch))
         shards = made(paths, arguments.shards, Path(scratch) / "shards")
         print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {arguments.shards} shards")
         found = {workers: [] for workers in arguments.workers}

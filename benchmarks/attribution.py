@@ -1,4 +1,4 @@
-"""Whether a map of `dermalert_space.attribution` marks what counts: the places it marks are deleted, and others beside them.
+"""Whether a map of `dermalert_space.attribution` marks what counts: its places are deleted, and others beside them.
 
     python benchmarks/attribution.py --model space/model --dataset isic9/ isic2017/ ham10000/
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from dermalert_space import attribution
+from dermalert_space import attribution, contract
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from PIL import Image, ImageFilter
@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 from dermalert.errors import run_command
 from dermalert.evaluation import metrics
 from dermalert.formatting import in_words
-from dermalert.release import build
 
 SHARES = (0.05, 0.1, 0.2, 0.3)
 """How much of an image is deleted, at most: a map marks no more than it gives a colour."""
@@ -67,7 +66,7 @@ REPLACED_BY = {"median colour of the border": of_border, "the image blurred": bl
 def main(arguments: argparse.Namespace) -> None:
     """Measure, and print the tables."""
     side = load(arguments.dataset)[arguments.side].shuffle(seed=0)
-    judge = Release.load(build.find(arguments.model))
+    judge = Release.load(contract.find(arguments.model))
     dataset = side.select(range(min(arguments.images, len(side))))
     images = [shown(read_image(row["image"])) for row in dataset]
     maps = [attribution.attribute(judge, image) for image in tqdm(images, desc="Explaining", unit=" images")]

@@ -11,13 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dermalert_space import contract
 from dermalert_space.release import Release
 from recipe import load
 
 from dermalert.errors import run_command
 from dermalert.evaluation import evaluate
 from dermalert.formatting import in_words
-from dermalert.release import build, onnx_export
+from dermalert.release import onnx_export
 
 _COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precision", "quantized": "8 bits"}
 
@@ -29,7 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
     held_out = held_out.select(range(min(arguments.images, len(held_out))))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "release"
-        shutil.copytree(build.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
+        shutil.copytree(contract.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
         judge = Release.load(folder)
         pixels = onnx_export.prepare(folder, judge, sides["train"], "all")
         told = onnx_export.compare(folder, judge, evaluate.ask(judge, held_out, name="held out"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from dermalert_space import abstention
+from dermalert_space import abstention, contract
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from PIL import Image, ImageFilter
@@ -24,7 +24,7 @@ from recipe import load
 from dermalert.errors import run_command
 from dermalert.evaluation import metrics
 from dermalert.formatting import in_words
-from dermalert.release import build, fit_abstention
+from dermalert.release import fit_abstention
 
 _CUT_OUT = 6  # squares of each photograph
 _LESIONS = 200  # held out, of each degree of a fault
@@ -115,7 +115,7 @@ def _read(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `benchmarks/README.md` shows."""
-    judge = Release.load(build.find(arguments.model))
+    judge = Release.load(contract.find(arguments.model))
     sides = load(arguments.dataset)
     lesions = sides["held_out"].shuffle(seed=0)
     print("| images | n | declined |\n|---|---|---|")

@@ -23,7 +23,7 @@ import dermalert_space
 import httpx
 import numpy as np
 import torch
-from dermalert_space import batch
+from dermalert_space import batch, contract
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from gradio_client import Client, handle_file
@@ -32,7 +32,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 from transformers.utils import logging
 
 from dermalert.errors import RunError, UsageError, run_command
-from dermalert.release import build, onnx_export
+from dermalert.release import onnx_export
 
 SPACE = Path(dermalert_space.__file__).parents[1]
 
@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     paths = images(arguments.dataset, arguments.images)
     with tempfile.TemporaryDirectory() as scratch:
-        plain, fast = releases(build.find(arguments.model), Path(scratch))
+        plain, fast = releases(contract.find(arguments.model), Path(scratch))
         print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {arguments.threads} threads of torch\n")
         some = paths[: arguments.singles]
         print(as_table(*in_turns(singles(plain, fast), [[path] for path in some]), "decode, process, torch forward"))

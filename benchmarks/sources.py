@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from dermalert_space import contract
 from dermalert_space.release import Release
 from recipe import load
 
@@ -24,7 +25,6 @@ from dermalert.data import audit, contamination, schema, splits
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import baselines, evaluate
 from dermalert.formatting import in_words
-from dermalert.release import build
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import run_folder
 
@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     train_hf.check(config)
-    if contamination.read(build.find(config.base_model)):
+    if contamination.read(contract.find(config.base_model)):
         raise UsageError(f"--base_model '{config.base_model}' has learnt from lesions already: name one that has not.")
     data = {side: schema.describe(rows)["fingerprint"] for side, rows in sides.items()}
     for name in arguments.leave_out or known:
@@ -89,7 +89,7 @@ def leave_out(name: str, config: train_hf.Config, sides: dict[str, Dataset], fol
         "source": name,
         "learnt_from": {DIAGNOSES[i]: own["train"]["label"].count(i) for i in sorted(set(own["train"]["label"]))},
         "settings": {
-            "base_model": build.public_name(Path(config.base_model)),
+            "base_model": contract.public_name(Path(config.base_model)),
             "image_size": config.image_size,
             "epochs": config.epochs,
             "seed": config.seed,

@@ -145,11 +145,12 @@ def _evaluate(
 
     from dermalert.data import audit, loading, metadata_tables, near_duplicates, repair
     from dermalert.evaluation import any_checkpoint
+    from dermalert.evaluation.label_map import classes, read_label_map
 
-    said = any_checkpoint.read_label_map(label_map)
+    said = read_label_map(label_map)
     audit.check_targets(json, None)
     judge = any_checkpoint.load(model)
-    any_checkpoint.classes(judge.labels, said)  # refused before the images are read
+    classes(judge.labels, said)  # refused before the images are read
     dataset = loading.load_known(names, columns=metadata_tables.mapping(columns))
     shipped = near_duplicates.linked(dataset)
     dataset, _ = repair.repair(shipped, policy)
@@ -180,10 +181,11 @@ def publish(
 
 
 def _publish(run: str, repo_id: str, version: str, accept: str | None) -> None:
-    from dermalert.publishing import models
-    from dermalert.release import build
+    from dermalert_space import contract
 
-    typer.echo(models.publish(build.find(run), repo_id, version, accept=accept))
+    from dermalert.publishing import models
+
+    typer.echo(models.publish(contract.find(run), repo_id, version, accept=accept))
 
 
 @app.command()
@@ -222,9 +224,11 @@ def compare(
 
 
 def _compare(old: str, new: str, json: Path | None, record: bool, accept: str | None) -> None:
+    from dermalert_space import contract
+
     from dermalert.data import audit
     from dermalert.publishing import models
-    from dermalert.release import build, regression_gate
+    from dermalert.release import regression_gate
 
     models.check_reason(accept)
     if accept is not None and not record:
@@ -234,7 +238,7 @@ def _compare(old: str, new: str, json: Path | None, record: bool, accept: str | 
     told = regression_gate.compare(before, after)
     verdict = regression_gate.gate(after, before)
     if record:
-        verdict = regression_gate.record(build.find(new), build.find(old), accept=accept)
+        verdict = regression_gate.record(contract.find(new), contract.find(old), accept=accept)
     for sentence in [*regression_gate.sentences(told), *regression_gate.verdict(verdict)]:
         typer.echo(sentence)
     if json:

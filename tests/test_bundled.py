@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import REPOSITORY
+from dermalert_space import contract
 from dermalert_space.contract import TOLERANCE
 from dermalert_space.prediction import threshold_share
 from dermalert_space.release import BUNDLED, Release
@@ -29,7 +30,7 @@ def figures() -> dict:
 def test_it_is_a_whole_release_and_small():
     files = [path for path in BUNDLED.rglob("*") if path.is_file()]
     names = {path.relative_to(BUNDLED).as_posix() for path in files}
-    assert all(build.belongs(name) for name in names)
+    assert all(contract.belongs(name) for name in names)
     needed = {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
     of_evaluation = ("metrics.json", "predictions.parquet", "parity.safetensors", "audit.json", "seen.parquet")
     assert names >= needed | {f"evaluation/{name}" for name in of_evaluation}

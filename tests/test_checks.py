@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
-from dermalert_space import checks, comparison, onnx_graph
+from dermalert_space import checks, comparison, contract, onnx_graph
 from dermalert_space.contract import METRICS, PREDICTIONS, REFERENCE
 from dermalert_space.page import tab_evaluation
 from dermalert_space.release import NoRelease, Release
@@ -29,7 +29,6 @@ from test_graph import edited, replaced, with_graph
 
 from dermalert.errors import UsageError
 from dermalert.evaluation import any_checkpoint
-from dermalert.release import build
 from dermalert.training import backbones
 
 
@@ -116,7 +115,7 @@ def test_a_link_that_leaves_a_release_is_refused(copied, tmp_path, name, kind):
         file.symlink_to(os.path.relpath(away, file.parent) if kind == "relative" else away)
     said = "evaluation/" if kind == "a folder" and "/" in name else f"{name} is a link"
     assert f"its {said}" in (line := refused(copied)) and line.endswith("is a link that leaves the release.")
-    assert name not in build.files(copied)
+    assert name not in contract.files(copied)
 
 
 def test_links_within_a_release_and_in_the_cache_of_the_hub_are_followed(whole, tmp_path):
@@ -128,7 +127,7 @@ def test_links_within_a_release_and_in_the_cache_of_the_hub_are_followed(whole, 
         shutil.move(file, home / "blobs" / str(number))
         file.symlink_to(os.path.relpath(home / "blobs" / str(number), file.parent))
     Release.load(snapshot).check_answers()
-    assert build.files(snapshot) == build.files(whole)
+    assert contract.files(snapshot) == contract.files(whole)
     (tmp_path / "newest").symlink_to(snapshot)
     Release.load(tmp_path / "newest").check_answers()
 

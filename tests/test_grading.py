@@ -17,6 +17,7 @@ from dermalert.cli import app
 from dermalert.data import contamination, loading
 from dermalert.errors import UsageError
 from dermalert.evaluation import any_checkpoint
+from dermalert.evaluation.label_map import classes, read_label_map
 from dermalert.release import fit_abstention
 from dermalert.taxonomy import DIAGNOSES, MALIGNANT
 
@@ -59,7 +60,7 @@ def figures_of(*words, tmp_path):
 
 
 def test_seven_classes_of_ham10000_cover_all_nine_diagnoses():
-    found = any_checkpoint.classes(HAM)
+    found = classes(HAM)
     covered = dict(zip(found.names, found.covers, strict=True))
     assert covered["bkl"] == {"pigmented benign keratosis", "seborrheic keratosis"}
     assert covered["akiec"] == {"actinic keratosis", "squamous cell carcinoma"}
@@ -68,13 +69,13 @@ def test_seven_classes_of_ham10000_cover_all_nine_diagnoses():
 
 
 def test_a_checkpoint_with_a_class_for_seborrheic_keratosis_keeps_it_apart():
-    found = any_checkpoint.classes([*DIAGNOSES])
+    found = classes([*DIAGNOSES])
     assert [set(covered) for covered in found.covers] == [{name} for name in DIAGNOSES]
     assert found.truth(range(9)).tolist() == list(range(9))
 
 
 def test_eight_classes_of_isic_2019_tell_actinic_keratosis_from_carcinoma():
-    found = any_checkpoint.classes(["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"])
+    found = classes(["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"])
     assert found.truth([0, 7]).tolist() == [0, 7]
     assert found.truth([5, 6]).tolist() == [5, 5]
 
@@ -87,7 +88,7 @@ def test_eight_classes_of_isic_2019_tell_actinic_keratosis_from_carcinoma():
     ],
 )
 def test_two_classes_cover_all_nine(labels, positive, truth):
-    found = any_checkpoint.classes(labels)
+    found = classes(labels)
     assert found.positive == positive
     binary = found.truth(range(9))
     assert binary[MELANOMA] == MELANOMA
@@ -97,7 +98,7 @@ def test_two_classes_cover_all_nine(labels, positive, truth):
 
 
 def test_probabilities_of_a_class_stand_where_its_truth_stands():
-    found = any_checkpoint.classes(HAM)
+    found = classes(HAM)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(7), 20)
     spread = found.spread(probabilities)
     assert np.allclose(spread.sum(1), 1)
@@ -107,7 +108,7 @@ def test_probabilities_of_a_class_stand_where_its_truth_stands():
 
 
 def test_a_class_that_is_left_out_shares_its_probability_among_the_others():
-    found = any_checkpoint.classes(["mel", "nv", "rubbish"], {"rubbish": None})
+    found = classes(["mel", "nv", "rubbish"], {"rubbish": None})
     assert np.allclose(found.spread(np.array([[0.2, 0.3, 0.5]]))[0, [MELANOMA, NEVUS]], [0.4, 0.6])
     assert found.truth([MELANOMA, NEVUS, 0]).tolist() == [MELANOMA, NEVUS, -1]
 
@@ -124,7 +125,7 @@ def test_a_class_that_is_left_out_shares_its_probability_among_the_others():
 )
 def test_classes_that_say_nothing_clear_are_refused(labels, label_map, message):
     with pytest.raises(UsageError, match=message):
-        any_checkpoint.classes(labels, label_map)
+        classes(labels, label_map)
 
 
 # The command.
@@ -210,7 +211,7 @@ def test_figures_of_nevi_and_of_the_nine_are_told_only_by_classes_that_can(label
         "subgroups": {},
         "calibration": {},
     }
-    found = any_checkpoint.classes(labels)
+    found = classes(labels)
     told = keys_of(found.named(figures))
     assert [name in told for name in [*names, "auroc"]] == [nevi] * 3 + [True]
     assert ("balanced_accuracy_benign_keratosis_merged" in told) == nine
@@ -367,7 +368,7 @@ def test_what_transformers_cannot_load_is_refused_by_the_first_line_of_its_reaso
 def test_a_label_map_of_another_shape_is_refused(tmp_path):
     (tmp_path / "map.json").write_text('["nevus"]')
     with pytest.raises(UsageError, match="must be a JSON object"):
-        any_checkpoint.read_label_map(tmp_path / "map.json")
+        read_label_map(tmp_path / "map.json")
 
 
 def test_a_checkpoint_of_the_hub_is_named_with_its_tag(pictures, hub, tmp_path):

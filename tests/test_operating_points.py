@@ -7,7 +7,8 @@ from dermalert_space.release import Release
 from releases import LABELS, make_image, make_release
 from scipy import stats
 
-from dermalert.release import fit_abstention, operating_points
+from dermalert.evaluation import operating_points
+from dermalert.release import fit_abstention
 
 
 def point(scores, lesions=None, abstained=None):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from dermalert_space import contract
 from dermalert_space.release import Release
 from hub_server import Fault, HubServer, environment
 from publisher import REPO, TIME, Publisher
@@ -53,7 +54,7 @@ def _no_waits(monkeypatch):
 
 def held(hub: HubServer, revision: str) -> dict[str, bytes]:
     """What a revision holds of a release."""
-    return {name: data for name, data in hub.files(REPO, revision).items() if build.belongs(name)}
+    return {name: data for name, data in hub.files(REPO, revision).items() if contract.belongs(name)}
 
 
 def figures_at(hub: HubServer, revision: str) -> dict:

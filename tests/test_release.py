@@ -2,6 +2,7 @@ import json
 
 import pytest
 from conftest import REPOSITORY
+from dermalert_space import contract
 from dermalert_space.contract import NOT_A_DEVICE
 from releases import figures
 
@@ -58,7 +59,7 @@ def test_figures_of_somebody_else_are_no_release(told, tmp_path):
     ],
 )
 def test_what_lies_in_another_folder_is_no_part_of_a_release(name, ours):
-    assert build.belongs(name) == ours
+    assert contract.belongs(name) == ours
 
 
 def test_one_wording_says_that_it_is_no_device():

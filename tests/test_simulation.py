@@ -12,8 +12,7 @@ import pytest
 from conftest import REPOSITORY
 from scipy import special, stats
 
-from dermalert.evaluation import metrics
-from dermalert.release import operating_points
+from dermalert.evaluation import metrics, operating_points
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from calibration_intervals import ERRORS, SHAPES, SIZES, coverage_of_error, coverage_of_logistic

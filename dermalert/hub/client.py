@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
+from dermalert_space import contract
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -18,10 +19,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_token, validate_repo_id
+from safetensors import SafetensorError
 
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.hub.retries import HTTP_ERROR, patiently, status
-from dermalert.release import build
 
 FAILURES = (HTTP_ERROR, OSError, ValueError, KeyError, RuntimeError)
 """What the Hub's client raises, beside its HTTP errors: ValueError (refused metadata), KeyError (an answer without what
@@ -114,7 +115,7 @@ def content(
     repo_id: str,
     commit: str,
     *,
-    belongs: Callable[[str], bool] = build.belongs,
+    belongs: Callable[[str], bool] = contract.belongs,
     repo_type: str | None = None,
 ) -> Content:
     """Return the files of a commit that belong to a release, or to whatever `belongs` tells by their names."""
@@ -126,7 +127,7 @@ def content(
 
 def content_of(folder: Path) -> Content:
     """Return the files of a folder that belong to a release."""
-    return {name: ids((folder / name).read_bytes()) for name in build.files(folder)}
+    return {name: ids((folder / name).read_bytes()) for name in contract.files(folder)}
 
 
 def ids(data: bytes) -> tuple[str, str]:
@@ -188,3 +189,17 @@ def commit(
             f"(python -m dermalert versions {repo_id}), then run the same command again."
         )
     return made
+
+
+UNLOADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    ImportError,
+    RuntimeError,
+    HFValidationError,
+    HfHubHTTPError,
+    SafetensorError,
+)
+"""What transformers raises for a name that is nothing, a folder that is no model, a model that is no image classifier,
+one that wants a library that is not installed (timm), and weights that cannot be read."""

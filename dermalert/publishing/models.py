@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dermalert_space import contract
 from dermalert_space.contract import METRICS
 from dermalert_space.release import NoRelease, OtherAnswers, Release
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
@@ -301,7 +302,7 @@ def _today() -> str:
 
 def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:
     """Copy the files of a release, with the version in config, figures and card, and what is added to the figures."""
-    for name in build.files(folder):
+    for name in contract.files(folder):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, to / name)
     config = json.loads((to / "config.json").read_text())
@@ -330,7 +331,7 @@ def _to_main(api: HfApi, repo_id: str, branches: dict[str, str], ready: Path, ve
     if staging not in branches:
         patiently(api.create_branch, repo_id, branch=staging, revision=main, exist_ok=True)
     staged = _put(api, repo_id, staging, branches.get(staging, main), ready, f"Stage {version}")
-    back = client.fetch(repo_id, staged, set(build.files(ready)), scratch)
+    back = client.fetch(repo_id, staged, set(contract.files(ready)), scratch)
     wrong = client.differing(client.content_of(back), client.content_of(ready))
     if wrong:
         raise RunError(f"what the Hub gives back of {repo_id} is not what was sent ({first_few(wrong)}): try again.")

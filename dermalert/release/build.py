@@ -5,12 +5,11 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from dermalert_space.contract import FIGURES, METRICS, RELEASE
+from dermalert_space.contract import FIGURES, METRICS, public_name
 
 from dermalert.files import whole
 from dermalert.release import card
@@ -18,12 +17,6 @@ from dermalert.release import card
 # What is asked of the figures of a release, wherever it is compared or listed.
 _FIGURES = {"schema", "base_model", "data", "splits", "training"}
 _HELD_OUT = {"n", "balanced_accuracy", "macro_auroc", "melanoma", "calibration"}
-
-
-def find(name: str | Path) -> Path:
-    """Return the release folder that a run's folder holds, or the folder itself."""
-    inside = Path(name) / "release"
-    return inside if (inside / "config.json").is_file() else Path(name)
 
 
 def about(model, *, base_model: str, data: dict, split_seed: int) -> dict:
@@ -41,11 +34,6 @@ def about(model, *, base_model: str, data: dict, split_seed: int) -> dict:
         "generated": data["generated"] and base.get("generated", True),
         "split_seed": split_seed,
     }
-
-
-def public_name(folder: Path) -> str:
-    """Return the name of a release's or a model's folder, without where it lies on this machine."""
-    return (folder.parent if folder.name == "release" else folder).resolve().name
 
 
 def compact(folder: Path) -> None:
@@ -104,25 +92,3 @@ def write_card(folder: Path) -> None:
     """Write the card of a release folder, every number of it out of `metrics.json`."""
     pictures = frozenset(path.name for path in (folder / FIGURES).glob("*.png"))
     (folder / "README.md").write_text(card.render_card(read_metrics(folder), pictures))
-
-
-def files(folder: Path) -> list[str]:
-    """Return the files of a folder that belong to a release, by name; pickles, optimizers and notes do not.
-
-    A link that leaves the folder is no file of it: what it points to was never meant to be published.
-    """
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if belongs(name) and not leaves(folder / name, folder))
-
-
-def leaves(path: Path, folder: Path) -> bool:
-    """Tell whether a file lies elsewhere than in its folder, or in the Hub's cache in the `blobs` beside that."""
-    home, real = folder.resolve(), path.resolve()
-    blobs = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
-    return not any(real.is_relative_to(each) for each in (home, *blobs))
-
-
-def belongs(name: str) -> bool:
-    """Tell whether a file of this name is part of the release contract."""
-    # `fnmatch` lets a star stand for slashes too: what lies in other folders is not ours.
-    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in RELEASE)

@@ -30,7 +30,7 @@ _MARGIN = 1e-4  # so that rounding in another batch or on another machine declin
 
 
 def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) -> Release:
-    """Set what the release in a folder declines: `refusal` in its config, and `abstention.safetensors`; load it anew."""
+    """Set what the release in a folder abstains on: `refusal` in its config and its file; load it anew."""
     few = train.shuffle(seed=0).select(range(min(len(train), _TRAINING_IMAGES)))
     statistics = statistics_of(features_of(release, few, name="training images"))
     save_file(statistics, folder / STATISTICS)

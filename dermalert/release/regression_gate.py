@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from dermalert_space import contract
 from dermalert_space.contract import EXPOSURE, METRICS, PREDICTIONS
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -23,12 +24,12 @@ from scipy import stats
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from dermalert import formatting
 from dermalert.data import contamination
 from dermalert.data.identifiers import archive_number
 from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import metrics, noninferiority
 from dermalert.files import dump_metrics
+from dermalert.formatting import COMPARED, in_words, percent_at_least
 from dermalert.hub import client
 from dermalert.hub.retries import patiently
 from dermalert.release import build
@@ -82,7 +83,7 @@ def load(name: str) -> Answers:
         UsageError: it is none, or not there.
         RunError: the Hub cannot be asked.
     """
-    folder = build.find(name)
+    folder = contract.find(name)
     if folder.exists() or "/" not in name:
         return read(folder, name)
     repo_id, _, tag = name.partition("@")
@@ -314,9 +315,9 @@ def sentences(told: dict) -> list[str]:
         f"What {told[side]} has learnt from is not known ({EXPOSURE} is not there): these images may be among it."
         for side in told["learnt_from_not_known"]
     ]
-    for key, name in formatting.COMPARED.items():
+    for key, name in COMPARED.items():
         if key in told:
-            old, new, moved = (formatting.in_words(told[key][side], 3) for side in ("old", "new", "difference"))
+            old, new, moved = (in_words(told[key][side], 3) for side in ("old", "new", "difference"))
             lines.append(f"{name}: {old} there, {new} now; change {moved}")
     for name, side in (told["alerts"] or {}).items():
         won, lost = (f"{len(side[k])}{_named(side[k])}" for k in ("gained", "lost"))
@@ -362,7 +363,7 @@ def gate(new: Answers, old: Answers | None) -> dict:
     found = {name: test | _of_interval(name, report[name]["difference"], test["n"]) for name, test in found.items()}
     reasons = _reasons(report, found, old, new) if old else []
     if ece["value"] > ECE:
-        reasons.append(f"the expected calibration error is {formatting.in_words(ece, 3)}, above {ECE:.2f}")
+        reasons.append(f"the expected calibration error is {in_words(ece, 3)}, above {ECE:.2f}")
     passed = "not inferior" if all(test["not_inferior"] for test in found.values()) else "no loss shown"
     return {
         "against": old.name if old else None,
@@ -445,7 +446,7 @@ def _reasons(report: dict, found: dict, old: Answers, new: Answers) -> list[str]
         few = f"{report['melanomas']} melanomas and {report['others']} others (each lesion once, where it is known)"
         return [f"{few} were held out of both, and it takes {FEWEST} of each to compare"]
     reasons = [
-        f"the {formatting.COMPARED[name]} has changed by {formatting.in_words(report[name]['difference'], 3)}, a loss beyond "
+        f"the {COMPARED[name]} has changed by {in_words(report[name]['difference'], 3)}, a loss beyond "
         f"chance (one-sided p = {test['p']:.2g})"
         for name, test in found.items()
         if test["loss_shown"]
@@ -468,8 +469,8 @@ def verdict(told: dict) -> list[str]:
     for name, test in told["tests"].items():
         excluded = "excluded" if test["not_inferior"] else "not excluded"
         lines.append(
-            f"{formatting.COMPARED[name]} ({test['n']} lesions): a loss of {told['rules']['margin']:.2f} is {excluded}; the "
-            f"test finds one with a probability of {formatting.percent_at_least(test['power'])}. The 95 % interval "
+            f"{COMPARED[name]} ({test['n']} lesions): a loss of {told['rules']['margin']:.2f} is {excluded}; the "
+            f"test finds one with a probability of {percent_at_least(test['power'])}. The 95 % interval "
             f"of the change {'does not hold' if test['excludes_zero'] else 'holds'} zero."
         )
     return lines

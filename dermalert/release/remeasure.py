@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
+from dermalert_space import contract
 from dermalert_space.contract import FIGURES, PREDICTIONS
 
 from dermalert.config import Config
@@ -26,7 +27,7 @@ def settings(config: Config) -> Config:
     Raises:
         UsageError: it is no release with figures, or settings are given that it decides.
     """
-    figures = build.find_metrics(build.find(config.weights_from))
+    figures = build.find_metrics(contract.find(config.weights_from))
     if figures is None:
         raise UsageError(f"--weights_from '{config.weights_from}' is no dermalert release: name a release's folder.")
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
@@ -45,7 +46,7 @@ def check_images(name: str, sides: dict[str, Dataset]) -> None:
     Raises:
         UsageError: other images are held out, or the splits have other sizes.
     """
-    folder = build.find(name)
+    folder = contract.find(name)
     recorded = pq.read_table(folder / PREDICTIONS, columns=["image_id", "split"])
     held_out = recorded.filter(pc.equal(recorded["split"], "held_out"))["image_id"].to_pylist()
     sizes = build.read_metrics(folder)["data"]["sides"]
@@ -60,6 +61,6 @@ def check_images(name: str, sides: dict[str, Dataset]) -> None:
 
 def copy_learning_curves(name: str, folder: Path) -> None:
     """Copy the picture of the training to the release that is made anew, where there is one."""
-    picture = build.find(name) / _CURVES
+    picture = contract.find(name) / _CURVES
     if picture.is_file():
         shutil.copyfile(picture, folder / _CURVES)

@@ -19,9 +19,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from dermalert_space.release import lacking, load_processor
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
@@ -34,6 +32,7 @@ from transformers import (
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
 from dermalert.errors import UsageError, did_you_mean, first_line
+from dermalert.hub.client import UNLOADABLE
 from dermalert.imaging import pixel_cache
 from dermalert.training.head import last_linear
 
@@ -58,19 +57,6 @@ _ANSWERS = {
 """How a model that is trained here answers, whatever its base's config says."""
 
 _T = TypeVar("_T")
-
-UNLOADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    ImportError,
-    RuntimeError,
-    HFValidationError,
-    HfHubHTTPError,
-    SafetensorError,
-)
-"""What transformers raises for a name that is nothing, a folder that is no model, a model that is no image classifier,
-one that wants a library that is not installed (timm), and weights that cannot be read."""
 
 
 def load(name: str, *, labels: tuple[str, ...], image_size: int | None = None):

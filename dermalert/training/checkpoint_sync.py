@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from dermalert_space import contract
 from dermalert_space.contract import MODEL
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -32,7 +33,6 @@ from dermalert.data import hub_datasets
 from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.hub import client
 from dermalert.hub.retries import patiently
-from dermalert.release import build
 from dermalert.training import run_folder
 from dermalert.training.recipe_trainer import WeightAverage
 
@@ -86,7 +86,7 @@ def public(settings: dict) -> dict:
     kept = {k: v for k, v in settings.items() if k not in run_folder.MAY_NAME_FOLDERS}
     base = settings["base_model"]
     if Path(base).exists() or not hub_datasets.is_name(base):
-        base = build.public_name(Path(base))
+        base = contract.public_name(Path(base))
     return kept | {"base_model": base, "external": [one.partition("=")[0] for one in settings["external"]]}
 
 

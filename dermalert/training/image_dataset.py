@@ -86,14 +86,14 @@ def augment(pixels: torch.Tensor, *, robust: bool = True) -> torch.Tensor:
     gamma, the frame, dark corners, hair, rulers, JPEG.
     """
     if robust:
-        pixels = sharpness.levelled(pixel_cache)
-    pixels = _moved(pixel_cache, scale=1.5 if robust else 1.25, aspect=1.25 if robust else 1.1)
+        pixels = sharpness.levelled(pixels)
+    pixels = _moved(pixels, scale=1.5 if robust else 1.25, aspect=1.25 if robust else 1.1)
     if not robust:
-        return _recoloured(pixel_cache, saturation=0.2, contrast=0.2, brightness=0.1, balance=0.05).clamp(0, 1)
-    pixels = _drawn_on(_framed(pixel_cache))
-    pixels = _recoloured(_constant(pixel_cache), saturation=0.4, contrast=0.3, brightness=0.1, balance=0.08)
-    gamma = _like(pixel_cache, torch.exp(_uniform(len(pixel_cache), -0.3, 0.3)))
-    pixels = pixel_cache.clamp_(1e-3, 1).log_().mul_(gamma).exp_()  # x ** gamma, in half its time
+        return _recoloured(pixels, saturation=0.2, contrast=0.2, brightness=0.1, balance=0.05).clamp(0, 1)
+    pixels = _drawn_on(_framed(pixels))
+    pixels = _recoloured(_constant(pixels), saturation=0.4, contrast=0.3, brightness=0.1, balance=0.08)
+    gamma = _like(pixels, torch.exp(_uniform(len(pixels), -0.3, 0.3)))
+    pixels = pixels.clamp_(1e-3, 1).log_().mul_(gamma).exp_()  # x ** gamma, in half its time
     return _compressed(_sharpened(pixels).clamp(0, 1))
 
 
@@ -219,14 +219,14 @@ def _framed(pixels: torch.Tensor) -> torch.Tensor:
 
 def _drawn_on(pixels: torch.Tensor) -> torch.Tensor:
     for draw, share in _DRAWN.items():
-        places = _some(len(pixel_cache), share)
+        places = _some(len(pixels), share)
         if len(places):
-            which = _like(pixel_cache, torch.randint(_DRAWINGS, (len(places),)))
+            which = _like(pixels, torch.randint(_DRAWINGS, (len(places),)))
             sides = [side for side in (2, 3) if torch.rand(()) < 0.5]
             left, paint = (
-                drawings[which].flip(sides) for drawings in _drawings(draw, *pixel_cache.shape[2:], pixel_cache.device)
+                drawings[which].flip(sides) for drawings in _drawings(draw, *pixels.shape[2:], pixels.device)
             )
-            pixels = _changed(pixel_cache, places, lambda some: (some * left).add_(paint).div_(255))  # noqa: B023
+            pixels = _changed(pixels, places, lambda some: (some * left).add_(paint).div_(255))  # noqa: B023
     return pixels
 
 

@@ -3,6 +3,9 @@
 Nothing else knows them: a name that both sides need stands here once.
 """
 
+from fnmatch import fnmatch
+from pathlib import Path
+
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
 
 REFERENCE = "evaluation/parity.safetensors"
@@ -36,7 +39,40 @@ MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "p
 """Patterns of what `pipeline` loads."""
 
 RELEASE = ("README.md", *MODEL, STATISTICS, "evaluation/*", f"{FIGURES}/*", "onnx/*.onnx")
-"""Patterns of all that belongs to a release; nothing else is uploaded, and nothing else is deleted from a repository."""
+"""Patterns of all that belongs to a release: nothing else is uploaded, nor deleted from a repository."""
 
 SERVED = (*MODEL, STATISTICS, GRAPH, REFERENCE, METRICS, PREDICTIONS, EXPOSURE, f"{FIGURES}/*.png")
 """Of these, what the Space reads."""
+
+
+def find(name: str | Path) -> Path:
+    """Return the release folder that a run's folder holds, or the folder itself."""
+    inside = Path(name) / "release"
+    return inside if (inside / "config.json").is_file() else Path(name)
+
+
+def public_name(folder: Path) -> str:
+    """Return the name of a release's or a model's folder, without where it lies on this machine."""
+    return (folder.parent if folder.name == "release" else folder).resolve().name
+
+
+def files(folder: Path) -> list[str]:
+    """Return the files of a folder that belong to a release, by name; pickles, optimizers and notes do not.
+
+    A link that leaves the folder is no file of it: what it points to was never meant to be published.
+    """
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if belongs(name) and not leaves(folder / name, folder))
+
+
+def leaves(path: Path, folder: Path) -> bool:
+    """Tell whether a file lies elsewhere than in its folder, or in the Hub's cache in the `blobs` beside that."""
+    home, real = folder.resolve(), path.resolve()
+    blobs = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
+    return not any(real.is_relative_to(each) for each in (home, *blobs))
+
+
+def belongs(name: str) -> bool:
+    """Tell whether a file of this name is part of the release contract."""
+    # `fnmatch` lets a star stand for slashes too: what lies in other folders is not ours.
+    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in RELEASE)

@@ -130,7 +130,8 @@ def _word(release: Release, state: str) -> str:
 def _counts(release: Release, rows: Sequence[batch.Row]) -> str:
     counts = Counter(row.state for row in rows)
     return ", ".join(
-        f'<span class="count {state}"{markup.marks(state)}>{counts[state]} {markup.escaped(_word(release, state))}</span>'
+        f'<span class="count {state}"{markup.marks(state)}>{counts[state]} '
+        f"{markup.escaped(_word(release, state))}</span>"
         for state in STATES
         if counts[state]
     )
