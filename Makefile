@@ -49,7 +49,7 @@ test-oldest-hub: .venv/ready ## the tests of what talks to the Hub, with the old
 	.venv-oldest/bin/python -m pip install --quiet --ignore-installed --no-deps huggingface_hub==$(OLDEST).*
 	.venv-oldest/bin/python -c "import huggingface_hub as hub; assert hub.__version__.startswith('$(OLDEST)'), hub"
 	.venv-oldest/bin/python -m pytest -n auto --dist loadfile -m "not long" \
-		tests/test_hub.py tests/test_hub_server.py tests/test_publishing.py tests/test_spaces.py tests/test_mirror.py $(PYTEST_ARGS)
+		tests/hub tests/publishing tests/data/test_hub_datasets.py tests/training/test_checkpoint_sync.py $(PYTEST_ARGS)
 
 space: .venv/ready ## open the Space locally with RELEASE, by default the bundled one
 	MODEL_ID=$(RELEASE) $(BIN)/python space/app.py

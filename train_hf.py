@@ -513,9 +513,9 @@ def alert_in_short(figures: dict) -> str:
         return ""
     lesions = melanoma["lesions"]
     return (
-        f"Melanoma alert as served: sensitivity {in_words(lesions['sensitivity_as_served'])}, n = {lesions['n']} lesions; "
-        f"specificity {in_words(melanoma['specificity_as_served'])}. The bound of {percent(alert['target_sensitivity'])} "
-        f"is {'' if alert['bound_met'] else 'not '}met.\n"
+        f"Melanoma alert as served: sensitivity {in_words(lesions['sensitivity_as_served'])}, n = {lesions['n']} "
+        f"lesions; specificity {in_words(melanoma['specificity_as_served'])}. "
+        f"The bound of {percent(alert['target_sensitivity'])} is {'' if alert['bound_met'] else 'not '}met.\n"
     )
 
 

@@ -1,17 +1,12 @@
 """What all tests share: a Hub on loopback, no caches of the person who runs them, and what may not be skipped."""
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parent.parent
-DATA = Path(os.environ.get("DERMALERT_DATA", REPOSITORY.parent / "shared" / "data"))
-
-sys.path.insert(0, str(Path(__file__).parent))
-from hub_server import HubServer, environment  # noqa: E402
+from support.hub_server import HubServer, environment
+from support.paths import DATA
 
 # The Hub client reads these once, when it is imported: so before any test module.
 _HOME = tempfile.TemporaryDirectory(prefix="dermalert-tests-")
@@ -51,7 +46,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
     """Nine classes of pictures that differ in colour, with a test split."""
-    from pictures import class_folders
+    from support.pictures import class_folders
 
     root = tmp_path_factory.mktemp("pictures")
     class_folders(root / "Train", images=60)
@@ -90,7 +85,7 @@ def tiny_resnet(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def demo_release(tmp_path_factory) -> Path:
     """A release that alerts to most images, and was trained on generated ones."""
-    from releases import make_release
+    from support.releases import make_release
 
     folder = tmp_path_factory.mktemp("runs") / "demo-release"
     return make_release(folder, melanoma_bias=3, generated=True, groups=True)
@@ -99,7 +94,7 @@ def demo_release(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def demo_space(demo_release, tmp_path_factory):
     """The address of a running Space that serves it, and declines black images."""
-    import serving
+    from support import serving
 
     home = tmp_path_factory.mktemp("space")
     with serving.space(home, script=serving.REFUSES_BLACK, MODEL_ID=str(demo_release), HF_HUB_OFFLINE="1") as url:

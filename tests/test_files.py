@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from pictures import class_folders
+from support.pictures import class_folders
 from typer.testing import CliRunner
 
 from dermalert.cli import app

@@ -80,8 +80,8 @@ def load(
         labels: `DIAGNOSES`; or `MALIGNANCIES`, see `load_binary`; or None, see `load_known`.
         strict: refuse a file that cannot be read as an image, instead of naming and skipping it.
         columns: fields of `metadata_tables.FIELDS` with the columns that hold them, where a source names them in its
-            own way. A pair counts in each data set that has such a column; one that none of them has is an error, which is left
-            to the caller who gives `Columns` for several loadings.
+            own way. A pair counts in each data set that has such a column; one that none of them has is an error,
+            which is left to the caller who gives `Columns` for several loadings.
         streaming: read data sets of the Hub row by row instead of downloading their files first.
         merge: without it the copies that several data sets hold stay too, and a column `named` tells under which of the
             names each row was loaded.

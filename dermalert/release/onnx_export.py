@@ -1,9 +1,9 @@
 """A release for ONNX Runtime and Transformers.js: exported as it is stored, held against torch, in 8 bits if that pays.
 
 What serves the release on a CPU is `onnx/graph.onnx`, which has no weights of its own (see
-`dermalert_space.onnx_graph`). Others read `onnx/model.onnx` and `onnx/model_quantized.onnx` with `pixel_values` (batch, 3, height, width) in and `logits`
-(batch, labels) out, for which Transformers.js has the names "fp32" and "q8"; config and processor are those of the
-release.
+`dermalert_space.onnx_graph`). Others read `onnx/model.onnx` and `onnx/model_quantized.onnx`, which take
+`pixel_values` (batch, 3, height, width) and give `logits` (batch, labels), for which Transformers.js has the names
+"fp32" and "q8"; config and processor are those of the release.
 """
 
 import copy

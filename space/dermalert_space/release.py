@@ -66,7 +66,7 @@ class Release:
         self.refusal = refusal
         """What declines an image; None where the release declines none."""
         self.graph = None
-        """ONNX Runtime's, which predicts in place of `model` on a CPU: within `onnx_graph.CLOSE` of it, in less time."""
+        """ONNX Runtime's, which predicts in place of `model` on a CPU: within `onnx_graph.CLOSE` of it, faster."""
         self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
         self.alert_label = model.config.alert["label"]
         self.threshold = model.config.alert["threshold"]

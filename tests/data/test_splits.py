@@ -1,0 +1,169 @@
+import shutil
+
+import networkx
+import numpy as np
+import pytest
+from datasets import Dataset
+from support.pictures import class_folders, picture
+
+from dermalert.data import loading, repair, splits
+from dermalert.errors import UsageError
+
+
+def sides_of(sides):
+    return {i: name for name, rows in sides.items() for i in rows["image_id"]}
+
+
+def test_rows_that_share_a_name_are_one_group_under_its_most_telling_name():
+    names = [("L2", "P1", None, "a"), ("L1", None, None, "b"), (None, "P1", "I1", "c"), (None, None, "I1", "d")]
+    assert splits.groups([*names, (None, None, None, "e")]) == ["L2", "L1", "L2", "L2", "e"]
+    assert splits.groups(reversed(names)) == ["L2", "L2", "L1", "L2"]
+
+
+def test_identical_bytes_are_one_group_even_if_only_one_copy_knows_its_lesion():
+    assert splits.groups([(None, "a"), ("L1", "a"), ("L1", "b"), (None, "b")]) == ["L1"] * 4
+
+
+def test_a_group_keeps_its_key_unless_another_joins_it():
+    names = [(f"L{i}" if i % 3 else None, f"{i // 2}") for i in range(40)]
+    more = [(None, "new"), ("L99", "also new"), ("L50", "0")]
+    alone, together = splits.groups(names), splits.groups([*more, *names])[len(more) :]
+    assert [(a, b) for a, b in zip(alone, together, strict=True) if a != b] == []
+    joined = splits.groups([("L0", "3"), *names])[1:]
+    assert [(a, b) for a, b in zip(alone, joined, strict=True) if a != b] == [("L7", "L0")] * 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_are_the_connected_components_under_their_first_name_in_order(seed):
+    rng = np.random.default_rng(seed)
+    names = [[f"{k}" if rng.random() < 0.5 else None for k in rng.integers(0, 25, 3)] + [f"{i}"] for i in range(40)]
+    links = [tuple(pair) for pair in rng.integers(0, 40, (3, 2)).tolist()]
+    graph = networkx.Graph(links)
+    nodes = [[(rank, name) for rank, name in enumerate(row) if name is not None] for row in names]
+    graph.add_edges_from((i, node) for i, row in enumerate(nodes) for node in row)
+    keys = {
+        node: min(name for name in part if isinstance(name, tuple))[1]
+        for part in networkx.connected_components(graph)
+        for node in part
+    }
+    assert splits.groups(names, links) == [keys[i] for i in range(40)]
+
+
+def test_links_join_groups_for_a_reason_without_a_name():
+    assert splits.groups([("L2",), ("L1",), ("L3",)], links=[(0, 1)]) == ["L1", "L1", "L3"]
+
+
+def test_the_sides_have_their_shares():
+    counts = dict.fromkeys(splits.SHARES, 0)
+    for i in range(20_000):
+        counts[splits.side(f"lesion-{i}")] += 1
+    assert {name: n / 20_000 for name, n in counts.items()} == pytest.approx(splits.SHARES, abs=0.01)
+
+
+def test_neither_order_nor_more_images_move_an_image(tmp_path):
+    class_folders(tmp_path / "a", images=40)
+    class_folders(tmp_path / "b", images=5, first_seed=1000)
+    alone = loading.load([str(tmp_path / "a")])
+    together = loading.load([str(tmp_path / "b"), str(tmp_path / "a")])
+    before, after = sides_of(splits.split(alone)), sides_of(splits.split(together.shuffle(seed=3)))
+    assert all(after[i] == side for i, side in before.items())
+    assert sides_of(splits.split(alone, seed=1)) != before
+
+
+def test_the_fingerprint_changes_with_side_label_and_order_of_an_image():
+    def of(train: str, held_out: str, labels: list[int]) -> str:
+        sides = {"train": {"content": list(train), "label": labels}, "held_out": {"content": [held_out], "label": [0]}}
+        return splits.fingerprint({name: Dataset.from_dict(side) for name, side in sides.items()})
+
+    assert of("ab", "c", [0, 1]) == of("ab", "c", [0, 1])
+    others = [of("ba", "c", [0, 1]), of("ac", "b", [0, 1]), of("ab", "c", [1, 0])]
+    assert len({of("ab", "c", [0, 1]), *others}) == 4
+
+
+def test_no_group_stands_on_two_sides(tmp_path):
+    class_folders(tmp_path / "Train", images=40)
+    class_folders(tmp_path / "Test", images=4, first_seed=1000)
+    for original in sorted((tmp_path / "Train" / "melanoma").iterdir())[:10]:
+        shutil.copy(original, tmp_path / "Train" / "nevus" / f"{original.stem}_again.png")
+    leak = sorted((tmp_path / "Test" / "nevus").iterdir())[0]
+    shutil.copy(leak, tmp_path / "Train" / "melanoma" / "leak.png")
+    sides = splits.split(loading.load([str(tmp_path)]))
+    groups = [set(rows["group"]) for name, rows in sides.items() if name not in ("set_aside", "clean_test")]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    assert len(sides["official_test"]) == 36
+    assert sides["set_aside"]["image_id"] == ["leak"]
+
+
+def test_a_class_with_too_few_groups_is_refused_by_name(tmp_path):
+    class_folders(tmp_path, images=40)
+    for path in sorted((tmp_path / "dermatofibroma").iterdir())[2:]:
+        path.unlink()
+    with pytest.raises(UsageError, match=r"'dermatofibroma' has 2 groups .* none of them falls on the side .*: add"):
+        splits.split(loading.load([str(tmp_path)]))
+
+
+def test_clean_test_has_no_kin_in_train_and_the_labels_of_the_archive(tmp_path):
+    for split, label, name in [
+        ("Train", "nevus", "ISIC_0010512"),  # an actinic keratosis
+        ("Test", "actinic keratosis", "ISIC_0010512"),  # the same image
+        ("Test", "nevus", "ISIC_0010889"),  # an actinic keratosis without kin
+        ("Train", "basal cell carcinoma", "mole"),
+        ("Test", "basal cell carcinoma", "another"),  # the same bytes
+        ("Test", "melanoma", "unheard of"),
+    ]:
+        folder = tmp_path / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        seeds = {"mole": 1, "another": 1, "unheard of": 2, "ISIC_0010512": 3, "ISIC_0010889": 4}
+        picture(seeds[name]).save(folder / f"{name}.png")
+    dataset = loading.load([str(tmp_path)])
+    clean = splits.clean_test(dataset)
+    assert dict(zip(clean["image_id"], clean["label"], strict=True)) == {"ISIC_0010889": 0, "unheard of": 3}
+    assert sorted(row for row in dataset["shipped_split"] if row == "test") == ["test"] * 4
+
+
+def test_the_official_test_is_as_shipped_whatever_the_repair_did(tmp_path):
+    class_folders(tmp_path / "Train", images=60)
+    class_folders(tmp_path / "Test", images=2, first_seed=1000)
+    original = next((tmp_path / "Train" / "nevus").iterdir())
+    shutil.copy(original, tmp_path / "Test" / "melanoma" / original.name)
+    dataset = loading.load([str(tmp_path)])
+    repaired, _ = repair.repair(dataset, "drop-conflicts")
+    sides = splits.split(repaired, shipped=dataset)
+    assert (len(repaired), len(sides["official_test"]), len(sides["clean_test"])) == (557, 19, 18)
+    assert sides["official_test"]["image_id"].count(original.stem) == 1
+
+
+@pytest.mark.parametrize("policy", repair.POLICIES)
+def test_no_real_image_stands_on_two_sides(real_images, policy):
+    dataset = loading.load([str(real_images / name) for name in ("isic9", "isic2017")])
+    sides = splits.split(repair.repair(dataset, policy)[0], shipped=dataset)
+    for key in ("content", "group"):
+        values = [set(rows[key]) for name, rows in sides.items() if name not in ("set_aside", "clean_test")]
+        assert sum(map(len, values)) == len(set().union(*values))
+    assert len(sides["official_test"]) == 118
+    # 44 have kin in Train: 18 under another label there, 26 by another photo of their lesion.
+    assert len(sides["clean_test"]) == 74
+    # The kin: 65 files, of which 22 are copies of a test image or of each other.
+    described = splits.describe(sides, 0)
+    assert sum(described["sides"].values()) == len(sides["set_aside"]) + 118 + sum(len(sides[n]) for n in splits.SHARES)
+    assert (described["clean_test"], described["classes"]["melanoma"]["clean_test"]) == (74, 16)
+    assert len(sides["set_aside"]) == {"archive": 43, "drop-conflicts": 39, "none": 65}[policy]
+
+
+def test_each_group_is_held_out_in_one_fold_and_learnt_from_in_the_others(tmp_path):
+    dataset = loading.load([str(class_folders(tmp_path / "clinic", images=80))])
+    sides = splits.split(dataset)
+    folds = [splits.fold(sides, i, 3) for i in range(3)]
+    held_out = [set(fold["held_out"]["group"]) for fold in folds]
+    assert sum(map(len, held_out)) == len(set().union(*held_out)) == len(dataset)
+    for fold in folds:
+        groups = [set(fold[name]["group"]) for name in splits.SHARES]
+        assert sum(map(len, groups)) == len(set().union(*groups)) == len(dataset)
+        assert 0.6 < len(fold["train"]) / (len(dataset) - len(fold["held_out"])) < 0.8
+
+
+def test_what_is_set_aside_is_in_no_fold(tmp_path):
+    class_folders(tmp_path / "Train", images=80)
+    class_folders(tmp_path / "Test", images=2, first_seed=7000)
+    fold = splits.fold(splits.split(loading.load([str(tmp_path)])), 0, 3)
+    assert sum(len(fold[name]) for name in splits.SHARES) == 720

@@ -1,0 +1,283 @@
+"""The benchmarks of the recipe as commands, on two clinics of generated pictures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from support.networks import blinkered, grain
+from support.networks import release as network_release
+from support.paths import REPOSITORY
+from support.pictures import class_folders, softened, textures
+from support.releases import make_image, make_release
+
+from dermalert.data import contamination, loading
+from dermalert.imaging import sharpness
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import image_dataset
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import attribution as maps_that_count
+import copies
+import growth
+import recipe
+import sources as left_out_sources
+
+
+@pytest.fixture(scope="module")
+def clinics(tmp_path_factory) -> list[Path]:
+    """Two folders, each a source of its own."""
+    root = tmp_path_factory.mktemp("clinics")
+    for i, name in enumerate(("here", "there")):
+        for path in list(class_folders(root / name, images=60, first_seed=10_000 * i).rglob("*.png")):
+            path.rename(path.with_name(path.name.replace("ISIC", name)))  # a number of the archive would be its source
+    return [root / "here", root / "there"]
+
+
+def command(name: str, *words) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks" / name), *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+
+
+def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was_chosen(clinics, tmp_path):
+    words = ("--dataset", *clinics, "--output_dir", tmp_path, "--image_size", 32, "--leave_out", "here", "--epochs")
+    done = command("sources.py", *words, 1)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "here" / "figures.json").read_text())
+    sides = recipe.load([str(clinic) for clinic in clinics])
+    count = {side: rows["source"][:].count("here") for side, rows in sides.items()}
+    assert figures["splits"]["left_out"]["n"] == count["train"] + count["calibration"] + count["held_out"]
+    assert figures["splits"]["held_out"]["n"] == len(sides["held_out"]) - count["held_out"]
+    assert sum(figures["learnt_from"].values()) == len(sides["train"]) - count["train"]
+    assert "| here | " in done.stdout
+    # Nothing is trained again, and a run of other settings is not taken for this one.
+    again = command("sources.py", *words, 1)
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+    assert "Judging" not in again.stderr
+    other = command("sources.py", *words, 2)
+    assert other.returncode == 2
+    assert "--epochs 1 there, 2 here" in other.stderr
+
+
+@pytest.mark.parametrize("left_out", ["here", "there"])
+def test_what_is_given_to_learn_from_holds_nothing_of_the_source_left_out(clinics, tmp_path, monkeypatch, left_out):
+    given = []
+
+    def instead(_config, _folder, sides, _data):
+        given.append(sides)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(left_out_sources.train_hf, "learn", instead)
+    sides = recipe.load([str(clinic) for clinic in clinics])
+    with pytest.raises(KeyboardInterrupt):
+        left_out_sources.leave_out(left_out, left_out_sources.train_hf.Config(), sides, tmp_path)
+    for name in ("train", "validation", "calibration", "held_out"):
+        assert set(given[0][name]["source"]) == {"here", "there"} - {left_out}
+
+
+def test_a_lesion_that_two_sources_hold_is_not_asked_about(clinics, tmp_path, monkeypatch):
+    sides = recipe.load([str(clinic) for clinic in clinics])
+    train = sides["train"]
+    here, there = (train["source"][:].index(name) for name in ("here", "there"))
+    groups = train["group"][:]
+    groups[here] = groups[there]
+    sides |= {"train": train.remove_columns("group").add_column("group", groups)}
+    model = SimpleNamespace(model=SimpleNamespace(eval=lambda: None), processor=None)
+    monkeypatch.setattr(left_out_sources.train_hf, "learn", lambda *_: model)
+    monkeypatch.setattr(left_out_sources.triage, "Release", lambda *_, **__: None)
+    asked = []
+
+    def instead(_judge, reported):
+        asked.append(reported["left_out"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(left_out_sources.evaluation, "evaluate", instead)
+    with pytest.raises(KeyboardInterrupt):
+        left_out_sources.leave_out("here", left_out_sources.train_hf.Config(), sides, tmp_path)
+    assert set(asked[0]["source"]) == {"here"}
+    assert train["image_id"][here] not in asked[0]["image_id"][:]
+    rows = sum(sides[name]["source"][:].count("here") for name in ("train", "calibration", "held_out"))
+    assert len(asked[0]) == rows - 1
+
+
+def test_a_base_model_that_has_learnt_from_lesions_is_refused(clinics, tmp_path):
+    release = make_release(tmp_path / "release", generated=False)
+    (release / "evaluation").mkdir()
+    contamination.write({contamination.hashed("a lesion"): "train"}, release)
+    done = command("sources.py", "--dataset", *clinics, "--output_dir", tmp_path / "out", "--base_model", release)
+    assert done.returncode == 2
+    assert "has learnt from lesions already" in done.stderr
+
+
+def test_a_source_that_is_not_there_is_refused(clinics, tmp_path):
+    done = command("sources.py", "--dataset", *clinics, "--output_dir", tmp_path, "--leave_out", "nowhere")
+    assert done.returncode == 2
+    assert "'nowhere' is none of the sources: here, there." in done.stderr
+
+
+def test_rows_are_trained_compared_and_kept(clinics, tmp_path):
+    words = ("--dataset", *clinics, "--output_dir", tmp_path, "--image_size", 32, "--rows", 0, 5, "--epochs")
+    done = command("recipe.py", *words, 1)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert list(table["rows"]) == ["the defaults", "frozen batch norms"]
+    assert {path.name for path in tmp_path.iterdir()} == {"row0-seed0.npz", "row5-seed0.npz", "table.json"}
+    other = command("recipe.py", *words, 2)
+    assert other.returncode == 2
+    assert "was made with other settings or of other images" in other.stderr
+
+
+def test_a_difference_is_that_of_the_same_images_and_seeds():
+    validation = loading.load(["demo"]).select(range(300))
+    rng, truth = np.random.default_rng(0), np.array(validation["label"])
+
+    def answers(signal: float) -> dict:
+        p = rng.dirichlet(np.ones(9), len(truth)) + signal * np.eye(9)[truth]
+        p /= p.sum(1, keepdims=True)
+        return {"plain": p, "seconds": 1.0} | dict.fromkeys(recipe.ALTERED, p)
+
+    found = {(0, 0): answers(0.1), (0, 1): answers(0.1), (4, 1): answers(1.0)}
+    rows = recipe.compare(found, validation)["rows"]
+    better = rows["without averaged weights"]
+    assert better["seeds"] == [1]
+    assert better["balanced accuracy"]["difference"]["low"] > 0
+    alone = recipe.compare({(0, 1): found[0, 1]}, validation)["rows"]["the defaults"]["balanced accuracy"]["value"]
+    difference = better["balanced accuracy"]["value"] - alone
+    assert better["balanced accuracy"]["difference"]["value"] == pytest.approx(difference)
+    assert set(truth) == set(range(len(DIAGNOSES)))
+    with pytest.raises(recipe.UsageError, match="the first row is missing"):
+        recipe.compare({(4, 1): found[4, 1]}, validation)
+
+
+def test_copies_are_compared_within_one_source_and_diagnosis_alone():
+    names = {"source": [], "label": [], "named": []}
+    for source, label, named, count in [
+        ("here", 3, "one", 50),
+        ("here", 3, "two", 60),
+        ("here", 4, "one", 90),
+        ("there", 3, "two", 90),
+        ("there", 3, "one", 39),
+    ]:
+        for name, value in zip(names, (source, label, named), strict=True):
+            names[name] += [value] * count
+    found = copies.pairs(Dataset.from_dict(names), most=45)
+    assert set(found) == {("here", 3, ("one", "two"))}
+    (rows,) = found.values()
+    assert [len(part) for part in rows] == [45, 45]
+    assert {names["named"][i] for i in rows[1]} == {"two"}
+
+
+def test_copies_are_told_apart_without_a_mistake_as_they_are_and_with_mistakes_once_their_sharpness_is_chance():
+    pixels = torch.cat([textures(80), softened(textures(80, seed=1))])
+    which = np.repeat([0, 1], 80)
+    torch.manual_seed(0)
+    assert copies.told_apart(copies.SEEN["as they are"], pixels, which) == 1
+    # All of these have one spectrum, so that less than of real pictures is left to chance.
+    assert copies.told_apart(sharpness.levelled, pixels, which) < 0.95
+
+
+def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
+    asked, levelled = [], sharpness.levelled
+    monkeypatch.setattr(image_dataset, "augment", lambda pixels: asked.append(sharpness.levelled) or pixels)
+    copies.SEEN["robust, without chance sharpness"](torch.zeros(1, 3, 8, 8))
+    assert asked[0] is not levelled
+    assert sharpness.levelled is levelled
+
+
+def test_maps_are_asked_whether_they_mark_what_counts(clinics, tmp_path):
+    release = make_release(tmp_path / "release")
+    words = ("--model", release, "--dataset", *clinics, "--images", 4, "--shuffled", 2)
+    done = command("attribution.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("same shapes elsewhere") == 6
+    assert "n = 4 images in " in done.stdout
+    assert "| the last layer | " in done.stdout
+
+
+def test_deleting_what_the_model_looks_at_counts_and_deleting_the_rest_does_not():
+    judge = blinkered(network_release("ViT"), slice(0, 16), slice(0, 16))
+    images, there, rest = [grain((64, 64), seed=seed) for seed in range(6)], np.zeros((64, 64)), np.zeros((64, 64))
+    there[4:28, 4:28], rest[36:60, 36:60] = 1, 1
+    found = {
+        name: maps_that_count.deletion(judge, images, [mask.astype(np.float32)] * 6)
+        for name, mask in (("there", there), ("rest", rest))
+    }
+    for share in maps_that_count.SHARES:
+        for instead in maps_that_count.REPLACED_BY:
+            changed = {name: told[()][:, None] - told["marked", share, instead] for name, told in found.items()}
+            assert np.abs(changed["there"][..., 0]).min() > 1e-5
+            assert not changed["rest"].any()
+
+
+def test_what_is_moved_is_as_much_in_as_many_pieces_and_elsewhere():
+    mask = np.zeros((40, 60), bool)
+    mask[5:15, 10:30] = True
+    placed = {maps_that_count.moved(mask, np.random.default_rng(seed)).tobytes() for seed in range(20)}
+    assert len(placed) == 20
+    for pixels in placed:
+        elsewhere = np.frombuffer(pixels, bool).reshape(mask.shape)
+        assert elsewhere.sum() == mask.sum()
+        assert sorted(np.unique(elsewhere.sum(0))) == [0, 10]
+        assert sorted(np.unique(elsewhere.sum(1))) == [0, 20]
+
+
+def test_no_more_is_marked_than_the_map_gives_a_colour():
+    found = np.zeros((10, 10), np.float32)
+    found[0, :7] = np.arange(7) + 1
+    found[9] = np.nan
+    assert maps_that_count.most(found, 0.05).sum() == 5
+    assert maps_that_count.most(found, 0.05)[0, 2:7].all()
+    assert maps_that_count.most(found, 0.3).sum() == 7
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("step", "most"), [("load", 1.3), ("epoch", 1.3)])
+def test_a_hundred_times_the_images_take_hardly_more_memory(step, most):
+    done = command("growth.py", "--images", 1000, 100_000, "--steps", step)
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()[-2:]
+    few, many = (float(row.split("|")[-3]) for row in rows)
+    assert many / few < most
+
+
+@pytest.mark.parametrize("steps", [("load",), pytest.param(growth.STEPS, marks=pytest.mark.long)])
+def test_growth_tells_seconds_and_memory_of_each_step(steps):
+    done = command("growth.py", "--images", 600, "--steps", *steps)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| 600 |")]
+    assert tuple(row[1] for row in rows) == steps
+    assert all(float(cell.rstrip(" |")) > 0 for row in rows for cell in row[2:])
+
+
+@pytest.mark.long
+def test_an_archive_is_timed_only_where_all_numbers_of_processes_answer_alike(tmp_path):
+    for number, shade in enumerate((90, 120, 150, 180)):
+        Image.new("RGB", (64, 48), (shade, 90, 80)).save(tmp_path / f"{number}.jpg")
+    release = make_release(tmp_path / "release", generated=False)
+    words = ("--model", release, "--dataset", tmp_path, "--images", 4, "--shards", 2, "--turns", 1, "--workers", 1)
+    done = command("archive.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert "| 1 process | " in done.stdout
+
+
+@pytest.mark.long
+def test_serving_is_measured_with_onnx_runtime_and_without_and_the_answers_are_the_same(tmp_path):
+    for number in range(6):
+        make_image((64, 48), seed=number).save(tmp_path / f"{number}.jpg")
+    release = make_release(tmp_path / "release", generated=False)
+    words = ("--model", release, "--dataset", tmp_path, "--images", 6, "--singles", 2, "--turns", 2, "--starts", 1)
+    done = command("serving.py", *words)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if "judge" in line and line.count(" | ") == 5]
+    assert len(rows) == 4 and all(float(row[-1].rstrip(" |")) < 1e-5 for row in rows)

@@ -1,0 +1,37 @@
+"""Who asks for help, or mistypes a flag, does not wait for what the work itself needs."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from support.paths import REPOSITORY
+
+HEAVY = ("torch", "datasets", "matplotlib", "sklearn", "onnxruntime", "faiss")
+
+
+def started(*words: str) -> tuple[subprocess.CompletedProcess, set[str]]:
+    """Run Python in the repository; return the process and which of the heavy packages it loaded."""
+    line = [sys.executable, "-X", "importtime", *words]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=REPOSITORY)
+    return done, {name for name in HEAVY if re.search(rf"\| +{name}$", done.stderr, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["audit", "--help"], ["evaluate", "--help"], ["--hlep"]], ids=" ".join)
+def test_the_command_line_says_what_it_can_do_at_once(words):
+    began = time.monotonic()
+    done, loaded = started("-m", "dermalert", *words)
+    assert done.returncode == (2 if "--hlep" in words else 0)
+    assert loaded == set()
+    assert not re.search(r"\| +(numpy|transformers)$", done.stderr, re.MULTILINE)
+    assert time.monotonic() - began < 5  # about 0.2 s; a busy machine may take longer
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--epoch", "3"], 2)])
+def test_the_training_lists_its_flags_and_refuses_others_without_torch(words, code):
+    done, loaded = started("train_hf.py", *words)
+    assert done.returncode == code
+    assert "--image_size" in done.stdout + done.stderr
+    assert ("does nothing once it has finished" in done.stdout) is (code == 0)  # the script's docstring is its manual
+    assert loaded == set()

@@ -1,0 +1,618 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pyarrow.parquet as pq
+import pytest
+import torch
+from dermalert_space.release import Release
+from PIL import Image
+from safetensors.torch import load_file
+from scipy import special
+from support.card_numbers import typed_by_hand
+from support.paths import REPOSITORY
+from support.pictures import class_folders, write_table
+from support.training import arguments, command, train, without_speed
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
+
+import train_hf
+from dermalert.data import contamination, loading
+from dermalert.errors import RunError
+from dermalert.imaging import synthetic_lesions
+from dermalert.release import onnx_export
+from dermalert.taxonomy import DIAGNOSES
+from dermalert.training import calibration, image_dataset, recipe_trainer
+
+FIGURES = ("alert_trade_off", "artefacts", "confusion", "learning_curves", "per_class", "reliability", "roc")
+LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--augment", "none")
+
+
+@pytest.fixture(scope="session")
+def run(pictures, tiny_vit, tmp_path_factory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(pictures, tiny_vit, folder, *LEARNS, "--onnx", "all")
+    return folder
+
+
+def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert files - {"release/onnx/model_quantized.onnx"} == {  # which is there where it pays
+        "run.json",
+        "release/README.md",
+        "release/config.json",
+        "release/model.safetensors",
+        "release/preprocessor_config.json",
+        "release/refusal.safetensors",
+        "release/onnx/graph.onnx",
+        "release/onnx/model.onnx",
+        "release/evaluation/audit.json",
+        "release/evaluation/metrics.json",
+        "release/evaluation/parity.safetensors",
+        "release/evaluation/predictions.parquet",
+        "release/evaluation/seen.parquet",
+        *(f"release/evaluation/figures/{name}.png" for name in FIGURES),
+    }
+
+
+def test_a_release_gives_the_answers_that_it_recorded(run):
+    assert Release.load(run / "release").deviation() < 1e-5
+
+
+def test_training_moves_every_parameter(run, tiny_vit):
+    before, after = load_file(tiny_vit / "model.safetensors"), load_file(run / "release" / "model.safetensors")
+    body = [name for name in before if not name.startswith("classifier.")]
+    assert body and not [name for name in body if torch.equal(before[name], after[name])]
+
+
+def test_training_learns(run):
+    held_out = json.loads((run / "release/evaluation/metrics.json").read_text())["splits"]["held_out"]
+    assert held_out["balanced_accuracy"]["value"] > 0.5  # a guess gives 0.11
+
+
+def test_the_figures_count_what_was_there(run):
+    figures = json.loads((run / "release/evaluation/metrics.json").read_text())
+    assert figures["data"]["images"] == 558
+    assert sum(figures["data"]["sides"].values()) == 558
+    assert figures["splits"]["official_test"]["n"] == 18
+    held_out = figures["splits"]["held_out"]
+    assert held_out["n"] == figures["data"]["sides"]["held_out"]
+    assert np.array(held_out["confusion"]).sum() == held_out["n"]
+    assert figures["training"]["epochs"] == 5
+
+
+def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictures):
+    figures = json.loads((run / "release/evaluation/metrics.json").read_text())
+    told, held_out = figures["onnx"], figures["splits"]["held_out"]
+    assert told["images"] == held_out["n"]
+    assert told["model"]["difference"] < 1e-5 and told["graph"]["difference"] < 1e-5
+    assert told["quantized"]["kept"] is (run / "release/onnx/model_quantized.onnx").exists()
+    model = onnxruntime.InferenceSession(run / "release/onnx/model.onnx", providers=["CPUExecutionProvider"])
+    processor = ViTImageProcessorPil.from_pretrained(run / "release")
+    paths = {path.stem: path for path in pictures.rglob("*.png")}
+    for row in pq.read_table(run / "release/evaluation/predictions.parquet").to_pylist()[::10]:
+        pixels = processor(Image.open(paths[row["image_id"]]), return_tensors="np")["pixel_values"]
+        (logits,) = model.run(["logits"], {"pixel_values": pixels})
+        assert special.softmax(logits[0]) == pytest.approx([row[name] for name in DIAGNOSES], abs=1e-5)
+
+
+def test_for_serving_alone_the_release_has_the_graph_and_is_asked_by_it(pictures, tiny_vit, tmp_path):
+    told = train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--onnx", "serving")["onnx"]
+    assert told.keys() == {"images", "batch_size", "graph"} and told["graph"]["difference"] < 1e-5
+    folder = tmp_path / "run/release"
+    assert [path.name for path in (folder / "onnx").iterdir()] == ["graph.onnx"]
+    judge = Release.load(folder)
+    assert judge.graph is not None and judge.deviation() < 1e-5
+    card = (folder / "README.md").read_text()
+    assert "`onnx/graph.onnx`" in card and "Without PyTorch" not in card
+
+
+def test_without_an_export_the_release_says_nothing_of_it(pictures, tiny_vit, tmp_path):
+    assert "onnx" not in train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
+    assert not (tmp_path / "run/release/onnx").exists()
+    assert "Without PyTorch" not in (tmp_path / "run/release/README.md").read_text()
+
+
+def test_a_training_whose_export_fails_is_kept_and_ends_without_it(pictures, tiny_vit, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RunError("ONNX Runtime gives other answers: run the same command with --onnx none")
+
+    monkeypatch.setattr(onnx_export, "write", fail)
+    words = (pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
+    assert command(*words, "--onnx", "all") == 1
+    assert "--onnx none" in capsys.readouterr().err
+    monkeypatch.setattr(train_hf.Trainer, "train", lambda *_, **__: 1 / 0)
+    assert train(*words)["splits"]["held_out"]["n"] > 0
+
+
+def test_a_model_that_cannot_be_exported_is_refused_before_the_training(
+    pictures, tiny_vit, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
+    assert command(pictures, tiny_vit, tmp_path / "run", "--onnx", "serving") == 2
+    assert "cannot be exported to ONNX (division by zero): add --onnx none." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fresh_process_with_transformers_alone_gives_the_recorded_probabilities(run, pictures, tmp_path):
+    table = pq.read_table(run / "release/evaluation/predictions.parquet").to_pylist()
+    paths = {path.stem: str(path) for path in pictures.rglob("*.png")}
+    (tmp_path / "table.json").write_text(json.dumps([(paths[row["image_id"]], row) for row in table]))
+    script = f"""
+import json, sys
+from transformers import pipeline
+classify = pipeline("image-classification", model={str(run / "release")!r})
+assert "dermalert" not in sys.modules
+try:
+    import dermalert
+    raise SystemExit("dermalert can be imported here: this would prove nothing")
+except ImportError:
+    pass
+worst = 0
+for path, row in json.load(open("table.json")):
+    answer = {{a["label"]: a["score"] for a in classify(path, top_k=9)}}
+    assert sorted(answer) == {sorted(DIAGNOSES)!r}
+    assert abs(sum(answer.values()) - 1) < 1e-5
+    worst = max(worst, *(abs(answer[label] - row[label]) for label in answer))
+print(len(table) if (table := json.load(open("table.json"))) else 0, worst)
+"""
+    # -S leaves out site-packages with its link to this project; the libraries are named one by one.
+    libraries = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": libraries},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    n, worst = done.stdout.split()
+    assert int(n) == len(table) > 50
+    assert float(worst) < 1e-5
+
+
+def test_every_number_of_the_card_of_a_run_comes_from_its_figures(run):
+    figures = json.loads((run / "release/evaluation/metrics.json").read_text())
+    figures["training"]["seconds"] = 100.0  # of a second or two, rounded, a tenth more may look the same
+    assert typed_by_hand(figures) == []
+
+
+def test_the_calibration_is_measured_before_and_after(run):
+    calibration = json.loads((run / "release/evaluation/metrics.json").read_text())["splits"]["held_out"]["calibration"]
+    assert calibration["before"].keys() == {"ece", "brier", "nll", "melanoma"}
+    assert calibration["before"]["nll"]["value"] != calibration["nll"]["value"]
+
+
+def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(pictures, tiny_vit, tmp_path, monkeypatch):
+    asked = []
+    write_answers = train_hf.evaluation.write_answers
+
+    def stopped_after_the_first(path, side):
+        asked.append(len(side.dataset))
+        write_answers(path, side)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_hf.evaluation, "write_answers", stopped_after_the_first)
+    assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 130
+    assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 0
+    figures = json.loads((tmp_path / "run/release/evaluation/metrics.json").read_text())
+    assert sum(asked) == figures["splits"]["out_of_fold"]["n"] == 540
+    assert len(asked) == 3  # the first was not asked again
+    rows = pq.read_table(tmp_path / "run/release/evaluation/predictions.parquet").to_pylist()
+    ids = [row["image_id"] for row in rows if row["split"] == "out_of_fold"]
+    assert len(ids) == len(set(ids)) == 540
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["release", "run.json"]
+
+
+def test_an_external_set_is_only_reported(pictures, tiny_vit, tmp_path):
+    other = class_folders(tmp_path / "other", images=2, first_seed=5000)
+    figures = train(pictures, tiny_vit, tmp_path / "run", "--external", f"clinic={other}")
+    assert figures["splits"]["external/clinic"]["n"] == 18
+    assert figures["data"]["images"] == 558
+    assert "external/clinic, n = 18" in (tmp_path / "run/release/README.md").read_text()
+
+
+def test_an_external_set_has_no_image_that_the_base_model_has_learnt_from(pictures, run, tmp_path):
+    other = class_folders(tmp_path / "other", images=60, first_seed=5000)
+    figures = train(other, run, tmp_path / "on", "--epochs", "1", "--external", f"known={pictures / 'Train'}")
+    told = figures["data"]["external"]["known"]
+    learnt = len(loading.load([str(pictures / "Train")])) - figures["splits"]["external/known"]["n"]
+    assert told["left_out"] == learnt > 400
+    assert figures["data"]["base_model_learnt_from"] == "known"
+
+
+def test_a_shipped_test_split_that_the_base_model_knows_is_said(pictures, run, tmp_path):
+    figures = train(pictures, run, tmp_path / "same", "--epochs", "1")
+    assert figures["data"]["official_test_known_to_base"] == 0
+    shipped = tmp_path / "shipped"
+    class_folders(shipped / "Train", images=60, first_seed=5000)
+    shutil.copytree(pictures / "Train", shipped / "Test")
+    figures = train(shipped, run, tmp_path / "on", "--epochs", "1")
+    assert figures["data"]["official_test_known_to_base"] > 400
+    assert "The base model had learnt from" in (tmp_path / "on/release/README.md").read_text()
+
+
+def test_columns_count_in_external_sets_too(pictures, tiny_vit, tmp_path, capsys):
+    other = tmp_path / "other"
+    rows = []
+    for i, path in enumerate(sorted(class_folders(tmp_path / "drawn", images=2, first_seed=5000).rglob("*.png"))):
+        (other / "images").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, other / "images" / f"p{i}.png")
+        rows.append({"photo": f"p{i}.png", "finding": path.parent.name})
+    write_table(other / "table.csv", rows)
+    asked = ["--columns", "image=photo", "label=finding", "--external", f"clinic={other}"]
+    assert train(pictures, tiny_vit, tmp_path / "run", *asked)["splits"]["external/clinic"]["n"] == 18
+    assert command(pictures, tiny_vit, tmp_path / "no", "--columns", "label=finding") == 2
+    assert "no column 'finding' for 'label'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--external", "--dataset", "--columns"])
+def test_a_flag_that_stands_twice_is_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        train_hf.parse([flag, "a=x", flag, "b=y"])
+    assert f"{flag} stands twice: name all of them after one" in capsys.readouterr().err
+
+
+def test_a_base_model_that_knows_the_images_held_out_is_refused(pictures, run, tmp_path, capsys):
+    learnt = contamination.read(run / "release")
+    assert set(learnt.values()) == set(contamination.SIDES)
+    everything = dict.fromkeys([*learnt, *set().union(*contamination.names(loading.load([str(pictures)])))], "train")
+    shutil.copytree(run / "release", tmp_path / "base")
+    contamination.write(everything, tmp_path / "base")
+    assert command(pictures, tmp_path / "base", tmp_path / "on") == 2
+    assert "the base model has learnt from all images of the side validation" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("where", ["frame", "lesion"])
+def test_a_diagnosis_hidden_in_the_frame_is_called_a_shortcut_and_one_in_the_lesion_is_not(where, tmp_path):
+    folder, rows = tmp_path / "images", []
+    folder.mkdir()
+    for photo in synthetic_lesions.demo_set():
+        pixels = np.array(photo.image)
+        if where == "frame":
+            colour = [
+                40 + 80 * (DIAGNOSES.index(photo.diagnosis) // 3),
+                40 + 80 * (DIAGNOSES.index(photo.diagnosis) % 3),
+            ]
+            pixels[:4] = pixels[-4:] = pixels[:, :4] = pixels[:, -4:] = [*colour, 120]
+        Image.fromarray(pixels).save(folder / f"{photo.image_id}.png")
+        rows.append({"image_id": photo.image_id, "dx": photo.diagnosis, "lesion_id": photo.lesion_id})
+    write_table(folder / "HAM10000_metadata.csv", rows)
+    command = ["--dataset", folder, "--output_dir", tmp_path / "run", "--image_size", "96", "--epochs", "6"]
+    told = train_hf.main(train_hf.parse([str(word) for word in command]))["shortcut"]
+    assert told["found"] == (where == "frame")
+    if where == "frame":
+        assert "frame_only" in told["balanced_accuracy"]
+        assert "**Shortcut (n = " in (tmp_path / "run/release/README.md").read_text()
+
+
+def test_a_finished_run_does_nothing_again(run, pictures, tiny_vit, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    train(pictures, tiny_vit, run, *LEARNS)
+    assert "nothing is left to train" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_training_goes_on_from_a_release(run, pictures, tmp_path):
+    train(pictures, run, tmp_path / "on", "--epochs", "1")
+    figures = json.loads((tmp_path / "on/release/evaluation/metrics.json").read_text())
+    assert figures["base_model"] == "run"
+    assert str(run.parent) not in (tmp_path / "on/release/README.md").read_text()
+
+
+def test_training_on_from_a_release_of_another_split_is_refused(run, pictures, tmp_path, capsys):
+    assert command(pictures, run, tmp_path / "on", "--split_seed", "1") == 2
+    assert "was trained with --split_seed 0" in capsys.readouterr().err
+    assert not (tmp_path / "on").exists()
+
+
+def test_rebalancing_is_switched_by_a_flag_and_said_in_the_card(pictures, tiny_vit, tmp_path, monkeypatch):
+    balanced, asked = recipe_trainer.balanced_softmax, []
+    monkeypatch.setattr(recipe_trainer, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
+    settings = ("--epochs", "1", "--sampling", "natural")
+    plain = train(pictures, tiny_vit, tmp_path / "plain", *settings, "--no_rebalance")
+    assert asked == []
+    rebalanced = train(pictures, tiny_vit, tmp_path / "rebalanced", *settings)
+    train_side = [sides["train"] for sides in plain["data"]["classes"].values()]
+    assert asked[0] == pytest.approx(np.array(train_side) / sum(train_side))
+    assert rebalanced["training"]["settings"]["rebalance"]
+    assert "as if all diagnoses were equally common" in (tmp_path / "rebalanced/release/README.md").read_text()
+    assert "as if all diagnoses were equally common" not in (tmp_path / "plain/release/README.md").read_text()
+
+
+def test_a_release_in_half_precision_is_measured_as_it_is_stored(pictures, tiny_vit, tmp_path):
+    figures = train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--half_precision")
+    release = tmp_path / "run" / "release"
+    tensors = load_file(release / "model.safetensors")
+    single = {name for name, tensor in tensors.items() if tensor.dtype != torch.float16}
+    assert single == {"classifier.weight", "classifier.bias"}  # the calibration was folded into these
+    assert json.loads((release / "config.json").read_text())["dtype"] == "float32"
+    classify = pipeline("image-classification", model=str(release))
+    assert classify.model.dtype == torch.float32
+    rows = pq.read_table(release / "evaluation/predictions.parquet").to_pylist()
+    paths = {path.stem: str(path) for path in pictures.rglob("*.png")}
+    for row in rows[::10]:
+        for answer in classify(paths[row["image_id"]], top_k=9):
+            assert answer["score"] == pytest.approx(row[answer["label"]], abs=1e-5)
+    assert figures["training"]["settings"]["half_precision"]
+
+
+def test_without_augmentation_training_sees_the_plain_pixels(pictures, tiny_vit, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(image_dataset, "augment", lambda pixels, **_: seen.append(len(pixels)) or pixels)
+    train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1", "--augment", "none")
+    assert seen == []
+    train(pictures, tiny_vit, tmp_path / "augmented", "--epochs", "1")
+    assert sum(seen) > 0
+
+
+def test_balanced_softmax_of_equal_logits_is_the_prior_of_the_truth():
+    loss = recipe_trainer.balanced_softmax(recipe_trainer.shares([0] * 30 + [1] * 10))
+    outputs = type("Output", (), {"logits": torch.zeros(2, 2)})
+    outputs.logits = torch.cat([outputs.logits, torch.full((2, 7), -1e9)], dim=1)
+    assert loss(outputs, torch.tensor([0, 1])).item() == pytest.approx(-np.log([0.75, 0.25]).mean(), rel=1e-4)
+
+
+def test_training_stops_early_when_validation_no_longer_improves(pictures, tiny_vit, tmp_path):
+    # With a learning rate of nearly nothing no epoch is better than the first.
+    figures = train(
+        pictures, tiny_vit, tmp_path / "run", "--epochs", "9", "--patience", "2", "--learning_rate", "1e-12"
+    )
+    assert figures["training"]["epochs"] == 3
+
+
+def test_a_training_that_had_stopped_early_is_not_trained_on(pictures, tiny_vit, tmp_path, monkeypatch):
+    words = ("--epochs", "9", "--patience", "2", "--learning_rate", "1e-12")
+    monkeypatch.setattr(train_hf.runs, "note_ended", lambda *_: 1 / 0)  # killed just before
+    with pytest.raises(ZeroDivisionError):
+        train(pictures, tiny_vit, tmp_path / "run", *words)
+    monkeypatch.undo()
+    assert train(pictures, tiny_vit, tmp_path / "run", *words)["training"]["epochs"] == 3
+
+
+def test_the_epoch_that_is_kept_is_that_of_the_lowest_loss_once_calibrated(pictures, tiny_vit, tmp_path, monkeypatch):
+    figures = train(pictures, tiny_vit, tmp_path / "one", "--epochs", "1")
+    losses = iter([0.1, 0.1, 0.2, 0.2, 0.3, 0.3])  # of validation and of as many training images, each epoch
+    monkeypatch.setattr(recipe_trainer.calibration, "calibrated_loss", lambda *_: next(losses))
+    longer = train(pictures, tiny_vit, tmp_path / "three", "--epochs", "3", "--learning_rate", "3e-3")
+    assert longer["training"]["best_step"] == figures["training"]["best_step"]
+
+
+def test_by_default_the_loss_takes_into_account_what_is_drawn(pictures, tiny_vit, tmp_path, monkeypatch):
+    balanced, asked, drawn = recipe_trainer.balanced_softmax, [], []
+    weights = recipe_trainer.sampling_weights
+    monkeypatch.setattr(recipe_trainer, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
+    monkeypatch.setattr(
+        recipe_trainer,
+        "sampling_weights",
+        lambda labels, *rest: drawn.append((labels[:], weights(labels, *rest))) or drawn[-1][1],
+    )
+    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
+    labels, share = np.array(drawn[0][0]), drawn[0][1]
+    assert asked[0] == pytest.approx(np.bincount(labels, weights=share, minlength=9), abs=1e-3)
+
+
+def test_what_a_rebalanced_training_learns_and_the_calibration_gives_back_is_bayes_rule():
+    rng = np.random.default_rng(0)
+    mix = np.array([0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.03, 0.02, 0.0])
+    truth = rng.choice(9, size=4000, p=mix)
+    means = rng.normal(size=(9, 4)) * 1.2
+    seen = means[truth] + rng.normal(size=(4000, 4))
+    likelihood = -((seen[:, None] - means) ** 2).sum(2) / 2
+    side = {"label": truth.tolist(), "source": [("a", "b", "a")[i % 3] for i in range(4000)]}
+    best = special.softmax(likelihood + np.log(recipe_trainer.shares(truth)), axis=1)
+    for sampling in ("natural", "classes", "classes-and-sources"):
+        for rebalance in (True, False):
+            config = train_hf.Config(sampling=sampling, rebalance=rebalance)
+            weights = recipe_trainer.sampling_weights(side["label"], side["source"], sampling)
+            # The ideal model of what is drawn; balanced softmax takes its mix out.
+            learnt = likelihood if rebalance else likelihood + np.log(recipe_trainer.shares(truth, weights))
+            prior = train_hf.prior_to_give_back(config, side)
+            given_back = special.softmax(learnt + np.log(1 if prior is None else prior), axis=1)
+            assert given_back == pytest.approx(best, abs=1e-9), (sampling, rebalance)
+            temperature, bias = calibration.fit(learnt, truth, prior)
+            found = special.softmax(learnt / temperature + bias, axis=1)
+            assert temperature == pytest.approx(1, abs=0.05), (sampling, rebalance)
+            assert np.abs(found - best).mean() < 0.005, (sampling, rebalance)
+
+
+def kill_in_the_middle(command: list[str], folder: Path) -> None:
+    """Start the training, and kill -9 it once a checkpoint is whole."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder.parent)
+    deadline = time.monotonic() + 240
+    while len(list((folder / "checkpoints").glob("checkpoint-*/trainer_state.json"))) < 1:
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "release").exists()
+
+
+def as_if_never_killed(dataset, model, folder: Path, more: list[str]) -> None:
+    """Train twice, once with a kill -9 in the middle, and compare all that comes out."""
+    train(dataset, model, folder / "whole", *more)
+    command = [sys.executable, str(REPOSITORY / "train_hf.py")]
+    kill_in_the_middle([*command, *arguments(dataset, model, folder / "killed", *more)], folder / "killed")
+    train(dataset, model, folder / "killed", *more)
+    assert without_speed(folder / "killed") == without_speed(folder / "whole")
+    whole, killed = (load_file(folder / name / "release/model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("base", [pytest.param("vit", marks=pytest.mark.long), "efficientnet-lite0"])
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(base, pictures, tiny_vit, tmp_path):
+    model = tiny_vit if base == "vit" else base
+    as_if_never_killed(pictures, model, tmp_path, ["--epochs", "4", "--image_size", "32"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("base", ["vit", "efficientnet-lite0"])
+def test_a_killed_training_on_the_demo_lesions_goes_on_too(base, tiny_vit, tmp_path):
+    size = "32" if base == "vit" else "96"
+    as_if_never_killed("demo", tiny_vit if base == "vit" else base, tmp_path, ["--epochs", "3", "--image_size", size])
+
+
+def test_a_checkpoint_that_was_cut_short_is_not_used(pictures, tiny_vit, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(pictures, tiny_vit, folder)
+    monkeypatch.undo()
+    whole = max((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    shutil.copytree(whole, folder / "checkpoints" / "checkpoint-999")
+    (folder / "checkpoints" / "checkpoint-999" / "trainer_state.json").unlink()
+    train(pictures, tiny_vit, folder)
+    assert (folder / "release" / "config.json").is_file()
+
+
+def test_a_training_that_had_ended_is_not_trained_again(pictures, tiny_vit, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(pictures, tiny_vit, folder)
+    monkeypatch.undo()
+    monkeypatch.setattr(train_hf.Trainer, "train", lambda *_, **__: 1 / 0)
+    assert train(pictures, tiny_vit, folder)["training"]["seconds"] > 0
+
+
+BAD = {
+    "unknown data set": (["--dataset", "demmo"], "Did you mean 'demo'"),
+    "unknown base model": (["--base_model", "efficientnet-lite9"], "Did you mean 'efficientnet-lite"),
+    "no epochs": (["--epochs", "0"], "--epochs 0 makes no sense"),
+    "no pixels": (["--image_size", "0"], "--image_size 0 makes no sense"),
+    "a seed below 0": (["--seed", "-1"], "--seed -1 makes no sense"),
+    "a learning rate that is no number": (["--learning_rate", "nan"], "--learning_rate nan makes no sense"),
+    "an image size that does not suit the model": (["--image_size", "48"], "take another --image_size"),
+    "version without a push": (["--version", "v1.0.0"], "need each other"),
+    "push without a version": (["--push_to_hub", "tester/model"], "need each other"),
+    "push without an owner": (["--push_to_hub", "model", "--version", "v1.0.0"], "write it as USER/REPO"),
+    "push with a bad version": (["--push_to_hub", "tester/model", "--version", "1"], "write it like v1.0.0"),
+    "a reason without a push": (["--accept_regression", "why"], "add --push_to_hub and --version"),
+    "no reason": (["--push_to_hub", "t/m", "--version", "v1.0.0", "--accept_regression", ""], "needs the reason"),
+    "push without a token": (["--push_to_hub", "tester/model", "--version", "v1.0.0"], "needs a token"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_question_gets_one_sentence_and_exit_code_2(case, pictures, tiny_vit, tmp_path, capsys):
+    flags, sentence = BAD[case]
+    assert command(pictures, tiny_vit, tmp_path / "run", *flags) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("dermalert: ")
+    assert sentence in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("token", "sentence"), [("hf_read", "may only read"), ("hf_write", "has a v1.0.0 already")])
+def test_what_could_not_be_published_is_refused_before_the_training(
+    token, sentence, hub, pictures, tiny_vit, tmp_path, capsys, monkeypatch
+):
+    commit = hub.create("tester/model").head("main")
+    hub.repo("tester/model").tags["v1.0.0"] = commit
+    monkeypatch.setenv("HF_TOKEN", token)
+    publish = ["--push_to_hub", "tester/model", "--version", "v1.0.0"]
+    assert command(pictures, tiny_vit, tmp_path / "run", *publish) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_of_nothing_but_a_test_split_is_refused(pictures, tiny_vit, tmp_path, capsys):
+    shutil.copytree(pictures / "Test", tmp_path / "pictures" / "Test")
+    assert command(tmp_path / "pictures", tiny_vit, tmp_path / "run") == 2
+    assert "there is nothing to train on" in capsys.readouterr().err
+
+
+def test_a_training_that_diverges_is_said(pictures, tiny_vit, tmp_path, capsys):
+    assert command(pictures, tiny_vit, tmp_path / "run", "--learning_rate", "1e30") == 1
+    assert "the training diverged" in capsys.readouterr().err
+
+
+def test_a_stopped_run_goes_on_where_its_folder_was_moved_to(pictures, tiny_vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_hf.runs, "note_ended", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(pictures, tiny_vit, tmp_path / "before")
+    monkeypatch.undo()
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert train(pictures, tiny_vit, tmp_path / "after")["training"]["epochs"] == 2
+
+
+def test_a_model_trained_on_from_real_images_never_says_that_it_saw_generated_ones_only(run, tmp_path):
+    figures = train("demo", run, tmp_path / "on", "--epochs", "1")
+    assert figures["data"]["generated"] is False
+    assert figures["data"]["trained_on"] == ["generated", "newer ISIC archive"]
+    assert "license: cc-by-nc-4.0" in (tmp_path / "on/release/README.md").read_text()
+
+
+@pytest.mark.parametrize("flags", [["--epoch", "3"], ["--nonsense"], ["--epochs", "many"], ["--report_to", "wandb"]])
+def test_an_unknown_flag_is_argparses_message_and_exit_code_2(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train_hf.parse(flags)
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(run, pictures, tiny_vit, capsys):
+    assert command(pictures, tiny_vit, run, *LEARNS, "--epochs", "4") == 2
+    assert "holds another run (--epochs 5 there, 4 here)" in capsys.readouterr().err
+    assert (run / "release/config.json").is_file()
+
+
+def test_images_that_changed_since_the_run_was_started_are_refused(pictures, tiny_vit, tmp_path, capsys, monkeypatch):
+    shutil.copytree(pictures, tmp_path / "pictures")
+    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "pictures", tiny_vit, tmp_path / "run")
+    next((tmp_path / "pictures" / "Train" / "nevus").iterdir()).unlink()
+    assert command(tmp_path / "pictures", tiny_vit, tmp_path / "run") == 2
+    assert "the images have changed since" in capsys.readouterr().err
+
+
+def test_curves_are_recorded_where_the_flag_says(pictures, tiny_vit, tmp_path):
+    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--report_to", "tensorboard")
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(pictures, tiny_vit, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert command(pictures, tiny_vit, tmp_path) == 2
+    assert "holds things that are no run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_disk_without_room_is_said_before_the_training(pictures, tiny_vit, tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert command(pictures, tiny_vit, tmp_path / "run") == 1
+    assert "has 1 MB of free disk and the run needs about" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "said"),
+    [(1000, "is full: make room and run the same command again"), (100, "make room there, or set TMPDIR")],
+    ids=["of the run", "of the temporary files"],
+)
+def test_a_disk_that_fills_up_ends_in_one_sentence_and_the_run_goes_on_later(pictures, tmp_path, kilobytes, said):
+    config = ViTConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=2, image_size=32, patch_size=8)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "base")  # of more than a megabyte
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "base")
+    command = [sys.executable, REPOSITORY / "train_hf.py", *arguments(pictures, tmp_path / "base", tmp_path / "run")]
+    # No file may grow beyond so much: what the kernel then answers to a write is what it answers on a full disk.
+    limited = ["bash", "-c", f'ulimit -f {kilobytes}; trap "" XFSZ; exec "$@"', "bash", *command]
+    failed = subprocess.run(limited, capture_output=True, text=True, cwd=tmp_path)
+    assert failed.returncode == 1, failed.stderr
+    assert said in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "run" / "release").exists()
+    train(pictures, tmp_path / "base", tmp_path / "run")
+    assert (tmp_path / "run" / "release" / "config.json").is_file()

@@ -1,0 +1,222 @@
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from dermalert_space.release import Release
+from PIL import Image
+from support.releases import make_image, make_release
+
+from dermalert.data import schema
+from dermalert.evaluation.stress_test import ARTEFACTS, apply, stress
+from dermalert.taxonomy import DIAGNOSES
+
+MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
+UNDEFINED = {"value": None, "low": None, "high": None}
+PAINTED = ("ruler", "ink", "hair", "dark_corners", "bubbles")
+ALIKE_FOR_ALL = ("jpeg", "blur", "darker", "brighter")
+
+
+def difference(one, other):
+    """Return by how much two pictures differ, of 255: (H, W), the largest of the three colours."""
+    return np.abs(np.asarray(one, int) - np.asarray(other, int)).max(-1)
+
+
+@pytest.mark.parametrize("size", [(32, 24), (180, 180), (600, 450)], ids=str)
+@pytest.mark.parametrize("name", ARTEFACTS)
+def test_an_artefact_changes_a_copy_and_keeps_size_and_mode(name, size):
+    image = make_image(size)
+    image.paste("black", (8, 8, 12, 12))  # something sharp, or a blur has nothing to take away
+    before = image.tobytes()
+    for image_id in ("a", "b", "c"):
+        changed = apply(name, image, image_id=image_id)
+        assert (changed.size, changed.mode) == (size, "RGB")
+        assert difference(changed, image).max() > 3
+    assert image.tobytes() == before
+
+
+@pytest.mark.parametrize("name", ARTEFACTS)
+def test_an_artefact_depends_on_the_id_and_on_nothing_else(name):
+    image = make_image((64, 48))
+    first = apply(name, image, image_id="a").tobytes()
+    other = apply(name, image, image_id="b").tobytes()
+    assert apply(name, image, image_id="a").tobytes() == first
+    assert (other == first) == (name in ALIKE_FOR_ALL)
+
+
+@pytest.mark.parametrize("name", ["ruler", "ink", "dark_corners"])
+@pytest.mark.parametrize("size", [(180, 180), (600, 450)], ids=str)
+def test_what_lies_beside_the_lesion_leaves_the_middle_alone(name, size):
+    image = make_image(size)
+    x, y = np.meshgrid(*(np.arange(side) - side / 2 for side in size))
+    middle = np.hypot(x, y) < 0.25 * min(size)
+    touched = [(difference(apply(name, image, image_id=str(i)), image)[middle] > 2).mean() for i in range(20)]
+    assert np.mean(touched) < 0.001
+    assert max(touched) < 0.02
+
+
+@pytest.mark.parametrize("name", sorted(set(ARTEFACTS) - {"jpeg"}))  # its blocks are 8 pixels whatever the size
+def test_an_artefact_looks_alike_at_any_size(name):
+    large = make_image((600, 450))
+    small = large.resize((200, 150), Image.Resampling.BOX)
+    for image_id in ("a", "b", "c"):
+        shrunk = apply(name, large, image_id=image_id).resize((200, 150), Image.Resampling.BOX)
+        assert difference(shrunk, apply(name, small, image_id=image_id)).mean() < 3
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+@pytest.mark.parametrize("name", ARTEFACTS)
+def test_a_uniform_picture_is_no_obstacle(name, grey):
+    image = Image.new("RGB", (60, 45), (grey, grey, grey))
+    changed = difference(apply(name, image, image_id="a"), image)
+    if grey == 128:
+        assert (changed.max() > 10) == (name in (*PAINTED, "darker", "brighter"))
+    if name == "rotation":  # the edges are mirrored: nothing comes in from outside
+        assert not changed.any()
+
+
+def test_darker_and_brighter_change_the_light_as_they_say():
+    image = make_image((40, 30))
+    mean = np.asarray(image).mean()
+    assert 0.69 < np.asarray(apply("darker", image, image_id="a")).mean() / mean < 0.71
+    assert np.asarray(apply("brighter", image, image_id="a")).mean() > 1.1 * mean
+
+
+def test_violet_ink_takes_away_more_green_than_blue():
+    image = Image.new("RGB", (180, 180), (225, 180, 155))
+    lost = np.asarray(image, int) - np.asarray(apply("ink", image, image_id="a"), int)
+    marked = lost.max(-1) > 50
+    assert 0.005 < marked.mean() < 0.2
+    assert (lost[marked] / [225, 180, 155]).mean(0).argsort().tolist() == [2, 0, 1]
+
+
+class Darkness(torch.nn.Module):
+    """A model that calls melanoma what is darker than 0.75 (of 1, on average), and nevus what is brighter."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        self.images = 0
+
+    def forward(self, pixel_values):
+        self.images += len(pixel_values)
+        brightness = pixel_values.mean((1, 2, 3)) / 2 + 0.5
+        logits = torch.full((len(pixel_values), len(DIAGNOSES)), -20.0)
+        logits[:, NEVUS], logits[:, MELANOMA] = 0, 20 * (0.75 - brightness)
+        return SimpleNamespace(logits=logits)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_release(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture
+def release(folder):
+    """A release that calls melanoma what is dark, and alerts from a probability of one half."""
+    release = Release.load(folder)
+    release.model, release.threshold = Darkness(), 0.5
+    return release
+
+
+def plain(brightness):
+    return Image.new("RGB", (48, 48), (round(255 * brightness),) * 3)
+
+
+def a_side(images, labels, *, photos_a_group=1):
+    blank = {name: [None] * len(images) for name in schema.FEATURES}
+    known = {
+        "image": [{"path": None, "bytes": as_png(image)} for image in images],
+        "label": labels,
+        "image_id": [f"ISIC_{i:07d}" for i in range(len(images))],
+        "group": [f"g{i // photos_a_group}" for i in range(len(images))],
+    }
+    return Dataset.from_dict(blank | known, features=schema.FEATURES)
+
+
+def as_png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def side():
+    """Twelve dark melanomas and eighteen bright nevi, two photos a group."""
+    brightness = np.r_[np.linspace(0.5, 0.6, 12), np.linspace(0.8, 0.9, 18)]
+    return a_side([plain(x) for x in brightness], [MELANOMA] * 12 + [NEVUS] * 18, photos_a_group=2)
+
+
+def test_less_light_raises_and_more_light_lowers_the_score_of_a_model_that_looks_for_the_dark(release, side):
+    figures = stress(release, side)
+    assert list(figures) == list(ARTEFACTS)
+    darker, brighter = figures["darker"], figures["brighter"]
+    assert 0 < darker["score_change"]["low"] < darker["score_change"]["value"] < darker["score_change"]["high"] < 1
+    assert darker["score_change_absolute"]["value"] == pytest.approx(darker["score_change"]["value"])
+    assert darker["alerts_gained"] | {"low": None} == {"value": 1, "low": None, "high": 1}
+    assert darker["alerts_lost"]["value"] == 0 < darker["alerts_lost"]["high"] < 0.5
+    assert darker["prediction_changed"]["value"] == 0.6  # all nevi
+    assert -1 < brighter["score_change"]["high"] < 0
+    assert brighter["score_change_absolute"]["value"] == pytest.approx(-brighter["score_change"]["value"])
+    assert brighter["alerts_gained"]["value"] == 0
+    assert brighter["alerts_lost"]["value"] > 0.3
+    assert figures["rotation"]["score_change_absolute"]["value"] < 0.01
+    assert figures["blur"]["score_change_absolute"]["value"] < 0.01
+
+
+def test_the_counts_are_of_the_images_that_were_looked_at(release, side):
+    for figure in stress(release, side).values():
+        assert [figure[name] for name in ("n", "groups", "melanomas", "caught", "quiet")] == [30, 15, 12, 12, 18]
+    assert {figure["n"] for figure in stress(release, side, limit=7).values()} == {7}
+
+
+def test_the_order_of_a_side_does_not_change_which_images_are_looked_at(release, side):
+    figures = stress(release, side, limit=10)
+    shuffled = stress(release, side.shuffle(seed=1), limit=10)
+    for name, figure in figures.items():
+        for key in ("n", "groups", "melanomas", "caught", "quiet"):
+            assert shuffled[name][key] == figure[key]
+        assert shuffled[name]["score_change"]["value"] == pytest.approx(figure["score_change"]["value"])
+
+
+def test_answers_that_are_known_are_not_asked_for_again(release, side):
+    asked = stress(release, side, limit=10)
+    assert release.model.images == 10 * (len(ARTEFACTS) + 1)
+    known = release.probabilities([image.convert("RGB") for image in side["image"]])
+    release.model.images = 0
+    assert stress(release, side, limit=10, unaltered=known) == asked
+    assert release.model.images == 10 * len(ARTEFACTS)
+
+
+def test_without_a_threshold_nothing_is_said_of_alerts(release, side):
+    release.threshold = None
+    for figure in stress(release, side).values():
+        assert figure["alerts_gained"] == figure["alerts_lost"] == UNDEFINED
+        assert figure["quiet"] == figure["caught"] == 0
+        assert figure["score_change"]["value"] is not None
+
+
+def test_what_concerns_no_image_is_undefined(release):
+    nevi = a_side([plain(0.6), plain(0.62)], [NEVUS, NEVUS])
+    for figure in stress(release, nevi).values():
+        assert figure["alerts_lost"] == UNDEFINED  # no melanoma
+        assert figure["alerts_gained"] == UNDEFINED  # both raise the alert already
+        assert figure["melanomas"] == 0
+
+
+def test_a_model_that_is_not_moved_is_said_not_to_be(folder, side):
+    release = Release.load(folder)
+    with torch.no_grad():
+        release.model.classifier.weight.zero_()  # the same answer to every picture
+    for figure in stress(release, side, limit=6).values():
+        assert figure["score_change"]["value"] == figure["score_change_absolute"]["value"] == 0
+        assert figure["prediction_changed"]["value"] == 0
+
+
+def test_one_image_gives_values_without_an_interval_of_a_mean(release):
+    figure = stress(release, a_side([plain(0.8)], [NEVUS]))["darker"]
+    assert figure["score_change"]["value"] > 0.1
+    assert figure["score_change"]["low"] is None

@@ -1,0 +1,112 @@
+"""Sketches: each file decoded once, and what is no image told from what is one."""
+
+import hashlib
+import io
+import logging
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features
+from dermalert_space.images import UnreadableImage, read_image
+from PIL import Image
+from support.pictures import jpeg
+
+from dermalert.data import loading, near_duplicates, schema
+from dermalert.imaging import synthetic_lesions, thumbnail
+from dermalert.taxonomy import DIAGNOSES
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture(scope="module")
+def lesions() -> list[Image.Image]:
+    return [synthetic_lesions.lesion(DIAGNOSES[i % 9], lesion_seed=i) for i in range(5)]
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[bytes]:
+    """The contents of all files that are decoded."""
+    calls, real = [], thumbnail.sketch
+    monkeypatch.setattr(thumbnail, "sketch", lambda content: calls.append(content) or real(content))
+    return calls
+
+
+def dataset_of(files: list[bytes]) -> Dataset:
+    rows = [{"image": {"bytes": file, "path": None}, "content": hashlib.sha256(file).hexdigest()} for file in files]
+    return Dataset.from_list(rows, features=Features({k: schema.FEATURES[k] for k in ("image", "content")}))
+
+
+def test_each_content_is_decoded_once_and_then_never_again(lesions, cache, decoded):
+    files = [jpeg(image) for image in lesions[:5]]
+    first = thumbnail.sketches(dataset_of([*files, files[0], b"no image"]))
+    assert len(decoded) == 6
+    assert first.unreadable.tolist() == [False] * 6 + [True]
+    assert (first.thumbnails[5] == first.thumbnails[0]).all()
+    assert first.sizes[0].tolist() == [128, 128]
+    second = thumbnail.sketches(dataset_of(list(reversed(files))))
+    assert len(decoded) == 6
+    assert (second.thumbnails == first.thumbnails[4::-1]).all()
+    assert cache.is_file()
+
+
+def test_what_could_not_be_read_is_tried_again(monkeypatch):
+    assert thumbnail.sketches(dataset_of([b"no image"])).unreadable.all()
+    monkeypatch.setattr(thumbnail, "sketch", lambda _: np.ones(1, thumbnail.ROW).tobytes())
+    assert not thumbnail.sketches(dataset_of([b"no image"])).unreadable.any()
+
+
+@pytest.mark.parametrize("spoil", ["damaged", "a folder", "not to be made"])
+def test_without_a_cache_all_works_as_well(spoil, lesions, cache, caplog, monkeypatch, tmp_path):
+    if spoil == "damaged":
+        cache.parent.mkdir(parents=True)
+        cache.write_bytes(b"no data base" * 1000)
+    elif spoil == "a folder":
+        cache.mkdir(parents=True)
+    else:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        found = thumbnail.sketches(dataset_of([jpeg(lesions[0])]))
+    assert not found.unreadable.any()
+    assert "going on without a cache" in caplog.text
+
+
+def test_a_large_photo_is_sketched_like_its_smaller_copy(lesions):
+    large = lesions[0].resize((2400, 1800), Image.Resampling.BICUBIC)
+    sketch = thumbnail.sketches(dataset_of([jpeg(large), jpeg(lesions[0])]))
+    assert sketch.sizes[0].tolist() == [2400, 1800]
+    assert near_duplicates.similarities(*sketch.thumbnails[:, None]) > 0.98
+
+
+def test_reading_a_folder_decodes_each_file_once_and_again_not_at_all(lesions, decoded, tmp_path):
+    (tmp_path / "set" / "nevus").mkdir(parents=True)
+    for i, lesion in enumerate([*lesions, lesions[0]]):
+        lesion.save(tmp_path / "set" / "nevus" / f"{i}.png")
+    for _ in range(2):
+        dataset = loading.load([str(tmp_path / "set")])
+        assert not thumbnail.sketches(dataset).unreadable.any()
+    assert len(decoded) == 5
+
+
+def test_a_look_tells_what_is_no_image_and_why(lesions, tmp_path):
+    files = [{"bytes": content, "path": None} for content in (jpeg(lesions[0]), b"no image")]
+    good, bad, gone = thumbnail.look([*files, {"bytes": None, "path": str(tmp_path / "gone.png")}])
+    assert (good.content, good.fault) == (hashlib.sha256(jpeg(lesions[0])).hexdigest(), None)
+    assert isinstance(bad.fault, UnreadableImage) and "cannot be read as an image" in str(bad.fault)
+    assert isinstance(gone.fault, FileNotFoundError) and gone.content is None
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_file_that_is_cut_short_is_no_image_here_where_it_is_none_for_the_judge(lesions, progressive):
+    buffer = io.BytesIO()
+    lesions[0].resize((700, 700)).save(buffer, "JPEG", progressive=progressive)
+    whole = buffer.getvalue()
+    for length in np.linspace(0, len(whole), 40, dtype=int):
+        verdicts = []
+        for judge in (thumbnail.sketch, read_image):
+            try:
+                judge(whole[:length])
+                verdicts.append("an image")
+            except UnreadableImage:
+                verdicts.append("none")
+        assert verdicts[0] == verdicts[1], length
