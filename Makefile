@@ -57,6 +57,8 @@ space: .venv/ready ## open the Space locally with RELEASE, by default the bundle
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 clean: ## all that the other targets made
 	rm -rf .venv .venv-oldest runs .pytest_cache .ruff_cache *.egg-info
