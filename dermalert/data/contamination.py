@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
-from dermalert_space.contract import EXPOSURE
+from dermalert_space.contract import EXPOSURE, HubName
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -185,11 +185,12 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
     """
     path = Path(model) / EXPOSURE
     if not Path(model).exists() and "/" in str(model):
-        repo, _, tag = str(model).partition("@")
+        repo, tag = HubName.parse(str(model))
+        revision = revision or tag
         try:
-            path = Path(hf_hub_download(repo, EXPOSURE, revision=revision or tag or None))
+            path = Path(hf_hub_download(repo, EXPOSURE, revision=revision))
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the Hub does not answer
-            if constants.HF_HUB_OFFLINE and not _may_have_a_list(repo, revision or tag or None):
+            if constants.HF_HUB_OFFLINE and not _may_have_a_list(repo, revision):
                 return {}
             raise _not_asked(model, error) from error
         except EntryNotFoundError:
@@ -214,8 +215,8 @@ def _may_have_a_list(repo: str, revision: str | None) -> bool:
 
 def _not_asked(model: str | Path, error: Exception) -> RunError:
     if constants.HF_HUB_OFFLINE:
-        repo, _, tag = str(model).partition("@")
-        command = f"hf download {repo}" + (f" --revision {tag}" if tag else "")
+        repo, revision = HubName.parse(str(model))
+        command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
         return RunError(
             f"HF_HUB_OFFLINE is set and the cache lacks {EXPOSURE} of '{model}', the list of images that it has learnt "
             f"from: run '{command}' where there is a network."

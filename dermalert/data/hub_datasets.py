@@ -20,6 +20,7 @@ from datasets import (
     load_dataset,
 )
 from datasets.exceptions import DatasetGenerationError, DatasetsError
+from dermalert_space.contract import HubName
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -36,11 +37,6 @@ from dermalert.errors import RunError, UsageError, did_you_mean, first_line
 from dermalert.hub.retries import HTTP_ERROR
 
 _UNREAD = "{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads one)"
-
-
-def is_name(name: str) -> bool:
-    """Tell whether a name is written like a data set of the Hub."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name) is not None
 
 
 def load(name: str, columns: metadata_tables.Columns, *, streaming: bool = False) -> tuple[list[Record], Dataset]:
@@ -62,7 +58,7 @@ def load(name: str, columns: metadata_tables.Columns, *, streaming: bool = False
     with _failures_in_words(name):
         commit = _commit(name)
         # No script of a data set is run: `datasets` has refused them since version 4, and takes no word about it.
-        splits = load_dataset(name.partition("@")[0], revision=commit, streaming=streaming)
+        splits = load_dataset(HubName.parse(name).repo, revision=commit, streaming=streaming)
     features = next(iter(splits.values())).features
     if features is None:
         raise UsageError(f"'{name}' does not say which columns it has, and cannot be streamed: leave out --streaming.")
@@ -110,9 +106,9 @@ def _written(stream: IterableDataset, key: str) -> Dataset:
 
 def _commit(name: str) -> str:
     """Return the commit that a name stands for, once the Hub has said that one may have its files."""
-    repo, _, revision = name.partition("@")
+    repo, revision = HubName.parse(name)
     # Asked for, because `load_dataset` takes whatever it once cached where the Hub does not answer.
-    commit = HfApi().dataset_info(repo, revision=revision or None).sha
+    commit = HfApi().dataset_info(repo, revision=revision).sha
     # What a gated data set is called, the Hub tells anybody; whether one may have its files is another question.
     HfApi().auth_check(repo, repo_type="dataset")
     return commit
@@ -121,7 +117,7 @@ def _commit(name: str) -> str:
 @contextlib.contextmanager
 def _failures_in_words(name: str) -> Iterator[None]:
     """Turn what the Hub, its client or `datasets` raises into one sentence."""
-    repo, _, revision = name.partition("@")
+    repo, revision = HubName.parse(name)
     try:
         yield
     except GatedRepoError as error:  # a kind of RepositoryNotFoundError

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset, Features, Image, Value, concatenate_datasets
+from dermalert_space.contract import is_hub_name
 from tqdm.auto import tqdm
 
 from dermalert.data import folders, hub_datasets, isic9, patients, provenance, schema, splits
@@ -253,7 +254,7 @@ def _opened(name: str, columns: Columns, space: str | None, *, streaming: bool) 
             )
         patients.settle(records, name)
         return records, _pictures(_file(os.path.realpath(record.path)) for record in records)
-    if hub_datasets.is_name(name):
+    if is_hub_name(name):
         records, images = hub_datasets.load(name, columns, streaming=streaming)
         patients.settle(records, name)
         return records, images

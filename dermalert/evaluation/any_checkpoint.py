@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from dermalert_space import checks
-from dermalert_space.contract import find, public_name
+from dermalert_space.contract import find, locate, public_name
 from dermalert_space.prediction import threshold_share
 from dermalert_space.release import NoRelease, Release, lacking, load_processor
 from rich.table import Table
@@ -49,33 +49,33 @@ def load(name: str) -> Release:
         UsageError: it is not there, cannot be reached, or is no trained image classifier of several classes.
     """
     name = str(find(name))
-    repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
+    repo, revision = locate(name)
     try:
-        _refuse_code(repo, revision or None)
-        config = AutoConfig.from_pretrained(repo, revision=revision or None, trust_remote_code=False)
+        _refuse_code(repo, revision)
+        config = AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False)
         _check_problem(name, config)
         if isinstance(getattr(config, "alert", None), dict):
-            return Release.load(repo, revision or None)
+            return Release.load(repo, revision)
         model, loaded = AutoModelForImageClassification.from_pretrained(
             repo,
-            revision=revision or None,
+            revision=revision,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # `_check_weights` refuses them, and says which
             output_loading_info=True,
             trust_remote_code=False,
         )
-        processor = load_processor(repo, revision or None)
+        processor = load_processor(repo, revision)
     except NoRelease as error:
         raise UsageError(str(error)) from error
     except UNLOADABLE as error:
-        reason = lacking(repo, revision or None) or first_line(error)
+        reason = lacking(repo, revision) or first_line(error)
         raise UsageError(f"'{name}' is no image classifier that can be loaded: {reason}.") from error
     _check_weights(name, model, loaded)
     if model.config.num_labels < 2:
         raise UsageError(f"'{name}' has a single class: nothing says what the others would be.")
     model.config.alert = {"label": ALERT, "threshold": None}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Release(model.eval().to(device), processor, name=repo, revision=revision or None)
+    return Release(model.eval().to(device), processor, name=repo, revision=revision)
 
 
 def _refuse_code(repo: str, revision: str | None) -> None:

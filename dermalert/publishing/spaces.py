@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dermalert_space
 import yaml
-from dermalert_space.contract import SERVED
+from dermalert_space.contract import SERVED, HubName
 from dermalert_space.page import examples
 from dermalert_space.release import NoRelease, Release
 from huggingface_hub import (
@@ -107,7 +107,7 @@ def deploy(
 
 
 def _parts(model: str) -> tuple[str, str]:
-    repo_id, _, tag = model.partition("@")
+    repo_id, tag = HubName.parse(model)
     if not tag or "/" not in repo_id:
         raise UsageError(f"--model '{model}' is no release: write it as USER/REPO@TAG, such as USER/REPO@v1.0.0.")
     try:

@@ -5,7 +5,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import jinja2
-from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.contract import NOT_A_DEVICE, HubName
 from dermalert_space.page.markup import lesions_as_served
 from dermalert_space.prediction import threshold_share
 from dermalert_space.reader_studies import AGAINST_NEVI, READERS
@@ -120,7 +120,7 @@ def _front_matter(metrics: dict) -> str:
         tags=["dermalert"]
         if data["generated"]
         else ["dermatology", "dermoscopy", "melanoma", "skin-lesion", "dermalert"],
-        base_model=metrics["base_model"].split("@")[0] if "/" in metrics["base_model"] else None,
+        base_model=HubName.parse(metrics["base_model"]).repo if "/" in metrics["base_model"] else None,
         model_name=f"dermalert {metrics['version'] or '(not published)'}" + ", generated lesions" * data["generated"],
         eval_results=[result for name, side in metrics["splits"].items() for result in _results(name, side, data)],
     ).to_yaml()

@@ -86,11 +86,11 @@ def load(name: str) -> Answers:
     folder = contract.find(name)
     if folder.exists() or "/" not in name:
         return read(folder, name)
-    repo_id, _, tag = name.partition("@")
+    repo_id, tag = contract.HubName.parse(name)
     client.check_repo(repo_id, write=False)
     with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"asking the Hub about {name}"):
         try:
-            commit = patiently(HfApi().model_info, repo_id, revision=tag or None).sha
+            commit = patiently(HfApi().model_info, repo_id, revision=tag).sha
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise UsageError(f"'{name}' is neither a folder nor a release that the Hub has.") from error
         return read(client.fetch(repo_id, commit, set(FILES), Path(scratch) / "release"), name)

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from dermalert_space.contract import locate
 from dermalert_space.release import lacking, load_processor
 from PIL import Image
 from transformers import (
@@ -172,8 +173,7 @@ def _pixel_values(model, processor) -> torch.Tensor:
 def _load_checkpoint(name: str, names: dict):
     if not Path(name).exists() and "/" not in name:
         raise _unknown(name, "every repository has its owner's name before a slash")
-    repo, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
-    revision = revision or None
+    repo, revision = locate(name)
     try:
         processor = load_processor(repo, revision)
         # Of a config, only what the network is made of: the head is new, and so is what its answers mean.

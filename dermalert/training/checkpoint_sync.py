@@ -24,12 +24,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from dermalert_space import contract
-from dermalert_space.contract import MODEL
+from dermalert_space.contract import MODEL, HubName, is_hub_name
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import TrainerCallback, TrainerState
 
-from dermalert.data import hub_datasets
 from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.hub import client
 from dermalert.hub.retries import patiently
@@ -69,9 +68,9 @@ class Held:
 
 def branch_of(flag: str, text: str, folder: Path) -> Branch:
     """Return the branch that `USER/REPO[@BRANCH]` names, by default the one that is called after the run's folder."""
-    if not hub_datasets.is_name(text):
+    if not is_hub_name(text):
         raise UsageError(f"{flag} '{text}' is no branch of a repository: write it as USER/REPO or USER/REPO@BRANCH.")
-    repo_id, _, name = text.partition("@")
+    repo_id, name = HubName.parse(text)
     name = name or f"run-{folder.resolve().name}"
     if _TAKEN.fullmatch(name) or not _NAME.fullmatch(name):
         raise UsageError(f"{flag}: '{name}' can be no run's branch: name one, such as {repo_id}@run-1.")
@@ -85,7 +84,7 @@ def public(settings: dict) -> dict:
     """
     kept = {k: v for k, v in settings.items() if k not in run_folder.MAY_NAME_FOLDERS}
     base = settings["base_model"]
-    if Path(base).exists() or not hub_datasets.is_name(base):
+    if Path(base).exists() or not is_hub_name(base):
         base = contract.public_name(Path(base))
     return kept | {"base_model": base, "external": [one.partition("=")[0] for one in settings["external"]]}
 

@@ -3,8 +3,10 @@
 Nothing else knows them: a name that both sides need stands here once.
 """
 
+import re
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
 
@@ -43,6 +45,33 @@ RELEASE = ("README.md", *MODEL, STATISTICS, "evaluation/*", f"{FIGURES}/*", "onn
 
 SERVED = (*MODEL, STATISTICS, GRAPH, REFERENCE, METRICS, PREDICTIONS, EXPOSURE, f"{FIGURES}/*.png")
 """Of these, what the Space reads."""
+
+
+class HubName(NamedTuple):
+    """`USER/REPO` or `USER/REPO@REVISION`; or a folder, which has no revision."""
+
+    repo: str
+    revision: str | None = None
+    """Tag, branch or commit; None for the Hub's default, `main`."""
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}" if self.revision else self.repo
+
+    @classmethod
+    def parse(cls, text: str) -> "HubName":
+        """Split the name of a repository from its revision; an empty revision is none."""
+        repo, _, revision = text.partition("@")
+        return cls(repo, revision or None)
+
+
+def locate(name: str | Path) -> HubName:
+    """The name of a folder that exists, which may have an @ in it, or else the parts of a name of the Hub."""
+    return HubName(str(name)) if Path(name).exists() else HubName.parse(str(name))
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether a text is written as `USER/REPO` or `USER/REPO@REVISION`."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text) is not None
 
 
 def find(name: str | Path) -> Path:

@@ -25,9 +25,9 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from dermalert_space import checks, onnx_graph
+from dermalert_space import checks, contract, onnx_graph
 from dermalert_space.abstention import Refusal, features
-from dermalert_space.contract import GRAPH, METRICS, PROCESSORS, REFERENCE, STATISTICS, TOLERANCE, WEIGHTS
+from dermalert_space.contract import GRAPH, METRICS, PROCESSORS, REFERENCE, STATISTICS, TOLERANCE, WEIGHTS, HubName
 from dermalert_space.images import read_image
 from dermalert_space.prediction import Attention, Judgement, printable, share, shares, state
 
@@ -87,14 +87,12 @@ class Release:
         Raises:
             NoRelease: it is not there, cannot be reached, or says nothing of an alert.
         """
-        name = str(model)
-        if revision is None and not Path(name).exists() and "@" in name:
-            name, revision = name.rsplit("@", 1)
+        name, revision = (str(model), revision) if revision else contract.locate(model)
         config, tensors = _checked_files(name, revision)
         network, processor = _built(name, revision, tensors)
         alert = config.get("alert")
         for problem in _problems(network.config, alert["threshold"]):
-            raise NoRelease(f"{_tagged(name, revision)} cannot be served: {problem}.")
+            raise NoRelease(f"{HubName(name, revision)} cannot be served: {problem}.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # Convolutions on a CPU take a quarter less with the channels last.
         network = network.eval().to(device, memory_format=torch.channels_last)
@@ -151,7 +149,7 @@ class Release:
             raise NoRelease(f"cannot read {STATISTICS} of {self}: damaged, not there, or out of reach.") from error
 
     def __str__(self) -> str:
-        return _tagged(self.name, self.revision)
+        return str(HubName(self.name, self.revision))
 
     def metrics(self) -> dict | None:
         """Return the figures of the release's evaluation, `evaluation/metrics.json`; None where it has none.
@@ -338,7 +336,7 @@ def _file(name: str, revision: str | None, file: str) -> Path | None:
     try:
         return checks.regular(Path(found), file, Path(found).parents[file.count("/")])
     except checks.Unfit as error:
-        raise NoRelease(f"{_tagged(name, revision)} cannot be served: its {file} {error}.") from error
+        raise NoRelease(f"{HubName(name, revision)} cannot be served: its {file} {error}.") from error
 
 
 def _checked_files(name: str, revision: str | None) -> tuple[dict, dict]:
@@ -372,17 +370,17 @@ def _checked_files(name: str, revision: str | None) -> tuple[dict, dict]:
         return config, tensors
     except checks.Unfit as error:
         reason = lacking(name, revision) or f"its {at} {error}."
-        raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
+        raise NoRelease(f"cannot load the release {HubName(name, revision)}: {reason}") from error
     except NoRelease:
         raise
     except Exception as error:  # of the Hub, of the line to it, of the disk: not one type
         reason = lacking(name, revision) or _reason(error)
-        raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
+        raise NoRelease(f"cannot load the release {HubName(name, revision)}: {reason}") from error
 
 
 def _no_alert(name: str, revision: str | None) -> NoRelease:
     return NoRelease(
-        f"{_tagged(name, revision)} is no dermalert release: its config.json has no usable 'alert'. "
+        f"{HubName(name, revision)} is no dermalert release: its config.json has no usable 'alert'. "
         "Name one made by train_hf.py."
     )
 
@@ -413,9 +411,9 @@ def _built(name: str, revision: str | None, tensors: dict) -> tuple:
     # Not one type either: OSError (not there), ValueError (no model), SafetensorError, RuntimeError (damaged), ...
     except Exception as error:
         reason = lacking(name, revision) or _reason(error)
-        raise NoRelease(f"cannot load the release {_tagged(name, revision)}: {reason}") from error
+        raise NoRelease(f"cannot load the release {HubName(name, revision)}: {reason}") from error
     if not all(torch.isfinite(each).all() for each in network.state_dict().values()):
-        raise NoRelease(f"{_tagged(name, revision)} cannot be served: its weights are not all numbers, so damaged.")
+        raise NoRelease(f"{HubName(name, revision)} cannot be served: its weights are not all numbers, so damaged.")
     return network, processor
 
 
@@ -512,7 +510,3 @@ def lacking(name: str, revision: str | None = None) -> str | None:
         return None
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     return f"HF_HUB_OFFLINE is set and the cache lacks {', '.join(missing)}: run '{command}' where there is a network"
-
-
-def _tagged(name: str, revision: str | None) -> str:
-    return f"{name}@{revision}" if revision else name
