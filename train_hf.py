@@ -31,6 +31,7 @@ import torch
 from datasets import Dataset
 from dermalert_space import contract
 from dermalert_space.contract import REFERENCE
+from dermalert_space.estimate import format_estimate
 from dermalert_space.release import Release
 from transformers import (
     BaseImageProcessor,
@@ -55,7 +56,7 @@ from dermalert.data import (
 )
 from dermalert.errors import RunError, UsageError, run_command
 from dermalert.evaluation import baselines, evaluate, metrics, operating_points, stress_test
-from dermalert.formatting import in_words, percent
+from dermalert.formatting import percent
 from dermalert.imaging import device
 from dermalert.publishing import models
 from dermalert.release import build, fit_abstention, onnx_export, remeasure
@@ -495,7 +496,7 @@ def load_model(config: Config, checkpoint: Path | None = None, *, taken: str | N
 def what_next(folder: Path, figures: dict) -> str:
     """Return what a person wants to know at the end: how good, where it is, what to type."""
     held_out = figures["splits"]["held_out"]
-    accuracy = in_words(held_out["balanced_accuracy"])
+    accuracy = format_estimate(held_out["balanced_accuracy"])
     subgroups = "".join(f"{sentence}\n" for sentence in held_out.get("subgroup_sensitivity", {}).get("sentences", []))
     return (
         f"Held out: balanced accuracy {accuracy}, n = {held_out['n']} images in {held_out['groups']} groups.\n"
@@ -512,9 +513,10 @@ def alert_in_short(figures: dict) -> str:
     if alert["threshold"] is None or not melanoma["n"]:
         return ""
     lesions = melanoma["lesions"]
+    sensitivity = format_estimate(lesions["sensitivity_as_served"])
+    specificity = format_estimate(melanoma["specificity_as_served"])
     return (
-        f"Melanoma alert as served: sensitivity {in_words(lesions['sensitivity_as_served'])}, n = {lesions['n']} "
-        f"lesions; specificity {in_words(melanoma['specificity_as_served'])}. "
+        f"Melanoma alert as served: sensitivity {sensitivity}, n = {lesions['n']} lesions; specificity {specificity}. "
         f"The bound of {percent(alert['target_sensitivity'])} is {'' if alert['bound_met'] else 'not '}met.\n"
     )
 

@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from dermalert_space.estimate import format_estimate
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import metrics
-from dermalert.formatting import in_words
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import backbones
 
@@ -216,8 +216,8 @@ def as_markdown(table: dict) -> str:
 
 def cell(figure: dict) -> str:
     """Return a figure with its interval, the spread of its seeds, and the difference from the first row, in words."""
-    text = f"{in_words(figure)}, seeds {min(figure['seeds']):.2f} to {max(figure['seeds']):.2f}"
-    return text + (f"; **{in_words(figure['difference'])}**" if "difference" in figure else "")
+    text = f"{format_estimate(figure)}, seeds {min(figure['seeds']):.2f} to {max(figure['seeds']):.2f}"
+    return text + (f"; **{format_estimate(figure['difference'])}**" if "difference" in figure else "")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from dermalert_space import attribution, contract
+from dermalert_space.estimate import format_estimate
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from PIL import Image, ImageFilter
@@ -26,7 +27,6 @@ from tqdm.auto import tqdm
 
 from dermalert.errors import run_command
 from dermalert.evaluation import metrics
-from dermalert.formatting import in_words
 
 SHARES = (0.05, 0.1, 0.2, 0.3)
 """How much of an image is deleted, at most: a map marks no more than it gives a colour."""
@@ -152,7 +152,7 @@ def as_markdown(found: dict[tuple, np.ndarray], groups: np.ndarray) -> str:
 
 def _line(found: dict, intervals: metrics.Intervals, share: float, name: str, measure: Callable) -> str:
     def cell(values: np.ndarray) -> str:
-        return in_words(intervals.of(lambda w: (w * values).sum(-1) / w.sum(-1)), 3)
+        return format_estimate(intervals.of(lambda w: (w * values).sum(-1) / w.sum(-1)), 3)
 
     marked, moved, other = (
         measure(found[()][:, None] - found[what, share, name]).mean(axis=1)

@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 
 from dermalert_space import contract
+from dermalert_space.estimate import format_estimate
 from dermalert_space.release import Release
 from recipe import load
 
 from dermalert.errors import run_command
 from dermalert.evaluation import evaluate
-from dermalert.formatting import in_words
 from dermalert.release import onnx_export
 
 _COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precision", "quantized": "8 bits"}
@@ -48,7 +48,7 @@ def as_markdown(told: dict[str, dict], speeds: dict[int, dict], *, images: int, 
         _line("largest difference of a probability from torch", [f"{each['difference']:.2g}" for each in files]),
         _line("alerts changed", [each["alerts_changed"] for each in files]),
         _line("alerts to melanomas lost", [each["melanomas_lost"] for each in files]),
-        _line("change of melanoma AUROC", [in_words(each["auroc_change"], 4) for each in files]),
+        _line("change of melanoma AUROC", [format_estimate(each["auroc_change"], 4) for each in files]),
     ]
     for threads, found in speeds.items():
         for kind, title in (("single", "one image"), ("batch", f"{batch_size} images at once")):

@@ -23,6 +23,7 @@ from unittest import mock
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.estimate import format_estimate
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from torch import nn
@@ -32,7 +33,6 @@ import train_hf
 from dermalert.data import loading, near_duplicates, repair, splits
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import evaluate, metrics, stress_test
-from dermalert.formatting import in_words
 from dermalert.imaging import sharpness
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import image_dataset, recipe_trainer
@@ -234,7 +234,9 @@ def as_markdown(table: dict) -> str:
 
 def cell(figure: dict) -> str:
     """Return a figure with its interval, and in bold the difference from the first row."""
-    return in_words(figure) + (f"; **{in_words(figure['difference'])}**" if "difference" in figure else "")
+    return format_estimate(figure) + (
+        f"; **{format_estimate(figure['difference'])}**" if "difference" in figure else ""
+    )
 
 
 if __name__ == "__main__":

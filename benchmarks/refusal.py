@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from dermalert_space import abstention, contract
+from dermalert_space.estimate import format_estimate
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from PIL import Image, ImageFilter
@@ -23,7 +24,6 @@ from recipe import load
 
 from dermalert.errors import run_command
 from dermalert.evaluation import metrics
-from dermalert.formatting import in_words
 from dermalert.release import fit_abstention
 
 _CUT_OUT = 6  # squares of each photograph
@@ -132,7 +132,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _print(kind: str, n: int, share: dict) -> None:
-    print(f"| {kind} | {n} | {in_words(share, 3)} |", flush=True)
+    print(f"| {kind} | {n} | {format_estimate(share, 3)} |", flush=True)
 
 
 if __name__ == "__main__":

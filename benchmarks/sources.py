@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from dermalert_space import contract
+from dermalert_space.estimate import format_estimate
 from dermalert_space.release import Release
 from recipe import load
 
@@ -24,7 +25,6 @@ import train_hf
 from dermalert.data import audit, contamination, schema, splits
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import baselines, evaluate
-from dermalert.formatting import in_words
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import run_folder
 
@@ -121,10 +121,10 @@ def as_markdown(found: list[dict]) -> str:
             figures["source"],
             f"{figures['settings']['epochs']}",
             f"{there['n']}, {melanoma['n']}",
-            *(in_words(melanoma[key]) for key in ("auroc", "auroc_nevi", "sensitivity", "specificity")),
-            in_words(there["calibration"]["ece"]),
-            f"{in_words(rival['melanoma_auroc'])} ({rival['features']})",
-            f"{in_words(own['melanoma']['auroc'])}, n = {own['n']}",
+            *(format_estimate(melanoma[key]) for key in ("auroc", "auroc_nevi", "sensitivity", "specificity")),
+            format_estimate(there["calibration"]["ece"]),
+            f"{format_estimate(rival['melanoma_auroc'])} ({rival['features']})",
+            f"{format_estimate(own['melanoma']['auroc'])}, n = {own['n']}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

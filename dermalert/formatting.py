@@ -11,19 +11,6 @@ COMPARED = {
 """What two releases are compared by, and what it is called."""
 
 
-def in_words(figure: dict, digits: int = 2) -> str:
-    """Return a figure with its 95 % interval as text."""
-    if figure["value"] is None:
-        return "not defined"
-    if figure["low"] is None:
-        return f"{figure['value']:.{digits}f} [no interval]"
-    low, high = (f"{figure[end]:.{digits}f}" for end in ("low", "high"))
-    if low == high and digits < 6:
-        return in_words(figure, digits + 1)
-    to = " to " if "-" in low + high else "-"
-    return f"{figure['value']:.{digits}f} [{low}{to}{high}]"
-
-
 def percent(value: float) -> str:
     """Return a share as text."""
     return f"{float(value):.1%}"

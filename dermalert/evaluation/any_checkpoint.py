@@ -14,6 +14,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from dermalert_space import checks
 from dermalert_space.contract import find, locate, public_name
+from dermalert_space.estimate import format_estimate
 from dermalert_space.prediction import threshold_share
 from dermalert_space.release import NoRelease, Release, lacking, load_processor
 from rich.table import Table
@@ -30,7 +31,7 @@ from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import evaluate
 from dermalert.evaluation.label_map import classes
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY, lower_bound
-from dermalert.formatting import in_words, percent, percent_at_least
+from dermalert.formatting import percent, percent_at_least
 from dermalert.hub.client import UNLOADABLE
 from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANCIES
 
@@ -227,7 +228,7 @@ def as_table(told: dict) -> Table:
         table.add_column(f"{name} (n = {figures['n']}, {figures['groups']} groups)", justify="right")
     for name, figure in _LINES.items():
         cells = [figure(figures, told["positive"]) for figures in told["splits"].values()]
-        table.add_row(name, *(cell if isinstance(cell, str) else in_words(cell) for cell in cells))
+        table.add_row(name, *(cell if isinstance(cell, str) else format_estimate(cell) for cell in cells))
     return table
 
 

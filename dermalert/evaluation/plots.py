@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from dermalert_space.estimate import format_estimate
 from dermalert_space.prediction import threshold_share
 from dermalert_space.reader_studies import AGAINST_NEVI, AMONG_PIGMENTED, READERS
 from matplotlib import style
@@ -23,7 +24,6 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from dermalert.evaluation.metrics import Intervals, clopper_pearson, predictive_values
-from dermalert.formatting import in_words
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
@@ -146,7 +146,7 @@ def _roc_figure(held_out: dict, images: _Images, threshold: float | None, *, rea
         if readers:
             _readers(axis, task)
         counts = f"{melanoma.sum()} and {others.sum()} images"
-        axis.set_title(f"Melanoma against {name}\n{counts}\nAUROC {in_words(held_out['melanoma'][area])}")
+        axis.set_title(f"Melanoma against {name}\n{counts}\nAUROC {format_estimate(held_out['melanoma'][area])}")
         axis.set(xlabel="specificity", ylabel="sensitivity", xlim=(1.02, -0.02), ylim=(-0.02, 1.02), box_aspect=1)
     entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside lower left")
@@ -327,7 +327,7 @@ def _reliability(held_out: dict, images: _Images) -> Figure:
     for number, n in sizes.items():
         axes[0].text((number + 0.5) / _BINS, -0.1, n, rotation=90, ha="center", va="center")
     axes[0].set(xlabel="probability of the top diagnosis", ylabel="share that are right")
-    axes[0].set_title(f"Top diagnosis\nECE {in_words(held_out['calibration']['ece'], 3)}")
+    axes[0].set_title(f"Top diagnosis\nECE {format_estimate(held_out['calibration']['ece'], 3)}")
     if both:
         sizes = _reliability_curve(axes[1], score, melanoma, _quantile_bins(score), images.groups)
         axes[1].text(0.5, -0.1, f"n = {_span(sizes)} at each point", ha="center", va="center")

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.estimate import format_estimate
 from scipy import stats
 
-from dermalert import formatting
 from dermalert.evaluation import metrics
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
@@ -176,7 +176,7 @@ def _sentence(test: dict, n: int) -> str:
 
 
 def _counted(test: dict) -> str:
-    share = formatting.in_words(test["sensitivity"])
+    share = format_estimate(test["sensitivity"])
     return (
         f"{test['kind']} {test['name']}, where the alert finds {test['n_found']} of {test['n_melanomas']} melanomas, "
         f"{share}"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dermalert_space import contract
 from dermalert_space.contract import METRICS
+from dermalert_space.estimate import format_estimate
 from dermalert_space.release import NoRelease, OtherAnswers, Release
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
@@ -248,7 +249,7 @@ def _in_words(told: dict, tag: str | None = None) -> str:
     if compared is None:
         return f"Compared with nothing: {tag} is no dermalert release." if tag else "It is the first release there."
     moved = [
-        f"{text} {formatting.in_words(compared[key]['difference'], 3)}"
+        f"{text} {format_estimate(compared[key]['difference'], 3)}"
         for key, text in formatting.COMPARED.items()
         if key in compared
     ]
@@ -445,11 +446,10 @@ def _cells(figures: dict | None) -> list[str]:
         return ["no dermalert release"]
     held_out = figures["splits"]["held_out"]
     melanoma = [
-        formatting.in_words(held_out["melanoma"][name])
-        for name in ("auroc", "sensitivity_refusals_missed", "specificity")
+        format_estimate(held_out["melanoma"][name]) for name in ("auroc", "sensitivity_refusals_missed", "specificity")
     ]
     balanced, ece = (
-        formatting.in_words(held_out["balanced_accuracy"]),
-        formatting.in_words(held_out["calibration"]["ece"], 3),
+        format_estimate(held_out["balanced_accuracy"]),
+        format_estimate(held_out["calibration"]["ece"], 3),
     )
     return [figures.get("released") or "not known", str(held_out["n"]), *melanoma, balanced, ece]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jinja2
 from dermalert_space.contract import NOT_A_DEVICE, HubName
+from dermalert_space.estimate import format_estimate
 from dermalert_space.page.markup import lesions_as_served
 from dermalert_space.prediction import threshold_share
 from dermalert_space.reader_studies import AGAINST_NEVI, READERS
@@ -13,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from dermalert.data import provenance
 from dermalert.evaluation import subgroups
-from dermalert.formatting import COMPARED, at_most, in_words, percent, percent_at_least, percent_at_most
+from dermalert.formatting import COMPARED, at_most, percent, percent_at_least, percent_at_most
 
 _CARD = Path(__file__).parents[2] / "model_card.md"
 
@@ -32,22 +33,22 @@ _JOBS = {
 }
 _HEADLINE = {
     "images of melanoma": lambda side: str(side["melanoma"]["n"]),
-    "accuracy": lambda side: in_words(side["accuracy"]),
-    "balanced accuracy": lambda side: in_words(side["balanced_accuracy"]),
-    "the same, were all diagnoses equally common": lambda side: in_words(
+    "accuracy": lambda side: format_estimate(side["accuracy"]),
+    "balanced accuracy": lambda side: format_estimate(side["balanced_accuracy"]),
+    "the same, were all diagnoses equally common": lambda side: format_estimate(
         side.get("balanced_accuracy_equal_priors", {"value": None})
     ),
-    "balanced accuracy, both benign keratoses as one": lambda side: in_words(
+    "balanced accuracy, both benign keratoses as one": lambda side: format_estimate(
         side["balanced_accuracy_benign_keratosis_merged"]
     ),
-    "macro AUROC": lambda side: in_words(side["macro_auroc"]),
-    "melanoma AUROC": lambda side: in_words(side["melanoma"]["auroc"]),
-    "melanoma partial AUC": lambda side: in_words(side["melanoma"]["partial_auc_80"], 3),
-    "melanoma sensitivity, as served": lambda side: in_words(side["melanoma"]["sensitivity_refusals_missed"]),
-    "melanoma sensitivity, without abstention": lambda side: in_words(side["melanoma"]["sensitivity"]),
-    "melanoma specificity, without abstention": lambda side: in_words(side["melanoma"]["specificity"]),
-    "the same among nevi alone": lambda side: in_words(side["melanoma"]["specificity_nevi"]),
-    "expected calibration error": lambda side: in_words(side["calibration"]["ece"], 3),
+    "macro AUROC": lambda side: format_estimate(side["macro_auroc"]),
+    "melanoma AUROC": lambda side: format_estimate(side["melanoma"]["auroc"]),
+    "melanoma partial AUC": lambda side: format_estimate(side["melanoma"]["partial_auc_80"], 3),
+    "melanoma sensitivity, as served": lambda side: format_estimate(side["melanoma"]["sensitivity_refusals_missed"]),
+    "melanoma sensitivity, without abstention": lambda side: format_estimate(side["melanoma"]["sensitivity"]),
+    "melanoma specificity, without abstention": lambda side: format_estimate(side["melanoma"]["specificity"]),
+    "the same among nevi alone": lambda side: format_estimate(side["melanoma"]["specificity_nevi"]),
+    "expected calibration error": lambda side: format_estimate(side["calibration"]["ece"], 3),
 }
 
 
@@ -102,7 +103,7 @@ def _compiled(template: Path) -> jinja2.Template:
         "at_least": percent_at_least,
         "at_most": percent_at_most,
         "threshold": threshold_share,
-        "figure": in_words,
+        "figure": format_estimate,
         "probability": lambda value: f"{value:.3f}",
         "p_value": lambda value: f"{value:.2g}",
         "difference": at_most,

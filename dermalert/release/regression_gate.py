@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dermalert_space import contract
 from dermalert_space.contract import EXPOSURE, METRICS, PREDICTIONS
+from dermalert_space.estimate import format_estimate
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from scipy import stats
@@ -29,7 +30,7 @@ from dermalert.data.identifiers import archive_number
 from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import metrics, noninferiority
 from dermalert.files import dump_metrics
-from dermalert.formatting import COMPARED, in_words, percent_at_least
+from dermalert.formatting import COMPARED, percent_at_least
 from dermalert.hub import client
 from dermalert.hub.retries import patiently
 from dermalert.release import build
@@ -317,7 +318,7 @@ def sentences(told: dict) -> list[str]:
     ]
     for key, name in COMPARED.items():
         if key in told:
-            old, new, moved = (in_words(told[key][side], 3) for side in ("old", "new", "difference"))
+            old, new, moved = (format_estimate(told[key][side], 3) for side in ("old", "new", "difference"))
             lines.append(f"{name}: {old} there, {new} now; change {moved}")
     for name, side in (told["alerts"] or {}).items():
         won, lost = (f"{len(side[k])}{_named(side[k])}" for k in ("gained", "lost"))
@@ -363,7 +364,7 @@ def gate(new: Answers, old: Answers | None) -> dict:
     found = {name: test | _of_interval(name, report[name]["difference"], test["n"]) for name, test in found.items()}
     reasons = _reasons(report, found, old, new) if old else []
     if ece["value"] > ECE:
-        reasons.append(f"the expected calibration error is {in_words(ece, 3)}, above {ECE:.2f}")
+        reasons.append(f"the expected calibration error is {format_estimate(ece, 3)}, above {ECE:.2f}")
     passed = "not inferior" if all(test["not_inferior"] for test in found.values()) else "no loss shown"
     return {
         "against": old.name if old else None,
@@ -446,7 +447,7 @@ def _reasons(report: dict, found: dict, old: Answers, new: Answers) -> list[str]
         few = f"{report['melanomas']} melanomas and {report['others']} others (each lesion once, where it is known)"
         return [f"{few} were held out of both, and it takes {FEWEST} of each to compare"]
     reasons = [
-        f"the {COMPARED[name]} has changed by {in_words(report[name]['difference'], 3)}, a loss beyond "
+        f"the {COMPARED[name]} has changed by {format_estimate(report[name]['difference'], 3)}, a loss beyond "
         f"chance (one-sided p = {test['p']:.2g})"
         for name, test in found.items()
         if test["loss_shown"]

@@ -173,7 +173,7 @@ def test_the_operating_point_and_the_areas_are_those_of_the_report():
     names = (("specificity", "auroc"), ("specificity_nevi", "auroc_nevi"))
     for axis, (specificity, area) in zip(axes, names, strict=True):
         assert points(axis).tolist() == [[melanoma[specificity]["value"], melanoma["sensitivity"]["value"]]]
-        assert plots.in_words(melanoma[area]) in axis.get_title(loc="center") + axis.get_title(loc="left")
+        assert plots.format_estimate(melanoma[area]) in axis.get_title(loc="center") + axis.get_title(loc="left")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,13 +9,13 @@ import pytest
 import torch
 from dermalert_space import contract
 from dermalert_space.contract import TOLERANCE
+from dermalert_space.estimate import format_estimate
 from dermalert_space.prediction import threshold_share
 from dermalert_space.release import BUNDLED, Release
 from safetensors.torch import load_file
 from support.paths import REPOSITORY
 from transformers import pipeline
 
-from dermalert.formatting import in_words
 from dermalert.release import build
 from dermalert.taxonomy import DIAGNOSES
 
@@ -105,7 +105,7 @@ def test_the_readme_quotes_its_figures(figures, row, keys):
         found = figures["splits"][name]
         for key in keys:
             found = found[key]
-        assert cell.strip() == in_words(found), name
+        assert cell.strip() == format_estimate(found), name
 
 
 def test_the_readme_says_of_it_what_was_measured(figures):
@@ -119,12 +119,12 @@ def test_the_readme_says_of_it_what_was_measured(figures):
         figures["baselines"][name]["margin"]["melanoma_auroc"]
         for name in ("mean_colour", "frame_only", "source_only", "sharpness_only")
     ]
-    assert [found for found in map(in_words, quoted) if found not in text] == []
+    assert [found for found in map(format_estimate, quoted) if found not in text] == []
     assert f"commit {training['trained_by'][:7]}; {training['seconds'] / 60:.0f} minutes" in text
     of_melanoma = held_out["calibration"]["melanoma"]
     ratios = [of_melanoma, *of_melanoma["by_source"].values()]
     assert [
-        found for found in (in_words(ratio["observed_over_expected"]) for ratio in ratios) if found not in text
+        found for found in (format_estimate(ratio["observed_over_expected"]) for ratio in ratios) if found not in text
     ] == []
     for name, sentence in (("alert", "{missed} of {lesions} melanomas"), ("attention", "{missed} of {lesions} missed")):
         point = figures[name]
@@ -133,7 +133,7 @@ def test_the_readme_says_of_it_what_was_measured(figures):
         assert f"at least {int(point['lower_bound'] * 1000) / 1000:.3f}" in text
     assert f"{figures['alert']['abstained']} of them by abstention" in text
     weakest = held_out["subgroup_sensitivity"]["weakest"]
-    assert in_words(weakest["sensitivity"]) in text
+    assert format_estimate(weakest["sensitivity"]) in text
     assert f"p = {weakest['p']:.2g}, and {weakest['p_corrected']:.2g} corrected" in text
 
 

@@ -1,6 +1,7 @@
 """What the page says of an image and of a release, as sentences and tables in HTML."""
 
 import base64
+import functools
 import html
 import io
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import Judgement, printable, share, shares
 from dermalert_space.release import BUNDLED, Release
 
@@ -44,27 +46,8 @@ def escaped(text: object) -> str:
     return html.escape(printable(str(text)))
 
 
-def figure(measured: dict, *, times: float = 1, digits: int = 2, unit: str = "") -> str:
-    """Return a figure of the evaluation with its 95 % interval.
-
-    Args:
-        measured: `value`, `low` and `high`, as metrics.json has them.
-        times: what they are multiplied by.
-        digits: after the point; more are shown where fewer would make a value that is no end of its range one, or the
-            interval a point.
-        unit: what follows each number.
-    """
-    value, low, high = (measured[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "not defined"
-    if low is None:
-        return f"{value * times:.{digits}f}{unit} [no interval]"
-    shown = [f"{number * times:.{digits}f}" for number in (value, low, high)]
-    ends = {f"{end * times:.{digits}f}" for end in (0, 1)}
-    if digits < 4 and (shown[1] == shown[2] or (shown[0] in ends and value not in (0, 1))):
-        return figure(measured, times=times, digits=digits + 1, unit=unit)
-    to = " to " if "-" in shown[1] + shown[2] else "-"
-    return f"{shown[0]}{unit} [{shown[1]}{to}{shown[2]}]"
+figure = functools.partial(format_estimate, keep_off_ends=True)
+"""A figure of the evaluation as the page shows it."""
 
 
 def table(caption: str, head: list[str], rows: list[list[object]], *, note: str = "") -> str:
@@ -192,7 +175,7 @@ def meaning(release: Release, metrics: dict | None) -> str:
     declined = measured["refused"]["value"]
     missed = f", a share of {figure(measured['refused'], digits=3)} among them that it declined" if declined else ""
     served = measured.get("specificity_as_served") or measured["specificity"]
-    false = figure(_without(served), times=100, digits=0)
+    false = figure(Estimate.read(served).complement(), times=100, digits=0)
     lines = (
         f"<p>Of 100 {named}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 others it "
         f"also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95 % interval; from "
@@ -213,7 +196,7 @@ def _of_attention(release: Release, measured: dict | None) -> str:
     if not measured or not measured["n"] or measured["sensitivity_as_served"]["value"] is None:
         return ""
     flagged = figure(measured["sensitivity_as_served"], times=100, digits=0)
-    false = figure(_without(measured["specificity_as_served"]), times=100, digits=0)
+    false = figure(Estimate.read(measured["specificity_as_served"]).complement(), times=100, digits=0)
     names = escaped(_listed(list(release.attention.labels))) if release.attention else "malignant or precursor"
     return (
         f"<p>Of 100 images of {names}, <strong>{flagged}</strong> reach the point of attention; of 100 others "
@@ -224,12 +207,6 @@ def _of_attention(release: Release, measured: dict | None) -> str:
 def is_generated(release: Release, metrics: dict | None) -> bool:
     """Return whether a release was trained on generated lesions, by its config or its figures."""
     return bool(about(release).get("generated") or (metrics or {}).get("data", {}).get("generated"))
-
-
-def _without(measured: dict) -> dict:
-    """Return the figure of what is left to 1."""
-    ends = {"value": "value", "low": "high", "high": "low"}
-    return {key: None if measured[of] is None else 1 - measured[of] for key, of in ends.items()}
 
 
 def _at_prevalences(measured: dict, watched: str, note: str) -> str:
