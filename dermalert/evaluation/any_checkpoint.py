@@ -16,7 +16,8 @@ from dermalert_space import checks
 from dermalert_space.contract import find, locate, public_name
 from dermalert_space.estimate import format_estimate
 from dermalert_space.prediction import threshold_share
-from dermalert_space.release import NoRelease, Release, lacking, load_processor
+from dermalert_space.pretrained import UNLOADABLE, load_processor, missing_from_cache
+from dermalert_space.release import NoRelease, Release
 from rich.table import Table
 from transformers import (
     AutoConfig,
@@ -32,7 +33,6 @@ from dermalert.evaluation import evaluate
 from dermalert.evaluation.label_map import classes
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY, lower_bound
 from dermalert.formatting import percent, percent_at_least
-from dermalert.hub.client import UNLOADABLE
 from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANCIES
 
 _STAND_FOR = [DIAGNOSES.index("nevus"), DIAGNOSES.index(ALERT)]  # benign, malignant
@@ -69,7 +69,7 @@ def load(name: str) -> Release:
     except NoRelease as error:
         raise UsageError(str(error)) from error
     except UNLOADABLE as error:
-        reason = lacking(repo, revision) or first_line(error)
+        reason = missing_from_cache(repo, revision) or first_line(error)
         raise UsageError(f"'{name}' is no image classifier that can be loaded: {reason}.") from error
     _check_weights(name, model, loaded)
     if model.config.num_labels < 2:

@@ -19,7 +19,6 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_token, validate_repo_id
-from safetensors import SafetensorError
 
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.hub.retries import HTTP_ERROR, patiently, status
@@ -189,17 +188,3 @@ def commit(
             f"(python -m dermalert versions {repo_id}), then run the same command again."
         )
     return made
-
-
-UNLOADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    ImportError,
-    RuntimeError,
-    HFValidationError,
-    HfHubHTTPError,
-    SafetensorError,
-)
-"""What transformers raises for a name that is nothing, a folder that is no model, a model that is no image classifier,
-one that wants a library that is not installed (timm), and weights that cannot be read."""

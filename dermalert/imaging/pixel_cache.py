@@ -25,7 +25,6 @@ from typing import IO
 import datasets
 import numpy as np
 import PIL
-import torch
 import transformers
 from datasets import Dataset
 from dermalert_space.images import _to_rgb, read_image
@@ -33,7 +32,8 @@ from PIL import Image, features
 from tqdm.auto import tqdm
 
 from dermalert import files
-from dermalert.errors import RunError, UsageError
+from dermalert.errors import RunError
+from dermalert.imaging.processed import Processed
 from dermalert.imaging.thumbnail import hashed
 
 logger = logging.getLogger(__name__)
@@ -47,81 +47,8 @@ _HASH = 32  # bytes
 _LAYOUT = "names, pixels, digests"  # of a pack; part of the key, so that others are not opened
 _ABANDONED = 86_400  # seconds after which a pack that is not whole is that of a run that was killed
 
-_RGB = (0, 1, 2)
-_PRIMARIES = ("#ff0000", "#00ff00", "#0000ff")
-
 _mapped: set[Path] = set()
 """Packs that this process reads from: to delete them would free nothing."""
-
-
-class Processed:
-    """A processor whose `pixel_values` are kept as the bytes they are made of: RGB, in whatever order they are fed.
-
-    Attributes:
-        channels: of each channel of `pixel_values` which of RGB it is, such as (2, 1, 0) where the model takes BGR.
-        scale: (3, 1, 1), and
-        offset: (3, 1, 1), by which values in [0, 1], in that order, become `pixel_values`. Found out by asking the
-            processor: its settings do not tell all, EfficientNet's for one divides twice.
-    """
-
-    def __init__(self, processor):
-        self._processor = processor
-        black, white = (self(Image.new("RGB", (64, 64), colour)) for colour in ("black", "white"))
-        self.shape = tuple(black.shape)
-        self.channels = self._channels(black)
-        middle = (slice(None), self.shape[1] // 2, self.shape[2] // 2, None, None)
-        self.scale, self.offset = white[middle] - black[middle], black[middle]
-        self.to(torch.device("cpu"))
-        # Not square, because what comes out must have the same shape whatever goes in.
-        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
-        seen, back = self(noise), self.fed(torch.from_numpy(self.as_bytes(noise)) / 255)
-        near = torch.allclose(back, seen, rtol=0, atol=float(self.scale.abs().max()) / 5000)
-        if seen.shape != self.shape or not near:
-            raise UsageError(f"{type(processor).__name__} does more than resize, crop and scale: take another base.")
-
-    def _channels(self, black: torch.Tensor) -> tuple[int, ...]:
-        """Return which of red, green and blue each channel answers to.
-
-        Raises:
-            UsageError: it is not one each.
-        """
-        answers = [(self(Image.new("RGB", (64, 64), colour)) - black).abs().amax((1, 2)) for colour in _PRIMARIES]
-        found = torch.stack(answers, dim=1) > 0  # channels x colours
-        if found.shape != (3, 3) or not (found.sum(0) == 1).all() or not (found.sum(1) == 1).all():
-            raise UsageError(
-                f"{type(self._processor).__name__} does not give red, green and blue a channel each, as it would have "
-                "to for images that are augmented in colour: take another base."
-            )
-        return tuple(found.int().argmax(1).tolist())
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Return the `pixel_values` (3, H, W) of an RGB image."""
-        return self._processor([image], return_tensors="pt")["pixel_values"][0]
-
-    def to(self, device: torch.device) -> None:
-        """Have `fed` work on a device."""
-        self._on = tuple(each.to(device) for each in (self.scale, self.offset))
-
-    def fed(self, rgb: torch.Tensor) -> torch.Tensor:
-        """Return the `pixel_values` (..., 3, H, W) of RGB values in [0, 1], which are changed."""
-        if self.channels != _RGB:
-            rgb = rgb[..., self.channels, :, :]
-        scale, offset = self._on
-        return rgb.mul_(scale).add_(offset)
-
-    def as_bytes(self, image: Image.Image) -> np.ndarray:
-        """Return the RGB values of an image as the model's input has them: uint8 (3, H, W)."""
-        values = (self(image) - self.offset) / self.scale * 255
-        rgb = np.empty(values.shape, np.uint8)
-        rgb[list(self.channels)] = values.round().clamp(0, 255).byte().numpy()
-        return rgb
-
-    def key(self) -> str:
-        """Return what changes with all that decides on the bytes."""
-        told = [_LAYOUT, self._processor.to_json_string(), type(self._processor).__name__, self.shape, self.channels]
-        told += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
-        told += [inspect.getsource(function) for function in (read_image, _to_rgb)]
-        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 class Pixels:
@@ -140,7 +67,7 @@ class Pixels:
         self._packs: list[mmap.mmap] = []
         self._places = np.full((len(contents), 2), -1)  # of each row the number of its pack, and where in it
         try:
-            self._keep(folder() / processed.key(), first)
+            self._keep(folder() / _key(processed), first)
         except OSError as error:
             logger.warning("decoded images cannot be kept in '%s' (%s): going on without.", folder(), error)
         self._places = self._places[[first[content] for content in contents]]
@@ -261,6 +188,15 @@ class Pixels:
 def folder() -> Path:
     """Return where packs are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert" / "pixels-1"
+
+
+def _key(processed: Processed) -> str:
+    """Return what changes with all that decides on the bytes."""
+    processor = processed.processor
+    parts = [_LAYOUT, processor.to_json_string(), type(processor).__name__, processed.shape, processed.channels]
+    parts += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
+    parts += [inspect.getsource(function) for function in (read_image, _to_rgb)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _digest(name: str, pixels: bytes | memoryview) -> bytes:

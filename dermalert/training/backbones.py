@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from dermalert_space.contract import locate
-from dermalert_space.release import lacking, load_processor
+from dermalert_space.pretrained import UNLOADABLE, load_processor, missing_from_cache
 from PIL import Image
 from transformers import (
     AutoConfig,
@@ -33,8 +33,7 @@ from transformers import (
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
 from dermalert.errors import UsageError, did_you_mean, first_line
-from dermalert.hub.client import UNLOADABLE
-from dermalert.imaging import pixel_cache
+from dermalert.imaging.processed import Processed
 from dermalert.training.head import last_linear
 
 _DEEPER = [1, 3, 3, 4, 4, 5, 1]
@@ -146,7 +145,7 @@ def _check(name: str, model, processor, *, resized: bool) -> None:
     values = _attempt(name, size, lambda: _pixel_values(model, processor))
     _attempt(name, size, lambda: last_linear(model, values))
     _attempt(name, other, lambda: model(values, labels=torch.zeros(1, dtype=torch.long)))
-    _attempt(name, other, lambda: pixel_cache.Processed(processor))
+    _attempt(name, other, lambda: Processed(processor))
 
 
 @torch.inference_mode()
@@ -189,7 +188,7 @@ def _load_checkpoint(name: str, names: dict):
             trust_remote_code=False,
         )
     except UNLOADABLE as error:
-        if missing := lacking(repo, revision):
+        if missing := missing_from_cache(repo, revision):
             raise UsageError(f"--base_model '{name}' cannot be loaded: {missing}.") from error
         raise _unknown(name, first_line(error)) from error
     return model, processor

@@ -12,6 +12,7 @@ from torch.nn.functional import conv2d, grid_sample, pad
 from dermalert.config import Augmentation
 from dermalert.imaging import jpeg, pixel_cache, sharpness
 from dermalert.imaging.device import sent
+from dermalert.imaging.processed import Processed
 from dermalert.imaging.synthetic_lesions import add_dark_corners, add_hair, add_ruler
 
 _DRAWN = {add_hair: 0.2, add_ruler: 0.05, add_dark_corners: 0.2}
@@ -40,7 +41,7 @@ class WithPixels(torch.utils.data.Dataset):
     def __init__(
         self, dataset: Dataset, processor, *, augmented: Augmentation = "none", device: torch.device | str = "cpu"
     ):
-        self._processed = pixel_cache.Processed(processor)
+        self._processed = Processed(processor)
         self._pixels = pixel_cache.Pixels(dataset, self._processed)
         self._labels, self._augmented, self._device = list(dataset["label"]), augmented, torch.device(device)
         self._processed.to(self._device)

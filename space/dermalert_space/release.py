@@ -6,22 +6,17 @@ takes `onnx` and `onnxruntime` too.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageClassification,
-    ImageProcessingMixin,
-    PilBackend,
 )
 from transformers.utils import cached_file
 
@@ -30,6 +25,7 @@ from dermalert_space.abstention import Refusal, features
 from dermalert_space.contract import GRAPH, METRICS, PROCESSORS, REFERENCE, STATISTICS, TOLERANCE, WEIGHTS, HubName
 from dermalert_space.images import read_image
 from dermalert_space.prediction import Attention, Judgement, printable, share, shares, state
+from dermalert_space.pretrained import load_processor, missing_from_cache
 
 _NO_NUMBER = "what this release answers is not a number: its weights are damaged."
 
@@ -369,12 +365,12 @@ def _checked_files(name: str, revision: str | None) -> tuple[dict, dict]:
                 checks.processor(checks.json_object(path))
         return config, tensors
     except checks.Unfit as error:
-        reason = lacking(name, revision) or f"its {at} {error}."
+        reason = missing_from_cache(name, revision) or f"its {at} {error}."
         raise NoRelease(f"cannot load the release {HubName(name, revision)}: {reason}") from error
     except NoRelease:
         raise
     except Exception as error:  # of the Hub, of the line to it, of the disk: not one type
-        reason = lacking(name, revision) or _reason(error)
+        reason = missing_from_cache(name, revision) or _reason(error)
         raise NoRelease(f"cannot load the release {HubName(name, revision)}: {reason}") from error
 
 
@@ -410,7 +406,7 @@ def _built(name: str, revision: str | None, tensors: dict) -> tuple:
         processor = load_processor(name, revision)
     # Not one type either: OSError (not there), ValueError (no model), SafetensorError, RuntimeError (damaged), ...
     except Exception as error:
-        reason = lacking(name, revision) or _reason(error)
+        reason = missing_from_cache(name, revision) or _reason(error)
         raise NoRelease(f"cannot load the release {HubName(name, revision)}: {reason}") from error
     if not all(torch.isfinite(each).all() for each in network.state_dict().values()):
         raise NoRelease(f"{HubName(name, revision)} cannot be served: its weights are not all numbers, so damaged.")
@@ -472,41 +468,3 @@ def _problems_of_attention(point: object, known: list[str]) -> Iterator[str]:
 
 def _is_share(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value <= 1
-
-
-def load_processor(name: str, revision: str | None = None):
-    """Load an image processor that resizes by Pillow, which does so alike on every machine; torchvision does otherwise.
-
-    Args:
-        name: a folder or `USER/REPO`.
-        revision: tag, branch or commit of the repository.
-
-    Raises:
-        OSError, ValueError: there is none.
-    """
-    content, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
-    if content.get("image_processor_type") == PilBackend.__name__:  # by its name no backend is chosen
-        return PilBackend.from_pretrained(name, revision=revision)
-    return AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil", trust_remote_code=False)
-
-
-def lacking(name: str, revision: str | None = None) -> str | None:
-    """Return what the cache lacks of a model of the Hub, as a clause, where HF_HUB_OFFLINE forbids to fetch it."""
-    if not constants.HF_HUB_OFFLINE or Path(name).exists():
-        return None
-
-    def cached(file: str) -> str | None:
-        try:
-            found = try_to_load_from_cache(name, file, revision=revision)
-        except ValueError:  # no name of a repository
-            return None
-        return found if isinstance(found, str) else None
-
-    weights, index = ["model.safetensors"], cached("model.safetensors.index.json")
-    if index:
-        weights = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
-    missing = [file for file in ("config.json", "preprocessor_config.json", *weights) if not cached(file)]
-    if not missing:
-        return None
-    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-    return f"HF_HUB_OFFLINE is set and the cache lacks {', '.join(missing)}: run '{command}' where there is a network"

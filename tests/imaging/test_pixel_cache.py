@@ -17,7 +17,8 @@ from transformers import CLIPImageProcessorPil, MobileViTImageProcessorPil, ViTI
 from dermalert.data import loading
 from dermalert.errors import RunError, UsageError
 from dermalert.imaging import pixel_cache
-from dermalert.imaging.pixel_cache import Pixels, Processed
+from dermalert.imaging.pixel_cache import Pixels
+from dermalert.imaging.processed import Processed
 from dermalert.training import image_dataset
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})

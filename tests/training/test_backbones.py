@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from dermalert_space.release import load_processor
+from dermalert_space.pretrained import load_processor
 from PIL import Image
 from torch.nn import functional
 from transformers import (
