@@ -47,13 +47,11 @@ from dermalert.data import (
     audit,
     contamination,
     external,
-    loading,
     metadata_tables,
-    near_duplicates,
-    repair,
     schema,
     splits,
 )
+from dermalert.data.prepare import prepare
 from dermalert.errors import RunError, UsageError, run_command
 from dermalert.evaluation import baselines, evaluate, metrics, operating_points, stress_test
 from dermalert.formatting import percent
@@ -153,28 +151,25 @@ def train(
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
     resumed = distributed.decided(lambda: find_checkpoint(config, folder, settings, pushes))
     columns = metadata_tables.Columns(metadata_tables.mapping(config.columns or []))
-    options = {"columns": columns, "streaming": config.streaming}
-    faults: list[str] = []
+    options = {"columns": columns, "streaming": config.streaming, "strict": config.strict}
     with distributed.one_a_machine_first():
-        shipped = loading.load(config.dataset, strict=config.strict, faults=faults, **options)
-        shipped = near_duplicates.linked(shipped)
-        dataset, repaired = repair.repair(shipped, config.repair)
+        prepared = prepare(config.dataset, config.repair, **options)
         model, processor = load_model(config, taken=config.weights_from)  # refused before anything is written
     known = contamination.read(contract.find(config.base_model))
-    sides = contamination.set_apart(splits.split(dataset, shipped=shipped, seed=config.split_seed), known)
+    sides = prepared.split(seed=config.split_seed, exposure=known)
     folds = [splits.fold(sides, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
     folds = [contamination.set_apart(fold, known) for fold in folds]
     if config.weights_from:
         remeasure.check_images(config.weights_from, sides)
-    data = schema.describe(dataset)
+    data = schema.describe(prepared.dataset)
     whose = settings | {"data": data["fingerprint"], "sides": splits.fingerprint(sides)}
     learnt_from = contamination.of(sides, known)
 
     def claim() -> tuple[dict, dict[str, Dataset], dict]:
         if config.onnx != "none":
             onnx_export.check(model, processor, config.onnx)
-        audited = audit.audit(shipped, unreadable=faults)
-        more = options | {"strict": config.strict, "beside": config.dataset}
+        audited = prepared.audit()
+        more = options | {"beside": config.dataset}
         others, told = external.load(config.external, sides=sides, learnt=learnt_from, policy=config.repair, **more)
         columns.check()
         if resumed:
@@ -197,7 +192,7 @@ def train(
             judge = fit_abstention.add(staging, judge, sides["train"], sides["calibration"])
             judge = operating_points.add(staging, judge, sides["calibration"])
             measured = measure(judge, learnt, sides, others, out_of_fold)
-            found = {"shipped": schema.describe(shipped), "repair": repaired, "external": told}
+            found = {"shipped": schema.describe(prepared.shipped), "repair": prepared.repair, "external": told}
             found |= {
                 "base_model_learnt_from": "known" if known else "not known",
                 "official_test_known_to_base": int((~contamination.are_unseen(sides["official_test"], known)).sum()),

@@ -134,7 +134,7 @@ def prepared(name: str, folder: Path) -> Callable[[], object]:
         return lambda: streamed(hub_datasets, folder)
 
     def load() -> dict:
-        shipped = near_duplicates.linked(loading.load([str(folder / "files")]))
+        shipped = near_duplicates.link(loading.load([str(folder / "files")]))
         return splits.split(shipped, shipped=shipped, seed=0)
 
     return load if name == "load" else epoch(load(), folder)

@@ -30,7 +30,7 @@ from torch import nn
 from transformers import set_seed
 
 import train_hf
-from dermalert.data import loading, near_duplicates, repair, splits
+from dermalert.data import prepare
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import evaluate, metrics, stress_test
 from dermalert.imaging import sharpness
@@ -106,9 +106,7 @@ def kept_in(folder: Path, row: int, seed: int) -> Path:
 
 def load(names: list[str]) -> dict[str, Dataset]:
     """Return the sides of data sets as `train_hf.py` makes them."""
-    shipped = near_duplicates.linked(loading.load(names))
-    dataset, _ = repair.repair(shipped, train_hf.Config.repair)
-    return splits.split(dataset, shipped=shipped, seed=train_hf.Config.split_seed)
+    return prepare.prepare(names, train_hf.Config.repair).split(seed=train_hf.Config.split_seed)
 
 
 def train(row: int, config: train_hf.Config, sides: dict[str, Dataset], path: Path) -> None:

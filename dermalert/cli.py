@@ -143,7 +143,8 @@ def _evaluate(
 ) -> None:
     from rich.console import Console
 
-    from dermalert.data import audit, loading, metadata_tables, near_duplicates, repair
+    from dermalert.data import audit, metadata_tables
+    from dermalert.data.prepare import prepare
     from dermalert.evaluation import any_checkpoint
     from dermalert.evaluation.label_map import classes, read_label_map
 
@@ -151,10 +152,8 @@ def _evaluate(
     audit.check_targets(json, None)
     judge = any_checkpoint.load(model)
     classes(judge.labels, said)  # refused before the images are read
-    dataset = loading.load_known(names, columns=metadata_tables.mapping(columns))
-    shipped = near_duplicates.linked(dataset)
-    dataset, _ = repair.repair(shipped, policy)
-    told = any_checkpoint.grade(judge, dataset, shipped=shipped, label_map=said)
+    prepared = prepare(names, policy, labels=None, columns=metadata_tables.mapping(columns))
+    told = any_checkpoint.grade(judge, prepared.dataset, shipped=prepared.shipped, label_map=said)
     Console().print(any_checkpoint.as_table(told))
     for sentence in any_checkpoint.remarks(told):
         typer.echo(sentence)

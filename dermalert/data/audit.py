@@ -50,12 +50,15 @@ _CHANCE = 1e-3  # under which the order of a split is no accident
 _TELLING = 0.3  # sensitivity + specificity - 1 of a source that says nothing of medicine
 
 
-def audit(dataset: datasets.Dataset, *, unreadable: Sequence[str] = ()) -> dict:
+def audit(
+    dataset: datasets.Dataset, pairs: near_duplicates.Pairs | None = None, *, unreadable: Sequence[str] = ()
+) -> dict:
     """Return what is wrong with a data set, ready for JSON.
 
     Args:
         dataset: in the schema of `schema.FEATURES` or `schema.BINARY_FEATURES`; of several data sets, as
-            `sources.load(merge=False)` gives it, or what they share cannot be told.
+            `loading.load(merge=False)` gives it, or what they share cannot be told.
+        pairs: its near duplicates, by `near_duplicates.search`; without them, they are searched.
         unreadable: the files that were no images and are therefore not in it, the `faults` of `loading.load`.
 
     Returns:
@@ -63,7 +66,7 @@ def audit(dataset: datasets.Dataset, *, unreadable: Sequence[str] = ()) -> dict:
         finding is `{"found", "count", "of", "unit", "known_from", "text", "cases": [{"images": [...], ...}], ...}`;
         `count` is None where the data set cannot tell, such as leaks where no test split is shipped.
     """
-    rows = _Rows(dataset)
+    rows = _Rows(dataset, near_duplicates.search(dataset) if pairs is None else pairs)
     checks = (
         [_unreadable(rows, unreadable), _tiny(rows), _blank(rows)]
         + [_exact_duplicates(rows), _several_ids(rows), _contradictions(rows)]
@@ -86,8 +89,8 @@ def audit(dataset: datasets.Dataset, *, unreadable: Sequence[str] = ()) -> dict:
 class _Rows:
     """The columns of a data set as lists, and what the checks share; `i` is always a row."""
 
-    def __init__(self, dataset: datasets.Dataset):
-        self.dataset = dataset
+    def __init__(self, dataset: datasets.Dataset, pairs: near_duplicates.Pairs):
+        self.dataset, self.pairs = dataset, pairs
         self.content, self.image_id = list(dataset["content"]), list(dataset["image_id"])
         self.names = dataset.features["label"].names
         self.label = [None if label is None else self.names[label] for label in dataset["label"]]
@@ -123,16 +126,11 @@ class _Rows:
     @cached_property
     def near(self) -> list[tuple[int, int, dict]]:
         """Pairs of rows, the first of each different content, and how alike they are."""
-        first = np.array([found[0] for found in self.copies.values()], int)
-        pairs = near_duplicates.near_duplicates(self.sketches.thumbnails[first])
-        order = np.argsort(-pairs.similarity, kind="stable")
+        pairs = self.pairs
+        columns = (pairs.first.tolist(), pairs.second.tolist(), pairs.similarity.tolist(), pairs.turn.tolist())
         return [
-            (
-                int(first[pairs.first[k]]),
-                int(first[pairs.second[k]]),
-                {"similarity": round(float(pairs.similarity[k]), 4), "turn": str(pairs.turn[k])},
-            )
-            for k in order
+            (first, second, {"similarity": round(similarity, 4), "turn": turn})
+            for first, second, similarity, turn in zip(*columns, strict=True)
         ]
 
     @cached_property

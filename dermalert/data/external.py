@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -31,7 +31,7 @@ def check(asked: Sequence[str]) -> dict[str, str]:
 
 
 def load(
-    asked: Sequence[str], *, sides: dict[str, Dataset], learnt: Mapping[str, str], policy: str, **options
+    asked: Sequence[str], *, sides: dict[str, Dataset], learnt: dict[str, str], policy: str, **options
 ) -> tuple[dict[str, Dataset], dict]:
     """Load what is only reported, as `external/NAME`, without what has kin among the images that were learnt from.
 
@@ -51,21 +51,23 @@ def load(
     taught = concatenate_datasets([sides[side] for side in contamination.SIDES])
     found, told = {}, {}
     for name, dataset in check(asked).items():
-        loaded, repaired = repair.repair(loading.load([dataset], **options), policy)
-        fresh = _apart(loaded, taught, learnt)
-        left_out = len(loaded) - len(fresh)
+        both = _link(taught, loading.load([dataset], **options))
+        repaired, report = repair.repair(both.select(range(len(taught), len(both))), policy)
+        exposure = set().union(*contamination.names(both.select(range(len(taught)))))
+        unseen = contamination.are_unseen(repaired, dict.fromkeys(exposure, "train") | learnt)
+        fresh = repaired.select(np.flatnonzero(unseen))
+        left_out = len(repaired) - len(fresh)
         if left_out:
             logger.warning("left out of %s: %d images with kin among those learnt from", name, left_out)
         if not len(fresh):
             raise UsageError(f"nothing is left of --external {name}: all its images have kin among those learnt from.")
         found[f"external/{name}"] = fresh
-        told[name] = schema.describe(fresh) | {"left_out": left_out, "repair": repaired}
+        told[name] = schema.describe(fresh) | {"left_out": left_out, "repair": report}
     return found, told
 
 
-def _apart(loaded: Dataset, taught: Dataset, learnt: Mapping[str, str]) -> Dataset:
-    # Near copies join groups, so that one that shows a picture learnt from here is in a group that is seen.
-    both = near_duplicates.linked(concatenate_datasets([taught, loaded]))
-    known = dict.fromkeys(set().union(*contamination.names(both.select(range(len(taught))))), "train") | learnt
-    loaded = both.select(range(len(taught), len(both)))
-    return loaded.select(np.flatnonzero(contamination.are_unseen(loaded, known)))
+def _link(taught: Dataset, loaded: Dataset) -> Dataset:
+    """Link both, one after the other, so that a near copy of an image that was learnt from is in its group."""
+    both = concatenate_datasets([taught, loaded])
+    # Those among the images that are learnt from are in one group already.
+    return near_duplicates.link(both, near_duplicates.search(both, start=len(taught)))

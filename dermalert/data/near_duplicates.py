@@ -64,6 +64,10 @@ class Pairs(NamedTuple):
     distance: np.ndarray
     similarity: np.ndarray
 
+    def where(self, rows: np.ndarray) -> "Pairs":
+        """The pairs at these positions, or where this is true."""
+        return Pairs(*(column[rows] for column in self))
+
 
 # Hashes propose pairs.
 
@@ -179,25 +183,28 @@ def _cropped(thumbnails: np.ndarray) -> np.ndarray:
 # Pixels confirm them.
 
 
-def near_duplicates(thumbnails: np.ndarray) -> Pairs:
-    """Return the pairs of sketches that show the same picture; blank ones are like nothing.
+def near_duplicates(thumbnails: np.ndarray, rows: np.ndarray | None = None, *, start: int = 0) -> Pairs:
+    """Pairs of thumbnails that show the same picture; blank ones are like nothing.
 
     Args:
         thumbnails: uint8 (n, 32, 32), or what gives them when it is indexed.
+        rows: int, ascending, those to be compared; all by default.
+        start: the first row of which pairs are asked; two rows before it are no pair.
     """
     shown = np.flatnonzero(contrast(thumbnails) >= BLANK)
+    shown = shown if rows is None else np.intersect1d(shown, rows)
     if len(shown) < 2:
         return Pairs(*(np.empty(0, kind) for kind in (int, int, str, int, float)))
     pairs = candidates(thumbnails, shown)
+    pairs = pairs.where(pairs.second >= start)
     similarity = np.full(len(pairs.first), -1.0)
     with tqdm(total=len(similarity), desc="Comparing pixels", unit=" pairs", leave=False) as bar:
-        for start in range(0, len(similarity), _PAIRS):
-            part = slice(start, start + _PAIRS)
+        for first in range(0, len(similarity), _PAIRS):
+            part = slice(first, first + _PAIRS)
             left = _turned(thumbnails[pairs.first[part]], pairs.turn[part])
             similarity[part] = similarities(left, thumbnails[pairs.second[part]])
             bar.update(len(left))
-    confirmed = similarity >= SIMILAR
-    return Pairs(*(column[confirmed] for column in pairs._replace(similarity=similarity)))
+    return pairs._replace(similarity=similarity).where(similarity >= SIMILAR)
 
 
 def _turned(thumbnails: np.ndarray, turns: np.ndarray) -> np.ndarray:
@@ -313,9 +320,27 @@ def _correlation(a: np.ndarray, b: np.ndarray, moves: np.ndarray) -> np.ndarray:
     return (left / _unit(left) * (right / _unit(right))).sum(1)
 
 
-def linked(dataset: datasets.Dataset) -> datasets.Dataset:
-    """Return the data set with near duplicates in one group, so that no split can part them."""
-    pairs = near_duplicates(sketches(dataset).thumbnails)
+def search(dataset: datasets.Dataset, *, start: int = 0) -> Pairs:
+    """Near duplicates among the different images of a data set, the most alike first.
+
+    Args:
+        dataset: with the columns `image` and `content`; the first row of each content stands for its copies.
+        start: see `near_duplicates`.
+
+    Raises:
+        RunError: there is no room for the thumbnails.
+    """
+    thumbnails = sketches(dataset).thumbnails
+    rows: dict[str, int] = {}
+    for i, content in enumerate(dataset["content"]):
+        rows.setdefault(content, i)
+    pairs = near_duplicates(thumbnails, np.array(list(rows.values()), int), start=start)
+    return pairs.where(np.argsort(-pairs.similarity, kind="stable"))
+
+
+def link(dataset: datasets.Dataset, pairs: Pairs | None = None) -> datasets.Dataset:
+    """Put near duplicates into one group, so that no split can part them; without `pairs`, they are searched."""
+    pairs = search(dataset) if pairs is None else pairs
     links = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
     # With all that each image belongs to, so that the key stays the most telling name: a copy that joins from another
     # source must not move the lesion to another side.

@@ -5,7 +5,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from dermalert.data import audit, near_duplicates, provenance, repair, schema, splits
+from dermalert.data import audit, provenance, schema, splits
+from dermalert.data.prepare import Prepared, link_and_repair
 from dermalert.errors import UsageError, first_few
 from dermalert.hub import client
 from dermalert.release import card
@@ -116,7 +117,7 @@ def _terms(dataset: Dataset) -> Counter:
     )
 
 
-def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Iterable[str] = ()) -> tuple[dict, dict]:
+def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Sequence[str] = ()) -> tuple[dict, dict]:
     """Repair and split a data set, and gather what its card says.
 
     Args:
@@ -132,27 +133,27 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Iterable
     Raises:
         UsageError: no such policy, or a diagnosis has so few groups that a side has none of it.
     """
-    shipped = near_duplicates.linked(shipped)
-    dataset, repaired = repair.repair(shipped, policy)
-    parts, unknown = _parts(dataset, shipped), provenance.Origin(license, "as the source asks for it")
+    prepared = link_and_repair(shipped, policy, unreadable=unreadable)
+    dataset = prepared.dataset
+    parts, unknown = _parts(prepared), provenance.Origin(license, "as the source asks for it")
     return parts, {
         "license": license,
         "sources": [
             {"name": name, "images": n} | dataclasses.asdict(known or unknown)
             for (name, known), n in _terms(dataset).most_common()
         ],
-        "shipped": schema.describe(shipped),
+        "shipped": schema.describe(prepared.shipped),
         "data": schema.describe(dataset) | splits.describe(parts, seed=0),
-        "repair": repaired,
-        "audit": audit.audit(shipped, unreadable=list(unreadable)),
+        "repair": prepared.repair,
+        "audit": prepared.audit(),
     }
 
 
-def _parts(dataset: Dataset, shipped: Dataset) -> dict[str, Dataset]:
+def _parts(prepared: Prepared) -> dict[str, Dataset]:
     """Return the sides that a training would have, and the shipped test images under the labels of the repair."""
-    sides = splits.split(dataset, shipped=shipped)
+    sides = prepared.split()
     clean = set(sides["clean_test"]["content"])
-    test = _where(dataset, "shipped_split", {"test"})
+    test = _where(prepared.dataset, "shipped_split", {"test"})
     kept = {name: sides[name] for name in [*splits.SHARES, "set_aside"]}
     return kept | {"test": test, "clean_test": _where(test, "content", clean)}
 

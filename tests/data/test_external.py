@@ -10,7 +10,7 @@ from dermalert.errors import UsageError
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
     folder = class_folders(tmp_path_factory.mktemp("learnt") / "clinic", images=60)
-    return folder, splits.split(near_duplicates.linked(loading.load([str(folder)])))
+    return folder, splits.split(near_duplicates.link(loading.load([str(folder)])))
 
 
 def load(asked, learnt):

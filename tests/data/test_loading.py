@@ -271,7 +271,7 @@ def test_a_binary_set_is_grouped_and_repaired_like_any(tmp_path):
     picture(1).save(tmp_path / "benign" / "ISIC_0000002.png")  # a melanoma by the archive
     for folder in ("benign", "malignant"):
         picture(2).save(tmp_path / folder / f"{folder}.png")
-    dataset, report = repair.repair(near_duplicates.linked(loading.load_binary([str(tmp_path)])))
+    dataset, report = repair.repair(near_duplicates.link(loading.load_binary([str(tmp_path)])))
     assert report["relabelled"] == {"benign": {"malignant": 1}}
     assert report["dropped"] == {"benign / malignant": 1}
     assert (dataset["label"], dataset.features) == ([1], schema.BINARY_FEATURES)

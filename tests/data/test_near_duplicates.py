@@ -163,7 +163,7 @@ def kept_of_each_image(folder: Path, images: int) -> int:
     for n in (images, 2 * images):
         few = class_folders(folder / str(n), images=n // 9, first_seed=10_000)
         tracemalloc.start()
-        near_duplicates.linked(loading.load([str(few)]))
+        near_duplicates.link(loading.load([str(few)]))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     return (peaks[1] - peaks[0]) / images
@@ -180,8 +180,8 @@ def test_near_duplicates_join_the_group_of_what_is_known_and_move_it_nowhere(les
     for i, lesion in enumerate(lesions[:20]):
         lesion.save(tmp_path / "known" / "nevus" / f"ISIC_{9000000 + i}.png")
         lesion.save(tmp_path / "copies" / "nevus" / f"copy{i}.jpg", quality=85)
-    alone = near_duplicates.linked(loading.load([str(tmp_path / "known")]))
-    both = near_duplicates.linked(loading.load([str(tmp_path / "copies"), str(tmp_path / "known")]))
+    alone = near_duplicates.link(loading.load([str(tmp_path / "known")]))
+    both = near_duplicates.link(loading.load([str(tmp_path / "copies"), str(tmp_path / "known")]))
     keys = dict(zip(both["image_id"], both["group"], strict=True))
     assert {i: keys[i] for i in alone["image_id"]} == dict(zip(alone["image_id"], alone["group"], strict=True))
     assert [keys[f"copy{i}"] for i in range(20)] == [f"ISIC_{9000000 + i}" for i in range(20)]
@@ -200,6 +200,6 @@ def test_linking_groups_by_all_that_is_known_and_by_near_duplicates(lesions, tmp
     pairs = near_duplicates.near_duplicates(near_duplicates.sketches(before).thumbnails)
     names = [(*schema.belongings(row), row["group"]) for row in before.remove_columns("image")]
     expected = splits.groups(names, zip(pairs.first, pairs.second, strict=True))
-    assert list(near_duplicates.linked(before)["group"]) == expected
+    assert list(near_duplicates.link(before)["group"]) == expected
     assert expected.count("L1") > 1
     assert len(set(expected)) == len(before) - 7

@@ -23,7 +23,7 @@ from support.training import arguments, command, train, without_speed
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 import train_hf
-from dermalert.data import contamination, loading
+from dermalert.data import contamination, loading, near_duplicates
 from dermalert.errors import RunError
 from dermalert.imaging import synthetic_lesions
 from dermalert.release import onnx_export
@@ -86,6 +86,21 @@ def test_the_figures_count_what_was_there(run):
     assert held_out["n"] == figures["data"]["sides"]["held_out"]
     assert np.array(held_out["confusion"]).sum() == held_out["n"]
     assert figures["training"]["epochs"] == 5
+
+
+def test_near_duplicates_are_searched_once_and_for_each_external_set_once_more(
+    pictures, tiny_vit, tmp_path, monkeypatch
+):
+    sizes, search = [], near_duplicates.near_duplicates
+
+    def counted(thumbnails, rows, **options):
+        sizes.append(len(rows))
+        return search(thumbnails, rows, **options)
+
+    monkeypatch.setattr(near_duplicates, "near_duplicates", counted)
+    other = class_folders(tmp_path / "other", images=2, first_seed=5000)
+    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--external", f"there={other}")
+    assert sizes[0] == 558 and len(sizes) == 2
 
 
 def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictures):

@@ -1,0 +1,65 @@
+"""The way from the names of data sets to splits, in one order: load, link near duplicates, repair, split.
+
+Near duplicates are linked before the repair, because an image that the repair drops may join two others. They are
+searched once: whoever audits the data set takes the same pairs.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from datasets import Dataset
+
+from dermalert.data import audit, contamination, loading, near_duplicates, repair, splits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A data set before and after its repair."""
+
+    shipped: Dataset
+    """As loaded, with near duplicates in one group."""
+    dataset: Dataset
+    """As the repair leaves it."""
+    repair: dict
+    """The report of `repair.repair`."""
+    pairs: near_duplicates.Pairs
+    """The near duplicates, by their rows in `shipped`."""
+    unreadable: Sequence[str] = ()
+    """The files that are no images, each by its place in its data set."""
+
+    def split(self, *, seed: int = 0, exposure: Mapping[str, str] | None = None) -> dict[str, Dataset]:
+        """Split by group, without what a base model has learnt from (`exposure`); see `splits.split`.
+
+        Raises:
+            UsageError: a split has no group of a diagnosis, or nothing is left of it.
+        """
+        parts = splits.split(self.dataset, shipped=self.shipped, seed=seed)
+        return contamination.set_apart(parts, exposure or {})
+
+    def audit(self) -> dict:
+        """Audit the data set as it was shipped; see `audit.audit`."""
+        return audit.audit(self.shipped, self.pairs, unreadable=self.unreadable)
+
+
+def prepare(names: Iterable[str], policy: str = "archive", **options) -> Prepared:
+    """Load, link and repair data sets.
+
+    Args:
+        names: see `loading.load`.
+        policy: one of `repair.POLICIES`.
+        **options: of `loading.load`.
+
+    Raises:
+        UsageError: see `loading.load` and `repair.repair`.
+        RunError: the Hub cannot be reached, or there is no room for the thumbnails.
+    """
+    unreadable: list[str] = []
+    return link_and_repair(loading.load(names, faults=unreadable, **options), policy, unreadable=unreadable)
+
+
+def link_and_repair(loaded: Dataset, policy: str = "archive", *, unreadable: Sequence[str] = ()) -> Prepared:
+    """Link and repair what `loading.load` returns; `unreadable` are its `faults`."""
+    pairs = near_duplicates.search(loaded)
+    shipped = near_duplicates.link(loaded, pairs)
+    dataset, report = repair.repair(shipped, policy)
+    return Prepared(shipped=shipped, dataset=dataset, repair=report, pairs=pairs, unreadable=unreadable)
