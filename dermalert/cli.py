@@ -64,7 +64,7 @@ def _audit(names: list[str], options: dict, json: Path | None, figures: Path | N
     columns = metadata_tables.mapping(options["columns"])
     faults: list[str] = []
     options |= {"columns": columns, "merge": False, "faults": faults}
-    dataset = loading.load_known(names, **options)
+    dataset = loading.load(names, labels=None, **options)
     report = audit.audit(dataset, unreadable=faults)
     typer.echo(audit_report.headline(report))
     audit_report.show(report)

@@ -78,7 +78,10 @@ def load(
 
     Args:
         names: `demo`, folders, or `USER/NAME[@REVISION]` of data sets on the Hub.
-        labels: `DIAGNOSES`; or `MALIGNANCIES`, see `load_binary`; or None, see `load_known`.
+        labels: `DIAGNOSES`; `MALIGNANCIES`, for `BINARY_FEATURES`; or None, for diagnoses if each of the data sets
+            names them, else for malignancies. What a source says in the words benign and malignant counts (ISIC 2020's
+            `benign_malignant` or `target`, folders of these names), else what `taxonomy.malignancy` says of its
+            diagnosis. An image of which neither tells is left out with a count.
         strict: refuse a file that cannot be read as an image, instead of naming and skipping it.
         columns: fields of `metadata_tables.FIELDS` with the columns that hold them, where a source names them in its
             own way. A pair counts in each data set that has such a column; one that none of them has is an error,
@@ -113,20 +116,6 @@ def load(
     pa.default_memory_pool().release_unused()  # what making the table took on the way; else it stays for good
     schema.warn_of_contradictions(dataset)
     return dataset
-
-
-def load_binary(names: Iterable[str], **options) -> Dataset:
-    """Load data sets into `BINARY_FEATURES`, whose labels are `benign` and `malignant`; options are those of `load`.
-
-    What a source says in just these words counts (ISIC 2020's `benign_malignant` or `target`, folders of these names),
-    else what `taxonomy.malignancy` says of its diagnosis. An image of which neither tells is left out with a count.
-    """
-    return load(names, labels=MALIGNANCIES, **options)
-
-
-def load_known(names: Iterable[str], **options) -> Dataset:
-    """Load data sets by diagnosis if each of them names diagnoses, else as `load_binary` does."""
-    return load(names, labels=None, **options)
 
 
 def _complete(found: list[_Source]) -> None:

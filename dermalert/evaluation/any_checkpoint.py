@@ -127,7 +127,7 @@ def grade(
 
     Args:
         release: of `load`.
-        dataset: in the schema of `schema.FEATURES`, or of `loading.load_binary`.
+        dataset: in the schema of `schema.FEATURES` or `schema.BINARY_FEATURES`.
         shipped: the same before a repair, which may have left out one of two copies; without it, `dataset`.
         label_map: see `classes`.
 

@@ -13,7 +13,7 @@ from support.pictures import class_folders, picture, write_table
 
 from dermalert.data import isic9, loading, repair, schema
 from dermalert.errors import RunError, UsageError
-from dermalert.taxonomy import DIAGNOSES
+from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
 
 ROWS = [
     ("ISIC_8000000", "HAM_9000000", "melanocytic_Nevi"),
@@ -179,7 +179,7 @@ def test_a_set_of_benign_and_malignant_is_refused_for_training_and_loaded_as_suc
     publish(hub, {"data/train-0.parquet": parquet(rows)})
     with pytest.raises(UsageError, match="says of its images only whether they are malignant"):
         load()
-    assert loading.load_binary(["tester/lesions"])["label"] == [0, 1, 0]
+    assert loading.load(["tester/lesions"], labels=MALIGNANCIES)["label"] == [0, 1, 0]
 
 
 def test_a_name_that_nobody_knows_is_refused(hub):

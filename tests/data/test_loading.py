@@ -206,7 +206,7 @@ def test_without_merging_copies_stay_with_the_name_of_their_data_set(tmp_path):
 
 
 def binary(root, **options):
-    dataset = loading.load_binary([str(root)], **options)
+    dataset = loading.load([str(root)], labels=MALIGNANCIES, **options)
     assert dataset.features == schema.BINARY_FEATURES
     return {row["image_id"]: MALIGNANCIES[row["label"]] for row in dataset.remove_columns("image")}
 
@@ -214,7 +214,7 @@ def binary(root, **options):
 def test_folders_of_benign_and_malignant_can_be_loaded_as_such(tmp_path):
     class_folders(tmp_path, images=1, labels=("Benign", "malignant"))
     assert list(binary(tmp_path).values()) == ["benign", "malignant"]
-    assert loading.load_known([str(tmp_path)]).features == schema.BINARY_FEATURES
+    assert loading.load([str(tmp_path)], labels=None).features == schema.BINARY_FEATURES
 
 
 @pytest.mark.parametrize("column", ["target", "benign_malignant", "evil"])
@@ -237,18 +237,18 @@ def test_a_list_whose_diagnoses_are_all_unknown_names_none(tmp_path):
     (tmp_path / "set").mkdir()
     picture(1).save(tmp_path / "set" / "1.png")
     write_table(tmp_path / "set" / "train.csv", [{"image_name": "1", "diagnosis": "unknown", "target": 1}])
-    assert loading.load_known([str(tmp_path / "set")]).features == schema.BINARY_FEATURES
+    assert loading.load([str(tmp_path / "set")], labels=None).features == schema.BINARY_FEATURES
 
 
 def test_a_malignancy_that_nobody_knows_is_refused(tmp_path):
     class_folders(tmp_path, images=1, labels=("benign", "malign"))
     with pytest.raises(UsageError, match=r"'malign' is none of the nine diagnoses. Did you mean 'malignant'"):
-        loading.load_binary([str(tmp_path)])
+        loading.load([str(tmp_path)], labels=MALIGNANCIES)
     (tmp_path / "malign").rename(tmp_path / "other")
     assert list(binary(tmp_path).values()) == ["benign"]
     shutil.rmtree(tmp_path / "benign")
     with pytest.raises(UsageError, match="says of no image whether it is malignant: 1 other"):
-        loading.load_binary([str(tmp_path)])
+        loading.load([str(tmp_path)], labels=MALIGNANCIES)
 
 
 def test_diagnoses_are_benign_or_malignant_too(tmp_path):
@@ -256,13 +256,13 @@ def test_diagnoses_are_benign_or_malignant_too(tmp_path):
     found = dict(zip(DIAGNOSES, binary(tmp_path).values(), strict=True))
     malignant = {"melanoma", "basal cell carcinoma", "squamous cell carcinoma"}
     assert {name for name, word in found.items() if word == "malignant"} == malignant
-    assert loading.load_known([str(tmp_path)]).features == schema.FEATURES
+    assert loading.load([str(tmp_path)], labels=None).features == schema.FEATURES
 
 
 def test_of_sources_of_which_one_names_no_diagnosis_all_are_benign_or_malignant(tmp_path):
     class_folders(tmp_path / "nine", images=1)
     class_folders(tmp_path / "two", images=1, first_seed=100, labels=("benign", "malignant"))
-    both = loading.load_known([str(tmp_path / "nine"), str(tmp_path / "two")])
+    both = loading.load([str(tmp_path / "nine"), str(tmp_path / "two")], labels=None)
     assert (both.features, both["label"].count(1)) == (schema.BINARY_FEATURES, 4)
 
 
@@ -271,7 +271,7 @@ def test_a_binary_set_is_grouped_and_repaired_like_any(tmp_path):
     picture(1).save(tmp_path / "benign" / "ISIC_0000002.png")  # a melanoma by the archive
     for folder in ("benign", "malignant"):
         picture(2).save(tmp_path / folder / f"{folder}.png")
-    dataset, report = repair.repair(near_duplicates.link(loading.load_binary([str(tmp_path)])))
+    dataset, report = repair.repair(near_duplicates.link(loading.load([str(tmp_path)], labels=MALIGNANCIES)))
     assert report["relabelled"] == {"benign": {"malignant": 1}}
     assert report["dropped"] == {"benign / malignant": 1}
     assert (dataset["label"], dataset.features) == ([1], schema.BINARY_FEATURES)
