@@ -231,7 +231,7 @@ def _near_duplicates(rows: _Rows) -> dict:
 def _joined(rows: _Rows) -> int:
     numbers = {content: k for k, content in enumerate(rows.copies)}
     ends = [(numbers[rows.content[a]], numbers[rows.content[b]]) for a, b, _ in rows.near]
-    return len(set(near_duplicates.components(ends, len(numbers)).tolist()))
+    return len(set(splits.components(np.array(ends, int).reshape(-1, 2), len(numbers)).tolist()))
 
 
 def _near_contradictions(rows: _Rows) -> dict:

@@ -5,14 +5,12 @@ faiss finds them, and the sketches themselves, laid over one another, confirm th
 moment apart are near duplicates too; two photos of it from elsewhere are not, and only a lesion id tells them.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import datasets
 import faiss
 import numpy as np
-from scipy import fft, ndimage, sparse
-from scipy.sparse import csgraph
+from scipy import fft, ndimage
 from tqdm.auto import tqdm
 
 from dermalert.data import schema, splits
@@ -347,10 +345,3 @@ def link(dataset: datasets.Dataset, pairs: Pairs | None = None) -> datasets.Data
     rows = dataset.select_columns(["lesion_id", "patient_id", "image_id", "content", "group"])
     names = ((*schema.belongings(row), row["group"]) for row in rows)
     return schema.with_columns(dataset, {"group": splits.groups(names, links)})
-
-
-def components(pairs: Sequence[tuple[int, int]] | np.ndarray, n: int) -> np.ndarray:
-    """Return the number of the component (n,) in which each of n images stands, by the pairs (m, 2) that join them."""
-    first, second = np.asarray(pairs, int).reshape(-1, 2).T
-    graph = sparse.coo_matrix((np.ones(len(first)), (first, second)), shape=(n, n))
-    return csgraph.connected_components(graph, directed=False)[1]

@@ -4,8 +4,12 @@ import hashlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from dermalert.data import isic9, schema
 from dermalert.errors import UsageError
@@ -32,28 +36,28 @@ def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int
             bytes. A row must have at least one.
         links: pairs of rows that belong together for a reason without a name, such as being nearly the same picture.
     """
-    seen: dict[int, dict[str, int]] = defaultdict(dict)  # by rank, the first row that has a name
+    first: dict[int, dict[str, int]] = defaultdict(dict)  # by rank, the first row that has a name
     keys: list[tuple[int, str]] = []  # of each row, its most telling name
-    parent = array("q")
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = row = parent[parent[row]]
-        return row
-
-    def join(i: int, j: int) -> None:
-        first, second = sorted((root(i), root(j)), key=keys.__getitem__)
-        parent[second] = first  # so that a root has the key
-
+    edges = array("q", chain.from_iterable(links))
     for i, row in enumerate(names):
         ranked = [(rank, name) for rank, name in enumerate(row) if name is not None]
         keys.append(ranked[0])
-        parent.append(i)
         for rank, name in ranked:
-            join(seen[rank].setdefault(name, i), i)
-    for i, j in links:
-        join(i, j)
-    return [keys[root(i)][1] for i in range(len(keys))]
+            before = first[rank].setdefault(name, i)
+            if before != i:
+                edges.extend((before, i))
+    numbers = components(np.array(edges, int).reshape(-1, 2), len(keys)).tolist()
+    key_of: dict[int, tuple[int, str]] = {}
+    for number, key in zip(numbers, keys, strict=True):
+        key_of[number] = min(key, key_of.get(number, key))
+    return [key_of[number][1] for number in numbers]
+
+
+def components(edges: np.ndarray, n: int) -> np.ndarray:
+    """The number of the connected component (n,) of each of n nodes, by the edges (m, 2) between them."""
+    first, second = edges.T
+    graph = sparse.coo_array((np.ones(len(edges), bool), (first, second)), shape=(n, n))
+    return csgraph.connected_components(graph, directed=False)[1]
 
 
 def side(group: str, *, seed: int = 0) -> str:

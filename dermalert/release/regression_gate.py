@@ -22,10 +22,8 @@ from dermalert_space.estimate import format_estimate
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from scipy import stats
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
-from dermalert.data import contamination
+from dermalert.data import contamination, splits
 from dermalert.data.identifiers import archive_number
 from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import metrics, noninferiority
@@ -212,9 +210,8 @@ def _served(rows: pa.Table, probabilities: np.ndarray, labels: list[int], thresh
 def _joined(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Return the group of each image where images belong together that do so in either grouping, directly or not."""
     olds, news = (np.unique(groups, return_inverse=True)[1] for groups in (old, new))
-    nodes = len(old) + len(new)
-    edges = coo_matrix((np.ones(len(old)), (olds, news + len(old))), shape=(nodes, nodes))
-    return connected_components(edges, directed=False)[1][olds]
+    edges = np.stack([olds, news + len(old)], axis=1)
+    return splits.components(edges, len(old) + len(new))[olds]
 
 
 def compare(old: Answers, new: Answers) -> dict:

@@ -130,14 +130,6 @@ def test_a_cell_is_settled_on_most_of_its_bits(monkeypatch):
     assert np.unique(near_duplicates._centres(same, 10), axis=0).tolist() == same[:1].tolist()
 
 
-def test_components_join_what_pairs_join():
-    found = near_duplicates.components([(0, 1), (1, 2), (4, 5)], 7)
-    assert found[0] == found[1] == found[2]
-    assert found[4] == found[5]
-    assert len(set(found.tolist())) == 4
-    assert len(set(near_duplicates.components([], 3).tolist())) == 3
-
-
 def test_an_image_laid_on_its_side_by_its_camera_is_the_upright_one(lesions):
     turned = Image.Exif()
     turned[274] = 6
