@@ -188,19 +188,19 @@ def train(
         if not distributed.is_main():
             return
         with build.assembled(folder / "release") as staging:
-            judge = stored(learnt, staging, half_precision=config.half_precision)
-            judge = fit_abstention.add(staging, judge, sides["train"], sides["calibration"])
-            judge = operating_points.add(staging, judge, sides["calibration"])
-            measured = measure(judge, learnt, sides, others, out_of_fold)
+            release = stored(learnt, staging, half_precision=config.half_precision)
+            release = fit_abstention.add(staging, release, sides["train"], sides["calibration"])
+            release = operating_points.add(staging, release, sides["calibration"])
+            measured = measure(release, learnt, sides, others, out_of_fold)
             found = {"shipped": schema.describe(prepared.shipped), "repair": prepared.repair, "external": told}
             found |= {
                 "base_model_learnt_from": "known" if known else "not known",
                 "official_test_known_to_base": int((~contamination.are_unseen(sides["official_test"], known)).sum()),
             }
-            figures = report(config, settings, data | found, sides, learnt, judge, measured)
+            figures = report(config, settings, data | found, sides, learnt, release, measured)
             if config.onnx != "none":
-                figures["onnx"] = onnx_export.write(staging, judge, measured["held_out"], sides, config.onnx)
-            evaluate.write_reference(staging / REFERENCE, judge)
+                figures["onnx"] = onnx_export.write(staging, release, measured["held_out"], sides, config.onnx)
+            evaluate.write_reference(staging / REFERENCE, release)
             evaluate.write(staging / "evaluation", figures, measured, learnt.state.log_history)
             if config.weights_from:
                 remeasure.copy_learning_curves(config.weights_from, staging)
@@ -294,7 +294,7 @@ def stored(learnt: Learnt, folder: Path, *, half_precision: bool) -> Release:
 
 
 def measure(
-    judge: Release,
+    release: Release,
     learnt: Learnt,
     sides: dict[str, Dataset],
     others: dict[str, Dataset],
@@ -303,9 +303,9 @@ def measure(
     """Return answers to and figures of all that is reported, by name: what a serving side makes of the release."""
     reported = {name: sides[name] for name in ("held_out", "official_test", "clean_test")} | others
     mix = recipe_trainer.shares(sides["train"]["label"])  # that of the calibration side, but for chance
-    measured = evaluate.evaluate(judge, reported, undone=learnt.calibrated.undone, prior=mix)
+    measured = evaluate.evaluate(release, reported, undone=learnt.calibrated.undone, prior=mix)
     held_out = measured["held_out"]
-    held_out.figures["artefacts"] = stress_test.stress(judge, held_out.dataset, unaltered=held_out.probabilities)
+    held_out.figures["artefacts"] = stress_test.stress(release, held_out.dataset, unaltered=held_out.probabilities)
     return measured | evaluate.pooled(out_of_fold)
 
 
@@ -315,7 +315,7 @@ def report(
     data: dict,
     sides: dict[str, Dataset],
     learnt: Learnt,
-    judge: Release,
+    release: Release,
     measured: dict[str, evaluate.Side],
 ) -> dict:
     """Return what `metrics.json` holds."""
@@ -332,9 +332,9 @@ def report(
         "baselines": shortcuts,
         "shortcut": baselines.shortcuts(shortcuts),
         "calibration": dataclasses.asdict(learnt.calibrated),
-        "alert": judge.model.config.alert,
-        "attention": judge.model.config.attention,
-        "refusal": judge.model.config.refusal | fit_abstention.measure(judge, held_out.dataset, held_out.refused),
+        "alert": release.model.config.alert,
+        "attention": release.model.config.attention,
+        "refusal": release.model.config.refusal | fit_abstention.measure(release, held_out.dataset, held_out.abstained),
         "training": learnt.speed
         | {"epochs": learnt.state.epoch, "best_step": learnt.state.best_global_step, "folds": config.folds}
         | {"measured_by": build.commit()}
@@ -344,7 +344,7 @@ def report(
 
 def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], data: dict) -> evaluate.Side | None:
     """Return the answers to one fold of a model that has learnt from the others; read where they were kept."""
-    kept = evaluate.read_answers(folder / "answers.npz", sides["held_out"]) if distributed.is_main() else None
+    kept = evaluate.read_predictions(folder / "answers.npz", sides["held_out"]) if distributed.is_main() else None
     learnt = learn(config, folder, sides, data) if distributed.decided(lambda: kept is None) else None
     if not distributed.is_main():
         return None
@@ -353,7 +353,7 @@ def fold_predictions(config: Config, folder: Path, sides: dict[str, Dataset], da
         model, processor = learnt.model.eval(), learnt.processor
         model.config.update(operating_points.fit(Release(model, processor, name=name), sides["calibration"]))
         kept = evaluate.ask(Release(model, processor, name=name), sides["held_out"], name=name)
-        evaluate.write_answers(folder / "answers.npz", kept)
+        evaluate.write_predictions(folder / "answers.npz", kept)
     run_folder.drop_checkpoints(folder)
     return kept
 

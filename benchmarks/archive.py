@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
         found = {workers: [] for workers in arguments.workers}
         for turn in tqdm(range(arguments.turns), desc="Turns"):
             for workers in found:
-                found[workers].append(judged(shards, model, Path(scratch) / f"{turn} {workers}", workers))
+                found[workers].append(triaged(shards, model, Path(scratch) / f"{turn} {workers}", workers))
         check_same([Path(scratch) / f"0 {workers}" for workers in found])
     print(as_table({workers: np.array(each) for workers, each in found.items()}, arguments.images))
 
@@ -49,7 +49,7 @@ def made(paths: list[Path], count: int, folder: Path) -> Path:
     return folder
 
 
-def judged(shards: Path, model: Path, output: Path, workers: int) -> tuple[float, float, float]:
+def triaged(shards: Path, model: Path, output: Path, workers: int) -> tuple[float, float, float]:
     """Return the seconds of a run: the whole by the clock and by the processor, and from its first result on."""
     options = ["--model", model, "--output", output, "--workers", str(workers)]
     line = [sys.executable, "-m", "dermalert", "triage-archive", shards, *options]

@@ -66,15 +66,15 @@ REPLACED_BY = {"median colour of the border": of_border, "the image blurred": bl
 def main(arguments: argparse.Namespace) -> None:
     """Measure, and print the tables."""
     side = load(arguments.dataset)[arguments.side].shuffle(seed=0)
-    judge = Release.load(contract.find(arguments.model))
+    release = Release.load(contract.find(arguments.model))
     dataset = side.select(range(min(arguments.images, len(side))))
     images = [shown(read_image(row["image"])) for row in dataset]
-    maps = [attribution.attribute(judge, image) for image in tqdm(images, desc="Explaining", unit=" images")]
+    maps = [attribution.attribute(release, image) for image in tqdm(images, desc="Explaining", unit=" images")]
     coverage = {share: np.mean([most(found, share).mean() for found in maps]) for share in SHARES}
     print("On average marked: " + ", ".join(f"{known:.1%} of at most {share:.0%}" for share, known in coverage.items()))
-    print(as_markdown(deletion(judge, images, maps), np.array(dataset["group"])))
+    print(as_markdown(deletion(release, images, maps), np.array(dataset["group"])))
     few = range(min(arguments.shuffled, len(images)))
-    print(kept_as_markdown(cascade(judge, [images[i] for i in few], [maps[i] for i in few])))
+    print(kept_as_markdown(cascade(release, [images[i] for i in few], [maps[i] for i in few])))
 
 
 def shown(image: Image.Image) -> Image.Image:
@@ -83,13 +83,13 @@ def shown(image: Image.Image) -> Image.Image:
     return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
 
 
-def deletion(judge: Release, images: list[Image.Image], maps: list[np.ndarray]) -> dict[tuple, np.ndarray]:
+def deletion(release: Release, images: list[Image.Image], maps: list[np.ndarray]) -> dict[tuple, np.ndarray]:
     """Return the answers by what was deleted, how much of it, and what replaced it: (n, tries, 2).
 
     The last axis is log-odds and probability; the key `()` stands for the images as they are, (n, 2).
 
     Args:
-        judge: the release.
+        release: the release.
         images: at the size of their maps.
         maps: of the images.
     """
@@ -97,7 +97,7 @@ def deletion(judge: Release, images: list[Image.Image], maps: list[np.ndarray]) 
     for i, (image, found) in enumerate(zip(tqdm(images, desc="Deleting", unit=" images"), maps, strict=True)):
         rng = np.random.default_rng(i)
         keys, altered = zip(*_altered(image, found, maps[i - 1], rng), strict=True)
-        for key, answer in zip(keys, scores(judge, altered), strict=True):
+        for key, answer in zip(keys, scores(release, altered), strict=True):
             rows.setdefault(key, [[] for _ in images])[i].append(answer)
     found = {key: np.array(answers) for key, answers in rows.items()}
     return found | {(): found[()][:, 0]}
@@ -128,10 +128,10 @@ def moved(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.roll(mirrored, [rng.integers(side) for side in mask.shape], axis=(0, 1))
 
 
-def scores(judge: Release, images: list[Image.Image]) -> np.ndarray:
+def scores(release: Release, images: list[Image.Image]) -> np.ndarray:
     """Return log-odds and probability of the alert's diagnosis, (n, 2)."""
-    answers = judge.probabilities(list(images), batch_size=4)
-    p = answers[:, judge.labels.index(judge.alert_label)].astype(float).clip(_TINY, 1 - _TINY)
+    answers = release.probabilities(list(images), batch_size=4)
+    p = answers[:, release.labels.index(release.alert_label)].astype(float).clip(_TINY, 1 - _TINY)
     return np.stack([np.log(p / (1 - p)), p], axis=1)
 
 
@@ -162,15 +162,15 @@ def _line(found: dict, intervals: metrics.Intervals, share: float, name: str, me
     return f"| {share:.0%} | " + " | ".join(cells) + " |"
 
 
-def cascade(judge: Release, images: list[Image.Image], maps: list[np.ndarray]) -> dict[str, np.ndarray]:
+def cascade(release: Release, images: list[Image.Image], maps: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Return how alike maps are, (n,), to those that a network gives with a part of it shuffled, by which part that is.
 
     Beside them stands how alike a map is to another image's: that is no likeness.
     """
     found = {"another image's map": np.array([likeness(a, b) for a, b in zip(maps, maps[1:] + maps[:1], strict=True)])}
     for share in tqdm(STEPS, desc="Shuffling", unit=" steps"):
-        network, name = shuffled(judge.model, share)
-        other = Release(network, judge.processor, name="shuffled")
+        network, name = shuffled(release.model, share)
+        other = Release(network, release.processor, name="shuffled")
         pairs = zip(images, maps, strict=True)
         found[name] = np.array([likeness(known, attribution.attribute(other, image)) for image, known in pairs])
     return found

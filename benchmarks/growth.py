@@ -125,7 +125,7 @@ def prepared(name: str, folder: Path) -> Callable[[], object]:
         from dermalert.release import archive_triage
 
         shards = [folder / "shards"]
-        return lambda: archive_triage.judge(
+        return lambda: archive_triage.triage(
             shards, str(folder / "model"), Path(tempfile.mkdtemp(dir=folder)), workers=1
         )
     from dermalert.data import hub_datasets, loading, near_duplicates, splits

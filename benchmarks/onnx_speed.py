@@ -31,10 +31,12 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "release"
         shutil.copytree(contract.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
-        judge = Release.load(folder)
-        pixels = onnx_export.prepare(folder, judge, sides["train"], "all")
-        told = onnx_export.compare(folder, judge, evaluate.ask(judge, held_out, name="held out"))
-        speeds = {threads: onnx_export.speeds(folder, judge, pixels, threads=threads) for threads in arguments.threads}
+        release = Release.load(folder)
+        pixels = onnx_export.prepare(folder, release, sides["train"], "all")
+        told = onnx_export.compare(folder, release, evaluate.ask(release, held_out, name="held out"))
+        speeds = {
+            threads: onnx_export.speeds(folder, release, pixels, threads=threads) for threads in arguments.threads
+        }
     print(as_markdown(told, speeds, images=len(held_out), batch_size=len(pixels)))
 
 

@@ -121,11 +121,11 @@ def train(row: int, config: train_hf.Config, sides: dict[str, Dataset], path: Pa
         trainer.train()
     seconds = time.perf_counter() - started
     model.config.alert = {"label": "melanoma", "threshold": None}
-    judge = Release(model.eval(), processor, name=path.stem)
+    release = Release(model.eval(), processor, name=path.stem)
     validation = sides["validation"]
-    told = {"plain": evaluate.predict(judge, validation, name="validation")}
+    told = {"plain": evaluate.predict(release, validation, name="validation")}
     for name in ALTERED:
-        told[name] = evaluate.predict(judge, altered(validation, name), name=f"validation with {name}")
+        told[name] = evaluate.predict(release, altered(validation, name), name=f"validation with {name}")
     # As if all diagnoses were equally common, whatever mix the row has learnt.
     mix = train_hf.learnt_mix(config, sides["train"])
     told = {name: at_mix(p, 1 / mix) for name, p in told.items()}

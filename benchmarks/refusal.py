@@ -79,14 +79,14 @@ FAULTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def share_of(judge: Release, images: Iterable[tuple[str, Image.Image]]) -> tuple[int, dict]:
+def share_of(release: Release, images: Iterable[tuple[str, Image.Image]]) -> tuple[int, dict]:
     """Return how many pictures there are, and which share is declined; those of one group belong together."""
-    found = [(group, judge.judge(image).refused is not None) for group, image in images]
-    groups, refused = (np.array(column) for column in zip(*found, strict=True))
-    return len(found), metrics.Intervals(groups).of_proportion(refused, np.ones(len(found), bool))
+    found = [(group, release.predict(image).abstained is not None) for group, image in images]
+    groups, abstained = (np.array(column) for column in zip(*found, strict=True))
+    return len(found), metrics.Intervals(groups).of_proportion(abstained, np.ones(len(found), bool))
 
 
-def of_another_source(judge: Release, sides: dict[str, Dataset]) -> Iterator[tuple[str, int, dict]]:
+def of_another_source(release: Release, sides: dict[str, Dataset]) -> Iterator[tuple[str, int, dict]]:
     """Yield how many held-out lesions of a source are declined by statistics and thresholds of the other alone.
 
     The network itself has learnt from both.
@@ -95,10 +95,12 @@ def of_another_source(judge: Release, sides: dict[str, Dataset]) -> Iterator[tup
     for known in sources:
         few = _of(sides["train"], known).shuffle(seed=0)
         few = few.select(range(min(len(few), 2500)))
-        statistics = fit_abstention.statistics_of(fit_abstention.features_of(judge, few, name=f"images of {known}"))
-        told = fit_abstention.thresholds(judge, abstention.Refusal({}, statistics), _of(sides["calibration"], known))
-        declines = abstention.Refusal(told["thresholds"], statistics)
-        alone = Release(judge.model, judge.processor, name=known, refusal=declines)
+        statistics = fit_abstention.statistics_of(fit_abstention.features_of(release, few, name=f"images of {known}"))
+        told = fit_abstention.thresholds(
+            release, abstention.Abstention({}, statistics), _of(sides["calibration"], known)
+        )
+        declines = abstention.Abstention(told["thresholds"], statistics)
+        alone = Release(release.model, release.processor, name=known, abstention=declines)
         for other in sources:
             n, share = share_of(alone, _read(_of(sides["held_out"], other)))
             yield f"lesions of {other}, thresholds of {known}", n, share
@@ -115,19 +117,19 @@ def _read(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `benchmarks/README.md` shows."""
-    judge = Release.load(contract.find(arguments.model))
+    release = Release.load(contract.find(arguments.model))
     sides = load(arguments.dataset)
     lesions = sides["held_out"].shuffle(seed=0)
     print("| images | n | declined |\n|---|---|---|")
     for kind, paths in photographs().items():
         rng = np.random.default_rng(0)
         pictures = ((path.name, part) for path in paths for part in cut_out(Image.open(path).convert("RGB"), rng))
-        _print(f"{kind} ({len(paths)})", *share_of(judge, pictures))
-    _print("faces, looked at", *share_of(judge, ((str(i), face) for i, face in enumerate(faces()))))
+        _print(f"{kind} ({len(paths)})", *share_of(release, pictures))
+    _print("faces, looked at", *share_of(release, ((str(i), face) for i, face in enumerate(faces()))))
     lesions = lesions.select(range(min(len(lesions), _LESIONS)))
     for fault, spoil in ({"held-out lesions": lambda image: image} | FAULTS).items():
-        _print(fault, *share_of(judge, ((group, spoil(image)) for group, image in _read(lesions))))
-    for line in of_another_source(judge, sides):
+        _print(fault, *share_of(release, ((group, spoil(image)) for group, image in _read(lesions))))
+    for line in of_another_source(release, sides):
         _print(*line)
 
 

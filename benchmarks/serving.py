@@ -37,7 +37,7 @@ from dermalert.release import onnx_export
 SPACE = Path(dermalert_space.__file__).parents[1]
 
 COLD = {
-    "triage": "from dermalert_space.release import Release; Release.load(sys.argv[1]).judge(sys.argv[2])",
+    "triage": "from dermalert_space.release import Release; Release.load(sys.argv[1]).predict(sys.argv[2])",
     "pipeline": "from transformers import pipeline; pipeline('image-classification', sys.argv[1])(sys.argv[2])",
 }
 """To the first answer, as a program of its own."""
@@ -96,14 +96,14 @@ def singles(plain: Path, fast: Path) -> dict[str, Way]:
         pixels = processor(read_image(paths[0]), return_tensors="pt")
         return network(**pixels).logits.softmax(-1).numpy()
 
-    judges = {"`Release.judge`, torch": plain, "`Release.judge`, ONNX Runtime": fast}
-    return {"decode, process, torch forward": bare} | {name: one_by_one(at) for name, at in judges.items()}
+    ways = {"`Release.predict`, torch": plain, "`Release.predict`, ONNX Runtime": fast}
+    return {"decode, process, torch forward": bare} | {name: one_by_one(at) for name, at in ways.items()}
 
 
 def one_by_one(folder: Path) -> Way:
     """Return what judges images alone."""
-    judge = Release.load(folder)
-    return lambda paths: rows([judge.judge(path).probabilities for path in paths], judge.labels)
+    release = Release.load(folder)
+    return lambda paths: rows([release.predict(path).probabilities for path in paths], release.labels)
 
 
 def rows(found: Iterable[dict[str, float]], labels: list[str]) -> np.ndarray:
@@ -126,20 +126,20 @@ def batches(plain: Path, fast: Path) -> dict[str, Way]:
         "pipeline, batch_size=16": lambda paths: told(
             classify([str(path) for path in paths], top_k=len(labels), batch_size=16)
         ),
-        "`batch.judged`, torch": together(plain),
-        "`batch.judged`, ONNX Runtime": together(fast),
+        "`batch.predict_files`, torch": together(plain),
+        "`batch.predict_files`, ONNX Runtime": together(fast),
     }
 
 
 def together(folder: Path) -> Way:
     """Return what judges files as `triage.py` does."""
-    judge = Release.load(folder)
+    release = Release.load(folder)
 
-    def judged(paths: list[Path]) -> np.ndarray:
-        found = batch.judged(judge, batch.expanded(paths))
-        return rows((row.judgement.probabilities for row in found), judge.labels)
+    def predicted(paths: list[Path]) -> np.ndarray:
+        found = batch.predict_files(release, batch.expanded(paths))
+        return rows((row.prediction.probabilities for row in found), release.labels)
 
-    return judged
+    return predicted
 
 
 def in_turns(ways: dict[str, Way], turns: list[list[Path]]) -> tuple[dict[str, np.ndarray], dict[str, float]]:

@@ -82,8 +82,8 @@ def leave_out(name: str, config: train_hf.Config, sides: dict[str, Dataset], fol
     foreign = foreign.select([i for i, group in enumerate(foreign["group"]) if group not in kin])
     data = {"sources": with_melanomas(own["train"]), "generated": False}
     learnt = train_hf.learn(config, folder, own, data)
-    judge = Release(learnt.model.eval(), learnt.processor, name=f"without {name}")
-    measured = evaluate.evaluate(judge, {"left_out": foreign, "held_out": own["held_out"]})
+    release = Release(learnt.model.eval(), learnt.processor, name=f"without {name}")
+    measured = evaluate.evaluate(release, {"left_out": foreign, "held_out": own["held_out"]})
     shortcuts = baselines.baselines(own | {"held_out": foreign}, measured["left_out"].probabilities)
     return {
         "source": name,

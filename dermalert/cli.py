@@ -313,7 +313,7 @@ def _triage_archive(shards: list[Path], model: str, output: Path, workers: int, 
     from dermalert.release import archive_triage
 
     logging.disable_progress_bar()
-    archive_triage.judge(shards, model, output, workers=workers, cluster=cluster, say=typer.echo)
+    archive_triage.triage(shards, model, output, workers=workers, cluster=cluster, say=typer.echo)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def demo_space(demo_release, tmp_path_factory):
     from support import serving
 
     home = tmp_path_factory.mktemp("space")
-    with serving.space(home, script=serving.REFUSES_BLACK, MODEL_ID=str(demo_release), HF_HUB_OFFLINE="1") as url:
+    with serving.space(home, script=serving.ABSTAINS_ON_BLACK, MODEL_ID=str(demo_release), HF_HUB_OFFLINE="1") as url:
         yield url
 
 

@@ -150,16 +150,16 @@ def grade(
         )
     dataset = dataset.select(asked)
     numbered = _relabelled(dataset, truth[asked])
-    told = evaluate.answers(release, dataset, name=f"images with {_public_name(release)}")
+    told = evaluate.predict_arrays(release, dataset, name=f"images with {_public_name(release)}")
     spread, alert = covering.spread(told.probabilities), release.alerts(told.probabilities)
     attention = release.attentions(told.probabilities)
-    refused = evaluate.declined(release, told)
+    abstained = evaluate.abstentions(release, told)
     rule = {"rule": "threshold", "threshold": release.threshold}
     if alert is None:
         rule, alert = {"rule": "likeliest class", "threshold": None}, spread.argmax(1) == DIAGNOSES.index(ALERT)
 
     def figures(rows: np.ndarray) -> dict:
-        points = {"attention": attention, "refused": refused}
+        points = {"attention": attention, "abstained": abstained}
         points = {name: flags if flags is None else flags[rows] for name, flags in points.items()}
         return evaluate.figures_of(numbered.select(rows), spread[rows], alert[rows], **points)
 
@@ -169,7 +169,7 @@ def grade(
         "classes": {name: sorted(covered) for name, covered in zip(covering.names, covering.covers, strict=True)},
         "positive": covering.positive,
         "alert": rule,
-        "abstained": None if refused is None else int(refused.sum()),
+        "abstained": None if abstained is None else int(abstained.sum()),
         "learnt_from": {"known": bool(known), "left_out": int((~fresh).sum())},
         "no_class_for": dict(left_out),
         "sources": sorted(set(dataset["source"])),

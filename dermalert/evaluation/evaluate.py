@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, concatenate_datasets
 from dermalert_space.images import read_image
-from dermalert_space.release import Answers, Release
+from dermalert_space.release import Predictions, Release
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
@@ -29,22 +29,22 @@ _CHUNK = 256  # images in memory at once
 _GALLERY = 12  # images a list of failures
 
 
-def answers(release: Release, dataset: Dataset, *, name: str) -> Answers:
+def predict_arrays(release: Release, dataset: Dataset, *, name: str) -> Predictions:
     """Return a release's answers to a data set's images, with a progress bar."""
-    rows, refused = [np.empty((0, len(release.labels)), np.float32)], []
+    rows, abstained = [np.empty((0, len(release.labels)), np.float32)], []
     with tqdm(total=len(dataset), desc=f"Judging {name}", unit=" images") as bar:
         for start in range(0, len(dataset), _CHUNK):
             images = dataset[start : start + _CHUNK]["image"]
-            told = release.answers([read_image(image) for image in images])
+            told = release.predict_arrays([read_image(image) for image in images])
             rows.append(told.probabilities)
-            refused += told.refused
+            abstained += told.abstained
             bar.update(len(images))
-    return Answers(probabilities=np.concatenate(rows), refused=refused)
+    return Predictions(probabilities=np.concatenate(rows), abstained=abstained)
 
 
 def predict(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
     """Return the release's probabilities of a data set's images: float32 (n, its labels), with a progress bar."""
-    return answers(release, dataset, name=name).probabilities
+    return predict_arrays(release, dataset, name=name).probabilities
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,26 +58,26 @@ class Side:
     """(n,) which images raised the melanoma alert; None where the release has no threshold."""
     attention: np.ndarray | None = None
     """(n,) which images asked for attention; None where the release has no threshold for it."""
-    refused: np.ndarray | None = None
+    abstained: np.ndarray | None = None
     """(n,) on which images it abstained; None where it abstains on none."""
     figures: dict = dataclasses.field(default_factory=dict)
 
 
 def ask(release: Release, dataset: Dataset, *, name: str) -> Side:
     """Return a release's answers to a side, without figures."""
-    told = answers(release, dataset, name=name)
+    told = predict_arrays(release, dataset, name=name)
     return Side(
         dataset=dataset,
         probabilities=told.probabilities,
         alert=release.alerts(told.probabilities),
         attention=release.attentions(told.probabilities),
-        refused=declined(release, told),
+        abstained=abstentions(release, told),
     )
 
 
-def declined(release: Release, told: Answers) -> np.ndarray | None:
+def abstentions(release: Release, told: Predictions) -> np.ndarray | None:
     """Return which images a release declined, (n,); None where it declines none."""
-    return None if release.refusal is None else np.array([reason is not None for reason in told.refused], bool)
+    return None if release.abstention is None else np.array([reason is not None for reason in told.abstained], bool)
 
 
 def evaluate(
@@ -100,7 +100,7 @@ def evaluate(
 
 
 def _with_figures(side: Side, **known) -> Side:
-    points = {"attention": side.attention, "refused": side.refused}
+    points = {"attention": side.attention, "abstained": side.abstained}
     figures = figures_of(side.dataset, side.probabilities, side.alert, **points, **known)
     return dataclasses.replace(side, figures=figures)
 
@@ -128,7 +128,7 @@ def pooled(folds: Sequence[Side]) -> dict[str, Side]:
     }
 
 
-def write_answers(path: Path, side: Side) -> None:
+def write_predictions(path: Path, side: Side) -> None:
     """Keep the answers to a side, whole or not at all, for a run that goes on after a stop."""
     flags = {"alert": side.alert, "attention": side.attention}
     flags = {name: flag for name, flag in flags.items() if flag is not None}
@@ -136,7 +136,7 @@ def write_answers(path: Path, side: Side) -> None:
         np.savez(partial, content=list(side.dataset["content"]), probabilities=side.probabilities, **flags)
 
 
-def read_answers(path: Path, dataset: Dataset) -> Side | None:
+def read_predictions(path: Path, dataset: Dataset) -> Side | None:
     """Return the answers that were kept of a side, or None where they were not, or of other images."""
     if not path.is_file() or not zipfile.is_zipfile(path):  # damaged
         return None
@@ -153,7 +153,7 @@ def figures_of(
     alert: np.ndarray | None,
     *,
     attention: np.ndarray | None = None,
-    refused: np.ndarray | None = None,
+    abstained: np.ndarray | None = None,
     undone: Callable[[np.ndarray], np.ndarray] | None = None,
     prior: np.ndarray | None = None,
 ) -> dict:
@@ -164,29 +164,29 @@ def figures_of(
         probabilities: (n, 9), calibrated.
         alert: (n,) which images raise the melanoma alert; None where there is no threshold.
         attention: (n,) which images ask for attention; None where there is no threshold for it.
-        refused: (n,) which images are abstained on; None where none can be.
+        abstained: (n,) which images are abstained on; None where none can be.
         undone: gives the probabilities before the calibration from those after it.
         prior: (9,) the mix of diagnoses that the probabilities hold for.
     """
     truth, groups, sources = (np.array(dataset[column]) for column in ("label", "group", "source"))
-    points = {"alert": alert, "attention": attention, "refused": refused}
+    points = {"alert": alert, "attention": attention, "abstained": abstained}
     figures = metrics.report(truth, probabilities, groups, **points, sources=sources, prior=prior)
     if undone is not None:
         figures["calibration"]["before"] = metrics.calibration(truth, undone(probabilities), metrics.Intervals(groups))
     figures["subgroups"] = subgroups.subgroups(dataset, probabilities, alert)
-    served = alert if alert is None or refused is None else alert & ~refused
+    served = alert if alert is None or abstained is None else alert & ~abstained
     figures["subgroup_sensitivity"] = subgroups.sensitivity_by_subgroup(dataset, served)
-    return figures | {"failures": failures(dataset, probabilities[:, DIAGNOSES.index(ALERT)], alert, refused)}
+    return figures | {"failures": failures(dataset, probabilities[:, DIAGNOSES.index(ALERT)], alert, abstained)}
 
 
-def failures(dataset: Dataset, score: np.ndarray, alert: np.ndarray | None, refused: np.ndarray | None) -> dict:
+def failures(dataset: Dataset, score: np.ndarray, alert: np.ndarray | None, abstained: np.ndarray | None) -> dict:
     """Return the melanomas with the lowest scores and the other images with the highest, the worst first.
 
     Args:
         dataset: the split, of which `image_id` and `label` are asked for.
         score: (n,) probabilities of melanoma.
         alert: (n,) which of them reach the threshold; None where there is none.
-        refused: (n,) which images are abstained on, so that they raise no alert; None where none can be.
+        abstained: (n,) which images are abstained on, so that they raise no alert; None where none can be.
     """
     ids, truth = list(dataset["image_id"]), np.array(dataset["label"])
     melanoma = truth == DIAGNOSES.index(ALERT)
@@ -199,7 +199,7 @@ def failures(dataset: Dataset, score: np.ndarray, alert: np.ndarray | None, refu
                 "truth": DIAGNOSES[truth[i]],
                 "score": float(score[i]),
                 "alert": None if alert is None else bool(alert[i]),
-                "refused": refused is not None and bool(refused[i]),
+                "refused": abstained is not None and bool(abstained[i]),
             }
             for i in rows[:_GALLERY]
         ]
@@ -231,7 +231,7 @@ def _predictions(name: str, side: Side) -> pa.Table:
     columns = {column: list(dataset[column]) for column in ("image_id", "source")}
     columns |= {"group": [contamination.hashed(group) for group in dataset["group"]]}  # of a patient, perhaps
     columns |= {"split": [name] * len(dataset), "truth": [DIAGNOSES[label] for label in dataset["label"]]}
-    columns |= {"refused": [False] * len(dataset) if side.refused is None else side.refused.tolist()}
+    columns |= {"refused": [False] * len(dataset) if side.abstained is None else side.abstained.tolist()}
     return pa.table(columns | {label: side.probabilities[:, i] for i, label in enumerate(DIAGNOSES)})
 
 

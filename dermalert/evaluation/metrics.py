@@ -346,7 +346,7 @@ def report(
     *,
     alert: np.ndarray | None,
     sources: np.ndarray | None = None,
-    refused: np.ndarray | None = None,
+    abstained: np.ndarray | None = None,
     prior: np.ndarray | None = None,
     attention: np.ndarray | None = None,
 ) -> dict:
@@ -361,7 +361,7 @@ def report(
         groups: (n,) the group of each image.
         alert: (n,) which images raise the melanoma alert; None where the release has no threshold.
         sources: (n,) where each image was made; None for no figures by source.
-        refused: (n,) which images the release declines to judge; None where it declines none.
+        abstained: (n,) which images the release declines to judge; None where it declines none.
         prior: (9,) the mix of diagnoses that the probabilities hold for; with it `balanced_accuracy_equal_priors` tells
             how the likeliest diagnosis would do if all were equally common: what balanced accuracy asks for.
         attention: (n,) which images reach the operating point of what is malignant or a precursor, by the sum of those
@@ -380,8 +380,8 @@ def report(
             lambda w: balanced_accuracy(merged_truth, merged_prediction, w)
         ),
         "macro_auroc": intervals.of(lambda w: macro_auroc(truth, probabilities, w)),
-        "melanoma": _melanoma(truth, probabilities[:, _MELANOMA], alert, sources, refused, intervals),
-        "malignant": _malignant(truth, probabilities, attention, refused, intervals),
+        "melanoma": _melanoma(truth, probabilities[:, _MELANOMA], alert, sources, abstained, intervals),
+        "malignant": _malignant(truth, probabilities, attention, abstained, intervals),
         "per_class": {
             name: _one_class(truth == label, prediction == label, probabilities[:, label], intervals)
             for label, name in enumerate(DIAGNOSES)
@@ -446,15 +446,15 @@ def _melanoma(
     score: np.ndarray,
     alert: np.ndarray | None,
     sources: np.ndarray | None,
-    refused: np.ndarray | None,
+    abstained: np.ndarray | None,
     intervals: Intervals,
 ) -> dict:
     melanoma, nevus, everywhere = truth == _MELANOMA, truth == _NEVUS, np.ones(len(truth), bool)
-    point = _at_point(melanoma, alert, refused, intervals)
+    point = _at_point(melanoma, alert, abstained, intervals)
     # Without a threshold no image is judged, and a share among none is undefined.
     judged = everywhere if alert is not None else ~everywhere
     alert = ~everywhere if alert is None else alert
-    served = alert if refused is None else alert & ~refused
+    served = alert if abstained is None else alert & ~abstained
     sources = _named_sources(sources)
 
     def sensitivity(caught: np.ndarray, among: np.ndarray) -> dict:
@@ -475,7 +475,7 @@ def _melanoma(
         "specificity_nevi": specificity(alert, nevus),
         "sensitivity_refusals_missed": point["sensitivity_as_served"],
         "lesions": point["lesions"],
-        "refused": _refused(refused, melanoma, intervals),
+        "refused": _abstained(abstained, melanoma, intervals),
         "predictive_values": _at_prevalences(point["sensitivity_as_served"], point["specificity_as_served"]),
         "specificity_at_sensitivity": _at_references(melanoma, score, everywhere, intervals),
         "specificity_nevi_at_sensitivity": _at_references(melanoma, score, melanoma | nevus, intervals),
@@ -498,7 +498,7 @@ def _malignant(
     truth: np.ndarray,
     probabilities: np.ndarray,
     attention: np.ndarray | None,
-    refused: np.ndarray | None,
+    abstained: np.ndarray | None,
     intervals: Intervals,
 ) -> dict:
     positive, score = np.isin(truth, _MALIGNANT), probabilities[:, _MALIGNANT].astype(np.float64).sum(1)
@@ -506,11 +506,11 @@ def _malignant(
         "n": int(positive.sum()),
         "others": int((~positive).sum()),
         "auroc": intervals.of_area(auroc, positive, score),
-    } | _at_point(positive, attention, refused, intervals)
+    } | _at_point(positive, attention, abstained, intervals)
 
 
 def _at_point(
-    positive: np.ndarray, flagged: np.ndarray | None, refused: np.ndarray | None, intervals: Intervals
+    positive: np.ndarray, flagged: np.ndarray | None, abstained: np.ndarray | None, intervals: Intervals
 ) -> dict:
     """Return sensitivity and specificity at an operating point, of images and of lesions, also as served.
 
@@ -518,7 +518,7 @@ def _at_point(
     """
     judged = np.full(len(positive), flagged is not None)
     flagged = ~judged if flagged is None else flagged
-    served = flagged if refused is None else flagged & ~refused
+    served = flagged if abstained is None else flagged & ~abstained
     lesions = intervals.groups_of(positive)
     return {
         "sensitivity": intervals.of_proportion(flagged, positive & judged),
@@ -533,11 +533,11 @@ def _at_point(
     }
 
 
-def _refused(refused: np.ndarray | None, melanoma: np.ndarray, intervals: Intervals) -> dict:
+def _abstained(abstained: np.ndarray | None, melanoma: np.ndarray, intervals: Intervals) -> dict:
     """Return the share of the melanomas that are refused: for certain 0 where the release cannot refuse."""
-    if refused is None:
+    if abstained is None:
         return _figure(0.0 if melanoma.any() else np.nan, np.nan, np.nan)
-    return intervals.of_proportion(refused, melanoma)
+    return intervals.of_proportion(abstained, melanoma)
 
 
 def _at_references(melanoma: np.ndarray, score: np.ndarray, among: np.ndarray, intervals: Intervals) -> dict:

@@ -34,14 +34,14 @@ def add(folder: Path, release: Release, calibration: Dataset) -> Release:
 
 def fit(release: Release, calibration: Dataset) -> dict[str, dict]:
     """Return `alert` and `attention` as a release's config states them, by the calibration split as served."""
-    answers = evaluate.answers(release, calibration, name="calibration images")
-    abstained = np.array([reason is not None for reason in answers.refused], bool)
+    predictions = evaluate.predict_arrays(release, calibration, name="calibration images")
+    abstained = np.array([reason is not None for reason in predictions.abstained], bool)
     truth, lesions = np.array(calibration["label"]), np.array(calibration["group"])
     points = {"alert": ({"label": ALERT}, [ALERT]), "attention": ({"labels": list(ATTENTION)}, ATTENTION)}
     found = {}
     for name, (what, labels) in points.items():
         positive = np.isin(truth, [DIAGNOSES.index(label) for label in labels])
-        scores = score(answers.probabilities, release.labels, labels)
+        scores = score(predictions.probabilities, release.labels, labels)
         found[name] = what | operating_point(scores[positive], lesions[positive], abstained[positive])
     return found
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from dermalert_space import contract
 from dermalert_space.contract import METRICS
 from dermalert_space.estimate import format_estimate
-from dermalert_space.release import NoRelease, OtherAnswers, Release
+from dermalert_space.release import NoRelease, ParityError, Release
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from rich.table import Table
@@ -117,7 +117,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
     check_reason(accept)
     if build.find_metrics(folder) is None:
         raise UsageError(f"'{folder}' holds no release: name a run that has finished, or the folder of a release.")
-    _check_answers(folder, f"'{folder}'")
+    _check_parity(folder, f"'{folder}'")
     with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"publishing {repo_id} {version}"):
         api, staging = HfApi(), f"staging-{version}"
         client.check_token(api, repo_id)
@@ -314,11 +314,11 @@ def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:
     return to
 
 
-def _check_answers(folder: Path, name: str) -> None:
+def _check_parity(folder: Path, name: str) -> None:
     """Refuse a release that does not load, or does not give the answers that were recorded when it was measured."""
     try:
-        Release.load(folder).check_answers()
-    except OtherAnswers as error:
+        Release.load(folder).verify_parity()
+    except ParityError as error:
         raise RunError(f"{name} is not published: {error}") from error
     except NoRelease as error:
         raise UsageError(f"{name} cannot be served: {error}") from error
@@ -336,7 +336,7 @@ def _to_main(api: HfApi, repo_id: str, branches: dict[str, str], ready: Path, ve
     wrong = client.differing(client.content_of(back), client.content_of(ready))
     if wrong:
         raise RunError(f"what the Hub gives back of {repo_id} is not what was sent ({first_few(wrong)}): try again.")
-    _check_answers(back, f"{repo_id} at {staged}")
+    _check_parity(back, f"{repo_id} at {staged}")
     return _put(api, repo_id, "main", main, ready, f"Release {version}")
 
 

@@ -55,11 +55,11 @@ _ANEW = ("its shard has changed", "it is of another release", "it was made with 
 
 _RETRIES = 3  # of a shard whose process died; a fourth death is likely the shard's own doing
 
-Judged = tuple[Path, int | None, str | None]
+ShardResult = tuple[Path, int | None, str | None]
 """A shard, the number of its rows, or why it could not be judged."""
 
 
-def judge(
+def triage(
     shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None = None, say: Callable = print
 ) -> None:
     """Judge all shards that have no result in a folder yet; see `read_rows` for what a result holds.
@@ -88,12 +88,12 @@ def judge(
         if dead:
             tidy(output, dead.token)
         try:
-            _judge(shards, release, model, output, workers, cluster, say)
+            _triage(shards, release, model, output, workers, cluster, say)
         finally:
             tidy(output, own.token)
 
 
-def _judge(shards: list[Path], release: str, model: str, output: Path, workers: int, cluster: str | None, say) -> None:
+def _triage(shards: list[Path], release: str, model: str, output: Path, workers: int, cluster: str | None, say) -> None:
     missing, anew = left(shards, output, release)
     say(f"{len(shards):,} shards, of which {len(shards) - len(missing):,} are judged already.")
     for why, number in anew.items():
@@ -261,13 +261,13 @@ def identity(release: Release) -> str:
 # The engines
 
 
-def in_turn(shards: list[Path], model: str, output: Path) -> Iterator[Judged]:
+def in_turn(shards: list[Path], model: str, output: Path) -> Iterator[ShardResult]:
     """Judge shards one after the other in this process."""
     for shard in shards:
-        yield judge_shard(shard, model, output)
+        yield triage_shard(shard, model, output)
 
 
-def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None) -> Iterator[Judged]:
+def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None) -> Iterator[ShardResult]:
     """Judge shards as tasks of Ray, in the order in which they end.
 
     Raises:
@@ -276,7 +276,7 @@ def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluste
     ray = _started(workers, cluster)
     try:
         # A worker that dies is replaced and its task repeated, wherever there is a free core.
-        task = ray.remote(num_cpus=1, max_retries=_RETRIES)(judge_shard)
+        task = ray.remote(num_cpus=1, max_retries=_RETRIES)(triage_shard)
         waiting = {task.remote(shard.resolve(), model, output.resolve()): shard for shard in shards}
         while waiting:
             (ended,), _ = ray.wait(list(waiting), num_returns=1)
@@ -312,7 +312,7 @@ def _started(workers: int, cluster: str | None):
 # A shard
 
 
-def judge_shard(shard: Path, model: str, output: Path) -> Judged:
+def triage_shard(shard: Path, model: str, output: Path) -> ShardResult:
     """Judge one shard and write its result, whole or not at all."""
     release = _release(model)
     try:
@@ -321,7 +321,7 @@ def judge_shard(shard: Path, model: str, output: Path) -> Judged:
         with _whole(output / shard.name) as part:
             with pq.ParquetWriter(part, columns, write_page_checksum=True) as writer:
                 rows = 0
-                for some in _chunks(batch.judged(release, read_rows(shard))):
+                for some in _chunks(batch.predict_files(release, read_rows(shard))):
                     writer.write_table(as_table(some, release).replace_schema_metadata(columns.metadata))
                     rows += len(some)
             after = shard.stat()
@@ -403,7 +403,7 @@ def as_table(rows: list[batch.Row], release: Release) -> pa.Table:
 
 
 def _record(row: batch.Row) -> dict:
-    known = row.judgement
+    known = row.prediction
     told = {"image_id": row.file, "state": row.state, "problem": row.problem}
     if known is None:
         return told

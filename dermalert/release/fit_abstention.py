@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from dermalert.evaluation import metrics
 from dermalert.imaging import non_lesions
 
-FALSE_REFUSALS = 0.0075
+FALSE_ABSTENTIONS = 0.0075
 """Share of images like those of the calibration side that may be declined, in the mean over calibration sides."""
 
 _TRAINING_IMAGES = 2500  # that the statistics are of, at most: more hardly move them
@@ -34,7 +34,7 @@ def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) ->
     few = train.shuffle(seed=0).select(range(min(len(train), _TRAINING_IMAGES)))
     statistics = statistics_of(features_of(release, few, name="training images"))
     save_file(statistics, folder / STATISTICS)
-    told = thresholds(release, abstention.Refusal({}, statistics), calibration)
+    told = thresholds(release, abstention.Abstention({}, statistics), calibration)
     path = folder / "config.json"
     config = json.loads(path.read_text()) | {"refusal": told}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -42,7 +42,7 @@ def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) ->
 
 
 def statistics_of(features: np.ndarray) -> dict[str, torch.Tensor]:
-    """Return the normal distribution of features (n, d), as `abstention.Refusal` takes it.
+    """Return the normal distribution of features (n, d), as `abstention.Abstention` takes it.
 
     Directions with the largest variance keep it; all others share the mean of theirs, which is the most likely value
     (Tipping & Bishop 1999).
@@ -62,7 +62,7 @@ def statistics_of(features: np.ndarray) -> dict[str, torch.Tensor]:
     return statistics | {"basis": torch.from_numpy(np.ascontiguousarray(basis)).half()}
 
 
-def thresholds(release: Release, known: abstention.Refusal, calibration: Dataset) -> dict:
+def thresholds(release: Release, known: abstention.Abstention, calibration: Dataset) -> dict:
     """Return the key `refusal` of a release's config: thresholds by the calibration side, and what they promise.
 
     Of n images and one more like them, each is the most extreme with probability 1 / (n + 1). Light, contrast, detail
@@ -80,13 +80,13 @@ def thresholds(release: Release, known: abstention.Refusal, calibration: Dataset
         "images": n,
         "refused": int((told["distance"] > limits["distance"]).sum()),
         "false_refusal_rate": (beyond + 1 + _SPENT) / (n + 1),
-        "target_false_refusal_rate": FALSE_REFUSALS,
+        "target_false_refusal_rate": FALSE_ABSTENTIONS,
     }
 
 
 def distance_threshold(distances: np.ndarray) -> tuple[float, int]:
     """Return the distance beyond which an image is declined, and how many of the calibration images (n,) are."""
-    beyond = max(int(FALSE_REFUSALS * (len(distances) + 1)) - _SPENT - 1, 0)
+    beyond = max(int(FALSE_ABSTENTIONS * (len(distances) + 1)) - _SPENT - 1, 0)
     return float(np.sort(distances)[-1 - beyond]), beyond
 
 
@@ -95,7 +95,7 @@ def _input_side(release: Release) -> int:
     return min(release.processor(picture, return_tensors="pt")["pixel_values"].shape[-2:])
 
 
-def _signals(release: Release, known: abstention.Refusal, dataset: Dataset) -> dict[str, np.ndarray]:
+def _signals(release: Release, known: abstention.Abstention, dataset: Dataset) -> dict[str, np.ndarray]:
     """Return the signals of a side's images, (n,) each."""
     rows = []
     for images in _chunks(dataset, name="calibration images"):
@@ -105,7 +105,7 @@ def _signals(release: Release, known: abstention.Refusal, dataset: Dataset) -> d
 
 
 def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
-    """Return what `abstention.Refusal` looks at of a data set's images: float32 (n, d)."""
+    """Return what `abstention.Abstention` looks at of a data set's images: float32 (n, d)."""
     return np.concatenate([release.features(images) for images in _chunks(dataset, name=name)])
 
 
@@ -117,19 +117,19 @@ def _chunks(dataset: Dataset, *, name: str) -> Iterator[list[Image.Image]]:
             bar.update(len(images))
 
 
-def measure(release: Release, held_out: Dataset, refused: np.ndarray) -> dict:
+def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:
     """Return how often a release declines images held out of it, by source, and what is no lesion or unfit to judge.
 
     Args:
         release: what declines.
         held_out: in the schema of `schema.FEATURES`.
-        refused: (n,) which of them it has declined.
+        abstained: (n,) which of them it has declined.
     """
     sources, intervals = np.array(held_out["source"]), metrics.Intervals(np.array(held_out["group"]))
     whose = {"all": np.ones(len(sources), bool)} | {str(name): sources == name for name in np.unique(sources)}
     return {
         "held_out": {
-            name: {"n": int(among.sum()), "refused": intervals.of_proportion(refused, among)}
+            name: {"n": int(among.sum()), "refused": intervals.of_proportion(abstained, among)}
             for name, among in whose.items()
         },
         "unfit": {name: _share(release, images) for name, images in non_lesions.unfit(held_out).items()},
@@ -138,9 +138,11 @@ def measure(release: Release, held_out: Dataset, refused: np.ndarray) -> dict:
 
 def _share(release: Release, images: Iterator[Image.Image]) -> dict:
     """Return which share of independent pictures a release declines, with an interval."""
-    refused = np.array([reason is not None for image in images for reason in release.answers([image]).refused])
-    everywhere = np.ones(len(refused), bool)
+    abstained = np.array(
+        [reason is not None for image in images for reason in release.predict_arrays([image]).abstained]
+    )
+    everywhere = np.ones(len(abstained), bool)
     return {
-        "n": len(refused),
-        "refused": metrics.Intervals(np.arange(len(refused))).of_proportion(refused, everywhere),
+        "n": len(abstained),
+        "refused": metrics.Intervals(np.arange(len(abstained))).of_proportion(abstained, everywhere),
     }

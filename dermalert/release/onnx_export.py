@@ -74,12 +74,12 @@ def _written(wanted: Export) -> list[str]:
     return ["graph"] if wanted == "serving" else ["graph", "model"]
 
 
-def write(folder: Path, judge: Release, held_out: Side, sides: dict[str, Dataset], wanted: Export) -> dict:
+def write(folder: Path, release: Release, held_out: Side, sides: dict[str, Dataset], wanted: Export) -> dict:
     """Write `onnx/` of a release, and return what there is to say of it.
 
     Args:
         folder: of the release, with its weights as they are stored.
-        judge: the same, loaded; its processor makes the pixels.
+        release: the same, loaded; its processor makes the pixels.
         held_out: images that choose nothing, with the judge's answers.
         sides: `validation` decides whether the file in 8 bits is kept, `train` gives the ranges of its values.
         wanted: the graph alone, or all files.
@@ -87,23 +87,23 @@ def write(folder: Path, judge: Release, held_out: Side, sides: dict[str, Dataset
     Raises:
         RunError: ONNX Runtime gives other answers than torch.
     """
-    pixels = prepare(folder, judge, sides["train"], wanted)
-    told = compare(folder, judge, held_out)
-    _check_same(told, judge)
-    for name, found in speeds(folder, judge, pixels, threads=1).items():
+    pixels = prepare(folder, release, sides["train"], wanted)
+    told = compare(folder, release, held_out)
+    _check_same(told, release)
+    for name, found in speeds(folder, release, pixels, threads=1).items():
         told[name]["speed"] = found
     if "quantized" in told:
-        coarse, validation = told["quantized"], evaluate.ask(judge, sides["validation"], name="validation")
-        coarse["validation_auroc_change"] = compare(folder, judge, validation)["quantized"]["auroc_change"]
+        coarse, validation = told["quantized"], evaluate.ask(release, sides["validation"], name="validation")
+        coarse["validation_auroc_change"] = compare(folder, release, validation)["quantized"]["auroc_change"]
         coarse["kept"] = pays(coarse)
         if not coarse["kept"]:
             (folder / FILES["quantized"]).unlink()
     return {"images": len(held_out.dataset), "batch_size": len(pixels)} | told
 
 
-def _check_same(told: dict[str, dict], judge: Release) -> None:
+def _check_same(told: dict[str, dict], release: Release) -> None:
     # On an accelerator torch itself rounds more coarsely than on the CPU.
-    most = onnx_graph.CLOSE if judge.model.device.type == "cpu" else TOLERANCE
+    most = onnx_graph.CLOSE if release.model.device.type == "cpu" else TOLERANCE
     off = max(told[name]["difference"] for name in told.keys() & _EXPORTS.keys())
     if not off <= most:
         raise RunError(
@@ -112,12 +112,12 @@ def _check_same(told: dict[str, dict], judge: Release) -> None:
         )
 
 
-def prepare(folder: Path, judge: Release, train: Dataset, wanted: Export) -> np.ndarray:
+def prepare(folder: Path, release: Release, train: Dataset, wanted: Export) -> np.ndarray:
     """Write the files, and return a batch of pixels to measure their speed with; for the rest see `write`."""
     (folder / "onnx").mkdir()
-    some = _pixels(judge.processor, _read(train.select(_spread(len(train), _RANGES))))
+    some = _pixels(release.processor, _read(train.select(_spread(len(train), _RANGES))))
     for name in _written(wanted):
-        export(folder, judge.processor, name)
+        export(folder, release.processor, name)
     if wanted == "all":
         try:
             quantize(folder / FILES["model"], some, folder / FILES["quantized"])
@@ -130,11 +130,13 @@ def prepare(folder: Path, judge: Release, train: Dataset, wanted: Export) -> np.
     return some[:_BATCH]
 
 
-def compare(folder: Path, judge: Release, held_out: Side) -> dict[str, dict]:
+def compare(folder: Path, release: Release, held_out: Side) -> dict[str, dict]:
     """Return size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
-    models = sessions(folder, judge)
-    found = answers(judge.processor, held_out.dataset, list(models.values()))
-    return {name: _about(folder / FILES[name], judge, held_out, rows) for name, rows in zip(models, found, strict=True)}
+    models = sessions(folder, release)
+    found = answers(release.processor, held_out.dataset, list(models.values()))
+    return {
+        name: _about(folder / FILES[name], release, held_out, rows) for name, rows in zip(models, found, strict=True)
+    }
 
 
 def export(folder: Path, processor, name: str) -> None:
@@ -281,15 +283,15 @@ def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
     prepared.unlink()
 
 
-def sessions(folder: Path, judge: Release) -> dict[str, Run]:
+def sessions(folder: Path, release: Release) -> dict[str, Run]:
     """Return what ONNX Runtime makes of each file of a release that is there."""
-    opening = {"graph": lambda file: _graph(file, judge)}
+    opening = {"graph": lambda file: _graph(file, release)}
     there = {name: folder / file for name, file in FILES.items() if (folder / file).exists()}
     return {name: opening.get(name, session)(file) for name, file in there.items()}
 
 
-def _graph(file: Path, judge: Release) -> Run:
-    loaded = onnx_graph.Graph(file, judge.model)
+def _graph(file: Path, release: Release) -> Run:
+    loaded = onnx_graph.Graph(file, release.model)
     return lambda pixels: loaded(torch.from_numpy(pixels))[0].numpy()
 
 
@@ -334,8 +336,8 @@ def _spread(n: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, most).round().astype(int)).tolist()
 
 
-def _about(file: Path, judge: Release, held_out: Side, probabilities: np.ndarray) -> dict:
-    alert, melanoma = judge.alerts(probabilities), _melanomas(held_out)
+def _about(file: Path, release: Release, held_out: Side, probabilities: np.ndarray) -> dict:
+    alert, melanoma = release.alerts(probabilities), _melanomas(held_out)
     return {
         "megabytes": file.stat().st_size / 1e6,
         "difference": float(np.abs(probabilities - held_out.probabilities).max()),
@@ -349,7 +351,7 @@ def _melanomas(side: Side) -> np.ndarray:
     return np.array(side.dataset["label"]) == DIAGNOSES.index(ALERT)
 
 
-def speeds(folder: Path, judge: Release, pixels: np.ndarray, *, threads: int) -> dict[str, dict[str, float]]:
+def speeds(folder: Path, release: Release, pixels: np.ndarray, *, threads: int) -> dict[str, dict[str, float]]:
     """Return how many times as fast each file is as what it stands for: torch, or the model in single precision.
 
     Medians of paired runs, of `single` images and of a `batch`. On one thread they mean something on a machine with
@@ -357,14 +359,14 @@ def speeds(folder: Path, judge: Release, pixels: np.ndarray, *, threads: int) ->
 
     Args:
         folder: of the release.
-        judge: the same, loaded.
+        release: the same, loaded.
         pixels: the batch, (n, 3, height, width), float32.
         threads: of all of them.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        models = {"torch": plain(folder)} | sessions(folder, judge)
+        models = {"torch": plain(folder)} | sessions(folder, release)
         beside = {"graph": "torch", "model": "torch", "quantized": "model"}
         pairs = {name: (models[beside[name]], models[name]) for name in beside.keys() & models.keys()}
         return {

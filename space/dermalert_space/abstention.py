@@ -56,7 +56,7 @@ def features(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(means, 1).float()
 
 
-class Refusal:
+class Abstention:
     """The thresholds of a release, and how it tells how far an image is from those that it has learnt from."""
 
     def __init__(self, thresholds: dict[str, float], statistics: dict[str, torch.Tensor]):
@@ -64,7 +64,7 @@ class Refusal:
         self._statistics = {name: tensor.numpy().astype(np.float64) for name, tensor in statistics.items()}
 
     @classmethod
-    def read(cls, thresholds: dict[str, float], path: Path) -> "Refusal":
+    def read(cls, thresholds: dict[str, float], path: Path) -> "Abstention":
         """Read the statistics of a release.
 
         Raises:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.images import UnreadableImage, open_image, read_image
-from dermalert_space.prediction import STATES, Judgement, printable, threshold_share, word
+from dermalert_space.prediction import STATES, Prediction, printable, threshold_share, word
 from dermalert_space.release import Release
 
 LIMIT = 10_000
@@ -59,7 +59,7 @@ class Row:
 
     file: str
     """The name as it is shown; of a file in an archive `archive.zip/folder/name.jpg`."""
-    judgement: Judgement | None
+    prediction: Prediction | None
     """None where the file could not be read."""
     watched: float | None
     """The probability of what the release alerts to; None where the file could not be read."""
@@ -71,7 +71,7 @@ class Row:
     @property
     def state(self) -> str:
         """One of `prediction.STATES`."""
-        return self.judgement.state if self.judgement else "unreadable"
+        return self.prediction.state if self.prediction else "unreadable"
 
 
 # From paths to files
@@ -217,7 +217,7 @@ def too_large(size: int) -> str:
 # From files to rows
 
 
-def judged(
+def predict_files(
     release: Release, files: Iterable[tuple[str, Source]], *, batch_size: int = 16, thumbnails: bool = False
 ) -> Iterator[Row]:
     """Judge files, as `expanded` yields them, and yield a row of each in their order.
@@ -298,14 +298,14 @@ def _thumbnail(image: Image.Image) -> Image.Image:
 def _rows(release: Release, decoding: list[tuple[str, Future]]) -> Iterator[Row]:
     results = [(name, future.result()) for name, future in decoding]
     decoding.clear()
-    judgements = iter(release.judge_all([result[0] for _, result in results if not isinstance(result, str)]))
+    predictions = iter(release.predict_all([result[0] for _, result in results if not isinstance(result, str)]))
     for name, result in results:
         if isinstance(result, str):
-            yield Row(file=name, judgement=None, watched=None, problem=result)
+            yield Row(file=name, prediction=None, watched=None, problem=result)
         else:
-            judgement = next(judgements)
-            watched = judgement.probabilities[release.alert_label]
-            yield Row(file=name, judgement=judgement, watched=watched, problem=None, thumbnail=result[1])
+            prediction = next(predictions)
+            watched = prediction.probabilities[release.alert_label]
+            yield Row(file=name, prediction=prediction, watched=watched, problem=None, thumbnail=result[1])
 
 
 # From rows to tables
@@ -322,14 +322,14 @@ def by_urgency(rows: Iterable[Row]) -> list[Row]:
 
 
 def _rank(row: Row) -> tuple[int, float]:
-    judgement = row.judgement
-    if judgement is None:
+    prediction = row.prediction
+    if prediction is None:
         return 3, 0.0
-    if judgement.state in ("melanoma_alert", "malignant_likely"):
-        return 0, -judgement.urgency
-    if judgement.state == "cannot_assess":
+    if prediction.state in ("melanoma_alert", "malignant_likely"):
+        return 0, -prediction.urgency
+    if prediction.state == "cannot_assess":
         return 1, -row.watched if math.isfinite(row.watched) else 0.0
-    sums = (judgement.attention, judgement.malignant, row.watched)
+    sums = (prediction.attention, prediction.malignant, row.watched)
     return 2, -next(value for value in sums if value is not None)
 
 
@@ -350,8 +350,8 @@ def as_text(rows: Iterable[Row], release: Release) -> str:
     rows = list(rows)
     label = release.alert_label
     lines = [f"{'':18} {label:>10} {'malignant':>10}"]
-    lines += [_line(row, label) for row in rows if row.judgement]
-    others = [row for row in rows if not row.judgement]
+    lines += [_line(row, label) for row in rows if row.prediction]
+    others = [row for row in rows if not row.prediction]
     lines += ["", f"{not_read(others)}:", *(f"  {row.file}: {row.problem}" for row in others)] if others else []
     alerts = (
         "has no alert threshold" if release.threshold is None else f"alerts from {threshold_share(release.threshold)}"
@@ -363,10 +363,10 @@ def as_text(rows: Iterable[Row], release: Release) -> str:
 
 
 def _line(row: Row, label: str) -> str:
-    known = row.judgement
+    known = row.prediction
     shares = [row.watched, known.malignant if known.attention is None else known.attention]
     cells = "".join(f" {'' if share is None else f'{share:.1%}':>10}" for share in shares)
-    reason = f": {known.refused}" if known.refused else ""
+    reason = f": {known.abstained}" if known.abstained else ""
     return f"{word(row.state, label):18}{cells}  {row.file}{reason}"
 
 
@@ -409,18 +409,18 @@ def as_json(rows: Iterable[Row], release: Release) -> str:
 
 def _record(row: Row, release: Release) -> dict:
     """Return what is written of a row; None where there is nothing."""
-    judgement = row.judgement
+    prediction = row.prediction
     return {
         "file": row.file,
         "state": row.state,
-        "sentence": judgement and judgement.sentence,
-        "alert": judgement and judgement.alert,
-        "refused": judgement and judgement.refused,
+        "sentence": prediction and prediction.sentence,
+        "alert": prediction and prediction.alert,
+        "refused": prediction and prediction.abstained,
         "problem": row.problem,
         f"{release.alert_label} probability": _finite(row.watched),
-        "malignant probability": judgement and _finite(judgement.malignant),
-        "attention probability": judgement and _finite(judgement.attention),
-        "probabilities": judgement and {label: _finite(p) for label, p in judgement.probabilities.items()},
+        "malignant probability": prediction and _finite(prediction.malignant),
+        "attention probability": prediction and _finite(prediction.attention),
+        "probabilities": prediction and {label: _finite(p) for label, p in prediction.probabilities.items()},
     }
 
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        rows, release = _judged(batch, options)
+        rows, release = _predict_files(batch, options)
         for path, table in ((options.csv, batch.as_csv), (options.json, batch.as_json)):
             if path:
                 _write_whole(path, table(rows, release))
@@ -85,12 +85,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _judged(batch, options: argparse.Namespace) -> tuple[list, Release]:
+def _predict_files(batch, options: argparse.Namespace) -> tuple[list, Release]:
     """Return the rows, the most urgent first, and what judged them; say on stderr how far it is."""
     release = Release.load(options.model)
-    release.check_answers(functools.partial(print, file=sys.stderr))
+    release.verify_parity(functools.partial(print, file=sys.stderr))
     total, rows = batch.count(options.images), []
-    for row in batch.judged(release, batch.expanded(options.images, full_names=True)):
+    for row in batch.predict_files(release, batch.expanded(options.images, full_names=True)):
         rows.append(row)
         print(f"\r{len(rows):,} of {total:,} files judged", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)

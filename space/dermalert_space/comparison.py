@@ -63,7 +63,7 @@ class Shelf:
             raise NotThere(f"{self.served.name} has no tag {tag}.")
         try:
             release = Release.load(self.served.name, tag)
-            release.check_answers()
+            release.verify_parity()
         except NoRelease as error:
             raise NotThere(f"{tag} cannot be compared: {error}") from error
         return release

@@ -24,14 +24,14 @@ class Attention:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judgement:
+class Prediction:
     """What a release says of one image."""
 
     state: str
     """One of `STATES`, but not `unreadable`."""
     alert: bool | None
     """Whether the melanoma probability reaches the threshold; None where it is refused or there is no threshold."""
-    refused: str | None
+    abstained: str | None
     """Why the image cannot be assessed, in words; None where it is. The probabilities are then for the record."""
     sentence: str
     """What a visitor reads: an alert, no alert, or that it cannot be assessed and why."""
@@ -46,15 +46,15 @@ class Judgement:
     release has no threshold."""
 
 
-def state(alert: bool | None, attention: bool, refused: str | None) -> str:
+def state(alert: bool | None, attention: bool, abstained: str | None) -> str:
     """Return the state of an image that was read, one of `STATES`.
 
     Args:
         alert: whether it raises the alert; None where the release has no threshold.
         attention: whether it asks for attention; False where the release has no such threshold.
-        refused: why it cannot be assessed; None where it can.
+        abstained: why it cannot be assessed; None where it can.
     """
-    if refused:
+    if abstained:
         return "cannot_assess"
     if alert or attention:
         return "melanoma_alert" if alert else "malignant_likely"

@@ -21,10 +21,10 @@ from transformers import (
 from transformers.utils import cached_file
 
 from dermalert_space import checks, contract, onnx_graph
-from dermalert_space.abstention import Refusal, features
+from dermalert_space.abstention import Abstention, features
 from dermalert_space.contract import GRAPH, METRICS, PROCESSORS, REFERENCE, STATISTICS, TOLERANCE, WEIGHTS, HubName
 from dermalert_space.images import read_image
-from dermalert_space.prediction import Attention, Judgement, printable, share, shares, state
+from dermalert_space.prediction import Attention, Prediction, printable, share, shares, state
 from dermalert_space.pretrained import load_processor, missing_from_cache
 
 _NO_NUMBER = "what this release answers is not a number: its weights are damaged."
@@ -40,26 +40,28 @@ class NoRelease(ValueError):
         return printable(super().__str__())  # it may quote what a stranger has written
 
 
-class OtherAnswers(NoRelease):
+class ParityError(NoRelease):
     """The release gives other answers here than those that were measured; the text says by how much."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answers:
+class Predictions:
     """What a release answers to images."""
 
     probabilities: np.ndarray
     """(images, diagnoses) float32, calibrated, each row summing to 1."""
-    refused: list[str | None]
+    abstained: list[str | None]
     """Of each image why it cannot be assessed, in words; None where it is."""
 
 
 class Release:
     """A model, its processor, its alert threshold and what it declines, as one tagged release holds them."""
 
-    def __init__(self, model, processor, *, name: str, revision: str | None = None, refusal: Refusal | None = None):
+    def __init__(
+        self, model, processor, *, name: str, revision: str | None = None, abstention: Abstention | None = None
+    ):
         self.model, self.processor, self.name, self.revision = model, processor, name, revision
-        self.refusal = refusal
+        self.abstention = abstention
         """What declines an image; None where the release declines none."""
         self.graph = None
         """ONNX Runtime's, which predicts in place of `model` on a CPU: within `onnx_graph.CLOSE` of it, faster."""
@@ -95,7 +97,7 @@ class Release:
         release = cls(network, processor, name=name, revision=revision)
         release._try_out()
         release.graph = release._read_graph() if device == "cpu" else None
-        release.refusal = release._read_refusal()
+        release.abstention = release._read_abstention()
         return release
 
     def _try_out(self) -> None:
@@ -126,7 +128,7 @@ class Release:
         except OSError as error:
             raise NoRelease(f"cannot read {GRAPH} of {self}: out of reach.") from error
 
-    def _read_refusal(self) -> Refusal | None:
+    def _read_abstention(self) -> Abstention | None:
         told = getattr(self.model.config, "refusal", None)
         if told is None:
             return None
@@ -135,10 +137,10 @@ class Release:
             if path is None:
                 raise KeyError(STATISTICS)
             _check_statistics(checks.tensors(path, few=True), self.features([Image.new("RGB", (64, 64))]).shape[1])
-            refusal = Refusal.read(told["thresholds"], path)
-            if not refusal.is_finite():
+            abstention = Abstention.read(told["thresholds"], path)
+            if not abstention.is_finite():
                 raise ValueError("not numbers")
-            return refusal
+            return abstention
         except NoRelease:
             raise
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
@@ -172,25 +174,27 @@ class Release:
 
     def probabilities(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> np.ndarray:
         """Return the calibrated probabilities of RGB images: float32, images x diagnoses, each row summing to 1."""
-        return self.answers(images, batch_size=batch_size).probabilities
+        return self.predict_arrays(images, batch_size=batch_size).probabilities
 
     @torch.inference_mode()
-    def answers(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> Answers:
+    def predict_arrays(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> Predictions:
         """Return the probabilities of RGB images, and which of them the release declines to judge."""
-        rows, refused = [np.empty((0, len(self.labels)), np.float32)], []
+        rows, abstained = [np.empty((0, len(self.labels)), np.float32)], []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            logits, found = self._forward(batch, with_features=self.refusal is not None)
+            logits, found = self._forward(batch, with_features=self.abstention is not None)
             rows.append(logits.softmax(-1).numpy())
-            refused += [None] * len(batch) if self.refusal is None else self.refusal.reasons(batch, found.numpy())
+            abstained += (
+                [None] * len(batch) if self.abstention is None else self.abstention.reasons(batch, found.numpy())
+            )
         rows = np.concatenate(rows)
         numbers = np.isfinite(rows).all(1)
-        refused = [why if number else _NO_NUMBER for why, number in zip(refused, numbers, strict=True)]
-        return Answers(probabilities=rows, refused=refused)
+        abstained = [why if number else _NO_NUMBER for why, number in zip(abstained, numbers, strict=True)]
+        return Predictions(probabilities=rows, abstained=abstained)
 
     @torch.inference_mode()
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Return what `Refusal.distances` looks at of a batch of RGB images: (images, d) float32."""
+        """Return what `Abstention.distances` looks at of a batch of RGB images: (images, d) float32."""
         return self._forward(images, with_features=True)[1].numpy()
 
     def _forward(
@@ -204,7 +208,7 @@ class Release:
         found = self.model(**pixels.to(self.model.device), **wanted)
         return found.logits.cpu(), features(found.hidden_states).cpu() if with_features else None
 
-    def deviation(self) -> float | None:
+    def parity_error(self) -> float | None:
         """Return by how much the answers to the release's reference images differ from the recorded ones, at most.
 
         A number above `TOLERANCE` says that another library, processor or damaged weights give other answers here than
@@ -229,52 +233,57 @@ class Release:
         found = self.probabilities([Image.fromarray(pixels) for pixels in images])
         return float(np.nan_to_num(np.abs(found - recorded), nan=1.0).max())
 
-    def check_answers(self, say: Callable[[str], object] = lambda _: None) -> None:
+    def verify_parity(self, say: Callable[[str], object] = lambda _: None) -> None:
         """Refuse to go on where the answers differ by more than `TOLERANCE`; nothing is asked without reference images.
 
         Args:
             say: is told that there are none, in a sentence.
 
         Raises:
-            OtherAnswers: they do.
+            ParityError: they do.
             NoRelease: the reference images cannot be read.
         """
-        deviation = self.deviation()
-        if deviation is None:
+        parity_error = self.parity_error()
+        if parity_error is None:
             say(f"{self} has no {REFERENCE}: whether it answers here as it was measured is not checked.")
-        elif deviation > TOLERANCE:
-            raise OtherAnswers(
+        elif parity_error > TOLERANCE:
+            raise ParityError(
                 f"{self} answers otherwise here than it was measured: a probability of a reference image is off by "
-                f"{deviation:.2g}. Install the versions of requirements.txt, or load it anew."
+                f"{parity_error:.2g}. Install the versions of requirements.txt, or load it anew."
             )
 
-    def judge(self, image: str | Path | bytes | Image.Image) -> Judgement:
+    def predict(self, image: str | Path | bytes | Image.Image) -> Prediction:
         """Judge one image.
 
         Raises:
             UnreadableImage: see `read_image`.
         """
-        return self.judge_all([read_image(image)])[0]
+        return self.predict_all([read_image(image)])[0]
 
-    def judge_all(self, images: Sequence[Image.Image]) -> list[Judgement]:
+    def predict_all(self, images: Sequence[Image.Image]) -> list[Prediction]:
         """Judge RGB images, as `read_image` returns them, together."""
-        answers = self.answers(images)
-        alerts, attentions = self.alerts(answers.probabilities), self.attentions(answers.probabilities)
+        predictions = self.predict_arrays(images)
+        alerts, attentions = self.alerts(predictions.probabilities), self.attentions(predictions.probabilities)
         verdicts = [
-            state(None if alerts is None else bool(alerts[i]), attentions is not None and bool(attentions[i]), refused)
-            for i, refused in enumerate(answers.refused)
+            state(
+                None if alerts is None else bool(alerts[i]), attentions is not None and bool(attentions[i]), abstained
+            )
+            for i, abstained in enumerate(predictions.abstained)
         ]
-        return [self._judgement(*one) for one in zip(answers.probabilities, verdicts, answers.refused, strict=True)]
+        return [
+            self._prediction(*one)
+            for one in zip(predictions.probabilities, verdicts, predictions.abstained, strict=True)
+        ]
 
-    def _judgement(self, row: np.ndarray, state: str, refused: str | None) -> Judgement:
+    def _prediction(self, row: np.ndarray, state: str, abstained: str | None) -> Prediction:
         by_label = {self.labels[i]: float(row[i]) for i in np.argsort(-row, kind="stable")}
         watched = [label for name in ("malignant", "precursor") for label in self.groups.get(name, [])]
         attention = self.attention and float(self._attention_scores(row[None])[0])
-        return Judgement(
+        return Prediction(
             state=state,
-            alert=None if refused or self.threshold is None else state == "melanoma_alert",
-            refused=refused,
-            sentence=f"Cannot be assessed: {refused}" if refused else self._sentence(state, by_label, attention),
+            alert=None if abstained or self.threshold is None else state == "melanoma_alert",
+            abstained=abstained,
+            sentence=f"Cannot be assessed: {abstained}" if abstained else self._sentence(state, by_label, attention),
             probabilities=by_label,
             malignant=sum(by_label[label] for label in watched) if watched else None,
             attention=attention,

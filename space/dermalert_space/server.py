@@ -17,7 +17,7 @@ def main() -> int:
     try:
         release = Release.load(model, os.environ.get("MODEL_REVISION") or None)
         release.metrics()
-        release.check_answers(functools.partial(print, file=sys.stderr))
+        release.verify_parity(functools.partial(print, file=sys.stderr))
         serve(release)
     except NoRelease as error:
         print(error, file=sys.stderr)

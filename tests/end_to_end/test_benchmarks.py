@@ -206,11 +206,11 @@ def test_maps_are_asked_whether_they_mark_what_counts(clinics, tmp_path):
 
 
 def test_deleting_what_the_model_looks_at_counts_and_deleting_the_rest_does_not():
-    judge = blinkered(network_release("ViT"), slice(0, 16), slice(0, 16))
+    release = blinkered(network_release("ViT"), slice(0, 16), slice(0, 16))
     images, there, rest = [grain((64, 64), seed=seed) for seed in range(6)], np.zeros((64, 64)), np.zeros((64, 64))
     there[4:28, 4:28], rest[36:60, 36:60] = 1, 1
     found = {
-        name: maps_that_count.deletion(judge, images, [mask.astype(np.float32)] * 6)
+        name: maps_that_count.deletion(release, images, [mask.astype(np.float32)] * 6)
         for name, mask in (("there", there), ("rest", rest))
     }
     for share in maps_that_count.SHARES:
@@ -279,5 +279,5 @@ def test_serving_is_measured_with_onnx_runtime_and_without_and_the_answers_are_t
     words = ("--model", release, "--dataset", tmp_path, "--images", 6, "--singles", 2, "--turns", 2, "--starts", 1)
     done = command("serving.py", *words)
     assert done.returncode == 0, done.stderr
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if "judge" in line and line.count(" | ") == 5]
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if "predict" in line and line.count(" | ") == 5]
     assert len(rows) == 4 and all(float(row[-1].rstrip(" |")) < 1e-5 for row in rows)

@@ -31,12 +31,12 @@ def stands(visitor: Visitor, path: Path, release: Release) -> None:
     """Assert that the Space still answers, and rightly."""
     kind, (answer,) = visitor.call("judge", visitor.upload(path))
     assert kind == "complete"
-    assert answer["probabilities"] == pytest.approx(release.judge(path).probabilities, abs=1e-5)
+    assert answer["probabilities"] == pytest.approx(release.predict(path).probabilities, abs=1e-5)
 
 
 def load(url: serving.Address, release: Release, paths: list[Path], *, calls: int, clients: int) -> str:
     """Have many ask at once, each of whom must get the answer to its own image; return what it took."""
-    truth = [release.judge(path).probabilities["melanoma"] for path in paths]
+    truth = [release.predict(path).probabilities["melanoma"] for path in paths]
     visitor = Visitor(url)
     memory, seconds, kinds = [], [], Counter()
 
@@ -123,7 +123,7 @@ HARM = (large_json, many_objects, a_field_for_a_file, cut_off, without_end, the_
 
 def beside_harm(url: serving.Address, release: Release, paths: list[Path], *, clients: int, calls: int) -> str:
     """Have visitors ask so many times each, a quarter of it hostile; the honest ones must get their answers."""
-    truth = [release.judge(path).probabilities["melanoma"] for path in paths]
+    truth = [release.predict(path).probabilities["melanoma"] for path in paths]
     visitor, memory = Visitor(url), [resident(url.pid)]
 
     def ask(number: int) -> int:
@@ -165,13 +165,13 @@ SLOW = """
 import runpy, time
 from dermalert_space.release import Release
 
-judged = Release.answers
+predict_arrays = Release.predict_arrays
 
-def answers(self, images, **options):
+def changed(self, images, **options):
     time.sleep(0.05)
-    return judged(self, images, **options)
+    return predict_arrays(self, images, **options)
 
-Release.answers = answers
+Release.predict_arrays = changed
 runpy.run_path("app.py", run_name="__main__")
 """
 

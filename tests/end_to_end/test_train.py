@@ -63,7 +63,7 @@ def test_a_run_leaves_a_whole_release_and_no_checkpoints(run):
 
 
 def test_a_release_gives_the_answers_that_it_recorded(run):
-    assert Release.load(run / "release").deviation() < 1e-5
+    assert Release.load(run / "release").parity_error() < 1e-5
 
 
 def test_training_moves_every_parameter(run, tiny_vit):
@@ -123,8 +123,8 @@ def test_for_serving_alone_the_release_has_the_graph_and_is_asked_by_it(pictures
     assert told.keys() == {"images", "batch_size", "graph"} and told["graph"]["difference"] < 1e-5
     folder = tmp_path / "run/release"
     assert [path.name for path in (folder / "onnx").iterdir()] == ["graph.onnx"]
-    judge = Release.load(folder)
-    assert judge.graph is not None and judge.deviation() < 1e-5
+    release = Release.load(folder)
+    assert release.graph is not None and release.parity_error() < 1e-5
     card = (folder / "README.md").read_text()
     assert "`onnx/graph.onnx`" in card and "Without PyTorch" not in card
 
@@ -207,15 +207,15 @@ def test_the_calibration_is_measured_before_and_after(run):
 
 def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(pictures, tiny_vit, tmp_path, monkeypatch):
     asked = []
-    write_answers = train_hf.evaluation.write_answers
+    write_predictions = train_hf.evaluation.write_predictions
 
     def stopped_after_the_first(path, side):
         asked.append(len(side.dataset))
-        write_answers(path, side)
+        write_predictions(path, side)
         if len(asked) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_hf.evaluation, "write_answers", stopped_after_the_first)
+    monkeypatch.setattr(train_hf.evaluation, "write_predictions", stopped_after_the_first)
     assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 130
     assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 0
     figures = json.loads((tmp_path / "run/release/evaluation/metrics.json").read_text())

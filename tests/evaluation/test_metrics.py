@@ -304,12 +304,12 @@ def test_no_interval_at_a_sensitivity_that_fewer_than_three_lesions_may_miss(mel
 
 def test_a_refused_melanoma_counts_as_missed():
     truth, probabilities = random_case(2)
-    alert, refused = np.ones(60, bool), np.arange(60) % 2 == 0
+    alert, abstained = np.ones(60, bool), np.arange(60) % 2 == 0
     can, cannot = (
-        metrics.report(truth, probabilities, np.arange(60), alert=alert, refused=which)["melanoma"]
-        for which in (refused, None)
+        metrics.report(truth, probabilities, np.arange(60), alert=alert, abstained=which)["melanoma"]
+        for which in (abstained, None)
     )
-    share = refused[truth == 3].mean()
+    share = abstained[truth == 3].mean()
     assert (can["refused"]["value"], can["sensitivity_refusals_missed"]["value"]) == pytest.approx((share, 1 - share))
     assert can["sensitivity"] == cannot["sensitivity"] == cannot["sensitivity_refusals_missed"]
     assert cannot["refused"] == NOTHING | {"value": 0.0}
@@ -329,7 +329,7 @@ def values(figures, *names):
 
 
 @pytest.mark.parametrize(
-    ("refused", "images", "lesions"),
+    ("abstained", "images", "lesions"),
     [
         ([], 4 / 6, 1 / 3),
         ([0], 3 / 6, 1 / 3),
@@ -339,11 +339,11 @@ def values(figures, *names):
         ([6], 4 / 6, 1 / 3),
     ],
 )
-def test_a_malignant_lesion_is_found_as_served_if_every_photo_of_it_is(refused, images, lesions):
+def test_a_malignant_lesion_is_found_as_served_if_every_photo_of_it_is(abstained, images, lesions):
     truth, groups, probabilities = malignant_side()
     attention = probabilities[:, [0, 1, 3, 7]].sum(1) >= 0.5
     side = metrics.report(
-        truth, probabilities, groups, alert=None, attention=attention, refused=np.isin(np.arange(9), refused)
+        truth, probabilities, groups, alert=None, attention=attention, abstained=np.isin(np.arange(9), abstained)
     )["malignant"]
     assert (side["n"], side["others"], side["lesions"]["n"]) == (6, 3, 3)
     assert values(side, "sensitivity", "sensitivity_as_served") == pytest.approx([4 / 6, images])
@@ -356,7 +356,7 @@ def test_a_malignant_lesion_is_found_as_served_if_every_photo_of_it_is(refused, 
 def test_an_alert_that_is_not_served_is_no_false_alert():
     truth, groups, probabilities = malignant_side()
     alert = probabilities[:, 3] >= 0.5
-    side = metrics.report(truth, probabilities, groups, alert=alert, refused=np.arange(9) == 8)["melanoma"]
+    side = metrics.report(truth, probabilities, groups, alert=alert, abstained=np.arange(9) == 8)["melanoma"]
     assert values(side, "specificity", "specificity_as_served") == pytest.approx([6 / 7, 1])
     assert (side["lesions"]["n"], *values(side["lesions"], "sensitivity", "sensitivity_as_served")) == (1, 0, 0)
 

@@ -107,15 +107,15 @@ def test_the_points_of_a_release_are_those_of_what_it_serves(tmp_path):
     release = fit_abstention.add(folder, Release.load(folder), calibration, calibration)
     release = operating_points.add(folder, release, calibration)
     config = json.loads((folder / "config.json").read_text())
-    answers = release.answers(images)
-    refused = np.array([reason is not None for reason in answers.refused])
+    answers = release.predict_arrays(images)
+    abstained = np.array([reason is not None for reason in answers.abstained])
     truth = np.array(calibration["label"])
     for name, labels in (("alert", ["melanoma"]), ("attention", config["attention"]["labels"])):
         columns = [LABELS.index(label) for label in labels]
         positive = np.isin(truth, columns)
         flagged = answers.probabilities[:, columns].sum(1) >= config[name]["threshold"]
         served = [
-            all((flagged & ~refused)[i] for i in np.flatnonzero(positive) if i // 2 == lesion)
+            all((flagged & ~abstained)[i] for i in np.flatnonzero(positive) if i // 2 == lesion)
             for lesion in sorted({i // 2 for i in np.flatnonzero(positive)})
         ]
         assert config[name]["lesions"] == len(served)

@@ -497,7 +497,7 @@ def test_a_deployed_space_answers_as_the_release_does(published, tmp_path):
         "from dermalert_space.release import Release\n"
         "release = Release.load(os.environ['MODEL_ID'], os.environ['MODEL_REVISION'])\n"
         "build.build_demo(release)\n"
-        "print(json.dumps(release.judge('../lesion.png').probabilities))"
+        "print(json.dumps(release.predict('../lesion.png').probabilities))"
     )
     run = subprocess.run(
         [sys.executable, "-c", program],
@@ -542,6 +542,6 @@ def test_all_that_a_release_is_served_by_is_fetched(tmp_path):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / name)
     release = Release.load(tmp_path)
-    assert release.refusal is not None
+    assert release.abstention is not None
     assert release.metrics() is not None
-    assert release.deviation() < 1e-4
+    assert release.parity_error() < 1e-4

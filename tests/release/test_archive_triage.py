@@ -61,9 +61,9 @@ def taken(tmp_path_factory) -> Path:
     return shards(tmp_path_factory.mktemp("archive") / "shards", 6)
 
 
-def judged(shards: Path, release: str, output: Path, *, workers: int = 1) -> list[str]:
+def triaged(shards: Path, release: str, output: Path, *, workers: int = 1) -> list[str]:
     said = []
-    archive_triage.judge([shards], release, output, workers=workers, say=said.append)
+    archive_triage.triage([shards], release, output, workers=workers, say=said.append)
     return said
 
 
@@ -71,7 +71,7 @@ def judged(shards: Path, release: str, output: Path, *, workers: int = 1) -> lis
 def expected(taken, release, tmp_path_factory) -> dict[str, pa.Table]:
     """What a single process makes of it."""
     output = tmp_path_factory.mktemp("expected")
-    judged(taken, release, output)
+    triaged(taken, release, output)
     return results(output)
 
 
@@ -98,9 +98,9 @@ def held(shard, model, output):  # in a process where it is as it was
             yield row
 
     archive_triage.read_rows = read_rows
-    return archive_triage.judge_shard(shard, model, output)
+    return archive_triage.triage_shard(shard, model, output)
 
-archive_triage.judge_shard = held
+archive_triage.triage_shard = held
 app()
 """
 """The command; once there is a result, each process stops in its next shard, says so in one folder, and waits."""
@@ -131,12 +131,12 @@ def wait_for(found, running: subprocess.Popen, *, seconds: int = 200):
 
 
 def test_each_image_is_answered_as_by_the_release_itself(expected, taken, release):
-    judge = Release.load(release)
+    loaded = Release.load(release)
     for name, table in expected.items():
         rows = pq.read_table(taken / name).to_pylist()
         assert table["image_id"].to_pylist() == [row["image_id"] for row in rows]
         for told, row in zip(table.to_pylist()[::10], rows[::10], strict=True):
-            alone = judge.judge(row["image"]["bytes"])
+            alone = loaded.predict(row["image"]["bytes"])
             assert {label: told[label] for label in LABELS} == pytest.approx(alone.probabilities, abs=1e-5)
             assert told["malignant"] == pytest.approx(alone.malignant, abs=1e-5)
             assert (told["alert"], told["refused"], told["problem"]) == (alone.alert, None, None)
@@ -150,7 +150,7 @@ def test_a_row_without_a_picture_is_a_row_with_a_reason(release, tmp_path, monke
     (tmp_path / "shards").mkdir()
     table = pa.table({"image_id": list("abcdef"), "image": pa.array(images, pa.binary())})
     pq.write_table(table, tmp_path / "shards" / "0.parquet")
-    judged(tmp_path / "shards", release, tmp_path / "out")
+    triaged(tmp_path / "shards", release, tmp_path / "out")
     rows = pq.read_table(tmp_path / "out" / "0.parquet").to_pylist()
     assert [row["image_id"] for row in rows] == list("abcdef")
     assert [row["problem"] for row in rows][:2] == [None, "the row holds no image."]
@@ -178,7 +178,7 @@ def of_ids(folder: Path, ids: pa.Array) -> Path:
     ids=["binary", "large binary", "dictionary"],
 )
 def test_ids_of_bytes_come_out_as_text(release, tmp_path, ids):
-    judged(of_ids(tmp_path / "shards", ids), release, tmp_path / "out")
+    triaged(of_ids(tmp_path / "shards", ids), release, tmp_path / "out")
     assert pq.read_table(tmp_path / "out" / "0.parquet")["image_id"].to_pylist() == ["a-1", "é 2"]
 
 
@@ -195,15 +195,15 @@ def test_ids_of_bytes_come_out_as_text(release, tmp_path, ids):
 )
 def test_a_shard_with_a_row_that_has_no_id_is_refused_with_the_reason(release, tmp_path, ids, why):
     with pytest.raises(RunError, match=f"0.parquet .*{why}"):
-        judged(of_ids(tmp_path / "shards", ids), release, tmp_path / "out")
+        triaged(of_ids(tmp_path / "shards", ids), release, tmp_path / "out")
     assert not results(tmp_path / "out")
 
 
 def test_a_second_run_judges_what_is_missing_and_nothing_else(taken, release, expected, tmp_path):
-    judged(taken, release, tmp_path)
+    triaged(taken, release, tmp_path)
     (tmp_path / "3.parquet").unlink()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
-    said = judged(taken, release, tmp_path)
+    said = triaged(taken, release, tmp_path)
     assert said == ["6 shards, of which 5 are judged already.", "1 of 1: 3.parquet, 70 images."]
     assert before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}.items()
     assert results(tmp_path) == expected
@@ -215,7 +215,7 @@ def test_a_process_that_is_killed_leaves_whole_results_and_the_next_goes_on(take
         running.kill()
     left = {path.name: pq.read_table(path) for path in tmp_path.glob("out/*.parquet")}
     assert left and left.items() <= expected.items()
-    judged(taken, release, tmp_path / "out")
+    triaged(taken, release, tmp_path / "out")
     assert results(tmp_path / "out") == expected
 
 
@@ -226,16 +226,16 @@ def test_a_damaged_shard_is_named_and_the_others_are_judged(taken, release, expe
         content = path.read_bytes()
         (folder / path.name).write_bytes(content if path.name != "0.parquet" else content[: len(content) // 2])
     with pytest.raises(RunError, match=r"1 of 6 shards could not be judged: 0.parquet \(it cannot be read"):
-        judged(folder, release, tmp_path / "out")
+        triaged(folder, release, tmp_path / "out")
     assert results(tmp_path / "out") == {name: table for name, table in expected.items() if name != "0.parquet"}
 
 
 # What counts as done
 
 
-def judged_anew(taken: Path, release: str, output: Path) -> list[str]:
+def triaged_anew(taken: Path, release: str, output: Path) -> list[str]:
     """Judge what was judged already but for what a test has changed; return what is said of it."""
-    total, *said = judged(taken, release, output)
+    total, *said = triaged(taken, release, output)
     assert re.fullmatch(r"\d+ shards, of which \d+ are judged already\.", total)
     return said
 
@@ -247,7 +247,7 @@ def done(taken, release, tmp_path) -> tuple[Path, Path]:
         (tmp_path / folder).mkdir()
     for name in ("0.parquet", "1.parquet"):
         shutil.copy(taken / name, tmp_path / "in" / name)
-    judged(tmp_path / "in", release, tmp_path / "out")
+    triaged(tmp_path / "in", release, tmp_path / "out")
     return tmp_path / "in", tmp_path / "out"
 
 
@@ -273,12 +273,12 @@ def same_size(shard: Path) -> None:
 def test_a_shard_that_was_replaced_under_its_name_is_judged_anew(done, release, change):
     shards, output = done
     change(shards / "1.parquet")
-    said = judged_anew(shards, release, output)
+    said = triaged_anew(shards, release, output)
     assert said[0] == "1 are judged anew, because of the result: its shard has changed."
     assert [line.partition(",")[0] for line in said[1:]] == ["1 of 1: 1.parquet"]
-    judged(shards, release, output.parent / "fresh")
+    triaged(shards, release, output.parent / "fresh")
     assert results(output) == results(output.parent / "fresh")
-    assert judged_anew(shards, release, output) == []
+    assert triaged_anew(shards, release, output) == []
 
 
 def cut_short(result: Path) -> None:
@@ -304,7 +304,7 @@ def rows_lost(result: Path) -> None:
 def test_a_damaged_result_is_made_anew(done, release, expected, change):
     shards, output = done
     change(output / "0.parquet")
-    said = judged_anew(shards, release, output)
+    said = triaged_anew(shards, release, output)
     assert said[0] == "1 are judged anew, because of the result: it is damaged."
     assert results(output) == {name: expected[name] for name in ("0.parquet", "1.parquet")}
 
@@ -332,12 +332,12 @@ def second_processor(folder: Path) -> None:
 def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, release, tmp_path, change):
     shards, output = done
     same = shutil.copytree(release, tmp_path / "the same under another name")
-    assert judged_anew(shards, str(same), output) == []
+    assert triaged_anew(shards, str(same), output) == []
     change(same)
     archive_triage._release.cache_clear()
-    said = judged_anew(shards, str(same), output)
+    said = triaged_anew(shards, str(same), output)
     assert said[0] == "2 are judged anew, because of the result: it is of another release."
-    assert judged_anew(shards, str(same), output) == []
+    assert triaged_anew(shards, str(same), output) == []
 
 
 @pytest.mark.parametrize(
@@ -353,15 +353,15 @@ def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, 
 def test_what_other_settings_have_made_is_made_anew(done, release, monkeypatch, where, name, value):
     shards, output = done
     monkeypatch.setattr(where, name, value)
-    said = judged_anew(shards, release, output)
+    said = triaged_anew(shards, release, output)
     assert said[0] == "2 are judged anew, because of the result: it was made with other settings."
 
 
 def test_the_state_follows_from_the_numbers_of_a_result(taken, tmp_path):
-    judge = Release.load(make_release(tmp_path / "release", threshold=0.0135, groups=True, attention=0.5))
-    sums = sorted(each.attention for each in judge.judge_all([make_image(seed=i) for i in range(9)]))
+    loaded = Release.load(make_release(tmp_path / "release", threshold=0.0135, groups=True, attention=0.5))
+    sums = sorted(each.attention for each in loaded.predict_all([make_image(seed=i) for i in range(9)]))
     make_release(tmp_path / "release", threshold=0.0135, groups=True, attention=sums[4])
-    judged(taken / "0.parquet", str(tmp_path / "release"), tmp_path / "out")
+    triaged(taken / "0.parquet", str(tmp_path / "release"), tmp_path / "out")
     result = pq.read_table(tmp_path / "out" / "0.parquet")
     thresholds = json.loads(result.schema.metadata[b"dermalert.thresholds"])
     assert thresholds == {"alert": 0.0135, "attention": sums[4]}
@@ -369,7 +369,7 @@ def test_the_state_follows_from_the_numbers_of_a_result(taken, tmp_path):
         asks = row["attention"] >= thresholds["attention"]
         state = "melanoma_alert" if row["melanoma"] >= 0.0135 else "malignant_likely" if asks else "none"
         assert row["state"] == state
-        assert row["attention"] == sum(row[name] for name in judge.attention.labels)
+        assert row["attention"] == sum(row[name] for name in loaded.attention.labels)
 
 
 # A folder that others use too
@@ -388,7 +388,7 @@ def test_files_of_others_stay_whatever_their_names(done, release):
     for name in others:
         (output / name).write_text("the only copy")
     (output / "0.parquet").unlink()
-    judged(shards, release, output)
+    triaged(shards, release, output)
     assert all((output / name).read_text() == "the only copy" for name in others)
     assert sorted(path.name for path in output.iterdir()) == sorted(
         [*others, archive_triage._LIST, "0.parquet", "1.parquet"]
@@ -423,7 +423,7 @@ def test_a_damaged_file_of_another_is_not_written_over(done, taken, release, cha
     change(output / "1.parquet", taken)
     before = (output / "1.parquet").lstat()
     with pytest.raises(UsageError, match=r"1\.parquet' is no result of this command, .*name another --output"):
-        judged(shards, release, output)
+        triaged(shards, release, output)
     assert os.path.samestat(before, (output / "1.parquet").lstat())
     assert before.st_mtime_ns == (output / "1.parquet").lstat().st_mtime_ns
 
@@ -433,16 +433,16 @@ def test_a_damaged_result_that_no_list_names_is_not_written_over(done, release):
     cut_short(output / "1.parquet")
     (output / archive_triage._LIST).write_bytes(b"[\n{}\n[1, 2]\n\xff\n")
     with pytest.raises(UsageError, match=r"1\.parquet' is no result of this command"):
-        judged(shards, release, output)
+        triaged(shards, release, output)
 
 
 def test_a_file_that_appears_while_its_shard_is_judged_is_not_written_over(done, release, monkeypatch):
     shards, output = done
     (output / "1.parquet").unlink()
-    judge, theirs = batch.judged, output / "1.parquet"
-    monkeypatch.setattr(batch, "judged", lambda *of: theirs.write_text("the only copy") and judge(*of))
+    predict_files, theirs = batch.predict_files, output / "1.parquet"
+    monkeypatch.setattr(batch, "predict_files", lambda *of: theirs.write_text("the only copy") and predict_files(*of))
     with pytest.raises(RunError, match=r"1\.parquet \(.*is no result of this command"):
-        judged(shards, release, output)
+        triaged(shards, release, output)
     assert theirs.read_text() == "the only copy"
     assert not list(output.glob("*.part"))
 
@@ -459,7 +459,7 @@ def test_what_is_no_result_is_not_written_over(done, release, kind):
         shutil.copy(shards / "1.parquet", shards / "2.parquet")
     before = {path: path.read_bytes() for path in output.iterdir() if path.is_file()}
     with pytest.raises(UsageError, match=r"parquet' is no result of this command, .*name another --output"):
-        judged(shards, release, output)
+        triaged(shards, release, output)
     assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
 
 
@@ -469,7 +469,7 @@ def test_what_a_killed_command_has_left_is_removed_by_the_next(taken, release, e
         wait_for(lambda: list(output.glob("*.part")), running)
         running.kill()
     assert list(output.glob("*.part")) and (output / archive_triage._LOCK).exists()
-    judged(taken, release, output)
+    triaged(taken, release, output)
     assert results(output) == expected
 
 
@@ -477,7 +477,7 @@ def test_a_second_command_on_the_same_output_waits_for_the_first_by_name(taken, 
     output, said = tmp_path / "out", []
     with command(taken, release, output, 1) as running:
         wait_for(lambda: list(output.glob("*.part")), running)
-        archive_triage.judge([taken], release, output, workers=1, say=said.append)
+        archive_triage.triage([taken], release, output, workers=1, say=said.append)
         assert running.wait(60) == 0
     assert [re.sub(r"since .* UTC", "since SOME TIME", sentence) for sentence in said] == [
         f"'{output}' is in use by process {running.pid} on '{socket.gethostname()}' since SOME TIME: waiting until it "
@@ -492,7 +492,7 @@ def test_a_lock_of_another_host_is_refused_with_what_to_do(taken, release, tmp_p
     lock = tmp_path / archive_triage._LOCK
     lock.write_text(json.dumps({"host": "node-7", "pid": pid, "token": "a" * 32}))
     with pytest.raises(UsageError, match=rf"in use by process {pid} on 'node-7'\. Wait .*delete '.*archive.lock'"):
-        judged(taken, release, tmp_path)
+        triaged(taken, release, tmp_path)
     assert list(tmp_path.iterdir()) == [lock]
 
 
@@ -501,7 +501,7 @@ def test_a_lock_that_names_nobody_is_taken_over(taken, release, expected, tmp_pa
     monkeypatch.setattr(locks, "_CREATION", 0.3)
     (tmp_path / archive_triage._LOCK).write_text(content)
     (tmp_path / "0.parquet.b.c.part").write_text("the only copy")
-    judged(taken, release, tmp_path)
+    triaged(taken, release, tmp_path)
     (tmp_path / "0.parquet.b.c.part").unlink()
     assert results(tmp_path) == expected
 
@@ -534,7 +534,7 @@ def test_what_is_asked_wrongly_is_said(release, tmp_path):
         ([tmp_path / "b"], str(tmp_path), r"cannot load the release"),
     ):
         with pytest.raises(UsageError, match=said):
-            archive_triage.judge(paths, model, tmp_path / "out", workers=1)
+            archive_triage.triage(paths, model, tmp_path / "out", workers=1)
 
 
 @NEEDS_RAY
@@ -562,15 +562,15 @@ def test_on_two_processes_one_of_which_is_killed_the_results_are_those_of_one(ta
 def test_a_shard_that_kills_its_process_each_time_is_named_and_the_others_are_judged(
     taken, release, expected, tmp_path, monkeypatch
 ):
-    def judge_shard(shard, model, output):
+    def triage_shard(shard, model, output):
         if shard.name == "2.parquet":
             os.kill(os.getpid(), signal.SIGKILL)
-        return judge_for_real(shard, model, output)
+        return triage_for_real(shard, model, output)
 
-    judge_for_real = archive_triage.judge_shard
-    monkeypatch.setattr(archive_triage, "judge_shard", judge_shard)
+    triage_for_real = archive_triage.triage_shard
+    monkeypatch.setattr(archive_triage, "triage_shard", triage_shard)
     with pytest.raises(RunError, match=r"1 of 6 shards could not be judged: 2.parquet \(its process died, 4 times"):
-        judged(taken, release, tmp_path, workers=2)
+        triaged(taken, release, tmp_path, workers=2)
     assert {p.name: pq.read_table(p) for p in tmp_path.glob("*.parquet")}.items() == {
         name: table for name, table in expected.items() if name != "2.parquet"
     }.items()
@@ -579,4 +579,4 @@ def test_a_shard_that_kills_its_process_each_time_is_named_and_the_others_are_ju
 def test_without_ray_it_says_what_to_do(taken, release, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install -e '.\[archive\]', or take --workers 1"):
-        judged(taken, release, tmp_path, workers=2)
+        triaged(taken, release, tmp_path, workers=2)

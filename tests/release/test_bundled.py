@@ -48,7 +48,7 @@ def test_it_is_stored_in_half_precision_and_computes_in_single():
 
 
 def test_it_answers_as_it_was_measured():
-    assert Release.load(BUNDLED).deviation() <= TOLERANCE
+    assert Release.load(BUNDLED).parity_error() <= TOLERANCE
 
 
 def test_it_is_served_by_its_graph(figures):

@@ -45,9 +45,9 @@ def folder(tmp_path) -> Path:
 
 
 def written(folder: Path, pictures: Dataset, wanted: str = "all") -> dict:
-    judge = Release.load(folder)
-    side = evaluate.ask(judge, pictures, name="pictures")
-    return onnx_export.write(folder, judge, side, {"train": pictures, "validation": pictures}, wanted)
+    release = Release.load(folder)
+    side = evaluate.ask(release, pictures, name="pictures")
+    return onnx_export.write(folder, release, side, {"train": pictures, "validation": pictures}, wanted)
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "efficientnet-lite0"])
@@ -122,18 +122,18 @@ def test_half_precision_weights_give_a_model_in_single_precision_with_the_same_a
 def test_what_is_stated_is_what_the_files_answer(folder, pictures, monkeypatch):
     monkeypatch.setattr(onnx_export, "pays", lambda _: True)
     told = written(folder, pictures)
-    judge = Release.load(folder)
-    models, judge.graph = onnx_export.sessions(folder, judge), None
+    release = Release.load(folder)
+    models, release.graph = onnx_export.sessions(folder, release), None
     assert told["images"] == len(pictures)
-    recorded = evaluate.predict(judge, pictures, name="pictures")
+    recorded = evaluate.predict(release, pictures, name="pictures")
     melanoma, column = np.array(pictures["label"]) == DIAGNOSES.index("melanoma"), DIAGNOSES.index("melanoma")
     for key, name in (("graph", "graph"), ("model", "model"), ("quantized", "model_quantized")):
         path = folder / "onnx" / f"{name}.onnx"
-        (found,) = onnx_export.answers(judge.processor, pictures, [models[key]])
+        (found,) = onnx_export.answers(release.processor, pictures, [models[key]])
         assert found.sum(1) == pytest.approx(1)
         assert told[key]["difference"] == pytest.approx(np.abs(found - recorded).max(), abs=1e-7)
         assert told[key]["megabytes"] == path.stat().st_size / 1e6
-        before, after = (rows[:, column] >= judge.threshold for rows in (recorded, found))
+        before, after = (rows[:, column] >= release.threshold for rows in (recorded, found))
         assert told[key]["alerts_changed"] == (before != after).sum()
         assert told[key]["melanomas_lost"] == (melanoma & before & ~after).sum()
         assert min(told[key]["speed"].values()) > 0
@@ -171,8 +171,8 @@ def test_eight_bits_pay_where_they_are_faster_and_lose_nothing_that_is_not_chanc
 
 
 def test_whether_it_pays_is_decided_on_validation_and_not_on_what_is_reported(folder, pictures, monkeypatch):
-    judge = Release.load(folder)
-    held_out = evaluate.ask(judge, pictures, name="held out")
+    release = Release.load(folder)
+    held_out = evaluate.ask(release, pictures, name="held out")
     validation = pictures.select(range(len(pictures)))
     changes = {
         id(held_out.dataset): {"value": -0.5, "low": -0.6, "high": -0.4},
@@ -181,7 +181,7 @@ def test_whether_it_pays_is_decided_on_validation_and_not_on_what_is_reported(fo
     monkeypatch.setattr(onnx_export, "auroc_change", lambda side, _: changes[id(side.dataset)])
     monkeypatch.setattr(onnx_export, "speeds", lambda *_, **__: {"quantized": {"single": 2.0, "batch": 2.0}})
     sides = {"train": pictures, "validation": validation}
-    told = onnx_export.write(folder, judge, held_out, sides, "all")["quantized"]
+    told = onnx_export.write(folder, release, held_out, sides, "all")["quantized"]
     assert (told["kept"], told["auroc_change"]["value"]) == (True, -0.5)
 
 
@@ -211,19 +211,19 @@ def test_the_change_of_the_area_is_paired_and_resamples_groups():
 
 @pytest.mark.parametrize("wrong", [3e-4, np.nan])
 def test_other_answers_than_torch_gives_stop_the_release(folder, pictures, wrong):
-    judge = Release.load(folder)
-    side = evaluate.ask(judge, pictures, name="pictures")
+    release = Release.load(folder)
+    side = evaluate.ask(release, pictures, name="pictures")
     side.probabilities[0, 0] += wrong
     with pytest.raises(RunError, match=r"gives other answers than torch .* --onnx none"):
-        onnx_export.write(folder, judge, side, {"train": pictures}, "serving")
+        onnx_export.write(folder, release, side, {"train": pictures}, "serving")
 
 
 @pytest.mark.parametrize(("device", "off", "passes"), [("cpu", 9e-5, True), ("cpu", 5e-4, False), ("cuda", 5e-4, True)])
 def test_an_accelerator_may_have_rounded_more_coarsely(device, off, passes):
-    judge = SimpleNamespace(model=SimpleNamespace(device=torch.device(device)))
+    release = SimpleNamespace(model=SimpleNamespace(device=torch.device(device)))
     told = {"graph": {"difference": 1e-6}, "model": {"difference": off}, "quantized": {"difference": 0.2}}
     with contextlib.nullcontext() if passes else pytest.raises(RunError, match="other answers"):
-        onnx_export._check_same(told, judge)
+        onnx_export._check_same(told, release)
 
 
 def test_a_model_that_cannot_be_exported_is_refused_before_the_training():
@@ -242,9 +242,9 @@ def test_speed_is_measured_on_the_threads_asked_for_and_leaves_torch_as_it_was(f
     try:
         pixels = np.zeros((2, 3, 32, 32), np.float32)
         shutil.copy(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx")
-        judge = Release.load(folder)
+        release = Release.load(folder)
         hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
-        found = onnx_export.speeds(folder, judge, pixels, threads=1)
+        found = onnx_export.speeds(folder, release, pixels, threads=1)
         hook.remove()
         assert torch.get_num_threads() == 2 and set(seen) == {1}
         assert found.keys() == onnx_export.FILES.keys()
@@ -260,21 +260,21 @@ def test_on_real_images_the_bundled_release_and_its_export_give_the_same_answers
     paths = sorted((real_images / "isic9").rglob("*.jpg"))[::15][:100]
     assert len(paths) == 100
     folder = shutil.copytree(bundled, tmp_path / "release", ignore=shutil.ignore_patterns("onnx"))
-    judge = Release.load(folder)
+    release = Release.load(folder)
     (folder / "onnx").mkdir()
     for name in ("graph", "model"):
-        onnx_export.export(folder, judge.processor, name)
-    models = [*onnx_export.sessions(folder, judge).values(), onnx_export.plain(folder)]
+        onnx_export.export(folder, release.processor, name)
+    models = [*onnx_export.sessions(folder, release).values(), onnx_export.plain(folder)]
     rows = Dataset.from_dict({"image": [str(path) for path in paths]})
-    *ours, theirs = onnx_export.answers(judge.processor, rows, models)
+    *ours, theirs = onnx_export.answers(release.processor, rows, models)
     assert len(ours) == 2 and all(np.abs(found - theirs).max() < 1e-5 for found in ours)
 
 
 def test_an_image_needs_no_square_nor_a_size_of_its_own(folder, tmp_path):
-    judge = Release.load(folder)
+    release = Release.load(folder)
     images = [make_image((90, 40), seed=1), make_image((31, 77), seed=2), Image.new("L", (5, 5))]
     for i, image in enumerate(images):
         image.save(tmp_path / f"{i}.png")
     rows = Dataset.from_dict({"image": [str(tmp_path / f"{i}.png") for i in range(3)]})
-    (found,) = onnx_export.answers(judge.processor, rows, [onnx_export.session(exported(folder))])
-    assert found == pytest.approx(evaluate.predict(judge, rows, name="three"), abs=1e-5)
+    (found,) = onnx_export.answers(release.processor, rows, [onnx_export.session(exported(folder))])
+    assert found == pytest.approx(evaluate.predict(release, rows, name="three"), abs=1e-5)

@@ -64,14 +64,14 @@ def test_the_distance_is_the_mahalanobis_distance_of_low_rank_plus_noise():
     covariance = basis.T @ np.diag(variance - noise) @ basis + noise * np.eye(40)
     deviations = (features - features.mean(0)) / features.std(0)
     expected = np.sqrt(np.einsum("ni,ij,nj->n", deviations, np.linalg.inv(covariance), deviations) / 40)
-    assert abstention.Refusal({}, statistics).distances(features) == pytest.approx(expected, rel=0.01)
+    assert abstention.Abstention({}, statistics).distances(features) == pytest.approx(expected, rel=0.01)
     assert np.mean(expected**2) == pytest.approx(1, rel=0.05)
 
 
 def test_a_channel_that_is_always_the_same_harms_nothing():
     features = np.random.default_rng(0).normal(size=(50, 30))
     features[:, 3] = 2
-    assert np.isfinite(abstention.Refusal({}, fit_abstention.statistics_of(features)).distances(features)).all()
+    assert np.isfinite(abstention.Abstention({}, fit_abstention.statistics_of(features)).distances(features)).all()
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_a_channel_that_is_always_the_same_harms_nothing():
 )
 def test_the_reason_is_named_and_the_probabilities_are_given_all_the_same(release, spoil, said):
     image = spoil(lesions(1)[0])
-    judgement = release.judge(image)
-    assert judgement.alert is None
-    assert re.search(said, judgement.refused), judgement.refused
-    assert judgement.sentence == f"Cannot be assessed: {judgement.refused}"
-    assert list(judgement.probabilities.values()) == pytest.approx(
+    prediction = release.predict(image)
+    assert prediction.alert is None
+    assert re.search(said, prediction.abstained), prediction.abstained
+    assert prediction.sentence == f"Cannot be assessed: {prediction.abstained}"
+    assert list(prediction.probabilities.values()) == pytest.approx(
         sorted(release.probabilities([image])[0].tolist(), reverse=True)
     )
 
@@ -98,21 +98,21 @@ def test_an_image_beyond_the_distance_is_unlike_those_learnt_from(copy):
     config = json.loads((copy / "config.json").read_text())
     config["refusal"]["thresholds"]["distance"] = 0.1
     (copy / "config.json").write_text(json.dumps(config))
-    assert "is unlike the dermoscopy images" in Release.load(copy).judge(lesions(1)[0]).refused
+    assert "is unlike the dermoscopy images" in Release.load(copy).predict(lesions(1)[0]).abstained
 
 
 def test_as_many_calibration_images_are_declined_as_the_release_says(release, sides):
     told = release.model.config.refusal
-    answers = [release.judge(image) for image in sides["calibration"]["image"]]
-    assert sum(answer.refused is not None for answer in answers) == told["refused"]
-    assert told["images"] == len(answers)
+    predictions = [release.predict(image) for image in sides["calibration"]["image"]]
+    assert sum(answer.abstained is not None for answer in predictions) == told["refused"]
+    assert told["images"] == len(predictions)
     n, beyond = told["images"], told["refused"]
     assert told["false_refusal_rate"] == pytest.approx((beyond + 5) / (n + 1))
 
 
 def test_lesions_like_those_are_judged(release, sides):
-    answers = release.answers(sides["validation"]["image"][:])
-    assert np.mean([reason is not None for reason in answers.refused]) < 0.08
+    predictions = release.predict_arrays(sides["validation"]["image"][:])
+    assert np.mean([reason is not None for reason in predictions.abstained]) < 0.08
 
 
 def test_thresholds_keep_the_promised_rate_on_images_never_seen():
@@ -123,13 +123,13 @@ def test_thresholds_keep_the_promised_rate_on_images_never_seen():
         rates.append(np.mean(rng.gamma(3, size=4000) > threshold))
     assert beyond > 0
     assert np.mean(rates) == pytest.approx((beyond + 1) / 1000, rel=0.1)
-    assert np.mean(rates) < fit_abstention.FALSE_REFUSALS
+    assert np.mean(rates) < fit_abstention.FALSE_ABSTENTIONS
 
 
 def test_a_release_that_says_nothing_of_it_declines_nothing(tmp_path):
     release = Release.load(make_release(tmp_path / "release"))
-    assert release.refusal is None
-    assert release.judge(Image.new("RGB", (40, 40))).refused is None
+    assert release.abstention is None
+    assert release.predict(Image.new("RGB", (40, 40))).abstained is None
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "another", "misshapen", "no threshold"])
@@ -160,10 +160,12 @@ def test_statistics_of_another_model_are_named(copy):
 
 
 def test_what_is_unfit_is_declined_and_measured(release, sides):
-    refused = np.array([reason is not None for reason in release.answers(sides["held_out"]["image"][:]).refused])
-    told = fit_abstention.measure(release, sides["held_out"], refused)
+    abstained = np.array(
+        [reason is not None for reason in release.predict_arrays(sides["held_out"]["image"][:]).abstained]
+    )
+    told = fit_abstention.measure(release, sides["held_out"], abstained)
     assert told["held_out"]["all"]["n"] == len(sides["held_out"])
-    assert told["held_out"]["all"]["refused"]["value"] == refused.mean()
+    assert told["held_out"]["all"]["refused"]["value"] == abstained.mean()
     # The model is as it was initialised: it tells a page of text from a lesion by nothing.
     for kind in ("noise", "lesion out of focus", "lesion in the dark"):
         assert told["unfit"][kind]["refused"]["value"] >= 0.9, kind

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from dermalert_space import attribution
-from support.networks import CONVOLUTIONAL, OF_TOKENS, SIDE, blinkered, grain, release
+from support.networks import CONVOLUTIONAL, OF_TOKENS, SIDE, blinkered, grain
+from support.networks import release as release_of
 from transformers import DeiTImageProcessorPil, ViTImageProcessorPil
 
 
@@ -17,7 +18,7 @@ def never(*_, **__):
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_convolutional_networks_are_explained_by_grad_cam(name, monkeypatch):
     monkeypatch.setattr(attribution, "Occlusion", never)
-    found = attribution.attribute(release(name), grain((64, 48)))
+    found = attribution.attribute(release_of(name), grain((64, 48)))
     assert found.shape == (48, 64)
     assert found.min() >= 0
     assert found.max() <= 1
@@ -27,7 +28,7 @@ def test_convolutional_networks_are_explained_by_grad_cam(name, monkeypatch):
 @pytest.mark.parametrize("name", OF_TOKENS)
 def test_networks_of_tokens_are_explained_by_occlusion(name, monkeypatch):
     monkeypatch.setattr(attribution, "LayerGradCam", never)
-    found = attribution.attribute(release(name), grain((64, 48)))
+    found = attribution.attribute(release_of(name), grain((64, 48)))
     assert found.shape == (48, 64)
     assert found.min() >= 0
     assert found.max() <= 1
@@ -41,7 +42,7 @@ def test_networks_of_tokens_are_explained_by_occlusion(name, monkeypatch):
 def test_a_model_that_looks_at_one_quadrant_has_its_map_there(name, side, top, left):
     processor = ViTImageProcessorPil(size={"height": side, "width": side})
     rows, columns = (slice(0, side // 2) if first else slice(side // 2, None) for first in (top, left))
-    found = attribution.attribute(blinkered(release(name, processor), rows, columns), grain((96, 64)))
+    found = attribution.attribute(blinkered(release_of(name, processor), rows, columns), grain((96, 64)))
     # A window, and what a feature sees, reach an eighth of the side over the edge.
     near = np.zeros(found.shape, bool)
     near[slice(0, 40) if top else slice(24, None), slice(0, 60) if left else slice(36, None)] = True
@@ -51,39 +52,39 @@ def test_a_model_that_looks_at_one_quadrant_has_its_map_there(name, side, top, l
 
 @pytest.mark.parametrize("name", ["ConvNext", "EfficientNet", "ViT"])
 def test_a_map_leaves_no_hooks_no_gradients_and_no_other_answers(name):
-    judge, image = release(name), grain((64, 48))
-    weights = {key: value.clone() for key, value in judge.model.state_dict().items()}
-    before = judge.probabilities([image])
-    attribution.attribute(judge, image)
-    np.testing.assert_array_equal(judge.probabilities([image]), before)
-    for module in judge.model.modules():
+    release, image = release_of(name), grain((64, 48))
+    weights = {key: value.clone() for key, value in release.model.state_dict().items()}
+    before = release.probabilities([image])
+    attribution.attribute(release, image)
+    np.testing.assert_array_equal(release.probabilities([image]), before)
+    for module in release.model.modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
         assert not any(hooks)
-    for weight in judge.model.parameters():
+    for weight in release.model.parameters():
         assert weight.grad is None
         assert weight.requires_grad
-    for key, value in judge.model.state_dict().items():
+    for key, value in release.model.state_dict().items():
         assert torch.equal(value, weights[key]), key
 
 
 def test_a_map_takes_no_second_copy_of_the_weights(monkeypatch):
-    judge, kept = release("ViT"), []
+    release, kept = release_of("ViT"), []
     twin = attribution._twin
     monkeypatch.setattr(attribution, "_twin", lambda network: kept.append(twin(network)) or kept[0])
-    attribution.attribute(judge, grain((64, 48)))
-    held = {value.data_ptr() for value in judge.model.state_dict().values()}
+    attribution.attribute(release, grain((64, 48)))
+    held = {value.data_ptr() for value in release.model.state_dict().values()}
     assert {value.data_ptr() for value in kept[0].state_dict().values()} == held
 
 
 @pytest.mark.parametrize("name", ["ResNet", "ViT"])
 def test_maps_made_at_once_are_those_made_alone_and_disturb_no_answers(name):
-    judge, images = release(name), [grain((64, 48), seed=seed) for seed in range(4)]
-    maps = [attribution.attribute(judge, image) for image in images]
-    answers = [judge.probabilities([image]) for image in images]
+    release, images = release_of(name), [grain((64, 48), seed=seed) for seed in range(4)]
+    maps = [attribution.attribute(release, image) for image in images]
+    answers = [release.probabilities([image]) for image in images]
     with ThreadPoolExecutor(8) as pool:
-        told = [pool.submit(judge.probabilities, [image]) for image in images * 20]
-        found = [pool.submit(attribution.attribute, judge, image) for image in images * 5]
-        told += [pool.submit(judge.probabilities, [image]) for image in images * 20]
+        told = [pool.submit(release.probabilities, [image]) for image in images * 20]
+        found = [pool.submit(attribution.attribute, release, image) for image in images * 5]
+        told += [pool.submit(release.probabilities, [image]) for image in images * 20]
     for i, each in enumerate(found):
         np.testing.assert_allclose(each.result(), maps[i % 4], atol=1e-5)
     for i, each in enumerate(told):
@@ -91,19 +92,19 @@ def test_maps_made_at_once_are_those_made_alone_and_disturb_no_answers(name):
 
 
 def test_a_map_may_be_asked_for_where_gradients_are_off():
-    judge, image = release("ResNet"), grain((64, 48))
+    release, image = release_of("ResNet"), grain((64, 48))
     with torch.inference_mode():
-        found = attribution.attribute(judge, image)
-    np.testing.assert_array_equal(found, attribution.attribute(judge, image))
+        found = attribution.attribute(release, image)
+    np.testing.assert_array_equal(found, attribution.attribute(release, image))
 
 
 def test_a_map_is_of_the_diagnosis_that_is_named_and_else_of_the_alert():
-    judge, image = release("ResNet"), grain((64, 48))
-    named = attribution.attribute(judge, image, "melanoma")
-    np.testing.assert_array_equal(named, attribution.attribute(judge, image))
-    assert np.abs(named - attribution.attribute(judge, image, "nevus")).max() > 0.1
+    release, image = release_of("ResNet"), grain((64, 48))
+    named = attribution.attribute(release, image, "melanoma")
+    np.testing.assert_array_equal(named, attribution.attribute(release, image))
+    assert np.abs(named - attribution.attribute(release, image, "nevus")).max() > 0.1
     with pytest.raises(ValueError, match="no diagnosis 'mole' in this release: take one of actinic keratosis, "):
-        attribution.attribute(judge, image, "mole")
+        attribution.attribute(release, image, "mole")
 
 
 def crops(shortest: int) -> DeiTImageProcessorPil:
@@ -130,8 +131,8 @@ def test_what_a_processor_shows_the_model_is_found_out(processor, size, seen):
 
 @pytest.mark.parametrize("name", ["ResNet", "ViT"])
 def test_what_the_processor_cuts_off_is_not_marked_and_the_rest_lies_where_it_was_seen(name):
-    judge = blinkered(release(name, crops(SIDE)), slice(0, 12), slice(20, None))
-    found = attribution.attribute(judge, grain((128, 64)))
+    release = blinkered(release_of(name, crops(SIDE)), slice(0, 12), slice(20, None))
+    found = attribution.attribute(release, grain((128, 64)))
     assert found.shape == (64, 128)
     assert np.isnan(found[:, :31]).all()
     assert np.isnan(found[:, 97:]).all()
@@ -142,15 +143,15 @@ def test_what_the_processor_cuts_off_is_not_marked_and_the_rest_lies_where_it_wa
 
 
 def test_the_map_of_a_large_image_is_bounded_and_keeps_its_shape():
-    found = attribution.attribute(release("ResNet"), grain((3000, 1500)))
+    found = attribution.attribute(release_of("ResNet"), grain((3000, 1500)))
     assert found.shape == (attribution.SIDE // 2, attribution.SIDE)
 
 
 def test_where_nothing_speaks_for_the_diagnosis_nothing_is_marked():
-    judge = release("ViT")
-    for weight in judge.model.parameters():
+    release = release_of("ViT")
+    for weight in release.model.parameters():
         weight.data.zero_()
-    assert not attribution.attribute(judge, grain((64, 48))).any()
+    assert not attribution.attribute(release, grain((64, 48))).any()
 
 
 def test_an_overlay_colours_what_is_marked_and_leaves_the_rest_to_be_seen():

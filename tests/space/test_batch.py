@@ -20,7 +20,7 @@ from dermalert_space import batch, cli
 from dermalert_space.cli import main
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.page import api
-from dermalert_space.prediction import STATES, Judgement, state
+from dermalert_space.prediction import STATES, Prediction, state
 from dermalert_space.release import BUNDLED, Release
 from PIL import Image
 from support import hostile
@@ -41,7 +41,7 @@ def release(folder) -> Release:
 
 
 def rows_of(release: Release, *paths: Path, limit: int = batch.LIMIT, **settings) -> list[batch.Row]:
-    return list(batch.judged(release, batch.expanded(paths, limit=limit), **settings))
+    return list(batch.predict_files(release, batch.expanded(paths, limit=limit), **settings))
 
 
 def problems(release: Release, *paths: Path, **settings) -> dict[str, str | None]:
@@ -70,13 +70,13 @@ def test_each_image_is_judged_as_if_it_were_alone(release, tmp_path, batch_size)
     rows = rows_of(release, *paths, batch_size=batch_size)
     assert [row.file for row in rows] == [path.name for path in paths]
     for row, path in zip(rows, paths, strict=True):
-        alone = release.judge(path)
-        assert row.judgement.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
-        assert row.watched == row.judgement.probabilities["melanoma"]
-        assert row.judgement.alert is alone.alert
+        alone = release.predict(path)
+        assert row.prediction.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+        assert row.watched == row.prediction.probabilities["melanoma"]
+        assert row.prediction.alert is alone.alert
         assert row.problem is row.thumbnail is None
     assert len({round(row.watched, 4) for row in rows}) > 10, "or the order would not show"
-    assert {row.judgement.alert for row in rows} == {True, False}
+    assert {row.prediction.alert for row in rows} == {True, False}
 
 
 def test_large_images_are_judged_in_smaller_groups_alike(release, tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_images_of_a_pixel_or_few_are_judged_as_images_of_one_colour(release, tm
     answers = []
     for number, size in enumerate([(1, 1), (3, 3), (1, 3), (3, 1), (30, 900), (900, 30), (3, 64), (64, 64)]):
         Image.new("RGB", size, (200, 150, 120)).save(tmp_path / f"{number}.png")
-        answers.append(rows_of(release, tmp_path / f"{number}.png")[0].judgement.probabilities)
+        answers.append(rows_of(release, tmp_path / f"{number}.png")[0].prediction.probabilities)
     for answer in answers[:-1]:
         assert answer == pytest.approx(answers[-1], abs=1e-5)
 
@@ -101,7 +101,7 @@ def test_bad_files_are_rows_and_the_batch_goes_on(release, tmp_path):
     first, second = pictures(tmp_path, 2)
     (tmp_path / "letter.jpg").write_text("Dear colleague")
     rows = rows_of(release, first, tmp_path / "letter.jpg", tmp_path / "nowhere.png", second)
-    assert [row.judgement is None for row in rows] == [False, True, True, False]
+    assert [row.prediction is None for row in rows] == [False, True, True, False]
     assert rows[1].problem.startswith("the file cannot be read as an image")
     assert rows[2].problem == "the file does not exist."
 
@@ -126,7 +126,7 @@ def test_a_consumer_that_stops_stops_the_reading(release, tmp_path):
             read.append(path)
             yield path.name, path
 
-    rows = batch.judged(release, files(), batch_size=4)
+    rows = batch.predict_files(release, files(), batch_size=4)
     next(rows)
     rows.close()
     assert len(read) < 20
@@ -219,7 +219,7 @@ def test_an_archive_is_judged_as_its_files_are(release, tmp_path):
     rows = rows_of(release, tmp_path / "x.zip")
     assert [row.file for row in rows] == [f"x.zip/folder/{path.name}" for path in paths]
     for row, path in zip(rows, paths, strict=True):
-        assert row.judgement.probabilities == pytest.approx(release.judge(path).probabilities, abs=1e-5)
+        assert row.prediction.probabilities == pytest.approx(release.predict(path).probabilities, abs=1e-5)
 
 
 def test_names_in_an_archive_are_shown_and_never_paths(release, tmp_path, monkeypatch, picture):
@@ -321,7 +321,7 @@ def check_hostile(release: Release, folder: Path, *, n: int, seed: int) -> None:
         assert rows, path
         for row in rows:
             assert row.file.isprintable() and len(row.file) <= batch.LONGEST_NAME
-            assert (row.judgement is None) == (row.problem is not None)
+            assert (row.prediction is None) == (row.problem is not None)
             assert row.problem is None or SENTENCE.fullmatch(row.problem), row.problem
             assert str(folder) not in (row.problem or "")
     assert everything_in(folder) == before
@@ -348,9 +348,9 @@ def test_hostile_files_in_one_batch_do_not_hide_the_good_ones(release, tmp_path,
             good.write_bytes(picture)
             paths += [path, good]
     rows = [row for row in rows_of(release, *paths) if row.file.startswith("good ")]
-    expected = release.judge(picture).probabilities
+    expected = release.predict(picture).probabilities
     assert len(rows) == len(paths) // 2 > 50
-    assert all(row.judgement.probabilities == pytest.approx(expected, abs=1e-5) for row in rows)
+    assert all(row.prediction.probabilities == pytest.approx(expected, abs=1e-5) for row in rows)
 
 
 MEASURED = """
@@ -360,7 +360,7 @@ from dermalert_space.release import Release
 warnings.simplefilter("ignore")
 release = Release.load(sys.argv[1])
 for path in sys.argv[2:]:
-    rows = sum(row.problem is None for row in batch.judged(release, batch.expanded([path]), thumbnails=True))
+    rows = sum(row.problem is None for row in batch.predict_files(release, batch.expanded([path]), thumbnails=True))
     print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -406,33 +406,33 @@ POINTS = {"melanoma": 0.04, "attention": 0.05}
 
 
 def row(
-    file: str, *, alert: bool | None, melanoma: float, malignant: float | None = None, attention=None, refused=None
+    file: str, *, alert: bool | None, melanoma: float, malignant: float | None = None, attention=None, abstained=None
 ) -> batch.Row:
     asks = attention is not None and attention >= POINTS["attention"]
-    judgement = Judgement(
-        state=state(alert, asks, refused),
+    prediction = Prediction(
+        state=state(alert, asks, abstained),
         alert=alert,
-        refused=refused,
+        abstained=abstained,
         sentence="...",
         probabilities={"melanoma": melanoma},
         malignant=malignant,
         attention=attention,
         urgency=max(melanoma / POINTS["melanoma"], (attention or 0) / POINTS["attention"]),
     )
-    return batch.Row(file=file, judgement=judgement, watched=melanoma, problem=None)
+    return batch.Row(file=file, prediction=prediction, watched=melanoma, problem=None)
 
 
 def test_the_most_urgent_come_first():
-    unread = batch.Row(file="unread", judgement=None, watched=None, problem="the file is no file.")
+    unread = batch.Row(file="unread", prediction=None, watched=None, problem="the file is no file.")
     rows = [
         row("likely alert", alert=True, melanoma=0.9, attention=0.91),
         row("carcinoma", alert=False, melanoma=0.001, attention=0.95),
         row("alert", alert=True, melanoma=0.2, attention=0.3),
         row("perhaps a carcinoma", alert=False, melanoma=0.03, attention=0.07),
         row("alert, just", alert=True, melanoma=0.04, attention=0.041),
-        row("dark and suspicious", alert=None, melanoma=0.5, attention=0.5, refused="too dark."),
-        row("dark", alert=None, melanoma=0.01, attention=0.01, refused="too dark."),
-        row("no number", alert=None, melanoma=float("nan"), refused="no number."),
+        row("dark and suspicious", alert=None, melanoma=0.5, attention=0.5, abstained="too dark."),
+        row("dark", alert=None, melanoma=0.01, attention=0.01, abstained="too dark."),
+        row("no number", alert=None, melanoma=float("nan"), abstained="no number."),
         row("keratosis", alert=False, melanoma=0.01, attention=0.045),
         row("nevus", alert=False, melanoma=0.03, attention=0.04),
         unread,
@@ -464,9 +464,9 @@ def test_the_csv_table_holds_what_was_judged(release, tmp_path):
     fixed += ["malignant probability", "attention probability"]
     assert list(table[0]) == [*fixed, *LABELS, "alert threshold", "attention threshold", "release", "tag"]
     for line, judged in zip(table[:3], rows, strict=False):
-        assert line["sentence"] == judged.judgement.sentence
-        assert line["alert"] == str(judged.judgement.alert).lower()
-        assert {k: float(line[k]) for k in LABELS} == pytest.approx(judged.judgement.probabilities, abs=1e-6)
+        assert line["sentence"] == judged.prediction.sentence
+        assert line["alert"] == str(judged.prediction.alert).lower()
+        assert {k: float(line[k]) for k in LABELS} == pytest.approx(judged.prediction.probabilities, abs=1e-6)
         assert line["melanoma probability"] == line["melanoma"]
         assert line["refused"] == line["problem"] == line["tag"] == line["malignant probability"] == ""
         assert line["release"] == Path(release.name).name, "and not where it lies"
@@ -498,8 +498,8 @@ def test_the_json_is_strict_and_holds_what_was_judged(release, tmp_path):
     assert table["alert"] == {"label": "melanoma", "threshold": 0.0135}
     assert [file["file"] for file in table["files"]] == ["000.jpg", "001.png", "nowhere.png"]
     for file, judged in zip(table["files"][:2], rows, strict=False):
-        assert file["probabilities"] == pytest.approx(judged.judgement.probabilities, abs=1e-6)
-        assert file["alert"] is judged.judgement.alert and file["problem"] is None
+        assert file["probabilities"] == pytest.approx(judged.prediction.probabilities, abs=1e-6)
+        assert file["alert"] is judged.prediction.alert and file["problem"] is None
     assert table["files"][2]["probabilities"] is None
     assert table["files"][2]["problem"] == "the file does not exist."
 
@@ -510,7 +510,7 @@ def test_a_state_follows_from_the_numbers_beside_it(tmp_path, point, nudge):
     """Also where probability and threshold differ in the ninth decimal alone."""
     path = make_release(tmp_path / "release", threshold=0.99, attention=0.99) / "config.json"
     config, image = json.loads(path.read_text()), make_image(seed=4)
-    first = Release.load(path.parent).judge(image)
+    first = Release.load(path.parent).predict(image)
     value = first.probabilities["melanoma"] if point == "alert" else first.attention
     config[point]["threshold"] = value + nudge
     path.write_text(json.dumps(config))
@@ -519,7 +519,11 @@ def test_a_state_follows_from_the_numbers_beside_it(tmp_path, point, nudge):
     rows = rows_of(release, tmp_path / "lesion.png")
     (line,) = csv.DictReader(io.StringIO(batch.as_csv(rows, release)))
     table = json.loads(batch.as_json(rows, release))
-    (file,), told, served = table["files"], api.judged(release, rows[0].judgement), api.served(release, None)
+    (file,), told, served = (
+        table["files"],
+        api.prediction_record(release, rows[0].prediction),
+        api.served(release, None),
+    )
     thresholds = {f"{name} threshold": table[name]["threshold"] for name in ("alert", "attention")}
     file = file | file["probabilities"] | thresholds
     told = told | told["probabilities"] | {"attention probability": told["attention"]}
@@ -535,7 +539,7 @@ def test_a_state_follows_from_the_numbers_beside_it(tmp_path, point, nudge):
 
 
 def test_a_number_that_is_none_is_null_in_json_and_empty_in_the_table(release):
-    rows = [row("a", alert=None, melanoma=float("nan"), refused="no number.")]
+    rows = [row("a", alert=None, melanoma=float("nan"), abstained="no number.")]
     (file,) = json.loads(batch.as_json(rows, release), parse_constant=lambda name: pytest.fail(name))["files"]
     assert file["melanoma probability"] is file["probabilities"]["melanoma"] is None
     (line,) = csv.DictReader(io.StringIO(batch.as_csv(rows, release)))
@@ -691,6 +695,6 @@ def test_real_images_are_judged_as_alone(real_images):
     bundled = Release.load(BUNDLED)
     paths = random.Random(0).sample(sorted(real_images.glob("*/*/*.jpg")), 60)
     rows = rows_of(bundled, *paths)
-    found = np.array([[row.judgement.probabilities[label] for label in bundled.labels] for row in rows])
-    alone = np.array([[bundled.judge(path).probabilities[label] for label in bundled.labels] for path in paths])
+    found = np.array([[row.prediction.probabilities[label] for label in bundled.labels] for row in rows])
+    alone = np.array([[bundled.predict(path).probabilities[label] for label in bundled.labels] for path in paths])
     np.testing.assert_allclose(found, alone, atol=1e-5)

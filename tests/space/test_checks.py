@@ -48,7 +48,7 @@ def refused(folder: Path) -> str:
     with pytest.raises(NoRelease) as error:
         found = Release.load(folder)
         found.metrics()
-        found.check_answers()
+        found.verify_parity()
     (line,) = str(error.value).splitlines()
     return line
 
@@ -126,10 +126,10 @@ def test_links_within_a_release_and_in_the_cache_of_the_hub_are_followed(whole, 
     for number, file in enumerate([file for file in snapshot.rglob("*") if file.is_file()]):
         shutil.move(file, home / "blobs" / str(number))
         file.symlink_to(os.path.relpath(home / "blobs" / str(number), file.parent))
-    Release.load(snapshot).check_answers()
+    Release.load(snapshot).verify_parity()
     assert contract.files(snapshot) == contract.files(whole)
     (tmp_path / "newest").symlink_to(snapshot)
-    Release.load(tmp_path / "newest").check_answers()
+    Release.load(tmp_path / "newest").verify_parity()
 
 
 def test_a_figure_that_is_a_link_is_not_shown(copied):
@@ -380,5 +380,5 @@ def test_figures_that_cannot_be_shown_are_said_without_a_traceback(copied, chang
 
 def test_a_good_release_gives_what_it_gave(whole):
     found = Release.load(whole)
-    found.check_answers()
+    found.verify_parity()
     assert np.isfinite(found.probabilities([Image.new("RGB", (64, 64))])).all()

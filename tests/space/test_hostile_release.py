@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from dermalert_space import batch, comparison
 from dermalert_space.page import api, markup, tab_batch, tab_evaluation, tab_versions
-from dermalert_space.release import Answers, NoRelease, Release
+from dermalert_space.release import NoRelease, Predictions, Release
 from PIL import Image
 from support.releases import LABELS, make_image, make_release, measured_release
 
@@ -59,11 +59,11 @@ def rows(release: Release) -> list[batch.Row]:
         shares = {"melanoma": melanoma, "basal cell carcinoma": carcinoma, "nevus": 1 - melanoma - carcinoma}
         for name, share in shares.items():
             row[LABELS.index(name)] = share
-        answers = Answers(probabilities=row[None], refused=[None])
-        release.answers = lambda _, answers=answers: answers
-        (judgement,) = release.judge_all([make_image()])
-        found.append(batch.Row(file=f"{TAGS[number]}.png", judgement=judgement, watched=melanoma, problem=None))
-    return [*found, batch.Row(file=TAGS[0], judgement=None, watched=None, problem=f"the file {TAGS[1]}.")]
+        predictions = Predictions(probabilities=row[None], abstained=[None])
+        release.predict_arrays = lambda _, predictions=predictions: predictions
+        (prediction,) = release.predict_all([make_image()])
+        found.append(batch.Row(file=f"{TAGS[number]}.png", prediction=prediction, watched=melanoma, problem=None))
+    return [*found, batch.Row(file=TAGS[0], prediction=None, watched=None, problem=f"the file {TAGS[1]}.")]
 
 
 def check(html: str) -> None:
@@ -75,9 +75,9 @@ def check(html: str) -> None:
 
 def test_the_page_runs_nothing_of_it(release, measured):
     listed = tab_batch.listed(release, batch.by_urgency(rows(release)))
-    judged = "".join(markup.answer(release, row.judgement) for row in rows(release) if row.judgement)
+    shown = "".join(markup.answer(release, row.prediction) for row in rows(release) if row.prediction)
     meant = markup.meaning(release, measured.metrics())
-    for html in (listed, judged, meant, markup.notice(release, None)):
+    for html in (listed, shown, meant, markup.notice(release, None)):
         check(html)
         assert TAGS[0] not in html
     assert [row.state for row in rows(release)] == ["melanoma_alert", "malignant_likely", "none", "unreadable"]
@@ -177,7 +177,7 @@ def test_a_sentence_on_a_release_is_one_line_that_can_be_shown(tmp_path, change)
 def test_what_turns_a_line_round_is_shown_as_what_cannot_be_shown(measured, name):
     shown = batch.shown(f"{name}.png")
     assert shown.isprintable()
-    row = batch.Row(file=shown, judgement=None, watched=None, problem="the file does not exist.")
+    row = batch.Row(file=shown, prediction=None, watched=None, problem="the file does not exist.")
     for text in (batch.as_text([row], measured), batch.as_csv([row], measured)):
         assert all(line.isprintable() for line in text.splitlines())
 

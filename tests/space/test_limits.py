@@ -418,7 +418,7 @@ def test_temporary_files_lie_where_the_uploads_do(tmp_path, monkeypatch):
 def rows(n: int) -> Iterator[batch.Row]:
     for number in range(n):
         time.sleep(0.01)
-        yield batch.Row(file=str(number), judgement=None, watched=None, problem="none")
+        yield batch.Row(file=str(number), prediction=None, watched=None, problem="none")
 
 
 @pytest.mark.parametrize(

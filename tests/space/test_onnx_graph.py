@@ -76,10 +76,10 @@ def test_onnx_runtime_serves_a_release_that_has_a_graph_and_answers_as_torch_doe
     assert fast.graph is not None and plain.graph is None
     fast.model = None
     images = [image.convert("RGB") for image in pictures["image"][:20]] + [make_image((90, 70)), make_image((9, 9))]
-    ours, theirs = fast.answers(images, batch_size=5), plain.answers(images)
+    ours, theirs = fast.predict_arrays(images, batch_size=5), plain.predict_arrays(images)
     assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-5)
     assert fast.features(images) == pytest.approx(plain.features(images), abs=1e-4)
-    assert ours.refused == theirs.refused and 0 < sum(why is not None for why in ours.refused) < len(images)
+    assert ours.abstained == theirs.abstained and 0 < sum(why is not None for why in ours.abstained) < len(images)
 
 
 def test_the_weights_are_the_models_own_whichever_these_are(copied):
@@ -272,8 +272,8 @@ def test_nothing_is_read_from_where_a_graph_points_to(copied, where, place):
 def test_a_file_of_the_name_that_stands_in_a_graph_is_not_read(copied, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(onnx_graph.PLACE).write_bytes(b"\xff" * 200_000)
-    judge = Release.load(copied)
-    assert np.isfinite(judge.probabilities([make_image()])).all()
+    release = Release.load(copied)
+    assert np.isfinite(release.probabilities([make_image()])).all()
 
 
 @pytest.mark.usefixtures("hub")
@@ -286,9 +286,9 @@ def test_a_release_at_a_revision_takes_the_graph_of_that_revision(served, tmp_pa
         api.create_tag("tester/release", tag=tag)
         answers[tag] = Release.load(folder).probabilities([make_image()])
     for tag, expected in answers.items():
-        judge = Release.load(f"tester/release@{tag}")
-        assert judge.graph is not None
-        assert np.array_equal(judge.probabilities([make_image()]), expected)
+        release = Release.load(f"tester/release@{tag}")
+        assert release.graph is not None
+        assert np.array_equal(release.probabilities([make_image()]), expected)
 
 
 def test_a_package_that_is_missing_is_named(copied, monkeypatch):

@@ -185,7 +185,7 @@ def test_a_visitor_without_an_image_can_try_a_generated_one(visit, demo_space, d
     expect(page.locator("#examples")).to_contain_text("Drawn by a program of dermalert; not a photograph")
     for caption, name in (("A generated lesion", "generated-1.png"), ("Another generated lesion", "generated-2.png")):
         page.get_by_role("button", name=f"Try: {caption}").click()
-        judged = Release.load(demo_release).judge(serving.SPACE / "examples" / name)
+        judged = Release.load(demo_release).predict(serving.SPACE / "examples" / name)
         expect(page.locator("#result .sentence")).to_have_text(judged.sentence)
 
 
@@ -223,7 +223,7 @@ def write_batch(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def judge_all(page, paths: list[Path]):
+def predict_all(page, paths: list[Path]):
     page.locator("#files input[type=file]").set_input_files(paths)
     expect(page.locator("#files")).to_contain_text(paths[-1].stem)
     page.get_by_role("button", name="Judge these files").click()
@@ -233,7 +233,7 @@ def judge_all(page, paths: list[Path]):
 
 def test_a_batch_is_listed_by_urgency_and_filtered(visit, demo_space, tmp_path):
     page = visit(demo_space, "A batch")
-    rows = judge_all(page, write_batch(tmp_path / "batch"))
+    rows = predict_all(page, write_batch(tmp_path / "batch"))
     expect(page.locator("#rows .total")).to_have_text("8 files: 5 melanoma alert, 1 cannot be assessed, 2 not read.")
     states = [row.get_attribute("data-state") for row in rows.all()]
     assert states == ["melanoma_alert"] * 5 + ["cannot_assess"] + ["unreadable"] * 2
@@ -256,7 +256,7 @@ def test_a_batch_is_listed_by_urgency_and_filtered(visit, demo_space, tmp_path):
 
 def test_a_batch_is_downloaded_as_a_table_and_as_json(visit, demo_space, tmp_path):
     page = visit(demo_space, "A batch")
-    judge_all(page, write_batch(tmp_path / "batch"))
+    predict_all(page, write_batch(tmp_path / "batch"))
     for name in ("triage.csv", "triage.json"):
         with page.expect_download() as download:
             page.get_by_text(f"Download {name}").click()
@@ -442,7 +442,7 @@ def test_another_version_is_set_beside_the_served_one(visit, hub_space, versions
     both = page.locator("#both section")
     expect(both).to_have_count(2)
     for section, tag in zip(both.all(), versions, strict=True):
-        judged = Release.load(versions[tag]).judge(tmp_path / "lesion.png")
+        judged = Release.load(versions[tag]).predict(tmp_path / "lesion.png")
         expect(section.locator("h3")).to_have_text(f"{REPO}@{tag}")
         expect(section.locator(".sentence")).to_have_text(judged.sentence)
 
@@ -461,7 +461,7 @@ def test_each_tab_fits_a_phone_and_keeps_the_notice_in_view(visit, hub_space, tm
     for tab in TABS:
         page.get_by_role("tab", name=tab).click()
         if tab == "A batch":
-            judge_all(page, write_batch(tmp_path / "batch"))
+            predict_all(page, write_batch(tmp_path / "batch"))
         if tab == "How good is it":
             expect(page.locator("#evaluation h2").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 390, tab
@@ -505,7 +505,7 @@ def test_all_that_is_said_can_be_read(visit, demo_space, tmp_path, color_scheme)
     expect(page.locator("#looked img")).to_have_count(2)
     found = page.locator(said).evaluate_all(CONTRAST)
     page.get_by_role("tab", name="A batch").click()
-    judge_all(page, write_batch(tmp_path / "batch"))
+    predict_all(page, write_batch(tmp_path / "batch"))
     found += page.locator(said).evaluate_all(CONTRAST)
     page.get_by_role("tab", name="How good is it").click()
     found += page.locator(said).evaluate_all(CONTRAST)

@@ -13,8 +13,8 @@ import torch
 from dermalert_space import batch
 from dermalert_space.images import MAX_PIXELS, UnreadableImage, read_image
 from dermalert_space.page import markup
-from dermalert_space.prediction import Judgement, threshold_share
-from dermalert_space.release import Answers, NoRelease, Release
+from dermalert_space.prediction import Prediction, threshold_share
+from dermalert_space.release import NoRelease, Predictions, Release
 from PIL import Image
 from support import hostile
 from support.releases import LABELS, make_image, make_release
@@ -224,11 +224,11 @@ def test_each_16_bit_grey_goes_to_the_nearest_of_8(dtype):
 def test_the_probabilities_are_those_of_a_bare_pipeline(folder, release, tmp_path, seed):
     make_image((90, 70), seed=seed).save(tmp_path / "lesion.png")
     plain = pipeline("image-classification", model=str(folder))(str(tmp_path / "lesion.png"), top_k=9)
-    judged = release.judge(tmp_path / "lesion.png").probabilities
-    assert list(judged) == [row["label"] for row in plain]  # the largest first
-    assert list(judged.values()) == pytest.approx([row["score"] for row in plain], abs=1e-6)
-    assert sorted(judged) == sorted(LABELS)
-    assert sum(judged.values()) == pytest.approx(1, abs=1e-5)
+    probabilities = release.predict(tmp_path / "lesion.png").probabilities
+    assert list(probabilities) == [row["label"] for row in plain]  # the largest first
+    assert list(probabilities.values()) == pytest.approx([row["score"] for row in plain], abs=1e-6)
+    assert sorted(probabilities) == sorted(LABELS)
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_an_image_is_judged_alike_alone_and_in_a_batch(release):
@@ -242,26 +242,26 @@ def test_an_image_is_judged_alike_alone_and_in_a_batch(release):
 
 def test_the_alert_begins_at_the_threshold(folder):
     release = Release.load(folder)
-    probability = release.judge(make_image()).probabilities["melanoma"]
+    probability = release.predict(make_image()).probabilities["melanoma"]
     for threshold, alert in ((probability - 1e-7, True), (probability, True), (probability + 1e-7, False)):
         release.threshold = threshold
-        judgement = release.judge(make_image())
-        assert judgement.alert is alert
+        prediction = release.predict(make_image())
+        assert prediction.alert is alert
         word = "Melanoma alert: " if alert else "No melanoma alert: "
-        assert judgement.sentence.startswith(f"{word}the probability of melanoma is ")
+        assert prediction.sentence.startswith(f"{word}the probability of melanoma is ")
 
 
 def test_without_a_threshold_nothing_is_judged(tmp_path):
-    judgement = Release.load(make_release(tmp_path, threshold=None)).judge(make_image())
-    assert judgement.alert is None
-    assert judgement.sentence.startswith("Cannot be assessed: this release has no alert threshold")
-    assert len(judgement.probabilities) == 9
+    prediction = Release.load(make_release(tmp_path, threshold=None)).predict(make_image())
+    assert prediction.alert is None
+    assert prediction.sentence.startswith("Cannot be assessed: this release has no alert threshold")
+    assert len(prediction.probabilities) == 9
 
 
 def test_a_melanoma_bias_turns_the_alert(tmp_path):
     for bias, alert in ((20, True), (-20, False)):
         release = Release.load(make_release(tmp_path / str(bias), melanoma_bias=bias))
-        assert release.judge(make_image()).alert is alert
+        assert release.predict(make_image()).alert is alert
 
 
 # Loading
@@ -329,9 +329,9 @@ def test_an_answer_that_is_no_number_is_no_answer(tmp_path):
     release = Release.load(make_release(tmp_path / "release"))
     with torch.no_grad():
         release.model.classifier.bias.fill_(float("nan"))
-    judgement = release.judge(Image.new("RGB", (40, 40)))
-    assert judgement.alert is None
-    assert judgement.sentence.startswith("Cannot be assessed: what this release answers is not a number")
+    prediction = release.predict(Image.new("RGB", (40, 40)))
+    assert prediction.alert is None
+    assert prediction.sentence.startswith("Cannot be assessed: what this release answers is not a number")
 
 
 @pytest.mark.parametrize(
@@ -380,15 +380,15 @@ def with_both_points(tmp_path_factory) -> Release:
     return Release.load(make_release(tmp_path_factory.mktemp("both"), threshold=0.04, attention=0.05, groups=True))
 
 
-def judged_as(release: Release, monkeypatch, *, refused: str | None = None, **shares: float) -> Judgement:
+def predicted_as(release: Release, monkeypatch, *, abstained: str | None = None, **shares: float) -> Prediction:
     """What a release says where its model gives these shares, and the rest to nevus."""
     row = np.zeros(9, np.float32)
     for name, value in shares.items():
         row[LABELS.index(name.replace("_", " "))] = value
     row[LABELS.index("nevus")] = 1 - row.sum()
-    answers = Answers(probabilities=row[None], refused=[refused])
-    monkeypatch.setattr(release, "answers", lambda _: answers)
-    return release.judge(make_image())
+    predictions = Predictions(probabilities=row[None], abstained=[abstained])
+    monkeypatch.setattr(release, "predict_arrays", lambda _: predictions)
+    return release.predict(make_image())
 
 
 @pytest.mark.parametrize(
@@ -416,39 +416,39 @@ def judged_as(release: Release, monkeypatch, *, refused: str | None = None, **sh
     ],
 )
 def test_the_state_follows_from_the_two_thresholds(with_both_points, monkeypatch, shares, state, begins):
-    judgement = judged_as(with_both_points, monkeypatch, **shares)
-    assert judgement.state == state
-    assert judgement.sentence.startswith(begins)
-    assert judgement.alert is (state == "melanoma_alert")
-    summed = sum(judgement.probabilities[name] for name in ATTENTION)
-    assert judgement.attention == pytest.approx(summed, abs=1e-12)
-    assert judgement.urgency == max(judgement.probabilities["melanoma"] / 0.04, judgement.attention / 0.05)
+    prediction = predicted_as(with_both_points, monkeypatch, **shares)
+    assert prediction.state == state
+    assert prediction.sentence.startswith(begins)
+    assert prediction.alert is (state == "melanoma_alert")
+    summed = sum(prediction.probabilities[name] for name in ATTENTION)
+    assert prediction.attention == pytest.approx(summed, abs=1e-12)
+    assert prediction.urgency == max(prediction.probabilities["melanoma"] / 0.04, prediction.attention / 0.05)
 
 
 def test_what_is_declined_cannot_be_assessed_however_malignant_it_looks(with_both_points, monkeypatch):
-    judgement = judged_as(with_both_points, monkeypatch, refused="it is too dark.", melanoma=0.9)
-    assert (judgement.state, judgement.alert) == ("cannot_assess", None)
-    assert judgement.sentence == "Cannot be assessed: it is too dark."
+    prediction = predicted_as(with_both_points, monkeypatch, abstained="it is too dark.", melanoma=0.9)
+    assert (prediction.state, prediction.alert) == ("cannot_assess", None)
+    assert prediction.sentence == "Cannot be assessed: it is too dark."
 
 
 def test_attention_begins_at_its_threshold(tmp_path):
     release = Release.load(make_release(tmp_path, threshold=1.0, attention=0.5))
-    summed = release.judge(make_image()).attention
+    summed = release.predict(make_image()).attention
     for threshold, state in ((summed * (1 + 1e-12), "none"), (summed, "malignant_likely"), (0.001, "malignant_likely")):
         release.attention = dataclasses.replace(release.attention, threshold=threshold)
-        assert release.judge(make_image()).state == state
+        assert release.predict(make_image()).state == state
 
 
 def test_a_release_made_before_there_was_attention_is_served_as_before(tmp_path, monkeypatch):
     release = Release.load(make_release(tmp_path, threshold=0.04, groups=True))
     assert release.attention is None
-    judgement = judged_as(release, monkeypatch, basal_cell_carcinoma=0.9)
-    assert (judgement.state, judgement.attention) == ("none", None)
-    assert judgement.malignant == pytest.approx(0.9)
+    prediction = predicted_as(release, monkeypatch, basal_cell_carcinoma=0.9)
+    assert (prediction.state, prediction.attention) == ("none", None)
+    assert prediction.malignant == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
-    ("shares", "refused", "state", "begins"),
+    ("shares", "abstained", "state", "begins"),
     [
         (
             {"basal_cell_carcinoma": 0.9},
@@ -464,27 +464,27 @@ def test_a_release_made_before_there_was_attention_is_served_as_before(tmp_path,
     ],
 )
 def test_without_a_threshold_of_the_alert_attention_alone_decides(
-    tmp_path, monkeypatch, shares, refused, state, begins
+    tmp_path, monkeypatch, shares, abstained, state, begins
 ):
     release = Release.load(make_release(tmp_path, threshold=None, attention=0.05, groups=True))
-    judgement = judged_as(release, monkeypatch, refused=refused, **shares)
-    assert (judgement.state, judgement.alert) == (state, None)
-    assert judgement.sentence.startswith(begins)
-    assert judgement.urgency == judgement.attention / 0.05
-    shown = markup.answer(release, judgement)
+    prediction = predicted_as(release, monkeypatch, abstained=abstained, **shares)
+    assert (prediction.state, prediction.alert) == (state, None)
+    assert prediction.sentence.startswith(begins)
+    assert prediction.urgency == prediction.attention / 0.05
+    shown = markup.answer(release, prediction)
     assert f'data-state="{state}"' in shown and "no melanoma alert" not in shown.lower()
 
 
 def test_without_either_threshold_nothing_can_be_assessed(tmp_path, monkeypatch):
     release = Release.load(make_release(tmp_path, threshold=None, attention=0.05))
     release.attention = dataclasses.replace(release.attention, threshold=None)
-    judgement = judged_as(release, monkeypatch, basal_cell_carcinoma=0.9)
-    assert (judgement.state, judgement.urgency) == ("cannot_assess", None)
+    prediction = predicted_as(release, monkeypatch, basal_cell_carcinoma=0.9)
+    assert (prediction.state, prediction.urgency) == ("cannot_assess", None)
 
 
 def test_names_that_only_label2id_has_are_none_of_a_release(tmp_path):
     folder = with_config(make_release(tmp_path / "odd", attention=0.1), label2id={"wart": 0, "melanoma": 1})
-    assert Release.load(folder).judge(make_image()).attention is not None
+    assert Release.load(folder).predict(make_image()).attention is not None
     folder = with_config(folder, attention={"labels": ["wart"], "threshold": 0.1})
     with pytest.raises(NoRelease, match=r"its 'attention' names \['wart'\], which are not different diagnoses"):
         Release.load(folder)

@@ -170,7 +170,7 @@ def test_the_bundled_release_is_served_where_none_is_named(monkeypatch, demo_rel
 def test_a_release_that_answers_otherwise_than_it_was_measured_is_not_served(monkeypatch, tmp_path, capsys):
     folder = make_release(tmp_path / "release")
     evaluate.write_reference(folder / REFERENCE, Release.load(folder))
-    assert Release.load(folder).deviation() < 1e-5
+    assert Release.load(folder).parity_error() < 1e-5
     assert launched(monkeypatch, MODEL_ID=str(folder))
     make_release(folder, seed=1)  # other weights, the same reference
     monkeypatch.setenv("MODEL_ID", str(folder))
@@ -188,7 +188,7 @@ def test_damaged_reference_images_are_told_without_a_traceback(monkeypatch, tmp_
 
 
 def test_a_release_without_reference_images_is_served(demo_release):
-    assert Release.load(demo_release).deviation() is None
+    assert Release.load(demo_release).parity_error() is None
 
 
 def test_nothing_of_a_visitor_is_kept_or_shared(monkeypatch, demo_release):
@@ -254,7 +254,7 @@ def endpoints(client: Client) -> dict:
     return client.view_api(return_format="dict", print_info=False)["named_endpoints"]
 
 
-JUDGED = (
+PREDICTION_FIELDS = (
     "state: str, sentence: str, alert: None | bool, refused: None | str, probabilities: dict(str, float), "
     "malignant: None | float, attention: None | float, release: str, notice: str"
 )
@@ -279,7 +279,7 @@ def test_the_contract_with_programs(client):
         for name, endpoint in found.items()
     }
     assert types == {
-        "/judge": ({"image": "filepath"}, [f"dict({JUDGED})"]),
+        "/judge": ({"image": "filepath"}, [f"dict({PREDICTION_FIELDS})"]),
         "/triage": (
             {"files": "list[str | dict(str, Any)]"},
             [f"dict(files: list[dict({SORTED})], release: str, notice: str)"],
@@ -337,7 +337,7 @@ def test_a_batch_comes_back_by_urgency_with_a_reason_for_each_bad_file(client, r
     named = {row["file"]: row["probabilities"] for row in rows[:5]}
     assert named["file 7"] == pytest.approx(named["1.png"], abs=1e-5)
     assert named["more.zip/inner/again.png"] == pytest.approx(named["0.png"], abs=1e-5)
-    assert named["2.png"] == pytest.approx(release.judge(tmp_path / "2.png").probabilities, abs=1e-5)
+    assert named["2.png"] == pytest.approx(release.predict(tmp_path / "2.png").probabilities, abs=1e-5)
 
 
 def test_a_program_can_ask_which_release_answers(client, release):
@@ -389,7 +389,7 @@ def write_odd_files(folder: Path) -> list[Path]:
 def test_an_image_reaches_the_model_as_it_was_uploaded(client, release, tmp_path):
     for path in write_odd_files(tmp_path):
         answer = client.predict(handle_file(path), api_name="/judge")
-        assert answer["probabilities"] == pytest.approx(release.judge(path).probabilities, abs=1e-5), path.name
+        assert answer["probabilities"] == pytest.approx(release.predict(path).probabilities, abs=1e-5), path.name
 
 
 @pytest.mark.parametrize("content", ["cut short", "a letter", "nothing"])
@@ -501,9 +501,9 @@ def test_one_picture_spelled_in_many_ways_is_judged_once(release, monkeypatch, t
     make_image((64, 48)).save(tmp_path / "lesion.png")
     held = base64.b64encode((tmp_path / "lesion.png").read_bytes()).decode()
     ways = [f"data:{kind};base64,{' ' * n}{held}" for kind in ("image/png", "image/jpeg", "") for n in range(20)]
-    judged, judge = [], release.judge_all
-    monkeypatch.setattr(server, "judge_all", lambda images: judged.extend(images) or judge(images))
-    rows = batch.judged(release, api.sources(ways, str(tmp_path)))
+    judged, judge = [], release.predict_all
+    monkeypatch.setattr(server, "predict_all", lambda images: judged.extend(images) or judge(images))
+    rows = batch.predict_files(release, api.sources(ways, str(tmp_path)))
     files = api.sorted_by_urgency(release, rows)["files"]
     assert len(files) == 60 and len({file["sentence"] for file in files}) == 1
     assert {file["file"] for file in files} == {f"file {number}" for number in range(1, 61)}
@@ -520,7 +520,7 @@ def test_what_is_named_again_keeps_its_own_name_and_an_upload_the_one_that_it_ha
             archive.write(path, path.name)
 
     def names(sent: list) -> list[tuple]:
-        rows = batch.judged(release, api.sources(sent, str(tmp_path)))
+        rows = batch.predict_files(release, api.sources(sent, str(tmp_path)))
         files = api.sorted_by_urgency(release, rows)["files"]
         return sorted((file["file"], file["sentence"]) for file in files)
 
@@ -685,9 +685,9 @@ def test_what_is_named_again_is_judged_once_and_answered_each_time(release, tmp_
     held = "data:image/png;base64," + base64.b64encode((tmp_path / "1.png").read_bytes()).decode()
     paths = [str(tmp_path / name) for name in ("0.png", "two.zip", "no.png")]
     files = [*paths, held, {"path": paths[0]}, f"{tmp_path}/./0.png", paths[1], held, *[paths[0]] * 100]
-    judged, judge = [], Release.judge_all
-    monkeypatch.setattr(Release, "judge_all", lambda self, images: judged.extend(images) or judge(self, images))
-    answer = api.sorted_by_urgency(release, batch.judged(release, api.sources(files, str(tmp_path))))
+    judged, judge = [], Release.predict_all
+    monkeypatch.setattr(Release, "predict_all", lambda self, images: judged.extend(images) or judge(self, images))
+    answer = api.sorted_by_urgency(release, batch.predict_files(release, api.sources(files, str(tmp_path))))
     assert len(judged) == 4
     names = Counter(row["file"] for row in answer["files"])
     assert names == {"0.png": 103, "two.zip/0.png": 2, "two.zip/1.png": 2, "file 3": 1, "file 4": 1, "file 8": 1}

@@ -73,7 +73,7 @@ def _publish(folder: str, version: str) -> tuple[int, str]:
 def main() -> None:
     """Publish what stdin says, each in a process of its own."""
     for line in sys.stdin:
-        Release.load(json.loads(line)[0]).deviation()  # what this imports, each child has then
+        Release.load(json.loads(line)[0]).parity_error()  # what this imports, each child has then
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:

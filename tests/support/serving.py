@@ -17,19 +17,20 @@ from support.paths import REPOSITORY
 
 SPACE = REPOSITORY / "space"
 
-REFUSES_BLACK = """
+ABSTAINS_ON_BLACK = """
 import dataclasses, runpy
 import numpy
 from dermalert_space.release import Release
 
-judged = Release.answers
+predict_arrays = Release.predict_arrays
 
-def answers(self, images, **options):
-    found = judged(self, images, **options)
-    dark = [numpy.asarray(image).max() < 5 for image in images]
-    return dataclasses.replace(found, refused=["it is too dark." if d else why for d, why in zip(dark, found.refused)])
+def changed(self, images, **options):
+    found = predict_arrays(self, images, **options)
+    pairs = zip(images, found.abstained)
+    reasons = ["it is too dark." if numpy.asarray(image).max() < 5 else reason for image, reason in pairs]
+    return dataclasses.replace(found, abstained=reasons)
 
-Release.answers = answers
+Release.predict_arrays = changed
 runpy.run_path("app.py", run_name="__main__")
 """
 """app.py with a release that declines black images, whatever it declines itself."""

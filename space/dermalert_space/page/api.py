@@ -16,14 +16,14 @@ from dermalert_space import batch
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.images import UnreadableImage, read_image
 from dermalert_space.page import markup
-from dermalert_space.prediction import STATES, Judgement
+from dermalert_space.prediction import STATES, Prediction
 from dermalert_space.release import Release
 
 MAX_ADDRESS = 20_000_000
 """Characters of an image that comes as text: no body that holds one may be longer, see `limits.MAX_JSON`."""
 
 
-class Judged(TypedDict):
+class PredictionRecord(TypedDict):
     """The answer to one image."""
 
     state: str
@@ -78,11 +78,11 @@ class Served(TypedDict):
     notice: str
 
 
-class CannotJudge(ValueError):
+class NoPicture(ValueError):
     """There is no picture in what was sent; the text says why, in a sentence."""
 
 
-class CannotRead(CannotJudge):
+class CannotRead(NoPicture):
     """A file was sent, and it is no image that can be read: its state is `unreadable`."""
 
 
@@ -104,7 +104,7 @@ def uploaded(file: dict | None, cache: str) -> Path:
             return path
     except (TypeError, ValueError, OSError):  # no text; a zero byte in it; too long
         pass
-    raise CannotJudge("Not read: no image was uploaded.")
+    raise NoPicture("Not read: no image was uploaded.")
 
 
 def image_of(data: list) -> dict | bytes | None:
@@ -118,20 +118,20 @@ def image_of(data: list) -> dict | bytes | None:
         CannotJudge: it is nothing of the kind.
     """
     if not data:
-        raise CannotJudge("Not read: the list 'data' is empty; it must hold one image.")
+        raise NoPicture("Not read: the list 'data' is empty; it must hold one image.")
     if data[0] is None:
         return None
     if address := _address(data[0]):
         content = _held(address)
         if isinstance(content, str):
-            raise CannotJudge(f"Not read: {content}")
+            raise NoPicture(f"Not read: {content}")
         return content
     file = {"path": data[0]} if isinstance(data[0], str) else data[0]
     path = (file.get("path") or file.get("url")) if isinstance(file, dict) else None
     if not isinstance(path, str):
-        raise CannotJudge(f"Not read: the image must be {_IMAGE}.")
+        raise NoPicture(f"Not read: the image must be {_IMAGE}.")
     if _ELSEWHERE.match(path):
-        raise CannotJudge(f"Not read: nothing is fetched from an address; the image must be {_IMAGE}.")
+        raise NoPicture(f"Not read: nothing is fetched from an address; the image must be {_IMAGE}.")
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
@@ -158,27 +158,27 @@ def read(file: dict | bytes | None, cache: str) -> Image.Image:
     except UnreadableImage as error:
         raise CannotRead(f"Not read: {error}") from error
     except OSError as error:
-        raise CannotJudge("Not read: no image was uploaded.") from error
+        raise NoPicture("Not read: no image was uploaded.") from error
 
 
-def judged(release: Release, judgement: Judgement) -> Judged:
+def prediction_record(release: Release, prediction: Prediction) -> PredictionRecord:
     """Return a judgement as programs read it; where it is refused, `refused` says why beside the probabilities."""
     return {
-        "state": judgement.state,
-        "sentence": judgement.sentence,
-        "alert": judgement.alert,
-        "refused": judgement.refused,
-        "probabilities": judgement.probabilities,
-        "malignant": judgement.malignant,
-        "attention": judgement.attention,
+        "state": prediction.state,
+        "sentence": prediction.sentence,
+        "alert": prediction.alert,
+        "refused": prediction.abstained,
+        "probabilities": prediction.probabilities,
+        "malignant": prediction.malignant,
+        "attention": prediction.attention,
         "release": markup.name_of(release),
         "notice": NOT_A_DEVICE,
     }
 
 
-def unreadable(release: Release, error: CannotRead) -> Judged:
+def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
     """Return the answer to a file that is no image that can be read: its state, the reason, and nothing of a model."""
-    nothing = dict.fromkeys(Judged.__annotations__) | {"probabilities": {}, "notice": NOT_A_DEVICE}
+    nothing = dict.fromkeys(PredictionRecord.__annotations__) | {"probabilities": {}, "notice": NOT_A_DEVICE}
     return nothing | {"state": "unreadable", "sentence": str(error), "release": markup.name_of(release)}
 
 
@@ -186,7 +186,7 @@ def uploads(files: list, cache: str) -> list[Path]:
     """Return where the uploads lie that programs send as a batch."""
     found = []
     for file in files[: batch.LIMIT]:
-        with contextlib.suppress(CannotJudge):
+        with contextlib.suppress(NoPicture):
             found.append(uploaded({"path": file} if isinstance(file, str) else file, cache))
     return list(dict.fromkeys(found))
 
@@ -223,7 +223,7 @@ def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
         name, address = f"file {number}", _address(file)
         try:
             held = _held(address) if address else uploaded({"path": file} if isinstance(file, str) else file, cache)
-        except CannotJudge:
+        except NoPicture:
             total += 1
             yield name, "no such file was uploaded."
             continue
@@ -257,7 +257,7 @@ def sorted_by_urgency(release: Release, rows: Iterable[batch.Row]) -> Batch:
     found, given = [], list(rows)
     given = [_row_of(row, given) for row in given]
     for row in batch.by_urgency(given):
-        told = judged(release, row.judgement) if row.judgement else {}
+        told = prediction_record(release, row.prediction) if row.prediction else {}
         keys = [key for key in Sorted.__annotations__ if key not in ("file", "state", "problem")]
         own = {"file": row.file, "state": row.state, "problem": row.problem}
         found.append(own | {key: told.get(key) for key in keys})

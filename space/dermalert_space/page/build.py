@@ -47,7 +47,7 @@ class Page(gr.Blocks):
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except gr.Error:
             raise
-        except api.CannotJudge as error:
+        except api.NoPicture as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:  # of gradio, or of what it checks with: a path outside, too few arguments, ...
             raise gr.Error(_WRONG, print_exception=False) from error
@@ -89,7 +89,7 @@ def build_demo(release: Release) -> gr.Blocks:
 def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, held: places.Places) -> None:
     """Add what programs may ask: `/judge`, `/triage` and `/release`."""
 
-    def judge(image: dict | bytes | None) -> api.Judged:
+    def judge(image: dict | bytes | None) -> api.PredictionRecord:
         """Judge one dermoscopy image. For research and education only: not a medical device.
 
         Args:
@@ -104,9 +104,9 @@ def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, hel
             seen = api.read(image, picture.GRADIO_CACHE)
         except api.CannotRead as error:
             return api.unreadable(served, error)
-        except api.CannotJudge as error:
+        except api.NoPicture as error:
             raise gr.Error(str(error), print_exception=False) from error
-        return api.judged(served, served.judge_all([seen])[0])
+        return api.prediction_record(served, served.predict_all([seen])[0])
 
     def triage(files: list[str | dict], request: gr.Request) -> api.Batch:  # noqa: D417
         """Judge many dermoscopy images and sort them by urgency. For research and education only: not a medical device.
@@ -122,7 +122,7 @@ def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, hel
             what = "the files must be a list: data holds one list, and that the files."
             raise gr.Error(f"Not read: {what}", print_exception=False)
         cache = picture.GRADIO_CACHE
-        rows = batch.judged(served, api.sources(files, cache))
+        rows = batch.predict_files(served, api.sources(files, cache))
         rows = held.held(upload_retention.kept(rows, api.uploads(files, cache)), places.visitor(request))
         return api.sorted_by_urgency(served, rows)
 
@@ -137,7 +137,7 @@ def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, hel
 
     # preprocess=False: see `tab_single.add`.
     plain = {"preprocess": False, "postprocess": False}
-    one = Api(None, python_type_to_json_schema(api.Judged), "answer")
+    one = Api(None, python_type_to_json_schema(api.PredictionRecord), "answer")
     gr.on([], judge, picture, one, api_name="judge", concurrency_id="model", **plain)
     gr.api(triage, concurrency_limit=places.AT_ONCE, concurrency_id="batch")
     gr.api(release, queue=False)

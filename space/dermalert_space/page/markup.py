@@ -11,7 +11,7 @@ from PIL import Image
 
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.estimate import Estimate, format_estimate
-from dermalert_space.prediction import Judgement, printable, share, shares
+from dermalert_space.prediction import Prediction, printable, share, shares
 from dermalert_space.release import BUNDLED, Release
 
 GENERATED = "This model was trained on generated pictures only: its answers mean nothing on real skin."
@@ -100,23 +100,23 @@ def marks(state: str) -> str:
     return f' data-state="{state}" data-icon="{ICONS[state]}"' if state in ICONS else ""
 
 
-def answer(release: Release, judgement: Judgement, *, aloud: bool = True) -> str:
+def answer(release: Release, prediction: Prediction, *, aloud: bool = True) -> str:
     """Return what the page says of one image; of one that is refused no probabilities."""
-    if judgement.refused:
-        said = sentence(judgement.sentence, kind=judgement.state, aloud=aloud)
+    if prediction.abstained:
+        said = sentence(prediction.sentence, kind=prediction.state, aloud=aloud)
         return f'{said}<p class="second">{FOR_DERMOSCOPY}</p>'
-    second = second_line(release, judgement)
+    second = second_line(release, prediction)
     return (
-        sentence(judgement.sentence, kind=judgement.state, aloud=aloud)
+        sentence(prediction.sentence, kind=prediction.state, aloud=aloud)
         + (f'<p class="second">{escaped(second)}</p>' if second else "")
-        + probabilities(release, judgement)
+        + probabilities(release, prediction)
     )
 
 
-def second_line(release: Release, judgement: Judgement) -> str:
+def second_line(release: Release, prediction: Prediction) -> str:
     """Return how probable any malignant diagnosis or precursor is; "" where the release does not know these."""
     point, watched = release.attention, release.alert_label
-    value = judgement.malignant if point is None else judgement.attention
+    value = prediction.malignant if point is None else prediction.attention
     if value is None:
         return ""
     grouped = (name for group in ("malignant", "precursor") for name in release.groups.get(group, []))
@@ -126,7 +126,7 @@ def second_line(release: Release, judgement: Judgement) -> str:
     if threshold is not None:
         value, threshold = shares(value, threshold)
         return f"{told} {value}; attention is asked for from {threshold}."
-    if judgement.alert is not False:
+    if prediction.alert is not False:
         return f"{told} {share(value)}."
     more = ": more likely than not, it is one of them" if value > 0.5 else ""
     return f"{told} {share(value)}{more}. The alert is for {watched} alone; it says nothing of {_listed(others)}."
@@ -136,9 +136,9 @@ def _listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
-def probabilities(release: Release, judgement: Judgement) -> str:
+def probabilities(release: Release, prediction: Prediction) -> str:
     """Return each diagnosis with its probability: by clinical group, the likeliest first in each."""
-    found = judgement.probabilities
+    found = prediction.probabilities
     caption = "<caption>Calibrated probability of each diagnosis</caption>"
     if not release.groups:
         return f'<table class="shares">{caption}<tbody>{_shares(found, found, release.alert_label)}</tbody></table>'

@@ -43,7 +43,7 @@ class Places:
             for row in rows:
                 yield row
                 if self._is_due(place):
-                    yield batch.Row(file="the rest", judgement=None, watched=None, problem=GIVEN_UP)
+                    yield batch.Row(file="the rest", prediction=None, watched=None, problem=GIVEN_UP)
                     return
         finally:
             with self._lock, contextlib.suppress(ValueError):

@@ -84,13 +84,13 @@ def answers(
     """
     try:
         paths = list(dict.fromkeys(api.uploaded(file, cache) for file in (uploads or [])[: LIMIT + 1]))
-    except api.CannotJudge:
+    except api.NoPicture:
         paths = []
     if not paths:
         yield markup.sentence("Not read: no file was uploaded, or it was deleted since. Choose files first.")
         return
     rows, total, told = [], batch.count(paths, limit=LIMIT), 0.0
-    judged = batch.judged(release, batch.expanded(paths, limit=LIMIT), thumbnails=True)
+    judged = batch.predict_files(release, batch.expanded(paths, limit=LIMIT), thumbnails=True)
     for row in held.held(upload_retention.kept(judged, paths), visitor):
         rows.append(row)
         if time.monotonic() > told + 0.5:
@@ -106,7 +106,7 @@ def _progress(done: int, total: int) -> str:
 
 def listed(release: Release, rows: Sequence[batch.Row]) -> str:
     """Return the list of a batch, in the order in which its rows are given."""
-    judged, others = ([row for row in rows if bool(row.judgement) is kind] for kind in (True, False))
+    judged, others = ([row for row in rows if bool(row.prediction) is kind] for kind in (True, False))
     shown = "".join(_row(release, row) for row in judged)
     if others:
         below = "".join(_row(release, row) for row in others)
@@ -146,8 +146,8 @@ def _link(name: str, kind: str, content: str) -> str:
 def _row(release: Release, row: batch.Row) -> str:
     name = markup.escaped(row.file)
     detail = (
-        markup.answer(release, row.judgement, aloud=False)
-        if row.judgement
+        markup.answer(release, row.prediction, aloud=False)
+        if row.prediction
         else markup.sentence(f"Not read: {row.problem}", kind=row.state, aloud=False)
     )
     return (
@@ -159,7 +159,7 @@ def _row(release: Release, row: batch.Row) -> str:
 
 
 def _verdict(release: Release, row: batch.Row) -> str:
-    known, watched = row.judgement, release.alert_label
+    known, watched = row.prediction, release.alert_label
     said = _word(release, row.state)
     said = said[0].upper() + said[1:]
     if row.state in ("cannot_assess", "unreadable"):

@@ -93,13 +93,13 @@ def answers(release: Release, file: dict | None, cache: str) -> Iterator[tuple[s
         return
     try:
         image = api.read(file, cache)
-    except api.CannotJudge as error:
+    except api.NoPicture as error:
         yield markup.sentence(str(error), kind="unreadable"), ""
         return
-    judgement = release.judge_all([image])[0]
-    said = markup.answer(release, judgement)
+    prediction = release.predict_all([image])[0]
+    said = markup.answer(release, prediction)
     yield said, ""
-    if judgement.refused:
+    if prediction.abstained:
         return
     try:
         yield said, where(release, image)

@@ -39,7 +39,7 @@ def add(release: Release, tab: gr.Tab) -> None:
     def evaluated(tag: str | None) -> str:
         return over_the_evaluation(shelf, tag)
 
-    def judged(tag: str | None, file: dict | None) -> str:
+    def compared_on_image(tag: str | None, file: dict | None) -> str:
         return on_an_image(shelf, tag, file, picture.GRADIO_CACHE)
 
     quiet = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
@@ -48,9 +48,9 @@ def add(release: Release, tab: gr.Tab) -> None:
     tag.input(None, outputs=[over, both], js="() => ['<p>The version is being loaded.</p>', '']")
     chosen = tag.input(evaluated, tag, over, concurrency_id="versions", **quiet)
     chosen.failure(None, outputs=over, js=f"() => {markup.sentence(markup.BUSY, kind='refused')!r}")
-    chosen.then(judged, [tag, picture], both, concurrency_id="versions", **quiet)
+    chosen.then(compared_on_image, [tag, picture], both, concurrency_id="versions", **quiet)
     picture.change(None, outputs=both, js=_WAIT)
-    asked = picture.change(judged, [tag, picture], both, concurrency_id="versions", **quiet)
+    asked = picture.change(compared_on_image, [tag, picture], both, concurrency_id="versions", **quiet)
     asked.failure(None, outputs=both, js=f"() => {markup.sentence(markup.BUSY, kind='refused')!r}")
 
 
@@ -123,10 +123,10 @@ def on_an_image(shelf: comparison.Shelf, tag: str | None, file: dict | None, cac
         return ""
     try:
         image, other = api.read(file, cache), shelf.get(tag)
-    except (api.CannotJudge, comparison.NotThere) as error:
+    except (api.NoPicture, comparison.NotThere) as error:
         return markup.sentence(str(error), kind="refused")
     sides = "".join(
-        f"<section><h3>{markup.escaped(release)}</h3>{markup.answer(release, release.judge_all([image])[0])}</section>"
+        f"<section><h3>{markup.escaped(release)}</h3>{markup.answer(release, release.predict(image))}</section>"
         for release in (other, shelf.served)
     )
     return f'<div class="pair">{sides}</div>'
