@@ -403,9 +403,10 @@ def as_table(rows: list[batch.Row], release: Release) -> pa.Table:
 
 
 def _record(row: batch.Row) -> dict:
-    known = row.prediction
-    told = {"image_id": row.file, "state": row.state, "problem": row.problem}
-    if known is None:
-        return told
-    own = {key: getattr(known, key) for key in ("refused", "alert", "malignant", "attention")}
-    return told | own | known.probabilities
+    """Return the cells of a row; those that are left out are null."""
+    cells = {"image_id": row.file, "state": row.state, "problem": row.problem}
+    if row.prediction is None:
+        return cells
+    cells |= {"refused": row.prediction.abstained, "alert": row.prediction.alert}
+    cells |= {"malignant": row.prediction.malignant, "attention": row.prediction.attention}
+    return cells | row.prediction.probabilities
