@@ -25,8 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from dermalert.config import Config
 from dermalert.errors import RunError, run_command
 from dermalert.taxonomy import DIAGNOSES
+from dermalert.training.run import load_model
 
 SHARD = 1000
 STEPS = ("load", "stream", "epoch", "triage")
@@ -160,10 +162,9 @@ def streamed(hub, folder: Path) -> None:
 def epoch(sides: dict, folder: Path) -> Callable[[], object]:
     """Return what trains one epoch."""
     import train_hf
-    from dermalert.config import Config
 
     config = Config(base_model=str(folder / "model"), image_size=64, epochs=1)
-    model, processor = train_hf.load_model(config)
+    model, processor = load_model(config)
     trainer = train_hf.make_trainer(config, Path(tempfile.mkdtemp(dir=folder)), model, processor, sides)
     trainer.args.eval_strategy, trainer.args.save_strategy = "no", "no"
     return trainer.train

@@ -30,12 +30,16 @@ from torch import nn
 from transformers import set_seed
 
 import train_hf
+from dermalert.config import Config
 from dermalert.data import prepare
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import evaluate, metrics, stress_test
 from dermalert.imaging import sharpness
+from dermalert.publishing import deliver
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.training import image_dataset, recipe_trainer
+from dermalert.training import image_dataset, recipe_trainer, sampling
+from dermalert.training.run import load_model
+from dermalert.training.sampling import Draws
 
 
 @contextlib.contextmanager
@@ -83,14 +87,14 @@ def main(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sides = load(arguments.dataset)
     configs = {
-        (number, seed): train_hf.Config(
+        (number, seed): Config(
             **{"image_size": arguments.image_size, "epochs": arguments.epochs, "seed": seed} | settings
         )
         for number, (settings, _) in enumerate(ROWS.values())
         for seed in range(arguments.seeds)
     }
     for (number, seed), config in configs.items():
-        train_hf.check(config)
+        config = deliver.check(config)
         if number in arguments.rows and not kept_in(folder, number, seed).is_file():
             train(number, config, sides, kept_in(folder, number, seed))
     found = {key: answers(kept_in(folder, *key), key[0], config, sides) for key, config in configs.items()}
@@ -106,14 +110,14 @@ def kept_in(folder: Path, row: int, seed: int) -> Path:
 
 def load(names: list[str]) -> dict[str, Dataset]:
     """Return the sides of data sets as `train_hf.py` makes them."""
-    return prepare.prepare(names, train_hf.Config.repair).split(seed=train_hf.Config.split_seed)
+    return prepare.prepare(names, Config.repair).split(seed=Config.split_seed)
 
 
-def train(row: int, config: train_hf.Config, sides: dict[str, Dataset], path: Path) -> None:
+def train(row: int, config: Config, sides: dict[str, Dataset], path: Path) -> None:
     """Train one row and keep its answers to the validation images."""
     _, prepare = list(ROWS.values())[row]
     set_seed(config.seed)
-    model, processor = train_hf.load_model(config)
+    model, processor = load_model(config)
     checkpoints = path.with_suffix("")
     trainer = train_hf.make_trainer(config, checkpoints, model, processor, sides)
     started = time.perf_counter()
@@ -127,7 +131,7 @@ def train(row: int, config: train_hf.Config, sides: dict[str, Dataset], path: Pa
     for name in ALTERED:
         told[name] = evaluate.predict(release, altered(validation, name), name=f"validation with {name}")
     # As if all diagnoses were equally common, whatever mix the row has learnt.
-    mix = train_hf.learnt_mix(config, sides["train"])
+    mix = Draws(sides["train"]["label"], sides["train"]["source"], config.sampling, config.rebalance).training_prior
     told = {name: at_mix(p, 1 / mix) for name, p in told.items()}
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, seconds=seconds, of=made_with(row, config, sides), **told)
@@ -141,7 +145,7 @@ def at_mix(probabilities: np.ndarray, mix: np.ndarray) -> np.ndarray:
     return weighed / weighed.sum(axis=1, keepdims=True)
 
 
-def made_with(row: int, config: train_hf.Config, sides: dict[str, Dataset]) -> str:
+def made_with(row: int, config: Config, sides: dict[str, Dataset]) -> str:
     """Return what answers depend on, as text: the row, the settings, the images and what is done to them."""
     contents = {side: sides[side]["content"][:] for side in ("train", "validation")}
     digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
@@ -150,7 +154,7 @@ def made_with(row: int, config: train_hf.Config, sides: dict[str, Dataset]) -> s
     return json.dumps(dataclasses.asdict(config) | told)
 
 
-def answers(path: Path, row: int, config: train_hf.Config, sides: dict[str, Dataset]) -> dict | None:
+def answers(path: Path, row: int, config: Config, sides: dict[str, Dataset]) -> dict | None:
     """Return the answers that were kept of a row and a seed, or None.
 
     Raises:
@@ -189,7 +193,7 @@ def compare(found: dict[tuple[int, int], dict], validation: Dataset) -> dict:
     intervals = metrics.Intervals(np.array(validation["group"]))
     both = [s for s in np.unique(origin) if ((truth == _MELANOMA) & (origin == s)).any()]
 
-    mix = recipe_trainer.shares(truth)
+    mix = sampling.class_frequencies(truth)
 
     def within(p: np.ndarray, w: np.ndarray) -> np.ndarray:
         served = at_mix(p, mix)[:, _MELANOMA]  # a release gives the mix of the data back

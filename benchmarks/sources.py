@@ -22,9 +22,11 @@ from dermalert_space.release import Release
 from recipe import load
 
 import train_hf
+from dermalert.config import Config
 from dermalert.data import audit, contamination, schema, splits
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import baselines, evaluate
+from dermalert.publishing import deliver
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import run_folder
 
@@ -41,14 +43,14 @@ def main(arguments: argparse.Namespace) -> None:
     known = with_melanomas(sides["train"])
     if len(known) < 2:
         raise UsageError(f"--dataset: two sources with at least {_FEWEST} melanomas to train on are needed.")
-    config = train_hf.Config(
+    config = Config(
         base_model=arguments.base_model,
         image_size=arguments.image_size,
         epochs=arguments.epochs,
         patience=arguments.epochs,
         seed=arguments.seed,
     )
-    train_hf.check(config)
+    config = deliver.check(config)
     if contamination.read(contract.find(config.base_model)):
         raise UsageError(f"--base_model '{config.base_model}' has learnt from lesions already: name one that has not.")
     data = {side: schema.describe(rows)["fingerprint"] for side, rows in sides.items()}
@@ -72,7 +74,7 @@ def with_melanomas(train: Dataset) -> list[str]:
     return [str(name) for name in np.unique(origin) if (melanoma & (origin == name)).sum() >= _FEWEST]
 
 
-def leave_out(name: str, config: train_hf.Config, sides: dict[str, Dataset], folder: Path) -> dict:
+def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path) -> dict:
     """Return the figures of a model that has not seen a source, there and among its own."""
     own = {side: of_source(rows, name, inside=False) for side, rows in sides.items()}
     splits.check_classes({side: own[side] for side in splits.SHARES})
@@ -134,9 +136,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py")
     parser.add_argument("--output_dir", default="runs/sources", help="folder of the figures")
-    parser.add_argument("--base_model", default=train_hf.Config.base_model, help="as for train_hf.py")
+    parser.add_argument("--base_model", default=Config.base_model, help="as for train_hf.py")
     parser.add_argument("--image_size", type=int, help="side of the input in pixels; by default the base model's own")
-    parser.add_argument("--epochs", type=int, default=train_hf.Config.epochs, help="passes over the training images")
+    parser.add_argument("--epochs", type=int, default=Config.epochs, help="passes over the training images")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the order and the augmentation")
     parser.add_argument("--leave_out", nargs="+", help="sources; by default each that has melanomas enough, in turn")
     settings = parser.parse_args()

@@ -23,6 +23,7 @@ from dermalert.data import loading, repair, splits
 from dermalert.errors import run_command
 from dermalert.evaluation import metrics
 from dermalert.training import image_dataset
+from dermalert.training.run import load_model
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -60,7 +61,7 @@ def right(sides: dict[str, Dataset], arguments: argparse.Namespace, seed: int, h
         average=0.0,
     )
     set_seed(seed)
-    model, processor = train_hf.load_model(config)
+    model, processor = load_model(config)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = train_hf.make_trainer(config, Path(scratch), model, processor, sides)
         trainer.args.eval_strategy, trainer.args.save_strategy = "no", "no"

@@ -40,16 +40,17 @@ import train_hf
 from dermalert.config import Config
 from dermalert.data import loading
 from dermalert.errors import UsageError, run_command
-from dermalert.imaging import device, pixel_cache
+from dermalert.imaging import pixel_cache
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.training import image_dataset
+from dermalert.training import distributed, image_dataset
+from dermalert.training.run import load_model
 
 MEMORY = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "OMP_WAIT_POLICY")
 SIZE = (600, 450)
 WARM = 2  # steps that do not count
 
 DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")
-HALF = device.computes_in_bfloat16()
+HALF = distributed.computes_in_bfloat16()
 CHANNELS_FIRST = torch.contiguous_format
 
 BARE, OURS, USUAL = "bare loop on tensors in memory", "dermalert's Trainer", "usual recipe"
@@ -169,7 +170,7 @@ def bare(
     """Return the images a second of forward, backward and step alone."""
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    model, processor = train_hf.load_model(config)
+    model, processor = load_model(config)
     model = model.to(DEVICE, memory_format=layout).train()
     call = torch.compile(model) if compiled else model
     rows = image_dataset.WithPixels(dataset, processor, device=DEVICE)
@@ -222,7 +223,7 @@ def timed(trainer: Trainer, steps: int) -> np.ndarray:
 
 def ours(dataset: Dataset, config: Config, steps: int, folder: Path) -> np.ndarray:
     """Return the images a second of the Trainer of `train_hf.py`."""
-    model, processor = train_hf.load_model(config)
+    model, processor = load_model(config)
     sides = {"train": dataset, "validation": dataset.select(range(8))}
     return timed(train_hf.make_trainer(config, folder, model, processor, sides), steps)
 
@@ -235,7 +236,7 @@ def decoding(dataset: Dataset, config: Config, steps: int, folder: Path) -> np.n
 
 def usual(dataset: Dataset, config: Config, steps: int, folder: Path, *, layout=CHANNELS_FIRST, **others) -> np.ndarray:
     """Return what `bare` does of the usual recipe; others are arguments of the Trainer."""
-    model, processor = train_hf.load_model(config)
+    model, processor = load_model(config)
     arguments = TrainingArguments(
         output_dir=str(folder / "usual"),
         per_device_train_batch_size=config.batch_size,
@@ -295,7 +296,7 @@ def input_alone(dataset: Dataset, arguments: argparse.Namespace) -> str:
     Those of the processor; where there is an accelerator those of the clock.
     """
     config = Config(base_model=arguments.base_model, image_size=arguments.image_size)
-    _, processor = train_hf.load_model(config)
+    _, processor = load_model(config)
     rows = {
         f"kept, {how} augmentation": image_dataset.WithPixels(dataset, processor, augmented=how, device=DEVICE)
         for how in ("none", "plain", "robust")

@@ -3,13 +3,12 @@
 import contextlib
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from dermalert_space.contract import FIGURES, METRICS, public_name
+from dermalert_space.contract import FIGURES, METRICS
 
 from dermalert.files import whole
 from dermalert.release import card
@@ -17,23 +16,6 @@ from dermalert.release import card
 # What is asked of the figures of a release, wherever it is compared or listed.
 _FIGURES = {"schema", "base_model", "data", "splits", "training"}
 _HELD_OUT = {"n", "balanced_accuracy", "macro_auroc", "melanoma", "calibration"}
-
-
-def about(model, *, base_model: str, data: dict, split_seed: int) -> dict:
-    """Return what a release's config will say of its making; what its base was trained on is part of that.
-
-    A base model's folder is named by its version or its last part, never by its path.
-    """
-    base, path = getattr(model.config, "dermalert", {}), Path(base_model)
-    if path.exists():
-        base_model = base.get("version") or public_name(path)
-    return {
-        "version": None,  # until it is published
-        "base_model": base_model,
-        "data": sorted({*base.get("data", []), *data["sources"]}),
-        "generated": data["generated"] and base.get("generated", True),
-        "split_seed": split_seed,
-    }
 
 
 def compact(folder: Path) -> None:
@@ -47,20 +29,6 @@ def compact(folder: Path) -> None:
             if tensor.dtype == torch.float32 and torch.equal(tensor.half().float(), tensor):
                 tensors[name] = tensor.half()
         safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
-
-
-def commit() -> str | None:
-    """Return the commit of the code that runs, with `+` where files differ from it; None where it is no checkout."""
-
-    def git(*words: str) -> str:
-        found = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-        return found.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another checkout
-        return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 @contextlib.contextmanager

@@ -13,10 +13,14 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from dermalert_space import contract
 from dermalert_space.contract import FIGURES, PREDICTIONS
+from transformers import TrainerState
 
 from dermalert.config import Config
 from dermalert.errors import UsageError, first_few
 from dermalert.release import build
+from dermalert.training import distributed
+from dermalert.training.calibration import Calibration
+from dermalert.training.run import Trained, load_model
 
 _CURVES = f"{FIGURES}/learning_curves.png"  # of the training, which nothing else in a release can draw
 
@@ -38,6 +42,25 @@ def settings(config: Config) -> Config:
     if own.get("folds"):
         raise UsageError("--weights_from cannot make a release with --folds anew: their models are not part of it.")
     return dataclasses.replace(config, **own)
+
+
+def reuse(config: Config) -> Trained | None:
+    """Return the weights of a release as they are, calibrated, with what it says of its training."""
+    if not distributed.is_main():
+        return None
+    figures = build.read_metrics(contract.find(config.weights_from))
+    model, processor = load_model(config)
+    model.config.dermalert["version"] = None  # until it is published anew
+    model.config.alert |= {"threshold": None}
+    model.config.refusal = model.config.attention = None
+    of = figures["training"]
+    return Trained(
+        model=model,
+        processor=processor,
+        calibration=Calibration(**figures["calibration"]),
+        state=TrainerState(epoch=of["epochs"], best_global_step=of["best_step"]),
+        speed={key: value for key, value in of.items() if key not in ("epochs", "best_step", "folds", "settings")},
+    )
 
 
 def check_images(name: str, sides: dict[str, Dataset]) -> None:

@@ -1,5 +1,7 @@
 """One run in several processes, as `accelerate launch` or `torchrun` start them, on one machine or on several.
 
+`accelerate launch` hands its flags and its configuration file on as variables of the environment.
+
 All of them train; the main one alone decides, writes, measures and publishes. In one process all this is nothing.
 """
 
@@ -24,6 +26,13 @@ from dermalert.errors import RunError, UsageError
 _Answer = TypeVar("_Answer")
 
 _PATIENCE = timedelta(days=2)  # that a process waits for the main one; one that has died is noticed at once
+_ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism",
+}
+_OFF = ("", "0", "no", "false", "off", "n", "f")
 _GONE = "the run was stopped, or one of its processes has ended: the same command goes on from the last checkpoint."
 
 
@@ -38,7 +47,7 @@ def is_main() -> bool:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def connected() -> Iterator[None]:
     """Connect the processes; the others are silent, and all end when one does.
 
     Raises:
@@ -76,7 +85,7 @@ def _is_of_the_connection(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in words)
 
 
-def decided(decide: Callable[[], _Answer]) -> _Answer:
+def broadcast_from_main(decide: Callable[[], _Answer]) -> _Answer:
     """Return what the main process decides, in all of them; if it fails there, the others end without a word.
 
     Raises:
@@ -98,15 +107,15 @@ def decided(decide: Callable[[], _Answer]) -> _Answer:
     return found[0]
 
 
-def by_main(do: Callable[[], _Answer]) -> _Answer | None:
+def run_on_main(do: Callable[[], _Answer]) -> _Answer | None:
     """Return what the main process does while the others wait; in them None."""
     done = []
-    decided(lambda: done.append(do()))
+    broadcast_from_main(lambda: done.append(do()))
     return done[0] if done else None
 
 
 @contextlib.contextmanager
-def one_a_machine_first() -> Iterator[None]:
+def local_main_process_first() -> Iterator[None]:
     """Let one process of each machine go first, where what it does is kept for the others to find."""
     if count() == 1:
         yield
@@ -136,3 +145,52 @@ def vary_chance() -> None:
         # Not the sum of the two: the second process would draw what the first one of the next seed draws.
         chance = np.random.SeedSequence([torch.initial_seed(), int(os.environ["RANK"])])
         torch.manual_seed(int(chance.generate_state(1, np.uint64)[0]))
+
+
+def computes_in_bfloat16() -> bool:
+    """Tell whether a training is to: on a CPU, and where a GPU only emulates it, it takes longer than it saves."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def asked_precision() -> str | None:
+    """Return the mixed precision that accelerate's configuration asks for, `bf16` or `fp16`; None: the device's own.
+
+    Raises:
+        UsageError: it asks for what a training here cannot do, or would not do as asked.
+    """
+    for name, engine in _ENGINES.items():
+        if _variable(name) not in _OFF:
+            raise _unfit(name, engine)
+    if _variable("ACCELERATE_DYNAMO_BACKEND") not in _OFF:
+        raise _unfit("ACCELERATE_DYNAMO_BACKEND", "a compiler")
+    if _variable("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") not in ("", "1"):
+        raise _unfit("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "accumulated gradients")
+    name = "ACCELERATE_MIXED_PRECISION"
+    asked = _variable(name)
+    if asked in _OFF or asked == _own_precision():
+        return None
+    if asked not in ("bf16", "fp16"):
+        raise _unfit(name, f"mixed precision '{asked}'")
+    if asked == "fp16" and not torch.accelerator.is_available():
+        raise _unfit(name, "mixed precision 'fp16'", " on a CPU")
+    return asked
+
+
+def precision() -> str:
+    """Return the mixed precision of a training here: `no`, `bf16` or `fp16`."""
+    return asked_precision() or _own_precision()
+
+
+def _own_precision() -> str:
+    return "bf16" if computes_in_bfloat16() else "no"
+
+
+def _variable(name: str) -> str:
+    return os.environ.get(name, "").strip().lower()
+
+
+def _unfit(name: str, asked: str, where: str = "") -> UsageError:
+    return UsageError(
+        f"accelerate's configuration asks for {asked} ({name}={os.environ[name]}), which this training does not "
+        f"support{where}: take it out of the configuration, or start without `accelerate launch`."
+    )

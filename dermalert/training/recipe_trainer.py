@@ -1,6 +1,5 @@
 """What the recipe in `train_hf.py` needs beside the Trainer's own: sampling, a loss, averaged weights, when to stop."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +9,16 @@ from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from dermalert.config import Sampling
 from dermalert.errors import RunError
 from dermalert.evaluation import metrics
 from dermalert.imaging.device import sent
-from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import calibration, distributed, run_folder
-
-_AT_MOST = 8
-"""How many times its part in its class a rare source gets at most, before the parts are made to add up to one again.
-
-Without it a stray image would be drawn all the time.
-"""
+from dermalert.training.sampling import Draws, WeightedSampler
 
 
-def measure(metric: metrics.SkinLesionMetric, prior: np.ndarray | None):
-    """Return what the Trainer calls with the logits and labels of a side; the prior as `calibration.calibrate`'s."""
+def measure(prior: np.ndarray | None):
+    """What the Trainer calls with the logits and labels of a split; the prior as `calibration.calibrate` takes it."""
+    metric = metrics.SkinLesionMetric(keep_in_memory=True)
 
     def figures(output) -> dict[str, float | None]:
         logits, truth = output.predictions, output.label_ids
@@ -33,61 +26,6 @@ def measure(metric: metrics.SkinLesionMetric, prior: np.ndarray | None):
         return found | {"calibrated_loss": calibration.calibrated_loss(logits.astype(float), truth, prior)}
 
     return figures
-
-
-def sampling_weights(labels: Sequence[int], sources: Sequence[str | None], how: Sampling) -> np.ndarray:
-    """Return how often each image is drawn, (n,), as a share of all draws.
-
-    Args:
-        labels: label ids.
-        sources: where each picture was made.
-        how: `natural`: all alike. `classes`: each diagnosis by the square root of its count, a middle between the mix
-            as it is and equal shares, in which a few dozen pictures would be seen too often. `classes-and-sources`:
-            also, within a diagnosis, each source alike, so that where a picture was made tells less of what it shows.
-    """
-    labels = np.asarray(labels)
-    weights = np.ones(len(labels))
-    if how != "natural":
-        weights /= np.sqrt(np.bincount(labels, minlength=len(DIAGNOSES)))[labels]
-    if how == "classes-and-sources":
-        sources = np.array([source or "not known" for source in sources])
-        for label in np.unique(labels):
-            own = labels == label
-            _, place, counts = np.unique(sources[own], return_inverse=True, return_counts=True)
-            parts = np.minimum(1 / len(counts), _AT_MOST * counts / own.sum())
-            weights[own] *= (parts / parts.sum() / counts)[place] * own.sum()
-    return weights / weights.sum()
-
-
-def shares(labels: Sequence[int], weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the share of each diagnosis (9,) among the draws; one without images counts as having one."""
-    weights = np.full(len(labels), 1 / max(len(labels), 1)) if weights is None else weights
-    drawn = np.bincount(labels, weights=weights * len(labels), minlength=len(DIAGNOSES))
-    counts = np.where(np.bincount(labels, minlength=len(DIAGNOSES)) > 0, drawn, 1)
-    return counts / counts.sum()
-
-
-class WeightedSampler(Sampler[int]):
-    """Draws with replacement, as many as there are images; an epoch's draws depend on the seed and its number alone."""
-
-    def __init__(self, weights: np.ndarray, *, seed: int):
-        self.weights, self.seed, self.epoch = weights, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the draws of an epoch; the Trainer calls it."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Return the number of draws."""
-        return len(self.weights)
-
-    def __iter__(self) -> Iterator[int]:
-        """Return the rows, drawn by systematic sampling: each as often as its weight asks, give or take one."""
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self))
-        points = (rng.random() + np.arange(len(self))) / len(self)
-        drawn = order[np.minimum(np.searchsorted(self.weights[order].cumsum(), points), len(self) - 1)]
-        return iter(rng.permutation(drawn).tolist())
 
 
 class WeightAverage(TrainerCallback):
@@ -154,16 +92,16 @@ class Seal(TrainerCallback):
 class RecipeTrainer(Trainer):
     """A Trainer that draws its training images by weights, and evaluates and saves averaged weights."""
 
-    def __init__(self, *, sampling_weights: np.ndarray, average: float, **arguments):
+    def __init__(self, *, draws: Draws, average: float, **arguments):
         super().__init__(**arguments)
-        self.sampling_weights = sampling_weights
+        self.draws = draws
         self.average = WeightAverage(average) if average else None
         self.add_callback(Seal())
         if self.average:
             self.add_callback(self.average)
 
     def _get_train_sampler(self, _train_dataset=None) -> Sampler:
-        return WeightedSampler(self.sampling_weights, seed=self.args.seed)
+        return WeightedSampler(self.draws.weights, seed=self.args.seed)
 
     def floating_point_ops(self, inputs) -> int:  # noqa: ARG002
         """Count none: nobody reads the number, and to count all weights at each step takes milliseconds."""

@@ -25,10 +25,11 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 import train_hf
 from dermalert.data import contamination, loading, near_duplicates
 from dermalert.errors import RunError
+from dermalert.evaluation import evaluate
 from dermalert.imaging import synthetic_lesions
 from dermalert.release import onnx_export
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.training import calibration, image_dataset, recipe_trainer
+from dermalert.training import calibration, image_dataset, recipe_trainer, run_folder, sampling
 
 FIGURES = ("alert_trade_off", "artefacts", "confusion", "learning_curves", "per_class", "reliability", "roc")
 LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--augment", "none")
@@ -143,7 +144,7 @@ def test_a_training_whose_export_fails_is_kept_and_ends_without_it(pictures, tin
     words = (pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
     assert command(*words, "--onnx", "all") == 1
     assert "--onnx none" in capsys.readouterr().err
-    monkeypatch.setattr(train_hf.Trainer, "train", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(recipe_trainer.RecipeTrainer, "train", lambda *_, **__: 1 / 0)
     assert train(*words)["splits"]["held_out"]["n"] > 0
 
 
@@ -207,7 +208,7 @@ def test_the_calibration_is_measured_before_and_after(run):
 
 def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(pictures, tiny_vit, tmp_path, monkeypatch):
     asked = []
-    write_predictions = train_hf.evaluation.write_predictions
+    write_answers = evaluate.write_answers
 
     def stopped_after_the_first(path, side):
         asked.append(len(side.dataset))
@@ -215,7 +216,7 @@ def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(picture
         if len(asked) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_hf.evaluation, "write_predictions", stopped_after_the_first)
+    monkeypatch.setattr(evaluate, "write_answers", stopped_after_the_first)
     assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 130
     assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 0
     figures = json.loads((tmp_path / "run/release/evaluation/metrics.json").read_text())
@@ -371,7 +372,7 @@ def test_without_augmentation_training_sees_the_plain_pixels(pictures, tiny_vit,
 
 
 def test_balanced_softmax_of_equal_logits_is_the_prior_of_the_truth():
-    loss = recipe_trainer.balanced_softmax(recipe_trainer.shares([0] * 30 + [1] * 10))
+    loss = recipe_trainer.balanced_softmax(sampling.class_frequencies([0] * 30 + [1] * 10))
     outputs = type("Output", (), {"logits": torch.zeros(2, 2)})
     outputs.logits = torch.cat([outputs.logits, torch.full((2, 7), -1e9)], dim=1)
     assert loss(outputs, torch.tensor([0, 1])).item() == pytest.approx(-np.log([0.75, 0.25]).mean(), rel=1e-4)
@@ -387,7 +388,7 @@ def test_training_stops_early_when_validation_no_longer_improves(pictures, tiny_
 
 def test_a_training_that_had_stopped_early_is_not_trained_on(pictures, tiny_vit, tmp_path, monkeypatch):
     words = ("--epochs", "9", "--patience", "2", "--learning_rate", "1e-12")
-    monkeypatch.setattr(train_hf.runs, "note_ended", lambda *_: 1 / 0)  # killed just before
+    monkeypatch.setattr(run_folder, "note_ended", lambda *_: 1 / 0)  # killed just before
     with pytest.raises(ZeroDivisionError):
         train(pictures, tiny_vit, tmp_path / "run", *words)
     monkeypatch.undo()
@@ -404,10 +405,10 @@ def test_the_epoch_that_is_kept_is_that_of_the_lowest_loss_once_calibrated(pictu
 
 def test_by_default_the_loss_takes_into_account_what_is_drawn(pictures, tiny_vit, tmp_path, monkeypatch):
     balanced, asked, drawn = recipe_trainer.balanced_softmax, [], []
-    weights = recipe_trainer.sampling_weights
+    weights = sampling.sampling_weights
     monkeypatch.setattr(recipe_trainer, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
     monkeypatch.setattr(
-        recipe_trainer,
+        sampling,
         "sampling_weights",
         lambda labels, *rest: drawn.append((labels[:], weights(labels, *rest))) or drawn[-1][1],
     )
@@ -424,20 +425,19 @@ def test_what_a_rebalanced_training_learns_and_the_calibration_gives_back_is_bay
     seen = means[truth] + rng.normal(size=(4000, 4))
     likelihood = -((seen[:, None] - means) ** 2).sum(2) / 2
     side = {"label": truth.tolist(), "source": [("a", "b", "a")[i % 3] for i in range(4000)]}
-    best = special.softmax(likelihood + np.log(recipe_trainer.shares(truth)), axis=1)
-    for sampling in ("natural", "classes", "classes-and-sources"):
+    best = special.softmax(likelihood + np.log(sampling.class_frequencies(truth)), axis=1)
+    for how in ("natural", "classes", "classes-and-sources"):
         for rebalance in (True, False):
-            config = train_hf.Config(sampling=sampling, rebalance=rebalance)
-            weights = recipe_trainer.sampling_weights(side["label"], side["source"], sampling)
+            weights = sampling.sampling_weights(side["label"], side["source"], how)
             # The ideal model of what is drawn; balanced softmax takes its mix out.
-            learnt = likelihood if rebalance else likelihood + np.log(recipe_trainer.shares(truth, weights))
-            prior = train_hf.prior_to_give_back(config, side)
+            learnt = likelihood if rebalance else likelihood + np.log(sampling.class_frequencies(truth, weights))
+            prior = sampling.Draws(side["label"], side["source"], how, rebalance).prior_correction
             given_back = special.softmax(learnt + np.log(1 if prior is None else prior), axis=1)
-            assert given_back == pytest.approx(best, abs=1e-9), (sampling, rebalance)
+            assert given_back == pytest.approx(best, abs=1e-9), (how, rebalance)
             temperature, bias = calibration.fit(learnt, truth, prior)
             found = special.softmax(learnt / temperature + bias, axis=1)
-            assert temperature == pytest.approx(1, abs=0.05), (sampling, rebalance)
-            assert np.abs(found - best).mean() < 0.005, (sampling, rebalance)
+            assert temperature == pytest.approx(1, abs=0.05), (how, rebalance)
+            assert np.abs(found - best).mean() < 0.005, (how, rebalance)
 
 
 def kill_in_the_middle(command: list[str], folder: Path) -> None:
@@ -496,7 +496,7 @@ def test_a_training_that_had_ended_is_not_trained_again(pictures, tiny_vit, tmp_
     with pytest.raises(ZeroDivisionError):
         train(pictures, tiny_vit, folder)
     monkeypatch.undo()
-    monkeypatch.setattr(train_hf.Trainer, "train", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(recipe_trainer.RecipeTrainer, "train", lambda *_, **__: 1 / 0)
     assert train(pictures, tiny_vit, folder)["training"]["seconds"] > 0
 
 
@@ -553,7 +553,7 @@ def test_a_training_that_diverges_is_said(pictures, tiny_vit, tmp_path, capsys):
 
 
 def test_a_stopped_run_goes_on_where_its_folder_was_moved_to(pictures, tiny_vit, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_hf.runs, "note_ended", lambda *_: 1 / 0)
+    monkeypatch.setattr(run_folder, "note_ended", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(pictures, tiny_vit, tmp_path / "before")
     monkeypatch.undo()

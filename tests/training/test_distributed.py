@@ -15,10 +15,13 @@ import pytest
 import torch
 from support.paths import REPOSITORY
 
+from dermalert.config import Config, parse
 from dermalert.data import loading, splits
+from dermalert.errors import UsageError
+from dermalert.publishing.deliver import check
 from dermalert.training import distributed, run_folder
-from dermalert.training.recipe_trainer import WeightedSampler, sampling_weights
-from train_hf import Config, UsageError, check, parse, run
+from dermalert.training.sampling import WeightedSampler, sampling_weights
+from train_hf import main
 
 # The script, and beside it what it drew, what was measured and its own number, for the test to read.
 SPY = """
@@ -36,8 +39,8 @@ def note(**told):
 note(pid=os.getpid())
 measure, items = recipe_trainer.measure, image_dataset.WithPixels.__getitems__
 
-def spied_measure(metric, prior):
-    figures = measure(metric, prior)
+def spied_measure(prior):
+    figures = measure(prior)
     def noted(output):
         found = figures(output)
         note(measured=len(output.label_ids))
@@ -126,7 +129,7 @@ def counts(told, path=""):
 
 
 def test_two_processes_share_each_step_and_leave_one_release(pictures, tiny_resnet, tmp_path, hub):
-    alone = run(parse([str(word) for word in words(pictures, tiny_resnet, tmp_path / "alone")]))
+    alone = main(parse([str(word) for word in words(pictures, tiny_resnet, tmp_path / "alone")]))
     publish = ("--push_to_hub", "tester/derm", "--version", "v1.0.0", "--accept_regression", "tiny")
     launch = Launch(tmp_path, *words(pictures, tiny_resnet, tmp_path / "two", *publish))
     code, said = launch.wait()
@@ -226,8 +229,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
 
 def test_in_one_process_what_is_decided_is_what_was_found():
     assert distributed.is_main()
-    assert distributed.decided(lambda: 7) == 7
-    assert distributed.by_main(lambda: np.arange(3)).tolist() == [0, 1, 2]
+    assert distributed.broadcast_from_main(lambda: 7) == 7
+    assert distributed.run_on_main(lambda: np.arange(3)).tolist() == [0, 1, 2]
 
 
 def test_processes_of_neighbouring_seeds_draw_different_numbers(monkeypatch):
@@ -257,7 +260,7 @@ def test_the_first_process_of_another_machine_says_what_is_wrong_there(monkeypat
     monkeypatch.setattr(distributed, "PartialState", lambda **_: None)
     before = signal.getsignal(signal.SIGTERM), logging.root.manager.disable
     try:
-        with pytest.raises(said), distributed.together():
+        with pytest.raises(said), distributed.connected():
             raise UsageError("'data' is not there.")
     finally:
         signal.signal(signal.SIGTERM, before[0])

@@ -1,8 +1,11 @@
 """What the recipe draws, averages and rounds; that a killed run ends as if it had not been is in test_train."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
+from dermalert_space.prediction import shares
 from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -10,7 +13,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from dermalert.errors import RunError
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import recipe_trainer
-from dermalert.training.recipe_trainer import WeightAverage, WeightedSampler, sampling_weights, shares
+from dermalert.training.recipe_trainer import WeightAverage
+from dermalert.training.sampling import Draws, WeightedSampler, class_frequencies, sampling_weights
 
 NEVUS, MELANOMA = DIAGNOSES.index("nevus"), DIAGNOSES.index("melanoma")
 LABELS = [NEVUS] * 900 + [MELANOMA] * 100
@@ -52,7 +56,7 @@ def test_unknown_sources_are_one_source():
 
 
 def test_shares_are_those_of_the_draws_and_a_missing_diagnosis_counts_as_one_image():
-    found = shares(LABELS, sampling_weights(LABELS, SOURCES, "classes"))
+    found = class_frequencies(LABELS, sampling_weights(LABELS, SOURCES, "classes"))
     assert found[NEVUS] / found[MELANOMA] == pytest.approx(3)
     assert found[0] == pytest.approx(1 / 1007)
     assert shares(LABELS)[NEVUS] == pytest.approx(900 / 1007)
@@ -131,7 +135,11 @@ def test_the_trainer_evaluates_and_saves_the_average_and_keeps_the_weights_besid
     )
     model = Line()
     trainer = recipe_trainer.RecipeTrainer(
-        model=model, args=arguments, train_dataset=data, sampling_weights=np.full(16, 1 / 16), average=0.9
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        draws=Draws([0] * 16, [None] * 16, "natural", False),
+        average=0.9,
     )
     trainer.train()
     saved, latest = (load_file(tmp_path / "checkpoint-8" / name) for name in ("model.safetensors", WeightAverage.FILE))
@@ -153,7 +161,7 @@ def test_the_trainer_draws_by_the_weights(tmp_path):
     )
     weights = np.r_[np.zeros(8), np.full(8, 1 / 8)]
     trainer = recipe_trainer.RecipeTrainer(
-        model=Line(), args=arguments, train_dataset=data, sampling_weights=weights, average=0.0
+        model=Line(), args=arguments, train_dataset=data, draws=types.SimpleNamespace(weights=weights), average=0.0
     )
     trainer.train()
     assert len(fetched) >= 16

@@ -1,0 +1,98 @@
+"""What a release is developed and reported on: the splits, the folds, what its base model has learnt from."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+from datasets import Dataset
+from dermalert_space import contract
+
+from dermalert.config import Config
+from dermalert.data import contamination, external, metadata_tables, schema, splits
+from dermalert.data.prepare import Prepared, prepare
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reported:
+    """What is reported beside the splits."""
+
+    audit: dict
+    """Of the data set as it was shipped."""
+    external: dict[str, Dataset]
+    """Data sets that are measured only, by the names of their splits."""
+    external_report: dict
+    """How many images each of them lost, and why."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Development:
+    """The data of a training."""
+
+    prepared: Prepared
+    splits: dict[str, Dataset]
+    folds: list[dict[str, Dataset]]
+    base_exposure: Mapping[str, str]
+    """See `contamination.read`; empty where the base model does not say what it has learnt from."""
+    exposure: Mapping[str, str]
+    """The same of the model that is trained here."""
+    options: dict
+    """How data sets are read: columns, streaming, strict."""
+
+    @functools.cached_property
+    def description(self) -> dict:
+        """The images that are split: see `schema.describe`."""
+        return schema.describe(self.prepared.dataset)
+
+    @functools.cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """What tells other images, or another split of them, from these."""
+        return {"data": self.description["fingerprint"], "sides": splits.fingerprint(self.splits)}
+
+    def report(self, config: Config) -> Reported:
+        """Audit the images, and load the external data sets that the configuration names.
+
+        Raises:
+            UsageError: an external data set cannot be read, or no data set has a column that `--columns` names.
+        """
+        audit = self.prepared.audit()
+        options = self.options | {"beside": config.dataset}
+        datasets, report = external.load(
+            config.external, sides=self.splits, learnt=self.exposure, policy=config.repair, **options
+        )
+        self.options["columns"].check()
+        return Reported(audit=audit, external=datasets, external_report=report)
+
+    def describe(self, seed: int, external_report: dict) -> dict:
+        """The `data` of `metrics.json`."""
+        exposed = ~contamination.are_unseen(self.splits["official_test"], self.base_exposure)
+        return (
+            self.description
+            | {"shipped": schema.describe(self.prepared.shipped), "repair": self.prepared.repair}
+            | {"external": external_report}
+            | {"base_model_learnt_from": "known" if self.base_exposure else "not known"}
+            | {"official_test_known_to_base": int(exposed.sum())}
+            | splits.describe(self.splits, seed)
+        )
+
+
+def load(config: Config) -> Development:
+    """Load, link, repair and split what the configuration names; the splits respect what the base has learnt from.
+
+    Raises:
+        UsageError: see `prepare.prepare` and `Prepared.split`.
+        RunError: the Hub cannot be reached, or there is no room for the thumbnails.
+    """
+    columns = metadata_tables.Columns(metadata_tables.mapping(config.columns or []))
+    options = {"columns": columns, "streaming": config.streaming, "strict": config.strict}
+    prepared = prepare(config.dataset, config.repair, **options)
+    base = contamination.read(contract.find(config.base_model))
+    own = prepared.split(seed=config.split_seed, exposure=base)
+    folds = [splits.fold(own, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
+    return Development(
+        prepared=prepared,
+        splits=own,
+        folds=[contamination.set_apart(fold, base) for fold in folds],
+        base_exposure=base,
+        exposure=contamination.of(own, base),
+        options=options,
+    )

@@ -1,0 +1,141 @@
+"""From a trained model to a release: abstention, operating points, what was measured, exports and card."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datasets import Dataset
+from dermalert_space.contract import REFERENCE
+from dermalert_space.release import Release
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from dermalert import commit
+from dermalert.config import Config
+from dermalert.data import audit, contamination
+from dermalert.data.development import Development, Reported
+from dermalert.evaluation import baselines, evaluate, operating_points, stress_test
+from dermalert.release import build, fit_abstention, onnx_export, remeasure
+from dermalert.training import backbones, distributed, run_folder, sampling
+from dermalert.training.run import Run, Trained
+
+
+def gather(config: Config, data: Development, model: PreTrainedModel, processor: BaseImageProcessor) -> Reported:
+    """What is reported beside the splits; whatever could be refused is refused here, before the training.
+
+    Raises:
+        UsageError: the model cannot be exported, the images are not those of `weights_from`; see `Development.report`.
+    """
+    if config.weights_from:
+        remeasure.check_images(config.weights_from, data.splits)
+    if config.onnx != "none":
+        onnx_export.check(model, processor, config.onnx)
+    return data.report(config)
+
+
+def predict_fold(
+    run: Run, data: Development, number: int, learn: Callable[..., Trained | None]
+) -> evaluate.Side | None:
+    """What a model that has learnt from the other folds says of one; read where an earlier start kept it.
+
+    Args:
+        run: to whose folder it belongs.
+        data: with its folds.
+        number: of the fold.
+        learn: trains and calibrates a model, as `train_hf.learn`.
+    """
+    folder, fold = run.folder / "folds" / str(number), data.folds[number]
+    kept = evaluate.read_answers(folder / "answers.npz", fold["held_out"]) if distributed.is_main() else None
+    missing = distributed.broadcast_from_main(lambda: kept is None)
+    trained = learn(run.config, folder, fold, data.description) if missing else None
+    if not distributed.is_main():
+        return None
+    if trained:
+        release = Release(trained.model.eval(), trained.processor, name=f"fold {number}")
+        release.model.config.update(operating_points.fit(release, fold["calibration"]))
+        release = Release(release.model, release.processor, name=release.name)
+        kept = evaluate.ask(release, fold["held_out"], name=release.name)
+        evaluate.write_answers(folder / "answers.npz", kept)
+    run_folder.drop_checkpoints(folder)
+    return kept
+
+
+def assemble(
+    run: Run, trained: Trained, data: Development, reported: Reported, out_of_fold: Sequence[evaluate.Side]
+) -> None:
+    """Write the release of a run; it appears whole, or not at all.
+
+    Args:
+        run: its configuration, folder and settings.
+        trained: the calibrated model.
+        data: what it was developed on.
+        reported: what is reported beside that.
+        out_of_fold: of each fold, what a model answers that has not learnt from it.
+    """
+    config, splits = run.config, data.splits
+    with build.assembled(run.folder / "release") as staging:
+        release = _store(trained, staging, half_precision=config.half_precision)
+        release = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
+        release = operating_points.add(staging, release, splits["calibration"])
+        measured = _measure(release, trained, splits, reported.external) | evaluate.pooled(out_of_fold)
+        metrics = _metrics(run, trained, data, reported, release, measured)
+        if config.onnx != "none":
+            metrics["onnx"] = onnx_export.write(staging, release, measured["held_out"], splits, config.onnx)
+        evaluate.write_reference(staging / REFERENCE, release)
+        evaluate.write(staging / "evaluation", metrics, measured, trained.state.log_history)
+        if config.weights_from:
+            remeasure.copy_learning_curves(config.weights_from, staging)
+        audit.write(reported.audit, staging / "evaluation" / "audit.json")
+        contamination.write(data.exposure, staging)
+        build.write_card(staging)
+
+
+def _store(trained: Trained, folder: Path, *, half_precision: bool) -> Release:
+    """Write model and processor, and return what a serving side makes of the files."""
+    trained.model.save_pretrained(folder)
+    backbones.save_processor(trained.processor, folder)
+    if half_precision:
+        build.compact(folder)
+    return Release.load(folder)
+
+
+def _measure(
+    release: Release, trained: Trained, splits: dict[str, Dataset], external: dict[str, Dataset]
+) -> dict[str, evaluate.Side]:
+    """What a serving side makes of all that is reported, by name."""
+    reported = {name: splits[name] for name in ("held_out", "official_test", "clean_test")} | external
+    prior = sampling.class_frequencies(splits["train"]["label"])  # that of the calibration split, but for chance
+    measured = evaluate.evaluate(release, reported, undone=trained.calibration.undone, prior=prior)
+    held_out = measured["held_out"]
+    held_out.figures["artefacts"] = stress_test.stress(release, held_out.dataset, unaltered=held_out.probabilities)
+    return measured
+
+
+def _metrics(
+    run: Run,
+    trained: Trained,
+    data: Development,
+    reported: Reported,
+    release: Release,
+    measured: dict[str, evaluate.Side],
+) -> dict:
+    """What `metrics.json` holds, but for the exports."""
+    held_out, about, config = measured["held_out"], trained.model.config.dermalert, release.model.config
+    shortcuts = baselines.baselines(data.splits, held_out.probabilities)
+    return {
+        "schema": 1,
+        "version": None,  # until it is published
+        "base_model": about["base_model"],
+        "data": data.describe(run.config.split_seed, reported.external_report)
+        | {"generated": about["generated"], "trained_on": about["data"]},
+        "splits": {name: split.figures for name, split in measured.items()},
+        "baselines": shortcuts,
+        "shortcut": baselines.shortcuts(shortcuts),
+        "calibration": dataclasses.asdict(trained.calibration),
+        "alert": config.alert,
+        "attention": config.attention,
+        "refusal": config.refusal | fit_abstention.measure(release, held_out.dataset, held_out.refused),
+        "training": trained.speed
+        | {"epochs": trained.state.epoch, "best_step": trained.state.best_global_step, "folds": run.config.folds}
+        | {"measured_by": commit()}
+        | {"settings": {k: v for k, v in run.settings.items() if k not in run_folder.MAY_NAME_FOLDERS}},
+    }
