@@ -44,7 +44,7 @@ def predict_fold(
         learn: trains and calibrates a model, as `train_hf.learn`.
     """
     folder, fold = run.folder / "folds" / str(number), data.folds[number]
-    kept = evaluate.read_answers(folder / "answers.npz", fold["held_out"]) if distributed.is_main() else None
+    kept = evaluate.read_predictions(folder / "answers.npz", fold["held_out"]) if distributed.is_main() else None
     missing = distributed.broadcast_from_main(lambda: kept is None)
     trained = learn(run.config, folder, fold, data.description) if missing else None
     if not distributed.is_main():
@@ -54,7 +54,7 @@ def predict_fold(
         release.model.config.update(operating_points.fit(release, fold["calibration"]))
         release = Release(release.model, release.processor, name=release.name)
         kept = evaluate.ask(release, fold["held_out"], name=release.name)
-        evaluate.write_answers(folder / "answers.npz", kept)
+        evaluate.write_predictions(folder / "answers.npz", kept)
     run_folder.drop_checkpoints(folder)
     return kept
 
@@ -69,7 +69,7 @@ def assemble(
         trained: the calibrated model.
         data: what it was developed on.
         reported: what is reported beside that.
-        out_of_fold: of each fold, what a model answers that has not learnt from it.
+        out_of_fold: of each fold, the predictions of a model trained on the others.
     """
     config, splits = run.config, data.splits
     with build.assembled(run.folder / "release") as staging:
@@ -133,7 +133,7 @@ def _metrics(
         "calibration": dataclasses.asdict(trained.calibration),
         "alert": config.alert,
         "attention": config.attention,
-        "refusal": config.refusal | fit_abstention.measure(release, held_out.dataset, held_out.refused),
+        "refusal": config.refusal | fit_abstention.measure(release, held_out.dataset, held_out.abstained),
         "training": trained.speed
         | {"epochs": trained.state.epoch, "best_step": trained.state.best_global_step, "folds": run.config.folds}
         | {"measured_by": commit()}

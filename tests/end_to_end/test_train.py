@@ -208,7 +208,7 @@ def test_the_calibration_is_measured_before_and_after(run):
 
 def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(pictures, tiny_vit, tmp_path, monkeypatch):
     asked = []
-    write_answers = evaluate.write_answers
+    write_predictions = evaluate.write_answers
 
     def stopped_after_the_first(path, side):
         asked.append(len(side.dataset))
@@ -216,7 +216,7 @@ def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(picture
         if len(asked) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "write_answers", stopped_after_the_first)
+    monkeypatch.setattr(evaluate, "write_predictions", stopped_after_the_first)
     assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 130
     assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 0
     figures = json.loads((tmp_path / "run/release/evaluation/metrics.json").read_text())

@@ -28,8 +28,9 @@ from dermalert.release import build, onnx_export
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
 EXAMPLES = {f"examples/{name}" for name in ("attribution.csv", "generated-1.png", "generated-2.png", "no-lesion.png")}
-PARTS = {path.name for path in (REPOSITORY / "space").glob("*.py")}
-FILES = {".gitattributes", "README.md", "requirements.txt", "style.css"} | PARTS | EXAMPLES
+PARTS = {path.relative_to(spaces.SOURCE).as_posix() for path in spaces.SOURCE.rglob("*.py")}
+STYLE = "dermalert_space/page/style.css"
+FILES = {".gitattributes", "README.md", "requirements.txt", STYLE} | PARTS | EXAMPLES
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, Value
-from dermalert_space import batch, decoder_limits, images
+from dermalert_space import batch, decoder_limits
 from dermalert_space.release import Release
 from support.releases import LABELS, make_image, make_release
 
@@ -344,7 +344,7 @@ def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, 
     ("where", "name", "value"),
     [
         (batch, "MAX_BYTES", 1_000_000),
-        (images, "KINDS", ("JPEG", "PNG")),
+        (archive_triage, "KINDS", ("JPEG", "PNG")),
         (decoder_limits, "MAX_SCANS", 5),
         (archive_triage.features, "check", lambda codec: codec != "webp"),
     ],
