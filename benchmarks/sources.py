@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from dermalert_space import contract
+from dermalert_space import contract, files
 from dermalert_space.estimate import format_estimate
 from dermalert_space.release import Release
 from recipe import load
 
 import train_hf
 from dermalert.config import Config
-from dermalert.data import audit, contamination, schema, splits
+from dermalert.data import contamination, schema, splits
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import baselines, evaluate
 from dermalert.publishing import deliver
@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
         run_folder.is_finished(run, settings)  # refuses a folder of other settings
         run_folder.claim(run, settings | {"data": data}, needed_bytes=0)
         if not (run / _FIGURES).is_file():
-            audit.write(leave_out(name, config, sides, run), run / _FIGURES)
+            files.write_json(run / _FIGURES, leave_out(name, config, sides, run))
         run_folder.drop_checkpoints(run)
     print(as_markdown([json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{_FIGURES}"))]))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from dermalert_space import files
 
 from dermalert.errors import RunError, UsageError, run_command
 
@@ -69,7 +70,7 @@ def _audit(names: list[str], options: dict, json: Path | None, figures: Path | N
     typer.echo(audit_report.headline(report))
     audit_report.show(report)
     if json:
-        audit.write(report, json)
+        files.write_json(json, report)
     if figures:
         drawn = audit_report.contact_sheets(report, dataset, figures)
         typer.echo(f"{len(drawn)} contact sheets in '{figures}'.")
@@ -158,7 +159,7 @@ def _evaluate(
     for sentence in any_checkpoint.remarks(told):
         typer.echo(sentence)
     if json:
-        audit.write(told, json)
+        files.write_json(json, told)
 
 
 @app.command()
@@ -241,7 +242,7 @@ def _compare(old: str, new: str, json: Path | None, record: bool, accept: str | 
     for sentence in [*regression_gate.sentences(told), *regression_gate.verdict(verdict)]:
         typer.echo(sentence)
     if json:
-        audit.write(told, json)
+        files.write_json(json, told)
     if record and verdict["refused_for"] and not verdict["accepted_because"]:
         raise RunError(
             f"'{new}' does not take the place of '{old}': --accept-regression WHY lets it, and its card says why."

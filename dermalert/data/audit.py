@@ -15,7 +15,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from dermalert import files, taxonomy
+from dermalert import taxonomy
 from dermalert.data import isic9, near_duplicates, schema, splits
 from dermalert.data.identifiers import archive_number
 from dermalert.errors import UsageError, did_you_mean
@@ -479,9 +479,3 @@ def failures(report: dict, kinds: Iterable[str]) -> list[str]:
     """Return which of the kinds (`any` for all) were found."""
     wanted = set(KINDS if "any" in kinds else kinds)
     return [kind for kind, finding in report["findings"].items() if finding["found"] and kind in wanted]
-
-
-def write(report: dict, path: Path) -> None:
-    """Write a report as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, report)

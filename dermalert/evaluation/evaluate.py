@@ -13,15 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, concatenate_datasets
+from dermalert_space import files
 from dermalert_space.images import read_image
 from dermalert_space.release import Predictions, Release
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from dermalert import files
 from dermalert.data import contamination
 from dermalert.evaluation import metrics, plots, subgroups
-from dermalert.files import dump_metrics
 from dermalert.imaging import synthetic_lesions
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
@@ -132,7 +131,9 @@ def write_predictions(path: Path, side: Side) -> None:
     """Keep the answers to a side, whole or not at all, for a run that goes on after a stop."""
     flags = {"alert": side.alert, "attention": side.attention}
     flags = {name: flag for name, flag in flags.items() if flag is not None}
-    with files.whole(path, beside=path.with_suffix(".partial.npz")) as partial:  # the name tells numpy the format
+    with files.atomic_write(
+        path, partial=path.with_suffix(".partial.npz")
+    ) as partial:  # the name tells numpy the format
         np.savez(partial, content=list(side.dataset["content"]), probabilities=side.probabilities, **flags)
 
 
@@ -238,7 +239,7 @@ def _predictions(name: str, side: Side) -> pa.Table:
 def write(folder: Path, report: dict, measured: dict[str, Side], history: Sequence[dict]) -> None:
     """Write `evaluation/` of a release: metrics.json, predictions.parquet and figures/."""
     (folder / "figures").mkdir(parents=True)
-    (folder / "metrics.json").write_text(dump_metrics(report))
+    files.write_json(folder / "metrics.json", report)
     table = predictions(measured)
     pq.write_table(table, folder / "predictions.parquet")
     plots.draw(folder / "figures", report, table, history)

@@ -27,11 +27,11 @@ import numpy as np
 import PIL
 import transformers
 from datasets import Dataset
+from dermalert_space import files
 from dermalert_space.images import _to_rgb, read_image
 from PIL import Image, features
 from tqdm.auto import tqdm
 
-from dermalert import files
 from dermalert.errors import RunError
 from dermalert.imaging.processed import Processed
 from dermalert.imaging.thumbnail import hashed
@@ -166,7 +166,7 @@ class Pixels:
                 self._write_pixels(file, rows, contents, bar)
                 file.close()  # or Windows would neither rename nor delete it
                 path = folder / f"{_name(contents)}.pack"
-                with files.whole(path, beside=Path(file.name)):
+                with files.atomic_write(path, partial=Path(file.name)):
                     return path
             except BaseException:
                 with contextlib.suppress(OSError):

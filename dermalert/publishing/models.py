@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dermalert_space import contract
+from dermalert_space import contract, files
 from dermalert_space.contract import METRICS
 from dermalert_space.estimate import format_estimate
 from dermalert_space.release import NoRelease, ParityError, Release
@@ -23,7 +23,6 @@ from rich.table import Table
 
 from dermalert import formatting
 from dermalert.errors import RunError, UsageError, first_few
-from dermalert.files import dump_metrics
 from dermalert.hub import client
 from dermalert.hub.retries import patiently, status
 from dermalert.release import build, regression_gate
@@ -285,7 +284,7 @@ def _begun_with(figures: dict, begun: Iterable[dict | None]) -> dict:
 
     So what finishes it has the same files.
     """
-    figures = json.loads(dump_metrics(figures))
+    figures = json.loads(json.dumps(figures, allow_nan=False))
     for there in begun:
         if there and "gate" in there and _unsigned(there) == _unsigned(figures):
             return {key: there[key] for key in ("released", "gate")}
@@ -309,7 +308,7 @@ def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:
     config = json.loads((to / "config.json").read_text())
     config["dermalert"]["version"] = version
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (to / METRICS).write_text(dump_metrics(_figures_of(folder, version, added)))
+    files.write_json(to / METRICS, _figures_of(folder, version, added))
     build.write_card(to)
     return to
 

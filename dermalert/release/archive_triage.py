@@ -25,13 +25,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from dermalert_space import batch, decoder_limits
+from dermalert_space import batch, decoder_limits, files
 from dermalert_space.contract import GRAPH, NOT_A_DEVICE, PROCESSORS, STATISTICS
 from dermalert_space.images import KINDS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE
 from dermalert_space.release import NoRelease, Release
 from PIL import features
 
-from dermalert import files
 from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.training import locks
 
@@ -341,7 +340,7 @@ def _whole(path: Path) -> Iterator[Path]:
     holder = locks.holder(path.parent / _LOCK)
     token = holder.token if holder else secrets.token_hex(16)
     part = path.with_name(f"{path.name}.{token}.{secrets.token_hex(4)}.part")
-    with files.whole(path, beside=part):
+    with files.atomic_write(path, partial=part):
         yield part
 
 

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datasets import Dataset
+from dermalert_space import files
 from dermalert_space.contract import REFERENCE
 from dermalert_space.release import Release
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from dermalert import commit
 from dermalert.config import Config
-from dermalert.data import audit, contamination
+from dermalert.data import contamination
 from dermalert.data.development import Development, Reported
 from dermalert.evaluation import baselines, evaluate, operating_points, stress_test
 from dermalert.release import build, fit_abstention, onnx_export, remeasure
@@ -84,7 +85,7 @@ def assemble(
         evaluate.write(staging / "evaluation", metrics, measured, trained.state.log_history)
         if config.weights_from:
             remeasure.copy_learning_curves(config.weights_from, staging)
-        audit.write(reported.audit, staging / "evaluation" / "audit.json")
+        files.write_json(staging / "evaluation" / "audit.json", reported.audit)
         contamination.write(data.exposure, staging)
         build.write_card(staging)
 

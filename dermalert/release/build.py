@@ -8,9 +8,9 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from dermalert_space import files
 from dermalert_space.contract import FIGURES, METRICS
 
-from dermalert.files import whole
 from dermalert.release import card
 
 # What is asked of the figures of a release, wherever it is compared or listed.
@@ -37,7 +37,7 @@ def assembled(folder: Path) -> Iterator[Path]:
     staging = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    with whole(folder, beside=staging):
+    with files.atomic_write(folder, partial=staging):
         yield staging
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from dermalert_space import contract
+from dermalert_space import contract, files
 from dermalert_space.contract import EXPOSURE, METRICS, PREDICTIONS
 from dermalert_space.estimate import format_estimate
 from huggingface_hub import HfApi
@@ -27,7 +27,6 @@ from dermalert.data import contamination, splits
 from dermalert.data.identifiers import archive_number
 from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import metrics, noninferiority
-from dermalert.files import dump_metrics
 from dermalert.formatting import COMPARED, percent_at_least
 from dermalert.hub import client
 from dermalert.hub.retries import patiently
@@ -489,6 +488,6 @@ def record(folder: Path, old: Path, *, accept: str | None = None) -> dict:
     before = dataclasses.replace(before, name=before.figures["version"] or "the release before")
     told = accepted(gate(read(folder, str(folder)), before), accept)
     figures = build.read_metrics(folder) | {"gate": told}
-    (folder / METRICS).write_text(dump_metrics(figures))
+    files.write_json(folder / METRICS, figures)
     build.write_card(folder)
     return told

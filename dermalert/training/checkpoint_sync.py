@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dermalert_space import contract
+from dermalert_space import contract, files
 from dermalert_space.contract import MODEL, HubName, is_hub_name
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -288,8 +288,8 @@ class Pushes(TrainerCallback):
             if each is not None:
                 _link(saved / f"checkpoint-{each}", target / "checkpoints" / f"checkpoint-{each}", patterns)
         (target / "checkpoints" / f"checkpoint-{step}" / _STATE).unlink()
-        run_folder.write(target / "checkpoints" / f"checkpoint-{step}" / _STATE, state)
-        run_folder.write(target / "run.json", self._run())
+        files.write_json(target / "checkpoints" / f"checkpoint-{step}" / _STATE, state, finite=False)
+        files.write_json(target / "run.json", self._run(), finite=False)
 
     def _run(self) -> dict:
         return public(json.loads((self.folder / "run.json").read_text()))

@@ -21,10 +21,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from dermalert_space import files
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
-from dermalert import files
 from dermalert.errors import RunError, UsageError, first_few
 from dermalert.training import locks
 
@@ -129,7 +129,7 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int, hold: Callable[[],
         own = {key: value for key, value in settings.items() if key not in ("data", "sides")}
         check_settings(found, own, f"--output_dir '{folder}'", "name a new folder")
         check_images(found, settings, str(folder), "name a new --output_dir")
-        write(folder / "run.json", settings)
+        files.write_json(folder / "run.json", settings, finite=False)
 
 
 def check_shared(folder: Path, settings: dict) -> None:
@@ -209,7 +209,7 @@ def _go_back(folder: Path, usable: Path, damages: dict[Path, str]) -> None:
         (folder / "checkpoints" / _ENDED).unlink(missing_ok=True)  # that was with the one that is dropped
     state = json.loads((usable / _STATE).read_text())
     state["best_model_checkpoint"] = str(best_checkpoint(folder, state["best_global_step"]))
-    write(usable / _STATE, state)
+    files.write_json(usable / _STATE, state, finite=False)
 
 
 def _step(checkpoint: Path) -> int:
@@ -218,9 +218,9 @@ def _step(checkpoint: Path) -> int:
 
 def seal(checkpoint: Path) -> None:
     """Have a checkpoint on the disk, and note what its files must hash to, but for those of other processes."""
-    files.settle(checkpoint)
+    files.sync(checkpoint)
     names = sorted(path.name for path in checkpoint.iterdir() if not path.match("rng_state_*"))
-    write(checkpoint / _DIGESTS, {name: _digest(checkpoint / name) for name in names if name != _DIGESTS})
+    files.write_json(checkpoint / _DIGESTS, {name: _digest(checkpoint / name) for name in names if name != _DIGESTS})
 
 
 def _digest(path: Path) -> str:
@@ -326,7 +326,8 @@ def best_checkpoint(folder: Path, step: int | None) -> Path:
 
 def note_ended(folder: Path, state: TrainerState, speed: dict) -> None:
     """Remember that the training has ended, how, and how fast it was."""
-    write(folder / "checkpoints" / _ENDED, {"state": dataclasses.asdict(state), "speed": speed})
+    ended = {"state": dataclasses.asdict(state), "speed": speed}
+    files.write_json(folder / "checkpoints" / _ENDED, ended, finite=False)  # a loss may be no number
 
 
 def ended(folder: Path) -> tuple[TrainerState, dict] | None:
@@ -342,12 +343,6 @@ def _read(path: Path) -> dict | None:
     except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def write(path: Path, content: dict) -> None:
-    """Write a JSON file whole or not at all, as the Trainer writes its state: there a loss may be no number."""
-    with files.whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
 class Alone:

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: each file was judged, or declined with a reason. 1: a file could not be read, or the release not be loaded.
     2: the command was wrong. 130: it was interrupted; nothing is written then.
     """
-    from dermalert_space import batch
+    from dermalert_space import batch, files
 
     options = _options(arguments)
     # What Pillow warns of (odd metadata) changes no answer.
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows, release = _predict_files(batch, options)
         for path, table in ((options.csv, batch.as_csv), (options.json, batch.as_json)):
             if path:
-                _write_whole(path, table(rows, release))
+                with files.atomic_write(path.resolve()) as partial:
+                    partial.write_text(table(rows, release), encoding="utf-8", newline="")
     # Where it strikes in the middle of a library's work, an interruption may come out as another error.
     except (Exception, KeyboardInterrupt) as error:
         if interrupted:
@@ -95,13 +96,3 @@ def _predict_files(batch, options: argparse.Namespace) -> tuple[list, Release]:
         print(f"\r{len(rows):,} of {total:,} files judged", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return batch.by_urgency(rows), release
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.resolve().with_name(f"{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="")
-        part.replace(path.resolve())
-    finally:
-        part.unlink(missing_ok=True)

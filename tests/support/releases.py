@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
+from dermalert_space import files
 from dermalert_space.contract import REFERENCE
 from dermalert_space.release import Release
 from PIL import Image
@@ -16,7 +17,6 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImag
 
 from dermalert.data import contamination
 from dermalert.evaluation import evaluate, metrics
-from dermalert.files import dump_metrics
 from dermalert.release import build
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
 
@@ -256,7 +256,7 @@ def measured_release(
     report["splits"]["held_out"] |= {"n": images, "groups": images}
     report["splits"]["held_out"]["calibration"] |= metrics.calibration(truth, probabilities, metrics.Intervals(groups))
     evaluate.write_reference(folder / REFERENCE, Release.load(folder))
-    (folder / "evaluation" / "metrics.json").write_text(dump_metrics(report | {"version": None}))
+    files.write_json(folder / "evaluation" / "metrics.json", report | {"version": None})
     columns = {
         "image_id": [f"ISIC_{9000000 + i:07d}" for i in range(images)],
         "source": ["HAM10000"] * images,

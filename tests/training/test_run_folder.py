@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
+from dermalert_space import files
 from safetensors.torch import save_file
 
-from dermalert import files
 from dermalert.errors import RunError, UsageError
 from dermalert.training import locks, run_folder
 
@@ -67,7 +67,7 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_of_a_damaged_last_checkpoint_the_one_before_is_taken_and_that_is_said(tmp_path, capsys, damage, name):
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
-    run_folder.write(tmp_path / "checkpoints" / "ended.json", {})
+    files.write_json(tmp_path / "checkpoints" / "ended.json", {})
     damage(last / name)
     assert run_folder.last_checkpoint(tmp_path) == before
     assert not last.exists()
@@ -276,7 +276,7 @@ MINE = {"epochs": 3, "seed": 0, "data": "images", "sides": "sides"}
 
 @pytest.mark.usefixtures("other")
 def test_a_run_that_began_meanwhile_in_the_same_new_folder_keeps_its_settings(tmp_path):
-    run_folder.write(tmp_path / "run.json", MINE | {"epochs": 5})
+    files.write_json(tmp_path / "run.json", MINE | {"epochs": 5})
     with pytest.raises(UsageError, match="in use by process"), run_folder.Alone(tmp_path) as alone:
         run_folder.claim(tmp_path, MINE, needed_bytes=0, hold=alone.hold)
     assert json.loads((tmp_path / "run.json").read_text())["epochs"] == 5
@@ -291,7 +291,7 @@ def test_a_run_that_began_meanwhile_in_the_same_new_folder_keeps_its_settings(tm
     ],
 )
 def test_a_run_that_began_and_ended_meanwhile_is_not_written_over(tmp_path, change, said):
-    run_folder.write(tmp_path / "run.json", MINE | change)
+    files.write_json(tmp_path / "run.json", MINE | change)
     with pytest.raises(UsageError, match=said):
         run_folder.claim(tmp_path, MINE, needed_bytes=0)
     assert json.loads((tmp_path / "run.json").read_text()) == MINE | change

@@ -1,0 +1,61 @@
+"""Files that appear whole or not at all, and are still there after a power failure."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, partial: Path | None = None) -> Iterator[Path]:
+    """Yield a name to write a file or a folder under; all of it becomes `path` once it is on the disk.
+
+    Args:
+        path: a file, which replaces one that is there; or a folder, which must not be there.
+        partial: the name to write under, in the same folder; by default that of `path` and `.partial`.
+    """
+    partial = partial or path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+        _sync_one(path.parent)
+    finally:
+        if partial.is_file():
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object, *, finite: bool = True) -> None:
+    """Write a JSON file whole or not at all, and make its folder.
+
+    Args:
+        path: of the file.
+        content: what `json` can write.
+        finite: whether a number that is none, or is infinite, is an error.
+
+    Raises:
+        ValueError: there is such a number where there must be none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, allow_nan=not finite) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder with all in it, is on the disk."""
+    if path.is_dir():
+        for child in path.iterdir():
+            sync(child)
+    _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems, those of networks among them, sync no folders
+            raise
+    finally:
+        os.close(handle)
