@@ -1,4 +1,4 @@
-"""A model repository of the Hub: who may write to it, what it holds of a release, and its next commit."""
+"""A repository of the Hub: who may write to it, what it holds of a release, and its next commit."""
 
 import contextlib
 import dataclasses
@@ -21,11 +21,11 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_token, validate_repo_id
 
 from dermalert.errors import RunError, UsageError, first_line
-from dermalert.hub.retries import HTTP_ERROR, patiently, status
+from dermalert.hub.retries import HTTP_ERROR, status, with_retries
 
 FAILURES = (HTTP_ERROR, OSError, ValueError, KeyError, RuntimeError)
-"""What the Hub's client raises, beside its HTTP errors: ValueError (refused metadata), KeyError (an answer without what
-it needs) and RuntimeError (an upload that broke off)."""
+"""The errors of the Hub's client: beside HTTP errors ValueError (refused metadata), KeyError (an incomplete answer) and
+RuntimeError (an interrupted upload)."""
 
 NOT_THERE = (
     "the Hub has no such repository any more, or does not show it to this token. A command makes a repository once, at "
@@ -38,7 +38,7 @@ Content = Mapping[str, Collection[str]]
 
 @contextlib.contextmanager
 def on_the_hub(what: str) -> Iterator[None]:
-    """Turn a failure on the way into one sentence, without what could hold a token."""
+    """Turn a failure of the Hub's client into a RunError of one sentence, without what could hold a token."""
     try:
         yield
     except RepositoryNotFoundError as error:
@@ -50,15 +50,15 @@ def on_the_hub(what: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return why something failed on the Hub: what it says, or the client, without the signatures of addresses."""
-    said = getattr(error, "server_message", None)
-    if said:
-        return f"HTTP {error.response.status_code}: {said.strip().rstrip('.')}"
+    """The cause of a failure in the Hub's words, or the client's; without the signatures of addresses."""
+    message = getattr(error, "server_message", None)
+    if message:
+        return f"HTTP {status(error)}: {message.strip().rstrip('.')}"
     return re.sub(r"\?[^\s'\"]*", "", first_line(error))
 
 
 def check_repo(repo_id: str, *, write: bool = True) -> None:
-    """Refuse what is no name of a repository with its owner, and, to write, a computer without a token."""
+    """Refuse a malformed name, one without an owner, and, to write, a computer without a token."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -70,9 +70,9 @@ def check_repo(repo_id: str, *, write: bool = True) -> None:
 
 
 def check_token(api: HfApi, repo_id: str) -> None:
-    """Refuse a token that the Hub does not know or that may not write to a repository."""
+    """Refuse a token that the Hub does not know, or that may not write to a repository."""
     try:
-        account = patiently(api.whoami)
+        account = with_retries(api.whoami)
     except HfHubHTTPError as error:
         if status(error) == 401:
             raise UsageError("the Hub does not know this token: run `hf auth login` or set HF_TOKEN anew.") from error
@@ -81,32 +81,32 @@ def check_token(api: HfApi, repo_id: str) -> None:
     if role == "read":
         raise UsageError("this token may only read: create one with the role 'write'.")
     owners = [account["name"], *(org["name"] for org in account.get("orgs", []))]
-    # A fine-grained token's rights cannot be read from this answer; there the Hub itself will say no.
+    # A fine-grained token's rights are not in this answer: there the Hub itself refuses.
     if role == "write" and repo_id.split("/")[0] not in owners:
         raise UsageError(f"this token belongs to {account['name']}, which cannot write to {repo_id}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Refs:
-    """The commits that the branches and the tags of a repository point to, by name; none where it does not exist."""
+    """The commits of a repository's branches and tags, by name; none where it does not exist."""
 
     branches: dict[str, str] = dataclasses.field(default_factory=dict)
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def refs(api: HfApi, repo_id: str, *, must_exist: bool = False) -> Refs:
-    """Return the branches and tags of a repository.
+    """The branches and tags of a repository.
 
     Raises:
-        RunError: it must exist, because it has been there before, and does not.
+        RunError: the repository must exist, because a moment ago it did, and does not.
     """
     try:
-        found = patiently(api.list_repo_refs, repo_id)
+        listed = with_retries(api.list_repo_refs, repo_id)
     except RepositoryNotFoundError as error:
         if must_exist:
             raise RunError(f"{repo_id}: {NOT_THERE}") from error
         return Refs()
-    return Refs(*({ref.name: ref.target_commit for ref in kind} for kind in (found.branches, found.tags)))
+    return Refs(*({ref.name: ref.target_commit for ref in kind} for kind in (listed.branches, listed.tags)))
 
 
 def content(
@@ -117,58 +117,59 @@ def content(
     belongs: Callable[[str], bool] = contract.belongs,
     repo_type: str | None = None,
 ) -> Content:
-    """Return the files of a commit that belong to a release, or to whatever `belongs` tells by their names."""
-    tree = {"revision": commit, "repo_type": repo_type, "recursive": True}
-    entries = patiently(lambda: list(api.list_repo_tree(repo_id, **tree)))
+    """The files of a commit that belong to a release, or to what else `belongs` selects by name."""
+    entries = with_retries(
+        lambda: list(api.list_repo_tree(repo_id, revision=commit, repo_type=repo_type, recursive=True))
+    )
     files = [entry for entry in entries if isinstance(entry, RepoFile) and belongs(entry.path)]
     return {file.path: [file.lfs.sha256 if file.lfs else file.blob_id] for file in files}
 
 
 def content_of(folder: Path) -> Content:
-    """Return the files of a folder that belong to a release."""
+    """The files of a folder that belong to a release."""
     return {name: ids((folder / name).read_bytes()) for name in contract.files(folder)}
 
 
 def ids(data: bytes) -> tuple[str, str]:
-    """Return the ids that the Hub may give a file: git's, and that of LFS."""
+    """The ids that the Hub may give a file: git's, and that of LFS."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), hashlib.sha256(data).hexdigest()
 
 
 def differing(one: Content, other: Content) -> list[str]:
-    """Return the names of the files that are not the same, or in one only."""
+    """The names of the files that differ, or that one side lacks, sorted."""
     return sorted(name for name in {*one, *other} if not set(one.get(name, ())) & set(other.get(name, ())))
 
 
 def fetch(repo_id: str, commit: str, names: Collection[str], to: Path) -> Path:
-    """Download those of the files that a commit has into an empty folder, and return the folder.
+    """Download the files of a commit that have these names into a new folder, and return the folder.
 
-    Not `snapshot_download`: where the Hub does not answer it may take what a cache has of a snapshot for all of it.
+    Not `snapshot_download`: offline, an incomplete snapshot in the cache passes there for the whole.
     """
     to.mkdir(parents=True)
     for name in sorted(names & content(HfApi(), repo_id, commit).keys()):
-        patiently(hf_hub_download, repo_id, name, revision=commit, local_dir=to)
+        with_retries(hf_hub_download, repo_id, name, revision=commit, local_dir=to)
     return to
 
 
 def commit(
-    api: HfApi, repo_id: str, branch: str, operations: Callable[[], list], *, parent: str, wanted: Content, message: str
+    api: HfApi, repo_id: str, branch: str, operations: Callable[[], list], *, parent: str, target: Content, message: str
 ) -> str:
-    """Move a branch on from a commit, and return the one that then holds the release.
+    """Commit to a branch, and return the commit, which then holds the release.
 
     Args:
         api: client.
         repo_id: repository.
-        branch: that is moved.
-        operations: gives those that lead from the parent to what is wanted, anew for each try.
+        branch: the branch to move.
+        operations: makes the operations that lead from the parent to `target`, anew for each attempt.
         parent: the commit that the branch points to.
-        wanted: the release's files as they shall be.
+        target: the release's files after the commit.
         message: of the commit.
 
     Raises:
         RunError: somebody else has moved the branch meanwhile.
     """
 
-    def make() -> str:
+    def create() -> str:
         with warnings.catch_warnings():  # the tables in a release are no data set
             warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
             return api.create_commit(
@@ -176,15 +177,15 @@ def commit(
             ).oid
 
     try:
-        made = patiently(make)
+        head: str | None = with_retries(create)
     except HfHubHTTPError as error:
         if status(error) not in (409, 412) and not isinstance(error, RevisionNotFoundError | EntryNotFoundError):
             raise
-        # A try of our own may have got there, its answer lost.
-        made = refs(api, repo_id, must_exist=True).branches.get(branch)
-    if made is None or differing(content(api, repo_id, made), wanted):
+        # An attempt of our own may have succeeded, its answer lost.
+        head = refs(api, repo_id, must_exist=True).branches.get(branch)
+    if head is None or differing(content(api, repo_id, head), target):
         raise RunError(
             f"somebody else has changed {repo_id} at the same time, and was first: look at what it holds now "
             f"(python -m dermalert versions {repo_id}), then run the same command again."
         )
-    return made
+    return head

@@ -1,9 +1,12 @@
-"""Ask the Hub again where its client gives up at the first failure: commits, refs, tags, and the like."""
+"""Retries for what the Hub's client gives up at the first failure: commits, refs, tags, and the like.
+
+Not by tenacity: this module grew from 82 to 88 lines with it, since what is long here is reading the Hub's answers.
+"""
 
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -12,67 +15,65 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from dermalert.errors import RunError
 
-# The base of all that the Hub client's HTTP library raises; which library that is depends on the client's version.
-HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+HTTP_ERROR: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+"""The base of all that the Hub client's HTTP library raises: httpx or httpx2, by the client's version."""
 
 SECOND = 1.0
 """How long a second of waiting is; tests make it shorter."""
 
-_PAUSES = (1, 2, 4, 8, 16)  # seconds before each further try
-_LONGEST = 600  # seconds that are waited because the Hub asks for it: it counts requests by five minutes
-_PASSING = (408, 429, 500, 502, 503, 504)
+_PAUSES = (1, 2, 4, 8, 16)  # seconds before each further attempt
+_LONGEST = 600  # seconds that the Hub may ask to wait: its quotas are of five minutes
+_TRANSIENT = (408, 429, 500, 502, 503, 504)
 _T = TypeVar("_T")
 
 
-def patiently(ask: Callable[..., _T], *arguments, **named) -> _T:
-    """Return what a call of the Hub's client returns, asking again where the failure may pass.
+def with_retries(call: Callable[..., _T], *arguments, **options) -> _T:
+    """Call the Hub's client, up to six times while the failure is transient: a broken connection, 408, 429 or 5xx.
 
-    Such are a connection that breaks, and the statuses 408, 429, 500, 502, 503 and 504. A call whose answer was lost
-    may have taken effect: who asks must take "it is there already" for an answer.
+    A call whose answer was lost may have taken effect: callers must accept "it exists already" as success.
 
     Raises:
         RunError: the Hub asks to wait for more than ten minutes.
-        Exception: what the last try raised, or any that says more than "try again".
+        Exception: the last attempt's, or the first that is not transient.
     """
     for pause in _PAUSES:
         try:
-            return ask(*arguments, **named)
+            return call(*arguments, **options)
         except (HTTP_ERROR, OSError, RuntimeError) as error:
-            failure = _failure(error)
-            if failure is None:
+            cause = _transient_cause(error)
+            if cause is None:
                 raise
-            _wait(failure, pause)
-    return ask(*arguments, **named)
+            _wait(cause, pause)
+    return call(*arguments, **options)
 
 
 def status(error: BaseException) -> int | None:
-    """Return the status that the Hub answered with, None where there was no answer."""
+    """The HTTP status of the Hub's answer, None where there was no answer."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _failure(error: BaseException | None) -> BaseException | None:
-    """Return the failure behind an error if it may pass; the client wraps some in errors of its own."""
+def _transient_cause(error: BaseException | None) -> BaseException | None:
+    """The HTTP error that is, or caused, an error, if it is transient; the client wraps some in its own."""
     while error is not None and not isinstance(error, HTTP_ERROR):
         error = error.__cause__
-    return error if error is not None and status(error) in (None, *_PASSING) else None
+    return error if error is not None and status(error) in (None, *_TRANSIENT) else None
 
 
-def _wait(failure: BaseException, pause: float) -> None:
-    answer = getattr(failure, "response", None)
-    asked = _asked_for(answer.headers) if answer is not None else 0
-    if asked > _LONGEST:
-        raise RunError(f"the Hub asks to wait for {asked:,.0f} seconds: run the same command again then.") from failure
-    said = f"answers {answer.status_code}" if answer is not None else "does not answer"
-    print(f"The Hub {said}: asking again in {max(asked, pause):.0f} s.", file=sys.stderr)
-    time.sleep(max(asked, pause) * SECOND)
+def _wait(cause: BaseException, pause: float) -> None:
+    seconds = max(pause, _requested_pause(cause))
+    if seconds > _LONGEST:
+        raise RunError(f"the Hub asks to wait for {seconds:,.0f} seconds: run the same command again then.") from cause
+    answer = f"answers {status(cause)}" if status(cause) else "does not answer"
+    print(f"The Hub {answer}: asking again in {seconds:.0f} s.", file=sys.stderr)
+    time.sleep(seconds * SECOND)
 
 
-def _asked_for(headers: Mapping[str, str]) -> float:
-    """Return for how many seconds the Hub asks to be left alone, by Retry-After (RFC 9110) or RateLimit; else 0."""
-    after = (headers.get("Retry-After") or "").strip()
-    spent = re.search(r";\s*r=0\b.*?;\s*t=(\d+)", headers.get("RateLimit") or "")
-    waits = [float(after) if after.isdigit() else _until(after)]
-    return max(waits + [float(spent[1])] if spent else waits)
+def _requested_pause(cause: BaseException) -> float:
+    """The seconds that the Hub asks to wait by Retry-After (RFC 9110) or RateLimit, the longer of both; else 0."""
+    headers = getattr(getattr(cause, "response", None), "headers", {})
+    after = headers.get("Retry-After", "").strip()
+    exhausted = re.search(r";\s*r=0\b.*?;\s*t=(\d+)", headers.get("RateLimit", ""))
+    return max(float(after) if after.isdigit() else _until(after), float(exhausted[1]) if exhausted else 0.0)
 
 
 def _until(date: str) -> float:

@@ -24,7 +24,7 @@ from rich.table import Table
 from dermalert import formatting
 from dermalert.errors import RunError, UsageError, first_few
 from dermalert.hub import client
-from dermalert.hub.retries import patiently, status
+from dermalert.hub.retries import status, with_retries
 from dermalert.release import build, regression_gate
 
 _VERSION = re.compile(r"v\d+\.\d+\.\d+")
@@ -128,7 +128,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
             _check_order(repo_id, refs.tags, version)
             said = _publish(api, repo_id, refs, folder, version, accept, Path(scratch))
         with contextlib.suppress(RunError, *client.FAILURES):  # a branch that is left over does no harm
-            patiently(api.delete_branch, repo_id, branch=staging)
+            with_retries(api.delete_branch, repo_id, branch=staging)
     return said
 
 
@@ -160,7 +160,7 @@ def _publish(
     if held.get("version") == version and _is_another(api, repo_id, branches["main"], ready):
         raise _unfinished(repo_id, f"another {version}", refs.tags)
     if not branches:
-        patiently(api.create_repo, repo_id, exist_ok=True)
+        with_retries(api.create_repo, repo_id, exist_ok=True)
         branches = client.refs(api, repo_id, must_exist=True).branches
     made = _to_main(api, repo_id, branches, ready, version, scratch / "back")
     _tag(api, repo_id, made, ready, version)
@@ -329,7 +329,7 @@ def _to_main(api: HfApi, repo_id: str, branches: dict[str, str], ready: Path, ve
     if not _differing(api, repo_id, main, ready):
         return main
     if staging not in branches:
-        patiently(api.create_branch, repo_id, branch=staging, revision=main, exist_ok=True)
+        with_retries(api.create_branch, repo_id, branch=staging, revision=main, exist_ok=True)
     staged = _put(api, repo_id, staging, branches.get(staging, main), ready, f"Stage {version}")
     back = client.fetch(repo_id, staged, set(contract.files(ready)), scratch)
     wrong = client.differing(client.content_of(back), client.content_of(ready))
@@ -341,21 +341,21 @@ def _to_main(api: HfApi, repo_id: str, branches: dict[str, str], ready: Path, ve
 
 def _put(api: HfApi, repo_id: str, branch: str, parent: str, ready: Path, message: str) -> str:
     """Make a branch hold the release in a folder, in one commit; files that are no part of a release are left alone."""
-    wanted = client.content_of(ready)
-    names = client.differing(client.content(api, repo_id, parent), wanted)
+    target = client.content_of(ready)
+    names = client.differing(client.content(api, repo_id, parent), target)
     if not names:
         return parent
 
     def operations() -> list:
-        return [CommitOperationAdd(n, ready / n) if n in wanted else CommitOperationDelete(n) for n in names]
+        return [CommitOperationAdd(n, ready / n) if n in target else CommitOperationDelete(n) for n in names]
 
-    return client.commit(api, repo_id, branch, operations, parent=parent, wanted=wanted, message=message)
+    return client.commit(api, repo_id, branch, operations, parent=parent, target=target, message=message)
 
 
 def _tag(api: HfApi, repo_id: str, commit: str, ready: Path, version: str) -> None:
     """Tag a commit, unless it is tagged so already, perhaps by a try of ours whose answer was lost."""
     try:
-        patiently(api.create_tag, repo_id, tag=version, revision=commit, tag_message=f"dermalert release {version}")
+        with_retries(api.create_tag, repo_id, tag=version, revision=commit, tag_message=f"dermalert release {version}")
     except HfHubHTTPError as error:
         if status(error) != 409:
             raise
@@ -378,22 +378,22 @@ def rollback(repo_id: str, version: str) -> str:
         refs = client.refs(api, repo_id)
         if version not in refs.tags:
             raise UsageError(f"{repo_id} has no {version}, only {first_few(sorted(refs.tags)) or 'nothing'}.")
-        wanted, main = client.content(api, repo_id, refs.tags[version]), refs.branches["main"]
-        if "config.json" not in wanted or METRICS not in wanted:
+        target, main = client.content(api, repo_id, refs.tags[version]), refs.branches["main"]
+        if "config.json" not in target or METRICS not in target:
             raise UsageError(f"{repo_id}@{version} is no dermalert release.")
-        names = client.differing(client.content(api, repo_id, main), wanted)
+        names = client.differing(client.content(api, repo_id, main), target)
         if not names:
             return f"Nothing to do: main of {repo_id} holds {version} already."
 
         def operations() -> list:
             # The Hub copies large files itself: no weights travel.
             return [
-                CommitOperationCopy(n, n, src_revision=refs.tags[version]) if n in wanted else CommitOperationDelete(n)
+                CommitOperationCopy(n, n, src_revision=refs.tags[version]) if n in target else CommitOperationDelete(n)
                 for n in names
             ]
 
         message = f"Roll back to {version}"
-        client.commit(api, repo_id, "main", operations, parent=main, wanted=wanted, message=message)
+        client.commit(api, repo_id, "main", operations, parent=main, target=target, message=message)
     return f"main of {repo_id} holds {version} again, as a commit of its own; all tags are as they were."
 
 

@@ -25,7 +25,7 @@ from packaging.specifiers import SpecifierSet
 
 from dermalert.errors import RunError, UsageError, did_you_mean, first_few
 from dermalert.hub import client
-from dermalert.hub.retries import HTTP_ERROR, patiently, status
+from dermalert.hub.retries import HTTP_ERROR, status, with_retries
 
 SOURCE = Path(dermalert_space.__file__).parents[1]
 
@@ -93,10 +93,10 @@ def deploy(
     with client.on_the_hub(f"deploying {space_id}"):
         if not exists:
             space = {"repo_type": "space", "space_sdk": "gradio", "private": private or None}
-            patiently(api.create_repo, space_id, **space, exist_ok=True)
+            with_retries(api.create_repo, space_id, **space, exist_ok=True)
         # Before the files, so that no build starts without knowing what to serve.
         changed = _set_variables(api, space_id, {"MODEL_ID": repo_id, "MODEL_REVISION": tag})
-        before = patiently(api.space_info, space_id).sha
+        before = with_retries(api.space_info, space_id).sha
         head = _upload(api, space_id, files, f"Serve {model}", parent=before)
         say(f"{space_id}: {'changed' if changed or head != before else 'nothing to change'}; it is to serve {model}.")
         if _restart_if_down(api, space_id) or (changed and head == before):
@@ -160,7 +160,7 @@ def _pythons(requirements: Path) -> Iterator[tuple[str, SpecifierSet]]:
 def _check_space(api: HfApi, space_id: str, *, private: bool) -> bool:
     """Refuse a Space that is not ours or is open where it should not be; return whether there is one."""
     try:
-        there = patiently(api.space_info, space_id)
+        there = with_retries(api.space_info, space_id)
     except RepositoryNotFoundError:
         return False
     if private and not there.private:
@@ -183,9 +183,9 @@ def _commit_of(api: HfApi, repo_id: str, tag: str) -> str:
 
 def _readme(api: HfApi, repo_id: str, commit: str, say: Callable[[str], object]) -> str:
     """Return the Space's README with the release in its metadata, once the release has been loaded here."""
-    names = {name for name in patiently(api.list_repo_files, repo_id, revision=commit) if _is_served(name)}
+    names = {name for name in with_retries(api.list_repo_files, repo_id, revision=commit) if _is_served(name)}
     _try_out(repo_id, commit, names)
-    card, info = SpaceCard.load(SOURCE / "README.md"), patiently(api.model_info, repo_id)
+    card, info = SpaceCard.load(SOURCE / "README.md"), with_retries(api.model_info, repo_id)
     card.data.models = [repo_id]
     if info.private or info.gated:
         say(f"{repo_id} is not open to all: give the Space a secret HF_TOKEN, in its settings, that may read it.")
@@ -235,10 +235,10 @@ def _belongs(name: str) -> bool:
 
 def _set_variables(api: HfApi, space_id: str, wanted: dict[str, str]) -> bool:
     """Give a Space the variables that it lacks, and tell whether there were any."""
-    there = {key: variable.value for key, variable in patiently(api.get_space_variables, space_id).items()}
+    there = {key: variable.value for key, variable in with_retries(api.get_space_variables, space_id).items()}
     missing = {key: value for key, value in wanted.items() if there.get(key) != value}
     for key, value in missing.items():
-        patiently(api.add_space_variable, space_id, key, value)
+        with_retries(api.add_space_variable, space_id, key, value)
     return bool(missing)
 
 
@@ -246,7 +246,7 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
     """Make a Space hold these files, in one commit on top of `parent` or in none; return its head."""
     if _holds(api, space_id, parent, files):
         return parent
-    there = patiently(api.list_repo_files, space_id, repo_type="space", revision=parent)
+    there = with_retries(api.list_repo_files, space_id, repo_type="space", revision=parent)
     gone = [name for name in there if _belongs(name) and name not in files]
 
     def make() -> str:  # with operations of its own for each try: the client notes in them what it has sent
@@ -257,11 +257,11 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
         ).oid
 
     try:
-        return patiently(make)
+        return with_retries(make)
     except HfHubHTTPError as error:
         if status(error) not in (409, 412):
             raise
-        head = patiently(api.space_info, space_id).sha  # a try of our own may have got there, its answer lost
+        head = with_retries(api.space_info, space_id).sha  # a try of our own may have got there, its answer lost
         if not _holds(api, space_id, head, files):
             raise
         return head
@@ -275,9 +275,9 @@ def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> b
 
 def _restart_if_down(api: HfApi, space_id: str) -> bool:
     """Restart a Space that has stopped or failed, which a commit alone need not do, and tell whether it had."""
-    down = patiently(api.get_space_runtime, space_id).stage in _DOWN
+    down = with_retries(api.get_space_runtime, space_id).stage in _DOWN
     if down:
-        patiently(api.restart_space, space_id)
+        with_retries(api.restart_space, space_id)
     return down
 
 

@@ -29,7 +29,7 @@ from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import metrics, noninferiority
 from dermalert.formatting import COMPARED, percent_at_least
 from dermalert.hub import client
-from dermalert.hub.retries import patiently
+from dermalert.hub.retries import with_retries
 from dermalert.release import build
 from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
 
@@ -88,7 +88,7 @@ def load(name: str) -> Answers:
     client.check_repo(repo_id, write=False)
     with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"asking the Hub about {name}"):
         try:
-            commit = patiently(HfApi().model_info, repo_id, revision=tag).sha
+            commit = with_retries(HfApi().model_info, repo_id, revision=tag).sha
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise UsageError(f"'{name}' is neither a folder nor a release that the Hub has.") from error
         return read(client.fetch(repo_id, commit, set(FILES), Path(scratch) / "release"), name)

@@ -31,7 +31,7 @@ from transformers import TrainerCallback, TrainerState
 
 from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.hub import client
-from dermalert.hub.retries import patiently
+from dermalert.hub.retries import with_retries
 from dermalert.training import run_folder
 from dermalert.training.recipe_trainer import WeightAverage
 
@@ -224,7 +224,7 @@ class Pushes(TrainerCallback):
         if last > self._pushed:
             try:
                 self._lay_out(last)
-                patiently(self._push, last)
+                with_retries(self._push, last)
             # Whatever it was, the release stands and is worth more.
             except Exception as error:
                 reason = client.reason(error)
@@ -344,10 +344,10 @@ def _held(branch: Branch, commit: str | None) -> Held | None:
     """Return what a branch holds at a commit; None where there is no commit, because there is no branch."""
     if commit is None:
         return None
-    files = patiently(HfApi().list_repo_files, branch.repo_id, revision=commit)
+    files = with_retries(HfApi().list_repo_files, branch.repo_id, revision=commit)
     run = None
     if "run.json" in files:
-        path = patiently(hf_hub_download, branch.repo_id, "run.json", revision=commit)
+        path = with_retries(hf_hub_download, branch.repo_id, "run.json", revision=commit)
         run = json.loads(Path(path).read_text())
         run = run if isinstance(run, dict) else None
     steps = [int(found[1]) for found in map(_STEP.fullmatch, files) if found]
@@ -356,7 +356,7 @@ def _held(branch: Branch, commit: str | None) -> Held | None:
 
 def _is_fresh(held: Held) -> bool:
     """Tell whether nothing was ever pushed to a branch since it left main."""
-    return held.commit in {each.commit_id for each in patiently(HfApi().list_repo_commits, held.branch.repo_id)}
+    return held.commit in {each.commit_id for each in with_retries(HfApi().list_repo_commits, held.branch.repo_id)}
 
 
 def _operations(folder: Path, there: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
