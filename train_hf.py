@@ -66,7 +66,7 @@ def train(config: Config, run: Run) -> None:
         else:
             trained = learn(config, run.folder, data.splits, data.description, callbacks=[run.pushes])
         out_of_fold = [predict_fold(run, data, fold, learn) for fold in range(config.folds)]
-        if distributed.is_main():
+        if trained and reported:  # in the main process
             assemble(run, trained, data, reported, out_of_fold)
 
 
@@ -142,7 +142,7 @@ def make_trainer(
     return RecipeTrainer(
         draws=draws,
         average=config.average,
-        model=model.to(memory_format=torch.channels_last),
+        model=model.to(memory_format=torch.channels_last),  # type: ignore[call-arg]  # wrapped without its types
         args=arguments,
         train_dataset=augmented,
         eval_dataset=evaluated,

@@ -98,7 +98,10 @@ class Config:
 def parse(arguments: list[str] | None = None, *, manual: str | None = None) -> Config:
     """Return the settings that a command line gives; a bad one ends with argparse's message and exit code 2."""
     parser = HfArgumentParser(
-        Config, allow_abbrev=False, description=manual, formatter_class=RawDescriptionHelpFormatter
+        [Config],  # type: ignore[list-item]  # transformers calls the instance's type a `DataClassType`
+        allow_abbrev=False,
+        description=manual,
+        formatter_class=RawDescriptionHelpFormatter,
     )
     words = sys.argv[1:] if arguments is None else arguments
     for flag in ("--dataset", "--external", "--columns"):

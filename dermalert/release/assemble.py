@@ -61,7 +61,7 @@ def predict_fold(
 
 
 def assemble(
-    run: Run, trained: Trained, data: Development, reported: Reported, out_of_fold: Sequence[evaluate.Side]
+    run: Run, trained: Trained, data: Development, reported: Reported, out_of_fold: Sequence[evaluate.Side | None]
 ) -> None:
     """Write the release of a run; it appears whole, or not at all.
 
@@ -77,7 +77,9 @@ def assemble(
         release = _store(trained, staging, half_precision=config.half_precision)
         release = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
         release = operating_points.add(staging, release, splits["calibration"])
-        measured = _measure(release, trained, splits, reported.external) | evaluate.pooled(out_of_fold)
+        measured = _measure(release, trained, splits, reported.external) | evaluate.pooled(
+            [predicted for predicted in out_of_fold if predicted]
+        )
         metrics = _metrics(run, trained, data, reported, release, measured)
         if config.onnx != "none":
             metrics["onnx"] = onnx_export.write(staging, release, measured["held_out"], splits, config.onnx)

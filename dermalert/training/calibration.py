@@ -7,7 +7,7 @@ from datasets import Dataset
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from scipy import optimize, special
-from torch import nn
+from transformers import PreTrainedModel
 
 from dermalert.errors import RunError
 from dermalert.evaluation.evaluate import predict
@@ -33,7 +33,7 @@ class Calibration:
         return special.softmax(logits * self.temperature, axis=1)
 
 
-def calibrate(model: nn.Module, processor, dataset: Dataset, *, prior: np.ndarray | None = None) -> Calibration:
+def calibrate(model: PreTrainedModel, processor, dataset: Dataset, *, prior: np.ndarray | None = None) -> Calibration:
     """Fold temperature and prior into a model by its calibration images, and return them.
 
     Args:

@@ -99,7 +99,8 @@ def _taken(path: Path, own: Holder) -> tuple[int, Holder | None] | None:
     try:
         locks = _locked(handle)
         if locks is False or not _is(path, handle):
-            return _closed(handle)
+            os.close(handle)
+            return None
         dead = None if new else _left(path)
         if dead and dead.host != own.host:
             raise UsageError(
@@ -107,7 +108,8 @@ def _taken(path: Path, own: Holder) -> tuple[int, Holder | None] | None:
                 "the same command again."
             )
         if dead and locks is None and _lives(dead.pid):
-            return _closed(handle)
+            os.close(handle)
+            return None
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(dataclasses.asdict(own)).encode(), 0)
         os.fsync(handle)
@@ -115,10 +117,6 @@ def _taken(path: Path, own: Holder) -> tuple[int, Holder | None] | None:
         os.close(handle)
         raise
     return handle, dead
-
-
-def _closed(handle: int) -> None:
-    os.close(handle)
 
 
 def _locked(handle: int) -> bool | None:

@@ -7,7 +7,14 @@ import safetensors.torch
 import torch
 from torch.nn import functional
 from torch.utils.data import Sampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from dermalert.errors import RunError
 from dermalert.evaluation import metrics
@@ -45,26 +52,26 @@ class WeightAverage(TrainerCallback):
         """Where `averaged`, the weights to train on with; else the average."""
         self.averaged = False
 
-    def on_train_begin(self, args, state, _control, model, **_others):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Start from the model as it is, or from a checkpoint."""
         self.averaged = False
-        self._latest = {name: tensor.detach() for name, tensor in _numbers(model).items()}
+        self._latest = {name: tensor.detach() for name, tensor in _numbers(kwargs["model"]).items()}
         self.other = {name: tensor.clone() for name, tensor in self._latest.items()}
         if state.global_step:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             _copy(safetensors.torch.load_file(checkpoint / self.FILE), self._latest)
 
-    def on_epoch_begin(self, _args, _state, _control, **_others):
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Put the weights to train with back."""
         self._swap(averaged=False)
 
-    def on_step_end(self, _args, state, _control, **_others):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Take the new weights into the average, which looks back less far in the first steps."""
         weight = 1 - min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         # All at once: on an accelerator, starting a lerp for each tensor takes as long as a step.
         torch._foreach_lerp_(list(self.other.values()), list(self._latest.values()), weight)
 
-    def on_epoch_end(self, _args, _state, _control, **_others):
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Put the average in the model's place, to be evaluated and saved."""
         self._swap(averaged=True)
 
@@ -83,10 +90,10 @@ class WeightAverage(TrainerCallback):
 class Seal(TrainerCallback):
     """Has each checkpoint on the disk, with what its weights must hash to, before the training goes on."""
 
-    def on_save(self, args, state, _control, **_others):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Seal what was saved."""
         if distributed.is_main():
-            run_folder.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            run_folder.seal(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
 
 class RecipeTrainer(Trainer):
@@ -103,7 +110,7 @@ class RecipeTrainer(Trainer):
     def _get_train_sampler(self, _train_dataset=None) -> Sampler:
         return WeightedSampler(self.draws.weights, seed=self.args.seed)
 
-    def floating_point_ops(self, inputs) -> int:  # noqa: ARG002
+    def floating_point_ops(self, inputs) -> int:
         """Count none: nobody reads the number, and to count all weights at each step takes milliseconds."""
         return 0
 
@@ -116,7 +123,7 @@ class RecipeTrainer(Trainer):
         """Write what a checkpoint holds of the model; before the Trainer's own state, which tells that it is whole."""
         super().save_model(output_dir, _internal_call)
         if self.average and _internal_call and self.args.should_save:
-            self.average.save(Path(output_dir))
+            self.average.save(Path(str(output_dir)))
 
 
 def _numbers(model) -> dict[str, torch.Tensor]:
@@ -159,7 +166,9 @@ def balanced_softmax(shares: np.ndarray):
 class EarlyStopping(EarlyStoppingCallback):
     """Stops on the validation side alone, where the Trainer evaluates several sets."""
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):  # noqa: D102
+    def on_evaluate(  # type: ignore[override]  # noqa: D102 - as in the class that it comes from
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict, **kwargs
+    ) -> None:
         if args.metric_for_best_model in metrics:
             super().on_evaluate(args, state, control, metrics, **kwargs)
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from dermalert_space import contract
 from dermalert_space.contract import public_name
 from dermalert_space.release import Release
-from transformers import BaseImageProcessor, PreTrainedModel, Trainer, TrainerState
+from transformers import BaseImageProcessor, PreTrainedModel, TrainerState
 
 from dermalert import commit
 from dermalert.config import Config
@@ -19,6 +19,7 @@ from dermalert.errors import RunError, UsageError
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
 from dermalert.training import backbones, checkpoint_sync, distributed, run_folder
 from dermalert.training.calibration import Calibration
+from dermalert.training.recipe_trainer import RecipeTrainer
 
 _T = TypeVar("_T")
 
@@ -91,7 +92,7 @@ class Run:
             prepared = prepare()
             if self._resumed:
                 where = str(self._resumed.branch)
-                run_folder.check_images(self._resumed.run, identity, where, "name another branch")
+                run_folder.check_images(self._resumed.run or {}, identity, where, "name another branch")
             needed = run_folder.disk_needed(model, pushed=bool(self.config.checkpoints_to))
             run_folder.claim(self.folder, identity, needed_bytes=needed, hold=self._alone.hold)
             return prepared
@@ -104,8 +105,9 @@ class Run:
     def writing(self) -> Iterator[None]:
         """Bring the checkpoint of a branch into the folder, and say in one sentence where writing fails."""
         with run_folder.writing(self.folder):
-            if self._resumed:
-                distributed.run_on_main(lambda: checkpoint_sync.fetch(self._resumed, self.folder))
+            resumed = self._resumed
+            if resumed:
+                distributed.run_on_main(lambda: checkpoint_sync.fetch(resumed, self.folder))
             yield
 
     def finish(self) -> str | None:
@@ -150,7 +152,7 @@ def load_best(config: Config, folder: Path, state: TrainerState) -> tuple[PreTra
     return model, processor
 
 
-def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:
+def fit(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:
     """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
     ended = distributed.broadcast_from_main(lambda: run_folder.ended(folder))
     if ended:  # the run was stopped after the training
@@ -162,7 +164,7 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
         # Stopped after the last checkpoint: the Trainer would forget that it had decided to end, and train on.
         control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
         if control.get("should_training_stop"):
-            return _note_end(trainer, folder, state, images_per_second=None, seconds=None)
+            return _note_end(trainer, folder, state, None, None)
     started = time.perf_counter()
     distributed.vary_chance()
     try:
@@ -172,14 +174,22 @@ def fit(trainer: Trainer, folder: Path, checkpoint: Path | None) -> tuple[Traine
     seconds = time.perf_counter() - started
     # The evaluation after each epoch is part of the time, the decoding before it not. What a stopped run took before is
     # not known.
-    rate = (trainer.state.epoch - before) * len(trainer.train_dataset) / seconds
-    return _note_end(trainer, folder, trainer.state, images_per_second=rate, seconds=None if checkpoint else seconds)
+    rate = (trainer.state.epoch - before) * len(trainer.draws.labels) / seconds
+    return _note_end(trainer, folder, trainer.state, rate, None if checkpoint else seconds)
 
 
-def _note_end(trainer: Trainer, folder: Path, state: TrainerState, **speed: float | None) -> tuple[TrainerState, dict]:
+def _note_end(
+    trainer: RecipeTrainer, folder: Path, state: TrainerState, rate: float | None, seconds: float | None
+) -> tuple[TrainerState, dict]:
     """Remember that a training has ended, so that it is not trained again; return the state and how fast it was."""
-    speed |= {"mixed_precision": distributed.precision()}
-    speed |= {"device": str(trainer.args.device), "processes": distributed.count(), "trained_by": commit()}
+    speed = {
+        "images_per_second": rate,
+        "seconds": seconds,
+        "mixed_precision": distributed.precision(),
+        "device": str(trainer.args.device),
+        "processes": distributed.count(),
+        "trained_by": commit(),
+    }
     if distributed.is_main():
         run_folder.note_ended(folder, state, speed)
     return state, speed

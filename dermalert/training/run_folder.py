@@ -190,7 +190,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     usable = next((path for path, damage in damages.items() if not damage), None)
     if found and not usable:
         raise RunError(
-            f"no checkpoint in '{folder / 'checkpoints'}' can be gone on from ({'; '.join(damages.values())}): delete "
+            f"no checkpoint in '{folder / 'checkpoints'}' can be gone on from "
+            f"({'; '.join(filter(None, damages.values()))}): delete "
             "that folder to train anew, or name a new --output_dir, with --resume_from if a branch has the checkpoints."
         )
     with writing(folder):

@@ -27,15 +27,15 @@ def sampling_weights(labels: Sequence[int], sources: Sequence[str | None], how: 
             as it is and equal shares, in which a few dozen pictures would be seen too often. `classes-and-sources`:
             also, within a diagnosis, each source alike, so that where a picture was made tells less of what it shows.
     """
-    labels = np.asarray(labels)
-    weights = np.ones(len(labels))
+    label_ids = np.asarray(labels)
+    weights = np.ones(len(label_ids))
     if how != "natural":
-        weights /= np.sqrt(np.bincount(labels, minlength=len(DIAGNOSES)))[labels]
+        weights /= np.sqrt(np.bincount(label_ids, minlength=len(DIAGNOSES)))[label_ids]
     if how == "classes-and-sources":
-        sources = np.array([source or "not known" for source in sources])
-        for label in np.unique(labels):
-            own = labels == label
-            _, place, counts = np.unique(sources[own], return_inverse=True, return_counts=True)
+        names = np.array([source or "not known" for source in sources])
+        for label in np.unique(label_ids):
+            own = label_ids == label
+            _, place, counts = np.unique(names[own], return_inverse=True, return_counts=True)
             parts = np.minimum(1 / len(counts), _AT_MOST * counts / own.sum())
             weights[own] *= (parts / parts.sum() / counts)[place] * own.sum()
     return weights / weights.sum()
