@@ -56,17 +56,23 @@ def main(config: Config) -> dict:
 
 def train(config: Config, run: Run) -> None:
     """Fine-tune, calibrate and measure; the release appears in the folder when all is done."""
+    # Load, link near duplicates, repair labels, split by lesion. Each split has one job: `train` fits the weights,
+    # `validation` picks the epoch, `calibration` sets temperature and thresholds, `held_out` is reported and picks
+    # nothing. One process of each machine goes first: what it decodes is kept, and the others find it.
     with distributed.local_main_process_first():
         data = development.load(config)
-        model, processor = load_model(config)  # refused before anything is written
+        model, processor = load_model(config)
+    # All that can be refused is refused here, before the first file is written and the first hour is spent.
     reported = run.claim(model, data.fingerprints, lambda: gather(config, data, model, processor))
     with run.writing():
         if config.weights_from:
             trained = remeasure.reuse(config)
         else:
             trained = learn(config, run.folder, data.splits, data.description, callbacks=[run.pushes])
+        # With folds, every image is predicted once by a model that has not learnt from it.
         out_of_fold = [predict_fold(run, data, fold, learn) for fold in range(config.folds)]
-        if trained and reported:  # in the main process
+        # The main process alone measures, by the code that serves: what is measured is what is served.
+        if trained and reported:
             assemble(run, trained, data, reported, out_of_fold)
 
 
@@ -86,8 +92,9 @@ def learn(
     if not distributed.is_main():
         return None
     model, processor = load_best(config, folder, state)
-    if config.half_precision:
+    if config.half_precision:  # before the calibration, so that thresholds are set for the weights that are served
         recipe_trainer.round_to_half(model)
+    # Temperature and prior are folded into the last layer: a plain `pipeline` gives calibrated probabilities.
     prior = trainer.draws.prior_correction
     calibrated = calibration.calibrate(model, processor, splits["calibration"], prior=prior)
     return Trained(model=model, processor=processor, calibration=calibrated, state=state, speed=speed)
@@ -108,10 +115,12 @@ def make_trainer(
         use_cpu=not torch.accelerator.is_available(),  # or several processes without one would not find each other
         per_device_train_batch_size=config.batch_size // distributed.count(),
         per_device_eval_batch_size=config.batch_size,
+        # A short warm-up, because the new head's first gradients are large; then down to nothing, in one curve.
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,  # as a share of all steps
         weight_decay=0.01,
+        # What is evaluated and saved after each epoch is a moving average of the weights: see `RecipeTrainer`.
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
@@ -120,7 +129,7 @@ def make_trainer(
         metric_for_best_model="eval_validation_calibrated_loss",
         greater_is_better=False,
         restore_callback_states_from_checkpoint=True,  # so that the patience survives a kill
-        remove_unused_columns=False,
+        remove_unused_columns=False,  # the images are columns that no model's forward names
         seed=config.seed,
         report_to=config.report_to,
         project="dermalert",
@@ -131,18 +140,18 @@ def make_trainer(
         logging_nan_inf_filter=False,  # it would wait for the device at each step, and hide what it finds
         disable_tqdm=False,
     )
-    with distributed.local_main_process_first():  # what one process decodes, the others find
+    with distributed.local_main_process_first():
         augmented = WithPixels(train, processor, augmented=config.augment, device=arguments.device)
         # As many training images as validation ones, not augmented: the curves differ by what is learnt by heart.
         sample = train.shuffle(seed=0).select(range(min(len(train), len(validation))))
         evaluated = {"train": sample, "validation": validation}
         evaluated = {name: WithPixels(split, processor, device=arguments.device) for name, split in evaluated.items()}
     # Rare diagnoses are drawn more often, and the loss takes out what that and the data teach of their frequencies.
-    draws = Draws(train["label"], train["source"], how=config.sampling, rebalance=config.rebalance)
+    draws = Draws(train["label"][:], train["source"][:], how=config.sampling, rebalance=config.rebalance)
     return RecipeTrainer(
         draws=draws,
         average=config.average,
-        model=model.to(memory_format=torch.channels_last),  # type: ignore[call-arg]  # wrapped without its types
+        model=model.to(memory_format=torch.channels_last),  # type: ignore[call-arg]  # faster convolutions
         args=arguments,
         train_dataset=augmented,
         eval_dataset=evaluated,
