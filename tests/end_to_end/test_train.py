@@ -39,7 +39,7 @@ LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--a
 def run(pictures, tiny_vit, tmp_path_factory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    train(pictures, tiny_vit, folder, *LEARNS, "--onnx", "all")
+    train(pictures, tiny_vit, folder, *LEARNS, "--onnx", "all", whole=True)
     return folder
 
 
@@ -208,7 +208,7 @@ def test_the_calibration_is_measured_before_and_after(run):
 
 def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(pictures, tiny_vit, tmp_path, monkeypatch):
     asked = []
-    write_predictions = evaluate.write_answers
+    write_predictions = evaluate.write_predictions
 
     def stopped_after_the_first(path, side):
         asked.append(len(side.dataset))

@@ -1,10 +1,15 @@
 """Train as `train_hf.py` does, with settings that take a second."""
 
+import contextlib
+import functools
 import json
 from pathlib import Path
+from unittest import mock
 
 import train_hf
 from dermalert.errors import run_command
+from dermalert.evaluation import plots
+from dermalert.imaging import non_lesions
 
 
 def arguments(pictures, base, output_dir, *more: str) -> list[str]:
@@ -15,8 +20,22 @@ def arguments(pictures, base, output_dir, *more: str) -> list[str]:
     return [str(word) for word in [*words, *more]]
 
 
-def train(*command) -> dict:
-    return train_hf.main(train_hf.parse(arguments(*command)))
+@contextlib.contextmanager
+def quick():
+    """Draw no figures, and few pictures of no lesion: two thirds of the time, for what most tests never read."""
+    few = functools.partial(non_lesions.drawn, n=4)
+    with (
+        mock.patch.object(plots, "draw"),
+        mock.patch.object(non_lesions, "drawn", few),
+        mock.patch.object(non_lesions, "_EACH", 4),
+    ):
+        yield
+
+
+def train(*command, whole: bool = False) -> dict:
+    """Run the recipe; `whole`: with all that is measured and drawn."""
+    with contextlib.nullcontext() if whole else quick():
+        return train_hf.main(train_hf.parse(arguments(*command)))
 
 
 def without_speed(folder: Path) -> dict:
@@ -26,4 +45,4 @@ def without_speed(folder: Path) -> dict:
 
 
 def command(*parts) -> int:
-    return run_command(lambda: train_hf.main(train_hf.parse(arguments(*parts))))
+    return run_command(lambda: train(*parts))
