@@ -23,7 +23,7 @@ import dermalert_space
 import httpx
 import numpy as np
 import torch
-from dermalert_space import batch, contract
+from dermalert_space import batch, contract, inputs
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from gradio_client import Client, handle_file
@@ -136,7 +136,7 @@ def together(folder: Path) -> Way:
     release = Release.load(folder)
 
     def predicted(paths: list[Path]) -> np.ndarray:
-        found = batch.predict_files(release, batch.expanded(paths))
+        found = batch.predict_files(release, inputs.expand(paths))
         return rows((row.prediction.probabilities for row in found), release.labels)
 
     return predicted

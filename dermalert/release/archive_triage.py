@@ -25,10 +25,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from dermalert_space import batch, decoder_limits, files
+from dermalert_space import batch, decoder_limits, files, images
 from dermalert_space.contract import GRAPH, NOT_A_DEVICE, PROCESSORS, STATISTICS
 from dermalert_space.images import KINDS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE
 from dermalert_space.release import NoRelease, Release
+from dermalert_space.zip_archives import Input
 from PIL import features
 
 from dermalert.errors import RunError, UsageError, first_few, first_line
@@ -227,7 +228,7 @@ def fingerprint(shard: Path) -> str:
 
 def settings() -> str:
     """Return what besides shard and release a result depends on: this version, and what it reads as an image."""
-    read = {"bytes": batch.MAX_BYTES, "pixels": MAX_PIXELS, "side": MAX_SIDE, "aspect": MAX_ASPECT}
+    read = {"bytes": images.MAX_BYTES, "pixels": MAX_PIXELS, "side": MAX_SIDE, "aspect": MAX_ASPECT}
     read |= {name: value for name, value in vars(decoder_limits).items() if name.startswith("MAX_")}
     kinds = [kind for kind in KINDS if kind not in _CODECS or features.check(_CODECS[kind])]
     version = importlib.metadata.version("dermalert")
@@ -344,7 +345,7 @@ def _whole(path: Path) -> Iterator[Path]:
         yield part
 
 
-def read_rows(shard: Path) -> Iterator[tuple[str, batch.Source]]:
+def read_rows(shard: Path) -> Iterator[tuple[str, Input]]:
     """Yield the name and the image of each row of a shard, or why there is none; little of it is in memory at once."""
     with pq.ParquetFile(shard) as file:
         for some in file.iter_batches(batch_size=_ROWS, columns=list(NEEDED)):
@@ -363,10 +364,10 @@ def _name(cell: object) -> str:
     return text
 
 
-def _source(content: bytes | None) -> batch.Source:
+def _source(content: bytes | None) -> Input:
     if content is None:
         return "the row holds no image."
-    return content if len(content) <= batch.MAX_BYTES else batch.too_large(len(content))
+    return content if len(content) <= images.MAX_BYTES else images.too_large(len(content))
 
 
 def _chunks(rows: Iterator[batch.Row]) -> Iterator[list[batch.Row]]:

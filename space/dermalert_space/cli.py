@@ -14,18 +14,17 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from dermalert_space import batch, files, inputs, tables
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.release import BUNDLED, NoRelease, Release
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge files, folders and zip archives, print the most urgent first, and return the exit code.
+    """Predict files, folders and zip archives, print the most urgent first, and return the exit code.
 
-    0: each file was judged, or declined with a reason. 1: a file could not be read, or the release not be loaded.
+    0: each file was predicted, or abstained from with a reason. 1: a file or the release could not be read.
     2: the command was wrong. 130: it was interrupted; nothing is written then.
     """
-    from dermalert_space import batch, files
-
     options = _options(arguments)
     # What Pillow warns of (odd metadata) changes no answer.
     warnings.filterwarnings("ignore", module="PIL")
@@ -38,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        rows, release = _predict_files(batch, options)
-        for path, table in ((options.csv, batch.as_csv), (options.json, batch.as_json)):
+        rows, release = _predict(options)
+        for path, table in ((options.csv, tables.as_csv), (options.json, tables.as_json)):
             if path:
                 with files.atomic_write(path.resolve()) as partial:
                     partial.write_text(table(rows, release), encoding="utf-8", newline="")
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGINT, before)
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show each name
-    print(batch.as_text(rows, release))
+    print(tables.as_text(rows, release))
     return 1 if any(row.problem for row in rows) else 0
 
 
@@ -86,13 +85,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _predict_files(batch, options: argparse.Namespace) -> tuple[list, Release]:
-    """Return the rows, the most urgent first, and what judged them; say on stderr how far it is."""
+def _predict(options: argparse.Namespace) -> tuple[list[batch.Row], Release]:
+    """The rows, the most urgent first, and their release; the progress is written to stderr."""
     release = Release.load(options.model)
     release.verify_parity(functools.partial(print, file=sys.stderr))
-    total, rows = batch.count(options.images), []
-    for row in batch.predict_files(release, batch.expanded(options.images, full_names=True)):
+    total, rows = inputs.count(options.images), []
+    for row in batch.predict_files(release, inputs.expand(options.images, full_names=True)):
         rows.append(row)
         print(f"\r{len(rows):,} of {total:,} files judged", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    return batch.by_urgency(rows), release
+    return tables.by_urgency(rows), release

@@ -11,6 +11,9 @@ from dermalert_space import decoder_limits, formats
 # A dermoscope's camera gives 12 to 24 million pixels; an image that claims far more is an accident or an attack.
 MAX_PIXELS = 64_000_000
 
+MAX_BYTES = 200_000_000
+"""Of a file: `MAX_PIXELS` of three bytes fit, uncompressed."""
+
 MAX_SIDE = 65_535
 """Pixels: that of a JPEG. Each row costs memory of its own, however short it is."""
 
@@ -51,7 +54,7 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
             raise UnreadableImage(f"it has {image.width} x {image.height} pixels: too narrow to show a lesion.")
         image.load()
         # In place where nobody else has it: the largest takes 256 MB, and a copy as much again.
-        return _to_rgb(ImageOps.exif_transpose(image, in_place=not given) or image)
+        return to_rgb(ImageOps.exif_transpose(image, in_place=not given) or image)
     except NoImage as error:
         raise NoImage(f"{name} cannot be read as an image: {error}") from error
     except UnreadableImage as error:
@@ -64,6 +67,11 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     # struct.error, MemoryError, ...: any of them means that there is no picture.
     except Exception as error:
         raise UnreadableImage(f"{name} cannot be read as an image: it is damaged or cut short.") from error
+
+
+def too_large(size: int) -> str:
+    """The sentence on a file of more than `MAX_BYTES`."""
+    return f"the file has {size / 1e6:,.0f} MB: shrink it below {MAX_BYTES // 1_000_000} MB."
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
@@ -85,7 +93,12 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The same picture as 8-bit RGB: 16-bit grey scaled, transparent parts on white.
+
+    Raises:
+        UnreadableImage: its values have no known range.
+    """
     if image.mode.startswith("I"):  # 16 bits a pixel, or 32 of which so many are used; Pillow would clip at 255
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, Value
-from dermalert_space import batch, decoder_limits
+from dermalert_space import batch, decoder_limits, images
 from dermalert_space.release import Release
 from support.releases import LABELS, make_image, make_release
 
@@ -145,7 +145,7 @@ def test_each_image_is_answered_as_by_the_release_itself(expected, taken, releas
 
 
 def test_a_row_without_a_picture_is_a_row_with_a_reason(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "MAX_BYTES", 50_000)
+    monkeypatch.setattr("dermalert_space.images.MAX_BYTES", 50_000)
     images = [encoded(1), None, b"Dear colleague", encoded(2)[:300], bytes(60_000), encoded(3)]
     (tmp_path / "shards").mkdir()
     table = pa.table({"image_id": list("abcdef"), "image": pa.array(images, pa.binary())})
@@ -343,7 +343,7 @@ def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, 
 @pytest.mark.parametrize(
     ("where", "name", "value"),
     [
-        (batch, "MAX_BYTES", 1_000_000),
+        (images, "MAX_BYTES", 1_000_000),
         (archive_triage, "KINDS", ("JPEG", "PNG")),
         (decoder_limits, "MAX_SCANS", 5),
         (archive_triage.features, "check", lambda codec: codec != "webp"),

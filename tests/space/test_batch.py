@@ -16,7 +16,7 @@ from pathlib import Path
 import dermalert_space
 import numpy as np
 import pytest
-from dermalert_space import batch, cli
+from dermalert_space import batch, cli, images, inputs, tables, zip_archives
 from dermalert_space.cli import main
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.page import api
@@ -40,8 +40,8 @@ def release(folder) -> Release:
     return Release.load(folder)
 
 
-def rows_of(release: Release, *paths: Path, limit: int = batch.LIMIT, **settings) -> list[batch.Row]:
-    return list(batch.predict_files(release, batch.expanded(paths, limit=limit), **settings))
+def rows_of(release: Release, *paths: Path, limit: int = inputs.LIMIT, **settings) -> list[batch.Row]:
+    return list(batch.predict_files(release, inputs.expand(paths, limit=limit), **settings))
 
 
 def problems(release: Release, *paths: Path, **settings) -> dict[str, str | None]:
@@ -83,7 +83,7 @@ def test_large_images_are_judged_in_smaller_groups_alike(release, tmp_path, monk
     paths = pictures(tmp_path, 9)
     expected = [row.watched for row in rows_of(release, *paths)]
     monkeypatch.setattr(batch, "WEIGHT", 30_000)
-    groups = list(batch._groups(batch.expanded(paths), 16))
+    groups = list(batch._groups(inputs.expand(paths), 16))
     assert len(groups) > 3 and sum(map(len, groups)) == 9
     assert [row.watched for row in rows_of(release, *paths)] == pytest.approx(expected, abs=1e-5)
 
@@ -112,7 +112,7 @@ def test_nobody_waits_for_a_pipe(release, tmp_path):
 
 
 def test_a_file_that_is_too_large_is_not_read(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr("dermalert_space.images.MAX_BYTES", 1_000_000)
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(3_000_000)
     assert problems(release, tmp_path / "large.png") == {"large.png": "the file has 3 MB: shrink it below 1 MB."}
@@ -161,8 +161,8 @@ def test_a_folder_gives_all_below_it_in_order(release, tmp_path):
         f"{tmp_path.name}/{name}" for name in ("c.zip/d.png", "a/deep/er/000.jpg", "a/deep/er/001.png", "b/000.jpg")
     ]
     assert list(problems(release, tmp_path).items()) == [(name, None) for name in names]
-    assert batch.count([tmp_path]) == 4
-    assert [name for name, _ in batch.expanded([tmp_path / "b"], full_names=True)] == [f"{tmp_path}/b/000.jpg"]
+    assert inputs.count([tmp_path]) == 4
+    assert [name for name, _ in inputs.expand([tmp_path / "b"], full_names=True)] == [f"{tmp_path}/b/000.jpg"]
 
 
 def test_links_in_folders_have_an_end(release, tmp_path):
@@ -193,7 +193,7 @@ def test_a_batch_has_a_bound(release, tmp_path):
     assert [row.problem is None for row in rows] == [True] * 7 + [False]
     assert rows[-1].file == "z.zip/2.png"
     assert rows[-1].problem == "the file and all that follow were left out: a batch takes at most 7 files."
-    assert batch.count([tmp_path], limit=7) == 8
+    assert inputs.count([tmp_path], limit=7) == 8
 
 
 # Archives
@@ -231,7 +231,7 @@ def test_names_in_an_archive_are_shown_and_never_paths(release, tmp_path, monkey
     rows = rows_of(release, tmp_path / "x.zip")
     assert len(rows) == len(hostile.NAMES) and not any(row.problem for row in rows)
     assert rows[0].file == "x.zip/../../../../etc/passwd.png"
-    assert all(row.file.isprintable() and len(row.file) <= batch.LONGEST_NAME for row in rows)
+    assert all(row.file.isprintable() and len(row.file) <= inputs.LONGEST_NAME for row in rows)
     assert everything_in(tmp_path) == before
 
 
@@ -258,7 +258,7 @@ def test_what_is_not_unpacked_says_why(release, tmp_path, picture):
             "locked": hostile.with_flags(content, flags=1),
             "lzma": hostile.archive({"a.png": picture}, compression=zipfile.ZIP_LZMA),
             "nested": hostile.archive({"a.png": content}),
-            "huge": hostile.archive({"a.png": bytes(batch.MAX_BYTES + 1)}),
+            "huge": hostile.archive({"a.png": bytes(images.MAX_BYTES + 1)}),
             "bomb": hostile.archive({"a.png": bytes(20_000_000)}),
             "less": hostile.with_flags(hostile.archive({"a.png": bytes(20_000_000)}), size=10),
             "empty": hostile.archive({}),
@@ -276,8 +276,8 @@ def test_what_is_not_unpacked_says_why(release, tmp_path, picture):
 
 
 def test_an_archive_as_a_whole_is_bounded_too(release, tmp_path, monkeypatch, picture):
-    monkeypatch.setattr(batch, "MAX_RATIO", 5)
-    monkeypatch.setattr(batch, "FREE", 10)
+    monkeypatch.setattr(zip_archives, "MAX_RATIO", 5)
+    monkeypatch.setattr(zip_archives, "FREE", 10)
     content = hostile.archive({"a.png": picture})
     start, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
     entries = content[start:end] * 30  # of one and the same file
@@ -320,7 +320,7 @@ def check_hostile(release: Release, folder: Path, *, n: int, seed: int) -> None:
         rows = rows_of(release, path, thumbnails=True)
         assert rows, path
         for row in rows:
-            assert row.file.isprintable() and len(row.file) <= batch.LONGEST_NAME
+            assert row.file.isprintable() and len(row.file) <= inputs.LONGEST_NAME
             assert (row.prediction is None) == (row.problem is not None)
             assert row.problem is None or SENTENCE.fullmatch(row.problem), row.problem
             assert str(folder) not in (row.problem or "")
@@ -355,12 +355,12 @@ def test_hostile_files_in_one_batch_do_not_hide_the_good_ones(release, tmp_path,
 
 MEASURED = """
 import resource, sys, warnings
-from dermalert_space import batch, cli
+from dermalert_space import batch, inputs
 from dermalert_space.release import Release
 warnings.simplefilter("ignore")
 release = Release.load(sys.argv[1])
 for path in sys.argv[2:]:
-    rows = sum(row.problem is None for row in batch.predict_files(release, batch.expanded([path]), thumbnails=True))
+    rows = sum(row.problem is None for row in batch.predict_files(release, inputs.expand([path]), thumbnails=True))
     print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -439,17 +439,17 @@ def test_the_most_urgent_come_first():
     ]
     for seed in range(10):
         shuffled = random.Random(seed).sample(rows, len(rows))
-        assert [r.file for r in batch.by_urgency(shuffled)] == [r.file for r in rows]
+        assert [r.file for r in tables.by_urgency(shuffled)] == [r.file for r in rows]
 
 
 def test_a_release_without_a_point_of_attention_sorts_what_is_left_by_what_is_malignant():
     rows = [row("a", alert=False, melanoma=0.03, malignant=0.04), row("b", alert=False, melanoma=0.01, malignant=0.9)]
-    assert [r.file for r in batch.by_urgency(rows)] == ["b", "a"]
+    assert [r.file for r in tables.by_urgency(rows)] == ["b", "a"]
 
 
 def test_without_clinical_groups_the_order_is_that_of_melanoma():
     rows = [row("a", alert=False, melanoma=0.01), row("b", alert=False, melanoma=0.02)]
-    assert [r.file for r in batch.by_urgency(rows)] == ["b", "a"]
+    assert [r.file for r in tables.by_urgency(rows)] == ["b", "a"]
 
 
 # Tables
@@ -459,7 +459,7 @@ def test_the_csv_table_holds_what_was_judged(release, tmp_path):
     paths = pictures(tmp_path, 3)
     (tmp_path / "letter, a long one.jpg").write_text("Dear colleague")
     rows = rows_of(release, *paths, tmp_path / "letter, a long one.jpg")
-    table = list(csv.DictReader(io.StringIO(batch.as_csv(rows, release))))
+    table = list(csv.DictReader(io.StringIO(tables.as_csv(rows, release))))
     fixed = ["file", "state", "sentence", "alert", "refused", "problem", "melanoma probability"]
     fixed += ["malignant probability", "attention probability"]
     assert list(table[0]) == [*fixed, *LABELS, "alert threshold", "attention threshold", "release", "tag"]
@@ -477,13 +477,13 @@ def test_the_csv_table_holds_what_was_judged(release, tmp_path):
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "  =1", "\uff1d1", "\uff20SUM(1)"])
 def test_a_spreadsheet_runs_no_file_name(release, name):
-    table = batch.as_csv([row(f"{name}.png", alert=True, melanoma=0.5)], release)
+    table = tables.as_csv([row(f"{name}.png", alert=True, melanoma=0.5)], release)
     assert next(csv.DictReader(io.StringIO(table)))["file"] == f"'{name}.png"
 
 
 def test_a_semicolon_or_quote_in_a_name_opens_no_cell(release):
     names = ["a;=1+1.png", 'a","=2.png']
-    lines = batch.as_csv([row(name, alert=True, melanoma=0.5) for name in names], release).splitlines()[1:]
+    lines = tables.as_csv([row(name, alert=True, melanoma=0.5) for name in names], release).splitlines()[1:]
     assert lines[0].startswith('"a;=1+1.png",')
     assert lines[1].startswith('"a"",""=2.png",')
 
@@ -491,7 +491,7 @@ def test_a_semicolon_or_quote_in_a_name_opens_no_cell(release):
 def test_the_json_is_strict_and_holds_what_was_judged(release, tmp_path):
     paths = pictures(tmp_path, 2)
     rows = rows_of(release, *paths, tmp_path / "nowhere.png")
-    text = batch.as_json(rows, release)
+    text = tables.as_json(rows, release)
     table = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert table["notice"] == NOT_A_DEVICE and text.count(NOT_A_DEVICE) == 1
     assert table["release"] == Path(release.name).name and table["tag"] is None
@@ -517,8 +517,8 @@ def test_a_state_follows_from_the_numbers_beside_it(tmp_path, point, nudge):
     release = Release.load(path.parent)
     image.save(tmp_path / "lesion.png")
     rows = rows_of(release, tmp_path / "lesion.png")
-    (line,) = csv.DictReader(io.StringIO(batch.as_csv(rows, release)))
-    table = json.loads(batch.as_json(rows, release))
+    (line,) = csv.DictReader(io.StringIO(tables.as_csv(rows, release)))
+    table = json.loads(tables.as_json(rows, release))
     (file,), told, served = (
         table["files"],
         api.prediction_record(release, rows[0].prediction),
@@ -540,9 +540,9 @@ def test_a_state_follows_from_the_numbers_beside_it(tmp_path, point, nudge):
 
 def test_a_number_that_is_none_is_null_in_json_and_empty_in_the_table(release):
     rows = [row("a", alert=None, melanoma=float("nan"), abstained="no number.")]
-    (file,) = json.loads(batch.as_json(rows, release), parse_constant=lambda name: pytest.fail(name))["files"]
+    (file,) = json.loads(tables.as_json(rows, release), parse_constant=lambda name: pytest.fail(name))["files"]
     assert file["melanoma probability"] is file["probabilities"]["melanoma"] is None
-    (line,) = csv.DictReader(io.StringIO(batch.as_csv(rows, release)))
+    (line,) = csv.DictReader(io.StringIO(tables.as_csv(rows, release)))
     assert line["melanoma probability"] == line["melanoma"] == ""
 
 
@@ -629,7 +629,7 @@ def test_a_model_that_is_no_release_is_told_in_a_sentence(tmp_path, capsys):
 
 def test_a_release_that_answers_otherwise_judges_nothing(tmp_path, folder, capsys, monkeypatch):
     (picture,) = pictures(tmp_path / "images", 1)
-    monkeypatch.setattr(Release, "deviation", lambda _: 0.5)
+    monkeypatch.setattr(Release, "parity_error", lambda _: 0.5)
     assert command(picture, "--model", folder, "--csv", tmp_path / "a.csv") == 1
     assert (
         "answers otherwise here than it was measured: a probability of a reference image is off by 0.5"

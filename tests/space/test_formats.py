@@ -106,7 +106,7 @@ def test_one_picture_with_something_beside_it_is_read():
 def test_a_batch_says_the_same(tmp_path):
     for number, (content, _) in enumerate(FILES.values()):
         (tmp_path / f"{number:02}.jpg").write_bytes(content)
-    found = [batch._decoded(path.read_bytes(), False) for path in sorted(tmp_path.iterdir())]
+    found = [batch._decode(path.read_bytes(), False) for path in sorted(tmp_path.iterdir())]
     for problem, (_, said) in zip(found, FILES.values(), strict=True):
         assert problem.startswith(f"the file cannot be read as an image: {said}")
 

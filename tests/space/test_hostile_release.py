@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dermalert_space import batch, comparison
+from dermalert_space import batch, comparison, inputs, tables
 from dermalert_space.page import api, markup, tab_batch, tab_evaluation, tab_versions
 from dermalert_space.release import NoRelease, Predictions, Release
 from PIL import Image
@@ -74,7 +74,7 @@ def check(html: str) -> None:
 
 
 def test_the_page_runs_nothing_of_it(release, measured):
-    listed = tab_batch.listed(release, batch.by_urgency(rows(release)))
+    listed = tab_batch.listed(release, tables.by_urgency(rows(release)))
     shown = "".join(markup.answer(release, row.prediction) for row in rows(release) if row.prediction)
     meant = markup.meaning(release, measured.metrics())
     for html in (listed, shown, meant, markup.notice(release, None)):
@@ -84,15 +84,15 @@ def test_the_page_runs_nothing_of_it(release, measured):
 
 
 def test_a_spreadsheet_runs_nothing_of_it(release):
-    table = csv.reader(io.StringIO(batch.as_csv(rows(release), release)))
+    table = csv.reader(io.StringIO(tables.as_csv(rows(release), release)))
     for line in table:
         assert not [cell for cell in line if cell.lstrip().startswith(("=", "+", "-", "@"))], line
 
 
 def test_json_and_terminal_show_it_as_text(release):
-    table = json.loads(batch.as_json(rows(release), release))
+    table = json.loads(tables.as_json(rows(release), release))
     assert [file["state"] for file in table["files"]] == [row.state for row in rows(release)]
-    text = batch.as_text(rows(release), release)
+    text = tables.as_text(rows(release), release)
     assert all(line.isprintable() for line in text.splitlines())
     assert api.served(release, None)["diagnoses"] == release.labels
 
@@ -175,10 +175,10 @@ def test_a_sentence_on_a_release_is_one_line_that_can_be_shown(tmp_path, change)
 
 @pytest.mark.parametrize("name", ["\x1b]0;x\x07", "\u202egnp.exe", "a\u200b", "\x00"])
 def test_what_turns_a_line_round_is_shown_as_what_cannot_be_shown(measured, name):
-    shown = batch.shown(f"{name}.png")
+    shown = inputs.display_name(f"{name}.png")
     assert shown.isprintable()
     row = batch.Row(file=shown, prediction=None, watched=None, problem="the file does not exist.")
-    for text in (batch.as_text([row], measured), batch.as_csv([row], measured)):
+    for text in (tables.as_text([row], measured), tables.as_csv([row], measured)):
         assert all(line.isprintable() for line in text.splitlines())
 
 

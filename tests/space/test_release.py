@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dermalert_space import batch
+from dermalert_space import tables
 from dermalert_space.images import MAX_PIXELS, UnreadableImage, read_image
 from dermalert_space.page import markup
 from dermalert_space.prediction import Prediction, threshold_share
@@ -364,7 +364,7 @@ def test_the_sentence_never_contradicts_itself(tmp_path, probability, said):
 )
 def test_a_threshold_is_written_alike_wherever_it_stands(threshold, said, tmp_path):
     release = Release.load(make_release(tmp_path / "release", threshold=threshold))
-    assert f" alerts from {said}" in batch.as_text([], release)
+    assert f" alerts from {said}" in tables.as_text([], release)
     assert release._sentence("melanoma_alert", {"melanoma": 1.0}, None).endswith(f"alerts from {said}.")
     assert threshold_share(threshold) == said
 

@@ -25,7 +25,7 @@ import gradio
 import httpx
 import numpy as np
 import pytest
-from dermalert_space import batch, server
+from dermalert_space import batch, inputs, server
 from dermalert_space.contract import NOT_A_DEVICE, REFERENCE
 from dermalert_space.page import api, markup, tab_single, upload_retention
 from dermalert_space.page import build as pages
@@ -695,7 +695,7 @@ def test_what_is_named_again_is_judged_once_and_answered_each_time(release, tmp_
 
 
 def test_one_archive_named_often_is_no_way_around_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "LIMIT", 5)
+    monkeypatch.setattr(inputs, "LIMIT", 5)
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         for number in range(5):
             archive.writestr(f"{number}.png", b"x")

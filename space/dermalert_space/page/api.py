@@ -12,12 +12,13 @@ from typing import TypedDict
 
 from PIL import Image
 
-from dermalert_space import batch
+from dermalert_space import batch, inputs, tables
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.images import UnreadableImage, read_image
 from dermalert_space.page import markup
 from dermalert_space.prediction import STATES, Prediction
 from dermalert_space.release import Release
+from dermalert_space.zip_archives import Input
 
 MAX_ADDRESS = 20_000_000
 """Characters of an image that comes as text: no body that holds one may be longer, see `limits.MAX_JSON`."""
@@ -185,14 +186,14 @@ def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
 def uploads(files: list, cache: str) -> list[Path]:
     """Return where the uploads lie that programs send as a batch."""
     found = []
-    for file in files[: batch.LIMIT]:
+    for file in files[: inputs.LIMIT]:
         with contextlib.suppress(NoPicture):
             found.append(uploaded({"path": file} if isinstance(file, str) else file, cache))
     return list(dict.fromkeys(found))
 
 
-def sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
-    """Yield what programs send as a batch, see `batch.expanded`.
+def sources(files: list, cache: str) -> Iterator[tuple[str, Input]]:
+    """Yield what programs send as a batch, see `inputs.expand`.
 
     Args:
         files: uploads as gradio has them, or texts: the path that an upload was given, or the picture itself as an
@@ -201,7 +202,7 @@ def sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
 
     What is named again is an `Again`: a short request must not ask for hours of work.
     """
-    yield from itertools.islice(_sources(files, cache), batch.LIMIT + 1)
+    yield from itertools.islice(_sources(files, cache), inputs.LIMIT + 1)
 
 
 class Again(str):
@@ -216,10 +217,10 @@ def _again(number: int) -> Again:
     return found
 
 
-def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
+def _sources(files: list, cache: str) -> Iterator[tuple[str, Input]]:
     rows: dict[bytes | Path | str, range] = {}
     total = 0
-    for number, file in enumerate(files[: batch.LIMIT], start=1):
+    for number, file in enumerate(files[: inputs.LIMIT], start=1):
         name, address = f"file {number}", _address(file)
         try:
             held = _held(address) if address else uploaded({"path": file} if isinstance(file, str) else file, cache)
@@ -233,7 +234,7 @@ def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
             # An upload that is named again has the name that it had, and so has each file of an archive.
             found = (("" if isinstance(held, Path) else name, _again(row)) for row in rows[what])
         else:
-            found = batch.expanded([held]) if isinstance(held, Path) else [(name, held)]
+            found = inputs.expand([held]) if isinstance(held, Path) else [(name, held)]
         first = total
         for each in found:
             total += 1
@@ -241,7 +242,7 @@ def _sources(files: list, cache: str) -> Iterator[tuple[str, batch.Source]]:
         rows.setdefault(what, range(first, total))
 
 
-def _held(address: str) -> batch.Source:
+def _held(address: str) -> Input:
     if len(address) > MAX_ADDRESS:
         return f"it is longer than {MAX_ADDRESS:,} characters: upload it as a file."
     try:
@@ -256,7 +257,7 @@ def sorted_by_urgency(release: Release, rows: Iterable[batch.Row]) -> Batch:
     """Return the rows of a batch as programs read them."""
     found, given = [], list(rows)
     given = [_row_of(row, given) for row in given]
-    for row in batch.by_urgency(given):
+    for row in tables.by_urgency(given):
         told = prediction_record(release, row.prediction) if row.prediction else {}
         keys = [key for key in Sorted.__annotations__ if key not in ("file", "state", "problem")]
         own = {"file": row.file, "state": row.state, "problem": row.problem}

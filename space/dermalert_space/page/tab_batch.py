@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import gradio as gr
 from PIL import Image
 
-from dermalert_space import batch
+from dermalert_space import batch, inputs, tables
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.page import api, markup, places, upload_retention
 from dermalert_space.prediction import STATES, share, word
@@ -89,14 +89,14 @@ def answers(
     if not paths:
         yield markup.sentence("Not read: no file was uploaded, or it was deleted since. Choose files first.")
         return
-    rows, total, told = [], batch.count(paths, limit=LIMIT), 0.0
-    judged = batch.predict_files(release, batch.expanded(paths, limit=LIMIT), thumbnails=True)
+    rows, total, told = [], inputs.count(paths, limit=LIMIT), 0.0
+    judged = batch.predict_files(release, inputs.expand(paths, limit=LIMIT), thumbnails=True)
     for row in held.held(upload_retention.kept(judged, paths), visitor):
         rows.append(row)
         if time.monotonic() > told + 0.5:
             yield _progress(len(rows), total)
             told = time.monotonic()
-    yield listed(release, batch.by_urgency(rows))
+    yield listed(release, tables.by_urgency(rows))
 
 
 def _progress(done: int, total: int) -> str:
@@ -110,9 +110,9 @@ def listed(release: Release, rows: Sequence[batch.Row]) -> str:
     shown = "".join(_row(release, row) for row in judged)
     if others:
         below = "".join(_row(release, row) for row in others)
-        shown += f"<section><h3>{batch.not_read(others)}</h3>{below}</section>"
-    links = _link("triage.csv", "text/csv", batch.as_csv(rows, release)) + _link(
-        "triage.json", "application/json", batch.as_json(rows, release)
+        shown += f"<section><h3>{tables.not_read(others)}</h3>{below}</section>"
+    links = _link("triage.csv", "text/csv", tables.as_csv(rows, release)) + _link(
+        "triage.json", "application/json", tables.as_json(rows, release)
     )
     return (
         f'<p class="sentence total" role="status">{len(rows)} files: {_counts(release, rows)}.</p>'

@@ -1,0 +1,140 @@
+"""The rows of a batch in the order of their urgency: as text, CSV and JSON."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from dermalert_space.batch import Row
+from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.prediction import STATES, printable, threshold_share, word
+from dermalert_space.release import Release
+
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the latter wide, as they are typed in East Asia
+
+
+def by_urgency(rows: Iterable[Row]) -> list[Row]:
+    """Return rows in the order in which a dermatologist should look at them.
+
+    What raises the alert or asks for attention comes first, by how many times its threshold the probability is. Then
+    comes what only a person can judge, by the probability of what the release alerts to; then the others, by that of
+    what it asks for attention to. Files that could not be read come last, so that none lies between two patients.
+    """
+    return sorted(rows, key=_rank)
+
+
+def _rank(row: Row) -> tuple[int, float]:
+    prediction = row.prediction
+    if prediction is None:
+        return 3, 0.0
+    if prediction.state in ("melanoma_alert", "malignant_likely"):
+        return 0, -prediction.urgency
+    if prediction.state == "cannot_assess":
+        return 1, -row.watched if math.isfinite(row.watched) else 0.0
+    sums = (prediction.attention, prediction.malignant, row.watched)
+    return 2, -next(value for value in sums if value is not None)
+
+
+def counts(rows: Iterable[Row], label: str) -> str:
+    """Return how many files are in each state, as a list in words."""
+    found = Counter(row.state for row in rows)
+    return ", ".join(f"{found[state]:,} {word(state, label)}" for state in STATES if found[state])
+
+
+def not_read(rows: Iterable[Row]) -> str:
+    """Return the heading over the files that could not be read."""
+    number = sum(row.state == "unreadable" for row in rows)
+    return "1 file could not be read as an image" if number == 1 else f"{number:,} files could not be read as images"
+
+
+def as_text(rows: Iterable[Row], release: Release) -> str:
+    """Return rows as lines to read, the verdict first, and what stands below them."""
+    rows = list(rows)
+    label = release.alert_label
+    lines = [f"{'':18} {label:>10} {'malignant':>10}"]
+    lines += [_line(row, label) for row in rows if row.prediction]
+    others = [row for row in rows if not row.prediction]
+    lines += ["", f"{not_read(others)}:", *(f"  {row.file}: {row.problem}" for row in others)] if others else []
+    alerts = (
+        "has no alert threshold" if release.threshold is None else f"alerts from {threshold_share(release.threshold)}"
+    )
+    if release.attention and release.attention.threshold is not None:
+        alerts += f", asks for attention from {threshold_share(release.attention.threshold)}"
+    tag = f" at {release.revision}" if release.revision else ""
+    return "\n".join([*lines, "", f"{counts(rows, label)}; release {_name(release)}{tag} {alerts}.", NOT_A_DEVICE])
+
+
+def _line(row: Row, label: str) -> str:
+    known = row.prediction
+    shares = [row.watched, known.malignant if known.attention is None else known.attention]
+    cells = "".join(f" {'' if share is None else f'{share:.1%}':>10}" for share in shares)
+    reason = f": {known.abstained}" if known.abstained else ""
+    return f"{word(row.state, label):18}{cells}  {row.file}{reason}"
+
+
+def as_csv(rows: Iterable[Row], release: Release) -> str:
+    """Return rows as a CSV table, probabilities in [0, 1] with all the digits that the state follows from.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe before it.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    fixed = ["file", "state", "sentence", "alert", "refused", "problem", f"{release.alert_label} probability"]
+    fixed += ["malignant probability", "attention probability"]
+    heads = [*fixed, *release.labels, "alert threshold", "attention threshold", "release", "tag"]
+    writer.writerow(map(_cell, heads))
+    about = [release.threshold, release.attention and release.attention.threshold, _name(release), release.revision]
+    for row in rows:
+        record = _record(row, release)
+        probabilities = record.pop("probabilities") or {}
+        cells = [*record.values(), *map(probabilities.get, release.labels), *about]
+        writer.writerow([_cell(value) for value in cells])
+    return table.getvalue()
+
+
+def _cell(value: str | float | bool | None) -> str | float:
+    if isinstance(value, str):
+        value = printable(value)
+        return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else value
+
+
+def as_json(rows: Iterable[Row], release: Release) -> str:
+    """Return rows as JSON, with the release that judged them and what it is not."""
+    about = {"notice": NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
+    about |= {"alert": {"label": release.alert_label, "threshold": release.threshold}}
+    about |= {"attention": release.attention and dataclasses.asdict(release.attention)}
+    return json.dumps(about | {"files": [_record(row, release) for row in rows]}, indent=1, allow_nan=False)
+
+
+def _record(row: Row, release: Release) -> dict:
+    """Return what is written of a row; None where there is nothing."""
+    prediction = row.prediction
+    return {
+        "file": row.file,
+        "state": row.state,
+        "sentence": prediction and prediction.sentence,
+        "alert": prediction and prediction.alert,
+        "refused": prediction and prediction.abstained,
+        "problem": row.problem,
+        f"{release.alert_label} probability": _finite(row.watched),
+        "malignant probability": prediction and _finite(prediction.malignant),
+        "attention probability": prediction and _finite(prediction.attention),
+        "probabilities": prediction and {label: _finite(p) for label, p in prediction.probabilities.items()},
+    }
+
+
+def _finite(probability: float | None) -> float | None:
+    """Return a probability; None of what is no number, which a damaged release may answer."""
+    return None if probability is None or not math.isfinite(probability) else probability
+
+
+def _name(release: Release) -> str:
+    """Return the release's name; of a folder only the last part: where it lies is nobody's business."""
+    return Path(release.name).resolve().name if Path(release.name).is_dir() else release.name
