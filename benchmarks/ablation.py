@@ -28,6 +28,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import backbones
 
@@ -181,7 +182,7 @@ def compare(runs: dict[str, list[Run]]) -> dict:
             raise UsageError("the runs were not held to the same images: name a new --output_dir.")
     table = {"images": {name: len(side["truth"]) for name, side in sides.items()}, "rows": {}}
     for side, content in sides.items():
-        intervals = metrics.Intervals(content["groups"])
+        intervals = Intervals(content["groups"])
         table.setdefault("groups", {})[side] = intervals.groups
         for name, row in runs.items():
             known = table["rows"].setdefault(name, {"seconds": [run.figures["training"]["seconds"] for run in row]})
@@ -189,17 +190,17 @@ def compare(runs: dict[str, list[Run]]) -> dict:
     return table
 
 
-def figures(metric: str, side: str, row: list[Run], reference: list[Run], intervals: metrics.Intervals) -> dict:
+def figures(metric: str, side: str, row: list[Run], reference: list[Run], intervals: Intervals) -> dict:
     """Return a metric of a row, with the values of its seeds and the difference from the reference."""
 
     def mean(runs: list[Run], weights: np.ndarray) -> np.ndarray:
         return np.mean([METRICS[metric](run.sides[side], weights) for run in runs], axis=0)
 
     once = np.ones(len(reference[0].sides[side]["truth"]))
-    found = intervals.of(lambda w: mean(row, w))
+    found = intervals.of(lambda w: mean(row, w)).to_json()
     found["seeds"] = [float(METRICS[metric](run.sides[side], once)) for run in row]
     if row is not reference:
-        found["difference"] = intervals.of(lambda w: mean(row, w) - mean(reference, w))
+        found["difference"] = intervals.of(lambda w: mean(row, w) - mean(reference, w)).to_json()
     return found
 
 

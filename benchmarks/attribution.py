@@ -26,7 +26,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dermalert.errors import run_command
-from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
 
 SHARES = (0.05, 0.1, 0.2, 0.3)
 """How much of an image is deleted, at most: a map marks no more than it gives a colour."""
@@ -137,7 +137,7 @@ def scores(release: Release, images: list[Image.Image]) -> np.ndarray:
 
 def as_markdown(found: dict[tuple, np.ndarray], groups: np.ndarray) -> str:
     """Return the tables of the deletion, with the paired differences of what was marked from the others."""
-    intervals = metrics.Intervals(groups)
+    intervals = Intervals(groups)
     lines = [f"n = {len(groups)} images in {intervals.groups} groups"]
     for name in REPLACED_BY:
         for title, measure in MEASURES.items():
@@ -150,9 +150,9 @@ def as_markdown(found: dict[tuple, np.ndarray], groups: np.ndarray) -> str:
     return "\n".join(lines)
 
 
-def _line(found: dict, intervals: metrics.Intervals, share: float, name: str, measure: Callable) -> str:
+def _line(found: dict, intervals: Intervals, share: float, name: str, measure: Callable) -> str:
     def cell(values: np.ndarray) -> str:
-        return format_estimate(intervals.of(lambda w: (w * values).sum(-1) / w.sum(-1)), 3)
+        return format_estimate(intervals.of_mean(values), 3)
 
     marked, moved, other = (
         measure(found[()][:, None] - found[what, share, name]).mean(axis=1)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special, stats
 
-from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
 
 CORRELATION = 0.7  # of two photos of one lesion
 ERRORS = (0.0, 0.02, 0.05, 0.15)
@@ -66,8 +66,8 @@ def coverage_of_error(n: int, shape: str, error: float, *, alone: bool, draws: i
     found = np.empty((draws, 3))
     for row in found:
         images, probabilities, lesion = world(rng, n, shape, error, alone=alone)
-        figure = metrics.Intervals(lesion, draws=200).of_calibration_error(images, probabilities)
-        row[:] = figure["low"], figure["value"], figure["high"]
+        figure = Intervals(lesion, draws=200).of_calibration_error(images, probabilities)
+        row[:] = figure.low, figure.value, figure.high
     low, value, high = found.T
     held = (low <= truth + 1e-9) & (truth <= high)
     means = {"value": value.mean(), "low": low.mean(), "high": high.mean()}
@@ -102,12 +102,13 @@ def coverage_of_logistic(
         lesion = lesions(rng, n, alone=alone)
         logit, true = said(lesion)
         positive = stats.norm.cdf(correlated(rng, lesion)) < true
-        figures = metrics.Intervals(lesion, draws=1).of_logistic(positive, special.expit(logit))
-        if figures["slope"]["value"] is None:
+        figures = Intervals(lesion, draws=1).of_logistic(positive, special.expit(logit))
+        if figures.slope.value is None:
             continue
         defined += 1
         for name, value in wanted.items():
-            held[name] += figures[name]["low"] <= value <= figures[name]["high"]
+            figure = getattr(figures, name)
+            held[name] += figure.low <= value <= figure.high
     return {"melanomas": true.mean() * n, "defined": defined / draws} | {
         name: count / max(defined, 1) for name, count in held.items()
     }

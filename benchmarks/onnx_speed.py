@@ -17,7 +17,7 @@ from dermalert_space.release import Release
 from recipe import load
 
 from dermalert.errors import run_command
-from dermalert.evaluation import evaluate
+from dermalert.evaluation.predict import predict
 from dermalert.release import onnx_export
 
 _COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precision", "quantized": "8 bits"}
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
         shutil.copytree(contract.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
         release = Release.load(folder)
         pixels = onnx_export.prepare(folder, release, sides["train"], "all")
-        told = onnx_export.compare(folder, release, evaluate.ask(release, held_out, name="held out"))
+        told = onnx_export.compare(folder, release, predict(release, held_out, name="held out"))
         speeds = {
             threads: onnx_export.speeds(folder, release, pixels, threads=threads) for threads in arguments.threads
         }

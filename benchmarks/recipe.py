@@ -33,7 +33,8 @@ import train_hf
 from dermalert.config import Config
 from dermalert.data import prepare
 from dermalert.errors import UsageError, run_command
-from dermalert.evaluation import evaluate, metrics, stress_test
+from dermalert.evaluation import metrics, predict, stress_test
+from dermalert.evaluation.intervals import Intervals
 from dermalert.imaging import sharpness
 from dermalert.publishing import deliver
 from dermalert.taxonomy import DIAGNOSES
@@ -127,9 +128,10 @@ def train(row: int, config: Config, sides: dict[str, Dataset], path: Path) -> No
     model.config.alert = {"label": "melanoma", "threshold": None}
     release = Release(model.eval(), processor, name=path.stem)
     validation = sides["validation"]
-    told = {"plain": evaluate.predict(release, validation, name="validation")}
+    told = {"plain": predict.predict_images(release, validation, name="validation").probabilities}
     for name in ALTERED:
-        told[name] = evaluate.predict(release, altered(validation, name), name=f"validation with {name}")
+        answers = predict.predict_images(release, altered(validation, name), name=f"validation with {name}")
+        told[name] = answers.probabilities
     # As if all diagnoses were equally common, whatever mix the row has learnt.
     mix = Draws(sides["train"]["label"], sides["train"]["source"], config.sampling, config.rebalance).training_prior
     told = {name: at_mix(p, 1 / mix) for name, p in told.items()}
@@ -190,7 +192,7 @@ def compare(found: dict[tuple[int, int], dict], validation: Dataset) -> dict:
         UsageError: the first row lacks a seed that another has.
     """
     truth, origin = np.array(validation["label"]), np.array(validation["source"])
-    intervals = metrics.Intervals(np.array(validation["group"]))
+    intervals = Intervals(np.array(validation["group"]))
     both = [s for s in np.unique(origin) if ((truth == _MELANOMA) & (origin == s)).any()]
 
     mix = sampling.class_frequencies(truth)
@@ -215,11 +217,12 @@ def compare(found: dict[tuple[int, int], dict], validation: Dataset) -> dict:
         paired = list(zip(row, (found[0, seed] for seed in seeds), strict=True))
         known = table["rows"][list(ROWS)[number]] = {"seeds": seeds, "seconds": [float(a["seconds"]) for a in row]}
         for measure, figure in measures.items():
-            known[measure] = intervals.of(lambda w, row=row, f=figure: np.mean([f(a, w) for a in row], axis=0))
+            estimate = intervals.of(lambda w, row=row, f=figure: np.mean([f(a, w) for a in row], axis=0))
+            known[measure] = estimate.to_json()
             if number:
                 known[measure]["difference"] = intervals.of(
                     lambda w, paired=paired, f=figure: np.mean([f(a, w) - f(b, w) for a, b in paired], axis=0)
-                )
+                ).to_json()
     return table
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from dermalert_space import abstention, contract
-from dermalert_space.estimate import format_estimate
+from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from PIL import Image, ImageFilter
 from recipe import load
 
 from dermalert.errors import run_command
-from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
 from dermalert.release import fit_abstention
 
 _CUT_OUT = 6  # squares of each photograph
@@ -79,14 +79,14 @@ FAULTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def share_of(release: Release, images: Iterable[tuple[str, Image.Image]]) -> tuple[int, dict]:
+def share_of(release: Release, images: Iterable[tuple[str, Image.Image]]) -> tuple[int, Estimate]:
     """Return how many pictures there are, and which share is declined; those of one group belong together."""
     found = [(group, release.predict(image).abstained is not None) for group, image in images]
     groups, abstained = (np.array(column) for column in zip(*found, strict=True))
-    return len(found), metrics.Intervals(groups).of_proportion(abstained, np.ones(len(found), bool))
+    return len(found), Intervals(groups).of_proportion(abstained, np.ones(len(found), bool))
 
 
-def of_another_source(release: Release, sides: dict[str, Dataset]) -> Iterator[tuple[str, int, dict]]:
+def of_another_source(release: Release, sides: dict[str, Dataset]) -> Iterator[tuple[str, int, Estimate]]:
     """Yield how many held-out lesions of a source are declined by statistics and thresholds of the other alone.
 
     The network itself has learnt from both.
@@ -133,7 +133,7 @@ def main(arguments: argparse.Namespace) -> None:
         _print(*line)
 
 
-def _print(kind: str, n: int, share: dict) -> None:
+def _print(kind: str, n: int, share: Estimate) -> None:
     print(f"| {kind} | {n} | {format_estimate(share, 3)} |", flush=True)
 
 

@@ -86,7 +86,7 @@ def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path
     learnt = train_hf.learn(config, folder, own, data)
     release = Release(learnt.model.eval(), learnt.processor, name=f"without {name}")
     measured = evaluate.evaluate(release, {"left_out": foreign, "held_out": own["held_out"]})
-    shortcuts = baselines.baselines(own | {"held_out": foreign}, measured["left_out"].probabilities)
+    shortcuts = baselines.baselines(own | {"held_out": foreign}, measured["left_out"].predictions.probabilities)
     return {
         "source": name,
         "learnt_from": {DIAGNOSES[i]: own["train"]["label"].count(i) for i in sorted(set(own["train"]["label"]))},
@@ -98,8 +98,8 @@ def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path
         },
         "training": learnt.speed,
         "alert": learnt.model.config.alert,
-        "splits": {side: measured[side].figures for side in measured},
-        "baselines": shortcuts,
+        "splits": {side: measured[side].report.to_json() for side in measured},
+        "baselines": {name: baseline.to_json() for name, baseline in shortcuts.items()},
     }
 
 

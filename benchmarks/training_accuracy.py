@@ -15,13 +15,14 @@ import numpy as np
 import torch
 import training_input
 from datasets import Dataset
+from dermalert_space.estimate import format_estimate
 from transformers import set_seed
 
 import train_hf
 from dermalert.config import Config
 from dermalert.data import loading, repair, splits
 from dermalert.errors import run_command
-from dermalert.evaluation import metrics
+from dermalert.evaluation.report import report
 from dermalert.training import image_dataset
 from dermalert.training.run import load_model
 
@@ -74,11 +75,10 @@ def right(sides: dict[str, Dataset], arguments: argparse.Namespace, seed: int, h
             image_dataset.WithPixels(sides["held_out"], processor, device=training_input.DEVICE)
         ).predictions
     probabilities = torch.from_numpy(logits).softmax(1).numpy()
-    found = metrics.report(
+    figures = report(
         np.array(sides["held_out"]["label"]), probabilities, np.array(sides["held_out"]["group"]), alert=None
     )
-    told = (found["accuracy"], found["balanced_accuracy"])
-    return ", ".join(f"{v['value']:.3f} [{v['low']:.3f}-{v['high']:.3f}]" for v in told)
+    return ", ".join(format_estimate(figure, 3) for figure in (figures.accuracy, figures.balanced_accuracy))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ model covers both benign keratoses, `malignant` of a two-class model three diagn
 class that covers its diagnosis. Images of diagnoses that no class covers are left out, with their count.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,9 +30,11 @@ from transformers import (
 
 from dermalert.data import contamination
 from dermalert.errors import UsageError, first_few, first_line
-from dermalert.evaluation import evaluate
+from dermalert.evaluation import predict
+from dermalert.evaluation.evaluate import measure
 from dermalert.evaluation.label_map import classes
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY, lower_bound
+from dermalert.evaluation.report import Failure, Failures, SplitReport
 from dermalert.formatting import percent, percent_at_least
 from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANCIES
 
@@ -149,19 +152,14 @@ def grade(
             f"and {left_out.total()} show what none of its classes stands for."
         )
     dataset = dataset.select(asked)
-    numbered = _relabelled(dataset, truth[asked])
-    told = evaluate.predict_arrays(release, dataset, name=f"images with {_public_name(release)}")
-    spread, alert = covering.spread(told.probabilities), release.alerts(told.probabilities)
-    attention = release.attentions(told.probabilities)
-    abstained = evaluate.abstentions(release, told)
+    predictions = predict.predict(release, dataset, name=f"images with {_public_name(release)}")
+    spread = covering.spread(predictions.probabilities)
     rule = {"rule": "threshold", "threshold": release.threshold}
+    alert = predictions.alert
     if alert is None:
         rule, alert = {"rule": "likeliest class", "threshold": None}, spread.argmax(1) == DIAGNOSES.index(ALERT)
-
-    def figures(rows: np.ndarray) -> dict:
-        points = {"attention": attention, "abstained": abstained}
-        points = {name: flags if flags is None else flags[rows] for name, flags in points.items()}
-        return evaluate.figures_of(numbered.select(rows), spread[rows], alert[rows], **points)
+    numbered = _relabel(dataset, truth[asked])
+    predictions = dataclasses.replace(predictions, dataset=numbered, probabilities=spread, alert=alert)
 
     return {
         "schema": 1,
@@ -169,36 +167,44 @@ def grade(
         "classes": {name: sorted(covered) for name, covered in zip(covering.names, covering.covers, strict=True)},
         "positive": covering.positive,
         "alert": rule,
-        "abstained": None if abstained is None else int(abstained.sum()),
+        "abstained": None if predictions.abstained is None else int(predictions.abstained.sum()),
         "learnt_from": {"known": bool(known), "left_out": int((~fresh).sum())},
         "no_class_for": dict(left_out),
         "sources": sorted(set(dataset["source"])),
         "splits": {
-            name: covering.named(_with_images(figures(rows), dataset))
+            name: covering.named(_with_images(measure(predictions.select(rows)).report, dataset).to_json())
             for name, rows in _parts(dataset, dataset if shipped is None else shipped).items()
         },
     }
 
 
-def _relabelled(dataset: Dataset, truth: np.ndarray) -> Dataset:
+def _relabel(dataset: Dataset, truth: np.ndarray) -> Dataset:
     """Return a data set under the label ids of the classes that cover its diagnoses, its images under their numbers."""
     rest = dataset.remove_columns(["label", "image_id"])
     rest = rest.add_column("image_id", [str(row) for row in range(len(rest))])
     return rest.add_column("label", truth.tolist()).cast_column("label", ClassLabel(names=list(DIAGNOSES)))
 
 
-def _with_images(figures: dict, dataset: Dataset) -> dict:
-    """Return the figures of numbered images with the ids and the truths that the data set itself gives the failures.
+def _with_images(report: SplitReport, dataset: Dataset) -> SplitReport:
+    """Return the report of numbered images with the ids and the diagnoses that the data set itself gives the failures.
 
     A class may cover several diagnoses, and two folders may hold images of one name, so neither tells the other.
     """
     ids, labels, names = list(dataset["image_id"]), list(dataset["label"]), dataset.features["label"].names
 
-    def told(failure: dict) -> dict:
-        row = int(failure["image_id"])
-        return failure | {"image_id": ids[row], "truth": names[labels[row]]}
+    def named(failures: list[Failure]) -> list[Failure]:
+        rows = [int(failure.image_id) for failure in failures]
+        return [
+            dataclasses.replace(failure, image_id=ids[row], truth=names[labels[row]])
+            for failure, row in zip(failures, rows, strict=True)
+        ]
 
-    return figures | {"failures": {side: [told(one) for one in found] for side, found in figures["failures"].items()}}
+    failures = report.failures
+    assert failures is not None  # `measure` gives them
+    failures = Failures(
+        lowest_melanomas=named(failures.lowest_melanomas), highest_others=named(failures.highest_others)
+    )
+    return dataclasses.replace(report, failures=failures)
 
 
 def _parts(dataset: Dataset, shipped: Dataset) -> dict[str, np.ndarray]:

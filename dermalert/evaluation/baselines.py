@@ -1,10 +1,12 @@
-"""Models without medicine in them: what frame, origin, mean colour or sharpness alone tells of the diagnosis.
+"""Shortcut baselines: what frame, origin, mean colour or sharpness alone tells of the diagnosis.
 
 A classifier that is hardly better than these may be reading how and where the pictures were made. That models do well
 on pictures whose lesion is hidden was shown by Bissoto et al. (2019, arXiv 1904.08818).
 """
 
+import dataclasses
 import io
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset
+from dermalert_space.estimate import UNDEFINED, Estimate
 from dermalert_space.images import read_image
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -20,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
 from dermalert.imaging import sharpness
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
@@ -41,60 +45,102 @@ _TEXTS = {
 }
 
 
-def baselines(sides: dict[str, Dataset], probabilities: np.ndarray | None = None) -> dict:
-    """Fit each baseline on the side `train` and measure it on `held_out`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Margin:
+    """By how much the model exceeds a baseline; the same groups are drawn for both."""
+
+    balanced_accuracy: Estimate = UNDEFINED
+    melanoma_auroc: Estimate = UNDEFINED
+
+
+_NO_MARGIN = Margin()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceBaseline:
+    """A baseline among the images of one source, which has melanomas and others."""
+
+    melanoma_auroc: Estimate
+    margin: Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """What one baseline reaches on `n` images; undefined where it has nothing to learn from."""
+
+    n: int
+    balanced_accuracy: Estimate = UNDEFINED
+    melanoma_auroc: Estimate = UNDEFINED
+    margin: Margin = _NO_MARGIN
+    by_source: dict[str, SourceBaseline] = dataclasses.field(default_factory=dict)
+    features: str
+    """What it sees, in words."""
+
+    def to_json(self) -> dict:
+        """Its entry in `metrics.json`."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shortcuts:
+    """By figure, the baselines that the model is not shown to exceed, and the figures whose margins are undefined."""
+
+    found: bool
+    not_measured: list[str]
+    balanced_accuracy: list[str]
+    melanoma_auroc: list[str]
+
+    def to_json(self) -> dict:
+        """The entry `shortcut` of `metrics.json`."""
+        return dataclasses.asdict(self)
+
+
+def baselines(sides: Mapping[str, Dataset], probabilities: np.ndarray | None = None) -> dict[str, Baseline]:
+    """Fit each baseline on the split `train` and measure it on `held_out`.
 
     With fewer than two diagnoses to learn from nothing is defined, and without melanomas no AUROC. Where all pictures
     are of one source, `source_only` scores them alike, and its AUROC is 0.5: the source tells nothing there.
 
     Args:
-        sides: data sets in the schema `schema.FEATURES`; the other sides are not looked at.
-        probabilities: (n, 9) the model's answers to the images held out, in their order; without them no margins.
-
-    Returns:
-        Of each baseline `n` (images measured), `balanced_accuracy` and `melanoma_auroc` (value, low and high: the 95 %
-        interval by resampling groups; None where undefined), `margin`, by how much the model exceeds it in these two
-        (the same groups drawn for both), `by_source` (`melanoma_auroc` and `margin`, among the images of one source,
-        for the sources that have melanomas and others), and `features`, what it sees in words.
+        sides: data sets in the schema `schema.FEATURES`; the other splits are not looked at.
+        probabilities: (n, 9) the model's of the images held out, in their order; without them no margins.
     """
     train, held_out = sides["train"], sides["held_out"]
     with tqdm(total=len(train) + len(held_out), desc="Looking for shortcuts", unit=" images") as bar:
-        seen, asked = _seen(train, bar), _seen(held_out, bar)
+        trained_on, measured_on = _features_of(train, bar), _features_of(held_out, bar)
     origins = sorted(set(_origins(train)))
-    seen["source_only"], asked["source_only"] = _one_hot(train, origins), _one_hot(held_out, origins)
+    trained_on["source_only"], measured_on["source_only"] = _one_hot(train, origins), _one_hot(held_out, origins)
     diagnoses = np.array(train["label"], int)
-    figures = {name: _measure(_fit(seen[name], diagnoses), asked[name], held_out, probabilities) for name in _TEXTS}
-    return {name: {"n": len(held_out)} | figures[name] | {"features": text} for name, text in _TEXTS.items()}
+    return {
+        name: _measure(name, _fit(trained_on[name], diagnoses), measured_on[name], held_out, probabilities)
+        for name in _TEXTS
+    }
 
 
-def shortcuts(figures: dict) -> dict:
-    """Return which baselines the model is not shown to exceed: there its figure may come from their shortcut.
+def shortcuts(baselines: Mapping[str, Baseline]) -> Shortcuts:
+    """Name the baselines that the model is not shown to exceed: there its figure may come from their shortcut.
 
-    Args:
-        figures: of `baselines`, with margins.
-
-    Returns:
-        `found`, the names of such baselines by figure, and the figures `not_measured`, whose margins are undefined. A
-        baseline counts where the 95 % interval of the margin does not lie above zero.
+    A baseline counts where the 95 % interval of its margin does not lie above zero.
     """
-    margins = {
-        figure: {name: baseline["margin"][figure] for name, baseline in figures.items()}
+
+    def margins(figure: str) -> dict[str, Estimate]:
+        return {name: getattr(baseline.margin, figure) for name, baseline in baselines.items()}
+
+    names = {
+        figure: [name for name, margin in margins(figure).items() if not _exceeds(margin)]
         for figure in ("balanced_accuracy", "melanoma_auroc")
     }
-    names = {
-        figure: [name for name, margin in found.items() if margin["value"] is not None and not _exceeds(margin)]
-        for figure, found in margins.items()
-    }
-    undefined = [figure for figure, found in margins.items() if all(m["value"] is None for m in found.values())]
-    return {"found": any(names.values()), "not_measured": undefined} | names
+    undefined = [figure for figure in names if all(margin.value is None for margin in margins(figure).values())]
+    return Shortcuts(found=any(names.values()), not_measured=undefined, **names)
 
 
-def _exceeds(margin: dict) -> bool:
-    """Tell whether a margin is above zero; one without interval speaks itself."""
-    return (margin["value"] if margin["low"] is None else margin["low"]) > 0
+def _exceeds(margin: Estimate) -> bool:
+    """Tell whether a margin is above zero, as an undefined one is taken to be; one without interval speaks itself."""
+    least = margin.value if margin.low is None else margin.low
+    return least is None or least > 0
 
 
-def _seen(dataset: Dataset, bar: tqdm) -> dict[str, np.ndarray]:
+def _features_of(dataset: Dataset, bar: tqdm) -> dict[str, np.ndarray]:
     """Return what each baseline sees of the pictures, (n, features); a picture is read once and then forgotten."""
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
     rows = []
@@ -173,40 +219,46 @@ def _fit(features: np.ndarray, truth: np.ndarray) -> Pipeline | None:
     return make_pipeline(StandardScaler(), model).fit(features, truth)
 
 
-def _measure(model: Pipeline | None, features: np.ndarray, held_out: Dataset, probabilities: np.ndarray | None) -> dict:
-    undefined = {"value": None, "low": None, "high": None}
-    figures = {"balanced_accuracy": undefined, "melanoma_auroc": undefined}
-    figures["margin"] = dict(figures)
-    figures["by_source"] = {}
+def _measure(
+    name: str, model: Pipeline | None, features: np.ndarray, held_out: Dataset, probabilities: np.ndarray | None
+) -> Baseline:
+    baseline = Baseline(n=len(held_out), features=_TEXTS[name])
     if model is None or not len(held_out):
-        return figures
-    truth, intervals = np.array(held_out["label"]), metrics.Intervals(np.array(held_out["group"]))
-    prediction = model.predict(features)
+        return baseline
+    truth, intervals = np.array(held_out["label"]), Intervals(np.array(held_out["group"]))
+    melanoma, prediction = truth == _MELANOMA, model.predict(features)
 
     def balance(predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return metrics.balanced_accuracy(truth, predicted, weights)
 
-    def area(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return metrics.auroc(truth == _MELANOMA, scores, weights)
-
-    figures["balanced_accuracy"] = intervals.of(lambda w: balance(prediction, w))
+    margin = _NO_MARGIN
     if probabilities is not None:
-        answers = metrics.decide(probabilities)
-        figures["margin"]["balanced_accuracy"] = intervals.of(lambda w: balance(answers, w) - balance(prediction, w))
-    if _MELANOMA in model.classes_:
-        score = model.predict_proba(features)[:, list(model.classes_).index(_MELANOMA)]
-        figures["melanoma_auroc"] = intervals.of_area(metrics.auroc, truth == _MELANOMA, score)
-        if probabilities is not None:
-            own = probabilities[:, _MELANOMA]
-            figures["margin"]["melanoma_auroc"] = intervals.of(lambda w: area(own, w) - area(score, w))
-        origins = np.array(_origins(held_out), str)
-        for origin in np.unique(origins):
-            inside = origins == origin
-            if len(np.unique(truth[inside] == _MELANOMA)) == 2:
-                figures["by_source"][str(origin)] = {
-                    "melanoma_auroc": intervals.of_area(metrics.auroc, truth == _MELANOMA, score, among=inside),
-                    "margin": undefined
-                    if probabilities is None
-                    else intervals.of(lambda w, i=inside: area(own, w * i) - area(score, w * i)),
-                }
-    return figures
+        decided = metrics.decide(probabilities)
+        margin = Margin(balanced_accuracy=intervals.of(lambda w: balance(decided, w) - balance(prediction, w)))
+    baseline = dataclasses.replace(
+        baseline, balanced_accuracy=intervals.of(lambda w: balance(prediction, w)), margin=margin
+    )
+    if _MELANOMA not in model.classes_:
+        return baseline
+    score = model.predict_proba(features)[:, list(model.classes_).index(_MELANOMA)]
+
+    def margin_among(rows: np.ndarray) -> Estimate:
+        if probabilities is None:
+            return UNDEFINED
+        own = probabilities[:, _MELANOMA]
+        return intervals.of(lambda w: metrics.auroc(melanoma, own, w * rows) - metrics.auroc(melanoma, score, w * rows))
+
+    origins = np.array(_origins(held_out), str)
+    inside = {str(origin): origins == origin for origin in np.unique(origins)}
+    return dataclasses.replace(
+        baseline,
+        melanoma_auroc=intervals.of_area(metrics.auroc, melanoma, score),
+        margin=dataclasses.replace(margin, melanoma_auroc=margin_among(np.ones(len(truth), bool))),
+        by_source={
+            origin: SourceBaseline(
+                melanoma_auroc=intervals.of_area(metrics.auroc, melanoma, score, among=rows), margin=margin_among(rows)
+            )
+            for origin, rows in inside.items()
+            if len(np.unique(melanoma[rows])) == 2
+        },
+    )

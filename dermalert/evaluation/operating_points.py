@@ -8,7 +8,7 @@ from datasets import Dataset
 from dermalert_space.release import Release
 from scipy import stats
 
-from dermalert.evaluation import evaluate
+from dermalert.evaluation.predict import predict_images
 from dermalert.taxonomy import ALERT, CLINICAL_GROUPS, DIAGNOSES
 
 TARGET_SENSITIVITY = 0.95
@@ -34,7 +34,7 @@ def add(folder: Path, release: Release, calibration: Dataset) -> Release:
 
 def fit(release: Release, calibration: Dataset) -> dict[str, dict]:
     """Return `alert` and `attention` as a release's config states them, by the calibration split as served."""
-    predictions = evaluate.predict_arrays(release, calibration, name="calibration images")
+    predictions = predict_images(release, calibration, name="calibration images")
     abstained = np.array([reason is not None for reason in predictions.abstained], bool)
     truth, lesions = np.array(calibration["label"]), np.array(calibration["group"])
     points = {"alert": ({"label": ALERT}, [ALERT]), "attention": ({"labels": list(ATTENTION)}, ATTENTION)}

@@ -5,6 +5,7 @@ apart by the colour-blind (Okabe & Ito 2008). What is undefined (a split without
 threshold) is left out of its figure, or the figure is not drawn.
 """
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from dermalert_space.estimate import format_estimate
+from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import threshold_share
 from dermalert_space.reader_studies import AGAINST_NEVI, AMONG_PIGMENTED, READERS
 from matplotlib import style
@@ -23,7 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from dermalert.evaluation.metrics import Intervals, clopper_pearson, predictive_values
+from dermalert.evaluation.intervals import Intervals, clopper_pearson
+from dermalert.evaluation.metrics import predictive_values
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
@@ -142,7 +144,7 @@ def _roc_figure(held_out: dict, images: _Images, threshold: float | None, *, rea
         _roc_curve(axis, melanoma[among], score[among], images.groups[among])
         if threshold is not None:
             label = f"this release's alert threshold ({threshold_share(threshold)}), without abstention"
-            _point(axis, held_out["melanoma"][specificity], held_out["melanoma"]["sensitivity"], _ORANGE, label=label)
+            _point(axis, *(_read(held_out, figure) for figure in (specificity, "sensitivity")), _ORANGE, label=label)
         if readers:
             _readers(axis, task)
         counts = f"{melanoma.sum()} and {others.sum()} images"
@@ -201,15 +203,15 @@ def _alert_trade_off(held_out: dict, images: _Images, threshold: float | None) -
     if not melanoma.any() or melanoma.all():
         return None
     false_alarms, sensitivity = _roc(melanoma, images.probabilities[:, _MELANOMA], np.ones(len(melanoma)))
-    at = {name: held_out["melanoma"][name] for name in ("sensitivity", "specificity")}
-    marked = threshold is not None and all(found["value"] is not None for found in at.values())
+    at_threshold = [_read(held_out, name) for name in ("sensitivity", "specificity")]
+    marked = threshold is not None and all(figure.value is not None for figure in at_threshold)
     figure = Figure(figsize=(_WIDTH, 4.8))
     axis = figure.subplots()
     for prevalence, (colour, line) in _PREVALENCES.items():
         label = f"{100 * prevalence:.0f} % melanomas"
         if marked:
-            alerts = _alerts(at["sensitivity"]["value"], at["specificity"]["value"], prevalence)
-            _point(axis, _exactly(alerts), _missed(at["sensitivity"]), colour)
+            alerts = _alerts(*(figure.value for figure in at_threshold), prevalence)
+            _point(axis, Estimate(alerts), _in_percent(at_threshold[0].complement()), colour)
             label += f": {alerts:.0f} alerts at the threshold"
         alerts = _alerts(sensitivity, 1 - false_alarms, prevalence)
         axis.plot(alerts, 100 * (1 - sensitivity), line, color=colour, label=label)
@@ -232,10 +234,8 @@ def _alerts(sensitivity: np.ndarray, specificity: np.ndarray, prevalence: float)
     return predictive_values(sensitivity, specificity, prevalence)["alerts_per_100"]
 
 
-def _missed(sensitivity: dict) -> dict:
-    """Return the melanomas missed of 100, with the interval of the sensitivity."""
-    found = {"value": sensitivity["value"], "low": sensitivity["high"], "high": sensitivity["low"]}
-    return {name: None if share is None else 100 * (1 - share) for name, share in found.items()}
+def _in_percent(share: Estimate) -> Estimate:
+    return Estimate(*(None if end is None else 100 * end for end in dataclasses.astuple(share)))
 
 
 def _per_class(held_out: dict) -> Figure:
@@ -280,7 +280,7 @@ def _forest(figure: Figure, names: Sequence[str], columns: dict[str, Sequence[di
     axes = figure.subplots(1, len(columns), sharey=True)
     for axis, (title, figures) in zip(axes, columns.items(), strict=True):
         for row, (name, found) in enumerate(zip(names, figures, strict=True)):
-            _point(axis, found, _exactly(row), _ORANGE if name.startswith(ALERT) else _BLUE)
+            _point(axis, Estimate.read(found), Estimate(row), _ORANGE if name.startswith(ALERT) else _BLUE)
             if found["value"] is None:
                 place = axis.get_yaxis_transform()  # across the panel, whatever its scale
                 text = axis.text(0.5, row, "not defined", color=_GREY, ha="center", va="center", transform=place)
@@ -345,7 +345,7 @@ def _reliability_curve(
     axis.plot([0, 1], [0, 1], ":", color=_GREY)
     for number in np.unique(bins):
         among = bins == number
-        _point(axis, _exactly(probability[among].mean()), intervals.of_proportion(hit, among), _BLUE)
+        _point(axis, Estimate(probability[among].mean()), intervals.of_proportion(hit, among), _BLUE)
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.18, 1.02), box_aspect=1)
     return {int(number): int((bins == number).sum()) for number in np.unique(bins)}
 
@@ -361,16 +361,16 @@ def _span(sizes: dict[int, int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _point(axis: Axes, x: dict, y: dict, colour: str, label: str | None = None) -> None:
+def _read(held_out: dict, figure: str) -> Estimate:
+    return Estimate.read(held_out["melanoma"][figure])
+
+
+def _point(axis: Axes, x: Estimate, y: Estimate, colour: str, label: str | None = None) -> None:
     """Mark a point with a line along each interval; nothing where it is undefined."""
-    if x["value"] is None or y["value"] is None:
+    if x.value is None or y.value is None:
         return
-    axis.plot(x["value"], y["value"], "o", color=colour, label=label, zorder=4)
-    if x["low"] is not None:
-        axis.plot([x["low"], x["high"]], [y["value"]] * 2, color=colour, zorder=4)
-    if y["low"] is not None:
-        axis.plot([x["value"]] * 2, [y["low"], y["high"]], color=colour, zorder=4)
-
-
-def _exactly(value: float) -> dict:
-    return {"value": value, "low": None, "high": None}
+    axis.plot(x.value, y.value, "o", color=colour, label=label, zorder=4)
+    if x.low is not None:
+        axis.plot([x.low, x.high], [y.value] * 2, color=colour, zorder=4)
+    if y.low is not None:
+        axis.plot([x.value] * 2, [y.low, y.high], color=colour, zorder=4)

@@ -1,22 +1,26 @@
-"""Artefacts of dermoscopy laid over real pictures, and how far each of them moves what a release answers.
+"""Artefacts of dermoscopy laid over real pictures, and how far each of them moves a release's predictions.
 
 Neither a ruler nor ink, hair or dark corners say anything of the lesion: an answer that moves with them leans on what
 is not the lesion. Ink alone raised the false positives of a marketed network among nevi by about 40 % (Winkler 2019,
 doi 10.1001/jamadermatol.2019.1735). What is drawn here is a likeness: where it moves nothing, the real thing still may.
 """
 
+import dataclasses
 import hashlib
 import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.estimate import Estimate
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from PIL import Image, ImageEnhance, ImageFilter
 from tqdm.auto import tqdm
 
 from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
+from dermalert.evaluation.predict import SplitPredictions
 from dermalert.imaging.synthetic_lesions import BLACK, Rng, add_dark_corners, add_hair, draw_discs, draw_strokes, over
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
@@ -168,34 +172,45 @@ def apply(name: str, image: Image.Image, *, image_id: str) -> Image.Image:
     return ARTEFACTS[name](image, np.random.default_rng(_hash(f"{name}:{image_id}")))
 
 
-def stress(
-    release: Release, dataset: Dataset, *, limit: int = 200, unaltered: np.ndarray | None = None
-) -> dict[str, dict]:
-    """Return how far each artefact moves a release's answers to the images of a side.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArtefactReport:
+    """How far one artefact moves the predictions; a share is undefined where there is nothing that it could be of."""
+
+    n: int
+    groups: int
+    melanomas: int
+    score_change: Estimate
+    """Mean change of the melanoma probability, from -1 to 1."""
+    score_change_absolute: Estimate
+    """The mean of its size."""
+    prediction_changed: Estimate
+    """Share of the images whose likeliest diagnosis becomes another."""
+    quiet: int
+    """Images that show no melanoma and raise no alert."""
+    alerts_gained: Estimate
+    """Share of these that now raise one."""
+    caught: int
+    """Melanomas that raise the alert."""
+    alerts_lost: Estimate
+    """Share of these that no longer do."""
+
+
+def stress(release: Release, predictions: SplitPredictions, *, limit: int = 200) -> dict[str, ArtefactReport]:
+    """Measure how far each artefact moves a release's predictions of a split.
 
     Args:
-        release: the judge.
-        dataset: the side, in the schema of `schema.FEATURES`, of at least one image.
+        release: what predicts.
+        predictions: its own of the split, of at least one image, without artefacts.
         limit: images to look at, at most; which ones depends on their ids alone.
-        unaltered: (n, 9) the release's probabilities of all images of the side; None to ask for them here.
-
-    Returns:
-        By artefact `n`, `groups`, `melanomas` and, each with a 95 % interval:
-
-        - `score_change`: mean change of the melanoma probability, from -1 to 1;
-        - `score_change_absolute`: the mean of its size;
-        - `prediction_changed`: share of the images whose likeliest diagnosis becomes another;
-        - `alerts_gained`: share, of the `quiet` images that are no melanoma and raise no alert, that now raise one;
-        - `alerts_lost`: share, of the `caught` melanomas that raise the alert, that no longer do.
-
-        The last two are undefined where nothing is quiet or caught, as where the release has no threshold.
     """
+    dataset = predictions.dataset
     rows = _chosen(list(dataset["image_id"]), limit)
-    side = dataset.select(rows)
-    answers = _answers(release, side, with_plain=unaltered is None)
-    before = answers.pop(None) if unaltered is None else unaltered[rows]
-    truth, intervals = np.array(side["label"], int), metrics.Intervals(np.array(side["group"]))
-    return {name: _moved(release, truth, before, after, intervals) for name, after in answers.items()}
+    split, before = dataset.select(rows), predictions.probabilities[rows]
+    truth, intervals = np.array(split["label"], int), Intervals(np.array(split["group"]))
+    return {
+        name: _effect(release, truth, before, after, intervals)
+        for name, after in _with_each_artefact(release, split).items()
+    }
 
 
 def _hash(text: str) -> int:
@@ -207,49 +222,40 @@ def _chosen(image_ids: Sequence[str], limit: int) -> np.ndarray:
     return np.sort(sorted(range(len(image_ids)), key=lambda row: _hash(image_ids[row]))[:limit]).astype(int)
 
 
-def _answers(release: Release, dataset: Dataset, *, with_plain: bool) -> dict[str | None, np.ndarray]:
-    """Return the probabilities (n, 9) under each artefact, and those of the pictures as they are under None."""
-    parts = {name: [np.empty((0, len(DIAGNOSES)), np.float32)] for name in (*ARTEFACTS, *[None] * with_plain)}
+def _with_each_artefact(release: Release, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Predict the probabilities (n, 9) under each artefact."""
+    parts = {name: [np.empty((0, len(DIAGNOSES)), np.float32)] for name in ARTEFACTS}
     with tqdm(total=len(dataset) * len(parts), desc="Judging images with artefacts", unit=" images") as bar:
         for start in range(0, len(dataset), _CHUNK):
             rows = dataset[start : start + _CHUNK]
             images = [read_image(image) for image in rows["image"]]
             for name, part in parts.items():
-                part.append(release.probabilities(_with(name, images, rows["image_id"])))
+                pairs = zip(images, rows["image_id"], strict=True)
+                part.append(release.probabilities([apply(name, image, image_id=i) for image, i in pairs]))
                 bar.update(len(images))
     return {name: np.concatenate(part) for name, part in parts.items()}
 
 
-def _with(name: str | None, images: list[Image.Image], image_ids: list[str]) -> list[Image.Image]:
-    if name is None:
-        return images
-    return [apply(name, image, image_id=image_id) for image, image_id in zip(images, image_ids, strict=True)]
-
-
-def _moved(
-    release: Release, truth: np.ndarray, before: np.ndarray, after: np.ndarray, intervals: metrics.Intervals
-) -> dict:
-    """Return the figures of one artefact; `before` and `after` are the probabilities (n, 9) without and with it."""
+def _effect(
+    release: Release, truth: np.ndarray, before: np.ndarray, after: np.ndarray, intervals: Intervals
+) -> ArtefactReport:
+    """Measure one artefact; `before` and `after` are the probabilities (n, 9) without and with it."""
     melanoma, everywhere = truth == _MELANOMA, np.ones(len(truth), bool)
     change = after[:, _MELANOMA].astype(float) - before[:, _MELANOMA]
     alerted, alerts = release.alerts(before), release.alerts(after)
-    if alerted is None:
+    if alerted is None or alerts is None:
         quiet = caught = alerts = ~everywhere
     else:
         quiet, caught = ~melanoma & ~alerted, melanoma & alerted
-    return {
-        "n": len(truth),
-        "groups": intervals.groups,
-        "melanomas": int(melanoma.sum()),
-        "score_change": _mean(change, intervals),
-        "score_change_absolute": _mean(np.abs(change), intervals),
-        "prediction_changed": intervals.of_proportion(metrics.decide(after) != metrics.decide(before), everywhere),
-        "quiet": int(quiet.sum()),
-        "alerts_gained": intervals.of_proportion(alerts, quiet),
-        "caught": int(caught.sum()),
-        "alerts_lost": intervals.of_proportion(~alerts, caught),
-    }
-
-
-def _mean(values: np.ndarray, intervals: metrics.Intervals) -> dict:
-    return intervals.of(lambda weights: weights @ values / weights.sum(-1))
+    return ArtefactReport(
+        n=len(truth),
+        groups=intervals.groups,
+        melanomas=int(melanoma.sum()),
+        score_change=intervals.of_mean(change),
+        score_change_absolute=intervals.of_mean(np.abs(change)),
+        prediction_changed=intervals.of_proportion(metrics.decide(after) != metrics.decide(before), everywhere),
+        quiet=int(quiet.sum()),
+        alerts_gained=intervals.of_proportion(alerts, quiet),
+        caught=int(caught.sum()),
+        alerts_lost=intervals.of_proportion(~alerts, caught),
+    )

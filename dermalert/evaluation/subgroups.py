@@ -5,14 +5,17 @@ source records is said to be not measured rather than left out. A subgroup whose
 than those of all others is named in a sentence.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from dermalert_space.estimate import format_estimate
+from dermalert_space.estimate import UNDEFINED, Estimate, format_estimate
 from scipy import stats
 
 from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals, exact_proportion
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
 FEWEST = 20
@@ -29,7 +32,7 @@ def _age_band(years: float | None) -> str | None:
     return None if years is None else next(name for name, end in _AGES.items() if years < end)
 
 
-_KINDS: dict[str, tuple[str, Callable[[object], str | None], Mapping[str, float]]] = {
+_KINDS: dict[str, tuple[str, Callable[[Any], str | None], Mapping[str, float]]] = {
     "age": ("age", _age_band, _AGES),
     "sex": ("sex", lambda sex: sex, {}),
     "site": ("site", lambda site: site, {}),
@@ -39,44 +42,109 @@ _KINDS: dict[str, tuple[str, Callable[[object], str | None], Mapping[str, float]
 """Of each kind the column, how its cells name a subgroup, and the order of the names where it is not the alphabet's."""
 
 
-def subgroups(dataset: Dataset, probabilities: np.ndarray, alert: np.ndarray | None) -> dict:
-    """Return the figures of each subgroup of a side.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subgroup:
+    """Figures of a subgroup: accuracy over nine diagnoses, the others of melanoma."""
+
+    n: int
+    groups: int
+    melanomas: int
+    accuracy: Estimate
+    auroc: Estimate
+    sensitivity: Estimate
+    specificity: Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subgroups:
+    """The subgroups of one kind by name, and of how many images none is recorded."""
+
+    not_recorded: int
+    of: dict[str, Subgroup]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NotMeasured:
+    """Why there are no subgroups of a kind."""
+
+    not_measured: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detection:
+    """How many melanomas (lesions) the alert finds."""
+
+    n_melanomas: int
+    n_found: int
+    sensitivity: Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubgroupTest:
+    """A subgroup against the `rest` of its kind: p of Fisher's exact test, and p corrected for the number of tests."""
+
+    kind: str
+    name: str
+    n_melanomas: int
+    n_found: int
+    sensitivity: Estimate
+    rest: Detection
+    p: float
+    p_corrected: float
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "SubgroupTest":
+        """Read what `metrics.json` has of a test."""
+        rest = content["rest"]
+        rest = Detection(**{**rest, "sensitivity": Estimate.read(rest["sensitivity"])})
+        return cls(**{**content, "rest": rest, "sensitivity": Estimate.read(content["sensitivity"])})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubgroupSensitivity:
+    """The tests of a split, the weakest subgroup with at least 20 melanomas, and sentences that say all that."""
+
+    tests: list[SubgroupTest]
+    weakest: SubgroupTest | None
+    sentences: list[str]
+
+
+def subgroups(
+    dataset: Dataset, probabilities: np.ndarray, alert: np.ndarray | None
+) -> dict[str, Subgroups | NotMeasured]:
+    """Measure each subgroup of a split, by kind.
 
     Args:
-        dataset: the side, in the schema of `schema.FEATURES`.
+        dataset: the split, in the schema of `schema.FEATURES`.
         probabilities: (n, 9), calibrated.
         alert: (n,) which images raise the melanoma alert; None where the release has no threshold.
-
-    Returns:
-        By kind, `{"not_recorded": n, "of": {name: figures}}` or `{"not_measured": why}`. The figures are `n`, `groups`,
-        `melanomas`, and with 95 % intervals `accuracy` (nine classes), `auroc`, `sensitivity` and `specificity` of
-        melanoma.
     """
     return {kind: _by(kind, dataset, probabilities, alert) for kind in _KINDS}
 
 
-def _by(kind: str, dataset: Dataset, probabilities: np.ndarray, alert: np.ndarray | None) -> dict:
-    names, found = _names(kind, dataset)
-    if not found:
-        return {"not_measured": f"no source of these images records the {kind}"}
+def _by(kind: str, dataset: Dataset, probabilities: np.ndarray, alert: np.ndarray | None) -> Subgroups | NotMeasured:
+    subgroup_of, names = _names(kind, dataset)
+    if not names:
+        return NotMeasured(not_measured=f"no source of these images records the {kind}")
     truth, groups = np.array(dataset["label"]), np.array(dataset["group"])
 
-    def of(name: str) -> dict:
-        rows = np.array([other == name for other in names])
-        return _figures(truth[rows], probabilities[rows], groups[rows], None if alert is None else alert[rows])
+    def of(name: str) -> Subgroup:
+        rows = np.array([other == name for other in subgroup_of])
+        return _measure(truth[rows], probabilities[rows], groups[rows], None if alert is None else alert[rows])
 
-    return {"not_recorded": names.count(None), "of": {name: of(name) for name in found}}
+    return Subgroups(not_recorded=subgroup_of.count(None), of={name: of(name) for name in names})
 
 
 def _names(kind: str, dataset: Dataset) -> tuple[list[str | None], list[str]]:
     """Return the subgroup of each image, None where it is not recorded, and those that occur, in their order."""
     column, name_of, order = _KINDS[kind]
     names = [name_of(cell) for cell in dataset[column]] if column in dataset.column_names else []
-    return names, sorted(set(names) - {None}, key=lambda name: (list(order).index(name) if name in order else 0, name))
+    recorded = {name for name in names if name is not None}
+    return names, sorted(recorded, key=lambda name: (list(order).index(name) if name in order else 0, name))
 
 
-def sensitivity_by_subgroup(dataset: Dataset, alert: np.ndarray | None) -> dict:
-    """Return in which subgroups of a split the alert finds melanomas more or less often than in the rest of their kind.
+def sensitivity_by_subgroup(dataset: Dataset, alert: np.ndarray | None) -> SubgroupSensitivity:
+    """Test in which subgroups of a split the alert finds melanomas more or less often than in the rest of their kind.
 
     Lesions are compared rather than photos, which are not independent of each other: a melanoma is found if each of its
     photos in the subgroup raises the alert, as the alert's own bound counts it. The test is Fisher's exact one, of two
@@ -87,52 +155,44 @@ def sensitivity_by_subgroup(dataset: Dataset, alert: np.ndarray | None) -> dict:
         dataset: the split, in the schema of `schema.FEATURES`.
         alert: (n,) which images raise the melanoma alert as served, so none on which the release abstains; None where
             it has no threshold.
-
-    Returns:
-        `tests`, a list of `kind`, `name`, `n_melanomas` and `n_found` (lesions), `sensitivity`, the same three of the
-        `rest`, `p` and `p_corrected`; `weakest`, of the subgroups with at least 20 melanomas the one with the lowest
-        sensitivity (None where there is none); and `sentences` that say all that.
     """
     if alert is None:
-        return {"tests": [], "weakest": None, "sentences": []}
+        return SubgroupSensitivity(tests=[], weakest=None, sentences=[])
     melanoma, lesions = np.array(dataset["label"]) == _MELANOMA, np.array(dataset["group"])
-    compared = [test for kind in _KINDS for test in _tests(kind, dataset, alert, melanoma, lesions)]
-    for test, corrected in zip(compared, holm([test["p"] for test in compared]), strict=True):
-        test["p_corrected"] = corrected
-    enough = [test for test in compared if test["n_melanomas"] >= FEWEST]
-    found = {
-        "tests": compared,
-        "weakest": min(enough, key=lambda test: test["sensitivity"]["value"], default=None),
-    }
-    return found | {"sentences": sentences(found)}
+    tests = [test for kind in _KINDS for test in _tests(kind, dataset, alert, melanoma, lesions)]
+    corrected = holm([test.p for test in tests])
+    tests = [dataclasses.replace(test, p_corrected=p) for test, p in zip(tests, corrected, strict=True)]
+    enough = [test for test in tests if test.n_melanomas >= FEWEST]
+    weakest = min(enough, key=_share_found, default=None)
+    return SubgroupSensitivity(tests=tests, weakest=weakest, sentences=sentences(tests, weakest))
 
 
-def _tests(kind: str, dataset: Dataset, alert: np.ndarray, melanoma: np.ndarray, lesions: np.ndarray) -> list[dict]:
+def _share_found(detection: Detection | SubgroupTest) -> float:
+    return detection.n_found / detection.n_melanomas
+
+
+def _tests(
+    kind: str, dataset: Dataset, alert: np.ndarray, melanoma: np.ndarray, lesions: np.ndarray
+) -> list[SubgroupTest]:
     names, subgroups = _names(kind, dataset)
-    names = np.array([name or "" for name in names])
+    subgroup_of = np.array([name or "" for name in names])
     tests = []
     for name in subgroups:
-        inside = melanoma & (names == name)
-        rest = melanoma & (names != "") & ~np.isin(lesions, lesions[inside])
-        if inside.any() and rest.any():
-            one, other = _found(alert, lesions, inside), _found(alert, lesions, rest)
-            table = [[side["n_found"], side["n_melanomas"] - side["n_found"]] for side in (one, other)]
+        inside = melanoma & (subgroup_of == name)
+        outside = melanoma & (subgroup_of != "") & ~np.isin(lesions, lesions[inside])
+        if inside.any() and outside.any():
+            one, rest = _detection(alert, lesions, inside), _detection(alert, lesions, outside)
+            table = [[side.n_found, side.n_melanomas - side.n_found] for side in (one, rest)]
             p = float(stats.fisher_exact(table).pvalue)
-            tests.append({"kind": kind, "name": name} | one | {"rest": other, "p": p})
-    if len(subgroups) == 2:
-        return sorted(tests, key=lambda test: test["sensitivity"]["value"])[:1]
-    return tests
+            tests.append(SubgroupTest(kind=kind, name=name, **vars(one), rest=rest, p=p, p_corrected=p))
+    return sorted(tests, key=_share_found)[:1] if len(subgroups) == 2 else tests
 
 
-def _found(alert: np.ndarray, lesions: np.ndarray, among: np.ndarray) -> dict:
-    """Return how many lesions among some images there are, and of how many each photo raises the alert."""
+def _detection(alert: np.ndarray, lesions: np.ndarray, among: np.ndarray) -> Detection:
+    """Count the lesions among some images, and those of which each photo raises the alert."""
     n = len(np.unique(lesions[among]))
-    found = n - len(np.unique(lesions[among & ~alert]))
-    return {
-        "n_melanomas": n,
-        "n_found": found,
-        "sensitivity": metrics.exact_proportion(found, n),
-    }
+    n_found = n - len(np.unique(lesions[among & ~alert]))
+    return Detection(n_melanomas=n, n_found=n_found, sensitivity=exact_proportion(n_found, n))
 
 
 def holm(p: list[float]) -> list[float]:
@@ -144,9 +204,8 @@ def holm(p: list[float]) -> list[float]:
     return corrected.tolist()
 
 
-def sentences(found: dict) -> list[str]:
-    """Return what `sensitivity_by_subgroup` returns, for a person to read; nothing where nothing was tested."""
-    tests, weakest = found["tests"], found["weakest"]
+def sentences(tests: list[SubgroupTest], weakest: SubgroupTest | None) -> list[str]:
+    """Say what the tests show, for a person to read; nothing where nothing was tested."""
     if not tests:
         return []
     lines = differing(tests)
@@ -160,38 +219,33 @@ def sentences(found: dict) -> list[str]:
     return [*lines, f"The weakest subgroup with at least {FEWEST} melanomas: {_counted(weakest)}."]
 
 
-def differing(tests: list[dict]) -> list[str]:
+def differing(tests: list[SubgroupTest]) -> list[str]:
     """Return a sentence for each subgroup whose sensitivity differs beyond chance from that of the rest."""
-    return [_sentence(test, len(tests)) for test in tests if test["p_corrected"] < SIGNIFICANCE]
+    return [_sentence(test, len(tests)) for test in tests if test.p_corrected < SIGNIFICANCE]
 
 
-def _sentence(test: dict, n: int) -> str:
-    lower = test["sensitivity"]["value"] < test["rest"]["sensitivity"]["value"]
-    rest = test["rest"]
+def _sentence(test: SubgroupTest, n: int) -> str:
+    rest = test.rest
     return (
-        f"{'Lower' if lower else 'Higher'} sensitivity beyond chance: {_counted(test)}; of the others "
-        f"whose {test['kind']} is known {rest['n_found']} of {rest['n_melanomas']} (Fisher's exact test: "
-        f"p = {test['p']:.2g}, and {test['p_corrected']:.2g} corrected for {n} subgroups)."
+        f"{'Lower' if _share_found(test) < _share_found(rest) else 'Higher'} sensitivity beyond chance: "
+        f"{_counted(test)}; of the others whose {test.kind} is known {rest.n_found} of {rest.n_melanomas} "
+        f"(Fisher's exact test: p = {test.p:.2g}, and {test.p_corrected:.2g} corrected for {n} subgroups)."
     )
 
 
-def _counted(test: dict) -> str:
-    share = format_estimate(test["sensitivity"])
-    return (
-        f"{test['kind']} {test['name']}, where the alert finds {test['n_found']} of {test['n_melanomas']} melanomas, "
-        f"{share}"
+def _counted(test: SubgroupTest) -> str:
+    share = format_estimate(test.sensitivity)
+    return f"{test.kind} {test.name}, where the alert finds {test.n_found} of {test.n_melanomas} melanomas, {share}"
+
+
+def _measure(truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, alert: np.ndarray | None) -> Subgroup:
+    intervals, melanoma = Intervals(groups), truth == _MELANOMA
+    return Subgroup(
+        n=len(truth),
+        groups=intervals.groups,
+        melanomas=int(melanoma.sum()),
+        accuracy=intervals.of_proportion(metrics.decide(probabilities) == truth, np.ones(len(truth), bool)),
+        auroc=intervals.of_area(metrics.auroc, melanoma, probabilities[:, _MELANOMA]),
+        sensitivity=UNDEFINED if alert is None else intervals.of_proportion(alert, melanoma),
+        specificity=UNDEFINED if alert is None else intervals.of_proportion(~alert, ~melanoma),
     )
-
-
-def _figures(truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, alert: np.ndarray | None) -> dict:
-    intervals, melanoma = metrics.Intervals(groups), truth == _MELANOMA
-    undefined = {"value": None, "low": None, "high": None}
-    return {
-        "n": len(truth),
-        "groups": intervals.groups,
-        "melanomas": int(melanoma.sum()),
-        "accuracy": intervals.of_proportion(metrics.decide(probabilities) == truth, np.ones(len(truth), bool)),
-        "auroc": intervals.of_area(metrics.auroc, melanoma, probabilities[:, _MELANOMA]),
-        "sensitivity": undefined if alert is None else intervals.of_proportion(alert, melanoma),
-        "specificity": undefined if alert is None else intervals.of_proportion(~alert, ~melanoma),
-    }

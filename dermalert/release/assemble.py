@@ -14,7 +14,9 @@ from dermalert import commit
 from dermalert.config import Config
 from dermalert.data import contamination
 from dermalert.data.development import Development, Reported
-from dermalert.evaluation import baselines, evaluate, operating_points, stress_test
+from dermalert.evaluation import baselines, evaluate, operating_points, predict, stress_test
+from dermalert.evaluation.evaluate import Evaluation
+from dermalert.evaluation.predict import SplitPredictions
 from dermalert.release import build, fit_abstention, onnx_export, remeasure
 from dermalert.training import backbones, distributed, run_folder, sampling
 from dermalert.training.run import Run, Trained
@@ -35,7 +37,7 @@ def gather(config: Config, data: Development, model: PreTrainedModel, processor:
 
 def predict_fold(
     run: Run, data: Development, number: int, learn: Callable[..., Trained | None]
-) -> evaluate.Side | None:
+) -> SplitPredictions | None:
     """What a model that has learnt from the other folds says of one; read where an earlier start kept it.
 
     Args:
@@ -45,7 +47,7 @@ def predict_fold(
         learn: trains and calibrates a model, as `train_hf.learn`.
     """
     folder, fold = run.folder / "folds" / str(number), data.folds[number]
-    kept = evaluate.read_predictions(folder / "answers.npz", fold["held_out"]) if distributed.is_main() else None
+    kept = predict.read_predictions(folder / "answers.npz", fold["held_out"]) if distributed.is_main() else None
     missing = distributed.broadcast_from_main(lambda: kept is None)
     trained = learn(run.config, folder, fold, data.description) if missing else None
     if not distributed.is_main():
@@ -54,14 +56,14 @@ def predict_fold(
         release = Release(trained.model.eval(), trained.processor, name=f"fold {number}")
         release.model.config.update(operating_points.fit(release, fold["calibration"]))
         release = Release(release.model, release.processor, name=release.name)
-        kept = evaluate.ask(release, fold["held_out"], name=release.name)
-        evaluate.write_predictions(folder / "answers.npz", kept)
+        kept = predict.predict(release, fold["held_out"], name=release.name)
+        predict.write_predictions(folder / "answers.npz", kept)
     run_folder.drop_checkpoints(folder)
     return kept
 
 
 def assemble(
-    run: Run, trained: Trained, data: Development, reported: Reported, out_of_fold: Sequence[evaluate.Side | None]
+    run: Run, trained: Trained, data: Development, reported: Reported, out_of_fold: Sequence[SplitPredictions | None]
 ) -> None:
     """Write the release of a run; it appears whole, or not at all.
 
@@ -77,14 +79,15 @@ def assemble(
         release = _store(trained, staging, half_precision=config.half_precision)
         release = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
         release = operating_points.add(staging, release, splits["calibration"])
-        measured = _measure(release, trained, splits, reported.external) | evaluate.pooled(
-            [predicted for predicted in out_of_fold if predicted]
-        )
+        measured = _measure(release, trained, splits, reported.external)
+        if folds := [fold for fold in out_of_fold if fold]:
+            measured["out_of_fold"] = evaluate.measure(predict.pool(folds))
+        predictions = {name: split.predictions for name, split in measured.items()}
         metrics = _metrics(run, trained, data, reported, release, measured)
         if config.onnx != "none":
-            metrics["onnx"] = onnx_export.write(staging, release, measured["held_out"], splits, config.onnx)
+            metrics["onnx"] = onnx_export.write(staging, release, predictions["held_out"], splits, config.onnx)
         evaluate.write_reference(staging / REFERENCE, release)
-        evaluate.write(staging / "evaluation", metrics, measured, trained.state.log_history)
+        evaluate.write(staging / "evaluation", metrics, predictions, trained.state.log_history)
         if config.weights_from:
             remeasure.copy_learning_curves(config.weights_from, staging)
         files.write_json(staging / "evaluation" / "audit.json", reported.audit)
@@ -103,14 +106,13 @@ def _store(trained: Trained, folder: Path, *, half_precision: bool) -> Release:
 
 def _measure(
     release: Release, trained: Trained, splits: dict[str, Dataset], external: dict[str, Dataset]
-) -> dict[str, evaluate.Side]:
+) -> dict[str, Evaluation]:
     """What a serving side makes of all that is reported, by name."""
     reported = {name: splits[name] for name in ("held_out", "official_test", "clean_test")} | external
     prior = sampling.class_frequencies(splits["train"]["label"])  # that of the calibration split, but for chance
     measured = evaluate.evaluate(release, reported, undone=trained.calibration.undone, prior=prior)
     held_out = measured["held_out"]
-    held_out.figures["artefacts"] = stress_test.stress(release, held_out.dataset, unaltered=held_out.probabilities)
-    return measured
+    return measured | {"held_out": held_out.with_artefacts(stress_test.stress(release, held_out.predictions))}
 
 
 def _metrics(
@@ -119,10 +121,10 @@ def _metrics(
     data: Development,
     reported: Reported,
     release: Release,
-    measured: dict[str, evaluate.Side],
+    measured: dict[str, Evaluation],
 ) -> dict:
     """What `metrics.json` holds, but for the exports."""
-    held_out, about, config = measured["held_out"], trained.model.config.dermalert, release.model.config
+    held_out, about, config = measured["held_out"].predictions, trained.model.config.dermalert, release.model.config
     shortcuts = baselines.baselines(data.splits, held_out.probabilities)
     return {
         "schema": 1,
@@ -130,9 +132,9 @@ def _metrics(
         "base_model": about["base_model"],
         "data": data.describe(run.config.split_seed, reported.external_report)
         | {"generated": about["generated"], "trained_on": about["data"]},
-        "splits": {name: split.figures for name, split in measured.items()},
-        "baselines": shortcuts,
-        "shortcut": baselines.shortcuts(shortcuts),
+        "splits": {name: split.report.to_json() for name, split in measured.items()},
+        "baselines": {name: baseline.to_json() for name, baseline in shortcuts.items()},
+        "shortcut": baselines.shortcuts(shortcuts).to_json(),
         "calibration": dataclasses.asdict(trained.calibration),
         "alert": config.alert,
         "attention": config.attention,

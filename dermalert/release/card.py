@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 from dermalert_space.contract import NOT_A_DEVICE, HubName
-from dermalert_space.estimate import format_estimate
+from dermalert_space.estimate import UNDEFINED, format_estimate
 from dermalert_space.page.markup import lesions_as_served
 from dermalert_space.prediction import threshold_share
 from dermalert_space.reader_studies import AGAINST_NEVI, READERS
@@ -36,7 +36,7 @@ _HEADLINE = {
     "accuracy": lambda side: format_estimate(side["accuracy"]),
     "balanced accuracy": lambda side: format_estimate(side["balanced_accuracy"]),
     "the same, were all diagnoses equally common": lambda side: format_estimate(
-        side.get("balanced_accuracy_equal_priors", {"value": None})
+        side.get("balanced_accuracy_equal_priors", UNDEFINED)
     ),
     "balanced accuracy, both benign keratoses as one": lambda side: format_estimate(
         side["balanced_accuracy_benign_keratosis_merged"]
@@ -71,7 +71,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
     return render(
         _CARD,
         metrics=metrics,
-        differing=subgroups.differing(tests),
+        differing=subgroups.differing([subgroups.SubgroupTest.read(test) for test in tests]),
         of_lesions=lambda kind, name: lesions_as_served(kind, name, tests),
         front_matter=_front_matter(metrics),
         licence=_licence(metrics["data"]),

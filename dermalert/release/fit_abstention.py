@@ -1,4 +1,4 @@
-"""Set what a release declines to judge, by its training and calibration images, and measure it on those held out."""
+"""Set what a release declines to release, by its training and calibration images, and measure it on those held out."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
 from dermalert.imaging import non_lesions
 
 FALSE_ABSTENTIONS = 0.0075
@@ -23,7 +23,7 @@ FALSE_ABSTENTIONS = 0.0075
 
 _TRAINING_IMAGES = 2500  # that the statistics are of, at most: more hardly move them
 _DIRECTIONS = 16  # of the normal distribution that are its own; chosen, as the rate above, on the validation side
-_CHUNK = 16  # images in memory at once: a batch of the judge's
+_CHUNK = 16  # images in memory at once: a batch of the release's
 _RANKED = ("light", "contrast", "detail")  # whose thresholds are the lowest value of the calibration side
 _SPENT = len(_RANKED) + 1  # images of the rate that these and the short side may decline
 _MARGIN = 1e-4  # so that rounding in another batch or on another machine declines no image that set a threshold
@@ -118,18 +118,18 @@ def _chunks(dataset: Dataset, *, name: str) -> Iterator[list[Image.Image]]:
 
 
 def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:
-    """Return how often a release declines images held out of it, by source, and what is no lesion or unfit to judge.
+    """Return how often a release declines images held out of it, by source, and what is no lesion or unfit to release.
 
     Args:
         release: what declines.
         held_out: in the schema of `schema.FEATURES`.
         abstained: (n,) which of them it has declined.
     """
-    sources, intervals = np.array(held_out["source"]), metrics.Intervals(np.array(held_out["group"]))
+    sources, intervals = np.array(held_out["source"]), Intervals(np.array(held_out["group"]))
     whose = {"all": np.ones(len(sources), bool)} | {str(name): sources == name for name in np.unique(sources)}
     return {
         "held_out": {
-            name: {"n": int(among.sum()), "refused": intervals.of_proportion(abstained, among)}
+            name: {"n": int(among.sum()), "refused": intervals.of_proportion(abstained, among).to_json()}
             for name, among in whose.items()
         },
         "unfit": {name: _share(release, images) for name, images in non_lesions.unfit(held_out).items()},
@@ -144,5 +144,5 @@ def _share(release: Release, images: Iterator[Image.Image]) -> dict:
     everywhere = np.ones(len(abstained), bool)
     return {
         "n": len(abstained),
-        "refused": metrics.Intervals(np.arange(len(abstained))).of_proportion(abstained, everywhere),
+        "refused": Intervals(np.arange(len(abstained))).of_proportion(abstained, everywhere).to_json(),
     }

@@ -31,8 +31,9 @@ from transformers import AutoModelForImageClassification
 
 from dermalert.config import Export
 from dermalert.errors import RunError, UsageError, first_line
-from dermalert.evaluation import evaluate, metrics
-from dermalert.evaluation.evaluate import Side
+from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
+from dermalert.evaluation.predict import SplitPredictions, predict
 from dermalert.taxonomy import ALERT, DIAGNOSES
 from dermalert.training import backbones
 
@@ -74,13 +75,15 @@ def _written(wanted: Export) -> list[str]:
     return ["graph"] if wanted == "serving" else ["graph", "model"]
 
 
-def write(folder: Path, release: Release, held_out: Side, sides: dict[str, Dataset], wanted: Export) -> dict:
+def write(
+    folder: Path, release: Release, held_out: SplitPredictions, sides: dict[str, Dataset], wanted: Export
+) -> dict:
     """Write `onnx/` of a release, and return what there is to say of it.
 
     Args:
         folder: of the release, with its weights as they are stored.
         release: the same, loaded; its processor makes the pixels.
-        held_out: images that choose nothing, with the judge's answers.
+        held_out: images that choose nothing, with the release's answers.
         sides: `validation` decides whether the file in 8 bits is kept, `train` gives the ranges of its values.
         wanted: the graph alone, or all files.
 
@@ -93,7 +96,7 @@ def write(folder: Path, release: Release, held_out: Side, sides: dict[str, Datas
     for name, found in speeds(folder, release, pixels, threads=1).items():
         told[name]["speed"] = found
     if "quantized" in told:
-        coarse, validation = told["quantized"], evaluate.ask(release, sides["validation"], name="validation")
+        coarse, validation = told["quantized"], predict(release, sides["validation"], name="validation")
         coarse["validation_auroc_change"] = compare(folder, release, validation)["quantized"]["auroc_change"]
         coarse["kept"] = pays(coarse)
         if not coarse["kept"]:
@@ -130,7 +133,7 @@ def prepare(folder: Path, release: Release, train: Dataset, wanted: Export) -> n
     return some[:_BATCH]
 
 
-def compare(folder: Path, release: Release, held_out: Side) -> dict[str, dict]:
+def compare(folder: Path, release: Release, held_out: SplitPredictions) -> dict[str, dict]:
     """Return size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
     models = sessions(folder, release)
     found = answers(release.processor, held_out.dataset, list(models.values()))
@@ -336,7 +339,7 @@ def _spread(n: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, most).round().astype(int)).tolist()
 
 
-def _about(file: Path, release: Release, held_out: Side, probabilities: np.ndarray) -> dict:
+def _about(file: Path, release: Release, held_out: SplitPredictions, probabilities: np.ndarray) -> dict:
     alert, melanoma = release.alerts(probabilities), _melanomas(held_out)
     return {
         "megabytes": file.stat().st_size / 1e6,
@@ -347,8 +350,8 @@ def _about(file: Path, release: Release, held_out: Side, probabilities: np.ndarr
     }
 
 
-def _melanomas(side: Side) -> np.ndarray:
-    return np.array(side.dataset["label"]) == DIAGNOSES.index(ALERT)
+def _melanomas(predictions: SplitPredictions) -> np.ndarray:
+    return np.array(predictions.dataset["label"]) == DIAGNOSES.index(ALERT)
 
 
 def speeds(folder: Path, release: Release, pixels: np.ndarray, *, threads: int) -> dict[str, dict[str, float]]:
@@ -390,12 +393,12 @@ def _seconds(run: Run, pixels: np.ndarray) -> float:
     return time.perf_counter() - started
 
 
-def auroc_change(held_out: Side, probabilities: np.ndarray) -> dict:
+def auroc_change(held_out: SplitPredictions, probabilities: np.ndarray) -> dict:
     """Return by how much other answers to the same images change the melanoma AUROC, with its paired interval."""
     melanoma, column = _melanomas(held_out), DIAGNOSES.index(ALERT)
     before, after = held_out.probabilities[:, column].astype(float), probabilities[:, column]
-    intervals = metrics.Intervals(np.array(held_out.dataset["group"]))
-    return intervals.of(lambda w: metrics.auroc(melanoma, after, w) - metrics.auroc(melanoma, before, w))
+    intervals = Intervals(np.array(held_out.dataset["group"]))
+    return intervals.of(lambda w: metrics.auroc(melanoma, after, w) - metrics.auroc(melanoma, before, w)).to_json()
 
 
 def pays(told: dict) -> bool:

@@ -27,6 +27,7 @@ from dermalert.data import contamination, splits
 from dermalert.data.identifiers import archive_number
 from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import metrics, noninferiority
+from dermalert.evaluation.intervals import Intervals
 from dermalert.formatting import COMPARED, percent_at_least
 from dermalert.hub import client
 from dermalert.hub.retries import with_retries
@@ -245,16 +246,16 @@ def compare(old: Answers, new: Answers) -> dict:
 
 
 def _differences(both: Pair, melanoma: np.ndarray) -> dict:
-    intervals = metrics.Intervals(both.groups)
+    intervals = Intervals(both.groups)
 
     def difference(metric, old, new) -> dict:
-        return intervals.of(lambda w: metric(new, w) - metric(old, w))
+        return intervals.of(lambda w: metric(new, w) - metric(old, w)).to_json()
 
     def area(score: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return metrics.auroc(melanoma, score, weights)
 
     scores = [probabilities[:, _MELANOMA] for probabilities in both.probabilities]
-    areas = [intervals.of_area(metrics.auroc, melanoma, score) for score in scores]
+    areas = [intervals.of_area(metrics.auroc, melanoma, score).to_json() for score in scores]
     found = {
         "melanoma_auroc": dict(zip(("old", "new"), areas, strict=True)) | {"difference": difference(area, *scores)}
     }
@@ -266,7 +267,7 @@ def _differences(both: Pair, melanoma: np.ndarray) -> dict:
     for name, (among, flags, wanted) in shares.items():
         if all(flag is not None for flag in flags):
             hits = [flag == wanted for flag in flags]
-            sides = [intervals.of_proportion(hit, among) for hit in hits]
+            sides = [intervals.of_proportion(hit, among).to_json() for hit in hits]
             moved = difference(lambda hit, w, among=among: metrics.proportion(hit, among, w), *hits)
             found[name] = dict(zip(("old", "new"), sides, strict=True)) | {"difference": moved}
     return found

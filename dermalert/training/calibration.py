@@ -10,7 +10,7 @@ from scipy import optimize, special
 from transformers import PreTrainedModel
 
 from dermalert.errors import RunError
-from dermalert.evaluation.evaluate import predict
+from dermalert.evaluation.predict import predict_images
 from dermalert.taxonomy import ALERT
 from dermalert.training import head
 
@@ -49,7 +49,7 @@ def calibrate(model: PreTrainedModel, processor, dataset: Dataset, *, prior: np.
     model.config.alert = {"label": ALERT, "threshold": None}
     serving = Release(model, processor, name="calibration")
     # Logarithms of probabilities are logits up to a constant an image, which no softmax sees.
-    probabilities = predict(serving, dataset, name="calibration images")
+    probabilities = predict_images(serving, dataset, name="calibration images").probabilities
     if not np.isfinite(probabilities).all():
         raise RunError("the training diverged: the model's answers are not numbers. Try a lower --learning_rate.")
     logits = np.log(np.maximum(probabilities, _TINY))

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from dermalert.errors import RunError
-from dermalert.evaluation import metrics
+from dermalert.evaluation.trainer_metric import SkinLesionMetric
 from dermalert.imaging.device import sent
 from dermalert.training import calibration, distributed, run_folder
 from dermalert.training.sampling import Draws, WeightedSampler
@@ -25,7 +25,7 @@ from dermalert.training.sampling import Draws, WeightedSampler
 
 def measure(prior: np.ndarray | None):
     """What the Trainer calls with the logits and labels of a split; the prior as `calibration.calibrate` takes it."""
-    metric = metrics.SkinLesionMetric(keep_in_memory=True)
+    metric = SkinLesionMetric(keep_in_memory=True)
 
     def figures(output) -> dict[str, float | None]:
         logits, truth = output.predictions, output.label_ids

@@ -36,6 +36,9 @@ class Estimate:
         return dataclasses.asdict(self)
 
 
+UNDEFINED = Estimate()
+
+
 def format_estimate(
     estimate: Estimate | Mapping[str, float | None],
     digits: int = 2,

@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.estimate import Estimate
 from PIL import Image
 
 from dermalert.data import loading, schema, splits
@@ -10,7 +11,7 @@ from dermalert.evaluation.baselines import baselines, shortcuts
 from dermalert.taxonomy import DIAGNOSES
 
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
-UNDEFINED = {"value": None, "low": None, "high": None}
+UNDEFINED = Estimate()
 NAMES = {"mean_colour", "frame_only", "source_only", "sharpness_only", "lesion_hidden"}
 RED, BLUE = (190, 110, 110), (110, 110, 190)
 
@@ -54,7 +55,7 @@ def plain(seed, _label):
 
 
 def auroc(figures):
-    return {name: figure["melanoma_auroc"]["value"] for name, figure in figures.items()}
+    return {name: figure.melanoma_auroc.value for name, figure in figures.items()}
 
 
 def test_a_label_in_the_frame_is_found_by_what_sees_the_frame():
@@ -65,7 +66,7 @@ def test_a_label_in_the_frame_is_found_by_what_sees_the_frame():
     assert set(figures) == NAMES
     assert auroc(figures)["frame_only"] > 0.99
     assert auroc(figures)["lesion_hidden"] > 0.99
-    assert figures["frame_only"]["balanced_accuracy"]["value"] > 0.99
+    assert figures["frame_only"].balanced_accuracy.value > 0.99
     assert auroc(figures)["mean_colour"] < 0.7
     assert auroc(figures)["source_only"] < 0.65
 
@@ -92,23 +93,23 @@ def test_a_label_in_the_sharpness_is_found_by_what_sees_nothing_else():
 def test_a_label_in_the_source_is_found_by_the_source_alone():
     figures = baselines(sides(plain, source=lambda label, _: "old" if label == MELANOMA else "new"))
     assert auroc(figures)["source_only"] == 1
-    assert figures["source_only"]["balanced_accuracy"]["value"] == 1
+    assert figures["source_only"].balanced_accuracy.value == 1
     assert max(value for name, value in auroc(figures).items() if name != "source_only") < 0.65
 
 
 def test_where_nothing_tells_the_label_all_are_near_chance():
     figures = baselines(sides(plain))
     for figure in figures.values():
-        assert figure["n"] == 120
-        assert figure["features"]
+        assert figure.n == 120
+        assert figure.features
         for name in ("melanoma_auroc", "balanced_accuracy"):
-            assert figure[name]["low"] < 0.5 < figure[name]["high"]
+            assert getattr(figure, name).low < 0.5 < getattr(figure, name).high
 
 
 def test_a_single_source_tells_nothing():
     figure = baselines(sides(plain, source=lambda *_: "here"))["source_only"]
-    assert figure["melanoma_auroc"]["value"] == 0.5
-    assert figure["balanced_accuracy"]["value"] == 0.5
+    assert figure.melanoma_auroc.value == 0.5
+    assert figure.balanced_accuracy.value == 0.5
 
 
 def test_a_source_that_training_had_not_is_no_error():
@@ -119,8 +120,8 @@ def test_a_source_that_training_had_not_is_no_error():
 
 def test_of_one_diagnosis_nothing_is_defined():
     for figure in baselines(sides(plain, images=6, labels=(NEVUS,))).values():
-        assert figure["n"] == 6
-        assert figure["melanoma_auroc"] == figure["balanced_accuracy"] == UNDEFINED
+        assert figure.n == 6
+        assert figure.melanoma_auroc == figure.balanced_accuracy == UNDEFINED
 
 
 def test_without_melanomas_on_either_side_there_is_no_auroc():
@@ -128,15 +129,15 @@ def test_without_melanomas_on_either_side_there_is_no_auroc():
     others = sides(plain, images=20, labels=(NEVUS, 0))
     for untold in (both | {"held_out": nevi["held_out"]}, both | {"train": others["train"]}):
         for figure in baselines(untold).values():
-            assert figure["melanoma_auroc"] == UNDEFINED
-            assert figure["balanced_accuracy"]["value"] is not None
+            assert figure.melanoma_auroc == UNDEFINED
+            assert figure.balanced_accuracy.value is not None
 
 
 def test_an_empty_side_leaves_all_undefined():
     both = sides(plain, images=6)
     for empty in both:
         figures = baselines(both | {empty: both[empty].select([])})
-        assert all(f["melanoma_auroc"] == f["balanced_accuracy"] == UNDEFINED for f in figures.values())
+        assert all(f.melanoma_auroc == f.balanced_accuracy == UNDEFINED for f in figures.values())
 
 
 def test_the_figures_are_the_same_every_time():
@@ -162,19 +163,19 @@ def test_a_model_that_reads_no_more_than_the_frame_is_called_a_shortcut():
     both = sides(lambda seed, label: canvas(seed, frame=RED if label == MELANOMA else BLUE))
     figures = baselines(both, answers(both["held_out"], np.ones(120, bool)))
     told = shortcuts(figures)
-    assert told["found"]
-    assert {"frame_only", "lesion_hidden"} <= set(told["melanoma_auroc"])
-    assert "source_only" not in told["melanoma_auroc"]
+    assert told.found
+    assert {"frame_only", "lesion_hidden"} <= set(told.melanoma_auroc)
+    assert "source_only" not in told.melanoma_auroc
 
 
 def test_a_model_that_reads_the_lesion_is_not_called_a_shortcut():
     both = sides(lambda seed, label: canvas(seed, centre=RED if label == MELANOMA else BLUE))
     both |= {"held_out": sides(plain)["held_out"]}  # whose lesions the mean colour cannot tell
     figures = baselines(both, answers(both["held_out"], np.ones(120, bool)))
-    assert not shortcuts(figures)["found"]
+    assert not shortcuts(figures).found
     for figure in figures.values():
         for name in ("balanced_accuracy", "melanoma_auroc"):
-            assert 0 < figure["margin"][name]["low"] <= figure["margin"][name]["value"]
+            assert 0 < getattr(figure.margin, name).low <= getattr(figure.margin, name).value
 
 
 def test_a_margin_is_the_difference_of_the_two_figures():
@@ -184,12 +185,12 @@ def test_a_margin_is_the_difference_of_the_two_figures():
     truth = np.array(both["held_out"]["label"])
     for figure in baselines(both, probabilities).values():
         mine = metrics.balanced_accuracy(truth, probabilities.argmax(1), np.ones(120))
-        assert figure["margin"]["balanced_accuracy"]["value"] == mine - figure["balanced_accuracy"]["value"]
+        assert figure.margin.balanced_accuracy.value == mine - figure.balanced_accuracy.value
 
 
 def test_an_undefined_margin_accuses_nobody():
     both = sides(plain, images=6, labels=(NEVUS,))
     figures = baselines(both, answers(both["held_out"], np.ones(6, bool)))
     told = shortcuts(figures)
-    assert told["not_measured"] == ["balanced_accuracy", "melanoma_auroc"]
-    assert not told["found"] and told["balanced_accuracy"] == told["melanoma_auroc"] == []
+    assert told.not_measured == ["balanced_accuracy", "melanoma_auroc"]
+    assert not told.found and told.balanced_accuracy == told.melanoma_auroc == []

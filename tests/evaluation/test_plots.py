@@ -13,6 +13,7 @@ from scipy import special
 from sklearn.metrics import roc_curve
 
 from dermalert.evaluation import metrics, plots
+from dermalert.evaluation.intervals import clopper_pearson
 from dermalert.taxonomy import DIAGNOSES
 
 MELANOMA, NEVUS = 3, 4
@@ -194,7 +195,7 @@ def test_the_band_holds_the_curve_and_is_never_certain():
     low, high = plots._roc_band(positive, score, images.groups)
     curve = np.interp(plots._FALSE_ALARMS, *plots._roc(positive, score, np.ones(len(score))))
     assert (low <= curve).all() and (curve <= high).all() and (low < high).all()
-    assert low[-1] == pytest.approx(metrics.clopper_pearson(10, 10)[0])
+    assert low[-1] == pytest.approx(clopper_pearson(10, 10)[0])
 
 
 def test_photos_of_one_lesion_do_not_narrow_the_band():

@@ -13,6 +13,8 @@ from scipy import special, stats
 from support.paths import REPOSITORY
 
 from dermalert.evaluation import metrics, operating_points
+from dermalert.evaluation.intervals import Intervals, clopper_pearson
+from dermalert.evaluation.report import at_prevalences, calibration
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from calibration_intervals import ERRORS, SHAPES, SIZES, coverage_of_error, coverage_of_logistic
@@ -64,7 +66,7 @@ def test_the_alert_as_served_misses_its_target_in_at_most_one_of_twenty_draws(le
 @pytest.mark.parametrize("n", [1, 2, 5, 16, 29, 59, 100, 400])
 def test_exact_intervals_cover_whatever_the_truth_is(n):
     # No draws here: the probability of each count is known.
-    limits = np.array([metrics.clopper_pearson(hits, n) for hits in range(n + 1)])
+    limits = np.array([clopper_pearson(hits, n) for hits in range(n + 1)])
     truths = np.linspace(0.001, 0.999, 999)[:, None]
     covers = (limits[:, 0] <= truths) & (truths <= limits[:, 1])
     coverage = (stats.binom.pmf(np.arange(n + 1), n, truths) * covers).sum(1)
@@ -82,15 +84,15 @@ def coverage_of_intervals(rng, lesions, melanomas, separation, draws):
     for _ in range(draws):
         score, lesion = photos(rng, lesions, separation * positive_lesion)
         positive, alert = positive_lesion[lesion], score >= CUT
-        intervals = metrics.Intervals(lesion)
+        intervals = Intervals(lesion)
         figures = {
             "auroc": intervals.of_area(metrics.auroc, positive, score),
             "sensitivity": intervals.of_proportion(alert, positive),
             "specificity": intervals.of_proportion(~alert, ~positive),
         }
-        figures |= metrics._at_prevalences(figures["sensitivity"], figures["specificity"])["0.05"]
+        figures |= at_prevalences(figures["sensitivity"], figures["specificity"])["0.05"]
         for name, figure in figures.items():
-            covered[name] += figure["low"] <= truth[name] <= figure["high"]
+            covered[name] += figure.low <= truth[name] <= figure.high
     shares = {name: count / draws for name, count in covered.items()}
     found = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     print(f"\n{lesions} lesions, {melanomas} melanomas, AUROC {truth['auroc']:.2f}, {draws} draws: {found}")
@@ -116,8 +118,8 @@ def ece_intervals(rng, lesions, overconfidence, draws):
         shared = luck[lesion] * CORRELATION**0.5 + rng.normal(size=len(lesion)) * (1 - CORRELATION) ** 0.5
         truth = (stats.norm.cdf(shared) >= top - overconfidence).astype(int)  # 0 is the top label
         probabilities = np.column_stack([top, *[(1 - top) / 8] * 8])
-        error = metrics.calibration(truth, probabilities, metrics.Intervals(lesion, draws=200))["ece"]
-        found.append([error["low"], error["value"], error["high"]])
+        error = calibration(truth, probabilities, Intervals(lesion, draws=200)).ece
+        found.append([error.low, error.value, error.high])
     return np.array(found).T
 
 

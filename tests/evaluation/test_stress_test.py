@@ -5,16 +5,19 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from dermalert_space.estimate import Estimate
 from dermalert_space.release import Release
 from PIL import Image
 from support.releases import make_image, make_release
 
 from dermalert.data import schema
-from dermalert.evaluation.stress_test import ARTEFACTS, apply, stress
+from dermalert.evaluation import stress_test
+from dermalert.evaluation.predict import predict
+from dermalert.evaluation.stress_test import ARTEFACTS, apply
 from dermalert.taxonomy import DIAGNOSES
 
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
-UNDEFINED = {"value": None, "low": None, "high": None}
+UNDEFINED = Estimate()
 PAINTED = ("ruler", "ink", "hair", "dark_corners", "bubbles")
 ALIKE_FOR_ALL = ("jpeg", "blur", "darker", "brighter")
 
@@ -122,6 +125,10 @@ def release(folder):
     return release
 
 
+def stress(release, side, **options):
+    return stress_test.stress(release, predict(release, side, name="side"), **options)
+
+
 def plain(brightness):
     return Image.new("RGB", (48, 48), (round(255 * brightness),) * 3)
 
@@ -154,23 +161,29 @@ def test_less_light_raises_and_more_light_lowers_the_score_of_a_model_that_looks
     figures = stress(release, side)
     assert list(figures) == list(ARTEFACTS)
     darker, brighter = figures["darker"], figures["brighter"]
-    assert 0 < darker["score_change"]["low"] < darker["score_change"]["value"] < darker["score_change"]["high"] < 1
-    assert darker["score_change_absolute"]["value"] == pytest.approx(darker["score_change"]["value"])
-    assert darker["alerts_gained"] | {"low": None} == {"value": 1, "low": None, "high": 1}
-    assert darker["alerts_lost"]["value"] == 0 < darker["alerts_lost"]["high"] < 0.5
-    assert darker["prediction_changed"]["value"] == 0.6  # all nevi
-    assert -1 < brighter["score_change"]["high"] < 0
-    assert brighter["score_change_absolute"]["value"] == pytest.approx(-brighter["score_change"]["value"])
-    assert brighter["alerts_gained"]["value"] == 0
-    assert brighter["alerts_lost"]["value"] > 0.3
-    assert figures["rotation"]["score_change_absolute"]["value"] < 0.01
-    assert figures["blur"]["score_change_absolute"]["value"] < 0.01
+    assert 0 < darker.score_change.low < darker.score_change.value < darker.score_change.high < 1
+    assert darker.score_change_absolute.value == pytest.approx(darker.score_change.value)
+    assert (darker.alerts_gained.value, darker.alerts_gained.high) == (1, 1)
+    assert darker.alerts_lost.value == 0 < darker.alerts_lost.high < 0.5
+    assert darker.prediction_changed.value == 0.6  # all nevi
+    assert -1 < brighter.score_change.high < 0
+    assert brighter.score_change_absolute.value == pytest.approx(-brighter.score_change.value)
+    assert brighter.alerts_gained.value == 0
+    assert brighter.alerts_lost.value > 0.3
+    assert figures["rotation"].score_change_absolute.value < 0.01
+    assert figures["blur"].score_change_absolute.value < 0.01
 
 
 def test_the_counts_are_of_the_images_that_were_looked_at(release, side):
     for figure in stress(release, side).values():
-        assert [figure[name] for name in ("n", "groups", "melanomas", "caught", "quiet")] == [30, 15, 12, 12, 18]
-    assert {figure["n"] for figure in stress(release, side, limit=7).values()} == {7}
+        assert [getattr(figure, name) for name in ("n", "groups", "melanomas", "caught", "quiet")] == [
+            30,
+            15,
+            12,
+            12,
+            18,
+        ]
+    assert {figure.n for figure in stress(release, side, limit=7).values()} == {7}
 
 
 def test_the_order_of_a_side_does_not_change_which_images_are_looked_at(release, side):
@@ -178,33 +191,31 @@ def test_the_order_of_a_side_does_not_change_which_images_are_looked_at(release,
     shuffled = stress(release, side.shuffle(seed=1), limit=10)
     for name, figure in figures.items():
         for key in ("n", "groups", "melanomas", "caught", "quiet"):
-            assert shuffled[name][key] == figure[key]
-        assert shuffled[name]["score_change"]["value"] == pytest.approx(figure["score_change"]["value"])
+            assert getattr(shuffled[name], key) == getattr(figure, key)
+        assert shuffled[name].score_change.value == pytest.approx(figure.score_change.value)
 
 
-def test_answers_that_are_known_are_not_asked_for_again(release, side):
-    asked = stress(release, side, limit=10)
-    assert release.model.images == 10 * (len(ARTEFACTS) + 1)
-    known = release.probabilities([image.convert("RGB") for image in side["image"]])
+def test_the_pictures_without_artefacts_are_not_predicted_again(release, side):
+    predictions = predict(release, side, name="side")
     release.model.images = 0
-    assert stress(release, side, limit=10, unaltered=known) == asked
+    stress_test.stress(release, predictions, limit=10)
     assert release.model.images == 10 * len(ARTEFACTS)
 
 
 def test_without_a_threshold_nothing_is_said_of_alerts(release, side):
     release.threshold = None
     for figure in stress(release, side).values():
-        assert figure["alerts_gained"] == figure["alerts_lost"] == UNDEFINED
-        assert figure["quiet"] == figure["caught"] == 0
-        assert figure["score_change"]["value"] is not None
+        assert figure.alerts_gained == figure.alerts_lost == UNDEFINED
+        assert figure.quiet == figure.caught == 0
+        assert figure.score_change.value is not None
 
 
 def test_what_concerns_no_image_is_undefined(release):
     nevi = a_side([plain(0.6), plain(0.62)], [NEVUS, NEVUS])
     for figure in stress(release, nevi).values():
-        assert figure["alerts_lost"] == UNDEFINED  # no melanoma
-        assert figure["alerts_gained"] == UNDEFINED  # both raise the alert already
-        assert figure["melanomas"] == 0
+        assert figure.alerts_lost == UNDEFINED  # no melanoma
+        assert figure.alerts_gained == UNDEFINED  # both raise the alert already
+        assert figure.melanomas == 0
 
 
 def test_a_model_that_is_not_moved_is_said_not_to_be(folder, side):
@@ -212,11 +223,11 @@ def test_a_model_that_is_not_moved_is_said_not_to_be(folder, side):
     with torch.no_grad():
         release.model.classifier.weight.zero_()  # the same answer to every picture
     for figure in stress(release, side, limit=6).values():
-        assert figure["score_change"]["value"] == figure["score_change_absolute"]["value"] == 0
-        assert figure["prediction_changed"]["value"] == 0
+        assert figure.score_change.value == figure.score_change_absolute.value == 0
+        assert figure.prediction_changed.value == 0
 
 
 def test_one_image_gives_values_without_an_interval_of_a_mean(release):
     figure = stress(release, a_side([plain(0.8)], [NEVUS]))["darker"]
-    assert figure["score_change"]["value"] > 0.1
-    assert figure["score_change"]["low"] is None
+    assert figure.score_change.value > 0.1
+    assert figure.score_change.low is None

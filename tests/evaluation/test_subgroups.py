@@ -1,10 +1,21 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from datasets import Dataset
+from dermalert_space.estimate import Estimate
 from dermalert_space.page.markup import lesions_as_served
 from scipy import stats
 
-from dermalert.evaluation.subgroups import differing, holm, sensitivity_by_subgroup, subgroups
+from dermalert.evaluation.subgroups import (
+    NotMeasured,
+    SubgroupSensitivity,
+    SubgroupTest,
+    differing,
+    holm,
+    sensitivity_by_subgroup,
+    subgroups,
+)
 from dermalert.taxonomy import DIAGNOSES
 
 MELANOMA = DIAGNOSES.index("melanoma")
@@ -26,47 +37,47 @@ def told(dataset, *, alert=True, **more):
 def test_ages_fall_into_bands_in_their_order():
     ages = [5.0, 29.0, 30.0, 49.0, 50.0, 69.0, 70.0, 95.0, None]
     found = told(side(age=ages))["age"]
-    assert list(found["of"]) == ["under 30", "30 to 49", "50 to 69", "70 and over"]
-    assert [figures["n"] for figures in found["of"].values()] == [2, 2, 2, 2]
-    assert found["not_recorded"] == 1
+    assert list(found.of) == ["under 30", "30 to 49", "50 to 69", "70 and over"]
+    assert [figures.n for figures in found.of.values()] == [2, 2, 2, 2]
+    assert found.not_recorded == 1
 
 
 def test_each_subgroup_has_its_own_figures():
     labels = [MELANOMA, MELANOMA, 4, 4, 4, MELANOMA]
     dataset = side(sex=["female"] * 4 + ["male"] * 2, label=labels)
     probabilities = np.eye(9)[[MELANOMA, 4, 4, MELANOMA, 4, MELANOMA]]
-    found = subgroups(dataset, probabilities, probabilities[:, MELANOMA] > 0.5)["sex"]["of"]
-    assert (found["female"]["n"], found["female"]["melanomas"]) == (4, 2)
-    assert found["female"]["sensitivity"]["value"] == found["female"]["specificity"]["value"] == 0.5
-    assert found["female"]["accuracy"]["value"] == 0.5
-    assert found["male"]["accuracy"]["value"] == found["male"]["auroc"]["value"] == 1
+    found = subgroups(dataset, probabilities, probabilities[:, MELANOMA] > 0.5)["sex"].of
+    assert (found["female"].n, found["female"].melanomas) == (4, 2)
+    assert found["female"].sensitivity.value == found["female"].specificity.value == 0.5
+    assert found["female"].accuracy.value == 0.5
+    assert found["male"].accuracy.value == found["male"].auroc.value == 1
 
 
 def test_photos_of_one_lesion_are_one_group():
     dataset = side(sex=["female"] * 4, group=["a", "a", "b", "b"])
-    assert told(dataset)["sex"]["of"]["female"]["groups"] == 2
+    assert told(dataset)["sex"].of["female"].groups == 2
 
 
 def test_a_subgroup_without_melanomas_has_no_sensitivity():
-    figures = told(side(sex=["female", "female"]))["sex"]["of"]["female"]
-    assert figures["sensitivity"] == figures["auroc"] == {"value": None, "low": None, "high": None}
+    figures = told(side(sex=["female", "female"]))["sex"].of["female"]
+    assert figures.sensitivity == figures.auroc == Estimate()
 
 
 def test_a_release_without_a_threshold_has_neither_sensitivity_nor_specificity():
-    figures = told(side(sex=["female", "male"], label=[MELANOMA, 4]), alert=False)["sex"]["of"]["female"]
-    assert figures["sensitivity"]["value"] is figures["specificity"]["value"] is None
-    assert figures["accuracy"]["value"] is not None
+    figures = told(side(sex=["female", "male"], label=[MELANOMA, 4]), alert=False)["sex"].of["female"]
+    assert figures.sensitivity.value is figures.specificity.value is None
+    assert figures.accuracy.value is not None
 
 
 @pytest.mark.parametrize("kind", ["age", "sex", "site", "skin type"])
 def test_what_no_source_records_is_said_to_be_not_measured(kind):
-    assert told(side(source=["here", "there"]))[kind] == {
-        "not_measured": f"no source of these images records the {kind}"
-    }
+    assert told(side(source=["here", "there"]))[kind] == NotMeasured(
+        not_measured=f"no source of these images records the {kind}"
+    )
 
 
 def test_the_source_is_a_subgroup_too():
-    assert list(told(side(source=["there", "here"]))["source"]["of"]) == ["here", "there"]
+    assert list(told(side(source=["there", "here"]))["source"].of) == ["here", "there"]
 
 
 def melanomas(kind, *counts):
@@ -78,12 +89,12 @@ def melanomas(kind, *counts):
 
 def test_a_subgroup_whose_melanomas_are_missed_beyond_chance_is_named():
     told = sensitivity_by_subgroup(*melanomas("age", (40.0, 23, 29), (60.0, 79, 80), (80.0, 70, 71)))
-    test = next(test for test in told["tests"] if test["name"] == "30 to 49")
-    assert (test["n_found"], test["n_melanomas"], test["rest"]["n_found"]) == (23, 29, 149)
-    assert test["p"] == pytest.approx(0.0002, abs=5e-5)
-    assert test["p_corrected"] == pytest.approx(3 * test["p"])
-    assert told["weakest"]["name"] == "30 to 49"
-    assert told["sentences"] == [
+    test = next(test for test in told.tests if test.name == "30 to 49")
+    assert (test.n_found, test.n_melanomas, test.rest.n_found) == (23, 29, 149)
+    assert test.p == pytest.approx(0.0002, abs=5e-5)
+    assert test.p_corrected == pytest.approx(3 * test.p)
+    assert told.weakest.name == "30 to 49"
+    assert told.sentences == [
         "Lower sensitivity beyond chance: age 30 to 49, where the alert finds 23 of 29 melanomas, 0.79 [0.60-0.92]; of "
         "the others whose age is known 149 of 151 (Fisher's exact test: p = 0.00024, and 0.00072 corrected for "
         "3 subgroups).",
@@ -104,42 +115,42 @@ def test_a_subgroup_whose_melanomas_are_missed_beyond_chance_is_named():
 )
 def test_only_what_differs_beyond_chance_is_named(counts, named):
     told = sensitivity_by_subgroup(*melanomas("site", *counts))
-    assert [test["name"] for test in told["tests"] if test["p_corrected"] < 0.05] == sorted(named)
-    assert [line.split(" site ")[1].split(",")[0] for line in told["sentences"] if "beyond chance: " in line] == sorted(
+    assert [test.name for test in told.tests if test.p_corrected < 0.05] == sorted(named)
+    assert [line.split(" site ")[1].split(",")[0] for line in told.sentences if "beyond chance: " in line] == sorted(
         named
     )
-    assert all(test["p_corrected"] >= test["p"] for test in told["tests"])
+    assert all(test.p_corrected >= test.p for test in told.tests)
 
 
 def test_the_p_values_are_those_of_the_hypergeometric_distribution():
     told = sensitivity_by_subgroup(*melanomas("sex", ("female", 67, 73), ("male", 110, 112)))
-    (test,) = told["tests"]  # the two are each other's rest
+    (test,) = told.tests  # the two are each other's rest
     pmf = stats.hypergeom(185, 8, 73).pmf(np.arange(9))
-    assert test["p"] == pytest.approx(pmf[pmf <= pmf[6] * (1 + 1e-9)].sum())
-    assert test["name"] == "female"
+    assert test.p == pytest.approx(pmf[pmf <= pmf[6] * (1 + 1e-9)].sum())
+    assert test.name == "female"
 
 
 def test_lesions_are_counted_and_not_photos():
     dataset, found = melanomas("sex", ("female", 3, 6), ("male", 6, 6))
     lesions = dataset.remove_columns("group").add_column("group", list("aabbccddeeff"))
-    (test,) = sensitivity_by_subgroup(lesions, found)["tests"]
-    assert (test["n_found"], test["n_melanomas"]) == (1, 3)  # one photo of b, and both of c, are missed
-    assert (test["rest"]["n_found"], test["rest"]["n_melanomas"]) == (3, 3)
+    (test,) = sensitivity_by_subgroup(lesions, found).tests
+    assert (test.n_found, test.n_melanomas) == (1, 3)  # one photo of b, and both of c, are missed
+    assert (test.rest.n_found, test.rest.n_melanomas) == (3, 3)
 
 
 def test_a_lesion_in_two_subgroups_is_not_compared_with_itself():
     dataset, found = melanomas("site", ("arm", 1, 1), ("leg", 1, 2), ("neck", 1, 1))
     lesions = dataset.remove_columns("group").add_column("group", ["a", "a", "b", "c"])
-    arm = sensitivity_by_subgroup(lesions, found)["tests"][0]
-    assert (arm["name"], arm["n_melanomas"], arm["rest"]["n_melanomas"]) == ("arm", 1, 2)
+    arm = sensitivity_by_subgroup(lesions, found).tests[0]
+    assert (arm.name, arm.n_melanomas, arm.rest.n_melanomas) == ("arm", 1, 2)
 
 
 def test_the_weakest_subgroup_has_twenty_melanomas_or_is_not_told():
     told = sensitivity_by_subgroup(*melanomas("site", ("arm", 0, 19), ("leg", 18, 20), ("neck", 29, 30)))
-    assert told["weakest"]["name"] == "leg"
+    assert told.weakest.name == "leg"
     told = sensitivity_by_subgroup(*melanomas("site", ("arm", 10, 19), ("leg", 11, 19)))
-    assert told["weakest"] is None
-    assert "No subgroup has 20 melanomas" in told["sentences"][-1]
+    assert told.weakest is None
+    assert "No subgroup has 20 melanomas" in told.sentences[-1]
 
 
 @pytest.mark.parametrize(
@@ -150,13 +161,13 @@ def test_a_melanoma_of_which_the_field_is_not_recorded_is_not_among_the_others(k
     counts = [(one, 10, 30), *((name, 40, 40) for name in others)]
     told = sensitivity_by_subgroup(*melanomas(kind, *counts, (None, 3, 7)))
     n = 40 * len(others)
-    assert f"; of the others whose {kind} is known {n} of {n} (" in told["sentences"][0]
+    assert f"; of the others whose {kind} is known {n} of {n} (" in told.sentences[0]
     even = sensitivity_by_subgroup(*melanomas(kind, *((name, 40, 40) for name in (one, *others)), (None, 3, 7)))
-    assert "from that of the others of whom the same is known" in even["sentences"][0]
+    assert "from that of the others of whom the same is known" in even.sentences[0]
 
 
 def test_nothing_is_said_without_a_threshold_or_a_melanoma():
-    nothing = {"tests": [], "weakest": None, "sentences": []}
+    nothing = SubgroupSensitivity(tests=[], weakest=None, sentences=[])
     dataset, _ = melanomas("site", ("arm", 10, 19), ("leg", 11, 19))
     assert sensitivity_by_subgroup(dataset, None) == nothing
     assert sensitivity_by_subgroup(side(site=["arm", "leg"]), np.array([True, False])) == nothing
@@ -175,26 +186,35 @@ def test_equal_subgroups_are_named_in_at_most_one_of_twenty_splits():
         sizes = rng.integers(5, 60, 6)
         counts = [(str(i), rng.binomial(n, 0.93), n) for i, n in enumerate(sizes)]
         told = sensitivity_by_subgroup(*melanomas("site", *counts))
-        named += any(test["p_corrected"] < 0.05 for test in told["tests"])
+        named += any(test.p_corrected < 0.05 for test in told.tests)
     assert named / 150 <= 0.05
 
 
+def as_json(tests):
+    return [dataclasses.asdict(test) for test in tests]
+
+
+def test_a_test_is_read_back_from_json():
+    tests = sensitivity_by_subgroup(*melanomas("age", (40.0, 5, 5), (60.0, 4, 5), (80.0, 5, 5))).tests
+    assert [SubgroupTest.read(content) for content in as_json(tests)] == tests
+
+
 def test_of_two_subgroups_that_are_each_others_rest_both_have_their_lesions_as_served():
-    tests = sensitivity_by_subgroup(*melanomas("sex", ("female", 7, 10), ("male", 29, 30)))["tests"]
+    tests = as_json(sensitivity_by_subgroup(*melanomas("sex", ("female", 7, 10), ("male", 29, 30))).tests)
     assert [lesions_as_served("sex", name, tests)["n_found"] for name in ("female", "male")] == [7, 29]
     assert lesions_as_served("sex", "male", tests)["sensitivity"]["value"] == pytest.approx(29 / 30)
 
 
 def test_what_was_not_compared_has_no_lesions_as_served():
-    tests = sensitivity_by_subgroup(*melanomas("age", (40.0, 5, 5), (60.0, 4, 5), (80.0, 5, 5)))["tests"]
+    tests = as_json(sensitivity_by_subgroup(*melanomas("age", (40.0, 5, 5), (60.0, 4, 5), (80.0, 5, 5))).tests)
     assert lesions_as_served("age", "under 30", tests) is None
     assert lesions_as_served("site", "trunk", tests) is None
     assert lesions_as_served("age", "50 to 69", tests)["n_found"] == 4
 
 
 def test_only_subgroups_that_differ_beyond_chance_are_differing():
-    tests = sensitivity_by_subgroup(*melanomas("age", (40.0, 10, 29), (60.0, 79, 80), (80.0, 70, 71)))["tests"]
+    tests = sensitivity_by_subgroup(*melanomas("age", (40.0, 10, 29), (60.0, 79, 80), (80.0, 70, 71))).tests
     assert [line.split(",")[0] for line in differing(tests) if line.startswith("Lower")] == [
         "Lower sensitivity beyond chance: age 30 to 49"
     ]
-    assert differing(sensitivity_by_subgroup(*melanomas("sex", ("female", 9, 10), ("male", 9, 10)))["tests"]) == []
+    assert differing(sensitivity_by_subgroup(*melanomas("sex", ("female", 9, 10), ("male", 9, 10))).tests) == []

@@ -20,7 +20,7 @@ from transformers import (
 
 from dermalert.data import loading
 from dermalert.errors import RunError, UsageError
-from dermalert.evaluation import evaluate
+from dermalert.evaluation.predict import SplitPredictions, predict, predict_images
 from dermalert.release import build, onnx_export
 from dermalert.taxonomy import DIAGNOSES
 
@@ -46,7 +46,7 @@ def folder(tmp_path) -> Path:
 
 def written(folder: Path, pictures: Dataset, wanted: str = "all") -> dict:
     release = Release.load(folder)
-    side = evaluate.ask(release, pictures, name="pictures")
+    side = predict(release, pictures, name="pictures")
     return onnx_export.write(folder, release, side, {"train": pictures, "validation": pictures}, wanted)
 
 
@@ -125,7 +125,7 @@ def test_what_is_stated_is_what_the_files_answer(folder, pictures, monkeypatch):
     release = Release.load(folder)
     models, release.graph = onnx_export.sessions(folder, release), None
     assert told["images"] == len(pictures)
-    recorded = evaluate.predict(release, pictures, name="pictures")
+    recorded = predict(release, pictures, name="pictures").probabilities
     melanoma, column = np.array(pictures["label"]) == DIAGNOSES.index("melanoma"), DIAGNOSES.index("melanoma")
     for key, name in (("graph", "graph"), ("model", "model"), ("quantized", "model_quantized")):
         path = folder / "onnx" / f"{name}.onnx"
@@ -172,7 +172,7 @@ def test_eight_bits_pay_where_they_are_faster_and_lose_nothing_that_is_not_chanc
 
 def test_whether_it_pays_is_decided_on_validation_and_not_on_what_is_reported(folder, pictures, monkeypatch):
     release = Release.load(folder)
-    held_out = evaluate.ask(release, pictures, name="held out")
+    held_out = predict(release, pictures, name="held out")
     validation = pictures.select(range(len(pictures)))
     changes = {
         id(held_out.dataset): {"value": -0.5, "low": -0.6, "high": -0.4},
@@ -201,7 +201,7 @@ def test_a_file_in_eight_bits_is_there_only_where_it_pays_and_its_figures_in_any
 def test_the_change_of_the_area_is_paired_and_resamples_groups():
     rows = {"label": [3, 3, 4, 4, 4, 4] * 20, "group": [str(i // 2) for i in range(120)]}
     scores = np.random.default_rng(0).uniform(size=(120, 9))
-    side = evaluate.Side(dataset=Dataset.from_dict(rows), probabilities=scores, alert=None)
+    side = SplitPredictions(dataset=Dataset.from_dict(rows), probabilities=scores, alert=None)
     assert onnx_export.auroc_change(side, scores) == {"value": 0.0, "low": None, "high": None}
     worse = scores.copy()
     worse[np.array(rows["label"]) == 3, 3] -= 0.5
@@ -212,7 +212,7 @@ def test_the_change_of_the_area_is_paired_and_resamples_groups():
 @pytest.mark.parametrize("wrong", [3e-4, np.nan])
 def test_other_answers_than_torch_gives_stop_the_release(folder, pictures, wrong):
     release = Release.load(folder)
-    side = evaluate.ask(release, pictures, name="pictures")
+    side = predict(release, pictures, name="pictures")
     side.probabilities[0, 0] += wrong
     with pytest.raises(RunError, match=r"gives other answers than torch .* --onnx none"):
         onnx_export.write(folder, release, side, {"train": pictures}, "serving")
@@ -277,4 +277,4 @@ def test_an_image_needs_no_square_nor_a_size_of_its_own(folder, tmp_path):
         image.save(tmp_path / f"{i}.png")
     rows = Dataset.from_dict({"image": [str(tmp_path / f"{i}.png") for i in range(3)]})
     (found,) = onnx_export.answers(release.processor, rows, [onnx_export.session(exported(folder))])
-    assert found == pytest.approx(evaluate.predict(release, rows, name="three"), abs=1e-5)
+    assert found == pytest.approx(predict_images(release, rows, name="three").probabilities, abs=1e-5)

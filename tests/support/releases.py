@@ -16,7 +16,10 @@ from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 
 from dermalert.data import contamination
-from dermalert.evaluation import evaluate, metrics
+from dermalert.evaluation import evaluate
+from dermalert.evaluation.intervals import Intervals
+from dermalert.evaluation.predict import SplitPredictions
+from dermalert.evaluation.report import calibration
 from dermalert.release import build
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
 
@@ -110,7 +113,8 @@ def side(truth, probabilities, *, threshold) -> dict:
     columns |= {"source": ["HAM10000"] * n, "age": [float(i) for i in range(n)], "sex": ["male", "female"] * (n // 2)}
     dataset = Dataset.from_dict(columns | {"site": [None] * n})
     alert = None if threshold is None else probabilities[:, 3] >= threshold
-    return evaluate.figures_of(dataset, probabilities, alert, undone=lambda p: p**2 / (p**2).sum(1, keepdims=True))
+    predictions = SplitPredictions(dataset=dataset, probabilities=probabilities, alert=alert)
+    return evaluate.measure(predictions, undone=lambda p: p**2 / (p**2).sum(1, keepdims=True)).report.to_json()
 
 
 def figures(*, melanomas: bool = True, official_test: bool = True) -> dict:
@@ -254,7 +258,7 @@ def measured_release(
     report = _figures()
     groups = np.array([str(i) for i in range(images)])
     report["splits"]["held_out"] |= {"n": images, "groups": images}
-    report["splits"]["held_out"]["calibration"] |= metrics.calibration(truth, probabilities, metrics.Intervals(groups))
+    report["splits"]["held_out"]["calibration"] |= calibration(truth, probabilities, Intervals(groups)).to_json()
     evaluate.write_reference(folder / REFERENCE, Release.load(folder))
     files.write_json(folder / "evaluation" / "metrics.json", report | {"version": None})
     columns = {

@@ -1,0 +1,128 @@
+"""Predictions of whole splits, by the release as `dermalert_space` loads it: what is measured is what is served."""
+
+import dataclasses
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from dermalert_space import files
+from dermalert_space.images import read_image
+from dermalert_space.release import Predictions, Release
+from tqdm.auto import tqdm
+
+_CHUNK = 256  # images in memory at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitPredictions:
+    """A release's predictions of the images of a split."""
+
+    dataset: Dataset
+    probabilities: np.ndarray
+    """(n, 9), calibrated."""
+    alert: np.ndarray | None
+    """(n,) which images raise the melanoma alert; None where the release has no threshold."""
+    attention: np.ndarray | None = None
+    """(n,) which images ask for attention; None where the release has no threshold for it."""
+    abstained: np.ndarray | None = None
+    """(n,) on which images it abstains; None where it never does."""
+
+    @property
+    def alert_as_served(self) -> np.ndarray | None:
+        """The alert (n,), which an image does not raise where the release abstains."""
+        return self.alert if self.alert is None or self.abstained is None else self.alert & ~self.abstained
+
+    def select(self, rows: np.ndarray) -> "SplitPredictions":
+        """Take some of the images, by their rows."""
+        arrays = {name: getattr(self, name) for name in ("probabilities", "alert", "attention", "abstained")}
+        taken = {name: None if array is None else array[rows] for name, array in arrays.items()}
+        return SplitPredictions(dataset=self.dataset.select(rows), **taken)
+
+
+def predict(release: Release, dataset: Dataset, *, name: str) -> SplitPredictions:
+    """Predict a data set's images, with a progress bar."""
+    return predict_splits(release, {name: dataset})[name]
+
+
+def predict_splits(release: Release, splits: Mapping[str, Dataset]) -> dict[str, SplitPredictions]:
+    """Predict each split that has images; an image that is in several of them, by its content, is predicted once."""
+    rows: dict[str, tuple[np.ndarray, str | None]] = {}
+    by_split = {}
+    for name, dataset in splits.items():
+        if not len(dataset):
+            continue
+        contents = list(dataset["content"])
+        new = [i for i, content in enumerate(contents) if content not in rows]
+        predictions = predict_images(release, dataset.select(new), name=name)
+        pairs = zip(predictions.probabilities, predictions.abstained, strict=True)
+        rows |= zip((contents[i] for i in new), pairs, strict=True)
+        if len(new) < len(dataset):
+            probabilities, abstained = zip(*(rows[content] for content in contents), strict=True)
+            predictions = Predictions(probabilities=np.stack(probabilities), abstained=list(abstained))
+        by_split[name] = of_split(release, dataset, predictions)
+    return by_split
+
+
+def predict_images(release: Release, dataset: Dataset, *, name: str) -> Predictions:
+    """Return probabilities (n, labels of the release) and reasons for abstention, with a progress bar."""
+    rows, abstained = [np.empty((0, len(release.labels)), np.float32)], list[str | None]()
+    with tqdm(total=len(dataset), desc=f"Judging {name}", unit=" images") as bar:
+        for start in range(0, len(dataset), _CHUNK):
+            images = dataset[start : start + _CHUNK]["image"]
+            predictions = release.predict_arrays([read_image(image) for image in images])
+            rows.append(predictions.probabilities)
+            abstained += predictions.abstained
+            bar.update(len(images))
+    return Predictions(probabilities=np.concatenate(rows), abstained=abstained)
+
+
+def of_split(release: Release, dataset: Dataset, predictions: Predictions) -> SplitPredictions:
+    """Apply a release's operating points to its predictions of a split."""
+    abstained = np.array([reason is not None for reason in predictions.abstained], bool)
+    return SplitPredictions(
+        dataset=dataset,
+        probabilities=predictions.probabilities,
+        alert=release.alerts(predictions.probabilities),
+        attention=release.attentions(predictions.probabilities),
+        abstained=None if release.abstention is None else abstained,
+    )
+
+
+def pool(folds: Sequence[SplitPredictions]) -> SplitPredictions:
+    """Join the predictions of folds: each image by the one model that was not trained on it.
+
+    Each model has its own operating points; where one has none, nothing is said of them.
+    """
+
+    def join(flags: list[np.ndarray | None]) -> np.ndarray | None:
+        present = [flag for flag in flags if flag is not None]
+        return np.concatenate(present) if len(present) == len(flags) else None
+
+    return SplitPredictions(
+        dataset=concatenate_datasets([fold.dataset for fold in folds]),
+        probabilities=np.concatenate([fold.probabilities for fold in folds]),
+        alert=join([fold.alert for fold in folds]),
+        attention=join([fold.attention for fold in folds]),
+    )
+
+
+def write_predictions(path: Path, predictions: SplitPredictions) -> None:
+    """Keep predictions, whole or not at all, for a run that goes on after a stop."""
+    flags = {"alert": predictions.alert, "attention": predictions.attention}
+    kept = {name: flag for name, flag in flags.items() if flag is not None}
+    content = list(predictions.dataset["content"])
+    with files.atomic_write(path, partial=path.with_suffix(".partial.npz")) as partial:  # tells numpy the format
+        np.savez(partial, content=content, probabilities=predictions.probabilities, **kept)
+
+
+def read_predictions(path: Path, dataset: Dataset) -> SplitPredictions | None:
+    """Read what `write_predictions` kept; None where it is not there, or of other images than the data set's."""
+    if not path.is_file() or not zipfile.is_zipfile(path):  # damaged
+        return None
+    with np.load(path) as kept:
+        if kept["content"].tolist() != list(dataset["content"]):
+            return None
+        flags = {name: kept.get(name) for name in ("alert", "attention")}
+        return SplitPredictions(dataset=dataset, probabilities=kept["probabilities"], **flags)

@@ -1,0 +1,432 @@
+"""The figures of one split, typed; `to_json` gives them as `metrics.json` has them."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from dermalert_space.estimate import UNDEFINED, Estimate
+
+from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
+from dermalert.evaluation.stress_test import ArtefactReport
+from dermalert.evaluation.subgroups import NotMeasured, Subgroups, SubgroupSensitivity
+from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
+
+_MELANOMA = DIAGNOSES.index(ALERT)
+_MALIGNANT = [label for label, name in enumerate(DIAGNOSES) if name in MALIGNANT or name == PRECURSOR]
+_NEVUS = DIAGNOSES.index("nevus")
+_BENIGN_KERATOSES = [DIAGNOSES.index("pigmented benign keratosis"), DIAGNOSES.index("seborrheic keratosis")]
+_FEWEST_MISSED = 3  # groups of melanomas below the threshold of a specificity that gets an interval
+_REFERENCES = ("0.866", "0.90", "0.95")  # sensitivities: 58 dermatologists (Haenssle 2018), and two usual targets
+_PREVALENCES = ("0.01", "0.05", "0.20")  # of melanoma: guesses, from primary care to a clinic that others refer to
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lesions:
+    """Groups of images of a diagnosis; a lesion is found if each of its photos is flagged."""
+
+    n: int
+    sensitivity: Estimate
+    sensitivity_as_served: Estimate
+
+
+class OperatingPoint(NamedTuple):
+    """Sensitivity and specificity at a threshold; as served, no image is flagged on which the release abstains."""
+
+    sensitivity: Estimate
+    sensitivity_as_served: Estimate
+    specificity: Estimate
+    specificity_as_served: Estimate
+    lesions: Lesions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceReport:
+    """Melanoma among the images of one source: `n` melanomas, and the others."""
+
+    n: int
+    others: int
+    auroc: Estimate
+    sensitivity: Estimate
+    sensitivity_as_served: Estimate
+    specificity: Estimate
+    specificity_as_served: Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MelanomaReport:
+    """Melanoma against the rest, at the threshold of the alert where there is one."""
+
+    n: int
+    auroc: Estimate
+    auroc_nevi: Estimate
+    partial_auc_80: Estimate
+    average_precision: Estimate
+    sensitivity: Estimate
+    specificity: Estimate
+    specificity_as_served: Estimate
+    specificity_nevi: Estimate
+    sensitivity_refusals_missed: Estimate
+    lesions: Lesions
+    refused: Estimate
+    predictive_values: dict[str, dict[str, Estimate]]
+    """By prevalence."""
+    specificity_at_sensitivity: dict[str, Estimate]
+    specificity_nevi_at_sensitivity: dict[str, Estimate]
+    by_source: dict[str, SourceReport]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MalignantReport:
+    """Malignant or precursor against the rest, at the threshold of attention where there is one."""
+
+    n: int
+    others: int
+    auroc: Estimate
+    sensitivity: Estimate
+    sensitivity_as_served: Estimate
+    specificity: Estimate
+    specificity_as_served: Estimate
+    lesions: Lesions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassReport:
+    """One diagnosis against the rest; sensitivity and specificity of the likeliest diagnosis."""
+
+    n: int
+    sensitivity: Estimate
+    specificity: Estimate
+    auroc: Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MelanomaCalibration:
+    """How well the melanoma probability fits, see `Intervals.of_logistic`; `melanomas` of `n` images."""
+
+    n: int
+    melanomas: int
+    observed_over_expected: Estimate
+    slope: Estimate
+    intercept: Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MelanomaCalibrationBySource(MelanomaCalibration):
+    """The same of all images, and of those of each source."""
+
+    by_source: dict[str, MelanomaCalibration]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Report:
+    def to_json(self) -> dict:
+        """The content of `metrics.json`; what was not measured is not in it."""
+        return dataclasses.asdict(self, dict_factory=_without_unmeasured)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrationReport(_Report):
+    """How far the probabilities can be taken at their word."""
+
+    ece: Estimate
+    brier: Estimate
+    nll: Estimate
+    melanoma: MelanomaCalibrationBySource
+    before: "CalibrationReport | None" = None
+    """The same without the calibration."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An image with a melanoma probability on the wrong side."""
+
+    image_id: str
+    truth: str
+    score: float
+    alert: bool | None
+    refused: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failures:
+    """The melanomas with the lowest scores and the other images with the highest, the worst first."""
+
+    lowest_melanomas: list[Failure]
+    highest_others: list[Failure]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitReport(_Report):
+    """All figures of one split, each with a 95 % interval."""
+
+    n: int
+    groups: int
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    balanced_accuracy_benign_keratosis_merged: Estimate
+    macro_auroc: Estimate
+    melanoma: MelanomaReport
+    malignant: MalignantReport
+    per_class: dict[str, ClassReport]
+    calibration: CalibrationReport
+    confusion: list[list[int]]
+    """Counts of images, truth down, prediction across."""
+    balanced_accuracy_equal_priors: Estimate | None = None
+    """Of the likeliest diagnosis if all were equally common, which is what balanced accuracy asks for."""
+    subgroups: dict[str, Subgroups | NotMeasured] | None = None
+    subgroup_sensitivity: SubgroupSensitivity | None = None
+    failures: Failures | None = None
+    artefacts: dict[str, ArtefactReport] | None = None
+
+
+_OPTIONAL = {"before"} | {field.name for field in dataclasses.fields(SplitReport) if field.default is None}
+
+
+def _without_unmeasured(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    return {name: value for name, value in pairs if value is not None or name not in _OPTIONAL}
+
+
+def report(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    groups: np.ndarray,
+    *,
+    alert: np.ndarray | None,
+    sources: Sequence[str | None] | None = None,
+    abstained: np.ndarray | None = None,
+    prior: np.ndarray | None = None,
+    attention: np.ndarray | None = None,
+) -> SplitReport:
+    """Measure one split.
+
+    What is "as served" takes an image on which the release abstains to raise no alert, whatever its probability. A
+    lesion is what a group holds of a diagnosis.
+
+    Args:
+        truth: (n,) label ids.
+        probabilities: (n, 9) calibrated probabilities.
+        groups: (n,) the group of each image.
+        alert: (n,) which images raise the melanoma alert; None where the release has no threshold.
+        sources: (n,) where each image was made; None for no figures by source.
+        abstained: (n,) on which images the release abstains; None where it never does.
+        prior: (9,) the mix of diagnoses that the probabilities hold for; with it the balanced accuracy at equal priors
+            is measured.
+        attention: (n,) which images reach the operating point of what is malignant or a precursor, by the sum of those
+            probabilities; None where the release has none.
+    """
+    intervals = Intervals(groups)
+    prediction = metrics.decide(probabilities)
+    merged_truth, merged_prediction = (np.where(np.isin(x, _BENIGN_KERATOSES), 5, x) for x in (truth, prediction))
+
+    def balanced(truth: np.ndarray, prediction: np.ndarray) -> Estimate:
+        return intervals.of(lambda w: metrics.balanced_accuracy(truth, prediction, w))
+
+    return SplitReport(
+        n=len(truth),
+        groups=intervals.groups,
+        accuracy=intervals.of_proportion(prediction == truth, np.ones(len(truth), bool)),
+        balanced_accuracy=balanced(truth, prediction),
+        balanced_accuracy_benign_keratosis_merged=balanced(merged_truth, merged_prediction),
+        macro_auroc=intervals.of(lambda w: metrics.macro_auroc(truth, probabilities, w)),
+        melanoma=_melanoma(truth, probabilities[:, _MELANOMA], alert, _named(sources), abstained, intervals),
+        malignant=_malignant(truth, probabilities, attention, abstained, intervals),
+        per_class={
+            name: _one_class(truth == label, prediction == label, probabilities[:, label], intervals)
+            for label, name in enumerate(DIAGNOSES)
+        },
+        calibration=calibration(truth, probabilities, intervals, sources),
+        confusion=metrics.confusion(truth, prediction).tolist(),
+        balanced_accuracy_equal_priors=None
+        if prior is None
+        else balanced(truth, metrics.decide(probabilities / prior)),
+    )
+
+
+def calibration(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    intervals: Intervals,
+    sources: Sequence[str | None] | None = None,
+    *,
+    before: CalibrationReport | None = None,
+) -> CalibrationReport:
+    """Measure how far probabilities (n, 9) can be taken at their word, for melanoma also by source (n,)."""
+    melanoma, score, named = truth == _MELANOMA, probabilities[:, _MELANOMA], _named(sources)
+
+    def within(rows: np.ndarray) -> MelanomaCalibration:
+        return MelanomaCalibration(**_logistic(melanoma[rows], score[rows], intervals.among(rows)))
+
+    return CalibrationReport(
+        ece=intervals.of_calibration_error(truth, probabilities),
+        brier=intervals.of(lambda w: metrics.brier(truth, probabilities, w)),
+        nll=intervals.of(lambda w: metrics.negative_log_likelihood(truth, probabilities, w)),
+        melanoma=MelanomaCalibrationBySource(
+            **_logistic(melanoma, score, intervals),
+            by_source={str(source): within(named == source) for source in np.unique(named)},
+        ),
+        before=before,
+    )
+
+
+def _logistic(melanoma: np.ndarray, score: np.ndarray, intervals: Intervals) -> dict:
+    fit = intervals.of_logistic(melanoma, score)
+    return {"n": len(melanoma), "melanomas": int(melanoma.sum())} | fit._asdict()
+
+
+def _named(sources: Sequence[str | None] | None) -> np.ndarray:
+    return np.array([] if sources is None else [source or "not known" for source in sources], str)
+
+
+def _melanoma(
+    truth: np.ndarray,
+    score: np.ndarray,
+    alert: np.ndarray | None,
+    sources: np.ndarray,
+    abstained: np.ndarray | None,
+    intervals: Intervals,
+) -> MelanomaReport:
+    melanoma, nevus, everywhere = truth == _MELANOMA, truth == _NEVUS, np.ones(len(truth), bool)
+    point = _at_point(melanoma, alert, abstained, intervals)
+    return MelanomaReport(
+        n=int(melanoma.sum()),
+        auroc=intervals.of_area(metrics.auroc, melanoma, score),
+        auroc_nevi=intervals.of_area(metrics.auroc, melanoma, score, among=melanoma | nevus),
+        partial_auc_80=intervals.of_area(metrics.partial_auc_80, melanoma, score, full=0.2),
+        average_precision=intervals.of_area(metrics.average_precision, melanoma, score),
+        sensitivity=point.sensitivity,
+        specificity=point.specificity,
+        specificity_as_served=point.specificity_as_served,
+        specificity_nevi=_at_point(melanoma, alert, abstained, intervals, among=nevus).specificity,
+        sensitivity_refusals_missed=point.sensitivity_as_served,
+        lesions=point.lesions,
+        refused=_abstained(abstained, melanoma, intervals),
+        predictive_values=at_prevalences(point.sensitivity_as_served, point.specificity_as_served),
+        specificity_at_sensitivity=_at_references(melanoma, score, everywhere, intervals),
+        specificity_nevi_at_sensitivity=_at_references(melanoma, score, melanoma | nevus, intervals),
+        by_source={
+            str(source): _one_source(melanoma, score, alert, abstained, sources == source, intervals)
+            for source in np.unique(sources)
+        },
+    )
+
+
+def _one_source(
+    melanoma: np.ndarray,
+    score: np.ndarray,
+    alert: np.ndarray | None,
+    abstained: np.ndarray | None,
+    among: np.ndarray,
+    intervals: Intervals,
+) -> SourceReport:
+    point = _at_point(melanoma, alert, abstained, intervals, among=among)
+    return SourceReport(
+        n=int((melanoma & among).sum()),
+        others=int((~melanoma & among).sum()),
+        auroc=intervals.of_area(metrics.auroc, melanoma, score, among=among),
+        sensitivity=point.sensitivity,
+        sensitivity_as_served=point.sensitivity_as_served,
+        specificity=point.specificity,
+        specificity_as_served=point.specificity_as_served,
+    )
+
+
+def _malignant(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    attention: np.ndarray | None,
+    abstained: np.ndarray | None,
+    intervals: Intervals,
+) -> MalignantReport:
+    positive, score = np.isin(truth, _MALIGNANT), probabilities[:, _MALIGNANT].astype(np.float64).sum(1)
+    return MalignantReport(
+        n=int(positive.sum()),
+        others=int((~positive).sum()),
+        auroc=intervals.of_area(metrics.auroc, positive, score),
+        **_at_point(positive, attention, abstained, intervals)._asdict(),
+    )
+
+
+def _at_point(
+    positive: np.ndarray,
+    flagged: np.ndarray | None,
+    abstained: np.ndarray | None,
+    intervals: Intervals,
+    *,
+    among: np.ndarray | None = None,
+) -> OperatingPoint:
+    """Measure an operating point; all is undefined where there is none (`flagged` is None): a share among no images."""
+    among = np.ones(len(positive), bool) if among is None else among
+    ups, downs = positive & among, ~positive & among
+    lesions = intervals.groups_of(ups)
+    if flagged is None:
+        flagged = ups = downs = np.zeros(len(positive), bool)
+    served = flagged if abstained is None else flagged & ~abstained
+    return OperatingPoint(
+        sensitivity=intervals.of_proportion(flagged, ups),
+        sensitivity_as_served=intervals.of_proportion(served, ups),
+        specificity=intervals.of_proportion(~flagged, downs),
+        specificity_as_served=intervals.of_proportion(~served, downs),
+        lesions=Lesions(
+            n=lesions,
+            sensitivity=intervals.of_lesions(flagged, ups),
+            sensitivity_as_served=intervals.of_lesions(served, ups),
+        ),
+    )
+
+
+def _abstained(abstained: np.ndarray | None, melanoma: np.ndarray, intervals: Intervals) -> Estimate:
+    """Measure the share of the melanomas on which the release abstains: 0 where it never does."""
+    if abstained is None:
+        return Estimate(0.0) if melanoma.any() else UNDEFINED
+    return intervals.of_proportion(abstained, melanoma)
+
+
+def _at_references(
+    melanoma: np.ndarray, score: np.ndarray, among: np.ndarray, intervals: Intervals
+) -> dict[str, Estimate]:
+    """Measure `specificity_at_sensitivity` at each reference, over the images where `among` (n,) is true.
+
+    There is no interval where fewer than three groups of melanomas may be missed: the threshold is then that of one of
+    the very lowest scores, and the bootstrap covers the truth too seldom (67 % at 0.95 with 16 melanomas).
+    """
+    groups = intervals.groups_of(melanoma & among)
+
+    def specificity(weights: np.ndarray, reference: str) -> np.ndarray:
+        return metrics.specificity_at_sensitivity(melanoma, score, weights * among, float(reference))
+
+    figures = {reference: intervals.of(partial(specificity, reference=reference)) for reference in _REFERENCES}
+    # The margin is for rounding: of 30 groups 3 may be missed at 0.90.
+    too_few = [reference for reference in _REFERENCES if (1 - float(reference)) * groups < _FEWEST_MISSED - 1e-12]
+    return figures | {reference: Estimate(figures[reference].value) for reference in too_few}
+
+
+def at_prevalences(sensitivity: Estimate, specificity: Estimate) -> dict[str, dict[str, Estimate]]:
+    """Measure `metrics.predictive_values` at each prevalence.
+
+    Each interval spans what the four pairs of their limits give: about a fifth wider than the bootstrap's, which covers
+    the truth too seldom, and hardly ever where few are missed (a share of 1 is the same in every draw).
+    """
+    # The value, then the four corners; None becomes NaN.
+    pairs = (
+        np.array([sensitivity.value, *[sensitivity.low] * 2, *[sensitivity.high] * 2], float),
+        np.array([specificity.value, *[specificity.low, specificity.high] * 2], float),
+    )
+    return {
+        prevalence: {
+            name: Estimate.of(v[0], v[1:].min(), v[1:].max())
+            for name, v in metrics.predictive_values(*pairs, float(prevalence)).items()
+        }
+        for prevalence in _PREVALENCES
+    }
+
+
+def _one_class(truth: np.ndarray, prediction: np.ndarray, score: np.ndarray, intervals: Intervals) -> ClassReport:
+    return ClassReport(
+        n=int(truth.sum()),
+        sensitivity=intervals.of_proportion(prediction, truth),
+        specificity=intervals.of_proportion(~prediction, ~truth),
+        auroc=intervals.of_area(metrics.auroc, truth, score),
+    )

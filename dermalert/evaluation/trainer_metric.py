@@ -1,0 +1,38 @@
+"""The one `evaluate.Metric` over the project's metrics, which the Trainer calls after each epoch."""
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import special
+
+from dermalert.evaluation.metrics import auroc, balanced_accuracy, decide, macro_auroc
+from dermalert.taxonomy import ALERT, DIAGNOSES
+
+_MELANOMA = DIAGNOSES.index(ALERT)
+
+
+class SkinLesionMetric(evaluate.Metric):
+    """Accuracy, balanced accuracy, macro and melanoma AUROC of nine logits an image."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Sequence(datasets.Value("float32")),
+                    "references": datasets.Value("int64"),
+                }
+            ),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float | None]:
+        probabilities, truth = special.softmax(np.asarray(predictions), axis=1), np.asarray(references)
+        once = np.ones(len(truth))
+        figures = {
+            "accuracy": (decide(probabilities) == truth).mean(),
+            "balanced_accuracy": balanced_accuracy(truth, decide(probabilities), once),
+            "macro_auroc": macro_auroc(truth, probabilities, once),
+            "melanoma_auroc": auroc(truth == _MELANOMA, probabilities[:, _MELANOMA], once),
+        }
+        return {name: float(value) if np.isfinite(value) else None for name, value in figures.items()}

@@ -1,0 +1,38 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from dermalert_space.estimate import Estimate
+from scipy import special
+
+from dermalert.evaluation import metrics
+from dermalert.evaluation.report import report
+from dermalert.evaluation.trainer_metric import SkinLesionMetric
+from dermalert.taxonomy import DIAGNOSES
+
+ONCE = np.ones(60)
+
+
+def approx(estimate, **tolerance):
+    """Make an estimate that equals others which are close to it."""
+    return Estimate(*(pytest.approx(number, **tolerance) for number in dataclasses.astuple(estimate)))
+
+
+def random_case(seed, n=60, classes=9, ties=False):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, n)
+    logits = rng.normal(size=(n, 9)) + 1.5 * np.eye(9)[truth]
+    if ties:
+        logits = logits.round()
+    return truth, special.softmax(logits, axis=1)
+
+
+def test_the_trainers_metric_gives_the_same_figures_as_the_functions():
+    truth, probabilities = random_case(3)
+    metric = SkinLesionMetric(keep_in_memory=True)
+    found = metric.compute(predictions=np.log(probabilities), references=truth)
+    assert found["balanced_accuracy"] == pytest.approx(
+        float(metrics.balanced_accuracy(truth, probabilities.argmax(1), ONCE))
+    )
+    assert found["macro_auroc"] == pytest.approx(float(metrics.macro_auroc(truth, probabilities, ONCE)), abs=1e-6)
+    assert set(report(truth, probabilities, np.arange(60), alert=None).per_class) == set(DIAGNOSES)
