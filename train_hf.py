@@ -31,7 +31,7 @@ from dermalert.publishing import deliver
 from dermalert.release import remeasure
 from dermalert.release.assemble import assemble, gather, predict_fold
 from dermalert.training import calibration, distributed, image_dataset, recipe_trainer
-from dermalert.training.image_dataset import WithPixels
+from dermalert.training.image_dataset import ImageDataset
 from dermalert.training.recipe_trainer import RecipeTrainer
 from dermalert.training.run import Run, Trained, fit, load_best, load_model, start
 from dermalert.training.sampling import Draws
@@ -141,11 +141,11 @@ def make_trainer(
         disable_tqdm=False,
     )
     with distributed.local_main_process_first():
-        augmented = WithPixels(train, processor, augmented=config.augment, device=arguments.device)
+        augmented = ImageDataset(train, processor, augmented=config.augment, device=arguments.device)
         # As many training images as validation ones, not augmented: the curves differ by what is learnt by heart.
         sample = train.shuffle(seed=0).select(range(min(len(train), len(validation))))
         evaluated = {"train": sample, "validation": validation}
-        evaluated = {name: WithPixels(split, processor, device=arguments.device) for name, split in evaluated.items()}
+        evaluated = {name: ImageDataset(split, processor, device=arguments.device) for name, split in evaluated.items()}
     # Rare diagnoses are drawn more often, and the loss takes out what that and the data teach of their frequencies.
     draws = Draws(train["label"][:], train["source"][:], how=config.sampling, rebalance=config.rebalance)
     return RecipeTrainer(

@@ -2,10 +2,10 @@ r"""Whether copies of one clinic's pictures can be told apart by their sharpness
 
     python benchmarks/copies.py --dataset isic9/ isic2017/ ham10000/
 
-Where one source's pictures of one diagnosis stand in two data sets, the way they were copied tells which is which. A
-linear model of `sharpness.levels` is asked, in cross-validation, about the pictures as they are, after the plain
-augmentation, after the robust one without its chance sharpness, and after the whole of it. An AUROC of 0.5 is what
-should be; a network can tell at least what a linear model tells.
+Where one source's images of one diagnosis stand in two data sets, the way they were copied tells which is which. A
+linear model of `sharpness.spectral_profile` is cross-validated on the images as they are, after the plain augmentation,
+after the robust one without its random sharpness, and after the whole of it. An AUROC of 0.5 is the aim; a network can
+tell at least what a linear model tells.
 """
 
 import argparse
@@ -27,9 +27,8 @@ from sklearn.preprocessing import StandardScaler
 
 from dermalert.data import loading, repair
 from dermalert.errors import UsageError, run_command
-from dermalert.imaging import sharpness
+from dermalert.imaging import augmentation, sharpness
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.training import image_dataset
 
 _BATCH = 32
 _FEWEST = 40  # images of a copy: with less nothing is said
@@ -39,14 +38,14 @@ _FOLDS = 5
 def without_chance_sharpness(pixels: torch.Tensor) -> torch.Tensor:
     """Return what the robust augmentation makes of pixels if it leaves their sharpness to the copies."""
     with sharpness_kept():
-        return image_dataset.augment(pixels)
+        return augmentation.augment(pixels)
 
 
 SEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "as they are": lambda pixels: pixels,
-    "plain augmentation": lambda pixels: image_dataset.augment(pixels, robust=False),
+    "plain augmentation": lambda pixels: augmentation.augment(pixels, robust=False),
     "robust, without chance sharpness": without_chance_sharpness,
-    "robust": image_dataset.augment,
+    "robust": augmentation.augment,
 }
 
 
@@ -93,7 +92,7 @@ def _pixels(dataset: Dataset, side: int) -> torch.Tensor:
 
 def told_apart(change: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, which: np.ndarray) -> float:
     """Return the cross-validated AUROC of a linear model that tells which (n,) of two copies pictures are of."""
-    levels = torch.cat([sharpness.levels(change(part)) for part in pixels.split(_BATCH)]).numpy()
+    levels = torch.cat([sharpness.spectral_profile(change(part)) for part in pixels.split(_BATCH)]).numpy()
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight="balanced", max_iter=5000))
     scores = cross_val_predict(model, levels, which, cv=_FOLDS, method="decision_function")
     return float(roc_auc_score(which, scores))

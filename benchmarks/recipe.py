@@ -35,7 +35,7 @@ from dermalert.data import prepare
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import metrics, predict, stress_test
 from dermalert.evaluation.intervals import Intervals
-from dermalert.imaging import sharpness
+from dermalert.imaging import augmentation, sharpness
 from dermalert.publishing import deliver
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import image_dataset, recipe_trainer, sampling
@@ -54,7 +54,7 @@ def frozen_norms(model: nn.Module) -> Iterator[None]:
 
 def sharpness_kept(_model: nn.Module | None = None) -> contextlib.AbstractContextManager:
     """Leave out of the robust augmentation that each picture gets a sharpness by chance."""
-    return mock.patch.object(sharpness, "levelled", lambda pixels: pixels)
+    return mock.patch.object(sharpness, "randomize_sharpness", lambda pixels: pixels)
 
 
 def as_it_is(_model: nn.Module) -> contextlib.AbstractContextManager:
@@ -151,7 +151,7 @@ def made_with(row: int, config: Config, sides: dict[str, Dataset]) -> str:
     """Return what answers depend on, as text: the row, the settings, the images and what is done to them."""
     contents = {side: sides[side]["content"][:] for side in ("train", "validation")}
     digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
-    code = "".join(map(inspect.getsource, (image_dataset, sharpness, recipe_trainer)))
+    code = "".join(map(inspect.getsource, (image_dataset, augmentation, sharpness, recipe_trainer)))
     told = {"row": list(ROWS)[row], "images": digest, "code": hashlib.sha256(code.encode()).hexdigest()}
     return json.dumps(dataclasses.asdict(config) | told)
 

@@ -72,7 +72,7 @@ def right(sides: dict[str, Dataset], arguments: argparse.Namespace, seed: int, h
         trainer.train()
         trainer.data_collator = image_dataset.collate
         logits = trainer.predict(
-            image_dataset.WithPixels(sides["held_out"], processor, device=training_input.DEVICE)
+            image_dataset.ImageDataset(sides["held_out"], processor, device=training_input.DEVICE)
         ).predictions
     probabilities = torch.from_numpy(logits).softmax(1).numpy()
     figures = report(

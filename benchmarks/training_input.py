@@ -173,7 +173,7 @@ def bare(
     model, processor = load_model(config)
     model = model.to(DEVICE, memory_format=layout).train()
     call = torch.compile(model) if compiled else model
-    rows = image_dataset.WithPixels(dataset, processor, device=DEVICE)
+    rows = image_dataset.ImageDataset(dataset, processor, device=DEVICE)
     batch = rows.__getitems__(list(range(config.batch_size)))
     pixel_values, labels = batch["pixel_values"].contiguous(memory_format=layout), batch["labels"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
@@ -298,7 +298,7 @@ def input_alone(dataset: Dataset, arguments: argparse.Namespace) -> str:
     config = Config(base_model=arguments.base_model, image_size=arguments.image_size)
     _, processor = load_model(config)
     rows = {
-        f"kept, {how} augmentation": image_dataset.WithPixels(dataset, processor, augmented=how, device=DEVICE)
+        f"kept, {how} augmentation": image_dataset.ImageDataset(dataset, processor, augmented=how, device=DEVICE)
         for how in ("none", "plain", "robust")
     }
     rows["usual recipe"] = image_by_image(dataset, processor, arguments.image_size)

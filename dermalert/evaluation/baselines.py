@@ -173,7 +173,7 @@ def _features(image: Image.Image) -> dict[str, np.ndarray]:
 
 def _sharpness(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image.resize((_SHARP, _SHARP), Image.Resampling.BICUBIC), np.float32) / 255
-    return sharpness.levels(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].numpy()
+    return sharpness.spectral_profile(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].numpy()
 
 
 def _border(pixels: int) -> np.ndarray:

@@ -3,9 +3,7 @@
 import torch
 
 
-def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor on a device.
-
-    CUDA has it copied while the processor goes on; elsewhere (MPS) that would read what may be freed by then.
-    """
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device; CUDA copies while the CPU goes on."""
+    # Elsewhere (MPS) such a copy would read memory that may be freed by then.
     return tensor.to(device, non_blocking=device.type == "cuda")

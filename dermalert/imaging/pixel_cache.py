@@ -33,7 +33,7 @@ from PIL import Image, features
 from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
-from dermalert.imaging.processed import Processed
+from dermalert.imaging.byte_processor import ByteProcessor
 from dermalert.imaging.thumbnail import hashed
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ _mapped: set[Path] = set()
 """Packs that this process reads from: to delete them would free nothing."""
 
 
-class Pixels:
+class PixelCache:
     """The bytes of a data set's images, by row: from packs where they are kept, else decoded when they are asked for.
 
     Args:
@@ -59,7 +59,7 @@ class Pixels:
         processed: what makes the bytes.
     """
 
-    def __init__(self, dataset: Dataset, processed: Processed):
+    def __init__(self, dataset: Dataset, processed: ByteProcessor):
         self._images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
         self._contents, self._processed = dataset.select_columns("content"), processed
         contents = list(dataset["content"])
@@ -100,7 +100,7 @@ class Pixels:
             raise RunError(
                 f"'{image['path']}' was changed or removed while the run read it: run the same command again."
             )
-        return self._processed.as_bytes(read_image(Image.open(io.BytesIO(file))))
+        return self._processed.to_bytes(read_image(Image.open(io.BytesIO(file))))
 
     def _keep(self, folder: Path, first: Mapping[str, int]) -> None:
         """Find the packs that hold the images, of which each has a first row, and write what they lack."""
@@ -190,7 +190,7 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert" / "pixels-1"
 
 
-def _key(processed: Processed) -> str:
+def _key(processed: ByteProcessor) -> str:
     """Return what changes with all that decides on the bytes."""
     processor = processed.processor
     parts = [_LAYOUT, processor.to_json_string(), type(processor).__name__, processed.shape, processed.channels]

@@ -33,7 +33,7 @@ from transformers import (
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
 from dermalert.errors import UsageError, did_you_mean, first_line
-from dermalert.imaging.processed import Processed
+from dermalert.imaging.byte_processor import ByteProcessor
 from dermalert.training.head import last_linear
 
 _DEEPER = [1, 3, 3, 4, 4, 5, 1]
@@ -145,7 +145,7 @@ def _check(name: str, model, processor, *, resized: bool) -> None:
     values = _attempt(name, size, lambda: _pixel_values(model, processor))
     _attempt(name, size, lambda: last_linear(model, values))
     _attempt(name, other, lambda: model(values, labels=torch.zeros(1, dtype=torch.long)))
-    _attempt(name, other, lambda: Processed(processor))
+    _attempt(name, other, lambda: ByteProcessor(processor))
 
 
 @torch.inference_mode()

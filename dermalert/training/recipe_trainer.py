@@ -18,7 +18,7 @@ from transformers import (
 
 from dermalert.errors import RunError
 from dermalert.evaluation.trainer_metric import SkinLesionMetric
-from dermalert.imaging.device import sent
+from dermalert.imaging.device import to_device
 from dermalert.training import calibration, distributed, run_folder
 from dermalert.training.sampling import Draws, WeightedSampler
 
@@ -156,7 +156,7 @@ def balanced_softmax(shares: np.ndarray):
     log_prior = torch.tensor(np.log(shares), dtype=torch.float32)
 
     def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
-        logits = outputs.logits.float() + sent(log_prior, labels.device)
+        logits = outputs.logits.float() + to_device(log_prior, labels.device)
         total = functional.cross_entropy(logits, labels, reduction="sum")
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 

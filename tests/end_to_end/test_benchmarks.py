@@ -19,9 +19,8 @@ from support.pictures import class_folders, softened, textures
 from support.releases import make_image, make_release
 
 from dermalert.data import contamination, loading
-from dermalert.imaging import sharpness
+from dermalert.imaging import augmentation, sharpness
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.training import image_dataset
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import attribution as maps_that_count
@@ -184,15 +183,15 @@ def test_copies_are_told_apart_without_a_mistake_as_they_are_and_with_mistakes_o
     torch.manual_seed(0)
     assert copies.told_apart(copies.SEEN["as they are"], pixels, which) == 1
     # All of these have one spectrum, so that less than of real pictures is left to chance.
-    assert copies.told_apart(sharpness.levelled, pixels, which) < 0.95
+    assert copies.told_apart(sharpness.randomize_sharpness, pixels, which) < 0.95
 
 
 def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
-    asked, levelled = [], sharpness.levelled
-    monkeypatch.setattr(image_dataset, "augment", lambda pixels: asked.append(sharpness.levelled) or pixels)
+    asked, levelled = [], sharpness.randomize_sharpness
+    monkeypatch.setattr(augmentation, "augment", lambda pixels: asked.append(sharpness.randomize_sharpness) or pixels)
     copies.SEEN["robust, without chance sharpness"](torch.zeros(1, 3, 8, 8))
     assert asked[0] is not levelled
-    assert sharpness.levelled is levelled
+    assert sharpness.randomize_sharpness is levelled
 
 
 def test_maps_are_asked_whether_they_mark_what_counts(clinics, tmp_path):

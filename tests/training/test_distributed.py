@@ -37,7 +37,7 @@ def note(**told):
         file.write(json.dumps(told) + "\\n")
 
 note(pid=os.getpid())
-measure, items = recipe_trainer.measure, image_dataset.WithPixels.__getitems__
+measure, items = recipe_trainer.measure, image_dataset.ImageDataset.__getitems__
 
 def spied_measure(prior):
     figures = measure(prior)
@@ -59,7 +59,7 @@ def spied_evaluate(self, *arguments, **settings):
     return found
 
 evaluate, recipe_trainer.RecipeTrainer.evaluate = recipe_trainer.RecipeTrainer.evaluate, spied_evaluate
-recipe_trainer.measure, image_dataset.WithPixels.__getitems__ = spied_measure, spied_items
+recipe_trainer.measure, image_dataset.ImageDataset.__getitems__ = spied_measure, spied_items
 sys.exit(run_command(lambda: train_hf.main(parse())))
 """
 
