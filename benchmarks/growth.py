@@ -147,7 +147,7 @@ def streamed(hub, folder: Path) -> None:
     from datasets import Features, Value, load_dataset
     from datasets import Image as Picture
 
-    from dermalert.data.metadata_tables import Columns
+    from dermalert.data.table_columns import Columns
 
     files = {"train": sorted(map(str, (folder / "shards").iterdir()))}
     features = Features({"image_id": Value("string"), "label": Value("string"), "image": Picture()})

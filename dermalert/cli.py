@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from dermalert_space import files
 
+from dermalert.data import table_columns
 from dermalert.errors import RunError, UsageError, run_command
 
 # What a command needs is imported when it runs: the help should not wait for torch.
@@ -58,11 +59,11 @@ def audit(
 
 
 def _audit(names: list[str], options: dict, json: Path | None, figures: Path | None, fail_on: list[str]) -> None:
-    from dermalert.data import audit, audit_report, loading, metadata_tables
+    from dermalert.data import audit, audit_report, loading
 
     audit.check_kinds(fail_on)
     audit.check_targets(json, figures)
-    columns = metadata_tables.mapping(options["columns"])
+    columns = table_columns.mapping(options["columns"])
     faults: list[str] = []
     options |= {"columns": columns, "merge": False, "faults": faults}
     dataset = loading.load(names, labels=None, **options)
@@ -144,7 +145,7 @@ def _evaluate(
 ) -> None:
     from rich.console import Console
 
-    from dermalert.data import audit, metadata_tables
+    from dermalert.data import audit
     from dermalert.data.prepare import prepare
     from dermalert.evaluation import any_checkpoint
     from dermalert.evaluation.label_map import classes, read_label_map
@@ -153,7 +154,7 @@ def _evaluate(
     audit.check_targets(json, None)
     judge = any_checkpoint.load(model)
     classes(judge.labels, said)  # refused before the images are read
-    prepared = prepare(names, policy, labels=None, columns=metadata_tables.mapping(columns))
+    prepared = prepare(names, policy, labels=None, columns=table_columns.mapping(columns))
     told = any_checkpoint.grade(judge, prepared.dataset, shipped=prepared.shipped, label_map=said)
     Console().print(any_checkpoint.as_table(told))
     for sentence in any_checkpoint.remarks(told):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dermalert import taxonomy
 from dermalert.data.isic9 import TABLE
-from dermalert.data.metadata_tables import age_of, label_of, sex_of, site_of
+from dermalert.data.table_cells import age_of, label_of, sex_of, site_of
 
 COLUMNS = ("image_id", "diagnosis", "lesion_id", "age", "sex", "site")
 

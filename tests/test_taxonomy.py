@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from dermalert.data import metadata_tables
+from dermalert.data import table_cells
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES, MALIGNANT, PRECURSOR, diagnosis, find, finer, malignancy
 
@@ -183,7 +183,7 @@ def test_of_two_names_the_one_that_says_more_counts_unless_they_contradict_each_
 )
 def test_the_map_is_total_over_the_official_lists(real_images, file):
     with (real_images / "metadata" / file).open(newline="") as lines:
-        names = Counter(metadata_tables.label_of(row) for row in csv.DictReader(lines))
+        names = Counter(table_cells.label_of(row) for row in csv.DictReader(lines))
     found = {name: find(name) for name in names}
     assert "" not in names
     assert {name for name, label in found.items() if label is None} <= {"akiec", "2. solar lentigo"}
@@ -192,7 +192,7 @@ def test_the_map_is_total_over_the_official_lists(real_images, file):
 def test_the_archive_and_isic_2019_agree_under_the_map(real_images):
     def read(file, key):
         with (real_images / "metadata" / file).open(newline="") as lines:
-            return {row[key]: find(metadata_tables.label_of(row)) for row in csv.DictReader(lines)}
+            return {row[key]: find(table_cells.label_of(row)) for row in csv.DictReader(lines)}
 
     archive = read("isic_archive_diagnosis_41725.csv", "name")
     challenge = read("ISIC_2019_Training_GroundTruth.csv", "image")

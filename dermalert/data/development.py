@@ -8,7 +8,7 @@ from datasets import Dataset
 from dermalert_space import contract
 
 from dermalert.config import Config
-from dermalert.data import contamination, external, metadata_tables, schema, splits
+from dermalert.data import contamination, external, schema, splits, table_columns
 from dermalert.data.prepare import Prepared, prepare
 
 
@@ -82,7 +82,7 @@ def load(config: Config) -> Development:
         UsageError: see `prepare.prepare` and `Prepared.split`.
         RunError: the Hub cannot be reached, or there is no room for the thumbnails.
     """
-    columns = metadata_tables.Columns(metadata_tables.mapping(config.columns or []))
+    columns = table_columns.Columns(table_columns.mapping(config.columns or []))
     options = {"columns": columns, "streaming": config.streaming, "strict": config.strict}
     prepared = prepare(config.dataset, config.repair, **options)
     base = contamination.read(contract.find(config.base_model))

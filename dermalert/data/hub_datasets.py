@@ -29,9 +29,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from dermalert.data import folders, metadata_tables
-from dermalert.data.folders import Record
+from dermalert.data import shipped_splits, table_cells, table_columns
 from dermalert.data.identifiers import archive_number
+from dermalert.data.records import Record, warn_of_kinds, warn_of_nobody
 from dermalert.data.unused import Unused
 from dermalert.errors import RunError, UsageError, did_you_mean, first_line
 from dermalert.hub.retries import HTTP_ERROR
@@ -39,7 +39,7 @@ from dermalert.hub.retries import HTTP_ERROR
 _UNREAD = "{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads one)"
 
 
-def load(name: str, columns: metadata_tables.Columns, *, streaming: bool = False) -> tuple[list[Record], Dataset]:
+def load(name: str, columns: table_columns.Columns, *, streaming: bool = False) -> tuple[list[Record], Dataset]:
     """Return what a data set of the Hub holds, and its images: a column `image` that `Record.row` counts in.
 
     The images stay on disk, where `datasets` keeps them: as the files that were downloaded and once more as Arrow.
@@ -65,9 +65,9 @@ def load(name: str, columns: metadata_tables.Columns, *, streaming: bool = False
     image = _image_column(name, features, columns.given.get("image"))
     columns.met.add(image)
     others = [column for column, feature in features.items() if not isinstance(feature, Image)]
-    known = metadata_tables.headers(others)
+    known = table_columns.headers(others)
     found = columns.of(known)
-    if not metadata_tables.names_a_diagnosis(known, found | {"image_id": image}):
+    if not table_columns.names_a_diagnosis(known, found | {"image_id": image}):
         columns.check()  # which may be why
         raise UsageError(f"'{name}' has no column that names a diagnosis among {', '.join(others) or 'its columns'}.")
     splits = {split: rows.select_columns([image, *others]) for split, rows in splits.items()}
@@ -79,13 +79,13 @@ def load(name: str, columns: metadata_tables.Columns, *, streaming: bool = False
     if not splits:
         raise UsageError(f"'{name}' holds no rows.")
     if "split" in found and not columns.has_named("split", found["split"]):
-        split = metadata_tables.split_column(known, lambda column: _cells(splits.values(), others[known.index(column)]))
+        split = shipped_splits.split_column(known, lambda column: _cells(splits.values(), others[known.index(column)]))
         found = {field: column for field, column in found.items() if field != "split"} | (
             {"split": split} if split else {}
         )
     unused = Unused(name)
     unread = [column for column, feature in features.items() if isinstance(feature, Image) and column != image]
-    unused.add(_UNREAD, [*metadata_tables.unused_columns(known, found), *unread])
+    unused.add(_UNREAD, [*table_columns.unused_columns(known, found), *unread])
     unused.report()
     records, pictures, first = [], [], 0
     for split, rows in splits.items():
@@ -171,7 +171,7 @@ def _names(rows: Dataset, image: str, where: str) -> list[str]:
     By the archive's number the facts about an image are known, and its copies elsewhere.
     """
     paths = pc.struct_field(rows.data.column(image), "path").to_pylist()
-    names = [metadata_tables.image_name(path) for path in paths]
+    names = [table_cells.image_name(path) for path in paths]
     often = Counter(names)
     return [
         name if name and (archive_number(name) or often[name] == 1) else f"{where}/{i}" for i, name in enumerate(names)
@@ -207,20 +207,20 @@ def _records(
         for column, feature in rows.features.items():
             if isinstance(feature, ClassLabel):
                 row[column] = _name_of(feature, row[column])
-        kind = metadata_tables.kind_of(row, columns)
+        kind = table_cells.kind_of(row, columns)
         if kind != "dermoscopic":
             other[kind] += 1
             continue
-        shipped = {metadata_tables.shipped_as([split]), metadata_tables.split_of(row, columns)}
+        shipped = {shipped_splits.shipped_as([split]), shipped_splits.split_of(row, columns)}
         yield Record(
-            image_id=_more_telling(metadata_tables.image_name(row.get(columns.get("image_id"))), ids[i]),
-            name=metadata_tables.label_of(row, columns),
-            malignancy=metadata_tables.malignancy_of(row, columns),
+            image_id=_more_telling(table_cells.image_name(row.get(columns.get("image_id"))), ids[i]),
+            name=table_cells.label_of(row, columns),
+            malignancy=table_cells.malignancy_of(row, columns),
             row=first + i,
             # What ships as a test split is one; whatever else a split is called, it is there to be trained on.
             shipped_split="test" if "test" in shipped else "train",
             source=name,
-            facts=metadata_tables.facts_of(row, columns, nobody),
+            facts=table_cells.facts_of(row, columns, nobody),
         )
-    folders.warn_of_kinds(other, where)
-    folders.warn_of_nobody(nobody, where)
+    warn_of_kinds(other, where)
+    warn_of_nobody(nobody, where)

@@ -21,10 +21,11 @@ from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from dermalert_space.contract import is_hub_name
 from tqdm.auto import tqdm
 
-from dermalert.data import folders, hub_datasets, isic9, patients, provenance, schema, splits
-from dermalert.data.folders import Record
+from dermalert.data import folder_files, folders, hub_datasets, isic9, patients, provenance, schema, splits
+from dermalert.data.id_spaces import spaces_of
 from dermalert.data.identifiers import archive_number, clean, is_archive_id, key, original, pad_ufes
-from dermalert.data.metadata_tables import Columns
+from dermalert.data.records import Record, names_a_diagnosis, with_labels
+from dermalert.data.table_columns import Columns
 from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.imaging import synthetic_lesions, thumbnail
 from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
@@ -83,7 +84,7 @@ def load(
             `benign_malignant` or `target`, folders of these names), else what `taxonomy.malignancy` says of its
             diagnosis. An image of which neither tells is left out with a count.
         strict: refuse a file that cannot be read as an image, instead of naming and skipping it.
-        columns: fields of `metadata_tables.FIELDS` with the columns that hold them, where a source names them in its
+        columns: fields of `table_columns.FIELDS` with the columns that hold them, where a source names them in its
             own way. A pair counts in each data set that has such a column; one that none of them has is an error,
             which is left to the caller who gives `Columns` for several loadings.
         streaming: read data sets of the Hub row by row instead of downloading their files first.
@@ -98,12 +99,12 @@ def load(
     """
     of_fields = columns if isinstance(columns, Columns) else Columns(columns)
     names = list(names)
-    spaces = _spaces(names, beside)
+    spaces = spaces_of(names, beside)
     opened = [(name, *_opened(name, of_fields, spaces.get(name), streaming=streaming)) for name in names]
     if of_fields is not columns:
         of_fields.check()
     labels = labels or _most_telling(records for _, records, _ in opened)
-    opened = [(name, folders.labelled(records, name, labels), images) for name, records, images in opened]
+    opened = [(name, with_labels(records, name, labels), images) for name, records, images in opened]
     found = [_read(*source, labels, [] if faults is None else faults, strict=strict) for source in opened]
     _complete(found)
     if merge and len(found) > 1:
@@ -146,11 +147,7 @@ def _told_apart(names: list[str]) -> list[str]:
 
 def _most_telling(found: Iterable[list[Record]]) -> tuple[str, ...]:
     """Return the labels that every source can tell."""
-    return (
-        DIAGNOSES
-        if all(any(folders.names_a_diagnosis(record) for record in records) for records in found)
-        else MALIGNANCIES
-    )
+    return DIAGNOSES if all(any(names_a_diagnosis(record) for record in records) for records in found) else MALIGNANCIES
 
 
 def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
@@ -200,34 +197,6 @@ def _merge_copies(found: list[_Source]) -> None:
     for source in found:
         left = [i for i in range(len(source.rows)) if i not in gone[id(source)]]
         source.rows, source.numbers = [source.rows[i] for i in left], [source.numbers[i] for i in left]
-
-
-def _spaces(names: Iterable[str], beside: Iterable[str]) -> dict[str, str]:
-    """Return for each folder whose its ids are: a name that no other folder has, with as many folders above as needed.
-
-    One that stands alone is called by its name only, so that the key of its patients' groups is that of ever.
-    """
-    names = [name for name in names if Path(name).is_dir()]
-    owners = folders.owners(Path(name) for name in (*names, *beside) if Path(name).is_dir())
-    spaces, shared, apart = {}, defaultdict(set), []
-    for name in names:
-        owner, depth = owners[Path(name).resolve()]
-        apart += [clean(name)] * (depth > 1)
-        others = {other.parts for other, _ in owners.values()} - {owner.parts}
-        while any(other[-depth:] == owner.parts[-depth:] for other in others):
-            depth += 1
-        spaces[name] = clean("/".join(owner.parts[-depth:]))
-        shared[spaces[name]].add(Path(name).resolve())
-    for space, namesakes in shared.items():
-        if len(namesakes) > 1:
-            each = ", ".join(sorted(f"'{folder.name}'" for folder in namesakes))
-            logger.warning("%s are parts of one split: patients of equal ids there are one of '%s'", each, space)
-    if apart:
-        logger.warning(
-            "%s count as different people's: put what is of one clinic into one folder",
-            ", ".join(f"'{name}'" for name in apart),
-        )
-    return spaces
 
 
 def _opened(name: str, columns: Columns, space: str | None, *, streaming: bool) -> tuple[list[Record], Dataset]:
@@ -332,7 +301,7 @@ def _has_archive_ids(name: str, records: list[Record]) -> bool:
     A clinic that numbers its patients from IP_1000000 on has others.
     """
     return any(archive_number(record.image_id) for record in records) or (
-        Path(name).is_dir() and folders.has_official_table(Path(name))
+        Path(name).is_dir() and folder_files.has_official_table(Path(name))
     )
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dermalert.data import identifiers
-from dermalert.data.metadata_tables import Table, shipped_as
+from dermalert.data.metadata_tables import Table
+from dermalert.data.shipped_splits import shipped_as
 
 _LISTED = re.compile("isic[0-9]{7}")
 

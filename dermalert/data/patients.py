@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from dermalert.data import identifiers
-from dermalert.data.folders import Record
+from dermalert.data.records import Record
 from dermalert.errors import first_few
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from datasets import Dataset
 
 from dermalert.data import isic9, schema, splits
-from dermalert.data.metadata_tables import FACTS
-from dermalert.data.schema import fill, same_image
+from dermalert.data.schema import FACTS, fill, same_image
 from dermalert.errors import UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)

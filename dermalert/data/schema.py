@@ -9,7 +9,6 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from dermalert.data import provenance
 from dermalert.data.identifiers import archive_number
-from dermalert.data.metadata_tables import FACTS
 from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
 
 logger = logging.getLogger(__name__)
@@ -32,6 +31,9 @@ FEATURES = Features(
     }
 )
 
+
+FACTS = ("lesion_id", "patient_id", "age", "sex", "site", "skin_type")
+"""The columns that a copy of an image may know where another does not."""
 
 BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCIES))})
 """The same where it is known of an image only whether what it shows is malignant."""

@@ -13,7 +13,17 @@ import pytest
 from support.pictures import class_folders, picture, write_table
 
 from dermalert import taxonomy
-from dermalert.data import identifiers, isic9, loading, metadata_tables, near_duplicates, repair, splits
+from dermalert.data import (
+    identifiers,
+    isic9,
+    loading,
+    near_duplicates,
+    repair,
+    shipped_splits,
+    splits,
+    table_cells,
+    table_columns,
+)
 from dermalert.errors import UsageError
 
 
@@ -113,7 +123,7 @@ def test_other_ids_are_their_sources_own(word):
     ],
 )
 def test_columns_are_known_however_they_are_written(raw, known):
-    assert metadata_tables.headers(raw) == known
+    assert table_columns.headers(raw) == known
 
 
 def clinic(root: Path, *, spelt=lambda name: name) -> list[str]:
@@ -429,7 +439,7 @@ def test_words_for_nothing_are_nobody(text):
 
 @pytest.mark.parametrize("kind", ["non-dermoscopic", "not dermoscopy", "clinical (no dermatoscope)"])
 def test_a_picture_that_is_called_no_dermoscopy_is_none(kind):
-    assert metadata_tables.kind_of({"type": kind}, {"image_type": "type"}) == kind
+    assert table_cells.kind_of({"type": kind}, {"image_type": "type"}) == kind
 
 
 @pytest.mark.parametrize(
@@ -437,11 +447,11 @@ def test_a_picture_that_is_called_no_dermoscopy_is_none(kind):
     [("private_test", "test"), ("test1", "test"), ("train_1", "train"), ("Validate", "train"), ("evaluation", "train")],
 )
 def test_usual_words_for_a_split_are_known(word, split):
-    assert metadata_tables.split_of({"part": word}, {"split": "part"}) == split
+    assert shipped_splits.split_of({"part": word}, {"split": "part"}) == split
 
 
 def test_an_unknown_word_for_a_split_is_said(caplog):
-    assert metadata_tables.split_of({"part": "moonlight"}, {"split": "part"}) is None
+    assert shipped_splits.split_of({"part": "moonlight"}, {"split": "part"}) is None
     assert "a split column says 'moonlight'" in caplog.text
 
 
@@ -786,12 +796,12 @@ def test_a_table_as_json_is_not_read_and_said(tmp_path, caplog):
 
 @pytest.mark.parametrize("cell", ["999", "-1", "inf", "nan", "250", "unknown", ""])
 def test_an_age_that_nobody_has_is_not_known(cell):
-    assert "age" not in metadata_tables.facts_of({"image_id": "a", "age": cell})
+    assert "age" not in table_cells.facts_of({"image_id": "a", "age": cell})
 
 
 @pytest.mark.parametrize(("cell", "years"), [("85+", 85), ("0", 0), ("47,5", 47.5), ("61 years", 61), ("103", 103)])
 def test_an_age_is_read_as_people_write_it(cell, years):
-    assert metadata_tables.facts_of({"image_id": "a", "age": cell})["age"] == years
+    assert table_cells.facts_of({"image_id": "a", "age": cell})["age"] == years
 
 
 @pytest.mark.parametrize(

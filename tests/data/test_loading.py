@@ -6,7 +6,7 @@ from dermalert_space.images import read_image
 from PIL import Image
 from support.pictures import class_folders, picture, write_table
 
-from dermalert.data import loading, metadata_tables, near_duplicates, repair, schema
+from dermalert.data import loading, near_duplicates, repair, schema, table_columns
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES, diagnosis
 from train_hf import parse
@@ -284,12 +284,12 @@ def test_columns_are_named_as_pairs_or_in_a_file(tmp_path):
     (tmp_path / "columns.json").write_text('{"label": "finding", "image": "photo"}')
     named = {"label": "finding", "image": "photo"}
     assert (
-        metadata_tables.mapping(["label=finding", "image=photo"])
-        == metadata_tables.mapping([f"{tmp_path}/columns.json"])
+        table_columns.mapping(["label=finding", "image=photo"])
+        == table_columns.mapping([f"{tmp_path}/columns.json"])
         == named
     )
-    assert metadata_tables.mapping(["label=a=b"]) == {"label": "a=b"}
-    assert metadata_tables.mapping([]) == {}
+    assert table_columns.mapping(["label=a=b"]) == {"label": "a=b"}
+    assert table_columns.mapping([]) == {}
     assert parse(["--columns", "label=finding", "image=photo"]).columns == ["label=finding", "image=photo"]
     assert (parse([]).columns, parse([]).streaming, parse(["--streaming"]).streaming) == (None, False, True)
 
@@ -316,7 +316,7 @@ def test_columns_that_are_named_wrongly_are_refused(arguments, sentence, tmp_pat
     (tmp_path / "list.json").write_text('["label"]')
     (tmp_path / "number.json").write_text('{"label": 3}')
     with pytest.raises(UsageError, match=sentence):
-        metadata_tables.mapping(arguments)
+        table_columns.mapping(arguments)
 
 
 def test_of_several_data_sets_a_column_counts_where_it_is(tmp_path):

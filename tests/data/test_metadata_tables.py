@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 from support.pictures import picture, write_table
 
-from dermalert.data import hub_datasets, loading, metadata_tables
+from dermalert.data import hub_datasets, loading, table_columns
 
 LABELS = ("melanoma", "nevus")
 TEST_WORDS = ["Hold-Out 2", "blind_test", "testB", "ISIC2016 Test Images", "TESTSET"]
@@ -40,9 +40,7 @@ def test_a_word_for_the_test_is_one_in_a_cell_a_folder_and_a_split_of_the_hub(tm
     for root in (tmp_path / "cells", tmp_path / "folders"):
         assert [row["shipped_split"] for _, row in sorted(load(root).items())] == ["test"] * 2 + ["train"] * 4
     row = Dataset.from_list([of(0)])
-    (record,) = hub_datasets._records(
-        row, f"user/x/{word}", metadata_tables.columns_of(row.column_names), [""], first=0
-    )
+    (record,) = hub_datasets._records(row, f"user/x/{word}", table_columns.columns_of(row.column_names), [""], first=0)
     assert record.shipped_split == "test"
 
 
@@ -112,7 +110,7 @@ def test_a_word_for_nothing_is_no_other_kind_of_picture(tmp_path, word, left):
         len(
             list(
                 hub_datasets._records(
-                    told, "user/x/train", metadata_tables.columns_of(told.column_names), [""] * 4, first=0
+                    told, "user/x/train", table_columns.columns_of(told.column_names), [""] * 4, first=0
                 )
             )
         )

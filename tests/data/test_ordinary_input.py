@@ -5,8 +5,17 @@ from collections import Counter
 import pytest
 from support.pictures import class_folders, write_table
 
-from dermalert.data import folders, identifiers, loading, metadata_tables, patients
-from dermalert.data.folders import Record
+from dermalert.data import (
+    folders,
+    id_spaces,
+    identifiers,
+    loading,
+    patients,
+    shipped_splits,
+    table_cells,
+    table_columns,
+)
+from dermalert.data.records import Record
 
 
 def settled(ids: list[str]) -> list[str | None]:
@@ -53,7 +62,7 @@ def test_a_column_of_other_files_does_not_name_the_images(tmp_path, other):
     (tmp_path / "all/nevus").rmdir()
     rows = [{"image_id": files[0][:-4], "dx": "nevus", other: files[1]}]
     write_table(tmp_path / "all/metadata.csv", rows)
-    (record,) = folders.records(tmp_path / "all", metadata_tables.Columns(None))
+    (record,) = folders.records(tmp_path / "all", table_columns.Columns(None))
     assert record.image_id == files[0][:-4]
 
 
@@ -63,7 +72,7 @@ def test_a_column_of_other_files_does_not_name_the_images(tmp_path, other):
 def test_parts_of_one_split_share_their_patients(tmp_path, first, second):
     for name in (first, second):
         (tmp_path / "clinic" / name).mkdir(parents=True)
-    owners = folders.owners([tmp_path / "clinic" / first, tmp_path / "clinic" / second])
+    owners = id_spaces.owners([tmp_path / "clinic" / first, tmp_path / "clinic" / second])
     assert len({place for place, _ in owners.values()}) == 1
 
 
@@ -76,7 +85,7 @@ def test_a_folder_called_like_a_split_that_holds_no_classes_is_none(tmp_path, fo
         len(
             [
                 r
-                for r in folders.records(tmp_path, metadata_tables.Columns(None))
+                for r in folders.records(tmp_path, table_columns.Columns(None))
                 if identifiers.clean(r.name) != "figures"
             ]
         )
@@ -86,12 +95,12 @@ def test_a_folder_called_like_a_split_that_holds_no_classes_is_none(tmp_path, fo
 
 @pytest.mark.parametrize("name", ["BiopsyTest", "patch_test", "patch-testing", "TR"])
 def test_a_name_that_holds_a_splits_word_by_chance_is_no_split(name):
-    assert metadata_tables.shipped_as([name]) is None
+    assert shipped_splits.shipped_as([name]) is None
 
 
 @pytest.mark.parametrize("kind", ["dermoscopy before excision", "dermoscopic, pre-op", "dermoscopy prior to biopsy"])
 def test_dermoscopy_before_something_is_dermoscopy(kind):
-    assert metadata_tables.kind_of({"image_type": kind}, {"image_type": "image_type"}) == "dermoscopic"
+    assert table_cells.kind_of({"image_type": kind}, {"image_type": "image_type"}) == "dermoscopic"
 
 
 def test_a_broken_link_beside_the_classes_stops_nothing(tmp_path):

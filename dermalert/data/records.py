@@ -1,0 +1,126 @@
+"""An image that a source holds, before anybody has looked at it, and the label that its name stands for."""
+
+import dataclasses
+import logging
+from collections import Counter
+
+from dermalert import taxonomy
+from dermalert.data import isic9
+from dermalert.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """An image that a source holds, before anybody has looked at it."""
+
+    image_id: str
+    name: str
+    """The diagnosis in the source's words."""
+    path: str | None = None
+    """Where the image lies, if it is a file of its own."""
+    row: int | None = None
+    """Which of the source's images it is."""
+    source: str = "unknown"
+    """Where the picture was made, if its number does not tell: the name of what holds it."""
+    space: str = ""
+    """Whose ids of patients and lesions these are, if not the source's; see `home`."""
+    shipped_split: str | None = None
+    malignancy: str = ""
+    """What the source says of just that, if it has a column or folder for it."""
+    twins: tuple[str, ...] = ()
+    """Images that the source calls copies of this one."""
+    facts: dict = dataclasses.field(default_factory=dict)
+    """Lesion, patient, age, sex and site, of those that the source knows."""
+
+
+def warn_of_nobody(nobody: Counter, where: str) -> None:
+    """Say which ids of patients and lesions were taken for nobody's, but for those that are just empty."""
+    words = {word: n for word, n in nobody.items() if word.casefold() not in ("nan", "none", "null", "na", "n/a")}
+    if words:
+        each = ", ".join(f"{n} '{word}'" for word, n in words.items())
+        logger.warning("ids of '%s' that name no patient and no lesion, and join no images: %s", where, each)
+
+
+def with_labels(found: list[Record], where: str, labels: tuple[str, ...] = taxonomy.DIAGNOSES) -> list[Record]:
+    """Return the records whose name stands for one of the labels, with that; say what is left out.
+
+    Args:
+        found: under the source's own names.
+        where: the source.
+        labels: `DIAGNOSES` or `MALIGNANCIES`.
+
+    Raises:
+        UsageError: names that nobody knows, only benign and malignant where a diagnosis is asked, or no label at all.
+    """
+    binary = labels == taxonomy.MALIGNANCIES
+    kept, left_out, unknown = [], Counter(), []
+    for record in found:
+        try:
+            label = _malignancy(record) if binary else taxonomy.find(record.name, known=_known(record))
+        except KeyError as error:
+            unknown.append(error.args[0])
+            continue
+        if label is None:
+            left_out[record.name.split(":")[-1]] += 1
+        else:
+            kept.append(dataclasses.replace(record, name=label))
+    of_lists = [name for name in unknown if name.startswith(("[", "{"))]
+    if of_lists:
+        raise UsageError(
+            f"'{where}' gives a list as the diagnosis of an image ({of_lists[0][:60]}), not one name: give each image "
+            "one, or name another column (--columns label=COLUMN)."
+        )
+    if unknown:
+        names = list(dict.fromkeys(unknown))
+        more = f" And {len(names) - 5} more such names." if len(names) > 5 else ""
+        raise UsageError(f"'{where}': {taxonomy.none_of_the_nine(names[:5], binary=binary)}{more}")
+    if left_out and not kept:
+        raise _nothing_left(left_out, where, binary=binary)
+    if left_out:
+        total, words = left_out.total(), _in_words(left_out)
+        which = (
+            "of which it does not say whether they are malignant" if binary else "that are none of the nine diagnoses"
+        )
+        logger.warning("left out %d images of '%s' %s: %s", total, where, which, words)
+    return kept
+
+
+def names_a_diagnosis(record: Record) -> bool:
+    """Tell whether the source has a name for what an image shows that is more than benign or malignant."""
+    return taxonomy.plain(record.name) not in taxonomy.SILENT
+
+
+def _malignancy(record: Record) -> str | None:
+    said = taxonomy.malignancy(record.malignancy)
+    return said or taxonomy.malignancy(record.name, known=_known(record))
+
+
+def _known(record: Record) -> str | None:
+    return isic9.diagnosis(record.image_id)
+
+
+def _nothing_left(left_out: Counter, where: str, *, binary: bool) -> UsageError:
+    if binary:
+        return UsageError(f"'{where}' says of no image whether it is malignant: {_in_words(left_out)}.")
+    if any(left_out) and {name.lower() for name in left_out if name} <= taxonomy.BINARY:
+        return UsageError(
+            f"'{where}' says of its images only whether they are malignant: training needs a diagnosis. Such a set can "
+            "be evaluated on."
+        )
+    return UsageError(f"'{where}' has no image of the nine diagnoses: {_in_words(left_out)}.")
+
+
+def _in_words(left_out: Counter) -> str:
+    names = ", ".join(f"{n} {name or 'without a diagnosis'}" for name, n in left_out.most_common())
+    mixed = " and ".join(repr(name) for name in left_out if taxonomy.plain(name) in taxonomy.MIXED)
+    why = f" ({mixed} stands for actinic keratosis or squamous cell carcinoma)" if mixed else ""
+    return names + why
+
+
+def warn_of_kinds(other: Counter, where: str) -> None:
+    """Say which images were left out because they are no dermoscopy."""
+    if other:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in other.most_common())
+        logger.warning("left out %d images of '%s' that are no dermoscopy: %s", other.total(), where, kinds)

@@ -1,0 +1,125 @@
+"""What a row of a source's table says of an image: its diagnosis in the source's words, lesion, patient, age, ..."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from dermalert.data import identifiers, table_columns
+
+_MALIGNANCY = {0.0: "benign", 1.0: "malignant"}
+_DERMOSCOPIC = ("", "unknown", "contact polarized", "contact non polarized", "non contact polarized")
+_OTHER_KINDS = ("other", "others", "various", "misc", "no", "false")  # nobody's ids, but kinds of pictures
+_DERMOSCOPY = re.compile("derm(at)?oscop")
+# "non-dermoscopic", "predermoscopy", but not "dermoscopy before excision"
+_NO_DERMOSCOPY = re.compile(r"\b(non|not|no|without|un)(\b|derm)|\b(pre|before|prior( to)?) ?derm")
+
+# HAM10000's and PAD-UFES-20's words in those of the archive's `anatom_site_general`. Words that leave it open there,
+# such as "trunk", stay as they are.
+_SITES = {
+    "head/neck": ("head and neck", "scalp", "face", "ear", "neck", "nose", "lip"),
+    "anterior torso": ("chest", "abdomen"),
+    "posterior torso": ("back",),
+    "upper extremity": ("arm", "forearm", "hand"),
+    "lower extremity": ("thigh", "foot"),
+    "palms/soles": ("acral",),
+    "oral/genital": ("genital", "anogenital region"),
+}
+_SITE = {word: site for site, words in _SITES.items() for word in words}
+
+
+def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
+    """Return what kind of picture an image is, `dermoscopic` where the row does not say that it is another."""
+    kind = identifiers.clean(row.get(columns.get("image_type")))
+    plain = kind.lower().replace("-", " ").replace("_", " ")
+    if _DERMOSCOPY.search(plain):
+        return kind if _NO_DERMOSCOPY.search(plain) else "dermoscopic"
+    unknown = plain in _DERMOSCOPIC or (identifiers.is_nobody(plain) and plain not in _OTHER_KINDS)
+    return "dermoscopic" if unknown else kind
+
+
+def label_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
+    """Return the diagnosis in the source's words, as `taxonomy.find` reads them; `malignancy_of` where it has none."""
+    columns = columns or table_columns.columns_of(row)
+    if columns.get("label"):
+        return identifiers.clean(row[columns["label"]])
+    if table_columns.LEVELS[0] in row:
+        return ":".join(filter(None, (identifiers.clean(row.get(level)) for level in table_columns.LEVELS)))
+    several = table_columns.ISIC_2017 if row.keys() >= table_columns.ISIC_2017 else table_columns.ONE_HOT
+    cells = {name: identifiers.number(row[name]) for name in several if name in row}
+    if not cells:
+        return malignancy_of(row, columns)
+    hot = [name for name, number in cells.items() if number == 1]
+    if several is table_columns.ISIC_2017 and not hot and None not in cells.values():
+        return "nevus"  # the third class, which has no column
+    return hot[0] if len(hot) == 1 else ""
+
+
+def malignancy_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
+    """Return `benign`, `malignant` or what else the source's own column of that says; nothing where it has none."""
+    cell = row.get((columns or table_columns.columns_of(row)).get("malignancy"))
+    word = identifiers.clean(cell)
+    return _MALIGNANCY.get(identifiers.number(word), word)
+
+
+def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Counter | None = None) -> dict:
+    """Return lesion, patient, age, sex and site, of those that the row knows.
+
+    Args:
+        row: of a table.
+        columns: by field; without them, those that are known.
+        nobody: where what stands for nobody is counted, such as `-1`.
+    """
+    columns = columns or table_columns.columns_of(row)
+    facts = {name: identifiers.person(row[columns[name]]) for name in ("lesion_id", "patient_id") if name in columns}
+    if nobody is not None:
+        nobody.update(v for v in facts.values() if v and identifiers.is_nobody(v))
+    facts = {name: value for name, value in facts.items() if not identifiers.is_nobody(value)}
+    if facts.get("lesion_id", "").isdigit() and "patient_id" in facts:
+        # PAD-UFES-20 numbers its lesions; another source's 1765 is another lesion.
+        facts["lesion_id"] = f"{facts['patient_id']}_{facts['lesion_id']}"
+    facts |= {"age": age_of(row, columns), "sex": sex_of(row, columns), "site": site_of(row, columns)}
+    facts |= {"skin_type": skin_type_of(row, columns)}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+_OLDEST = 120  # years: 999 is a spreadsheet's word for an age that is not known
+
+
+def age_of(row: Mapping, columns: Mapping[str, str] | None = None) -> float | None:
+    """Return the age in years."""
+    word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("age"))).removesuffix("+")
+    age = identifiers.number(re.sub(r"\s*(y|yrs?|years?)$", "", word, flags=re.IGNORECASE))
+    return age if age is not None and 0 <= age <= _OLDEST else None
+
+
+def sex_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
+    """Return `female` or `male`."""
+    word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("sex"))).lower()
+    return {"f": "female", "m": "male", "female": "female", "male": "male"}.get(word)
+
+
+def skin_type_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
+    """Return the Fitzpatrick skin type, `I` to `VI`, which PAD-UFES-20 writes as a number (1.0)."""
+    word = identifiers.whole(
+        identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("skin_type"))).upper()
+    )
+    numbers = ("I", "II", "III", "IV", "V", "VI")
+    if word in numbers:
+        return word
+    return numbers[int(word) - 1] if word in ("1", "2", "3", "4", "5", "6") else None
+
+
+def site_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
+    """Return the place on the body, in the words of the archive where they fit."""
+    word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("site"))).lower()
+    return None if identifiers.is_nobody(word) else _SITE.get(word, word)
+
+
+def image_name(value: object) -> str:
+    """Return an image's name without folder and suffix, as tables write it either way."""
+    parts = identifiers.parts(value)
+    if not parts:
+        return ""
+    path = PurePath(parts[-1])
+    return path.stem if path.suffix.lower() in identifiers.IMAGE_SUFFIXES else path.name
