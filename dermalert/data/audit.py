@@ -17,7 +17,6 @@ import numpy as np
 
 from dermalert import taxonomy
 from dermalert.data import isic9, near_duplicates, schema, splits
-from dermalert.data.identifiers import archive_number
 from dermalert.errors import UsageError, did_you_mean
 from dermalert.imaging import thumbnail
 from dermalert.taxonomy import ALERT, MALIGNANCIES
@@ -95,7 +94,7 @@ class _Rows:
         self.names = dataset.features["label"].names
         self.label = [None if label is None else self.names[label] for label in dataset["label"]]
         self.source, self.split = list(dataset["source"]), list(dataset["shipped_split"])
-        self.facts = [isic9.known().get(archive_number(image_id), {}) for image_id in self.image_id]
+        self.facts = list(map(isic9.of_image, self.image_id))
         known = zip(dataset["lesion_id"], self.facts, strict=True)
         self.lesion = [own or fact.get("lesion_id") for own, fact in known]
         self.patient = list(dataset["patient_id"])
@@ -143,7 +142,7 @@ class _Rows:
 
     def labels_of(self, content: str) -> set[str]:
         """The labels under which a content stands."""
-        return {self.label[i] for i in self.copies[content]} - {None}
+        return {label for i in self.copies[content] if (label := self.label[i])}
 
     def image(self, i: int) -> dict:
         """What a report says of a row."""
@@ -188,13 +187,14 @@ def _unreadable(rows: _Rows, files: Sequence[str]) -> dict:
 def _tiny(rows: _Rows) -> dict:
     sides = rows.sketches.sizes.min(1)
     cases = [
-        rows.case([i], pixels=rows.sketches.sizes[i].tolist()) for i in np.flatnonzero((sides > 0) & (sides < _TINY))
+        rows.case([i], pixels=rows.sketches.sizes[i].tolist())
+        for i in np.flatnonzero((sides > 0) & (sides < _TINY)).tolist()
     ]
     return _finding(f"the shorter side is under {_TINY} pixels", cases, of=len(rows), unit="files", known_from=CONTENT)
 
 
 def _blank(rows: _Rows) -> dict:
-    cases = [rows.case([i]) for i in np.flatnonzero(rows.sketches.blank)]
+    cases = [rows.case([i]) for i in np.flatnonzero(rows.sketches.blank).tolist()]
     return _finding("", cases, of=len(rows), unit="files", known_from=CONTENT)
 
 
@@ -306,7 +306,7 @@ def _kin_leaks(rows: _Rows) -> dict:
         "the same lesion": _gathered(rows.lesion).values(),
         "the same patient": _gathered(rows.patient).values(),
     }
-    kin = defaultdict(dict)
+    kin: dict[int, dict[str, int]] = defaultdict(dict)
     for tie, groups in ties.items():
         for members in groups:
             trained = _trained(rows, members)
@@ -340,7 +340,7 @@ def _near_groups(rows: _Rows) -> list[list[int]]:
 def _sorted_split(rows: _Rows) -> dict:
     if not rows.ships_splits:
         return _cannot_tell(_NO_SPLIT, unit="diagnoses", known_from=IDS)
-    cases, names = [], sorted({rows.label[i] for i in rows.of("test")} - {None})
+    cases, names = [], sorted({label for i in rows.of("test") if (label := rows.label[i])})
     for name in names:
         members = sorted(
             (i for i in range(len(rows)) if rows.label[i] == name), key=lambda i: _natural(rows.image_id[i])
@@ -429,7 +429,7 @@ def _label_disagreement(rows: _Rows) -> dict:
     wrong = [i for i in known if rows.archive(i) != rows.label[i]]
     confusion = Counter(f"{rows.label[i]}, by the archive {rows.archive(i)}" for i in wrong)
     named = Counter(rows.label[i] for i in known)
-    none_right = sorted({rows.label[i] for i in wrong} - {rows.label[i] for i in set(known) - set(wrong)})
+    none_right = sorted({str(rows.label[i]) for i in wrong} - {rows.label[i] for i in set(known) - set(wrong)})
     text = "; ".join([_counted(confusion), *(f"none of the {named[name]} {name} files is one" for name in none_right)])
     cases = [rows.case([i], archive=rows.archive(i)) for i in wrong]
     return _finding(

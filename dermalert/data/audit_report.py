@@ -24,8 +24,12 @@ _SHOWN = (
     "near-duplicates",
     "near-contradictions",
     "shared",
+    "leaks",
+    "lesion-leaks",
+    "patient-leaks",
+    "kin-leaks",
+    "label-disagreement",
 )
-_SHOWN += ("leaks", "lesion-leaks", "patient-leaks", "kin-leaks", "label-disagreement")
 _ACROSS, _DOWN = 4, 5  # cases on a sheet
 _INK, _GREY, _BLUE, _ORANGE = "#222222", "#777777", "#0072b2", "#d55e00"  # the last two by Okabe & Ito (2008)
 

@@ -72,7 +72,7 @@ def of(sides: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict
 
     What several sides hold counts for the first of them: `train` tells the most.
     """
-    found = {}
+    found: dict[str, str] = {}
     for side in reversed(SIDES):
         found |= {name: name_of for name, name_of in (base or {}).items() if name_of == side}
         found |= dict.fromkeys(set().union(*names(sides[side]), _shorter(sides[side])), side)
@@ -150,7 +150,7 @@ def are_unseen(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None 
 
 def _say_namesakes(dataset: Dataset, learnt: list[set[str]], gone: np.ndarray) -> None:
     """Say how many images count as seen for nothing but an id that their source gives, which another may give too."""
-    spaces = Counter()
+    spaces: Counter[str] = Counter()
     ids = list(zip(*(dataset[name] for name in ("lesion_id", "patient_id", "group")), strict=True))
     for i in np.flatnonzero(gone):
         own = {hashed(one): one for one in ids[i] if one and ": " in one}

@@ -21,7 +21,9 @@ FILES_OF_SYSTEMS = frozenset(
 
 def sort_files(root: Path) -> tuple[list[str], list[str], list[str]]:
     """Return the images, the other files and the masks below a folder, in the order of their paths."""
-    images, others, masks = [], [], []
+    images: list[str] = []
+    others: list[str] = []
+    masks: list[str] = []
     # Sorted as paths are, a folder after the other.
     for path in sorted(_files(root), key=lambda path: path.replace(os.sep, "\0")):
         if MASK.search(stem(path)) and not is_harmless(path):

@@ -199,7 +199,7 @@ def _twins(files: Iterable[Path]) -> dict[str, list[str]]:
 
 
 def _has_class_folders(root: Path) -> bool:
-    for _, folder in [*_split_folders(root), (None, root)]:
+    for folder in [*(folder for _, folder in _split_folders(root)), root]:
         for class_folder in _folders(folder):
             if _meaning(class_folder.name) in taxonomy.DIAGNOSES and any(p.is_file() for p in class_folder.iterdir()):
                 return True
@@ -210,9 +210,10 @@ def _class_folders(folder: _Folder) -> list[Record]:
     root, splits = folder.root, _split_folders(folder.root)
     _forget_namesakes(folder)
     known, shipped = folder.facts(), folder.splits()
+    parts: list[tuple[str | None, Path]] = [*splits] if splits else [(None, root)]
     found = [
         dataclasses.replace(record, shipped_split=_settled_split(record.shipped_split, shipped.get(record.path)))
-        for split, place in splits or [(None, root)]
+        for split, place in parts
         for class_folder in _folders(place)
         for record in _class_folder(class_folder, split, known, folder.unused)
     ]

@@ -87,7 +87,8 @@ def load(name: str, columns: table_columns.Columns, *, streaming: bool = False) 
     unread = [column for column, feature in features.items() if isinstance(feature, Image) and column != image]
     unused.add(_UNREAD, [*table_columns.unused_columns(known, found), *unread])
     unused.report()
-    records, pictures, first = [], [], 0
+    records: list[Record] = []
+    pictures, first = [], 0
     for split, rows in splits.items():
         ids = _names(rows, image, f"{name}/{split}")
         told = rows.select_columns(others)
@@ -104,7 +105,7 @@ def _written(stream: IterableDataset, key: str) -> Dataset:
     return Dataset.from_generator(lambda: iter(stream), features=stream.features, fingerprint=key)
 
 
-def _commit(name: str) -> str:
+def _commit(name: str) -> str | None:
     """Return the commit that a name stands for, once the Hub has said that one may have its files."""
     repo, revision = HubName.parse(name)
     # Asked for, because `load_dataset` takes whatever it once cached where the Hub does not answer.
@@ -202,7 +203,8 @@ def _records(
     rows: Dataset, where: str, columns: Mapping[str, str], ids: Sequence[str], *, first: int
 ) -> Iterator[Record]:
     name, _, split = where.rpartition("/")
-    nobody, other = Counter(), Counter()
+    nobody: Counter[str] = Counter()
+    other: Counter[str] = Counter()
     for i, row in enumerate(rows):
         for column, feature in rows.features.items():
             if isinstance(feature, ClassLabel):

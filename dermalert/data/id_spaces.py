@@ -37,20 +37,20 @@ def owners(roots: Iterable[Path]) -> dict[Path, tuple[Path, int]]:
     Folders of one home are different people's, however they are called: each has its own. Only the parts of one split,
     `clinic/train` and `clinic/test_2024`, share their home's.
     """
-    roots = {root.resolve(): home(root) for root in roots}
+    homes = {root.resolve(): home(root) for root in roots}
     parts: dict[tuple, list[tuple[str, ...]]] = {}
     of: dict[Path, tuple] = {}
-    for root, place in roots.items():
+    for root, place in homes.items():
         below = root.relative_to(place).parts
         sides = tuple(name for name in below if PARTS_OF_A_SPLIT.intersection(words_of(name)))  # `train_images`
         of[root] = (place, tuple(name for name in below if name not in sides))
         said = tuple(word for name in sides for word in words_of(name) if word in PARTS_OF_A_SPLIT)
         parts.setdefault(of[root], []).append(said)
     found = {}
-    for root, place in roots.items():
-        sides = parts[of[root]]
-        one = place.joinpath(*of[root][1]) if len(set(sides)) == len(sides) > 1 else root
-        alone = sum(other == place for other in roots.values()) == (len(sides) if one != root else 1)
+    for root, place in homes.items():
+        beside = parts[of[root]]
+        one = place.joinpath(*of[root][1]) if len(set(beside)) == len(beside) > 1 else root
+        alone = sum(other == place for other in homes.values()) == (len(beside) if one != root else 1)
         found[root] = (place, 1) if alone else (one, len(one.relative_to(place).parts) + 1)
     return found
 

@@ -54,7 +54,7 @@ _NOBODY = set(
     """.split()  # noqa: SIM905
 ) | {""}
 # Words that say in some language that nobody knows; what follows them does not count, if there is no number in it.
-_UNKNOWN = """
+_UNKNOWN_WORDS = """
     unknown unkown unknwon unknow unk none null missing undefined unspecified unidentified undetermined unassigned
     unavailable undisclosed anonymous anonym anonymised anonymized anonymisiert anonyme anonimo anonimowy anonim
     anon deidentified redacted withheld confidential confidentiel confidencial vertraulich placeholder tbd tba
@@ -67,11 +67,11 @@ _UNKNOWN = """
     مجهول अज्ञात ไม่ทราบ 不明 未知 不详 不詳 未定 匿名 なし 無し 未記入 未入力 未填 无名氏 無名氏 未登记 未登記
     保密 미상 없음 모름 알수없음
 """
-_NEGATIONS = """
+_NEGATION_WORDS = """
     no not non none without yet nicht kein keine keinen ohne sin sans senza sem nao não pas geen niet zonder ikke inte
     utan uden uten ej ei nie bez ne nema не нет без
 """
-_NEGATED = """
+_NEGATED_WORDS = """
     any id ids identifier name number code data info information record records recorded available assigned given
     provided known stated specified collected confirmed determined applicable set found entered yet list in reported
     documented disclosed identified patient patients lesion case entry value datos dato identificar identificado
@@ -269,7 +269,7 @@ def _without_accents(text: str) -> str:
 
 
 _UNKNOWN, _NEGATIONS, _NEGATED = (
-    frozenset(_without_accents(words.casefold()).split()) for words in (_UNKNOWN, _NEGATIONS, _NEGATED)
+    frozenset(_without_accents(words.casefold()).split()) for words in (_UNKNOWN_WORDS, _NEGATION_WORDS, _NEGATED_WORDS)
 )
 _UNPARTED = tuple(word for word in _UNKNOWN if re.match("[\u1100-\u11ff\u3040-\u9fff]", word))
 _NOT_YET = tuple(_without_accents(words) for words in ("to be ", "غير ", "לא ", "tidak ", "không "))

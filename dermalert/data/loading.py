@@ -49,7 +49,7 @@ class _Source:
 
     def dataset(self, features: Features) -> Dataset:
         """Return the rows with their images, once: the rows are let go on the way, or they would take as much again."""
-        table = [{}] * len(self.images)
+        table: list[dict] = [{}] * len(self.images)
         for number, row in zip(self.numbers, self.rows, strict=True):
             table[-1 - number] = row
         self.rows = []
@@ -126,7 +126,7 @@ def _complete(found: list[_Source]) -> None:
     """
     rows = [row for source in found for row in source.rows]
     for row in rows:
-        schema.fill(row, isic9.known().get(archive_number(row["image_id"]), {}))
+        schema.fill(row, isic9.of_image(row["image_id"]))
     for row, group in zip(rows, splits.groups(map(schema.belongings, rows), _twins(found)), strict=True):
         row["group"] = group
     strangers = sum(row["source"] == "HAM10000" and not row.get("lesion_id") for row in rows)
@@ -261,12 +261,15 @@ def _read(
     name: str, records: list[Record], images: Dataset, labels: tuple[str, ...], faults: list[str], *, strict: bool
 ) -> _Source:
     """Look at every image: whether it is one, and what its bytes are."""
-    files = (images[record.row]["image"] for record in records)
+    count, in_order = len(records), [record.row for record in records]
+    files = (images[row]["image"] for row in in_order)
     of_archive = _has_archive_ids(name, records)
-    looks = tqdm(thumbnail.look(files), total=len(records), desc=f"Reading {name}", unit=" images")
-    rows, numbers, bad, places = [], [], [], []
-    for i, look in enumerate(looks):
-        record, records[i] = records[i], None  # let go, because it takes as much room as its row
+    looks = tqdm(thumbnail.look(files), total=count, desc=f"Reading {name}", unit=" images")
+    rows: list[dict] = []
+    numbers, bad, places = [], [], []
+    records.reverse()
+    for look in looks:
+        record = records.pop()  # let go, because it takes as much room as its row
         if look.fault:
             bad.append(_in_words(record, look.fault))
             places.append(_place(name, record))
@@ -274,12 +277,12 @@ def _read(
             rows.append(_row(record, labels.index(record.name), look.content, of_archive=of_archive))
             numbers.append(record.row)
     if bad and strict:
-        raise UsageError(f"{len(bad)} of {len(records)} files in '{name}' are no images: {first_few(bad)} (--strict).")
+        raise UsageError(f"{len(bad)} of {count} files in '{name}' are no images: {first_few(bad)} (--strict).")
     if bad:
-        logger.warning("skipped %d of %d files in '%s': %s", len(bad), len(records), name, first_few(bad, 20))
+        logger.warning("skipped %d of %d files in '%s': %s", len(bad), count, name, first_few(bad, 20))
     faults += places
     if not rows:
-        raise UsageError(f"none of the {len(records)} files in '{name}' can be read as an image: {first_few(bad)}.")
+        raise UsageError(f"none of the {count} files in '{name}' can be read as an image: {first_few(bad)}.")
     return _Source(name, rows, images, numbers)
 
 

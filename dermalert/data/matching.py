@@ -93,8 +93,9 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
             for path, near in _candidates(row, files, folder, within, copies=True):
                 copied[path].append((near, row))
                 by_name[row] = []
-        if by_name[row] is not None:
-            by_name[row].append(cells)
+        meant = by_name[row]
+        if meant is not None:
+            meant.append(cells)
     return _settled(table, by_name, wanted, copied)
 
 
@@ -112,8 +113,8 @@ def _bare_numbers(table: Table, files: Files) -> set[str]:
     rows = [row for row, _ in table.entries] if files.by_number else []
     if not all(identifiers.whole(row[-1]).isdecimal() for row in rows):
         return set()
-    long = {_bare_number(row) for row in rows if len(row[-1]) > 6 or len(identifiers.whole(row[-1])) > 4} - {None}
-    met = long & files.by_number.keys()
+    long = {_bare_number(row) for row in rows if len(row[-1]) > 6 or len(identifiers.whole(row[-1])) > 4}
+    met = files.by_number.keys() & long
     return met if 2 * len(met) >= len(set(rows)) else set()
 
 

@@ -154,10 +154,11 @@ def twins(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """Return the pairs of images that a list among the files calls copies, as ISIC 2020 ships one."""
     lists = [(path, _header(path)) for path in paths if _may_be_table(path)]
     lists = [(path, header) for path, header in lists if set(header) >= set(table_columns.TWINS)]
+    first, second = table_columns.TWINS
     return [
-        tuple(table_cells.image_name(by_column[name]) for name in table_columns.TWINS)
+        (table_cells.image_name(row[first]), table_cells.image_name(row[second]))
         for path, header in lists
-        for by_column in (_by_column(header, cells) for cells in _read(path)[1])
+        for row in (_by_column(header, cells) for cells in _read(path)[1])
     ]
 
 

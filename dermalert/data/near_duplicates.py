@@ -14,7 +14,7 @@ from scipy import fft, ndimage
 from tqdm.auto import tqdm
 
 from dermalert.data import schema, splits
-from dermalert.imaging.thumbnail import BLANK, SIDE, contrast, sketches
+from dermalert.imaging.thumbnail import BLANK, SIDE, Thumbnails, contrast, sketches
 
 HASH_SIDE = 16  # lowest frequencies a direction: 256 bits propose a tenth of the false pairs that the usual 64 do
 HASH_BYTES = HASH_SIDE**2 // 8
@@ -116,23 +116,25 @@ class Index:
     """
 
     def __init__(self, hashes: np.ndarray):
+        self._index: faiss.IndexBinary
         if len(hashes) <= _EXACT:
             self._index = faiss.IndexBinaryFlat(8 * HASH_BYTES)
         else:
             self._coarse = faiss.IndexBinaryFlat(8 * HASH_BYTES)  # kept: the index holds only a pointer to it
             self._coarse.add(_centres(hashes, int(len(hashes) ** 0.5)))
-            self._index = faiss.IndexBinaryIVF(self._coarse, 8 * HASH_BYTES, self._coarse.ntotal)
-            self._index.nprobe = 32
+            cells = faiss.IndexBinaryIVF(self._coarse, 8 * HASH_BYTES, self._coarse.ntotal)
+            cells.nprobe = 32
+            self._index = cells
         self._index.add(hashes)
 
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return query positions, index positions and distances of the hashes at most so many bits apart."""
         limits, distances, found = self._index.range_search(queries, radius + 1)
-        asked = np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64)))
+        asked = np.repeat(np.arange(len(queries)), np.diff(limits).astype(np.int64))
         return asked, found, distances.astype(np.int32)
 
 
-def candidates(thumbnails: np.ndarray, rows: np.ndarray) -> Pairs:
+def candidates(thumbnails: Thumbnails, rows: np.ndarray) -> Pairs:
     """Return the pairs that the hashes propose, each with the turn that brings them nearest; similarity is NaN.
 
     Args:
@@ -181,7 +183,7 @@ def _cropped(thumbnails: np.ndarray) -> np.ndarray:
 # Pixels confirm them.
 
 
-def near_duplicates(thumbnails: np.ndarray, rows: np.ndarray | None = None, *, start: int = 0) -> Pairs:
+def near_duplicates(thumbnails: Thumbnails, rows: np.ndarray | None = None, *, start: int = 0) -> Pairs:
     """Pairs of thumbnails that show the same picture; blank ones are like nothing.
 
     Args:

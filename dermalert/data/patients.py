@@ -75,7 +75,7 @@ def _stands_for_nothing(one: str, found: Mapping[str, int]) -> bool:
     if len(nines[2]) == 2:
         numbered = any(re.fullmatch(re.escape(nines[1]) + r"\d\d?", other) for other in others)
         return most and (not numbered or found[one] >= _MANY)
-    return len(nines[2]) > 3 or found[one] > max(map(found.get, others), default=1)
+    return len(nines[2]) > 3 or found[one] > max((found[other] for other in others), default=1)
 
 
 def _letters(text: str) -> str:
@@ -87,14 +87,14 @@ def _one_spelling(ids: list[str], sexes: Mapping[str, set[str]]) -> dict[str, st
 
     Leading zeros do not count, `P001` is `P1`, but where the sexes of the two tell that they are two people.
     """
-    spellings = defaultdict(list)
+    spellings: dict[str, list[str]] = defaultdict(list)
     for one in ids:
         spellings[identifiers.without_zeros(one)].append(one)
     for zeros, same in list(spellings.items()):
         if len(set.union(*(sexes[one] for one in same))) > 1:
             del spellings[zeros]
             for one in same:
-                spellings[identifiers.key(one), zeros].append(one)
+                spellings[f"{identifiers.key(one)}\n{zeros}"].append(one)
     return {one: min(same) for same in spellings.values() if len(same) > 1 for one in same}
 
 
@@ -131,7 +131,7 @@ def _apply(records: list[Record], field: str, changes: Mapping[str, str | None])
         return
     for i, record in enumerate(records):
         now = record.facts.get(field)
-        if now in changes:
+        if now is not None and now in changes:
             facts = {name: value for name, value in record.facts.items() if name != field}
             facts |= {field: changes[now]} if changes[now] else {}
             records[i] = dataclasses.replace(record, facts=facts)

@@ -18,9 +18,9 @@ class Record:
     image_id: str
     name: str
     """The diagnosis in the source's words."""
-    path: str | None = None
+    path: str = ""
     """Where the image lies, if it is a file of its own."""
-    row: int | None = None
+    row: int = -1
     """Which of the source's images it is."""
     source: str = "unknown"
     """Where the picture was made, if its number does not tell: the name of what holds it."""
@@ -55,7 +55,8 @@ def with_labels(found: list[Record], where: str, labels: tuple[str, ...] = taxon
         UsageError: names that nobody knows, only benign and malignant where a diagnosis is asked, or no label at all.
     """
     binary = labels == taxonomy.MALIGNANCIES
-    kept, left_out, unknown = [], Counter(), []
+    left_out: Counter[str] = Counter()
+    kept, unknown = [], []
     for record in found:
         try:
             label = _malignancy(record) if binary else taxonomy.find(record.name, known=_known(record))

@@ -44,7 +44,7 @@ def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, dict]:
     """
     if policy not in POLICIES:
         raise UsageError(f"--repair '{policy}' is none of {', '.join(POLICIES)}.{did_you_mean(policy, POLICIES)}")
-    report = {"policy": policy, "images_before": len(dataset), "relabelled": {}, "dropped": {}, "copies": 0}
+    report: dict = {"policy": policy, "images_before": len(dataset), "relabelled": {}, "dropped": {}, "copies": 0}
     repaired = dataset if policy == "none" else _repaired(dataset, report, from_archive=policy == "archive")
     if not len(repaired):
         raise UsageError(f"--repair {policy} leaves no image: every one stands under two labels.")
@@ -82,7 +82,8 @@ def _one_row_an_image(known: list[dict], report: dict, names: list[str]) -> list
     copies = defaultdict(list)
     for i, image in enumerate(splits.groups(map(same_image, known))):
         copies[image].append(i)
-    kept, dropped = [], Counter()
+    kept: list[int] = []
+    dropped: Counter[str] = Counter()
     for same in copies.values():
         labels = sorted({known[i]["label"] for i in same})
         if [names[label] for label in labels] == _COARSE_AND_FINE:

@@ -76,7 +76,8 @@ def fill(row: dict, known: Mapping) -> None:
 
 def _contradictions(dataset: Dataset) -> dict[str, set[int]]:
     """Return the labels of each image that stands, byte for byte, under more than one."""
-    first, labels = {}, defaultdict(set)
+    first: dict[str, int] = {}
+    labels: dict[str, set[int]] = defaultdict(set)
     for content, label in zip(dataset["content"], dataset["label"], strict=True):
         if first.setdefault(content, label) != label:
             labels[content] |= {first[content], label}

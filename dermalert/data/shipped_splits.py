@@ -53,9 +53,9 @@ def _splits_in(text: str, *, of_cell: bool = True) -> frozenset[str]:
     parts = "[A-Z]+(?![a-z])|[A-Z]?[a-z]+"  # "PublicTest", "testA"
     parts = parts if of_cell else f"(?<![A-Za-z])(?:{parts})"
     text = re.sub(r"patch[\W_]*test(s|ing)?\b", "", text, flags=re.IGNORECASE)
-    words = map(str.lower, re.findall(parts, text))
     # Two letters may be anything, unless they are all there is.
-    words = {*([identifiers.column(text)] if of_cell else []), *(word for word in words if len(word) > 2)}
+    words = {word.lower() for word in re.findall(parts, text) if len(word) > 2}
+    words |= {identifiers.column(text)} if of_cell else set()
     words = {re.sub("(data|split|set|images?|inputs?)+$", "", word) for word in words}
     validation = words & _VALIDATION and not words & _TEST
     found = {"test": words & _TEST, "train": words & _TRAIN or validation}

@@ -165,7 +165,7 @@ def check_classes(sides: dict[str, Dataset]) -> None:
     """Refuse sides of which one has no group of a diagnosis that another has."""
     if not any(map(len, sides.values())):
         raise UsageError("there is nothing to train on: all images stand in Test/, or are copies of what stands there.")
-    groups = {name: defaultdict(set) for name in sides}
+    groups: dict[str, dict[int, set[str]]] = {name: defaultdict(set) for name in sides}
     for name, rows in sides.items():
         for label, group in zip(rows["label"], rows["group"], strict=True):
             groups[name][label].add(group)

@@ -59,7 +59,8 @@ def malignancy_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str
     """Return `benign`, `malignant` or what else the source's own column of that says; nothing where it has none."""
     cell = row.get((columns or table_columns.columns_of(row)).get("malignancy"))
     word = identifiers.clean(cell)
-    return _MALIGNANCY.get(identifiers.number(word), word)
+    number = identifiers.number(word)
+    return word if number is None else _MALIGNANCY.get(number, word)
 
 
 def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Counter | None = None) -> dict:
@@ -71,16 +72,16 @@ def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Cou
         nobody: where what stands for nobody is counted, such as `-1`.
     """
     columns = columns or table_columns.columns_of(row)
-    facts = {name: identifiers.person(row[columns[name]]) for name in ("lesion_id", "patient_id") if name in columns}
+    ids = {name: identifiers.person(row[columns[name]]) for name in ("lesion_id", "patient_id") if name in columns}
     if nobody is not None:
-        nobody.update(v for v in facts.values() if v and identifiers.is_nobody(v))
-    facts = {name: value for name, value in facts.items() if not identifiers.is_nobody(value)}
-    if facts.get("lesion_id", "").isdigit() and "patient_id" in facts:
+        nobody.update(v for v in ids.values() if v and identifiers.is_nobody(v))
+    ids = {name: value for name, value in ids.items() if not identifiers.is_nobody(value)}
+    if ids.get("lesion_id", "").isdigit() and "patient_id" in ids:
         # PAD-UFES-20 numbers its lesions; another source's 1765 is another lesion.
-        facts["lesion_id"] = f"{facts['patient_id']}_{facts['lesion_id']}"
-    facts |= {"age": age_of(row, columns), "sex": sex_of(row, columns), "site": site_of(row, columns)}
+        ids["lesion_id"] = f"{ids['patient_id']}_{ids['lesion_id']}"
+    facts = {"age": age_of(row, columns), "sex": sex_of(row, columns), "site": site_of(row, columns)}
     facts |= {"skin_type": skin_type_of(row, columns)}
-    return {name: value for name, value in facts.items() if value is not None}
+    return ids | {name: value for name, value in facts.items() if value is not None}
 
 
 _OLDEST = 120  # years: 999 is a spreadsheet's word for an age that is not known

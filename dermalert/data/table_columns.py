@@ -74,13 +74,13 @@ def image_columns_of(header: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*known, *others]))
 
 
-def headers(raw: Iterable[object]) -> list[str]:
+def headers(names: Iterable[object]) -> list[str]:
     """Return a table's columns, each that is known in the spelling of the sources, however it is written.
 
     Of two that are one column in two spellings, the first as the sources write it, or else the first, is that column;
     the other keeps its own name. A name that stands twice is numbered, so that the first counts.
     """
-    raw = [identifiers.clean(column) for column in raw]
+    raw = [identifiers.clean(name) for name in names]
     forms = [_BY_FORM.get(identifiers.column(column)) for column in raw]
     as_known = set(raw) & set(_KNOWN)
     found: list[str] = []

@@ -57,7 +57,7 @@ class Sketches(NamedTuple):
         return ~self.unreadable & (contrast(self.thumbnails) < BLANK)
 
 
-def contrast(thumbnails: np.ndarray) -> np.ndarray:
+def contrast(thumbnails: "Thumbnails") -> np.ndarray:
     """Return the standard deviation of the grey levels of each thumbnail (n, height, width)."""
     # In parts: numpy makes eight bytes of each level, which of 100,000 thumbnails are 800 MB.
     parts = (thumbnails[start : start + _CHUNK] for start in range(0, len(thumbnails), _CHUNK))
@@ -79,6 +79,9 @@ class _Stored:
     def __getitem__(self, rows) -> np.ndarray:
         # Mapped each time, because what stays mapped stays in memory.
         return np.memmap(self._file, ROW, "r")["thumbnail"][rows]
+
+
+Thumbnails = np.ndarray | _Stored
 
 
 class Look(NamedTuple):
