@@ -70,7 +70,7 @@ def audit(
         [_unreadable(rows, unreadable), _tiny(rows), _blank(rows)]
         + [_exact_duplicates(rows), _several_ids(rows), _contradictions(rows)]
         + [_near_duplicates(rows), _near_contradictions(rows), _shared_images(rows)]
-        + [_leaks(rows), _shared(rows, "lesion"), _shared(rows, "patient"), _kin_leaks(rows)]
+        + [_leaks(rows), _shared_ids(rows, "lesion"), _shared_ids(rows, "patient"), _kin_leaks(rows)]
         + [_sorted_split(rows), _source_confounding(rows), _label_disagreement(rows)]
     )
     return {
@@ -94,9 +94,9 @@ class _Rows:
         self.names = dataset.features["label"].names
         self.label = [None if label is None else self.names[label] for label in dataset["label"]]
         self.source, self.split = list(dataset["source"]), list(dataset["shipped_split"])
-        self.facts = list(map(isic9.of_image, self.image_id))
-        known = zip(dataset["lesion_id"], self.facts, strict=True)
-        self.lesion = [own or fact.get("lesion_id") for own, fact in known]
+        self.facts = list(map(isic9.metadata_of, self.image_id))
+        columns = zip(dataset["lesion_id"], self.facts, strict=True)
+        self.lesion = [own or fact.get("lesion_id") for own, fact in columns]
         self.patient = list(dataset["patient_id"])
         self.named = list(dataset["named"]) if "named" in dataset.column_names else []
 
@@ -110,13 +110,13 @@ class _Rows:
 
     def archive(self, i: int) -> str | None:
         """The archive's label of a row, where the facts table knows it."""
-        found = self.facts[i].get("diagnosis")
-        return taxonomy.malignancy(found) if found and self.binary else found
+        diagnosis = self.facts[i].get("diagnosis")
+        return taxonomy.malignancy(diagnosis) if diagnosis and self.binary else diagnosis
 
     @cached_property
     def copies(self) -> dict[str, list[int]]:
         """The rows of each different content."""
-        return _gathered(self.content)
+        return _positions_of(self.content)
 
     @cached_property
     def sketches(self) -> thumbnail.Sketches:
@@ -138,7 +138,7 @@ class _Rows:
 
     def of(self, split: str) -> list[int]:
         """The rows of a shipped split."""
-        return [i for i, found in enumerate(self.split) if found == split]
+        return [i for i, part in enumerate(self.split) if part == split]
 
     def labels_of(self, content: str) -> set[str]:
         """The labels under which a content stands."""
@@ -146,29 +146,29 @@ class _Rows:
 
     def image(self, i: int) -> dict:
         """What a report says of a row."""
-        known = {"row": int(i), "image_id": self.image_id[i], "label": self.label[i], "source": self.source[i]}
-        known |= {"shipped_split": self.split[i]} if self.split[i] else {}
-        return known | ({"named": self.named[i]} if len(set(self.named)) > 1 else {})
+        description = {"row": int(i), "image_id": self.image_id[i], "label": self.label[i], "source": self.source[i]}
+        description |= {"shipped_split": self.split[i]} if self.split[i] else {}
+        return description | ({"named": self.named[i]} if len(set(self.named)) > 1 else {})
 
     def case(self, members: Iterable[int], **more) -> dict:
         """An offence, and the images that commit it."""
         return {"images": [self.image(i) for i in members], **more}
 
 
-def _gathered(keys: Iterable) -> dict:
+def _positions_of(keys: Iterable) -> dict:
     """Return the positions of each key, without None."""
-    found = defaultdict(list)
+    positions = defaultdict(list)
     for i, key in enumerate(keys):
         if key is not None:
-            found[key].append(i)
-    return dict(found)
+            positions[key].append(i)
+    return dict(positions)
 
 
 def _finding(text: str, cases: list[dict], *, of: int, unit: str, known_from: str, **more) -> dict:
     count = more.pop("count", len(cases))
-    found = more.pop("found", bool(count))
-    told = {"found": found, "count": count, "of": of, "unit": unit, "known_from": known_from, "text": text}
-    return told | more | {"cases": cases}
+    is_found = more.pop("found", bool(count))
+    finding = {"found": is_found, "count": count, "of": of, "unit": unit, "known_from": known_from, "text": text}
+    return finding | more | {"cases": cases}
 
 
 def _cannot_tell(why: str, *, unit: str, known_from: str) -> dict:
@@ -199,50 +199,50 @@ def _blank(rows: _Rows) -> dict:
 
 
 def _exact_duplicates(rows: _Rows) -> dict:
-    same = [found for found in rows.copies.values() if len(found) > 1]
+    same = [members for members in rows.copies.values() if len(members) > 1]
     text = f"{len(rows)} files hold {len(rows.copies)} different images"
     count = len(rows) - len(rows.copies)
-    cases = [rows.case(found) for found in same]
+    cases = [rows.case(members) for members in same]
     return _finding(text, cases, count=count, of=len(rows), unit="files", known_from=CONTENT)
 
 
 def _several_ids(rows: _Rows) -> dict:
-    cases = [rows.case(found) for found in rows.copies.values() if len({rows.image_id[i] for i in found}) > 1]
+    cases = [rows.case(members) for members in rows.copies.values() if len({rows.image_id[i] for i in members}) > 1]
     text = f"{len(set(rows.image_id))} ids name {len(rows.copies)} different images"
     return _finding(text, cases, of=len(rows.copies), unit="images", known_from=f"{CONTENT}, {IDS}")
 
 
 def _contradictions(rows: _Rows) -> dict:
-    found = [content for content in rows.copies if len(rows.labels_of(content)) > 1]
-    pairs = Counter(" / ".join(sorted(rows.labels_of(content))) for content in found)
-    text = _counted(pairs) or "every image has one label"
-    cases = [rows.case(rows.copies[content]) for content in found]
+    contents = [content for content in rows.copies if len(rows.labels_of(content)) > 1]
+    pairs = Counter(" / ".join(sorted(rows.labels_of(content))) for content in contents)
+    text = _in_words(pairs) or "every image has one label"
+    cases = [rows.case(rows.copies[content]) for content in contents]
     return _finding(text, cases, of=len(rows.copies), unit="images", known_from=CONTENT, by_labels=dict(pairs))
 
 
 def _near_duplicates(rows: _Rows) -> dict:
     turned = sum(1 for *_, how in rows.near if how["turn"])
-    groups = len(rows.copies) - _joined(rows)
+    groups = len(rows.copies) - _count_components(rows)
     text = f"{groups} images are another one again" + (f", {turned} pairs mirrored or turned" if turned else "")
     cases = [rows.case((a, b), **how) for a, b, how in rows.near]
     return _finding(text, cases, of=len(rows.copies), unit="pairs of images", known_from=CONTENT)
 
 
-def _joined(rows: _Rows) -> int:
+def _count_components(rows: _Rows) -> int:
     numbers = {content: k for k, content in enumerate(rows.copies)}
     ends = [(numbers[rows.content[a]], numbers[rows.content[b]]) for a, b, _ in rows.near]
     return len(set(splits.components(np.array(ends, int).reshape(-1, 2), len(numbers)).tolist()))
 
 
 def _near_contradictions(rows: _Rows) -> dict:
-    found = [
+    disagreeing = [
         (a, b, how)
         for a, b, how in rows.near
         if rows.labels_of(rows.content[a]).isdisjoint(rows.labels_of(rows.content[b]))
     ]
-    pairs = Counter(" / ".join(sorted({str(rows.label[a]), str(rows.label[b])})) for a, b, _ in found)
-    cases = [rows.case((a, b), **how) for a, b, how in found]
-    text = _counted(pairs) or "both images of every pair have the same label"
+    pairs = Counter(" / ".join(sorted({str(rows.label[a]), str(rows.label[b])})) for a, b, _ in disagreeing)
+    cases = [rows.case((a, b), **how) for a, b, how in disagreeing]
+    text = _in_words(pairs) or "both images of every pair have the same label"
     return _finding(text, cases, of=len(rows.near), unit="pairs of images", known_from=CONTENT)
 
 
@@ -252,40 +252,41 @@ def _shared_images(rows: _Rows) -> dict:
         return _cannot_tell("one data set was named, not several", unit="images", known_from=known_from)
     columns = zip(rows.image_id, rows.content, strict=True)
     names = [schema.same_image({"image_id": image_id, "content": content}) for image_id, content in columns]
-    images = list(_gathered(splits.groups(names, [(a, b) for a, b, _ in rows.near])).values())
+    images = list(_positions_of(splits.groups(names, [(a, b) for a, b, _ in rows.near])).values())
     # Of each image, the first row under each name.
     places = [{rows.named[i]: i for i in reversed(members)} for members in images]
-    shared = [sorted(found.values()) for found in places if len(found) > 1]
-    pairs = Counter(" / ".join(rows.named[i] for i in found) for found in shared)
-    text = _counted(pairs) or "no image stands in two of them"
-    return _finding(text, [rows.case(found) for found in shared], of=len(images), unit="images", known_from=known_from)
+    shared = [sorted(place.values()) for place in places if len(place) > 1]
+    pairs = Counter(" / ".join(rows.named[i] for i in place) for place in shared)
+    text = _in_words(pairs) or "no image stands in two of them"
+    return _finding(text, [rows.case(place) for place in shared], of=len(images), unit="images", known_from=known_from)
 
 
 def _leaks(rows: _Rows) -> dict:
     if not rows.ships_splits:
         return _cannot_tell(_NO_SPLIT, unit="test images", known_from=CONTENT)
-    cases = [rows.case([i, *found]) for i in rows.of("test") if (found := _trained(rows, rows.copies[rows.content[i]]))]
+    copies = {i: _training_rows(rows, rows.copies[rows.content[i]]) for i in rows.of("test")}
+    cases = [rows.case([i, *trained]) for i, trained in copies.items() if trained]
     other = sum(1 for case in cases if case["images"][0]["label"] != case["images"][1]["label"])
     text = f"{other} of them under another label there" if cases else "no test image is a training image"
     return _finding(text, cases, of=len(rows.of("test")), unit="test images", known_from=CONTENT)
 
 
-def _trained(rows: _Rows, members: Iterable[int]) -> list[int]:
+def _training_rows(rows: _Rows, members: Iterable[int]) -> list[int]:
     return [i for i in members if rows.split[i] == "train"]
 
 
-def _shared(rows: _Rows, what: str) -> dict:
+def _shared_ids(rows: _Rows, what: str) -> dict:
     keys, unit = (rows.lesion, "lesions") if what == "lesion" else (rows.patient, "patients")
-    groups = _gathered(keys)
+    groups = _positions_of(keys)
     if not rows.ships_splits or not groups:
         why = f"no {what} ids are known" if rows.ships_splits else _NO_SPLIT
         return _cannot_tell(why, unit=unit, known_from=METADATA)
-    both = {key: found for key, found in groups.items() if {"train", "test"} <= {rows.split[i] for i in found}}
+    both = {key: members for key, members in groups.items() if {"train", "test"} <= {rows.split[i] for i in members}}
     cases = [
-        rows.case(sorted(found, key=lambda i: rows.split[i]), **{f"{what}_id": key}) for key, found in both.items()
+        rows.case(sorted(members, key=lambda i: rows.split[i]), **{f"{what}_id": key}) for key, members in both.items()
     ]
     named = [i for i, key in enumerate(keys) if key is not None]
-    offending = [i for found in both.values() for i in found]
+    offending = [i for members in both.values() for i in members]
     text = f"{what} ids are known of {len(named)} of {len(rows)} files"
     # The facts table names no patients.
     origin = METADATA if what == "patient" else _origin(rows, offending or named)
@@ -303,30 +304,31 @@ def _kin_leaks(rows: _Rows) -> dict:
     ties = {
         "the same bytes": rows.copies.values(),
         "the same picture": _near_groups(rows),
-        "the same lesion": _gathered(rows.lesion).values(),
-        "the same patient": _gathered(rows.patient).values(),
+        "the same lesion": _positions_of(rows.lesion).values(),
+        "the same patient": _positions_of(rows.patient).values(),
     }
     kin: dict[int, dict[str, int]] = defaultdict(dict)
     for tie, groups in ties.items():
         for members in groups:
-            trained = _trained(rows, members)
+            trained = _training_rows(rows, members)
             for i in members if trained else ():
                 if rows.split[i] == "test":
                     kin[i].setdefault(tie, trained[0])
     if not kin:
         return _finding("", [], of=len(rows.of("test")), unit="test images", known_from=CONTENT)
-    by = {tie: sum(tie in found for found in kin.values()) for tie in ties}
-    alone = sum(any(tie in found for tie in list(ties)[:2]) for found in kin.values())
+    by = {tie: sum(tie in related for related in kin.values()) for tie in ties}
+    alone = sum(any(tie in related for tie in list(ties)[:2]) for related in kin.values())
     cases = [rows.case([i, next(iter(kin[i].values()))], by=list(kin[i])) for i in sorted(kin)]
-    told = [
-        i for test, found in kin.items() for tie, other in found.items() if tie in list(ties)[2:] for i in (test, other)
+    by_id = {"the same lesion", "the same patient"}
+    named = [
+        i for test, related in kin.items() for tie, other in related.items() if tie in by_id for i in (test, other)
     ]
     return _finding(
         ", ".join(f"{n} by {tie}" for tie, n in by.items() if n) + f"; by content alone {alone}",
         cases,
         of=len(rows.of("test")),
         unit="test images",
-        known_from=f"{CONTENT}, {_origin(rows, told)}" if told else CONTENT,
+        known_from=f"{CONTENT}, {_origin(rows, named)}" if named else CONTENT,
         by_tie=by,
         by_content_alone=alone,
     )
@@ -389,8 +391,8 @@ def _source_confounding(rows: _Rows) -> dict:
             f"{figures['specificity']:.2f}"
         )
     cases = [{"images": [], "label": name, "source": next(iter(by_label[name]))} for name in alone]
-    found = telling or bool(alone)
-    return _finding(text, cases, of=len(by_label), unit="diagnoses", known_from=IDS, found=found) | details
+    confounded = telling or bool(alone)
+    return _finding(text, cases, of=len(by_label), unit="diagnoses", known_from=IDS, found=confounded) | details
 
 
 def _melanoma_by_source(rows: _Rows) -> dict:
@@ -400,14 +402,14 @@ def _melanoma_by_source(rows: _Rows) -> dict:
     rest. An image under two labels counts, among the different images, as melanoma if one of them is.
     """
     files = [(source, label == ALERT) for source, label in zip(rows.source, rows.label, strict=True)]
-    images = [(rows.source[found[0]], ALERT in rows.labels_of(content)) for content, found in rows.copies.items()]
+    images = [(rows.source[members[0]], ALERT in rows.labels_of(content)) for content, members in rows.copies.items()]
     chosen = [s for s in sorted(set(rows.source)) if _share(files, {s}, True) > _share(files, {s}, False)]
     return {"sources": chosen, "files": _sensitivity(files, chosen), "different_images": _sensitivity(images, chosen)}
 
 
 def _share(items: list[tuple[str, bool]], sources: Iterable[str], positive: bool) -> float:
     """Return the share of the positive, or of the negative, that come from the sources."""
-    among = [source for source, found in items if found == positive]
+    among = [source for source, is_melanoma in items if is_melanoma == positive]
     return sum(source in sources for source in among) / len(among) if among else math.nan
 
 
@@ -423,26 +425,26 @@ def _sensitivity(items: list[tuple[str, bool]], chosen: Sequence[str]) -> dict:
 
 
 def _label_disagreement(rows: _Rows) -> dict:
-    known = [i for i in range(len(rows)) if rows.archive(i) and rows.label[i]]
-    if not known:
+    labelled = [i for i in range(len(rows)) if rows.archive(i) and rows.label[i]]
+    if not labelled:
         return _cannot_tell("the archive's labels of these images are not known", unit="files", known_from=FACTS)
-    wrong = [i for i in known if rows.archive(i) != rows.label[i]]
+    wrong = [i for i in labelled if rows.archive(i) != rows.label[i]]
     confusion = Counter(f"{rows.label[i]}, by the archive {rows.archive(i)}" for i in wrong)
-    named = Counter(rows.label[i] for i in known)
-    none_right = sorted({str(rows.label[i]) for i in wrong} - {rows.label[i] for i in set(known) - set(wrong)})
-    text = "; ".join([_counted(confusion), *(f"none of the {named[name]} {name} files is one" for name in none_right)])
+    named = Counter(rows.label[i] for i in labelled)
+    none_right = sorted({str(rows.label[i]) for i in wrong} - {rows.label[i] for i in set(labelled) - set(wrong)})
+    text = "; ".join([_in_words(confusion), *(f"none of the {named[name]} {name} files is one" for name in none_right)])
     cases = [rows.case([i], archive=rows.archive(i)) for i in wrong]
     return _finding(
         text if wrong else "every label is the archive's",
         cases,
-        of=len(known),
+        of=len(labelled),
         unit="files",
         known_from=FACTS,
         none_right=none_right,
     )
 
 
-def _counted(counter: Counter) -> str:
+def _in_words(counter: Counter) -> str:
     return ", ".join(f"{n} {name}" for name, n in counter.most_common())
 
 
@@ -477,5 +479,5 @@ def check_targets(json: Path | None, figures: Path | None) -> None:
 
 def failures(report: dict, kinds: Iterable[str]) -> list[str]:
     """Return which of the kinds (`any` for all) were found."""
-    wanted = set(KINDS if "any" in kinds else kinds)
-    return [kind for kind, finding in report["findings"].items() if finding["found"] and kind in wanted]
+    chosen = set(KINDS if "any" in kinds else kinds)
+    return [kind for kind, finding in report["findings"].items() if finding["found"] and kind in chosen]

@@ -75,17 +75,17 @@ def show(report: dict) -> None:
 
 
 def _example(case: dict) -> str:
-    images = [f"{image['image_id']} ({_standing(image)})" for image in case["images"][:3]]
-    return "; ".join(filter(None, (", ".join(images), _told(case))))
+    images = [f"{image['image_id']} ({_label_and_split(image)})" for image in case["images"][:3]]
+    return "; ".join(filter(None, (", ".join(images), _details(case))))
 
 
-def _told(case: dict) -> str:
+def _details(case: dict) -> str:
     """Return in words what a case says beside its images."""
-    told = [(name.replace("_", " "), value) for name, value in case.items() if name != "images" and value]
-    return ", ".join(f"{name} {' and '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in told)
+    details = [(name.replace("_", " "), value) for name, value in case.items() if name != "images" and value]
+    return ", ".join(f"{name} {' and '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in details)
 
 
-def _standing(image: dict) -> str:
+def _label_and_split(image: dict) -> str:
     return ", ".join(filter(None, (image["label"], image.get("shipped_split"), image.get("named"))))
 
 
@@ -161,7 +161,7 @@ def _relation(kind: str, case: dict) -> str:
     if kind == "label-disagreement":
         return _name(case["images"][0])
     others = len(case["images"]) - 2
-    return ", ".join(filter(None, (_told(case), f"{others} more such" if others > 0 else "")))
+    return ", ".join(filter(None, (_details(case), f"{others} more such" if others > 0 else "")))
 
 
 def _place(axes, source: dict, picture: _Picture, x: float, y: float) -> None:

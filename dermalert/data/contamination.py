@@ -42,27 +42,27 @@ _PART = 512  # images hashed at once
 
 
 def names(dataset: Dataset) -> list[set[str]]:
-    """Return, hashed, what each image belongs to: lesion, patient, archive number, bytes, and its group."""
+    """Hashed names of what each image belongs to: lesion, patient, archive number, bytes, and its group."""
     columns = ("lesion_id", "patient_id", "image_id", "content", "group")
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*(dataset[name] for name in columns), strict=True)]
-    return [{hashed(name) for name in (*schema.belongings(row), row["group"]) if name is not None} for row in rows]
+    return [{hash_name(name) for name in (*schema.belongings(row), row["group"]) if name is not None} for row in rows]
 
 
 def _shorter(dataset: Dataset) -> set[str]:
-    """Return, hashed, the ids as they are called where their folder is loaded without the others that it stood beside.
+    """Hashed ids as they are called where their folder is loaded without the others that it stood beside.
 
     There `a/images: 7` is `a: 7`. What a release has learnt from is to be known however it is asked about.
     """
-    found = set()
+    ids = set()
     for name in {name for column in ("lesion_id", "patient_id", "group") for name in dataset[column]} - {None}:
         space, colon, one = name.partition(": ")
         folders = space.split("/") if colon else []
         for i in range(len(folders)):
-            found |= {hashed("/".join(folders[i:j]) + f": {one}") for j in range(i + 1, len(folders) + 1)}
-    return found
+            ids |= {hash_name("/".join(folders[i:j]) + f": {one}") for j in range(i + 1, len(folders) + 1)}
+    return ids
 
 
-def hashed(name: str) -> str:
+def hash_name(name: str) -> str:
     """Return what stands for the name of a lesion, a patient or a group in a release."""
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
@@ -72,12 +72,12 @@ def of(sides: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict
 
     What several sides hold counts for the first of them: `train` tells the most.
     """
-    found: dict[str, str] = {}
+    exposure: dict[str, str] = {}
     for side in reversed(SIDES):
-        found |= {name: name_of for name, name_of in (base or {}).items() if name_of == side}
-        found |= dict.fromkeys(set().union(*names(sides[side]), _shorter(sides[side])), side)
-        found |= dict.fromkeys(pictures(sides[side]), side)
-    return found
+        exposure |= {name: name_of for name, name_of in (base or {}).items() if name_of == side}
+        exposure |= dict.fromkeys(set().union(*names(sides[side]), _shorter(sides[side])), side)
+        exposure |= dict.fromkeys(pictures(sides[side]), side)
+    return exposure
 
 
 def pictures(dataset: Dataset) -> set[str]:
@@ -98,15 +98,15 @@ def _hashes(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def look_alike(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
     """Return which images (n,) are nearly the picture of one that was seen, otherwise than as a side."""
-    found = np.zeros(len(dataset), bool)
+    alike = np.zeros(len(dataset), bool)
     listed = [name.removeprefix(_NEAR) for name, side in seen.items() if name.startswith(_NEAR) and side != but_as]
     if listed:
         index = near_duplicates.Index(np.frombuffer(bytes.fromhex("".join(listed)), np.uint8).reshape(len(listed), -1))
         for rows, positions in _hashes(dataset):
             for codes in positions:
                 asked, _, _ = index.within(codes, RADIUS)
-                found[rows[asked]] = True
-    return found
+                alike[rows[asked]] = True
+    return alike
 
 
 def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str, Dataset]:
@@ -124,19 +124,19 @@ def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str,
     """
     if not learnt:
         return sides
-    found, aside = dict(sides), [sides["set_aside"]]
+    parts, aside = dict(sides), [sides["set_aside"]]
     for name in ("validation", "calibration", "held_out", "clean_test"):
         fresh = are_unseen(sides[name], learnt, but_as=name)
-        found[name] = sides[name].select(np.flatnonzero(fresh))
+        parts[name] = sides[name].select(np.flatnonzero(fresh))
         if name != "clean_test":
             aside.append(sides[name].select(np.flatnonzero(~fresh)))
-            if not len(found[name]):
+            if not len(parts[name]):
                 raise UsageError(f"the base model has learnt from all images of the side {name}: take another base.")
     try:
-        splits.check_classes({name: found[name] for name in splits.SHARES})
+        splits.check_classes({name: parts[name] for name in splits.SHARES})
     except UsageError as error:
         raise UsageError(f"without what the base model has learnt from, {error}") from error
-    return found | {"set_aside": concatenate_datasets(aside)}
+    return parts | {"set_aside": concatenate_datasets(aside)}
 
 
 def are_unseen(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
@@ -153,7 +153,7 @@ def _say_namesakes(dataset: Dataset, learnt: list[set[str]], gone: np.ndarray) -
     spaces: Counter[str] = Counter()
     ids = list(zip(*(dataset[name] for name in ("lesion_id", "patient_id", "group")), strict=True))
     for i in np.flatnonzero(gone):
-        own = {hashed(one): one for one in ids[i] if one and ": " in one}
+        own = {hash_name(one): one for one in ids[i] if one and ": " in one}
         if learnt[i] and learnt[i] <= own.keys():
             spaces[own[min(learnt[i])].partition(": ")[0]] += 1
     if spaces:
@@ -170,7 +170,7 @@ def write(seen: Mapping[str, str], folder: Path) -> None:
     listed = sorted(seen)
     # A perceptual hash has a name as well, so that who knows only the first two columns reads the list as ever.
     near = [bytes.fromhex(name.removeprefix(_NEAR)) if name.startswith(_NEAR) else None for name in listed]
-    shown = [name if code is None else hashed(name) for name, code in zip(listed, near, strict=True)]
+    shown = [name if code is None else hash_name(name) for name, code in zip(listed, near, strict=True)]
     columns = {"name": shown, "side": [seen[name] for name in listed], "picture": pa.array(near, pa.binary())}
     # Of hexadecimal digits zstd leaves half.
     table = pa.table(columns)
@@ -192,11 +192,11 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the Hub does not answer
             if constants.HF_HUB_OFFLINE and not _may_have_a_list(repo, revision):
                 return {}
-            raise _not_asked(model, error) from error
+            raise _unreachable(model, error) from error
         except EntryNotFoundError:
             return {}
         except (HTTP_ERROR, OSError) as error:
-            raise _not_asked(model, error) from error
+            raise _unreachable(model, error) from error
     if not path.is_file():
         return {}
     table = pq.read_table(path)
@@ -213,7 +213,7 @@ def _may_have_a_list(repo: str, revision: str | None) -> bool:
     return not isinstance(config, str) or "dermalert" in json.loads(Path(config).read_text())
 
 
-def _not_asked(model: str | Path, error: Exception) -> RunError:
+def _unreachable(model: str | Path, error: Exception) -> RunError:
     if constants.HF_HUB_OFFLINE:
         repo, revision = HubName.parse(str(model))
         command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")

@@ -19,15 +19,15 @@ def check(asked: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: one is not written as NAME=DATASET, or a name is used twice.
     """
-    found = {}
+    datasets = {}
     for one in asked:
         name, _, dataset = one.partition("=")
         if not dataset or not re.fullmatch(r"[\w.-]+", name):
             raise UsageError(f"--external '{one}' must be NAME=DATASET, such as clinic=photos/.")
-        if name in found:
+        if name in datasets:
             raise UsageError(f"--external names two data sets '{name}'.")
-        found[name] = dataset
-    return found
+        datasets[name] = dataset
+    return datasets
 
 
 def load(
@@ -49,7 +49,7 @@ def load(
         UsageError: see `check` and `loading.load`; or nothing is left of a data set.
     """
     taught = concatenate_datasets([sides[side] for side in contamination.SIDES])
-    found, told = {}, {}
+    datasets, reports = {}, {}
     for name, dataset in check(asked).items():
         both = _link(taught, loading.load([dataset], **options))
         repaired, report = repair.repair(both.select(range(len(taught), len(both))), policy)
@@ -61,9 +61,9 @@ def load(
             logger.warning("left out of %s: %d images with kin among those learnt from", name, left_out)
         if not len(fresh):
             raise UsageError(f"nothing is left of --external {name}: all its images have kin among those learnt from.")
-        found[f"external/{name}"] = fresh
-        told[name] = schema.describe(fresh) | {"left_out": left_out, "repair": report}
-    return found, told
+        datasets[f"external/{name}"] = fresh
+        reports[name] = schema.describe(fresh) | {"left_out": left_out, "repair": report}
+    return datasets, reports
 
 
 def _link(taught: Dataset, loaded: Dataset) -> Dataset:

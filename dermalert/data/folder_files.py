@@ -47,8 +47,8 @@ def tables_among(texts: list[str], images: list[str]) -> list[str]:
     """Return the texts that begin like a table, or of whose first lines at least half name an image."""
     lines = {path: metadata_tables.beginning(Path(path)) for path in texts}
     words = {path: [_file_keys(line) for line in lines[path]] for path in texts}
-    wanted = {key for each in words.values() for line in each for key in line}
-    here = wanted.intersection(identifiers.key(os.path.basename(path)) for path in images) if wanted else wanted
+    keys = {key for each in words.values() for line in each for key in line}
+    here = keys.intersection(identifiers.key(os.path.basename(path)) for path in images) if keys else keys
     naming = {path: sum(not here.isdisjoint(line) for line in words[path]) for path in texts}
     return [
         path

@@ -58,13 +58,13 @@ def records(root: Path, columns: table_columns.Columns, space: str | None = None
     near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
     near = [path for path in near if folder_files.OFFICIAL_TABLE.match(path.name)]
     files = sorted(Path(path) for path in others if metadata_tables.is_table(Path(path)))
-    found, beside = metadata_tables.read(files, columns, unused), metadata_tables.read(near, table_columns.Columns())
+    tables, beside = metadata_tables.read(files, columns, unused), metadata_tables.read(near, table_columns.Columns())
     source, space = (
         identifiers.clean(root.resolve().name) or "unknown",
         space or identifiers.clean(id_spaces.home(root).name),
     )
     twins = _twins([*files, *near])
-    folder = _Folder(root, images, found, beside, unused)
+    folder = _Folder(root, images, tables, beside, unused)
     records = [
         dataclasses.replace(record, row=i, source=source, space=space, twins=tuple(twins.get(record.image_id, ())))
         for i, record in enumerate(_records(folder, columns))
@@ -88,39 +88,39 @@ class _Folder:
         self,
         root: Path,
         images: list[str],
-        found: list[metadata_tables.Table],
+        tables: list[metadata_tables.Table],
         beside: list[metadata_tables.Table],
         unused: Unused,
     ):
         self.root, self.images, self.unused = root, images, unused
         self.matches: list[tuple[metadata_tables.Table, matching.Match]] = []
-        if found or beside:
+        if tables or beside:
             base = len(str(root)) + 1
             files = matching.Files(images, lambda path: path[base:])
-            own = [(table, identifiers.parts(table.path.relative_to(root).parent)) for table in found]
+            own = [(table, identifiers.parts(table.path.relative_to(root).parent)) for table in tables]
             for table, folder in [*own, *((table, ()) for table in beside)]:
                 table = table.of_files(files.has)
                 self.matches.append((table, matching.match(table, files, folder)))
-        self.own = self.matches[: len(found)]
+        self.own = self.matches[: len(tables)]
         self.labelling = [(t, m) for t, m in self.own if t.names_a_diagnosis and (m.rows or m.ambiguous)] or [
-            (t, m) for t, m in self.matches[len(found) :] if t.names_a_diagnosis and (m.rows or m.ambiguous)
+            (t, m) for t, m in self.matches[len(tables) :] if t.names_a_diagnosis and (m.rows or m.ambiguous)
         ]
 
     def facts(self) -> dict[str, dict]:
         """Return what the tables know of each image, by path; say what stands for nobody, and what contradicts."""
-        known: dict[str, dict] = {}
+        by_path: dict[str, dict] = {}
         nobody: Counter[str] = Counter()
         against = []
         for path, row, table in self._rows():
-            facts, before = table_cells.facts_of(row, table.columns, nobody), known.get(path)
+            facts, before = table_cells.facts_of(row, table.columns, nobody), by_path.get(path)
             if before and not all(map(_agree, map(facts.get, _WHOSE), map(before.get, _WHOSE))):
                 against.append(os.path.relpath(path, self.root))
-            known[path] = facts | before if before else facts
+            by_path[path] = facts | before if before else facts
         self.unused.add(
             "{n} images in '{where}' have several lesions or patients by their rows, of which the first counts", against
         )
         warn_of_nobody(nobody, str(self.root))
-        return known
+        return by_path
 
     def kinds(self) -> dict[str, str]:
         """Return what is no dermoscopy by any row, by path."""
@@ -129,10 +129,10 @@ class _Folder:
 
     def splits(self) -> dict[str, str]:
         """Return the shipped split of each image by the tables' own columns: `test` where any row says so."""
-        found: dict[str, str | None] = {}
+        by_path: dict[str, str | None] = {}
         for path, row, table in self._rows("split"):
-            found[path] = _settled_split(found.get(path), shipped_splits.split_of(row, table.columns))
-        return {path: split for path, split in found.items() if split}
+            by_path[path] = _settled_split(by_path.get(path), shipped_splits.split_of(row, table.columns))
+        return {path: split for path, split in by_path.items() if split}
 
     def _rows(self, field: str | None = None) -> Iterator[tuple[str, dict, metadata_tables.Table]]:
         """Yield each image's path with each row that means it, and its table, of the tables with that field."""
@@ -192,10 +192,10 @@ def _records(folder: _Folder, columns: table_columns.Columns) -> list[Record]:
 
 
 def _twins(files: Iterable[Path]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    twins: dict[str, list[str]] = {}
     for first, second in metadata_tables.twins(files):
-        found.setdefault(first, []).append(second)
-    return found
+        twins.setdefault(first, []).append(second)
+    return twins
 
 
 def _has_class_folders(root: Path) -> bool:
@@ -209,17 +209,17 @@ def _has_class_folders(root: Path) -> bool:
 def _class_folders(folder: _Folder) -> list[Record]:
     root, splits = folder.root, _split_folders(folder.root)
     _forget_namesakes(folder)
-    known, shipped = folder.facts(), folder.splits()
+    facts, shipped = folder.facts(), folder.splits()
     parts: list[tuple[str | None, Path]] = [*splits] if splits else [(None, root)]
-    found = [
+    records = [
         dataclasses.replace(record, shipped_split=_settled_split(record.shipped_split, shipped.get(record.path)))
         for split, place in parts
         for class_folder in _folders(place)
-        for record in _class_folder(class_folder, split, known, folder.unused)
+        for record in _class_folder(class_folder, split, facts, folder.unused)
     ]
     against: Counter[str] = Counter()
     labelling = [(table, match) for table, match in folder.matches if table.names_a_diagnosis]
-    found = [_refined(record, labelling, against) for record in found]
+    records = [_refine(record, labelling, against) for record in records]
     if against:
         words = ", ".join(f"{n} {pair}" for pair, n in against.most_common())
         logger.warning(
@@ -236,8 +236,8 @@ def _class_folders(folder: _Folder) -> list[Record]:
     places = {str(place) for place in (root, *(place for _, place in splits))}
     loose = [os.path.relpath(path, root) for path in folder.images if os.path.dirname(path) in places]
     folder.unused.add("left out {n} images of '{where}' that lie in no folder of a diagnosis", loose)
-    _say_test(found, shipped, root)
-    return _dermoscopic(found, folder.kinds(), root)
+    _say_test(records, shipped, root)
+    return _without_other_kinds(records, folder.kinds(), root)
 
 
 def _settled_split(one: str | None, other: str | None) -> str | None:
@@ -245,19 +245,19 @@ def _settled_split(one: str | None, other: str | None) -> str | None:
     return "test" if "test" in (one, other) else one or other
 
 
-def _say_test(found: list[Record], shipped: Mapping[str, str], root: Path) -> None:
-    tested = sum(shipped.get(record.path) == "test" for record in found)
+def _say_test(records: list[Record], shipped: Mapping[str, str], root: Path) -> None:
+    tested = sum(shipped.get(record.path) == "test" for record in records)
     if tested:
         logger.warning("%d images of '%s' are the test by its table's split, and not trained on", tested, root)
 
 
-def _dermoscopic(found: list[Record], kinds: Mapping[str, str], root: Path) -> list[Record]:
+def _without_other_kinds(records: list[Record], kinds: Mapping[str, str], root: Path) -> list[Record]:
     """Return the records without what a table says is no dermoscopy."""
-    warn_of_kinds(Counter(kinds[record.path] for record in found if record.path in kinds), str(root))
-    return [record for record in found if record.path not in kinds]
+    warn_of_kinds(Counter(kinds[record.path] for record in records if record.path in kinds), str(root))
+    return [record for record in records if record.path not in kinds]
 
 
-def _refined(
+def _refine(
     record: Record, labelling: Iterable[tuple[metadata_tables.Table, matching.Match]], against: Counter[str]
 ) -> Record:
     """Return the record with what tables say beyond its folder's name; count where one of them contradicts it."""
@@ -273,7 +273,7 @@ def _refined(
     return record
 
 
-def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict], unused: Unused) -> Iterator[Record]:
+def _class_folder(folder: Path, split: str | None, facts: Mapping[str, dict], unused: Unused) -> Iterator[Record]:
     walk = ((below, files) for below, _, files in os.walk(folder) if below != str(folder))
     nested = [os.path.join(below, name) for below, files in walk for name in files]
     unused.add(f"left out {{n}} files below '{folder}'", nested)
@@ -289,7 +289,7 @@ def _class_folder(folder: Path, split: str | None, known: Mapping[str, dict], un
                 malignancy=malignancy,
                 path=path,
                 shipped_split=split,
-                facts=known.get(path, _NO_FACTS),
+                facts=facts.get(path, _NO_FACTS),
             )
 
 
@@ -297,55 +297,55 @@ def _from_tables(folder: _Folder) -> list[Record]:
     root = folder.root
     for _, match in folder.labelling:
         _refuse_namesakes(match)
-    said = _said(folder.labelling)
-    matched = {folder_files.stem(path) for path in said}
+    labels = _labels_by_path(folder.labelling)
+    matched = {folder_files.stem(path) for path in labels}
     without_row = {
         folder_files.stem(p): os.path.basename(p)
         for p in folder.images
-        if p not in said and folder_files.stem(p) not in matched
+        if p not in labels and folder_files.stem(p) not in matched
     }
     folder.unused.add("{n} images in '{where}' have no row", without_row.values())
     if folder.labelling[0] not in folder.own:
         lacking = dict.fromkeys(name for _, match in folder.labelling for name in match.without_file)
         folder.unused.add("{n} rows of '{where}' have no image", lacking)
     _forget_namesakes(folder)
-    known, shipped = folder.facts(), folder.splits()
-    found = []
-    for path in filter(said.__contains__, folder.images):
-        label, table, row = said[path]
+    facts, shipped = folder.facts(), folder.splits()
+    records = []
+    for path in filter(labels.__contains__, folder.images):
+        label, table, row = labels[path]
         malignancy = table_cells.malignancy_of(row, table.columns)
         split = shipped_splits.shipped_as(os.path.relpath(path, root).split(os.sep)[:-1])
         split = _settled_split(_settled_split(split, table.shipped_split), shipped.get(path))
         record = Record(
             image_id=folder_files.image_id_of(path), name=label, malignancy=malignancy, path=path, shipped_split=split
         )
-        found.append(dataclasses.replace(record, facts=known.get(path, _NO_FACTS)))
-    _say_test(found, shipped, root)
-    return _dermoscopic(found, folder.kinds(), root)
+        records.append(dataclasses.replace(record, facts=facts.get(path, _NO_FACTS)))
+    _say_test(records, shipped, root)
+    return _without_other_kinds(records, folder.kinds(), root)
 
 
-def _said(
+def _labels_by_path(
     labelling: Iterable[tuple[metadata_tables.Table, matching.Match]],
 ) -> dict[str, tuple[str, metadata_tables.Table, dict]]:
     """Return the diagnosis of each image in the words of the table that says most, that table and its row.
 
     Of copies under one name that one row means, the first path stands for all.
     """
-    said: dict[str, tuple[str, metadata_tables.Table, dict]] = {}
+    labels: dict[str, tuple[str, metadata_tables.Table, dict]] = {}
     copies: dict[tuple[str, int], str] = {}
     for table, match in labelling:
         for path, rows in match.rows.items():
             if copies.setdefault((folder_files.stem(path), id(rows)), path) == path:
                 for row in rows:
-                    _add(said, path, table, row)
-    return said
+                    _add(labels, path, table, row)
+    return labels
 
 
 def _add(
-    said: dict[str, tuple[str, metadata_tables.Table, dict]], path: str, table: metadata_tables.Table, row: dict
+    labels: dict[str, tuple[str, metadata_tables.Table, dict]], path: str, table: metadata_tables.Table, row: dict
 ) -> None:
     image_id, label = folder_files.image_id_of(path), table_cells.label_of(row, table.columns)
-    before, other, _ = said.setdefault(path, (label, table, row))
+    before, other, _ = labels.setdefault(path, (label, table, row))
     finer = taxonomy.finer(before, label)
     if finer is None and other is table:
         raise UsageError(f"'{table.path}' lists {image_id} as '{before}' and as '{label}': keep one row.")
@@ -355,7 +355,7 @@ def _add(
             f"'{table.path}'. Keep the one that is meant."
         )
     if finer != before:
-        said[path] = (label, table, row)
+        labels[path] = (label, table, row)
 
 
 def _refuse_namesakes(match: matching.Match) -> None:
@@ -374,9 +374,9 @@ def _refuse_namesakes(match: matching.Match) -> None:
 
 def _forget_namesakes(folder: _Folder) -> None:
     """Say which names, but for the archive's numbers, different images bear that a row may mean."""
-    found = sorted({name for _, match in folder.matches for name, _, _ in match.ambiguous})
+    names = sorted({name for _, match in folder.matches for name, _, _ in match.ambiguous})
     reason = "{n} names are borne by different images, so that no table's row is taken for them"
-    folder.unused.add(reason, found)
+    folder.unused.add(reason, names)
 
 
 def _is_name(word: str) -> bool:
@@ -412,7 +412,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _of_tables(folder: Path) -> bool:
-    found = list(folder.iterdir())
-    return bool(found) and all(
-        p.is_file() and (metadata_tables.is_table(p) or p.suffix.lower() == ".txt") for p in found
+    entries = list(folder.iterdir())
+    return bool(entries) and all(
+        p.is_file() and (metadata_tables.is_table(p) or p.suffix.lower() == ".txt") for p in entries
     )

@@ -65,41 +65,42 @@ def load(name: str, columns: table_columns.Columns, *, streaming: bool = False) 
     image = _image_column(name, features, columns.given.get("image"))
     columns.met.add(image)
     others = [column for column, feature in features.items() if not isinstance(feature, Image)]
-    known = table_columns.headers(others)
-    found = columns.of(known)
-    if not table_columns.names_a_diagnosis(known, found | {"image_id": image}):
+    header = table_columns.headers(others)
+    fields = columns.of(header)
+    if not table_columns.names_a_diagnosis(header, fields | {"image_id": image}):
         columns.check()  # which may be why
         raise UsageError(f"'{name}' has no column that names a diagnosis among {', '.join(others) or 'its columns'}.")
     splits = {split: rows.select_columns([image, *others]) for split, rows in splits.items()}
     splits = {split: rows.cast_column(image, Image(decode=False)) for split, rows in splits.items()}
     if streaming:
         with _failures_in_words(name):
-            splits = {split: _written(rows, f"{commit}/{split}") for split, rows in splits.items()}
+            splits = {split: _write_stream(rows, f"{commit}/{split}") for split, rows in splits.items()}
     splits = {split: rows for split, rows in splits.items() if len(rows)}
     if not splits:
         raise UsageError(f"'{name}' holds no rows.")
-    if "split" in found and not columns.has_named("split", found["split"]):
-        split = shipped_splits.split_column(known, lambda column: _cells(splits.values(), others[known.index(column)]))
-        found = {field: column for field, column in found.items() if field != "split"} | (
+    if "split" in fields and not columns.has_named("split", fields["split"]):
+        column_of = dict(zip(header, others, strict=True))
+        split = shipped_splits.split_column(header, lambda column: _cells(splits.values(), column_of[column]))
+        fields = {field: column for field, column in fields.items() if field != "split"} | (
             {"split": split} if split else {}
         )
     unused = Unused(name)
     unread = [column for column, feature in features.items() if isinstance(feature, Image) and column != image]
-    unused.add(_UNREAD, [*table_columns.unused_columns(known, found), *unread])
+    unused.add(_UNREAD, [*table_columns.unused_columns(header, fields), *unread])
     unused.report()
     records: list[Record] = []
     pictures, first = [], 0
     for split, rows in splits.items():
         ids = _names(rows, image, f"{name}/{split}")
-        told = rows.select_columns(others)
-        told = told.rename_columns({a: b for a, b in zip(others, known, strict=True) if a != b})
-        records += _records(told, f"{name}/{split}", found, ids, first=first)
+        table = rows.select_columns(others)
+        table = table.rename_columns({a: b for a, b in zip(others, header, strict=True) if a != b})
+        records += _records(table, f"{name}/{split}", fields, ids, first=first)
         first += len(rows)
         pictures.append(rows.select_columns([image]).rename_columns({image: "image"}))
     return records, concatenate_datasets(pictures)
 
 
-def _written(stream: IterableDataset, key: str) -> Dataset:
+def _write_stream(stream: IterableDataset, key: str) -> Dataset:
     """Write a stream where `datasets` keeps its files, or find it there."""
     key = hashlib.sha256(f"{key} {stream.features}".encode()).hexdigest()[:32]
     return Dataset.from_generator(lambda: iter(stream), features=stream.features, fingerprint=key)
@@ -132,17 +133,17 @@ def _failures_in_words(name: str) -> Iterator[None]:
             f"--dataset '{name}' is neither a folder nor a data set that the Hub has{of}.{near}"
         ) from error
     except (HTTP_ERROR, OSError) as error:
-        raise _unreached(name, error) from error
+        raise _unreachable(name, error) from error
     # `load_dataset` says in a ValueError that a configuration must be named, or that there is nothing to read.
     except (DatasetsError, ValueError, RuntimeError) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
         if isinstance(cause, (HTTP_ERROR, OSError)):
-            raise _unreached(name, cause) from error
+            raise _unreachable(name, cause) from error
         why = _several(error) or first_line(cause or error)
         raise UsageError(f"--dataset '{name}' cannot be used: {why}.") from error
 
 
-def _unreached(name: str, error: Exception) -> RunError:
+def _unreachable(name: str, error: Exception) -> RunError:
     return RunError(f"'{name}' is no folder here, and the Hub cannot be asked for it: {first_line(error)}.")
 
 
@@ -179,9 +180,9 @@ def _names(rows: Dataset, image: str, where: str) -> list[str]:
     ]
 
 
-def _more_telling(said: str, file: str) -> str:
+def _choose_name(name: str, file: str) -> str:
     """Return what a column calls an image, or its file's name where only that has the archive's number."""
-    return file if not said or (archive_number(file) and not archive_number(said)) else said
+    return file if not name or (archive_number(file) and not archive_number(name)) else name
 
 
 def _name_of(feature: ClassLabel, number: int | None) -> str:
@@ -215,7 +216,7 @@ def _records(
             continue
         shipped = {shipped_splits.shipped_as([split]), shipped_splits.split_of(row, columns)}
         yield Record(
-            image_id=_more_telling(table_cells.image_name(row.get(columns.get("image_id"))), ids[i]),
+            image_id=_choose_name(table_cells.image_name(row.get(columns.get("image_id"))), ids[i]),
             name=table_cells.label_of(row, columns),
             malignancy=table_cells.malignancy_of(row, columns),
             row=first + i,

@@ -44,15 +44,15 @@ def owners(roots: Iterable[Path]) -> dict[Path, tuple[Path, int]]:
         below = root.relative_to(place).parts
         sides = tuple(name for name in below if PARTS_OF_A_SPLIT.intersection(words_of(name)))  # `train_images`
         of[root] = (place, tuple(name for name in below if name not in sides))
-        said = tuple(word for name in sides for word in words_of(name) if word in PARTS_OF_A_SPLIT)
-        parts.setdefault(of[root], []).append(said)
-    found = {}
+        words = tuple(word for name in sides for word in words_of(name) if word in PARTS_OF_A_SPLIT)
+        parts.setdefault(of[root], []).append(words)
+    owner_of = {}
     for root, place in homes.items():
         beside = parts[of[root]]
         one = place.joinpath(*of[root][1]) if len(set(beside)) == len(beside) > 1 else root
         alone = sum(other == place for other in homes.values()) == (len(beside) if one != root else 1)
-        found[root] = (place, 1) if alone else (one, len(one.relative_to(place).parts) + 1)
-    return found
+        owner_of[root] = (place, 1) if alone else (one, len(one.relative_to(place).parts) + 1)
+    return owner_of
 
 
 def words_of(name: str) -> list[str]:

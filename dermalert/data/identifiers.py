@@ -118,8 +118,8 @@ def parts(path: object) -> tuple[str, ...]:
     """Return the folders and the name of a path, however it is separated."""
     if isinstance(path, str) and _PLAIN.fullmatch(path):
         return (path,)
-    found = clean(path).replace("\\", "/").split("/")
-    return tuple(part.strip() for part in found if part.strip() not in ("", "."))
+    names = clean(path).replace("\\", "/").split("/")
+    return tuple(part.strip() for part in names if part.strip() not in ("", "."))
 
 
 def without_suffix(name: str) -> str:
@@ -203,8 +203,8 @@ def archive_number(name: str | None) -> str | None:
         return None
     if not name.isascii():
         name = _DASHES.sub("-", unicodedata.normalize("NFKC", name))
-    found = {n[-7:].zfill(7) for several in _ARCHIVE.findall(name) for n in re.split("[-_ ]", "".join(several))}
-    return f"ISIC_{found.pop()}" if len(found) == 1 else None
+    numbers = {n[-7:].zfill(7) for several in _ARCHIVE.findall(name) for n in re.split("[-_ ]", "".join(several))}
+    return f"ISIC_{numbers.pop()}" if len(numbers) == 1 else None
 
 
 @functools.lru_cache(1 << 15)  # as the archive's number
@@ -215,18 +215,18 @@ def pad_ufes(name: str) -> tuple[str, str] | None:
     """
     if not name.isascii():
         name = _DASHES.sub("-", unicodedata.normalize("NFKC", name))
-    found = {(patient, lesion) for patient, lesion, _ in _PAD.findall(name)}
-    if len(found) != 1:
+    ids = {(patient, lesion) for patient, lesion, _ in _PAD.findall(name)}
+    if len(ids) != 1:
         return None
-    ((patient, lesion),) = found
+    ((patient, lesion),) = ids
     return f"PAT_{patient}", f"PAT_{patient}_{lesion}"
 
 
 def original(name: str) -> str | None:
     """Return the normal form of the name of which an image is an augmented copy by its own name, or None."""
     first = name
-    while found := next(filter(None, (mark.match(name) for mark in _COPY)), None):
-        name = found["name"]
+    while match := next(filter(None, (mark.match(name) for mark in _COPY)), None):
+        name = match["name"]
     return None if name == first else key(name)
 
 
@@ -260,8 +260,8 @@ def is_nobody(text: str) -> bool:
 
 def numbered_nobody(text: str) -> str | None:
     """Return the word for nobody that an id puts before a number, such as `unknown_1`, or None."""
-    found = re.fullmatch(r"(\D+?)[\W_]*\d+\W*", clean(text).casefold())
-    return found[1] if found and _says_unknown(found[1]) else None
+    match = re.fullmatch(r"(\D+?)[\W_]*\d+\W*", clean(text).casefold())
+    return match[1] if match and _says_unknown(match[1]) else None
 
 
 def _without_accents(text: str) -> str:

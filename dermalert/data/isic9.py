@@ -16,22 +16,22 @@ TABLE = Path(__file__).parent / "isic9.csv"
 
 
 @functools.cache
-def known() -> dict[str, dict]:
+def metadata() -> dict[str, dict]:
     """Return by ISIC id: `diagnosis`, `lesion_id`, `age` (years), `sex` and `site`; None for what is not known."""
     with TABLE.open(newline="") as file:
         rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(file)]
     return {str(row.pop("image_id")): row | {"age": float(row["age"]) if row["age"] else None} for row in rows}
 
 
-def of_image(image_id: str) -> dict:
-    """The row of `known` of an image, by the archive's number in its id; empty for an image of another set."""
+def metadata_of(image_id: str) -> dict:
+    """The row of `metadata` of an image, by the archive's number in its id; empty for an image of another set."""
     number = archive_number(image_id)
-    return known().get(number, {}) if number else {}
+    return metadata().get(number, {}) if number else {}
 
 
 def diagnosis(image_id: str) -> str | None:
     """Return the archive's diagnosis of an image of the nine-class set."""
-    return of_image(image_id).get("diagnosis")
+    return metadata_of(image_id).get("diagnosis")
 
 
 def archive_labels(dataset: Dataset) -> list[int]:

@@ -54,9 +54,9 @@ class _Source:
             table[-1 - number] = row
         self.rows = []
         features = Features({name: feature for name, feature in features.items() if name != "image"})
-        known = _in_parts(({"named": self.name} | table.pop() for _ in range(len(table))), features)
+        metadata = _in_parts(({"named": self.name} | table.pop() for _ in range(len(table))), features)
         # Selected at last, because side by side with other columns a selection would be copied, images and all.
-        joined = concatenate_datasets([self.images, known], axis=1).select(self.numbers)
+        joined = concatenate_datasets([self.images, metadata], axis=1).select(self.numbers)
         return joined.cast_column("image", Image())
 
 
@@ -100,34 +100,34 @@ def load(
     of_fields = columns if isinstance(columns, Columns) else Columns(columns)
     names = list(names)
     spaces = spaces_of(names, beside)
-    opened = [(name, *_opened(name, of_fields, spaces.get(name), streaming=streaming)) for name in names]
+    opened = [(name, *_open(name, of_fields, spaces.get(name), streaming=streaming)) for name in names]
     if of_fields is not columns:
         of_fields.check()
-    labels = labels or _most_telling(records for _, records, _ in opened)
+    labels = labels or _common_labels(records for _, records, _ in opened)
     opened = [(name, with_labels(records, name, labels), images) for name, records, images in opened]
-    found = [_read(*source, labels, [] if faults is None else faults, strict=strict) for source in opened]
-    _complete(found)
-    if merge and len(found) > 1:
-        _merge_copies(found)
-    for source, short in zip(found, _told_apart(names), strict=True):
+    sources = [_read(*source, labels, [] if faults is None else faults, strict=strict) for source in opened]
+    _complete(sources)
+    if merge and len(sources) > 1:
+        _merge_copies(sources)
+    for source, short in zip(sources, _short_names(names), strict=True):
         source.name = short
     features = schema.FEATURES if labels == DIAGNOSES else schema.BINARY_FEATURES
     features = features if merge else Features(features | _NAMED)
-    dataset = concatenate_datasets([source.dataset(features) for source in found if source.rows])
+    dataset = concatenate_datasets([source.dataset(features) for source in sources if source.rows])
     pa.default_memory_pool().release_unused()  # what making the table took on the way; else it stays for good
     schema.warn_of_contradictions(dataset)
     return dataset
 
 
-def _complete(found: list[_Source]) -> None:
+def _complete(sources: list[_Source]) -> None:
     """Give each row what the facts know of it, and its group.
 
     Not a part of `load`, whose list of all rows would keep them when `_Source.dataset` lets them go.
     """
-    rows = [row for source in found for row in source.rows]
+    rows = [row for source in sources for row in source.rows]
     for row in rows:
-        schema.fill(row, isic9.of_image(row["image_id"]))
-    for row, group in zip(rows, splits.groups(map(schema.belongings, rows), _twins(found)), strict=True):
+        schema.fill(row, isic9.metadata_of(row["image_id"]))
+    for row, group in zip(rows, splits.groups(map(schema.belongings, rows), _twins(sources)), strict=True):
         row["group"] = group
     strangers = sum(row["source"] == "HAM10000" and not row.get("lesion_id") for row in rows)
     if strangers:
@@ -138,31 +138,31 @@ def _complete(found: list[_Source]) -> None:
         )
 
 
-def _told_apart(names: list[str]) -> list[str]:
+def _short_names(names: list[str]) -> list[str]:
     """Return the names with folders by their last part, because where they lie is nobody's business."""
     short = [clean(Path(name).resolve().name) if Path(name).is_dir() else name for name in names]
     again = [short[:i].count(name) for i, name in enumerate(short)]
     return [f"{name} ({n + 1})" if n else name for name, n in zip(short, again, strict=True)]
 
 
-def _most_telling(found: Iterable[list[Record]]) -> tuple[str, ...]:
+def _common_labels(sources: Iterable[list[Record]]) -> tuple[str, ...]:
     """Return the labels that every source can tell."""
-    return DIAGNOSES if all(any(names_a_diagnosis(record) for record in records) for records in found) else MALIGNANCIES
+    return DIAGNOSES if all(any(map(names_a_diagnosis, records)) for records in sources) else MALIGNANCIES
 
 
-def _twins(found: list[_Source]) -> Iterator[tuple[int, int]]:
+def _twins(sources: list[_Source]) -> Iterator[tuple[int, int]]:
     """Yield the numbers of rows that their source calls copies of each other, or whose names call them so."""
     start = 0
-    for source in found:
+    for source in sources:
         twins = [(row["image_id"], twin) for row in source.rows for twin in row.get("twins", ())]
         meant = {name for pair in twins for name in pair}
         places = {row["image_id"]: start + i for i, row in enumerate(source.rows) if row["image_id"] in meant}
         yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
-        yield from ((start + first, start + second) for first, second in _augmented(source.rows))
+        yield from ((start + first, start + second) for first, second in _augmented_copies(source.rows))
         start += len(source.rows)
 
 
-def _augmented(rows: list[dict]) -> Iterator[tuple[int, int]]:
+def _augmented_copies(rows: list[dict]) -> Iterator[tuple[int, int]]:
     """Yield pairs of rows of which one is an augmented copy of the other by its name, under one label."""
     copies = {i: original(row["image_id"]) for i, row in enumerate(rows)}
     copies = {i: name for i, name in copies.items() if name}
@@ -176,9 +176,9 @@ def _augmented(rows: list[dict]) -> Iterator[tuple[int, int]]:
                 yield before, i
 
 
-def _merge_copies(found: list[_Source]) -> None:
+def _merge_copies(sources: list[_Source]) -> None:
     """Keep one row of an image that several sources hold under one label, the one shipped for testing or the first."""
-    rows = [(source, i) for source in found for i in range(len(source.rows))]
+    rows = [(source, i) for source in sources for i in range(len(source.rows))]
     images = splits.groups(schema.same_image(source.rows[i]) for source, i in rows)
     copies = defaultdict(list)
     for image, (source, i) in zip(images, rows, strict=True):
@@ -194,12 +194,12 @@ def _merge_copies(found: list[_Source]) -> None:
             if source is not kept[0]:
                 schema.fill(kept[0].rows[kept[1]], source.rows[i])
                 gone[id(source)].add(i)
-    for source in found:
+    for source in sources:
         left = [i for i in range(len(source.rows)) if i not in gone[id(source)]]
         source.rows, source.numbers = [source.rows[i] for i in left], [source.numbers[i] for i in left]
 
 
-def _opened(name: str, columns: Columns, space: str | None, *, streaming: bool) -> tuple[list[Record], Dataset]:
+def _open(name: str, columns: Columns, space: str | None, *, streaming: bool) -> tuple[list[Record], Dataset]:
     """Return what a source holds, under its own names, and its images; no image is decoded yet."""
     if name == "demo":
         return _demo()
@@ -227,9 +227,9 @@ def _demo() -> tuple[list[Record], Dataset]:
     for i, photo in enumerate(tqdm(synthetic_lesions.demo_set(), desc="Drawing lesions", unit=" images")):
         buffer = io.BytesIO()
         photo.image.save(buffer, "PNG")
-        known = {name: getattr(photo, name) for name in ("lesion_id", "age", "sex", "site")}
+        metadata = {name: getattr(photo, name) for name in ("lesion_id", "age", "sex", "site")}
         records.append(
-            Record(image_id=photo.image_id, name=photo.diagnosis, row=i, source=provenance.GENERATED, facts=known)
+            Record(image_id=photo.image_id, name=photo.diagnosis, row=i, source=provenance.GENERATED, facts=metadata)
         )
         pictures.append({"path": None, "bytes": buffer.getvalue()})
     return records, _pictures(pictures)
@@ -332,9 +332,9 @@ def _own_ids(record: Record, *, of_archive: bool) -> dict[str, str]:
     PAD-UFES-20's images are the same everywhere; another source's `patient_1` is another patient.
     """
     of_pad = pad_ufes(record.image_id)
-    known = dict(zip(("patient_id", "lesion_id"), of_pad, strict=True)) if of_pad else {}
-    known |= {name: record.facts[name] for name in ("lesion_id", "patient_id") if record.facts.get(name)}
+    ids = dict(zip(("patient_id", "lesion_id"), of_pad, strict=True)) if of_pad else {}
+    ids |= {name: record.facts[name] for name in ("lesion_id", "patient_id") if record.facts.get(name)}
     return {
         name: value if of_pad or (of_archive and is_archive_id(value)) else f"{record.space or record.source}: {value}"
-        for name, value in known.items()
+        for name, value in ids.items()
     }

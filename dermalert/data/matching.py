@@ -77,7 +77,7 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
     """
     within = folder if folder and files.below(folder) else ()
     by_name: dict[tuple[str, ...], list[Sequence] | None] = {}  # None for what means no file, as most of a long list
-    wanted: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
+    offers_by_path: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
     copied: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
     of_archive = table.columns["image_id"] == "isic_id"
     bare = () if of_archive else _bare_numbers(table, files)
@@ -89,14 +89,14 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
                 candidates = _candidates((*row[:-1], number), files, folder, within)
             by_name[row] = [] if candidates else None
             for path, near in candidates:
-                wanted[path].append((near, row))
+                offers_by_path[path].append((near, row))
             for path, near in _candidates(row, files, folder, within, copies=True):
                 copied[path].append((near, row))
                 by_name[row] = []
         meant = by_name[row]
         if meant is not None:
             meant.append(cells)
-    return _settled(table, by_name, wanted, copied)
+    return _settle(table, by_name, offers_by_path, copied)
 
 
 def _bare_number(row: tuple[str, ...]) -> str | None:
@@ -136,24 +136,24 @@ def _candidates(
     far = files.by_number.get(number, ()) if number and not row[-1].endswith("_downsampled") else ()
     # A folder that is here, and holds no such file, is not another folder.
     here = len(row) > 1 and row[-2].casefold() in files.folders
-    found = []
+    candidates = []
     for path in dict.fromkeys([*near, *far]):
         parts = files.parts[path]
         elsewhere = here and (len(parts) < 2 or parts[-2].casefold() != row[-2].casefold())
         if parts[: len(within)] == within and not (elsewhere and not number):
             exact = [part.casefold() for part in parts] == [part.casefold() for part in (*folder, *row)]
-            found.append((path, (path in near, exact, *identifiers.nearness(parts, row))))
+            candidates.append((path, (path in near, exact, *identifiers.nearness(parts, row))))
     if number or copies:
-        return found
-    best = max((near for _, near in found), default=None)
-    return [(path, near) for path, near in found if near == best]
+        return candidates
+    best = max((near for _, near in candidates), default=None)
+    return [(path, near) for path, near in candidates if near == best]
 
 
-def _settled(table: Table, by_name: dict, wanted: dict, copied: dict) -> Match:
+def _settle(table: Table, by_name: dict, offers_by_path: dict, copied: dict) -> Match:
     rows, ambiguous, contested = {}, [], []
     meant: dict[tuple[str, ...], list[str]] = defaultdict(list)
     read: dict[tuple[str, ...], list[dict]] = {}
-    for path, offers in wanted.items():
+    for path, offers in offers_by_path.items():
         best = max(near for near, _ in offers)
         first, *others = [row for near, row in offers if near == best]
         if others and identifiers.archive_number(first[-1]) is None:
@@ -187,13 +187,13 @@ def _settled(table: Table, by_name: dict, wanted: dict, copied: dict) -> Match:
 
 def _of_copies(copied: dict[str, list[tuple[tuple, tuple[str, ...]]]]) -> dict[tuple[str, ...], list[str]]:
     """Return the row of each copy's original, where only one is nearest, with the copies."""
-    found = defaultdict(list)
+    by_row = defaultdict(list)
     for path, offers in copied.items():
         best = max(near for near, _ in offers)
         nearest = [row for near, row in offers if near == best]
         if len(nearest) == 1:
-            found[nearest[0]].append(path)
-    return found
+            by_row[nearest[0]].append(path)
+    return by_row
 
 
 def other_than_first(paths: Sequence[str]) -> str | None:

@@ -68,9 +68,9 @@ class Table:
 
     def _refuse_lists(self, column: str, rows: Iterable[Sequence]) -> None:
         at = self.header.index(column)
-        found = next((row[at] for row in rows if isinstance(row[at], (list, dict))), None)
-        if found is not None:
-            raise UsageError(f"'{self.path}': {holds_lists(column, found)}")
+        cell = next((row[at] for row in rows if isinstance(row[at], (list, dict))), None)
+        if cell is not None:
+            raise UsageError(f"'{self.path}': {holds_lists(column, cell)}")
 
     def of_files(self, is_file: Callable[[tuple[str, ...]], bool]) -> "Table":
         """Return the table by that column of `image_columns` whose names are those of the most files."""
@@ -120,7 +120,7 @@ def holds_lists(column: str, cell: object) -> str:
 
 def read(paths: Iterable[Path], columns: table_columns.Columns, unused: Unused | None = None) -> list[Table]:
     """Return those of the files that are tables of images; what else is a table goes to `unused`."""
-    found = []
+    tables = []
     unused = unused or Unused("")
     for path in paths:
         if _may_be_table(path):
@@ -130,15 +130,15 @@ def read(paths: Iterable[Path], columns: table_columns.Columns, unused: Unused |
                 of_fields["image_id"] = of_images[0]
             if "image_id" in of_fields:
                 named = any(columns.has_named(field, of_fields["image_id"]) for field in ("image", "image_id"))
-                found.append(_with_split(Table(path, header, of_fields, () if named else of_images), columns))
+                tables.append(_with_split(Table(path, header, of_fields, () if named else of_images), columns))
             elif not set(header) >= set(table_columns.TWINS):
                 unused.add("{n} tables have no column that names an image, and are not used", [path.name])
     # A table that says only benign or malignant, such as a sample submission, does not count beside a diagnosis.
-    if any(t.names_a_diagnosis and not _is_binary(t) for t in found):
-        left_out = [t.path.name for t in found if _is_binary(t)]
+    if any(t.names_a_diagnosis and not _is_binary(t) for t in tables):
+        left_out = [t.path.name for t in tables if _is_binary(t)]
         unused.add("{n} tables say only what is malignant, and are not used beside a diagnosis", left_out)
-        return [t for t in found if not _is_binary(t)]
-    return found
+        return [t for t in tables if not _is_binary(t)]
+    return tables
 
 
 def _with_split(table: Table, columns: table_columns.Columns) -> Table:
@@ -178,7 +178,7 @@ def beginning(path: Path) -> list[str]:
     """Return the first lines of a text."""
     try:
         with path.open("rb") as file:
-            return [line for line in _decoded(file.read(1 << 14)).splitlines() if line.strip()][:50]
+            return [line for line in _decode(file.read(1 << 14)).splitlines() if line.strip()][:50]
     except OSError:  # a broken link, or not for us to read: no table either way
         return []
 
@@ -217,7 +217,7 @@ def _read_text(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequence]
             content += file.readline(1 << 20)
         if not rows and content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             content += file.read()  # a line of UTF-16 ends between two bytes
-    lines = io.StringIO(_decoded(content), newline="")
+    lines = io.StringIO(_decode(content), newline="")
     first = lines.readline()
     start = lines.tell() if first.startswith("sep=") else 0  # by which spreadsheets tell each other what parts columns
     lines.seek(start)
@@ -228,7 +228,7 @@ def _read_text(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequence]
     return next(table, []), list(map(tuple, table)) if rows else []
 
 
-def _decoded(content: bytes) -> str:
+def _decode(content: bytes) -> str:
     """Return text of UTF-16 where it says so, as spreadsheets write it, of UTF-8, or else of Windows in the west."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16", errors="replace")

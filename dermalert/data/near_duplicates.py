@@ -129,9 +129,9 @@ class Index:
 
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return query positions, index positions and distances of the hashes at most so many bits apart."""
-        limits, distances, found = self._index.range_search(queries, radius + 1)
+        limits, distances, positions = self._index.range_search(queries, radius + 1)
         asked = np.repeat(np.arange(len(queries)), np.diff(limits).astype(np.int64))
-        return asked, found, distances.astype(np.int32)
+        return asked, positions, distances.astype(np.int32)
 
 
 def candidates(thumbnails: Thumbnails, rows: np.ndarray) -> Pairs:
@@ -143,27 +143,27 @@ def candidates(thumbnails: Thumbnails, rows: np.ndarray) -> Pairs:
     """
     steps = [rows[start : start + _HASHED] for start in range(0, len(rows), _HASHED)]
     index = Index(np.concatenate([perceptual_hashes(thumbnails[step]) for step in steps]))
-    queries = [("", lambda images: images, RADIUS), ("", _cropped, RADIUS)]
+    queries = [("", lambda images: images, RADIUS), ("", _crop, RADIUS)]
     queries += [(name, turn, TURNED_RADIUS) for name, turn in TURNS.items()]
     parts = []
     with tqdm(total=len(queries) * len(steps), desc="Searching near duplicates", leave=False) as bar:
         for name, variant, radius in queries:
             for step in steps:
-                asked, found, distance = index.within(perceptual_hashes(variant(thumbnails[step])), radius)
-                asked, found = step[asked], rows[found]
+                asked, match, distance = index.within(perceptual_hashes(variant(thumbnails[step])), radius)
+                asked, match = step[asked], rows[match]
                 # A turn that is its own inverse finds each pair twice; a crop and a quarter turn do not.
-                keep = asked != found if variant is _cropped or name == "quarter turn" else asked < found
+                keep = asked != match if variant is _crop or name == "quarter turn" else asked < match
                 parts.append(
-                    (asked[keep], found[keep], distance[keep], np.full(keep.sum(), _CODES.index(name), np.int8))
+                    (asked[keep], match[keep], distance[keep], np.full(keep.sum(), _CODES.index(name), np.int8))
                 )
                 bar.update()
     return _nearest_of_each(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _nearest_of_each(asked: np.ndarray, found: np.ndarray, distance: np.ndarray, code: np.ndarray) -> Pairs:
+def _nearest_of_each(asked: np.ndarray, match: np.ndarray, distance: np.ndarray, code: np.ndarray) -> Pairs:
     # A turn is told as that of the first image.
-    code = np.where((asked > found) & (code == _CODES.index("quarter turn")), _CODES.index("quarter turn back"), code)
-    first, second = np.minimum(asked, found), np.maximum(asked, found)
+    code = np.where((asked > match) & (code == _CODES.index("quarter turn")), _CODES.index("quarter turn back"), code)
+    first, second = np.minimum(asked, match), np.maximum(asked, match)
     order = np.lexsort((code, distance, second, first))
     first, second = first[order], second[order]
     fresh = np.ones(len(order), bool)
@@ -173,7 +173,7 @@ def _nearest_of_each(asked: np.ndarray, found: np.ndarray, distance: np.ndarray,
     return Pairs(first[fresh], second[fresh], turn, distance[order], np.full(len(order), np.nan))
 
 
-def _cropped(thumbnails: np.ndarray) -> np.ndarray:
+def _crop(thumbnails: np.ndarray) -> np.ndarray:
     pixels = np.arange(SIDE, dtype=np.float32)
     places = (pixels + 0.5 - SIDE / 2) * (1 - 2 * _CROP) + SIDE / 2 - 0.5
     window = np.maximum(1 - np.abs(places[:, None] - pixels), 0)  # linear between two pixels
@@ -201,13 +201,13 @@ def near_duplicates(thumbnails: Thumbnails, rows: np.ndarray | None = None, *, s
     with tqdm(total=len(similarity), desc="Comparing pixels", unit=" pairs", leave=False) as bar:
         for first in range(0, len(similarity), _PAIRS):
             part = slice(first, first + _PAIRS)
-            left = _turned(thumbnails[pairs.first[part]], pairs.turn[part])
+            left = _apply_turns(thumbnails[pairs.first[part]], pairs.turn[part])
             similarity[part] = similarities(left, thumbnails[pairs.second[part]])
             bar.update(len(left))
     return pairs._replace(similarity=similarity).where(similarity >= SIMILAR)
 
 
-def _turned(thumbnails: np.ndarray, turns: np.ndarray) -> np.ndarray:
+def _apply_turns(thumbnails: np.ndarray, turns: np.ndarray) -> np.ndarray:
     turned = thumbnails.copy()
     for name, turn in (TURNS | {"quarter turn back": _quarter_turn_back}).items():
         turned[turns == name] = turn(thumbnails[turns == name])
@@ -235,13 +235,13 @@ def similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     still = np.zeros((len(a), 4), np.float32)
     best = _correlation(a, b, still)
     rest = np.flatnonzero(best < SIMILAR)
-    moves = _registered(_halved(a[rest]), _halved(b[rest]), still[rest], steps=6)
-    moves = _registered(a[rest], b[rest], moves, steps=4)
+    moves = _register(_halve(a[rest]), _halve(b[rest]), still[rest], steps=6)
+    moves = _register(a[rest], b[rest], moves, steps=4)
     best[rest] = np.maximum(best[rest], _correlation(a[rest], b[rest], moves))
     return best
 
 
-def _halved(images: np.ndarray) -> np.ndarray:
+def _halve(images: np.ndarray) -> np.ndarray:
     n, side, _ = images.shape
     smooth = ndimage.gaussian_filter(images, (0, 1.5, 1.5))
     return smooth.reshape(n, side // 2, 2, side // 2, 2).mean((2, 4))
@@ -256,7 +256,7 @@ def _places(moves: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return x, y, from_x, from_y
 
 
-def _sampled(images: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _sample(images: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the images (n, side, side) at places (n, m), bilinearly; outside, as on the border."""
     n, side, _ = images.shape
     left, top = (np.clip(np.floor(axis), 0, side - 2).astype(np.intp) for axis in (x, y))
@@ -274,7 +274,7 @@ def _within(x: np.ndarray, y: np.ndarray, low: float, high: float) -> np.ndarray
     return ((x >= low) & (x <= high) & (y >= low) & (y <= high)).astype(np.float32)
 
 
-def _centred(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _centre(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return values (..., pixels) less their mean over the mask, and 0 outside it."""
     return (values - (values * mask).sum(-1, keepdims=True) / np.maximum(mask.sum(-1, keepdims=True), 1)) * mask
 
@@ -283,7 +283,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-6)
 
 
-def _registered(a: np.ndarray, b: np.ndarray, moves: np.ndarray, *, steps: int) -> np.ndarray:
+def _register(a: np.ndarray, b: np.ndarray, moves: np.ndarray, *, steps: int) -> np.ndarray:
     """Return the moves of `a` that lay it on `b`, by Gauss-Newton steps on the normalised difference.
 
     Args:
@@ -298,12 +298,12 @@ def _registered(a: np.ndarray, b: np.ndarray, moves: np.ndarray, *, steps: int) 
     for _ in range(steps):
         x, y, from_x, from_y = _places(moves, side)
         mask = _within(from_x, from_y, -0.5, side - 0.5)
-        values = _centred(_sampled(a, from_x, from_y), mask)
-        length, wanted = _unit(values), _centred(target, mask)
-        slope_x, slope_y = _sampled(across, from_x, from_y), _sampled(down, from_x, from_y)
-        slopes = _centred(np.stack([slope_x * x, slope_x, slope_y * y, slope_y], 1), mask[:, None]) / length[:, None]
+        values = _centre(_sample(a, from_x, from_y), mask)
+        length, goal = _unit(values), _centre(target, mask)
+        slope_x, slope_y = _sample(across, from_x, from_y), _sample(down, from_x, from_y)
+        slopes = _centre(np.stack([slope_x * x, slope_x, slope_y * y, slope_y], 1), mask[:, None]) / length[:, None]
         normal = slopes @ slopes.transpose(0, 2, 1) + 1e-3 * np.eye(4, dtype=np.float32)
-        gap = wanted / _unit(wanted) - values / length
+        gap = goal / _unit(goal) - values / length
         # A picture is cropped slightly or not at all: beyond a third of its half side it is another.
         moves = np.clip(moves + np.linalg.solve(normal, slopes @ gap[..., None])[..., 0], -0.33, 0.33)
     return moves
@@ -316,7 +316,7 @@ def _correlation(a: np.ndarray, b: np.ndarray, moves: np.ndarray) -> np.ndarray:
     x, y, from_x, from_y = _places(moves, side)
     rim = 1 - 4 / side  # two pixels: there the blur knows only one side
     mask = _within(from_x, from_y, 2, side - 3) * _within(x, y, -rim, rim)
-    left, right = _centred(_sampled(a, from_x, from_y), mask), _centred(b.reshape(n, side * side), mask)
+    left, right = _centre(_sample(a, from_x, from_y), mask), _centre(b.reshape(n, side * side), mask)
     return (left / _unit(left) * (right / _unit(right))).sum(1)
 
 

@@ -32,50 +32,50 @@ def settle(records: list[Record], where: str) -> None:
     archive's ids stay as they are.
     """
     for field, what in _FIELDS.items():
-        found = Counter(record.facts[field] for record in records if field in record.facts)
-        found = Counter({one: n for one, n in found.items() if not identifiers.is_archive_id(one)})
-        if found:
-            largest, few = found.most_common(2), [n for n in found.values() if n < _MANY]
+        counts = Counter(record.facts[field] for record in records if field in record.facts)
+        counts = Counter({one: n for one, n in counts.items() if not identifiers.is_archive_id(one)})
+        if counts:
+            largest, few = counts.most_common(2), [n for n in counts.values() if n < _MANY]
             # Two words for nobody must not excuse each other.
-            usual = max(few) if 2 * len(few) > len(found) else None
-            strange = [one for one in found if _is_implausible(one, found, largest, usual)]
-            spelt = _one_spelling([one for one in found if one not in strange], _sexes(records, field))
-            _say(strange, spelt, found, what, where)
+            usual = max(few) if 2 * len(few) > len(counts) else None
+            strange = [one for one in counts if _is_implausible(one, counts, largest, usual)]
+            spelt = _one_spelling([one for one in counts if one not in strange], _sexes(records, field))
+            _say(strange, spelt, counts, what, where)
             _apply(records, field, dict.fromkeys(strange) | spelt)
 
 
-def _is_implausible(one: str, found: Mapping[str, int], largest: list[tuple[str, int]], usual: int | None) -> bool:
-    if _stands_for_nothing(one, found):
+def _is_implausible(one: str, counts: Mapping[str, int], largest: list[tuple[str, int]], usual: int | None) -> bool:
+    if _stands_for_nothing(one, counts):
         return True
     if one.endswith("_0"):  # as PAD-UFES-20's lesions are numbered
         return False
     others = next((n for other, n in largest if other != one), 0) if usual is None else usual
-    return found[one] >= _MANY and found[one] >= _TIMES * max(others, 1)
+    return counts[one] >= _MANY and counts[one] >= _TIMES * max(others, 1)
 
 
-def _stands_for_nothing(one: str, found: Mapping[str, int]) -> bool:
+def _stands_for_nothing(one: str, counts: Mapping[str, int]) -> bool:
     """Tell whether an id is a word or number that forms are filled in with, by what else the source has."""
     word = identifiers.numbered_nobody(one)
     if word:
-        return all(identifiers.numbered_nobody(other) != word for other in found if other != one)
+        return all(identifiers.numbered_nobody(other) != word for other in counts if other != one)
     is_mark, huge = one.casefold() in _MARKS, _HUGE.fullmatch(one)
     zero, nines = _ZERO.fullmatch(one), re.fullmatch(r"(\D*0*)(9{2,})", one)
     if not (is_mark or huge or zero or nines):
         return False  # as nearly all are, of which there may be many
-    others = [other for other in found if other != one]
+    others = [other for other in counts if other != one]
     if zero and any(_ZERO.fullmatch(other) and _letters(other) != _letters(one) for other in others):
         return False  # the letters tell people, who count from 0
-    most = found[one] > max(1, 3 * max((found[other] for other in others if not _ZERO.fullmatch(other)), default=0))
+    most = counts[one] > max(1, 3 * max((counts[other] for other in others if not _ZERO.fullmatch(other)), default=0))
     if is_mark:
         return most and not (len(one) == 1 and any(len(other) == 1 and other.isalpha() for other in others))
     if zero or (huge and int(huge[1]) > 30):
         return most
-    if nines is None or f"{nines[1]}{int(nines[2]) - 1}" in found:
+    if nines is None or f"{nines[1]}{int(nines[2]) - 1}" in counts:
         return False
     if len(nines[2]) == 2:
         numbered = any(re.fullmatch(re.escape(nines[1]) + r"\d\d?", other) for other in others)
-        return most and (not numbered or found[one] >= _MANY)
-    return len(nines[2]) > 3 or found[one] > max((found[other] for other in others), default=1)
+        return most and (not numbered or counts[one] >= _MANY)
+    return len(nines[2]) > 3 or counts[one] > max((counts[other] for other in others), default=1)
 
 
 def _letters(text: str) -> str:
@@ -99,22 +99,22 @@ def _one_spelling(ids: list[str], sexes: Mapping[str, set[str]]) -> dict[str, st
 
 
 def _sexes(records: list[Record], field: str) -> Mapping[str, set[str]]:
-    found = defaultdict(set)
+    sexes = defaultdict(set)
     for record in records:
         if field in record.facts and record.facts.get("sex"):
-            found[record.facts[field]].add(record.facts["sex"])
-    return found
+            sexes[record.facts[field]].add(record.facts["sex"])
+    return sexes
 
 
-def _say(strange: list[str], spelt: dict[str, str], found: Mapping[str, int], what: str, where: str) -> None:
+def _say(strange: list[str], spelt: dict[str, str], counts: Mapping[str, int], what: str, where: str) -> None:
     for one in strange:
         logger.warning(
             "'%s' is no %s: %d images of '%s' have it, %s, and are not joined by it",
             one,
             what,
-            found[one],
+            counts[one],
             where,
-            "a mark for what is missing" if _stands_for_nothing(one, found) else "implausibly many",
+            "a mark for what is missing" if _stands_for_nothing(one, counts) else "implausibly many",
         )
     if spelt:
         logger.warning(

@@ -43,11 +43,11 @@ def warn_of_nobody(nobody: Counter, where: str) -> None:
         logger.warning("ids of '%s' that name no patient and no lesion, and join no images: %s", where, each)
 
 
-def with_labels(found: list[Record], where: str, labels: tuple[str, ...] = taxonomy.DIAGNOSES) -> list[Record]:
+def with_labels(records: list[Record], where: str, labels: tuple[str, ...] = taxonomy.DIAGNOSES) -> list[Record]:
     """Return the records whose name stands for one of the labels, with that; say what is left out.
 
     Args:
-        found: under the source's own names.
+        records: under the source's own names.
         where: the source.
         labels: `DIAGNOSES` or `MALIGNANCIES`.
 
@@ -57,9 +57,9 @@ def with_labels(found: list[Record], where: str, labels: tuple[str, ...] = taxon
     binary = labels == taxonomy.MALIGNANCIES
     left_out: Counter[str] = Counter()
     kept, unknown = [], []
-    for record in found:
+    for record in records:
         try:
-            label = _malignancy(record) if binary else taxonomy.find(record.name, known=_known(record))
+            label = _malignancy(record) if binary else taxonomy.find(record.name, known=_archive_diagnosis(record))
         except KeyError as error:
             unknown.append(error.args[0])
             continue
@@ -94,11 +94,11 @@ def names_a_diagnosis(record: Record) -> bool:
 
 
 def _malignancy(record: Record) -> str | None:
-    said = taxonomy.malignancy(record.malignancy)
-    return said or taxonomy.malignancy(record.name, known=_known(record))
+    malignancy = taxonomy.malignancy(record.malignancy)
+    return malignancy or taxonomy.malignancy(record.name, known=_archive_diagnosis(record))
 
 
-def _known(record: Record) -> str | None:
+def _archive_diagnosis(record: Record) -> str | None:
     return isic9.diagnosis(record.image_id)
 
 

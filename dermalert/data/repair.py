@@ -45,27 +45,27 @@ def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, dict]:
     if policy not in POLICIES:
         raise UsageError(f"--repair '{policy}' is none of {', '.join(POLICIES)}.{did_you_mean(policy, POLICIES)}")
     report: dict = {"policy": policy, "images_before": len(dataset), "relabelled": {}, "dropped": {}, "copies": 0}
-    repaired = dataset if policy == "none" else _repaired(dataset, report, from_archive=policy == "archive")
+    repaired = dataset if policy == "none" else _repair_rows(dataset, report, from_archive=policy == "archive")
     if not len(repaired):
         raise UsageError(f"--repair {policy} leaves no image: every one stands under two labels.")
     names = dataset.features["label"].names
     before, after = Counter(dataset["label"]), Counter(repaired["label"])
     report |= {"images": len(repaired), "classes": {name: after[i] for i, name in enumerate(names)}}
-    report["emptied"] = {names[i]: _emptied(names[i], before[i], len(after)) for i in sorted(before) if not after[i]}
+    report["emptied"] = {names[i]: _advice(names[i], before[i], len(after)) for i in sorted(before) if not after[i]}
     for sentence in report["emptied"].values():
         logger.warning("%s", sentence)
     return repaired, report
 
 
-def _repaired(dataset: Dataset, report: dict, *, from_archive: bool) -> Dataset:
-    known = dataset.select_columns(["label", "image_id", "content", "shipped_split", *FACTS]).to_list()
+def _repair_rows(dataset: Dataset, report: dict, *, from_archive: bool) -> Dataset:
+    rows = dataset.select_columns(["label", "image_id", "content", "shipped_split", *FACTS]).to_list()
     if from_archive:
         labels = isic9.archive_labels(dataset)
         report["relabelled"] = _changes(dataset["label"], labels, dataset.features["label"].names)
-        for row, label in zip(known, labels, strict=True):
+        for row, label in zip(rows, labels, strict=True):
             row["label"] = label
-    kept = _one_row_an_image(known, report, dataset.features["label"].names)
-    columns = {name: [row[name] for row in known] for name in ("label", *FACTS)}
+    kept = _one_row_an_image(rows, report, dataset.features["label"].names)
+    columns = {name: [row[name] for row in rows] for name in ("label", *FACTS)}
     return schema.with_columns(dataset, columns).select(kept)
 
 
@@ -77,30 +77,30 @@ def _changes(before: Iterable[int], after: Iterable[int], names: list[str]) -> d
     return dict(changes)
 
 
-def _one_row_an_image(known: list[dict], report: dict, names: list[str]) -> list[int]:
+def _one_row_an_image(rows: list[dict], report: dict, names: list[str]) -> list[int]:
     """Return which rows stay, one an image, with what their copies know filled in."""
     copies = defaultdict(list)
-    for i, image in enumerate(splits.groups(map(same_image, known))):
+    for i, image in enumerate(splits.groups(map(same_image, rows))):
         copies[image].append(i)
     kept: list[int] = []
     dropped: Counter[str] = Counter()
     for same in copies.values():
-        labels = sorted({known[i]["label"] for i in same})
+        labels = sorted({rows[i]["label"] for i in same})
         if [names[label] for label in labels] == _COARSE_AND_FINE:
             labels = labels[1:]
         if len(labels) > 1:
             dropped[" / ".join(names[label] for label in labels)] += 1
             continue
-        kept.append(max(same, key=lambda i: known[i]["shipped_split"] == "test"))
-        known[kept[-1]]["label"] = labels[0]
+        kept.append(max(same, key=lambda i: rows[i]["shipped_split"] == "test"))
+        rows[kept[-1]]["label"] = labels[0]
         for i in same:
-            fill(known[kept[-1]], known[i])
+            fill(rows[kept[-1]], rows[i])
         report["copies"] += len(same) - 1
     report["dropped"] = dict(dropped)
     return sorted(kept)
 
 
-def _emptied(name: str, before: int, left: int) -> str:
+def _advice(name: str, before: int, left: int) -> str:
     source = _REFILL.get(name, "a source that has it")
     more = f"add {source} with --dataset, or training goes on with {left} diagnoses."
     return f"no image of {name} is left of {before}: {more}"

@@ -67,11 +67,11 @@ def same_image(row: Mapping) -> tuple[str | None, ...]:
     return archive_number(row["image_id"]), row["content"]
 
 
-def fill(row: dict, known: Mapping) -> None:
+def fill(row: dict, other: Mapping) -> None:
     """Add to a row what is known of its image otherwise and not there yet, of `FACTS`."""
     for name in FACTS:
-        if row.get(name) is None and known.get(name) is not None:
-            row[name] = known[name]
+        if row.get(name) is None and other.get(name) is not None:
+            row[name] = other[name]
 
 
 def _contradictions(dataset: Dataset) -> dict[str, set[int]]:
@@ -87,7 +87,7 @@ def _contradictions(dataset: Dataset) -> dict[str, set[int]]:
 def warn_of_contradictions(dataset: Dataset) -> None:
     """Say which images stand, byte for byte, under two labels."""
     label = dataset.features["label"].int2str
-    pairs = Counter(" / ".join(label(i) for i in sorted(found)) for found in _contradictions(dataset).values())
+    pairs = Counter(" / ".join(label(i) for i in sorted(labels)) for labels in _contradictions(dataset).values())
     if pairs:
         logger.warning(
             "%d files hold %d different images; %d images stand under two labels: %s",

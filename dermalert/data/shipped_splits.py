@@ -38,9 +38,9 @@ def shipped_as(texts: Iterable[str]) -> str | None:
     A shipped validation split is `train`: whoever publishes figures on such a set has chosen models on it, and only
     its test images are meant to be seen once. A name with both words, `train_test_split`, is that of neither.
     """
-    found = [_splits_in(name, of_cell=False) for name in texts]
-    found = [splits for splits in found if len(splits) == 1]
-    return next((split for split in ("test", "train") if {split} in found), None)
+    each = [_splits_in(name, of_cell=False) for name in texts]
+    each = [splits for splits in each if len(splits) == 1]
+    return next((split for split in ("test", "train") if {split} in each), None)
 
 
 @functools.lru_cache(1 << 14)
@@ -58,8 +58,8 @@ def _splits_in(text: str, *, of_cell: bool = True) -> frozenset[str]:
     words |= {identifiers.column(text)} if of_cell else set()
     words = {re.sub("(data|split|set|images?|inputs?)+$", "", word) for word in words}
     validation = words & _VALIDATION and not words & _TEST
-    found = {"test": words & _TEST, "train": words & _TRAIN or validation}
-    return frozenset(split for split, said in found.items() if said)
+    by_split = {"test": words & _TEST, "train": words & _TRAIN or validation}
+    return frozenset(split for split, named in by_split.items() if named)
 
 
 def split_of(row: Mapping, columns: Mapping[str, str]) -> str | None:

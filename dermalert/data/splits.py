@@ -124,9 +124,9 @@ def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -
     for i, group in enumerate(everything["group"]):
         out = int(_position(group, f"{seed}:fold") * folds) == number
         rows["held_out" if out else _side(_position(group, f"{seed}:fold {number}"), _LEARNT_FROM)].append(i)
-    found = {name: everything.select(rows[name]) for name in SHARES}
-    check_classes(found)
-    return sides | found
+    parts = {name: everything.select(rows[name]) for name in SHARES}
+    check_classes(parts)
+    return sides | parts
 
 
 def clean_test(shipped: Dataset) -> Dataset:
@@ -157,8 +157,8 @@ def describe(sides: dict[str, Dataset], seed: int) -> dict:
 
 def fingerprint(sides: dict[str, Dataset]) -> str:
     """Return what changes with the images of a side, their labels and their order, all of which a training hangs on."""
-    told = [(name, list(side["content"]), list(side["label"])) for name, side in sides.items()]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    contents = [(name, list(side["content"]), list(side["label"])) for name, side in sides.items()]
+    return hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
 
 
 def check_classes(sides: dict[str, Dataset]) -> None:
@@ -169,10 +169,10 @@ def check_classes(sides: dict[str, Dataset]) -> None:
     for name, rows in sides.items():
         for label, group in zip(rows["label"], rows["group"], strict=True):
             groups[name][label].add(group)
-    for label in sorted({label for found in groups.values() for label in found}):
-        empty = [name for name, found in groups.items() if label not in found]
+    for label in sorted({label for by_label in groups.values() for label in by_label}):
+        empty = [name for name, by_label in groups.items() if label not in by_label]
         if empty:
-            count = len(set().union(*(found[label] for found in groups.values())))
+            count = len(set().union(*(by_label[label] for by_label in groups.values())))
             raise UsageError(
                 f"'{DIAGNOSES[label]}' has {count} groups (lesions, or different images where no lesion is known), and "
                 f"none of them falls on the side {' or '.join(empty)}: add images of it (with about 60 groups no side "

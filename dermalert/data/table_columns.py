@@ -69,9 +69,9 @@ def _of_diagnoses(header: Collection[str], columns: Mapping[str, str]) -> Iterab
 
 def image_columns_of(header: Sequence[str]) -> tuple[str, ...]:
     """Return the columns that may name the images: first `file_name`, last others of file names, but not a mask's."""
-    known = [c for c in ("file_name", "filename", *COLUMNS["image_id"]) if c in header]
+    usual = [c for c in ("file_name", "filename", *COLUMNS["image_id"]) if c in header]
     others = [c for c in header if identifiers.column(c).endswith("filename") and not _OF_ANOTHER.search(c.casefold())]
-    return tuple(dict.fromkeys([*known, *others]))
+    return tuple(dict.fromkeys([*usual, *others]))
 
 
 def headers(names: Iterable[object]) -> list[str]:
@@ -83,12 +83,12 @@ def headers(names: Iterable[object]) -> list[str]:
     raw = [identifiers.clean(name) for name in names]
     forms = [_BY_FORM.get(identifiers.column(column)) for column in raw]
     as_known = set(raw) & set(_KNOWN)
-    found: list[str] = []
-    for column, known in zip(raw, forms, strict=True):
-        known = column if column in _KNOWN else None if known in as_known else known
-        name = column if known is None or known in found else known
-        found.append(f"{name} ({found.count(name) + 1})" if name in found else name)
-    return found
+    header: list[str] = []
+    for column, spelling in zip(raw, forms, strict=True):
+        spelling = column if column in _KNOWN else None if spelling in as_known else spelling
+        name = column if spelling is None or spelling in header else spelling
+        header.append(f"{name} ({header.count(name) + 1})" if name in header else name)
+    return header
 
 
 def mapping(arguments: Sequence[str]) -> dict[str, str]:
@@ -142,7 +142,7 @@ class Columns:
     def of(self, header: Iterable[str]) -> dict[str, str]:
         """Return for each field the column that holds it, of those that the table has."""
         header = list(header)
-        guessed = {field: next((c for c in known if c in header), None) for field, known in COLUMNS.items()}
+        guessed = {field: next((c for c in candidates if c in header), None) for field, candidates in COLUMNS.items()}
         if has_several(header):
             guessed["label"] = None
         forms = {identifiers.column(column): column for column in reversed(header)}

@@ -17,16 +17,16 @@ class Unused:
 
     def add(self, why: str, names: Iterable[object]) -> None:
         """Add names under a reason: a sentence with `{n}`, and `{where}` if it needs it, without its end."""
-        found = {str(name): None for name in names}
-        if found:
-            self._names.setdefault(why, {}).update(found)
+        added = {str(name): None for name in names}
+        if added:
+            self._names.setdefault(why, {}).update(added)
 
     def report(self) -> None:
         """Say each reason once, with the count and the first few names."""
         for why, names in self._names.items():
-            logger.warning("%s: %s", self._said(why, len(names)), first_few(names))
+            logger.warning("%s: %s", self._in_words(why, len(names)), first_few(names))
         self._names.clear()
 
-    def _said(self, why: str, count: int) -> str:
+    def _in_words(self, why: str, count: int) -> str:
         # `format` would trip over the braces of a name.
         return why.replace("{n}", str(count)).replace("{where}", self._where)

@@ -128,7 +128,7 @@ def as_table(predictions: Mapping[str, SplitPredictions]) -> pa.Table:
 def _rows(name: str, predictions: SplitPredictions) -> pa.Table:
     dataset, abstained = predictions.dataset, predictions.abstained
     columns = {column: list(dataset[column]) for column in ("image_id", "source")}
-    columns |= {"group": [contamination.hashed(group) for group in dataset["group"]]}  # of a patient, perhaps
+    columns |= {"group": [contamination.hash_name(group) for group in dataset["group"]]}  # of a patient, perhaps
     columns |= {"split": [name] * len(dataset), "truth": [DIAGNOSES[label] for label in dataset["label"]]}
     columns |= {"refused": [False] * len(dataset) if abstained is None else abstained.tolist()}
     return pa.table(columns | {label: predictions.probabilities[:, i] for i, label in enumerate(DIAGNOSES)})

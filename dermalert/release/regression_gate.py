@@ -72,7 +72,7 @@ class Answers:
     def has_seen(self, image_id: str, group: str) -> bool:
         """Tell whether it is known to have learnt from an image of an archive number or, hashed, a group."""
         number = archive_number(image_id)
-        return group in self.seen or (number is not None and contamination.hashed(number) in self.seen)
+        return group in self.seen or (number is not None and contamination.hash_name(number) in self.seen)
 
 
 def load(name: str) -> Answers:

@@ -264,7 +264,7 @@ def test_an_image_that_a_folder_holds_too_is_one_row(hub, tmp_path):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_archives_number_is_read_from_the_file_where_no_column_says_it(hub, streaming):
     """As in a set of images and labels alone: two of its nevi are actinic keratoses in the archive."""
-    known = [image_id for image_id, row in isic9.known().items() if row["diagnosis"] == "actinic keratosis"][:2]
+    known = [image_id for image_id, row in isic9.metadata().items() if row["diagnosis"] == "actinic keratosis"][:2]
     pictures = [encoded(i) | {"path": f"{image_id}.png"} for i, image_id in enumerate([*known, "other", "other"])]
     features = Features({"image": Image(), "label": ClassLabel(names=["nevus", "melanoma"])})
     rows = Dataset.from_dict({"image": pictures, "label": [0, 0, 0, 1]}, features=features)

@@ -299,7 +299,7 @@ NAMES = {
 
 @pytest.mark.parametrize("how", NAMES)
 def test_the_facts_of_the_nine_class_set_are_known_under_longer_names(how):
-    for i, (image_id, row) in enumerate(isic9.known().items()):
+    for i, (image_id, row) in enumerate(isic9.metadata().items()):
         assert isic9.diagnosis(NAMES[how](image_id, i)) == row["diagnosis"]
 
 

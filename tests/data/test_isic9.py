@@ -8,10 +8,10 @@ from dermalert.taxonomy import DIAGNOSES
 
 
 def test_the_facts_are_about_2202_images_none_of_which_is_a_seborrheic_keratosis():
-    counts = Counter(known["diagnosis"] for known in isic9.known().values())
+    counts = Counter(known["diagnosis"] for known in isic9.metadata().values())
     assert [counts[name] for name in DIAGNOSES] == [131, 392, 111, 456, 295, 478, 0, 197, 142]
-    assert len({known["lesion_id"] for known in isic9.known().values()} - {None}) == 1062 + 5
-    assert {known["sex"] for known in isic9.known().values()} == {"female", "male", None}
+    assert len({known["lesion_id"] for known in isic9.metadata().values()} - {None}) == 1062 + 5
+    assert {known["sex"] for known in isic9.metadata().values()} == {"female", "male", None}
 
 
 def test_an_image_is_known_by_its_number():

@@ -113,7 +113,7 @@ def test_a_lesion_that_two_sources_hold_is_not_asked_about(clinics, tmp_path, mo
 def test_a_base_model_that_has_learnt_from_lesions_is_refused(clinics, tmp_path):
     release = make_release(tmp_path / "release", generated=False)
     (release / "evaluation").mkdir()
-    contamination.write({contamination.hashed("a lesion"): "train"}, release)
+    contamination.write({contamination.hash_name("a lesion"): "train"}, release)
     done = command("sources.py", "--dataset", *clinics, "--output_dir", tmp_path / "out", "--base_model", release)
     assert done.returncode == 2
     assert "has learnt from lesions already" in done.stderr

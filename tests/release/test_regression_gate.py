@@ -59,7 +59,7 @@ def answers(
     columns = {
         "image_id": ids or [f"ISIC_{i:07d}" for i in range(len(score))],
         "source": ["HAM10000"] * len(score),
-        "group": [contamination.hashed(group) for group in groups or map(str, range(len(score)))],
+        "group": [contamination.hash_name(group) for group in groups or map(str, range(len(score)))],
         "split": [split] * len(score),
         "refused": [False] * len(score) if refused is None else refused,
         "truth": truth,
@@ -71,7 +71,7 @@ def answers(
         figures={"splits": {"held_out": {"calibration": calibration}}},
         threshold=threshold,
         rows=table.filter(pc.equal(table["split"], "held_out")),
-        seen={contamination.hashed(each): "train" for each in known},
+        seen={contamination.hash_name(each): "train" for each in known},
     )
 
 
@@ -385,7 +385,7 @@ def test_folders_runs_and_tags_of_the_hub_give_the_same_answers(hub, folders, tm
         found = regression_gate.load(name)
         assert found.threshold == 0.3
         assert found.rows.num_rows == IMAGES
-        assert contamination.hashed("a lesion") in found.seen
+        assert contamination.hash_name("a lesion") in found.seen
 
 
 @pytest.mark.usefixtures("hub")

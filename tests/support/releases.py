@@ -264,7 +264,7 @@ def measured_release(
     columns = {
         "image_id": [f"ISIC_{9000000 + i:07d}" for i in range(images)],
         "source": ["HAM10000"] * images,
-        "group": [contamination.hashed(group) for group in groups],
+        "group": [contamination.hash_name(group) for group in groups],
         "split": ["held_out"] * images,
         "truth": [LABELS[label] for label in truth],
         "refused": [False] * images,
@@ -272,7 +272,7 @@ def measured_release(
     table = pa.table(columns | {label: probabilities[:, i] for i, label in enumerate(LABELS)})
     pq.write_table(table, folder / "evaluation" / "predictions.parquet")
     contamination.write(
-        dict.fromkeys([contamination.hashed(name) for name in ("a lesion", *learnt_from)], "train"), folder
+        dict.fromkeys([contamination.hash_name(name) for name in ("a lesion", *learnt_from)], "train"), folder
     )
     build.write_card(folder)
     return folder
