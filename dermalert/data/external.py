@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -31,7 +31,7 @@ def check(asked: Sequence[str]) -> dict[str, str]:
 
 
 def load(
-    asked: Sequence[str], *, sides: dict[str, Dataset], learnt: dict[str, str], policy: str, **options
+    asked: Sequence[str], *, sides: dict[str, Dataset], learnt: Mapping[str, str], policy: str, **options
 ) -> tuple[dict[str, Dataset], dict]:
     """Load what is only reported, as `external/NAME`, without what has kin among the images that were learnt from.
 
@@ -54,7 +54,7 @@ def load(
         both = _link(taught, loading.load([dataset], **options))
         repaired, report = repair.repair(both.select(range(len(taught), len(both))), policy)
         exposure = set().union(*contamination.names(both.select(range(len(taught)))))
-        unseen = contamination.are_unseen(repaired, dict.fromkeys(exposure, "train") | learnt)
+        unseen = contamination.are_unseen(repaired, dict.fromkeys(exposure, "train") | dict(learnt))
         fresh = repaired.select(np.flatnonzero(unseen))
         left_out = len(repaired) - len(fresh)
         if left_out:
