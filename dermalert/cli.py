@@ -62,7 +62,7 @@ def _audit(names: list[str], options: dict, json: Path | None, figures: Path | N
     from dermalert.data import audit, audit_report, loading
 
     audit.check_kinds(fail_on)
-    audit.check_targets(json, figures)
+    _check_targets(json, figures)
     columns = table_columns.mapping(options["columns"])
     faults: list[str] = []
     options |= {"columns": columns, "merge": False, "faults": faults}
@@ -78,6 +78,23 @@ def _audit(names: list[str], options: dict, json: Path | None, figures: Path | N
     failed = audit.failures(report, fail_on)
     if failed:
         raise RunError(f"found {', '.join(failed)} (--fail-on).")
+
+
+def _check_targets(json: Path | None, figures: Path | None) -> None:
+    """Refuse what a report could not be written to, before the work is done.
+
+    Raises:
+        UsageError: a file where a folder is meant or the other way round, or no right to write there.
+    """
+    if json and json.is_dir():
+        raise UsageError(f"--json '{json}' is a folder: name a file.")
+    if figures and figures.exists() and not figures.is_dir():
+        raise UsageError(f"--figures '{figures}' is a file: name a folder.")
+    for option, folder in (("--json", json and json.absolute().parent), ("--figures", figures and figures.absolute())):
+        if folder:
+            there = next(place for place in (folder, *folder.parents) if place.exists())
+            if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+                raise UsageError(f"{option} cannot be written to '{there}': name another place.")
 
 
 @app.command()
@@ -145,13 +162,12 @@ def _evaluate(
 ) -> None:
     from rich.console import Console
 
-    from dermalert.data import audit
     from dermalert.data.prepare import prepare
     from dermalert.evaluation import any_checkpoint
     from dermalert.evaluation.label_map import classes, read_label_map
 
     said = read_label_map(label_map)
-    audit.check_targets(json, None)
+    _check_targets(json, None)
     judge = any_checkpoint.load(model)
     classes(judge.labels, said)  # refused before the images are read
     prepared = prepare(names, policy, labels=None, columns=table_columns.mapping(columns))
@@ -227,14 +243,13 @@ def compare(
 def _compare(old: str, new: str, json: Path | None, record: bool, accept: str | None) -> None:
     from dermalert_space import contract
 
-    from dermalert.data import audit
     from dermalert.publishing import models
     from dermalert.release import regression_gate
 
     models.check_reason(accept)
     if accept is not None and not record:
         raise UsageError("--accept-regression is recorded: add --record.")
-    audit.check_targets(json, None)
+    _check_targets(json, None)
     before, after = regression_gate.load(old), regression_gate.load(new)
     told = regression_gate.compare(before, after)
     verdict = regression_gate.gate(after, before)
