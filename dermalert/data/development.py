@@ -67,7 +67,7 @@ class Development:
         exposed = ~contamination.are_unseen(self.splits["official_test"], self.base_exposure)
         return (
             self.description
-            | {"shipped": schema.describe(self.prepared.shipped), "repair": self.prepared.repair}
+            | {"shipped": schema.describe(self.prepared.shipped), "repair": self.prepared.repair.to_json()}
             | {"external": external_report}
             | {"base_model_learnt_from": "known" if self.base_exposure else "not known"}
             | {"official_test_known_to_base": int(exposed.sum())}

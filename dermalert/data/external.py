@@ -62,7 +62,7 @@ def load(
         if not len(fresh):
             raise UsageError(f"nothing is left of --external {name}: all its images have kin among those learnt from.")
         datasets[f"external/{name}"] = fresh
-        reports[name] = schema.describe(fresh) | {"left_out": left_out, "repair": report}
+        reports[name] = schema.describe(fresh) | {"left_out": left_out, "repair": report.to_json()}
     return datasets, reports
 
 

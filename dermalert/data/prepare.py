@@ -20,8 +20,7 @@ class Prepared:
     """As loaded, with near duplicates in one group."""
     dataset: Dataset
     """As the repair leaves it."""
-    repair: dict
-    """The report of `repair.repair`."""
+    repair: repair.RepairReport
     pairs: near_duplicates.Pairs
     """The near duplicates, by their rows in `shipped`."""
     unreadable: Sequence[str] = ()

@@ -1,5 +1,6 @@
 """What is done about labels that are known to be wrong, and about images that stand under two: by a named policy."""
 
+import dataclasses
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -25,8 +26,32 @@ _REFILL = {"seborrheic keratosis": "ISIC 2017 (its training and validation image
 _COARSE_AND_FINE = ["pigmented benign keratosis", "seborrheic keratosis"]
 
 
-def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, dict]:
-    """Return the data set as a policy repairs it, and a report of what was done.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RepairReport:
+    """What a repair has done; images are counted, not files, where nothing else is said."""
+
+    policy: str
+    images_before: int
+    """Files."""
+    relabelled: dict[str, dict[str, int]]
+    """Files, by the label before and the label after."""
+    dropped: dict[str, int]
+    """By the labels under which an image stood, joined by ` / `."""
+    copies: int
+    """Rows that became part of another."""
+    images: int
+    classes: dict[str, int]
+    """What is left, by diagnosis."""
+    emptied: dict[str, str]
+    """A sentence for each diagnosis of which nothing is left."""
+
+    def to_json(self) -> dict:
+        """The `repair` of `metrics.json`."""
+        return dataclasses.asdict(self)
+
+
+def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, RepairReport]:
+    """Repair a data set as a policy says, and report what was done.
 
     Copies of an image become one row; of those that ship a split, the one for testing stays. Groups are not changed.
 
@@ -34,39 +59,30 @@ def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, dict]:
         dataset: in the schema of `schema.FEATURES` or `schema.BINARY_FEATURES`.
         policy: one of `POLICIES`.
 
-    Returns:
-        The repaired data set, and `{"policy", "images_before", "images", "relabelled": {from: {to: files}},
-        "dropped": {labels: images}, "copies": rows that became part of another, "emptied": {diagnosis: sentence},
-        "classes": {diagnosis: images}}`.
-
     Raises:
         UsageError: no such policy, or nothing is left.
     """
     if policy not in POLICIES:
         raise UsageError(f"--repair '{policy}' is none of {', '.join(POLICIES)}.{did_you_mean(policy, POLICIES)}")
-    report: dict = {"policy": policy, "images_before": len(dataset), "relabelled": {}, "dropped": {}, "copies": 0}
-    repaired = dataset if policy == "none" else _repair_rows(dataset, report, from_archive=policy == "archive")
+    names, labels = dataset.features["label"].names, list(dataset["label"])
+    corrected = isic9.archive_labels(dataset) if policy == "archive" else labels
+    repaired, dropped, copies = (dataset, {}, 0) if policy == "none" else _one_row_an_image(dataset, corrected)
     if not len(repaired):
         raise UsageError(f"--repair {policy} leaves no image: every one stands under two labels.")
-    names = dataset.features["label"].names
-    before, after = Counter(dataset["label"]), Counter(repaired["label"])
-    report |= {"images": len(repaired), "classes": {name: after[i] for i, name in enumerate(names)}}
-    report["emptied"] = {names[i]: _advice(names[i], before[i], len(after)) for i in sorted(before) if not after[i]}
-    for sentence in report["emptied"].values():
+    before, after = Counter(labels), Counter(repaired["label"])
+    emptied = {names[i]: _advice(names[i], before[i], len(after)) for i in sorted(before) if not after[i]}
+    for sentence in emptied.values():
         logger.warning("%s", sentence)
-    return repaired, report
-
-
-def _repair_rows(dataset: Dataset, report: dict, *, from_archive: bool) -> Dataset:
-    rows = dataset.select_columns(["label", "image_id", "content", "shipped_split", *FACTS]).to_list()
-    if from_archive:
-        labels = isic9.archive_labels(dataset)
-        report["relabelled"] = _changes(dataset["label"], labels, dataset.features["label"].names)
-        for row, label in zip(rows, labels, strict=True):
-            row["label"] = label
-    kept = _one_row_an_image(rows, report, dataset.features["label"].names)
-    columns = {name: [row[name] for row in rows] for name in ("label", *FACTS)}
-    return schema.with_columns(dataset, columns).select(kept)
+    return repaired, RepairReport(
+        policy=policy,
+        images_before=len(dataset),
+        relabelled=_changes(labels, corrected, names),
+        dropped=dropped,
+        copies=copies,
+        images=len(repaired),
+        classes={name: after[i] for i, name in enumerate(names)},
+        emptied=emptied,
+    )
 
 
 def _changes(before: Iterable[int], after: Iterable[int], names: list[str]) -> dict[str, dict[str, int]]:
@@ -77,27 +93,29 @@ def _changes(before: Iterable[int], after: Iterable[int], names: list[str]) -> d
     return dict(changes)
 
 
-def _one_row_an_image(rows: list[dict], report: dict, names: list[str]) -> list[int]:
-    """Return which rows stay, one an image, with what their copies know filled in."""
+def _one_row_an_image(dataset: Dataset, labels: list[int]) -> tuple[Dataset, dict[str, int], int]:
+    """Merge the copies of each image under these labels; return what was dropped, and how many rows were merged."""
+    names = dataset.features["label"].names
+    rows = dataset.select_columns(["image_id", "content", "shipped_split", *FACTS]).to_list()
     copies = defaultdict(list)
     for i, image in enumerate(splits.groups(map(same_image, rows))):
         copies[image].append(i)
-    kept: list[int] = []
+    labels, kept, merged = list(labels), [], 0
     dropped: Counter[str] = Counter()
     for same in copies.values():
-        labels = sorted({rows[i]["label"] for i in same})
-        if [names[label] for label in labels] == _COARSE_AND_FINE:
-            labels = labels[1:]
-        if len(labels) > 1:
-            dropped[" / ".join(names[label] for label in labels)] += 1
+        under = sorted({labels[i] for i in same})
+        if [names[label] for label in under] == _COARSE_AND_FINE:
+            under = under[1:]
+        if len(under) > 1:
+            dropped[" / ".join(names[label] for label in under)] += 1
             continue
         kept.append(max(same, key=lambda i: rows[i]["shipped_split"] == "test"))
-        rows[kept[-1]]["label"] = labels[0]
+        labels[kept[-1]] = under[0]
         for i in same:
             fill(rows[kept[-1]], rows[i])
-        report["copies"] += len(same) - 1
-    report["dropped"] = dict(dropped)
-    return sorted(kept)
+        merged += len(same) - 1
+    columns = {"label": labels, **{name: [row[name] for row in rows] for name in FACTS}}
+    return schema.with_columns(dataset, columns).select(sorted(kept)), dict(dropped), merged
 
 
 def _advice(name: str, before: int, left: int) -> str:

@@ -144,7 +144,7 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Sequence
         ],
         "shipped": schema.describe(prepared.shipped),
         "data": schema.describe(dataset) | splits.describe(parts, seed=0),
-        "repair": prepared.repair,
+        "repair": prepared.repair.to_json(),
         "audit": prepared.audit(),
     }
 

@@ -192,7 +192,7 @@ def test_labels_that_the_archive_contradicts_are_found(folder, monkeypatch):
         "ISIC_0000001": {"diagnosis": "melanoma", "lesion_id": "L1"},
         "ISIC_0000002": {"diagnosis": "nevus", "lesion_id": None},
     }
-    monkeypatch.setattr(isic9, "known", lambda: table)
+    monkeypatch.setattr(isic9, "metadata", lambda: table)
     nevi = folder / "Train" / "nevus"
     image_of(folder, 4).rename(nevi / "ISIC_0000001.png")
     image_of(folder, 13).rename(nevi / "ISIC_0000002.png")

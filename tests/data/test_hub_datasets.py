@@ -272,8 +272,8 @@ def test_the_archives_number_is_read_from_the_file_where_no_column_says_it(hub, 
     dataset = load(streaming=streaming)
     assert dataset["image_id"][:2] == known
     assert dataset["image_id"][2:] == ["tester/lesions/train/2", "tester/lesions/train/3"]
-    _, told = repair.repair(dataset, "archive")
-    assert told["relabelled"] == {"nevus": {"actinic keratosis": 2}}
+    _, report = repair.repair(dataset, "archive")
+    assert report.relabelled == {"nevus": {"actinic keratosis": 2}}
 
 
 def published(hub, features: dict, rows: list[dict]) -> None:

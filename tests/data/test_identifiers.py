@@ -313,7 +313,7 @@ def test_the_nine_class_set_is_repaired_alike_under_longer_names(tmp_path, how, 
         shutil.copy(path, target)
     found = near_duplicates.link(loading.load([str(tmp_path / "set")]))
     _, report = repair.repair(found)
-    assert sum(sum(to.values()) for to in report["relabelled"].values()) == 158
+    assert sum(sum(to.values()) for to in report.relabelled.values()) == 158
     assert len(splits.clean_test(found)) == 74
 
 

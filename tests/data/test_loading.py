@@ -272,8 +272,8 @@ def test_a_binary_set_is_grouped_and_repaired_like_any(tmp_path):
     for folder in ("benign", "malignant"):
         picture(2).save(tmp_path / folder / f"{folder}.png")
     dataset, report = repair.repair(near_duplicates.link(loading.load([str(tmp_path)], labels=MALIGNANCIES)))
-    assert report["relabelled"] == {"benign": {"malignant": 1}}
-    assert report["dropped"] == {"benign / malignant": 1}
+    assert report.relabelled == {"benign": {"malignant": 1}}
+    assert report.dropped == {"benign / malignant": 1}
     assert (dataset["label"], dataset.features) == ([1], schema.BINARY_FEATURES)
 
 

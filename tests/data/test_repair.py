@@ -37,9 +37,9 @@ def test_archive_takes_the_archives_diagnosis_and_drops_what_it_cannot_settle(co
     repaired, report = repair.repair(contradicting)
     known = [(name, "actinic keratosis") for name in ("ISIC_0010512", "ISIC_0010889")]
     assert rows(repaired) == [*known, ("one again", "nevus")]
-    assert report["relabelled"] == {"nevus": {"actinic keratosis": 2}}
-    assert report["dropped"] == {"melanoma / nevus": 1}
-    assert (report["images_before"], report["images"], report["copies"]) == (7, 3, 2)
+    assert report.relabelled == {"nevus": {"actinic keratosis": 2}}
+    assert report.dropped == {"melanoma / nevus": 1}
+    assert (report.images_before, report.images, report.copies) == (7, 3, 2)
     assert repaired.features == schema.FEATURES
     assert repaired[0]["image"].size == (32, 32)
 
@@ -47,15 +47,15 @@ def test_archive_takes_the_archives_diagnosis_and_drops_what_it_cannot_settle(co
 def test_drop_conflicts_drops_each_image_under_two_labels(contradicting):
     repaired, report = repair.repair(contradicting, "drop-conflicts")
     assert rows(repaired) == [("ISIC_0010512", "nevus"), ("one again", "nevus")]
-    assert report["dropped"] == {"actinic keratosis / nevus": 1, "melanoma / nevus": 1}
-    assert report["relabelled"] == {}
-    assert sorted(report["emptied"]) == ["actinic keratosis", "melanoma"]
+    assert report.dropped == {"actinic keratosis / nevus": 1, "melanoma / nevus": 1}
+    assert report.relabelled == {}
+    assert sorted(report.emptied) == ["actinic keratosis", "melanoma"]
 
 
 def test_none_leaves_everything_as_it_is(contradicting):
     repaired, report = repair.repair(contradicting, "none")
     assert rows(repaired) == rows(contradicting)
-    assert report["copies"] == 0 and report["dropped"] == report["emptied"] == {}
+    assert report.copies == 0 and report.dropped == report.emptied == {}
 
 
 def test_an_unknown_policy_is_refused_with_the_nearest(contradicting):
@@ -75,7 +75,7 @@ def test_a_seborrheic_keratosis_that_another_source_calls_benign_keratosis_is_no
     put(tmp_path / "2019", "bkl", "ISIC_8000000", 2)
     repaired, report = repair.repair(loading.load([str(tmp_path / "2017"), str(tmp_path / "2019")]))
     assert rows(repaired) == [("ISIC_8000000", "seborrheic keratosis")]
-    assert report["dropped"] == {}
+    assert report.dropped == {}
 
 
 def test_a_copy_for_testing_is_the_one_that_stays(tmp_path):
@@ -88,13 +88,13 @@ def test_a_copy_for_testing_is_the_one_that_stays(tmp_path):
 def test_the_real_nine_class_set_gets_the_labels_of_the_archive(real_images, caplog):
     dataset = loading.load([str(real_images / "isic9")])
     repaired, report = repair.repair(dataset)
-    assert report["relabelled"] == {
+    assert report.relabelled == {
         "nevus": {"actinic keratosis": 78},
         "seborrheic keratosis": {"melanoma": 80},
     }
     # 2202 numbers, 456 melanomas and 295 nevi, are 2200 images: the archive holds one of each under two numbers.
-    assert list(report["classes"].values()) == [131, 392, 111, 455, 294, 478, 0, 197, 142]
-    assert (report["copies"], report["dropped"]) == (157, {})
+    assert list(report.classes.values()) == [131, 392, 111, 455, 294, 478, 0, 197, 142]
+    assert (report.copies, report.dropped) == (157, {})
     assert len(repaired) == len(set(repaired["content"])) == len(set(repaired["image_id"])) == 2200
     assert "no image of seborrheic keratosis is left of 80: add ISIC 2017" in caplog.text
     assert "training goes on with 8 diagnoses" in caplog.text
@@ -103,7 +103,7 @@ def test_the_real_nine_class_set_gets_the_labels_of_the_archive(real_images, cap
 def test_isic_2017_refills_the_class_that_the_repair_empties(real_images):
     dataset = loading.load([str(real_images / name) for name in ("isic9", "isic2017")])
     repaired, report = repair.repair(dataset)
-    assert report["emptied"] == {}
+    assert report.emptied == {}
     # 1105 nevi more, two of them one image under two numbers.
-    assert list(report["classes"].values()) == [131, 392, 111, 633, 1398, 478, 296, 197, 142]
+    assert list(report.classes.values()) == [131, 392, 111, 633, 1398, 478, 296, 197, 142]
     assert len(repaired) == len(set(repaired["content"]))
