@@ -23,5 +23,5 @@ def test_the_table_is_what_the_script_builds_from_the_official_lists(real_images
     monkeypatch.setattr(isic9, "TABLE", tmp_path / "isic9.csv")
     script = runpy.run_path(str(REPOSITORY / "scripts" / "build_isic9.py"))
     script["main"](real_images / "metadata")
-    assert (tmp_path / "isic9.csv").read_bytes() == (REPOSITORY / "dermalert" / "isic9.csv").read_bytes()
+    assert (tmp_path / "isic9.csv").read_bytes() == (REPOSITORY / "dermalert" / "data" / "isic9.csv").read_bytes()
     assert "ISIC 2019: 1761 images in common, all of the same diagnosis" in capsys.readouterr().out
