@@ -96,10 +96,8 @@ def of_another_source(release: Release, sides: dict[str, Dataset]) -> Iterator[t
         few = _of(sides["train"], known).shuffle(seed=0)
         few = few.select(range(min(len(few), 2500)))
         statistics = fit_abstention.statistics_of(fit_abstention.features_of(release, few, name=f"images of {known}"))
-        told = fit_abstention.thresholds(
-            release, abstention.Abstention({}, statistics), _of(sides["calibration"], known)
-        )
-        declines = abstention.Abstention(told["thresholds"], statistics)
+        _, signals = fit_abstention.examine(release, statistics, _of(sides["calibration"], known))
+        declines = abstention.Abstention(fit_abstention.thresholds(release, signals)["thresholds"], statistics)
         alone = Release(release.model, release.processor, name=known, abstention=declines)
         for other in sources:
             n, share = share_of(alone, _read(_of(sides["held_out"], other)))

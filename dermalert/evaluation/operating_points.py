@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
 from dermalert_space.release import Release
 from scipy import stats
 
-from dermalert.evaluation.predict import predict_images
+from dermalert.evaluation.predict import SplitPredictions
 from dermalert.taxonomy import ALERT, CLINICAL_GROUPS, DIAGNOSES
 
 TARGET_SENSITIVITY = 0.95
@@ -18,13 +17,13 @@ ATTENTION = tuple(sorted(CLINICAL_GROUPS["malignant"] + CLINICAL_GROUPS["precurs
 """The diagnoses that ask for attention, by the sum of their probabilities."""
 
 
-def add(folder: Path, release: Release, calibration: Dataset) -> Release:
+def add(folder: Path, release: Release, calibration: SplitPredictions) -> Release:
     """Set the operating points of the release in a folder, `alert` and `attention` in its config; load it anew.
 
     Args:
         folder: of the release, which holds its abstention already.
         release: what is loaded from it.
-        calibration: the calibration split.
+        calibration: its predictions of the calibration split.
     """
     path = folder / "config.json"
     config = json.loads(path.read_text()) | fit(release, calibration)
@@ -32,18 +31,17 @@ def add(folder: Path, release: Release, calibration: Dataset) -> Release:
     return Release.load(folder)
 
 
-def fit(release: Release, calibration: Dataset) -> dict[str, dict]:
+def fit(release: Release, calibration: SplitPredictions) -> dict[str, dict]:
     """Return `alert` and `attention` as a release's config states them, by the calibration split as served."""
-    predictions = predict_images(release, calibration, name="calibration images")
-    abstained = np.array([reason is not None for reason in predictions.abstained], bool)
-    truth, lesions = np.array(calibration["label"]), np.array(calibration["group"])
+    truth, lesions = (np.array(calibration.dataset[column]) for column in ("label", "group"))
+    abstained = np.zeros(len(truth), bool) if calibration.abstained is None else calibration.abstained
     points = {"alert": ({"label": ALERT}, [ALERT]), "attention": ({"labels": list(ATTENTION)}, ATTENTION)}
-    found = {}
+    fitted = {}
     for name, (what, labels) in points.items():
         positive = np.isin(truth, [DIAGNOSES.index(label) for label in labels])
-        scores = score(predictions.probabilities, release.labels, labels)
-        found[name] = what | operating_point(scores[positive], lesions[positive], abstained[positive])
-    return found
+        scores = score(calibration.probabilities, release.labels, labels)
+        fitted[name] = what | operating_point(scores[positive], lesions[positive], abstained[positive])
+    return fitted
 
 
 def score(probabilities: np.ndarray, names: list[str], labels: list[str] | tuple[str, ...]) -> np.ndarray:

@@ -54,7 +54,8 @@ def predict_fold(
         return None
     if trained:
         release = Release(trained.model.eval(), trained.processor, name=f"fold {number}")
-        release.model.config.update(operating_points.fit(release, fold["calibration"]))
+        calibration = predict.predict(release, fold["calibration"], name="calibration images")
+        release.model.config.update(operating_points.fit(release, calibration))
         release = Release(release.model, release.processor, name=release.name)
         kept = predict.predict(release, fold["held_out"], name=release.name)
         predict.write_predictions(folder / "answers.npz", kept)
@@ -77,8 +78,8 @@ def assemble(
     config, splits = run.config, data.splits
     with build.assembled(run.folder / "release") as staging:
         release = _store(trained, staging, half_precision=config.half_precision)
-        release = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
-        release = operating_points.add(staging, release, splits["calibration"])
+        release, calibration = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
+        release = operating_points.add(staging, release, calibration)
         measured = _measure(release, trained, splits, reported.external)
         if folds := [fold for fold in out_of_fold if fold]:
             measured["out_of_fold"] = evaluate.measure(predict.pool(folds))

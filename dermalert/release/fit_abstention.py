@@ -1,7 +1,8 @@
-"""Set what a release declines to release, by its training and calibration images, and measure it on those held out."""
+"""Fit on which images a release abstains, by its training and calibration images; measure it on those held out."""
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from datasets import Dataset
 from dermalert_space import abstention
 from dermalert_space.contract import STATISTICS
 from dermalert_space.images import read_image
-from dermalert_space.release import Release
+from dermalert_space.release import Predictions, Release
 from PIL import Image
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from dermalert.evaluation.intervals import Intervals
+from dermalert.evaluation.predict import SplitPredictions, of_split, predict_images
 from dermalert.imaging import non_lesions
 
 FALSE_ABSTENTIONS = 0.0075
@@ -23,22 +25,30 @@ FALSE_ABSTENTIONS = 0.0075
 
 _TRAINING_IMAGES = 2500  # that the statistics are of, at most: more hardly move them
 _DIRECTIONS = 16  # of the normal distribution that are its own; chosen, as the rate above, on the validation side
-_CHUNK = 16  # images in memory at once: a batch of the release's
+_BATCH = 16  # images
 _RANKED = ("light", "contrast", "detail")  # whose thresholds are the lowest value of the calibration side
 _SPENT = len(_RANKED) + 1  # images of the rate that these and the short side may decline
 _MARGIN = 1e-4  # so that rounding in another batch or on another machine declines no image that set a threshold
 
 
-def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) -> Release:
-    """Set what the release in a folder abstains on: `refusal` in its config and its file; load it anew."""
+def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) -> tuple[Release, SplitPredictions]:
+    """Fit the abstention of the release in a folder: `refusal` in its config, and its file.
+
+    Returns:
+        The release, loaded anew, and its predictions of the calibration split.
+    """
     few = train.shuffle(seed=0).select(range(min(len(train), _TRAINING_IMAGES)))
     statistics = statistics_of(features_of(release, few, name="training images"))
     save_file(statistics, folder / STATISTICS)
-    told = thresholds(release, abstention.Abstention({}, statistics), calibration)
+    predictions, signals = examine(release, statistics, calibration)
     path = folder / "config.json"
-    config = json.loads(path.read_text()) | {"refusal": told}
+    config = json.loads(path.read_text()) | {"refusal": thresholds(release, signals)}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return Release.load(folder)
+    release = Release.load(folder)
+    assert release.abstention is not None  # just written
+    reasons = map(release.abstention.reason, signals)
+    abstained = [why or reason for why, reason in zip(predictions.abstained, reasons, strict=True)]
+    return release, of_split(release, calibration, dataclasses.replace(predictions, abstained=abstained))
 
 
 def statistics_of(features: np.ndarray) -> dict[str, torch.Tensor]:
@@ -62,23 +72,45 @@ def statistics_of(features: np.ndarray) -> dict[str, torch.Tensor]:
     return statistics | {"basis": torch.from_numpy(np.ascontiguousarray(basis)).half()}
 
 
-def thresholds(release: Release, known: abstention.Abstention, calibration: Dataset) -> dict:
-    """Return the key `refusal` of a release's config: thresholds by the calibration side, and what they promise.
+class _Examination(abstention.Abstention):
+    """Abstains on no image, and keeps the signals of each."""
+
+    def __init__(self, statistics: dict[str, torch.Tensor]):
+        super().__init__({}, statistics)
+        self.signals: list[dict[str, float]] = []
+
+    def reasons(self, images: Sequence[Image.Image], features: np.ndarray) -> list[str | None]:
+        for image, distance in zip(images, self.distances(features).tolist(), strict=True):
+            self.signals.append(abstention.signals(image) | {"distance": distance})
+        return [None] * len(images)
+
+
+def examine(
+    release: Release, statistics: dict[str, torch.Tensor], dataset: Dataset
+) -> tuple[Predictions, list[dict[str, float]]]:
+    """Return a release's predictions of a data set, without abstention, and the signals of each image for one."""
+    examination = _Examination(statistics)
+    examining = Release(release.model, release.processor, name=release.name, abstention=examination)
+    return predict_images(examining, dataset, name="calibration images"), examination.signals
+
+
+def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> dict:
+    """Return the key `refusal` of a release's config: thresholds by the calibration images' signals, and their promise.
 
     Of n images and one more like them, each is the most extreme with probability 1 / (n + 1). Light, contrast, detail
     and the short side may be as low as in any calibration image, the side as low as half of the model's input too; the
-    distance takes what is left of `FALSE_REFUSALS`, and at least as much.
+    distance takes what is left of `FALSE_ABSTENTIONS`, and at least as much.
     """
-    told = _signals(release, known, calibration)
-    n = len(calibration)
-    distance, beyond = distance_threshold(told["distance"])
-    limits = {name: told[name].min() * (1 - _MARGIN) for name in _RANKED}
+    n = len(signals)
+    values = {name: np.array([row[name] for row in signals]) for name in abstention.REASONS}
+    distance, beyond = distance_threshold(values["distance"])
+    limits = {name: values[name].min() * (1 - _MARGIN) for name in _RANKED}
     # Copies of one archive come in many sizes: an image as small as half of the model's input shows enough of a lesion.
-    limits |= {"side": min(told["side"].min(), _input_side(release) / 2), "distance": distance * (1 + _MARGIN)}
+    limits |= {"side": min(values["side"].min(), _input_side(release) / 2), "distance": distance * (1 + _MARGIN)}
     return {
         "thresholds": {name: float(limits[name]) for name in abstention.REASONS},
         "images": n,
-        "refused": int((told["distance"] > limits["distance"]).sum()),
+        "refused": int((values["distance"] > limits["distance"]).sum()),
         "false_refusal_rate": (beyond + 1 + _SPENT) / (n + 1),
         "target_false_refusal_rate": FALSE_ABSTENTIONS,
     }
@@ -95,30 +127,19 @@ def _input_side(release: Release) -> int:
     return min(release.processor(picture, return_tensors="pt")["pixel_values"].shape[-2:])
 
 
-def _signals(release: Release, known: abstention.Abstention, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Return the signals of a side's images, (n,) each."""
-    rows = []
-    for images in _chunks(dataset, name="calibration images"):
-        distances = known.distances(release.features(images)).tolist()
-        rows += [abstention.signals(image) | {"distance": d} for image, d in zip(images, distances, strict=True)]
-    return {name: np.array([row[name] for row in rows]) for name in abstention.REASONS}
-
-
 def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
-    """Return what `abstention.Abstention` looks at of a data set's images: float32 (n, d)."""
-    return np.concatenate([release.features(images) for images in _chunks(dataset, name=name)])
-
-
-def _chunks(dataset: Dataset, *, name: str) -> Iterator[list[Image.Image]]:
+    """Return the features that `abstention.Abstention` looks at, float32 (n, d), of a data set's images."""
+    batches = []
     with tqdm(total=len(dataset), desc=f"Learning what to decline from {name}", unit=" images") as bar:
-        for start in range(0, len(dataset), _CHUNK):
-            images = dataset[start : start + _CHUNK]["image"]
-            yield [read_image(image) for image in images]
+        for start in range(0, len(dataset), _BATCH):
+            images = dataset[start : start + _BATCH]["image"]
+            batches.append(release.features([read_image(image) for image in images]))
             bar.update(len(images))
+    return np.concatenate(batches)
 
 
 def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:
-    """Return how often a release declines images held out of it, by source, and what is no lesion or unfit to release.
+    """Return how often a release abstains on images held out of it, by source, and on what cannot be assessed.
 
     Args:
         release: what declines.

@@ -101,11 +101,12 @@ class Abstention:
     def reasons(self, images: Sequence[Image.Image], features: np.ndarray) -> list[str | None]:
         """Return of each RGB image, with its features (n, d), why it cannot be assessed; None where it can."""
         return [
-            self._reason(signals(image) | {"distance": distance})
+            self.reason(signals(image) | {"distance": distance})
             for image, distance in zip(images, self.distances(features).tolist(), strict=True)
         ]
 
-    def _reason(self, found: dict[str, float]) -> str | None:
+    def reason(self, found: dict[str, float]) -> str | None:
+        """Return why an image with these signals, `distance` among them, cannot be assessed; None where it can."""
         for name, reason in REASONS.items():
             value, threshold = found[name], self.thresholds[name]
             # The other way round, so that a distance that is no number is refused.

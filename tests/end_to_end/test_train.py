@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 import torch
+from dermalert_space.contract import PREDICTIONS
+from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from PIL import Image
 from safetensors.torch import load_file
@@ -102,6 +105,22 @@ def test_near_duplicates_are_searched_once_and_for_each_external_set_once_more(
     other = class_folders(tmp_path / "other", images=2, first_seed=5000)
     train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--external", f"there={other}")
     assert sizes[0] == 558 and len(sizes) == 2
+
+
+def test_an_image_is_predicted_once_for_all_that_ask(pictures, tiny_vit, tmp_path, monkeypatch):
+    counts, forward = Counter(), Release._forward
+
+    def counted(self, images, **options):
+        counts.update(image.tobytes() for image in images)
+        return forward(self, images, **options)
+
+    monkeypatch.setattr(Release, "_forward", counted)
+    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
+    times = {path.stem: counts[read_image(path).tobytes()] for path in pictures.rglob("*.*")}
+    measured = pq.read_table(tmp_path / "run" / "release" / PREDICTIONS)
+    assert {"held_out", "official_test", "clean_test"} == set(measured["split"].to_pylist())
+    assert {times[image_id] for image_id in measured["image_id"].to_pylist()} == {1}
+    assert max(times.values()) == 2  # a calibration image: by the model to calibrate, and by the release
 
 
 def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictures):

@@ -104,11 +104,13 @@ def test_the_points_of_a_release_are_those_of_what_it_serves(tmp_path):
     calibration = Dataset.from_dict(
         {"image": images, "label": [seed % 9 for seed in range(180)], "group": [str(seed // 2) for seed in range(180)]}
     )
-    release = fit_abstention.add(folder, Release.load(folder), calibration, calibration)
-    release = operating_points.add(folder, release, calibration)
+    release, predictions = fit_abstention.add(folder, Release.load(folder), calibration, calibration)
+    release = operating_points.add(folder, release, predictions)
     config = json.loads((folder / "config.json").read_text())
     answers = release.predict_arrays(images)
     abstained = np.array([reason is not None for reason in answers.abstained])
+    assert np.array_equal(predictions.probabilities, answers.probabilities)
+    assert np.array_equal(predictions.abstained, abstained)
     truth = np.array(calibration["label"])
     for name, labels in (("alert", ["melanoma"]), ("attention", config["attention"]["labels"])):
         columns = [LABELS.index(label) for label in labels]
