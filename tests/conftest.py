@@ -1,6 +1,7 @@
 """What all tests share: a Hub on loopback, no caches of the person who runs them, and what may not be skipped."""
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from support.paths import DATA
 
 # The Hub client reads these once, when it is imported: so before any test module.
 _HOME = tempfile.TemporaryDirectory(prefix="dermalert-tests-")
-_HUB = HubServer().__enter__()
+with socket.socket() as _probe:  # the server starts with the first test: collecting starts none
+    _probe.bind(("127.0.0.1", 0))
+    _HUB = HubServer(port=_probe.getsockname()[1])
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ.pop(name, None)
 os.environ |= {k: v for k, v in environment(_HUB.url, Path(_HOME.name), token=None).items() if k not in os.environ}
@@ -25,6 +28,12 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",  # the models are tiny: more threads would only wait for each other
 }
 os.environ.pop("HF_TOKEN", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hub_is_open():
+    with _HUB:
+        yield
 
 
 @pytest.fixture
