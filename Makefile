@@ -13,7 +13,7 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 9000000000
 export MALLOC_TOP_PAD_ ?= 268435456
 
-.PHONY: demo model test test-all test-oldest-hub space lint clean
+.PHONY: demo model test test-unit test-all test-oldest-hub space lint clean
 
 # Re-installs only when the list of dependencies changes.
 .venv/ready: pyproject.toml
@@ -34,7 +34,10 @@ model: .venv/ready ## train the bundled release from isic9/, isic2017/ and ham10
 	rm -rf space/model
 	cp -R runs/model/release space/model
 
-test: .venv/ready ## all that fits in about ten minutes
+test-unit: .venv/ready ## a minute: no process, training, browser or Hub
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not long and not integration" $(PYTEST_ARGS)
+
+test: .venv/ready ## all but the long sweeps
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(PYTEST_ARGS)
 
 test-all: .venv/ready ## the long sweeps too

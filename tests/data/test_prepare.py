@@ -11,7 +11,7 @@ from dermalert.data.audit import audit
 from dermalert.data.prepare import prepare
 from dermalert.publishing import datasets
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cache")]
 
 
 @pytest.fixture

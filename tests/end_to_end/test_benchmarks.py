@@ -29,6 +29,8 @@ import growth
 import recipe
 import sources as left_out_sources
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def clinics(tmp_path_factory) -> list[Path]:

@@ -17,6 +17,8 @@ from support.pictures import class_folders
 from support.serving import served
 from transformers import pipeline
 
+pytestmark = pytest.mark.integration
+
 REPO, SPACE, BRANCH = "tester/derm", "tester/demo", "tester/derm@run-two"
 PER_CLASS = 420  # so that fifty melanomas are held out, which the comparison of two releases asks for
 

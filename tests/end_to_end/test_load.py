@@ -15,6 +15,8 @@ from support import hostile, serving
 from support.releases import make_image, make_release
 from support.serving import Visitor, resident
 
+pytestmark = pytest.mark.integration
+
 CALLS = 2000
 CLIENTS = 64
 BOUND = 128

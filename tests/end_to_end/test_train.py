@@ -34,6 +34,8 @@ from dermalert.release import onnx_export
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import calibration, image_dataset, recipe_trainer, run_folder, sampling
 
+pytestmark = pytest.mark.integration
+
 FIGURES = ("alert_trade_off", "artefacts", "confusion", "learning_curves", "per_class", "reliability", "roc")
 LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--augment", "none")
 

@@ -1,6 +1,7 @@
 import io
 
 import numpy as np
+import pytest
 from datasets import Dataset
 from dermalert_space.estimate import Estimate
 from PIL import Image
@@ -9,6 +10,8 @@ from dermalert.data import loading, schema, splits
 from dermalert.evaluation import metrics
 from dermalert.evaluation.baselines import baselines, shortcuts
 from dermalert.taxonomy import DIAGNOSES
+
+pytestmark = pytest.mark.integration
 
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
 UNDEFINED = Estimate()

@@ -11,6 +11,8 @@ import pytest
 from support.hub_server import Fault, HubServer, environment
 from support.paths import REPOSITORY
 
+pytestmark = pytest.mark.integration
+
 Client = Callable[[str, str], None]
 
 PRELUDE = """

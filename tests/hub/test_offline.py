@@ -13,6 +13,8 @@ from dermalert.evaluation import any_checkpoint
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import backbones
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def cached(hub, tmp_path, monkeypatch):

@@ -21,6 +21,8 @@ from dermalert.errors import UsageError
 from dermalert.hub import retries
 from dermalert.publishing import datasets
 
+pytestmark = pytest.mark.integration
+
 REPO = "tester/lesions"
 IMAGES, DIFFERENT = 148, 149  # after the repair and before it
 

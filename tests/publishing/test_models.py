@@ -25,6 +25,8 @@ from dermalert.errors import RunError, UsageError
 from dermalert.publishing import models
 from dermalert.release import build
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory) -> dict[str, Path]:

@@ -25,6 +25,8 @@ from dermalert.hub import retries
 from dermalert.publishing import models, spaces
 from dermalert.release import build, onnx_export
 
+pytestmark = pytest.mark.integration
+
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
 EXAMPLES = {f"examples/{name}" for name in ("attribution.csv", "generated-1.png", "generated-2.png", "no-lesion.png")}

@@ -29,6 +29,8 @@ from dermalert.errors import RunError, UsageError
 from dermalert.release import archive_triage
 from dermalert.training import locks
 
+pytestmark = pytest.mark.integration
+
 NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `archive` is not installed")
 
 

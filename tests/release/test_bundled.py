@@ -19,6 +19,8 @@ from transformers import pipeline
 from dermalert.release import build
 from dermalert.taxonomy import DIAGNOSES
 
+pytestmark = pytest.mark.integration
+
 MOST_BYTES = 12_000_000
 
 

@@ -24,6 +24,8 @@ from dermalert.evaluation.predict import SplitPredictions, predict, predict_imag
 from dermalert.release import build, onnx_export
 from dermalert.taxonomy import DIAGNOSES
 
+pytestmark = pytest.mark.integration
+
 
 def exported(folder: Path, name: str = "model") -> Path:
     (folder / "onnx").mkdir(exist_ok=True)

@@ -10,6 +10,8 @@ from dermalert.config import Config, parse
 from dermalert.errors import run_command
 from dermalert.release import build
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def run(pictures, tiny_vit, tmp_path_factory) -> Path:

@@ -10,6 +10,8 @@ from support.networks import CONVOLUTIONAL, OF_TOKENS, SIDE, blinkered, grain
 from support.networks import release as release_of
 from transformers import DeiTImageProcessorPil, ViTImageProcessorPil
 
+pytestmark = pytest.mark.integration
+
 
 def never(*_, **__):
     raise AssertionError("the other method was to be used")

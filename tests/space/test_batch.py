@@ -26,6 +26,8 @@ from PIL import Image
 from support import hostile
 from support.releases import LABELS, make_image, make_release
 
+pytestmark = pytest.mark.integration
+
 SPACE = Path(dermalert_space.__file__).parents[1]
 SENTENCE = re.compile(r"(the file|the name|the folder|no file) .*[.]", re.DOTALL)
 

@@ -31,6 +31,8 @@ from dermalert.errors import UsageError
 from dermalert.evaluation import any_checkpoint
 from dermalert.training import backbones
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:

@@ -14,6 +14,8 @@ from dermalert_space.release import NoRelease, Predictions, Release
 from PIL import Image
 from support.releases import LABELS, make_image, make_release, measured_release
 
+pytestmark = pytest.mark.integration
+
 TAGS = (
     "<img src=x onerror=alert(1)>",
     "\"'><script>alert(1)</script>",

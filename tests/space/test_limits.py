@@ -18,6 +18,8 @@ from support import serving
 from support.releases import make_image, make_release
 from support.serving import Visitor, resident
 
+pytestmark = pytest.mark.integration
+
 API = "/gradio_api"
 
 

@@ -31,6 +31,8 @@ from dermalert.data import loading
 from dermalert.errors import UsageError
 from dermalert.release import archive_triage, fit_abstention, onnx_export
 
+pytestmark = pytest.mark.integration
+
 OTHERS = {
     "DeiT": DeiTConfig(**SMALL, intermediate_size=64),
     "BEiT, one table for all layers": BeitConfig(

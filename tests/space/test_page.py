@@ -24,6 +24,8 @@ from dermalert.publishing import models
 from dermalert.release import regression_gate
 from dermalert.taxonomy import CLINICAL_GROUPS
 
+pytestmark = pytest.mark.integration
+
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 # A browser has servers of its own that it likes to ask.
 QUIET = [

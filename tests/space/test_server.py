@@ -47,6 +47,8 @@ from transformers import pipeline
 from dermalert.evaluation import evaluate
 from dermalert.taxonomy import MALIGNANT, PRECURSOR
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def release(demo_release) -> Release:

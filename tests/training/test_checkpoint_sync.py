@@ -25,6 +25,8 @@ from dermalert.errors import RunError, UsageError
 from dermalert.hub import retries
 from dermalert.training import checkpoint_sync, recipe_trainer, run_folder
 
+pytestmark = pytest.mark.integration
+
 REPO, NAME = "tester/derm", "run-a"
 TO = ("--checkpoints_to", f"{REPO}@{NAME}")
 FROM = ("--resume_from", f"{REPO}@{NAME}")

@@ -23,6 +23,8 @@ from dermalert.training import distributed, run_folder
 from dermalert.training.sampling import WeightedSampler, sampling_weights
 from train_hf import main
 
+pytestmark = pytest.mark.integration
+
 # The script, and beside it what it drew, what was measured and its own number, for the test to read.
 SPY = """
 import json, os, sys, time
