@@ -37,7 +37,7 @@ KINDS = {
 def audit(
     dataset: datasets.Dataset, pairs: near_duplicates.Pairs | None = None, *, unreadable: Sequence[str] = ()
 ) -> dict:
-    """Return what is wrong with a data set, ready for JSON.
+    """What is wrong with a data set, ready for JSON.
 
     Args:
         dataset: in the schema of `schema.FEATURES` or `schema.BINARY_FEATURES`; of several data sets, as
@@ -76,6 +76,6 @@ def check_kinds(kinds: Iterable[str]) -> None:
 
 
 def failures(report: dict, kinds: Iterable[str]) -> list[str]:
-    """Return which of the kinds (`any` for all) were found."""
+    """Which of the kinds (`any` for all) were found."""
     chosen = set(KINDS if "any" in kinds else kinds)
     return [kind for kind, finding in report["findings"].items() if finding["found"] and kind in chosen]

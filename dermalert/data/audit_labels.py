@@ -46,7 +46,7 @@ def _source_confounding(rows: Rows) -> dict:
 
 
 def _melanoma_by_source(rows: Rows) -> dict:
-    """Return how well the best rule that knows the source alone tells melanoma.
+    """How well the best rule that knows the source alone tells melanoma.
 
     The best by sensitivity + specificity: it calls melanoma every source that has more of the melanomas than of the
     rest. An image under two labels counts, among the different images, as melanoma if one of them is.
@@ -58,7 +58,7 @@ def _melanoma_by_source(rows: Rows) -> dict:
 
 
 def _share(items: list[tuple[str, bool]], sources: Iterable[str], positive: bool) -> float:
-    """Return the share of the positive, or of the negative, that come from the sources."""
+    """The share of the positive, or of the negative, that come from the sources."""
     among = [source for source, is_melanoma in items if is_melanoma == positive]
     return sum(source in sources for source in among) / len(among) if among else math.nan
 

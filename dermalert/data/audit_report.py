@@ -44,7 +44,7 @@ def headline(report: dict) -> str:
 
 
 def table(report: dict) -> Table:
-    """Return the report as a table: what was found, how often, from where that is known, and an example."""
+    """The report as a table: what was found, how often, from where that is known, and an example."""
     lines = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     lines.add_column("", width=1)
     lines.add_column("finding", no_wrap=True)

@@ -90,7 +90,7 @@ class Rows:
 
 
 def positions_of(keys: Iterable) -> dict:
-    """Return the positions of each key, without None."""
+    """The positions of each key, without None."""
     positions = defaultdict(list)
     for i, key in enumerate(keys):
         if key is not None:

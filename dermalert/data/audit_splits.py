@@ -96,7 +96,7 @@ def _kin_leaks(rows: Rows) -> dict:
 
 
 def _near_groups(rows: Rows) -> list[list[int]]:
-    """Return the rows of both images of each near pair, copies included."""
+    """The rows of both images of each near pair, copies included."""
     return [rows.copies[rows.content[a]] + rows.copies[rows.content[b]] for a, b, _ in rows.near]
 
 
@@ -125,5 +125,5 @@ def _sorted_split(rows: Rows) -> dict:
 
 
 def _natural(name: str) -> list:
-    """Return a key that sorts img2 before img10."""
+    """A key that sorts img2 before img10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]

@@ -63,12 +63,12 @@ def _shorter(dataset: Dataset) -> set[str]:
 
 
 def hash_name(name: str) -> str:
-    """Return what stands for the name of a lesion, a patient or a group in a release."""
+    """What stands for the name of a lesion, a patient or a group in a release."""
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def of(sides: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what the images that are learnt from belong to, each with its side, and the same of the base model.
+    """What the images that are learnt from belong to, each with its side, and the same of the base model.
 
     What several sides hold counts for the first of them: `train` tells the most.
     """
@@ -81,7 +81,7 @@ def of(sides: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict
 
 
 def pictures(dataset: Dataset) -> set[str]:
-    """Return the perceptual hashes of the images, as they stand among the names; blank images have none."""
+    """The perceptual hashes of the images, as they stand among the names; blank images have none."""
     return {_NEAR + code.tobytes().hex() for _, codes in _hashes(dataset) for code in codes[0]}
 
 
@@ -97,7 +97,7 @@ def _hashes(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def look_alike(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
-    """Return which images (n,) are nearly the picture of one that was seen, otherwise than as a side."""
+    """Which images (n,) are nearly the picture of one that was seen, otherwise than as a side."""
     alike = np.zeros(len(dataset), bool)
     listed = [name.removeprefix(_NEAR) for name, side in seen.items() if name.startswith(_NEAR) and side != but_as]
     if listed:
@@ -110,7 +110,7 @@ def look_alike(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None 
 
 
 def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str, Dataset]:
-    """Return the sides of a split without what a base model has learnt from in another way; that is `set_aside`.
+    """The sides of a split without what a base model has learnt from in another way; that is `set_aside`.
 
     It may be trained on whatever the base has seen, validated and calibrated on what the base was, and nothing the base
     has seen is held out or part of `clean_test`.
@@ -140,7 +140,7 @@ def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str,
 
 
 def are_unseen(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
-    """Return which images (n,) belong to nothing seen and look like nothing seen, or not otherwise than as a side."""
+    """Which images (n,) belong to nothing seen and look like nothing seen, or not otherwise than as a side."""
     belong = names(dataset)
     fresh = np.array([all(seen.get(name, but_as) == but_as for name in belongs) for belongs in belong], bool)
     alike = look_alike(dataset, seen, but_as=but_as)
@@ -178,7 +178,7 @@ def write(seen: Mapping[str, str], folder: Path) -> None:
 
 
 def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
-    """Return the list of a release in a folder or on the Hub; of any other model it is empty, because nobody knows.
+    """The list of a release in a folder or on the Hub; of any other model it is empty, because nobody knows.
 
     Raises:
         RunError: the Hub cannot be asked.

@@ -20,7 +20,7 @@ FILES_OF_SYSTEMS = frozenset(
 
 
 def sort_files(root: Path) -> tuple[list[str], list[str], list[str]]:
-    """Return the images, the other files and the masks below a folder, in the order of their paths."""
+    """The images, the other files and the masks below a folder, in the order of their paths."""
     images: list[str] = []
     others: list[str] = []
     masks: list[str] = []
@@ -44,7 +44,7 @@ def masks_without_photo(masks: list[str], images: list[str]) -> list[str]:
 
 
 def tables_among(texts: list[str], images: list[str]) -> list[str]:
-    """Return the texts that begin like a table, or of whose first lines at least half name an image."""
+    """The texts that begin like a table, or of whose first lines at least half name an image."""
     lines = {path: metadata_tables.beginning(Path(path)) for path in texts}
     words = {path: [_file_keys(line) for line in lines[path]] for path in texts}
     keys = {key for each in words.values() for line in each for key in line}
@@ -58,7 +58,7 @@ def tables_among(texts: list[str], images: list[str]) -> list[str]:
 
 
 def _file_keys(line: str) -> set[str]:
-    """Return the normal forms of a line's words as names of files; a bare number is none."""
+    """The normal forms of a line's words as names of files; a bare number is none."""
     words = re.split(r"[\s,;|\"']+", line)
     return {identifiers.key(re.split(r"[/\\]", word)[-1]) for word in words if word and not word.isdecimal()}
 

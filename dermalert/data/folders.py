@@ -41,7 +41,7 @@ _NO_FACTS: dict = {}  # one for all images
 
 
 def records(root: Path, columns: table_columns.Columns, space: str | None = None) -> list[Record]:
-    """Return what a folder holds, under the source's own names.
+    """What a folder holds, under the source's own names.
 
     Args:
         root: the folder.
@@ -107,7 +107,7 @@ class _Folder:
         ]
 
     def facts(self) -> dict[str, dict]:
-        """Return what the tables know of each image, by path; say what stands for nobody, and what contradicts."""
+        """What the tables know of each image, by path; say what stands for nobody, and what contradicts."""
         by_path: dict[str, dict] = {}
         nobody: Counter[str] = Counter()
         against = []
@@ -123,12 +123,12 @@ class _Folder:
         return by_path
 
     def kinds(self) -> dict[str, str]:
-        """Return what is no dermoscopy by any row, by path."""
+        """What is no dermoscopy by any row, by path."""
         kinds = ((path, table_cells.kind_of(row, table.columns)) for path, row, table in self._rows("image_type"))
         return {path: kind for path, kind in kinds if kind != "dermoscopic"}
 
     def splits(self) -> dict[str, str]:
-        """Return the shipped split of each image by the tables' own columns: `test` where any row says so."""
+        """The shipped split of each image by the tables' own columns: `test` where any row says so."""
         by_path: dict[str, str | None] = {}
         for path, row, table in self._rows("split"):
             by_path[path] = _settled_split(by_path.get(path), shipped_splits.split_of(row, table.columns))
@@ -161,7 +161,7 @@ class _Folder:
             self.unused.add(f"{{n}} columns of '{name}' are not used (--columns FIELD=COLUMN reads one)", unread)
 
     def without_row(self) -> list[str]:
-        """Return the images that no table means, each name once."""
+        """The images that no table means, each name once."""
         matched = {path for _, match in self.matches for path in match.rows}
         return list(
             {folder_files.stem(path): os.path.basename(path) for path in self.images if path not in matched}.values()
@@ -241,7 +241,7 @@ def _class_folders(folder: _Folder) -> list[Record]:
 
 
 def _settled_split(one: str | None, other: str | None) -> str | None:
-    """Return the shipped split by two that tell: what either calls the test is never trained on."""
+    """The shipped split by two that tell: what either calls the test is never trained on."""
     return "test" if "test" in (one, other) else one or other
 
 
@@ -252,7 +252,7 @@ def _say_test(records: list[Record], shipped: Mapping[str, str], root: Path) -> 
 
 
 def _without_other_kinds(records: list[Record], kinds: Mapping[str, str], root: Path) -> list[Record]:
-    """Return the records without what a table says is no dermoscopy."""
+    """The records without what a table says is no dermoscopy."""
     warn_of_kinds(Counter(kinds[record.path] for record in records if record.path in kinds), str(root))
     return [record for record in records if record.path not in kinds]
 
@@ -260,7 +260,7 @@ def _without_other_kinds(records: list[Record], kinds: Mapping[str, str], root: 
 def _refine(
     record: Record, labelling: Iterable[tuple[metadata_tables.Table, matching.Match]], against: Counter[str]
 ) -> Record:
-    """Return the record with what tables say beyond its folder's name; count where one of them contradicts it."""
+    """The record with what tables say beyond its folder's name; count where one of them contradicts it."""
     for table, match in labelling:
         for row in match.rows.get(record.path, ()):
             label = table_cells.label_of(row, table.columns)
@@ -327,7 +327,7 @@ def _from_tables(folder: _Folder) -> list[Record]:
 def _labels_by_path(
     labelling: Iterable[tuple[metadata_tables.Table, matching.Match]],
 ) -> dict[str, tuple[str, metadata_tables.Table, dict]]:
-    """Return the diagnosis of each image in the words of the table that says most, that table and its row.
+    """The diagnosis of each image in the words of the table that says most, that table and its row.
 
     Of copies under one name that one row means, the first path stands for all.
     """
@@ -407,7 +407,7 @@ def _has_classes(folder: Path) -> bool:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Return the folders that can be a split or a class: one that holds nothing but tables is neither."""
+    """The folders that can be a split or a class: one that holds nothing but tables is neither."""
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and not _of_tables(p))
 
 

@@ -40,7 +40,7 @@ _UNREAD = "{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads o
 
 
 def load(name: str, columns: table_columns.Columns, *, streaming: bool = False) -> tuple[list[Record], Dataset]:
-    """Return what a data set of the Hub holds, and its images: a column `image` that `Record.row` counts in.
+    """What a data set of the Hub holds, and its images: a column `image` that `Record.row` counts in.
 
     The images stay on disk, where `datasets` keeps them: as the files that were downloaded and once more as Arrow.
     Streamed, each row is read from the Hub and written as Arrow right away, without other columns of images: half the
@@ -107,7 +107,7 @@ def _write_stream(stream: IterableDataset, key: str) -> Dataset:
 
 
 def _commit(name: str) -> str | None:
-    """Return the commit that a name stands for, once the Hub has said that one may have its files."""
+    """The commit that a name stands for, once the Hub has said that one may have its files."""
     repo, revision = HubName.parse(name)
     # Asked for, because `load_dataset` takes whatever it once cached where the Hub does not answer.
     commit = HfApi().dataset_info(repo, revision=revision).sha
@@ -168,7 +168,7 @@ def _image_column(name: str, features: Features, given: str | None) -> str:
 
 
 def _names(rows: Dataset, image: str, where: str) -> list[str]:
-    """Return what each picture is called where no column says it: its file, if that is the archive's number or its own.
+    """What each picture is called where no column says it: its file, if that is the archive's number or its own.
 
     By the archive's number the facts about an image are known, and its copies elsewhere.
     """
@@ -181,7 +181,7 @@ def _names(rows: Dataset, image: str, where: str) -> list[str]:
 
 
 def _choose_name(name: str, file: str) -> str:
-    """Return what a column calls an image, or its file's name where only that has the archive's number."""
+    """What a column calls an image, or its file's name where only that has the archive's number."""
     return file if not name or (archive_number(file) and not archive_number(name)) else name
 
 

@@ -94,7 +94,7 @@ _WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
 def readable(name: str) -> str:
-    """Return a name that can be written: bytes that are no UTF-8 are read as those of Windows in the west."""
+    """A name that can be written: bytes that are no UTF-8 are read as those of Windows in the west."""
     if name.isascii():
         return name
     try:
@@ -105,7 +105,7 @@ def readable(name: str) -> str:
 
 
 def clean(value: object) -> str:
-    """Return a cell's text, composed (NFC), without what cannot be seen and with plain single blanks; None is empty."""
+    """A cell's text, composed (NFC), without what cannot be seen and with plain single blanks; None is empty."""
     text = "" if value is None else str(value)
     if _PLAIN.fullmatch(text):  # as nearly all are, in tables of many thousands
         return text
@@ -115,7 +115,7 @@ def clean(value: object) -> str:
 
 
 def parts(path: object) -> tuple[str, ...]:
-    """Return the folders and the name of a path, however it is separated."""
+    """The folders and the name of a path, however it is separated."""
     if isinstance(path, str) and _PLAIN.fullmatch(path):
         return (path,)
     names = clean(path).replace("\\", "/").split("/")
@@ -123,7 +123,7 @@ def parts(path: object) -> tuple[str, ...]:
 
 
 def without_suffix(name: str) -> str:
-    """Return a file's name without what says that it is an image, however often it is said."""
+    """A file's name without what says that it is an image, however often it is said."""
     while True:
         rest, dot, suffix = name.rpartition(".")
         if not rest or f"{dot}{suffix}".lower() not in IMAGE_SUFFIXES:
@@ -132,7 +132,7 @@ def without_suffix(name: str) -> str:
 
 
 def key(name: str) -> str:
-    """Return the normal form of a file's name without folders: two spellings of one name have the same.
+    """The normal form of a file's name without folders: two spellings of one name have the same.
 
     Case, suffixes and the form of characters do not count, nor do the leading zeros and `.0` of what is a number, nor
     how words are parted: `scan-1`, `scan 1` and `scan_1` are one, but `1-2` is not 12.
@@ -147,18 +147,18 @@ def key(name: str) -> str:
 
 
 def without_zeros(name: str) -> str:
-    """Return the normal form without any number's leading zeros and last `.0`, which a spreadsheet takes or adds."""
+    """The normal form without any number's leading zeros and last `.0`, which a spreadsheet takes or adds."""
     return re.sub(r"(?<![\d.,])0+(?=\d)", "", re.sub(r"(?<=\d)[.,]0$", "", key(name)))
 
 
 def whole(text: str) -> str:
-    """Return a whole number without leading zeros and decimals, and any other text as it is."""
+    """A whole number without leading zeros and decimals, and any other text as it is."""
     number = re.fullmatch(r"0*(\d+?)(?:[.,]0{1,2})?", text, re.ASCII)  # three zeros may be thousands
     return number[1] if number else text
 
 
 def nearness(file: Sequence[str], row: Sequence[str]) -> tuple:
-    """Return how near a row's spelling of a path is to a file's: more compares as greater.
+    """How near a row's spelling of a path is to a file's: more compares as greater.
 
     Args:
         file: folders and name, of `parts`.
@@ -174,12 +174,12 @@ def nearness(file: Sequence[str], row: Sequence[str]) -> tuple:
 
 
 def column(name: object) -> str:
-    """Return the normal form of a column's name: small letters and digits."""
+    """The normal form of a column's name: small letters and digits."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", clean(name)).casefold()))
 
 
 def number(cell: object) -> float | None:
-    """Return a cell's number, with a decimal point or a decimal comma; None where it holds none."""
+    """A cell's number, with a decimal point or a decimal comma; None where it holds none."""
     return _number(clean(cell))
 
 
@@ -195,7 +195,7 @@ def _number(text: str) -> float | None:
 
 @functools.lru_cache(1 << 15)  # each image is asked for several times
 def archive_number(name: str | None) -> str | None:
-    """Return the number under which the ISIC archive holds an image, `ISIC_0025818`, wherever a name has it.
+    """The number under which the ISIC archive holds an image, `ISIC_0025818`, wherever a name has it.
 
     A name with two different numbers, such as that of a montage, has none.
     """
@@ -223,7 +223,7 @@ def pad_ufes(name: str) -> tuple[str, str] | None:
 
 
 def original(name: str) -> str | None:
-    """Return the normal form of the name of which an image is an augmented copy by its own name, or None."""
+    """The normal form of the name of which an image is an augmented copy by its own name, or None."""
     first = name
     while match := next(filter(None, (mark.match(name) for mark in _COPY)), None):
         name = match["name"]
@@ -231,7 +231,7 @@ def original(name: str) -> str | None:
 
 
 def person(value: object) -> str:
-    """Return the normal form of a patient's or a lesion's id; an id of the archive's in its own spelling."""
+    """The normal form of a patient's or a lesion's id; an id of the archive's in its own spelling."""
     text = clean(value)
     own = _OWN_IDS.fullmatch(text)
     return f"{own[1].upper()}_{own[2]}" if own else whole(text)
@@ -259,7 +259,7 @@ def is_nobody(text: str) -> bool:
 
 
 def numbered_nobody(text: str) -> str | None:
-    """Return the word for nobody that an id puts before a number, such as `unknown_1`, or None."""
+    """The word for nobody that an id puts before a number, such as `unknown_1`, or None."""
     match = re.fullmatch(r"(\D+?)[\W_]*\d+\W*", clean(text).casefold())
     return match[1] if match and _says_unknown(match[1]) else None
 

@@ -30,12 +30,12 @@ def metadata_of(image_id: str) -> dict:
 
 
 def diagnosis(image_id: str) -> str | None:
-    """Return the archive's diagnosis of an image of the nine-class set."""
+    """The archive's diagnosis of an image of the nine-class set."""
     return metadata_of(image_id).get("diagnosis")
 
 
 def archive_labels(dataset: Dataset) -> list[int]:
-    """Return the label of each image: the archive's where the table knows it, else the data set's own."""
+    """The label of each image: the archive's where the table knows it, else the data set's own."""
     feature = dataset.features["label"]
     find = taxonomy.malignancy if feature.names == list(taxonomy.MALIGNANCIES) else taxonomy.find
     archive = [diagnosis(image_id) for image_id in dataset["image_id"]]

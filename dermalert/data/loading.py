@@ -48,7 +48,7 @@ class _Source:
     numbers: list[int]
 
     def dataset(self, features: Features) -> Dataset:
-        """Return the rows with their images, once: the rows are let go on the way, or they would take as much again."""
+        """The rows with their images, once: the rows are let go on the way, or they would take as much again."""
         table: list[dict] = [{}] * len(self.images)
         for number, row in zip(self.numbers, self.rows, strict=True):
             table[-1 - number] = row
@@ -139,14 +139,14 @@ def _complete(sources: list[_Source]) -> None:
 
 
 def _short_names(names: list[str]) -> list[str]:
-    """Return the names with folders by their last part, because where they lie is nobody's business."""
+    """The names with folders by their last part, because where they lie is nobody's business."""
     short = [clean(Path(name).resolve().name) if Path(name).is_dir() else name for name in names]
     again = [short[:i].count(name) for i, name in enumerate(short)]
     return [f"{name} ({n + 1})" if n else name for name, n in zip(short, again, strict=True)]
 
 
 def _common_labels(sources: Iterable[list[Record]]) -> tuple[str, ...]:
-    """Return the labels that every source can tell."""
+    """The labels that every source can tell."""
     return DIAGNOSES if all(any(map(names_a_diagnosis, records)) for records in sources) else MALIGNANCIES
 
 
@@ -200,7 +200,7 @@ def _merge_copies(sources: list[_Source]) -> None:
 
 
 def _open(name: str, columns: Columns, space: str | None, *, streaming: bool) -> tuple[list[Record], Dataset]:
-    """Return what a source holds, under its own names, and its images; no image is decoded yet."""
+    """What a source holds, under its own names, and its images; no image is decoded yet."""
     if name == "demo":
         return _demo()
     if Path(name).is_dir():
@@ -236,7 +236,7 @@ def _demo() -> tuple[list[Record], Dataset]:
 
 
 def _file(path: str) -> dict | str:
-    """Return an image's file as `datasets` takes it: by its path, or what it holds where the path is no UTF-8."""
+    """An image's file as `datasets` takes it: by its path, or what it holds where the path is no UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -249,7 +249,7 @@ def _pictures(images: Iterable[dict | str]) -> Dataset:
 
 
 def _in_parts(rows: Iterable[Mapping], features: Features) -> Dataset:
-    """Return a data set of rows, made a part at a time: a whole one takes several times its room on the way."""
+    """A data set of rows, made a part at a time: a whole one takes several times its room on the way."""
     rows, parts = iter(rows), []
     while part := list(islice(rows, _PART)):
         columns = {name: [row.get(name) for row in part] for name in features}
@@ -292,7 +292,7 @@ def _in_words(record: Record, fault: Exception) -> str:
 
 
 def _place(name: str, record: Record) -> str:
-    """Return where in its data set an image is: a report is published, and where a folder lies is nobody's business."""
+    """Where in its data set an image is: a report is published, and where a folder lies is nobody's business."""
     if record.path:
         return clean(f"{Path(name).resolve().name}/{Path(os.path.relpath(record.path, name)).as_posix()}")
     return record.image_id if record.image_id.startswith(f"{name}/") else f"{name}/{record.image_id}"

@@ -68,7 +68,7 @@ class Files:
 
 
 def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
-    """Return which rows mean which files.
+    """Which rows mean which files.
 
     Args:
         table: of images.
@@ -100,13 +100,13 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
 
 
 def _bare_number(row: tuple[str, ...]) -> str | None:
-    """Return the archive's number that a row of digits only can mean."""
+    """The archive's number that a row of digits only can mean."""
     digits = identifiers.whole(row[-1])
     return f"ISIC_{digits.zfill(7)}" if digits.isdecimal() and len(digits) < 8 else None
 
 
 def _bare_numbers(table: Table, files: Files) -> set[str]:
-    """Return the archive's numbers that a column of image ids has as bare numbers: most of them are of files here.
+    """The archive's numbers that a column of image ids has as bare numbers: most of them are of files here.
 
     Of a column of another name this tells it from a running count, as numbers of five digits or seven written ones do.
     """
@@ -121,7 +121,7 @@ def _bare_numbers(table: Table, files: Files) -> set[str]:
 def _candidates(
     row: tuple[str, ...], files: Files, folder: tuple[str, ...], within: tuple[str, ...], *, copies: bool = False
 ) -> list[tuple[str, tuple]]:
-    """Return the files that a row may mean, or the augmented copies of them, each with how near it is."""
+    """The files that a row may mean, or the augmented copies of them, each with how near it is."""
     if copies and not files.copies:
         return []
     key = identifiers.key(row[-1])
@@ -186,7 +186,7 @@ def _settle(table: Table, by_name: dict, offers_by_path: dict, copied: dict) -> 
 
 
 def _of_copies(copied: dict[str, list[tuple[tuple, tuple[str, ...]]]]) -> dict[tuple[str, ...], list[str]]:
-    """Return the row of each copy's original, where only one is nearest, with the copies."""
+    """The row of each copy's original, where only one is nearest, with the copies."""
     by_row = defaultdict(list)
     for path, offers in copied.items():
         best = max(near for near, _ in offers)
@@ -197,5 +197,5 @@ def _of_copies(copied: dict[str, list[tuple[tuple, tuple[str, ...]]]]) -> dict[t
 
 
 def other_than_first(paths: Sequence[str]) -> str | None:
-    """Return the first of the files that differs from the first."""
+    """The first of the files that differs from the first."""
     return next((path for path in paths[1:] if not filecmp.cmp(paths[0], path, shallow=False)), None)

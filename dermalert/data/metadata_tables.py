@@ -73,7 +73,7 @@ class Table:
             raise UsageError(f"'{self.path}': {holds_lists(column, cell)}")
 
     def of_files(self, is_file: Callable[[tuple[str, ...]], bool]) -> "Table":
-        """Return the table by that column of `image_columns` whose names are those of the most files."""
+        """The table by that column of `image_columns` whose names are those of the most files."""
         if len(self.image_columns) < 2:
             return self
         rows = list(_read(self.path)[1])
@@ -86,7 +86,7 @@ class Table:
         return dataclasses.replace(self, columns=self.columns | {"image_id": best}) if met[best] else self
 
     def row(self, cells: Sequence) -> dict:
-        """Return a row's cells by column, None where it is cut short."""
+        """A row's cells by column, None where it is cut short."""
         return _by_column(self.header, cells)
 
     def cells(self, column: str) -> Iterator[object]:
@@ -111,7 +111,7 @@ def _by_column(header: Sequence[str], cells: Sequence) -> dict:
 
 
 def holds_lists(column: str, cell: object) -> str:
-    """Return what is wrong with a column whose cells are to be one name each."""
+    """What is wrong with a column whose cells are to be one name each."""
     return (
         f"the column '{column}' holds a list for an image ({str(cell)[:60]}), not one name: give each image one, or "
         "name another column (--columns FIELD=COLUMN)."
@@ -142,7 +142,7 @@ def read(paths: Iterable[Path], columns: table_columns.Columns, unused: Unused |
 
 
 def _with_split(table: Table, columns: table_columns.Columns) -> Table:
-    """Return the table with the column that says a split in its cells, if one does."""
+    """The table with the column that says a split in its cells, if one does."""
     if "split" in table.columns and not columns.has_named("split", table.columns["split"]):
         split = shipped_splits.split_column(table.header, table.cells)
         others = {field: column for field, column in table.columns.items() if field != "split"}
@@ -151,7 +151,7 @@ def _with_split(table: Table, columns: table_columns.Columns) -> Table:
 
 
 def twins(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """Return the pairs of images that a list among the files calls copies, as ISIC 2020 ships one."""
+    """The pairs of images that a list among the files calls copies, as ISIC 2020 ships one."""
     lists = [(path, _header(path)) for path in paths if _may_be_table(path)]
     lists = [(path, header) for path, header in lists if set(header) >= set(table_columns.TWINS)]
     first, second = table_columns.TWINS
@@ -175,7 +175,7 @@ def is_table(path: Path) -> bool:
 
 
 def beginning(path: Path) -> list[str]:
-    """Return the first lines of a text."""
+    """The first lines of a text."""
     try:
         with path.open("rb") as file:
             return [line for line in _decode(file.read(1 << 14)).splitlines() if line.strip()][:50]
@@ -198,7 +198,7 @@ def _header(path: Path) -> list[str]:
 
 
 def _read(path: Path, *, rows: bool = True) -> tuple[list[str], Iterable[Sequence]]:
-    """Return the columns of a file as they stand there, and its rows if they are asked for."""
+    """The columns of a file as they stand there, and its rows if they are asked for."""
     try:
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path, rows=rows)
@@ -255,5 +255,5 @@ def _read_parquet(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequen
 
 
 def _delimiter(header: str) -> str:
-    """Return what parts the columns; spreadsheets of some languages write semicolons."""
+    """What parts the columns; spreadsheets of some languages write semicolons."""
     return max(_DELIMITERS, key=header.count)

@@ -71,7 +71,7 @@ class Pairs(NamedTuple):
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the perceptual hash of each sketch: which of its lowest frequencies exceed their median.
+    """The perceptual hash of each sketch: which of its lowest frequencies exceed their median.
 
     It is `imagehash.phash(image, hash_size=16, highfreq_factor=2)` of grey images, a hundred times as fast, so that
     the mirrored and turned copies can be hashed as well.
@@ -87,13 +87,13 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def hashes_in_all_positions(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the perceptual hashes of each sketch (8, n, 32) as it lies, mirrored and turned."""
+    """The perceptual hashes of each sketch (8, n, 32) as it lies, mirrored and turned."""
     positions = [thumbnails, *(turn(thumbnails) for turn in TURNS.values()), _quarter_turn_back(thumbnails)]
     return np.stack([perceptual_hashes(images) for images in positions])
 
 
 def _centres(hashes: np.ndarray, cells: int) -> np.ndarray:
-    """Return the centres of cells, uint8 (cells, 32), by k-majority, the k-means of bits (Grana et al. 2013).
+    """The centres of cells, uint8 (cells, 32), by k-majority, the k-means of bits (Grana et al. 2013).
 
     k-means on floats, as in `IndexBinaryIVF.train`, would take 32 times the memory of the hashes.
     """
@@ -135,7 +135,7 @@ class Index:
 
 
 def candidates(thumbnails: Thumbnails, rows: np.ndarray) -> Pairs:
-    """Return the pairs that the hashes propose, each with the turn that brings them nearest; similarity is NaN.
+    """The pairs that the hashes propose, each with the turn that brings them nearest; similarity is NaN.
 
     Args:
         thumbnails: uint8 (n, 32, 32), or what gives them when it is indexed.
@@ -219,7 +219,7 @@ def _quarter_turn_back(images: np.ndarray) -> np.ndarray:
 
 
 def similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return how alike the pictures of each pair are, as they lie or laid over one another, whichever is more.
+    """How alike the pictures of each pair are, as they lie or laid over one another, whichever is more.
 
     What is correlated is the detail, a sketch less its own blur: a dark spot in the middle of pale skin is all that
     many lesions have in common, and correlates by 0.97 as it is.
@@ -248,7 +248,7 @@ def _halve(images: np.ndarray) -> np.ndarray:
 
 
 def _places(moves: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pixels' own coordinates in [-1, 1] (1, pixels) and where they come from, in pixels (n, pixels)."""
+    """The pixels' own coordinates in [-1, 1] (1, pixels) and where they come from, in pixels (n, pixels)."""
     centres = (2 * np.arange(side, dtype=np.float32) + 1) / side - 1
     x, y = (axis.reshape(1, -1) for axis in np.meshgrid(centres, centres))
     from_x = ((1 + moves[:, 0:1]) * x + moves[:, 1:2] + 1) * side / 2 - 0.5
@@ -257,7 +257,7 @@ def _places(moves: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _sample(images: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the images (n, side, side) at places (n, m), bilinearly; outside, as on the border."""
+    """The images (n, side, side) at places (n, m), bilinearly; outside, as on the border."""
     n, side, _ = images.shape
     left, top = (np.clip(np.floor(axis), 0, side - 2).astype(np.intp) for axis in (x, y))
     right, low = np.clip(x - left, 0, 1), np.clip(y - top, 0, 1)
@@ -284,7 +284,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def _register(a: np.ndarray, b: np.ndarray, moves: np.ndarray, *, steps: int) -> np.ndarray:
-    """Return the moves of `a` that lay it on `b`, by Gauss-Newton steps on the normalised difference.
+    """The moves of `a` that lay it on `b`, by Gauss-Newton steps on the normalised difference.
 
     Args:
         a: (n, side, side).
@@ -310,7 +310,7 @@ def _register(a: np.ndarray, b: np.ndarray, moves: np.ndarray, *, steps: int) ->
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Return the correlation (n,) of the details of `a`, moved, with those of `b`, away from both borders."""
+    """The correlation (n,) of the details of `a`, moved, with those of `b`, away from both borders."""
     n, side, _ = a.shape
     a, b = (images - ndimage.gaussian_filter(images, (0, 1.5, 1.5)) for images in (a, b))
     x, y, from_x, from_y = _places(moves, side)

@@ -56,5 +56,5 @@ def origin(image_id: str, named: str) -> str:
 
 
 def strictest(licenses: Iterable[str], *, default: str | None = None) -> str | None:
-    """Return the licence that allows least, of those that an origin has."""
+    """The licence that allows least, of those that an origin has."""
     return min(licenses, key=_STRICTEST_FIRST.index, default=default)

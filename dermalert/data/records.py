@@ -44,7 +44,7 @@ def warn_of_nobody(nobody: Counter, where: str) -> None:
 
 
 def with_labels(records: list[Record], where: str, labels: tuple[str, ...] = taxonomy.DIAGNOSES) -> list[Record]:
-    """Return the records whose name stands for one of the labels, with that; say what is left out.
+    """The records whose name stands for one of the labels, with that; say what is left out.
 
     Args:
         records: under the source's own names.

@@ -40,7 +40,7 @@ BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCI
 
 
 def describe(dataset: Dataset) -> dict:
-    """Return what a data set is made of; the fingerprint changes with any image or label, not with their order."""
+    """What a data set is made of; the fingerprint changes with any image or label, not with their order."""
     pairs = sorted(zip(dataset["content"], dataset["label"], strict=True))
     sources = sorted(set(dataset["source"]))
     return {
@@ -55,12 +55,12 @@ def describe(dataset: Dataset) -> dict:
 
 
 def belongings(row: Mapping) -> tuple[str | None, ...]:
-    """Return what an image belongs to, the most telling first, as `splits.groups` wants it."""
+    """What an image belongs to, the most telling first, as `splits.groups` wants it."""
     return row.get("lesion_id"), row.get("patient_id"), archive_number(row["image_id"]), row["content"][:16]
 
 
 def same_image(row: Mapping) -> tuple[str | None, ...]:
-    """Return what makes two rows one image, as `splits.groups` wants it: the archive's number, or the bytes.
+    """What makes two rows one image, as `splits.groups` wants it: the archive's number, or the bytes.
 
     The bytes alone would not do: each source has scaled the archive's images in its own way.
     """
@@ -75,7 +75,7 @@ def fill(row: dict, other: Mapping) -> None:
 
 
 def _contradictions(dataset: Dataset) -> dict[str, set[int]]:
-    """Return the labels of each image that stands, byte for byte, under more than one."""
+    """The labels of each image that stands, byte for byte, under more than one."""
     first: dict[str, int] = {}
     labels: dict[str, set[int]] = defaultdict(set)
     for content, label in zip(dataset["content"], dataset["label"], strict=True):
@@ -99,7 +99,7 @@ def warn_of_contradictions(dataset: Dataset) -> None:
 
 
 def with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
-    """Return a data set in which the columns hold these values; their order and features stay."""
+    """A data set in which the columns hold these values; their order and features stay."""
     if not len(dataset):
         return dataset  # `datasets` 5.2 cannot add a column to a selection of nothing
     order, features = dataset.column_names, dataset.features

@@ -16,7 +16,7 @@ _YES_OR_NO = {"t": 1.0, "y": 1.0, "f": 0.0, "n": 0.0}
 
 
 def split_column(header: Collection[str], cells: Callable[[str], Iterable]) -> str | None:
-    """Return the column that is named after splits and names one in a cell: a `fold` of numbers does not.
+    """The column that is named after splits and names one in a cell: a `fold` of numbers does not.
 
     Of several the first that calls something the test.
 
@@ -45,7 +45,7 @@ def shipped_as(texts: Iterable[str]) -> str | None:
 
 @functools.lru_cache(1 << 14)
 def _splits_in(text: str, *, of_cell: bool = True) -> frozenset[str]:
-    """Return the splits that a text has a word of, wherever it stands: a cell, a folder, a table or the Hub's split.
+    """The splits that a text has a word of, wherever it stands: a cell, a folder, a table or the Hub's split.
 
     A name may have a word by chance, as a country `TR`, a `BiopsyTest` or a patch test: it says less than a cell.
     """
@@ -73,7 +73,7 @@ def split_of(row: Mapping, columns: Mapping[str, str]) -> str | None:
 
 
 def _split_in(column: str, cell: object) -> str | None:
-    """Return the split that a cell names, or answers where the column asks: `is_test`, `train`."""
+    """The split that a cell names, or answers where the column asks: `is_test`, `train`."""
     return _split_of_text(identifiers.column(column), identifiers.clean(cell))
 
 

@@ -26,7 +26,7 @@ _LEARNT_FROM = {name: share for name, share in SHARES.items() if name != "held_o
 
 
 def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int]] = ()) -> list[str]:
-    """Return the key of each row's group: rows that share a name, directly or through other rows, are one group.
+    """The key of each row's group: rows that share a name, directly or through other rows, are one group.
 
     The key is the most telling name in the group, and the first in order where there are several. So it depends on
     nothing outside the group, and neither order nor more rows change it, unless they join the group.
@@ -61,12 +61,12 @@ def components(edges: np.ndarray, n: int) -> np.ndarray:
 
 
 def side(group: str, *, seed: int = 0) -> str:
-    """Return the side of a group: by a hash of its key, so that no other image can move it."""
+    """The side of a group: by a hash of its key, so that no other image can move it."""
     return _side(_position(group, str(seed)), SHARES)
 
 
 def _position(group: str, salt: str) -> float:
-    """Return a number in [0, 1) that only the group's key and the salt decide on."""
+    """A number in [0, 1) that only the group's key and the salt decide on."""
     return int.from_bytes(hashlib.sha256(f"{salt}:{group}".encode()).digest()[:8]) / 2**64
 
 
@@ -106,7 +106,7 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
 
 
 def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -> dict[str, Dataset]:
-    """Return the sides of a fold: one part of the images of the four is held out, the others are learnt from.
+    """The sides of a fold: one part of the images of the four is held out, the others are learnt from.
 
     A group's fold, and its side among the others, follow from hashes of its key, as in `split`.
 
@@ -130,7 +130,7 @@ def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -
 
 
 def clean_test(shipped: Dataset) -> Dataset:
-    """Return the shipped test images that have no known kin in the shipped training split, under the archive's labels.
+    """The shipped test images that have no known kin in the shipped training split, under the archive's labels.
 
     Kin is what stands in one group: a photo of the same lesion, of the same patient, or the very same picture.
     """
@@ -145,7 +145,7 @@ def _shipped_as(dataset: Dataset, part: str) -> Dataset:
 
 
 def describe(sides: dict[str, Dataset], seed: int) -> dict:
-    """Return how many images stand where, all together and by diagnosis; each on one side, `clean_test` apart."""
+    """How many images stand where, all together and by diagnosis; each on one side, `clean_test` apart."""
     counts = {name: Counter(rows["label"]) for name, rows in sides.items()}
     return {
         "split_seed": seed,
@@ -156,7 +156,7 @@ def describe(sides: dict[str, Dataset], seed: int) -> dict:
 
 
 def fingerprint(sides: dict[str, Dataset]) -> str:
-    """Return what changes with the images of a side, their labels and their order, all of which a training hangs on."""
+    """What changes with the images of a side, their labels and their order, all of which a training hangs on."""
     contents = [(name, list(side["content"]), list(side["label"])) for name, side in sides.items()]
     return hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
 

@@ -29,7 +29,7 @@ _SITE = {word: site for site, words in _SITES.items() for word in words}
 
 
 def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
-    """Return what kind of picture an image is, `dermoscopic` where the row does not say that it is another."""
+    """What kind of picture an image is, `dermoscopic` where the row does not say that it is another."""
     kind = identifiers.clean(row.get(columns.get("image_type")))
     plain = kind.lower().replace("-", " ").replace("_", " ")
     if _DERMOSCOPY.search(plain):
@@ -39,7 +39,7 @@ def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
 
 
 def label_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
-    """Return the diagnosis in the source's words, as `taxonomy.find` reads them; `malignancy_of` where it has none."""
+    """The diagnosis in the source's words, as `taxonomy.find` reads them; `malignancy_of` where it has none."""
     columns = columns or table_columns.columns_of(row)
     if columns.get("label"):
         return identifiers.clean(row[columns["label"]])
@@ -88,7 +88,7 @@ _OLDEST = 120  # years: 999 is a spreadsheet's word for an age that is not known
 
 
 def age_of(row: Mapping, columns: Mapping[str, str] | None = None) -> float | None:
-    """Return the age in years."""
+    """The age in years."""
     word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("age"))).removesuffix("+")
     age = identifiers.number(re.sub(r"\s*(y|yrs?|years?)$", "", word, flags=re.IGNORECASE))
     return age if age is not None and 0 <= age <= _OLDEST else None
@@ -101,7 +101,7 @@ def sex_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None
 
 
 def skin_type_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
-    """Return the Fitzpatrick skin type, `I` to `VI`, which PAD-UFES-20 writes as a number (1.0)."""
+    """The Fitzpatrick skin type, `I` to `VI`, which PAD-UFES-20 writes as a number (1.0)."""
     word = identifiers.whole(
         identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("skin_type"))).upper()
     )
@@ -112,13 +112,13 @@ def skin_type_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str 
 
 
 def site_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
-    """Return the place on the body, in the words of the archive where they fit."""
+    """The place on the body, in the words of the archive where they fit."""
     word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("site"))).lower()
     return None if identifiers.is_nobody(word) else _SITE.get(word, word)
 
 
 def image_name(value: object) -> str:
-    """Return an image's name without folder and suffix, as tables write it either way."""
+    """An image's name without folder and suffix, as tables write it either way."""
     parts = identifiers.parts(value)
     if not parts:
         return ""

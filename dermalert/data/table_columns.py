@@ -50,7 +50,7 @@ _OF_ANOTHER = re.compile("mask|segm|clinic|overview|macro|thumb|report")  # file
 
 
 def unused_columns(header: Sequence[str], columns: Mapping[str, str]) -> list[str]:
-    """Return the columns that are not read, first those that seem to hold what is kept of an image."""
+    """The columns that are not read, first those that seem to hold what is kept of an image."""
     used = {*columns.values(), *_of_diagnoses(header, columns)}
     rest = [column or "(without a name)" for column in header if column not in used]
     return sorted(
@@ -59,7 +59,7 @@ def unused_columns(header: Sequence[str], columns: Mapping[str, str]) -> list[st
 
 
 def _of_diagnoses(header: Collection[str], columns: Mapping[str, str]) -> Iterable[str]:
-    """Return the columns among which `label_of` looks where none alone is the diagnosis."""
+    """The columns among which `label_of` looks where none alone is the diagnosis."""
     if columns.get("label"):
         return ()
     if LEVELS[0] in header:
@@ -68,14 +68,14 @@ def _of_diagnoses(header: Collection[str], columns: Mapping[str, str]) -> Iterab
 
 
 def image_columns_of(header: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that may name the images: first `file_name`, last others of file names, but not a mask's."""
+    """The columns that may name the images: first `file_name`, last others of file names, but not a mask's."""
     usual = [c for c in ("file_name", "filename", *COLUMNS["image_id"]) if c in header]
     others = [c for c in header if identifiers.column(c).endswith("filename") and not _OF_ANOTHER.search(c.casefold())]
     return tuple(dict.fromkeys([*usual, *others]))
 
 
 def headers(names: Iterable[object]) -> list[str]:
-    """Return a table's columns, each that is known in the spelling of the sources, however it is written.
+    """A table's columns, each that is known in the spelling of the sources, however it is written.
 
     Of two that are one column in two spellings, the first as the sources write it, or else the first, is that column;
     the other keeps its own name. A name that stands twice is numbered, so that the first counts.
