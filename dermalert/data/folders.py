@@ -131,7 +131,7 @@ class _Folder:
         """The shipped split of each image by the tables' own columns: `test` where any row says so."""
         by_path: dict[str, str | None] = {}
         for path, row, table in self._rows("split"):
-            by_path[path] = _settled_split(by_path.get(path), shipped_splits.split_of(row, table.columns))
+            by_path[path] = _merge_splits(by_path.get(path), shipped_splits.split_of(row, table.columns))
         return {path: split for path, split in by_path.items() if split}
 
     def _rows(self, field: str | None = None) -> Iterator[tuple[str, dict, metadata_tables.Table]]:
@@ -212,7 +212,7 @@ def _class_folders(folder: _Folder) -> list[Record]:
     facts, shipped = folder.facts(), folder.splits()
     parts: list[tuple[str | None, Path]] = [*splits] if splits else [(None, root)]
     records = [
-        dataclasses.replace(record, shipped_split=_settled_split(record.shipped_split, shipped.get(record.path)))
+        dataclasses.replace(record, shipped_split=_merge_splits(record.shipped_split, shipped.get(record.path)))
         for split, place in parts
         for class_folder in _folders(place)
         for record in _class_folder(class_folder, split, facts, folder.unused)
@@ -240,7 +240,7 @@ def _class_folders(folder: _Folder) -> list[Record]:
     return _without_other_kinds(records, folder.kinds(), root)
 
 
-def _settled_split(one: str | None, other: str | None) -> str | None:
+def _merge_splits(one: str | None, other: str | None) -> str | None:
     """The shipped split by two that tell: what either calls the test is never trained on."""
     return "test" if "test" in (one, other) else one or other
 
@@ -315,7 +315,7 @@ def _from_tables(folder: _Folder) -> list[Record]:
         label, table, row = labels[path]
         malignancy = table_cells.malignancy_of(row, table.columns)
         split = shipped_splits.shipped_as(os.path.relpath(path, root).split(os.sep)[:-1])
-        split = _settled_split(_settled_split(split, table.shipped_split), shipped.get(path))
+        split = _merge_splits(_merge_splits(split, table.shipped_split), shipped.get(path))
         record = Record(
             image_id=folder_files.image_id_of(path), name=label, malignancy=malignancy, path=path, shipped_split=split
         )

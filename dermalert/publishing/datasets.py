@@ -88,20 +88,20 @@ def license_of(dataset: Dataset, given: str | None = None) -> str:
         UsageError: it is not known and not given, or what is given allows more than a source does.
     """
     terms = _terms(dataset)
-    unknown = sorted(source for source, known in terms if known is None)
+    unknown = sorted(source for source, origin in terms if origin is None)
     if given is None and unknown:
         raise UsageError(
             f"the licence of the images from {first_few(map(repr, unknown))} is not known here: if it lets you publish "
             "them, name it with --license ID (an id of the Hub, such as cc-by-4.0, or other)."
         )
-    known = {source: known.license for source, known in terms if known}
+    licenses = {source: origin.license for source, origin in terms if origin}
     if given is None:
-        return provenance.strictest(known.values())
-    known.pop(provenance.GENERATED, None)
-    strictest = provenance.strictest(known.values(), default=given)
+        return provenance.strictest(licenses.values())
+    licenses.pop(provenance.GENERATED, None)
+    strictest = provenance.strictest(licenses.values(), default=given)
     if given not in (strictest, "other"):
         raise UsageError(
-            f"--license '{given}': images from {first_few(sorted(known))} are under {strictest}; say that or other."
+            f"--license '{given}': images from {first_few(sorted(licenses))} are under {strictest}; say that or other."
         )
     return given
 
@@ -139,8 +139,8 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Sequence
     return parts, {
         "license": license,
         "sources": [
-            {"name": name, "images": n} | dataclasses.asdict(known or unknown)
-            for (name, known), n in _terms(dataset).most_common()
+            {"name": name, "images": n} | dataclasses.asdict(origin or unknown)
+            for (name, origin), n in _terms(dataset).most_common()
         ],
         "shipped": schema.describe(prepared.shipped),
         "data": schema.describe(dataset) | splits.describe(parts, seed=0),
