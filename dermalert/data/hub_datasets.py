@@ -78,12 +78,10 @@ def load(name: str, columns: table_columns.Columns, *, streaming: bool = False) 
     splits = {split: rows for split, rows in splits.items() if len(rows)}
     if not splits:
         raise UsageError(f"'{name}' holds no rows.")
-    if "split" in fields and not columns.has_named("split", fields["split"]):
-        column_of = dict(zip(header, others, strict=True))
-        split = shipped_splits.split_column(header, lambda column: _cells(splits.values(), column_of[column]))
-        fields = {field: column for field, column in fields.items() if field != "split"} | (
-            {"split": split} if split else {}
-        )
+    column_of = dict(zip(header, others, strict=True))
+    fields = shipped_splits.choose_column(
+        fields, columns, header, lambda column: _cells(splits.values(), column_of[column])
+    )
     unused = Unused(name)
     unread = [column for column, feature in features.items() if isinstance(feature, Image) and column != image]
     unused.add(_UNREAD, [*table_columns.unused_columns(header, fields), *unread])

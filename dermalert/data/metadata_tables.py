@@ -130,7 +130,9 @@ def read(paths: Iterable[Path], columns: table_columns.Columns, unused: Unused |
                 of_fields["image_id"] = of_images[0]
             if "image_id" in of_fields:
                 named = any(columns.has_named(field, of_fields["image_id"]) for field in ("image", "image_id"))
-                tables.append(_with_split(Table(path, header, of_fields, () if named else of_images), columns))
+                table = Table(path, header, of_fields, () if named else of_images)
+                of_fields = shipped_splits.choose_column(of_fields, columns, header, table.cells)
+                tables.append(dataclasses.replace(table, columns=of_fields))
             elif not set(header) >= set(table_columns.TWINS):
                 unused.add("{n} tables have no column that names an image, and are not used", [path.name])
     # A table that says only benign or malignant, such as a sample submission, does not count beside a diagnosis.
@@ -139,15 +141,6 @@ def read(paths: Iterable[Path], columns: table_columns.Columns, unused: Unused |
         unused.add("{n} tables say only what is malignant, and are not used beside a diagnosis", left_out)
         return [t for t in tables if not _is_binary(t)]
     return tables
-
-
-def _with_split(table: Table, columns: table_columns.Columns) -> Table:
-    """The table with the column that says a split in its cells, if one does."""
-    if "split" in table.columns and not columns.has_named("split", table.columns["split"]):
-        split = shipped_splits.split_column(table.header, table.cells)
-        others = {field: column for field, column in table.columns.items() if field != "split"}
-        table = dataclasses.replace(table, columns=others | ({"split": split} if split else {}))
-    return table
 
 
 def twins(paths: Iterable[Path]) -> list[tuple[str, str]]:

@@ -15,21 +15,26 @@ _VALIDATION = frozenset({"val", "valid", "validation", "validate", "va", "dev", 
 _YES_OR_NO = {"t": 1.0, "y": 1.0, "f": 0.0, "n": 0.0}
 
 
-def split_column(header: Collection[str], cells: Callable[[str], Iterable]) -> str | None:
-    """The column that is named after splits and names one in a cell: a `fold` of numbers does not.
+def choose_column(
+    fields: Mapping[str, str], columns: table_columns.Columns, header: Collection[str], cells: Callable[[str], Iterable]
+) -> dict[str, str]:
+    """The columns by field, with the one for `split` that names a split in a cell: a `fold` of numbers does not.
 
-    Of several the first that calls something the test.
+    Of several the first that calls something the test; a column that a person has named stays.
 
     Args:
-        header: the columns.
+        fields: of `columns` for this header.
+        columns: the fields' columns.
+        header: all columns.
         cells: gives what a column holds.
     """
-    says = {
-        column: {_split_in(column, cell) for cell in cells(column)}
-        for column in table_columns.COLUMNS["split"]
-        if column in header
-    }
-    return next((column for split in ("test", "train") for column in says if split in says[column]), None)
+    if "split" not in fields or columns.has_named("split", fields["split"]):
+        return dict(fields)
+    candidates = [column for column in table_columns.COLUMNS["split"] if column in header]
+    says = {column: {_split_in(column, cell) for cell in cells(column)} for column in candidates}
+    chosen = next((column for split in ("test", "train") for column in says if split in says[column]), None)
+    others = {field: column for field, column in fields.items() if field != "split"}
+    return others | ({"split": chosen} if chosen else {})
 
 
 def shipped_as(texts: Iterable[str]) -> str | None:
