@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset
 from dermalert_space.estimate import UNDEFINED, Estimate
 from dermalert_space.images import read_image
+from dermalert_space.prediction import likeliest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -233,7 +234,7 @@ def _measure(
 
     margin = _NO_MARGIN
     if probabilities is not None:
-        decided = metrics.decide(probabilities)
+        decided = likeliest(probabilities)
         margin = Margin(balanced_accuracy=intervals.of(lambda w: balance(decided, w) - balance(prediction, w)))
     baseline = dataclasses.replace(
         baseline, balanced_accuracy=intervals.of(lambda w: balance(prediction, w)), margin=margin

@@ -16,12 +16,6 @@ _BINS = 15  # equal-width bins of the expected calibration error (Guo 2017, arXi
 _TINY = 1e-12  # keeps the logarithm of a probability that float32 rounded to 0 finite
 
 
-def decide(probabilities: np.ndarray) -> np.ndarray:
-    """Return the label of the highest probability, (n,); -1, undecided and so never right, where two share it."""
-    tied = (probabilities == probabilities.max(1, keepdims=True)).sum(1) > 1
-    return np.where(tied, -1, probabilities.argmax(1))
-
-
 def proportion(hits: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the weighted share of `hits` (n,) among the images where `among` (n,) is true."""
     return ratio((weights * (hits & among)).sum(-1), (weights * among).sum(-1))

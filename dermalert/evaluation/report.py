@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from dermalert_space.estimate import UNDEFINED, Estimate
+from dermalert_space.prediction import likeliest
 
 from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals
@@ -218,7 +219,7 @@ def report(
             probabilities; None where the release has none.
     """
     intervals = Intervals(groups)
-    prediction = metrics.decide(probabilities)
+    prediction = likeliest(probabilities)
     merged_truth, merged_prediction = (np.where(np.isin(x, _BENIGN_KERATOSES), 5, x) for x in (truth, prediction))
 
     def balanced(truth: np.ndarray, prediction: np.ndarray) -> Estimate:
@@ -239,9 +240,7 @@ def report(
         },
         calibration=calibration(truth, probabilities, intervals, sources),
         confusion=metrics.confusion(truth, prediction).tolist(),
-        balanced_accuracy_equal_priors=None
-        if prior is None
-        else balanced(truth, metrics.decide(probabilities / prior)),
+        balanced_accuracy_equal_priors=None if prior is None else balanced(truth, likeliest(probabilities / prior)),
     )
 
 

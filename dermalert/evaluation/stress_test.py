@@ -14,11 +14,11 @@ import numpy as np
 from datasets import Dataset
 from dermalert_space.estimate import Estimate
 from dermalert_space.images import read_image
+from dermalert_space.prediction import likeliest
 from dermalert_space.release import Release
 from PIL import Image, ImageEnhance, ImageFilter
 from tqdm.auto import tqdm
 
-from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals
 from dermalert.evaluation.predict import SplitPredictions
 from dermalert.imaging.synthetic_lesions import BLACK, Rng, add_dark_corners, add_hair, draw_discs, draw_strokes, over
@@ -253,7 +253,7 @@ def _effect(
         melanomas=int(melanoma.sum()),
         score_change=intervals.of_mean(change),
         score_change_absolute=intervals.of_mean(np.abs(change)),
-        prediction_changed=intervals.of_proportion(metrics.decide(after) != metrics.decide(before), everywhere),
+        prediction_changed=intervals.of_proportion(likeliest(after) != likeliest(before), everywhere),
         quiet=int(quiet.sum()),
         alerts_gained=intervals.of_proportion(alerts, quiet),
         caught=int(caught.sum()),

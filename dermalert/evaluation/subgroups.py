@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from dermalert_space.estimate import UNDEFINED, Estimate, format_estimate
+from dermalert_space.prediction import likeliest
 from scipy import stats
 
 from dermalert.evaluation import metrics
@@ -244,7 +245,7 @@ def _measure(truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, a
         n=len(truth),
         groups=intervals.groups,
         melanomas=int(melanoma.sum()),
-        accuracy=intervals.of_proportion(metrics.decide(probabilities) == truth, np.ones(len(truth), bool)),
+        accuracy=intervals.of_proportion(likeliest(probabilities) == truth, np.ones(len(truth), bool)),
         auroc=intervals.of_area(metrics.auroc, melanoma, probabilities[:, _MELANOMA]),
         sensitivity=UNDEFINED if alert is None else intervals.of_proportion(alert, melanoma),
         specificity=UNDEFINED if alert is None else intervals.of_proportion(~alert, ~melanoma),

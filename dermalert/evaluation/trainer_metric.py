@@ -3,9 +3,10 @@
 import datasets
 import evaluate
 import numpy as np
+from dermalert_space.prediction import likeliest
 from scipy import special
 
-from dermalert.evaluation.metrics import auroc, balanced_accuracy, decide, macro_auroc
+from dermalert.evaluation.metrics import auroc, balanced_accuracy, macro_auroc
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
 _MELANOMA = DIAGNOSES.index(ALERT)
@@ -30,8 +31,8 @@ class SkinLesionMetric(evaluate.Metric):
         probabilities, truth = special.softmax(np.asarray(predictions), axis=1), np.asarray(references)
         once = np.ones(len(truth))
         figures = {
-            "accuracy": (decide(probabilities) == truth).mean(),
-            "balanced_accuracy": balanced_accuracy(truth, decide(probabilities), once),
+            "accuracy": (likeliest(probabilities) == truth).mean(),
+            "balanced_accuracy": balanced_accuracy(truth, likeliest(probabilities), once),
             "macro_auroc": macro_auroc(truth, probabilities, once),
             "melanoma_auroc": auroc(truth == _MELANOMA, probabilities[:, _MELANOMA], once),
         }

@@ -168,7 +168,12 @@ def _publish(
 
 
 def _ready(
-    folder: Path, to: Path, version: str, told: dict, old: regression_gate.Answers | None, begun: Iterable[dict | None]
+    folder: Path,
+    to: Path,
+    version: str,
+    told: dict,
+    old: regression_gate.ReleasePredictions | None,
+    begun: Iterable[dict | None],
 ) -> Path:
     """Return the release as it will be published."""
     added = {"gate": told} | (_lineage(old.figures, build.read_metrics(folder)) if old else {})
@@ -220,7 +225,7 @@ def _replaced(repo_id: str, tags: Iterable[str], held: dict, version: str) -> st
     return there if there in tags else last
 
 
-def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> regression_gate.Answers | None:
+def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> regression_gate.ReleasePredictions | None:
     """Return the answers of the release at a tag; None where it is none of ours."""
     folder = client.fetch(repo_id, commit, set(regression_gate.FILES), to)
     return regression_gate.read(folder, tag) if build.find_metrics(folder) else None

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from dermalert_space import contract, files
+from dermalert_space import comparison, contract, files
+from dermalert_space.comparison import HeldOut
 from dermalert_space.contract import EXPOSURE, METRICS, PREDICTIONS
 from dermalert_space.estimate import format_estimate
+from dermalert_space.prediction import likeliest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from scipy import stats
@@ -50,32 +51,19 @@ _TEXTS = ("image_id", "source", "group", "split", "truth")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What a release answers to the images that were held out of it."""
+class ReleasePredictions(HeldOut):
+    """What a release predicted of the images that were held out of it, and what it says of itself."""
 
     name: str
     figures: dict
     """Of `metrics.json`."""
     threshold: float | None
     """Of the alert, from its config."""
-    rows: pa.Table
-    """Those of `predictions.parquet` that were held out."""
-    seen: dict[str, str]
-    """See `contamination.read`; empty where nobody knows."""
     attention: float | None = None
     """Threshold of what is malignant or a precursor, from its config; None where it has none."""
 
-    def keys(self) -> list[tuple[str, str]]:
-        """Return what each image is known by."""
-        return list(zip(self.rows["image_id"].to_pylist(), self.rows["source"].to_pylist(), strict=True))
 
-    def has_seen(self, image_id: str, group: str) -> bool:
-        """Tell whether it is known to have learnt from an image of an archive number or, hashed, a group."""
-        number = archive_number(image_id)
-        return group in self.seen or (number is not None and contamination.hash_name(number) in self.seen)
-
-
-def load(name: str) -> Answers:
+def load(name: str) -> ReleasePredictions:
     """Return the answers of a release: a folder, a run, or `USER/REPO[@TAG]` on the Hub.
 
     Raises:
@@ -95,7 +83,7 @@ def load(name: str) -> Answers:
         return read(client.fetch(repo_id, commit, set(FILES), Path(scratch) / "release"), name)
 
 
-def read(folder: Path, name: str) -> Answers:
+def read(folder: Path, name: str) -> ReleasePredictions:
     """Return the answers of the release in a folder.
 
     Raises:
@@ -112,8 +100,10 @@ def read(folder: Path, name: str) -> Answers:
     with _whole(name, PREDICTIONS):
         rows = _held_out(folder)
     with _whole(name, EXPOSURE):
-        learnt = contamination.read(folder)
-    return Answers(name=name, figures=figures, threshold=threshold, rows=rows, seen=learnt, attention=attention)
+        exposure = contamination.read(folder)
+    return ReleasePredictions(
+        name=name, figures=figures, threshold=threshold, rows=rows, exposure=exposure, attention=attention
+    )
 
 
 @contextlib.contextmanager
@@ -137,6 +127,10 @@ def _held_out(folder: Path) -> pa.Table:
     return rows.filter(pc.equal(rows["split"], "held_out"))
 
 
+Flags = tuple[np.ndarray | None, np.ndarray | None]
+"""(n,) of the old release and of the new one; None where one has no threshold."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
     """The answers of two releases, the old one first, to the images that were held out of both."""
@@ -148,54 +142,38 @@ class Pair:
     """(n,) images that either release takes to belong together have one."""
     probabilities: tuple[np.ndarray, np.ndarray]
     """(n, 9) each."""
-    alerts: tuple[np.ndarray | None, np.ndarray | None]
+    alerts: Flags
     """(n,) each, by the release's own threshold; None where it has none. What it declines to judge raises none."""
-    attentions: tuple[np.ndarray | None, np.ndarray | None]
+    attentions: Flags
     """(n,) each, the same by the threshold of what is malignant or a precursor."""
     left_out: dict[str, int]
     """How many images both hold out that cannot be compared, by reason."""
 
 
-def pair(old: Answers, new: Answers) -> Pair:
-    """Return the answers of two releases to the images held out of both that neither is known to have learnt from."""
-    rows, left_out = [], Counter(learnt_from=0, other_label=0)
-    places = [_places(answers) for answers in (old, new)]
-    columns = [answers.rows.select(["group", "truth"]).to_pydict() for answers in (old, new)]
-    for key in (key for key in places[1] if key in places[0]):
-        i, j = (place[key] for place in places)
-        groups = (columns[0]["group"][i], columns[1]["group"][j])
-        if any(answers.has_seen(key[0], group) for answers in (old, new) for group in groups):
-            left_out["learnt_from"] += 1
-        elif columns[0]["truth"][i] != columns[1]["truth"][j]:
-            left_out["other_label"] += 1
-        else:
-            rows.append((i, j))
-    chosen = np.array(rows, int).reshape(-1, 2).T
-    return _pair((old.rows.take(chosen[0]), new.rows.take(chosen[1])), (old, new), left_out)
+def pair(old: ReleasePredictions, new: ReleasePredictions) -> Pair:
+    """Pair the predictions of images held out of both releases that neither is known to have been trained on."""
+    pairs = comparison.pair(old, new, archive_number)
+    before, after = _probabilities(pairs.old), _probabilities(pairs.new)
 
+    def served(labels: list[int], thresholds: tuple[float | None, float | None]) -> Flags:
+        return (
+            _served(pairs.old, before, labels, thresholds[0]),
+            _served(pairs.new, after, labels, thresholds[1]),
+        )
 
-def _places(answers: Answers) -> dict[tuple[str, str], int]:
-    """Return the row of each image that can be told from all others."""
-    keys = answers.keys()
-    often = Counter(keys)
-    return {key: i for i, key in enumerate(keys) if often[key] == 1}
-
-
-def _pair(rows: tuple[pa.Table, pa.Table], releases: tuple[Answers, Answers], left_out: Counter) -> Pair:
-    probabilities = tuple(np.stack([table[name].to_numpy() for name in DIAGNOSES], axis=1) for table in rows)
     return Pair(
-        image_ids=rows[1]["image_id"].to_numpy(),
-        truth=np.array([DIAGNOSES.index(name) for name in rows[1]["truth"].to_pylist()], int),
-        groups=_joined(*(table["group"].to_numpy() for table in rows)),
-        probabilities=probabilities,
-        alerts=tuple(
-            _served(*side, [_MELANOMA], of.threshold) for *side, of in zip(rows, probabilities, releases, strict=True)
-        ),
-        attentions=tuple(
-            _served(*side, _MALIGNANT, of.attention) for *side, of in zip(rows, probabilities, releases, strict=True)
-        ),
-        left_out=dict(left_out),
+        image_ids=pairs.new["image_id"].to_numpy(),
+        truth=np.array([DIAGNOSES.index(name) for name in pairs.new["truth"].to_pylist()], int),
+        groups=_joined(pairs.old["group"].to_numpy(), pairs.new["group"].to_numpy()),
+        probabilities=(before, after),
+        alerts=served([_MELANOMA], (old.threshold, new.threshold)),
+        attentions=served(_MALIGNANT, (old.attention, new.attention)),
+        left_out={"learnt_from": pairs.exposed, "other_label": pairs.relabelled},
     )
+
+
+def _probabilities(rows: pa.Table) -> np.ndarray:
+    return np.stack([rows[name].to_numpy() for name in DIAGNOSES], axis=1)
 
 
 def _served(rows: pa.Table, probabilities: np.ndarray, labels: list[int], threshold: float | None) -> np.ndarray | None:
@@ -214,7 +192,7 @@ def _joined(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return splits.components(edges, len(old) + len(new))[olds]
 
 
-def compare(old: Answers, new: Answers) -> dict:
+def compare(old: ReleasePredictions, new: ReleasePredictions) -> dict:
     """Return how two releases differ, with the ids of the images, on what was held out of both.
 
     The interval of a difference resamples groups, the same for both. McNemar's test is the exact one; it counts images,
@@ -239,7 +217,7 @@ def compare(old: Answers, new: Answers) -> dict:
         "melanomas": len(np.unique(both.groups[melanoma])),
         "others": len(np.unique(both.groups[~melanoma])),
         "left_out": both.left_out,
-        "learnt_from_not_known": [side for side, answers in (("old", old), ("new", new)) if not answers.seen],
+        "learnt_from_not_known": [side for side, answers in (("old", old), ("new", new)) if not answers.exposure],
     }
     report |= _differences(both, melanoma) if len(melanoma) else {}
     return report | {"alerts": _alerts_moved(both, melanoma), "diagnoses": _diagnoses_moved(both)}
@@ -292,7 +270,7 @@ def _moved(image_ids: np.ndarray, old: np.ndarray, new: np.ndarray) -> dict:
 
 def _diagnoses_moved(both: Pair) -> list[dict]:
     """Return the images whose likeliest diagnosis has changed; None stands for a tie."""
-    old, new = (metrics.decide(probabilities) for probabilities in both.probabilities)
+    old, new = (likeliest(probabilities) for probabilities in both.probabilities)
     names = [*DIAGNOSES, None]
     return [
         {"image_id": str(image_id), "truth": names[truth], "old": names[one], "new": names[other]}
@@ -336,7 +314,7 @@ def _named(image_ids: list[str]) -> str:
     return f" ({first_few(image_ids, 10)})" if image_ids else ""
 
 
-def gate(new: Answers, old: Answers | None) -> dict:
+def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> dict:
     """Return what speaks for and against a release taking another's place.
 
     It is refused where a loss is shown, of the melanoma AUROC, of the alert's sensitivity or of that for malignant or
@@ -439,7 +417,7 @@ def _of_interval(name: str, difference: dict, lesions: int) -> dict:
     }
 
 
-def _reasons(report: dict, found: dict, old: Answers, new: Answers) -> list[str]:
+def _reasons(report: dict, found: dict, old: ReleasePredictions, new: ReleasePredictions) -> list[str]:
     if not found:
         few = f"{report['melanomas']} melanomas and {report['others']} others (each lesion once, where it is known)"
         return [f"{few} were held out of both, and it takes {FEWEST} of each to compare"]

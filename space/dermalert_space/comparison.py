@@ -6,14 +6,18 @@ import math
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
 from dermalert_space import checks
 from dermalert_space.contract import EXPOSURE, PREDICTIONS
+from dermalert_space.prediction import likeliest
 from dermalert_space.release import NoRelease, Release
 
 
@@ -105,53 +109,122 @@ class Compared:
     """Of those, only by the other, and only by the served one."""
 
 
-def compare(served: Release, other: Release) -> Compared:
-    """Return how the served release differs from another one on what both held out.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What a release predicted of the images that were held out of it."""
 
-    As `python -m dermalert compare` does: an image counts where it can be told from all others, neither release has
-    learnt from it or its lesion, and both have it under the same label. What a release declines raises no alert.
+    rows: pa.Table
+    """Of `predictions.parquet`."""
+    exposure: Collection[str]
+    """Hashed names of what it was trained on; empty where that is not known."""
+
+
+class Pairs(NamedTuple):
+    """Images held out of two releases, the old one first, that can be compared; and how many cannot, by reason."""
+
+    old: pa.Table
+    new: pa.Table
+    """Row by row the same image."""
+    exposed: int
+    """Known to one of them by what it was trained on."""
+    relabelled: int
+    """Under another label."""
+
+
+def _archive_number(image_id: str) -> str | None:
+    number = re.fullmatch(r"(ISIC_\d{7})(_downsampled)?", image_id)
+    return number[1] if number else None
+
+
+def pair(old: HeldOut, new: HeldOut, archive_number: Callable[[str], str | None] = _archive_number) -> Pairs:
+    """Pair the predictions of two releases, of images that can be told from all others.
+
+    Args:
+        old: what one release predicted.
+        new: what the other did.
+        archive_number: finds the archive's number of an image in its id.
+    """
+    exposure = {*old.exposure, *new.exposure}
+    (places, one), (others, other) = ((_places(side.rows), _groups_and_truth(side.rows)) for side in (old, new))
+    rows, exposed, relabelled = [], 0, 0
+    for key, j in others.items():
+        if (i := places.get(key)) is None:
+            continue
+        (group, truth), (other_group, other_truth) = one[i], other[j]
+        number = archive_number(key[0])
+        names = {group, other_group} | ({hashlib.sha256(number.encode()).hexdigest()[:16]} if number else set())
+        if names & exposure:
+            exposed += 1
+        elif truth != other_truth:
+            relabelled += 1
+        else:
+            rows.append((i, j))
+    chosen = np.array(rows, int).reshape(-1, 2).T
+    return Pairs(old.rows.take(chosen[0]), new.rows.take(chosen[1]), exposed, relabelled)
+
+
+def _places(rows: pa.Table) -> dict[tuple[str, str], int]:
+    """Return the row of each image that can be told from all others."""
+    keys = list(zip(rows["image_id"].to_pylist(), rows["source"].to_pylist(), strict=True))
+    often = Counter(keys)
+    return {key: i for i, key in enumerate(keys) if often[key] == 1}
+
+
+def _groups_and_truth(rows: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(rows["group"].to_pylist(), rows["truth"].to_pylist(), strict=True))
+
+
+def compare(served: Release, other: Release) -> Compared:
+    """Compare the served release with another one on what both held out; an abstention raises no alert.
 
     Raises:
         NotThere: one of them has no predictions, or no threshold.
     """
-    tables, seen = [_held_out(release) for release in (other, served)], [_seen(release) for release in (other, served)]
-    both = [(tables[0][key], tables[1][key]) for key in tables[1] if key in tables[0]]
-    fair = [pair for pair in both if pair[0]["truth"] == pair[1]["truth"] and not _learnt(pair, seen)]
-    alerts, attentions, top = [], [], []
-    for release, rows in zip((other, served), zip(*fair, strict=True) if fair else ([], []), strict=True):
-        probabilities = np.array([[row[label] for label in release.labels] for row in rows], np.float32)
-        probabilities = probabilities.reshape(-1, len(release.labels))
-        declined = np.array([row["refused"] for row in rows], bool)
-        for flags, raised in ((alerts, release.alerts), (attentions, release.attentions)):
-            flags.append(None if (flag := raised(probabilities)) is None else flag & ~declined)
-        top.append(np.array([release.labels[i] for i in probabilities.argmax(1)], object))
-    if any(found is None for found in alerts):
+    held_out = [_held_out(release) for release in (other, served)]
+    pairs = pair(*held_out)
+    (old, old_attention, old_top), (new, new_attention, new_top) = (
+        _served(release, rows) for release, rows in ((other, pairs.old), (served, pairs.new))
+    )
+    if old is None or new is None:
         raise NotThere("One of the two has no alert threshold: there is nothing to compare.")
-    ids = np.array([row["image_id"] for row, _ in fair], object)
-    watched = np.array([row["truth"] == served.alert_label for row, _ in fair], bool)
-    (old, new), left = alerts, lambda chosen: ids[chosen].tolist()
+    ids, truth = pairs.new["image_id"].to_numpy(), pairs.new["truth"].to_pylist()
+    watched = np.array([label == served.alert_label for label in truth], bool)
+
+    def named(chosen: np.ndarray) -> list[str]:
+        return ids[chosen].tolist()
+
     return Compared(
-        images=len(fair),
+        images=len(truth),
         watched=int(watched.sum()),
         flagged=(int((old & watched).sum()), int((new & watched).sum())),
         false=(int((old & ~watched).sum()), int((new & ~watched).sum())),
-        won=left(new & ~old & watched),
-        lost=left(old & ~new & watched),
-        false_new=left(new & ~old & ~watched),
-        false_gone=left(old & ~new & ~watched),
-        diagnoses=int((top[0] != top[1]).sum()),
-        left_out=len(both) - len(fair),
-        unknown=[str(release) for release, known in zip((other, served), seen, strict=True) if not known],
-        **_attended(served, [row["truth"] for row, _ in fair], attentions),
+        won=named(new & ~old & watched),
+        lost=named(old & ~new & watched),
+        false_new=named(new & ~old & ~watched),
+        false_gone=named(old & ~new & ~watched),
+        diagnoses=int((old_top != new_top).sum()),
+        left_out=pairs.exposed + pairs.relabelled,
+        unknown=[str(r) for r, side in zip((other, served), held_out, strict=True) if not side.exposure],
+        **_attended(served, truth, old_attention, new_attention),
     )
 
 
-def _attended(served: Release, truth: list[str], attentions: list[np.ndarray | None]) -> dict:
+def _served(release: Release, rows: pa.Table) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    """Return of each image whether it raises the alert, whether it asks for attention, and its likeliest diagnosis."""
+    columns = [rows[label].to_numpy().astype(np.float32) for label in release.labels]
+    probabilities, abstained = np.stack(columns, axis=1), rows["refused"].to_numpy().astype(bool)
+    flags = release.alerts(probabilities), release.attentions(probabilities)
+    alert, attention = (None if flag is None else flag & ~abstained for flag in flags)
+    return alert, attention, np.array([*release.labels, ""], object)[likeliest(probabilities)]
+
+
+def _attended(served: Release, truth: list[str], old: np.ndarray | None, new: np.ndarray | None) -> dict[str, Any]:
     """Return what `Compared` says of the points of attention."""
-    if any(flags is None for flags in attentions):
+    if served.attention is None or old is None or new is None:
         return {}
-    among = np.array([label in served.attention.labels for label in truth], bool)
-    old, new = (flags & among for flags in attentions)
+    labels = served.attention.labels
+    among = np.array([label in labels for label in truth], bool)
+    old, new = old & among, new & among
     return {
         "malignant": int(among.sum()),
         "attended": (int(old.sum()), int(new.sum())),
@@ -159,17 +232,16 @@ def _attended(served: Release, truth: list[str], attentions: list[np.ndarray | N
     }
 
 
-def _held_out(release: Release) -> dict[tuple[str, str], dict]:
-    """Return the held-out images of a release with its answers, without those that cannot be told from another."""
-    path = _table(release, PREDICTIONS)
+def _held_out(release: Release) -> HeldOut:
+    path, exposure = _table(release, PREDICTIONS), _table(release, EXPOSURE)
     if path is None:
         raise NotThere(f"{release} does not say what it answers to its evaluation images.")
-    columns = {"image_id", "source", "group", "split", "truth", "refused", *release.labels}
-    if lacking := sorted(columns - set(pq.read_schema(path).names)):
+    columns = ["image_id", "source", "group", "split", "truth", "refused", *release.labels]
+    if lacking := sorted(set(columns) - set(pq.read_schema(path).names)):
         raise NotThere(f"{PREDICTIONS} of {release} has no column '{lacking[0]}'.")
-    rows = pq.read_table(path, filters=[("split", "==", "held_out")]).to_pylist()
-    keys = Counter((row["image_id"], row["source"]) for row in rows)
-    return {key: row for row in rows if keys[key := (row["image_id"], row["source"])] == 1}
+    names = [] if exposure is None else pq.read_table(exposure, columns=["name"])["name"].to_pylist()
+    rows = pq.read_table(path, columns=columns, filters=[("split", "==", "held_out")])
+    return HeldOut(rows=rows, exposure=set(names))
 
 
 def _table(release: Release, name: str) -> Path | None:
@@ -185,19 +257,6 @@ def _table(release: Release, name: str) -> Path | None:
         return path
     except (NoRelease, checks.Unfit) as error:
         raise NotThere(f"{name} of {release} cannot be read: {error}.") from error
-
-
-def _seen(release: Release) -> set[str]:
-    path = _table(release, EXPOSURE)
-    return set() if path is None else set(pq.read_table(path, columns=["name"])["name"].to_pylist())
-
-
-def _learnt(pair: tuple[dict, dict], seen: list[set[str]]) -> bool:
-    """Tell whether a release is known to have learnt from an image or its group, by hashes as its list has them."""
-    names = {row["group"] for row in pair}
-    if number := re.fullmatch(r"(ISIC_\d{7})(_downsampled)?", pair[1]["image_id"]):
-        names.add(hashlib.sha256(number[1].encode()).hexdigest()[:16])
-    return any(names & known for known in seen)
 
 
 def chance(gained: int, lost: int) -> float:

@@ -3,6 +3,8 @@
 import dataclasses
 from decimal import Decimal
 
+import numpy as np
+
 STATES = {
     "melanoma_alert": "{label} alert",
     "malignant_likely": "needs attention",
@@ -11,6 +13,12 @@ STATES = {
     "unreadable": "not read",
 }
 """What becomes of a file, and what it is called, the most urgent first; `{label}` is what the release alerts to."""
+
+
+def likeliest(probabilities: np.ndarray) -> np.ndarray:
+    """Return the label of the highest probability, (n,); -1, undecided and so never right, where two share it."""
+    tied = (probabilities == probabilities.max(1, keepdims=True)).sum(1) > 1
+    return np.where(tied, -1, probabilities.argmax(1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dermalert_space.estimate import Estimate
+from dermalert_space.prediction import likeliest
 from scipy import special
 from sklearn import metrics as sklearn_metrics
 
@@ -104,7 +105,7 @@ def test_what_an_alert_means_at_a_prevalence_by_hand():
 def test_a_shared_highest_probability_is_undecided_and_never_right():
     probabilities = np.zeros((3, 9))
     probabilities[:, :2] = [[0.5, 0.5], [0.6, 0.4], [0.4, 0.6]]
-    prediction = metrics.decide(probabilities)
+    prediction = likeliest(probabilities)
     assert prediction.tolist() == [-1, 0, 1]
     assert metrics.balanced_accuracy(np.array([0, 0, 1]), prediction, np.ones(3)) == 0.75
     assert metrics.confusion(np.array([0, 0, 1]), prediction).sum() == 2
@@ -183,7 +184,7 @@ def beside_the_oracle(scorer, truth, probabilities, weights):
     for label, score in enumerate(probabilities.T):
         yield from shares_beside_the_oracles(scorer, truth == label, score > 0.5, weights)
         yield from areas_beside_the_oracles(scorer, truth == label, score, weights)
-    ours = metrics.balanced_accuracy(truth, metrics.decide(probabilities), weights)
+    ours = metrics.balanced_accuracy(truth, likeliest(probabilities), weights)
     frames = [pd.DataFrame(table, columns=names) for table in (np.eye(len(names))[truth], probabilities)]
     yield "balanced_accuracy", ours, True, partial(scorer[1].balanced_multiclass_accuracy, *frames, pd.Series(weights))
 

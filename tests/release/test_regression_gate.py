@@ -51,7 +51,7 @@ def answers(
     split: str = "held_out",
     refused: list[bool] | None = None,
     ece: float = 0.05,
-) -> regression_gate.Answers:
+) -> regression_gate.ReleasePredictions:
     """A release that gives melanoma the scores and shares the rest evenly among the others, nevus a bit ahead."""
     probabilities = np.repeat((1 - np.array(score))[:, None] / 9, 9, axis=1)
     probabilities[:, LABELS.index("nevus")] *= 2
@@ -66,12 +66,12 @@ def answers(
     }
     table = pa.table(columns | {label: probabilities[:, i].astype(np.float32) for i, label in enumerate(LABELS)})
     calibration = {"ece": {"value": ece, "low": 0.0, "high": 2 * ece}}
-    return regression_gate.Answers(
+    return regression_gate.ReleasePredictions(
         name=name,
         figures={"splits": {"held_out": {"calibration": calibration}}},
         threshold=threshold,
         rows=table.filter(pc.equal(table["split"], "held_out")),
-        seen={contamination.hash_name(each): "train" for each in known},
+        exposure={contamination.hash_name(each): "train" for each in known},
     )
 
 
@@ -385,7 +385,7 @@ def test_folders_runs_and_tags_of_the_hub_give_the_same_answers(hub, folders, tm
         found = regression_gate.load(name)
         assert found.threshold == 0.3
         assert found.rows.num_rows == IMAGES
-        assert contamination.hash_name("a lesion") in found.seen
+        assert contamination.hash_name("a lesion") in found.exposure
 
 
 @pytest.mark.usefixtures("hub")

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -155,3 +156,15 @@ def test_no_image_in_both_is_no_error(folders, tmp_path):
     pq.write_table(table.slice(0, 0), empty / PREDICTIONS)
     told = comparison.compare(Release.load(folders[0]), Release.load(empty))
     assert (told.images, told.left_out, told.won, told.flagged) == (0, 0, [], (0, 0))
+
+
+def test_a_tie_is_undecided_as_the_gate_counts_it(folders, tmp_path):
+    tied = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders]
+    table = pq.read_table(tied[0] / PREDICTIONS)
+    even = pa.array(np.full(len(table), 1 / 9, np.float32))
+    for label in LABELS:
+        table = table.set_column(table.schema.get_field_index(label), label, even)
+    pq.write_table(table, tied[0] / PREDICTIONS)
+    compared = comparison.compare(Release.load(tied[1]), Release.load(tied[0]))
+    report = regression_gate.compare(*(regression_gate.read(folder, folder.name) for folder in tied))
+    assert compared.diagnoses == len(report["diagnoses"]) == compared.images
