@@ -33,9 +33,9 @@ import train_hf
 from dermalert.config import Config
 from dermalert.data import prepare
 from dermalert.errors import UsageError, run_command
-from dermalert.evaluation import metrics, predict, stress_test
+from dermalert.evaluation import metrics, predict
 from dermalert.evaluation.intervals import Intervals
-from dermalert.imaging import augmentation, sharpness
+from dermalert.imaging import augmentation, sharpness, stress_artefacts
 from dermalert.publishing import deliver
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import image_dataset, recipe_trainer, sampling
@@ -176,7 +176,7 @@ def altered(dataset: Dataset, artefact: str) -> Dataset:
     def transform(rows: dict) -> dict:
         images = [read_image(image) for image in rows["image"]]
         pairs = zip(images, rows["image_id"], strict=True)
-        return {"image": [stress_test.apply(artefact, image, image_id=image_id) for image, image_id in pairs]}
+        return {"image": [stress_artefacts.apply(artefact, image, image_id=image_id) for image, image_id in pairs]}
 
     return dataset.select_columns(["image", "image_id"]).with_transform(transform)
 

@@ -12,10 +12,9 @@ import torch
 from torch.nn.functional import conv2d, grid_sample, pad
 
 from dermalert.imaging import jpeg, sharpness
+from dermalert.imaging.artefacts import Artefact, add_dark_corners, add_hair, add_ruler
 from dermalert.imaging.device import to_device
-from dermalert.imaging.synthetic_lesions import Rng, add_dark_corners, add_hair, add_ruler
 
-Artefact = Callable[[np.ndarray, Rng], np.ndarray]
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 ARTEFACT_SHARES: dict[Artefact, float] = {add_hair: 0.2, add_ruler: 0.05, add_dark_corners: 0.2}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from scipy import fft
 from torch.nn import functional
 
@@ -77,6 +78,7 @@ def _quantization_tables() -> torch.Tensor:
     for quality in range(1, 101):
         file = io.BytesIO()
         Image.new("RGB", (16, 16)).save(file, "JPEG", quality=quality)
-        for kind, steps in Image.open(file).quantization.items():
+        file.seek(0)
+        for kind, steps in JpegImageFile(file).quantization.items():
             tables[kind, quality] = np.reshape(steps, (8, 8))
     return torch.from_numpy(tables)

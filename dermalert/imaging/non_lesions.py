@@ -10,7 +10,7 @@ from datasets import Dataset
 from dermalert_space.images import read_image
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-Rng = np.random.Generator
+from dermalert.imaging.drawing import Rng
 
 _EACH = 40  # pictures of a kind
 _SIZE = (400, 300)
@@ -49,7 +49,7 @@ def _skin(rng: Rng) -> Image.Image:
     y, x = np.mgrid[-0.5 : 0.5 : _SIZE[1] * 1j, -0.5 : 0.5 : _SIZE[0] * 1j]
     light = (x * rng.normal() + y * rng.normal()) * rng.choice([0, 30])
     grain = rng.normal(0, rng.choice([0, 3, 8]), (_SIZE[1], _SIZE[0]))
-    return Image.fromarray(np.uint8(np.clip(colour + (light + grain)[..., None], 0, 255)))
+    return Image.fromarray(np.clip(colour + (light + grain)[..., None], 0, 255).astype(np.uint8))
 
 
 def _text(rng: Rng) -> Image.Image:

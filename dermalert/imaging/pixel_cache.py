@@ -96,7 +96,7 @@ class PixelCache:
         """Return the bytes of a row's image, made of the very file that its content stands for."""
         image = self._images[row]["image"]
         content, file = hashed(image)
-        if content != self._contents[row]["content"]:
+        if content != self._contents[row]["content"] or not isinstance(file, bytes):
             raise RunError(
                 f"'{image['path']}' was changed or removed while the run read it: run the same command again."
             )
@@ -175,7 +175,7 @@ class PixelCache:
                 raise
 
     def _write_pixels(self, file: IO[bytes], rows: list[int], contents: list[str], bar: tqdm) -> None:
-        digests = []
+        digests: list[bytes] = []
         with ThreadPoolExecutor(_threads()) as pool:
             for start in range(0, len(rows), _CHUNK):
                 for pixels in pool.map(self._decoded, rows[start : start + _CHUNK]):

@@ -9,16 +9,28 @@ laid into a picture of any size, turned and shifted. The arrays are float32: tha
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 
-Rng = np.random.Generator
+from dermalert.imaging.artefacts import Artefact, add_bubbles, add_dark_corners, add_hair, add_ink, add_ruler
+from dermalert.imaging.drawing import (
+    BLACK,
+    WHITE,
+    Rng,
+    draw_discs,
+    draw_strokes,
+    over,
+    parse_colours,
+    rotation,
+    smoothstep,
+    unit_vectors,
+)
+
 Range = tuple[float, float]  # the two ends of a uniform draw
 
-OVERSAMPLING = 3  # Pillow draws without anti-aliasing: draw larger, then shrink
 PHOTOS_A_LESION = (0.3, 0.4, 0.3)  # the probability of one, two and three
 STRAY = 0.35  # the share of lesions that also show, faintly, a structure of any kind
 HOME_COLOUR = 0.7  # the share of lesions in a colour typical of their kind; the rest take any
@@ -26,13 +38,9 @@ HOME_COLOUR = 0.7  # the share of lesions in a colour typical of their kind; the
 SITES = ("anterior torso", "posterior torso", "upper extremity", "lower extremity", "head/neck", "palms/soles")
 
 
-def _colours(codes: str) -> np.ndarray:
-    return np.float32([list(bytes.fromhex(code)) for code in codes.split()]) / 255
-
-
-SKINS = _colours("edccbf e6b2a8 d6a39e d1b2c2 c2998f 99705e")
-TAN, BROWN, DARK, RED, PINK, PURPLE, SLATE = COLOURS = _colours("b28061 855742 523630 bd6161 d69491 8f455e 706673")
-WHITE, VESSEL, BLUE, NEST, KERATIN, CRUST, BLACK = _colours("f2e3e3 b22e3d 707899 525770 e6cca3 6b3326 291c1f")
+SKINS = parse_colours("edccbf e6b2a8 d6a39e d1b2c2 c2998f 99705e")
+TAN, BROWN, DARK, RED, PINK, PURPLE, SLATE = COLOURS = parse_colours("b28061 855742 523630 bd6161 d69491 8f455e 706673")
+VESSEL, BLUE, NEST, KERATIN, CRUST = parse_colours("b22e3d 707899 525770 e6cca3 6b3326")
 
 
 @dataclass(frozen=True)
@@ -68,15 +76,19 @@ class Canvas:
     unit: float
     angle: float
     centre: np.ndarray
+    x: np.ndarray = field(init=False)
+    y: np.ndarray = field(init=False)
+    depth: np.ndarray = field(init=False)
+    mask: np.ndarray = field(init=False)
 
     def __post_init__(self):
         pixels = np.arange(len(self.image))
-        places = np.stack(np.meshgrid(pixels, pixels), -1) - self.centre
-        self.x, self.y = np.float32(places @ _turn(-self.angle) / self.unit).transpose(2, 0, 1).copy()
+        offsets = np.stack(np.meshgrid(pixels, pixels), -1) - self.centre
+        self.x, self.y = _float32(offsets @ rotation(-self.angle) / self.unit).transpose(2, 0, 1).copy()
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
         """Return the pixel positions (..., 2) of points (..., 2) in lesion coordinates."""
-        return points @ _turn(self.angle) * self.unit + self.centre
+        return points @ rotation(self.angle) * self.unit + self.centre
 
     def paint(self, colour: np.ndarray, alpha: np.ndarray) -> None:
         """Lay a colour (3,) over the picture with an opacity (H, W) in [0, 1]."""
@@ -85,77 +97,37 @@ class Canvas:
     def noise(self, rng: Rng, pitch: float, waves: int = 10) -> np.ndarray:
         """Return smooth noise (H, W), about standard normal: plane waves of about this pitch in random directions."""
         angles, phases, octaves = rng.uniform((0, 0, -0.7), (2 * np.pi, 2 * np.pi, 0.7), (waves, 3)).T
-        numbers = _rays(angles) * (2 * np.pi / pitch * 2 ** octaves[:, None])
+        numbers = unit_vectors(angles) * (2 * np.pi / pitch * 2 ** octaves[:, None])
         # x and y are linear in row and column, so cos(across + down) comes apart into two small matrix products.
-        across = np.float32(numbers @ np.stack([self.x[0], self.y[0]]) + phases[:, None])
-        down = np.float32(numbers @ np.stack([self.x[:, 0] - self.x[0, 0], self.y[:, 0] - self.y[0, 0]]))
+        across = _float32(numbers @ np.stack([self.x[0], self.y[0]]) + phases[:, None])
+        down = _float32(numbers @ np.stack([self.x[:, 0] - self.x[0, 0], self.y[:, 0] - self.y[0, 0]]))
         total = np.cos(down).T @ np.cos(across) - np.sin(down).T @ np.sin(across)
         return total * float(np.sqrt(2 / waves))
 
     def lattice(self, rng: Rng, pitch: float, warp: float, directions: int = 3) -> np.ndarray:
         """Return a warped lattice (H, W) in [0, 1]: of one direction ridges, of three a honeycomb of bright cells."""
         x, y = (axis + warp * self.noise(rng, 0.9) + rng.random() for axis in (self.x, self.y))
-        rays = _rays(rng.uniform(0, np.pi) + np.arange(directions) * np.pi / 3) * (2 * np.pi / pitch)
+        rays = unit_vectors(rng.uniform(0, np.pi) + np.arange(directions) * np.pi / 3) * (2 * np.pi / pitch)
         lowest = -1.0 if directions == 1 else -1.5  # three cosines at 60 degrees never reach -3 together
-        return (sum(np.cos(float(kx) * x + float(ky) * y) for kx, ky in rays) - lowest) / (directions - lowest)
+        waves = sum((np.cos(float(kx) * x + float(ky) * y) for kx, ky in rays), start=np.zeros_like(x))
+        return (waves - lowest) / (directions - lowest)
 
     def blob(self, rng: Rng, centre: np.ndarray, radius: float) -> np.ndarray:
         """Return the coverage (H, W) of a soft and uneven patch."""
         distance = np.hypot(self.x - float(centre[0]), self.y - float(centre[1])) / radius
-        return 1 - _step(distance + 0.15 * self.noise(rng, radius), 0.5, 1.3)
+        return 1 - smoothstep(distance + 0.15 * self.noise(rng, radius), 0.5, 1.3)
 
     def strokes(self, paths: list[np.ndarray], widths: np.ndarray) -> np.ndarray:
         """Return the coverage (H, W) of lines, each path (n, 2) and width in lesion units."""
         return draw_strokes(self.mask, [self.pixels(path) for path in paths], widths * self.unit)
 
 
-def _rays(angles: np.ndarray) -> np.ndarray:
-    return np.stack([np.cos(angles), np.sin(angles)], -1)
-
-
-def _turn(angle: float) -> np.ndarray:
-    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-
-
-def _step(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    ramp = np.clip((values - low) / (high - low), 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
-
-
-def over(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Return an image (H, W, 3) with a colour, (3,) or one a pixel, laid over it at an opacity (H, W) in [0, 1]."""
-    return image + alpha[..., None] * (np.asarray(colour, np.float32) - image)
-
-
-def _drawn(like: np.ndarray, draw: Callable[[ImageDraw.ImageDraw], None], blur: float = 0.0) -> np.ndarray:
-    sheet = Image.new("L", (like.shape[1] * OVERSAMPLING, like.shape[0] * OVERSAMPLING))
-    draw(ImageDraw.Draw(sheet))
-    sheet = sheet.reduce(OVERSAMPLING)
-    return np.asarray(sheet.filter(ImageFilter.GaussianBlur(blur)) if blur else sheet, np.float32) / 255
-
-
-def draw_discs(like: np.ndarray, centres: np.ndarray, radii: np.ndarray, blur: float = 0.0) -> np.ndarray:
-    """Return the coverage (H, W), as that of `like`, of discs; centres (n, 2), radii and blur in pixels."""
-
-    def draw(pen: ImageDraw.ImageDraw) -> None:
-        for (x, y), radius in zip(centres * OVERSAMPLING, radii * OVERSAMPLING, strict=True):
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-
-    return _drawn(like, draw, blur)
-
-
-def draw_strokes(like: np.ndarray, paths: list[np.ndarray], widths: np.ndarray) -> np.ndarray:
-    """Return the coverage (H, W), as that of `like`, of lines; each path (n, 2) and width in pixels."""
-
-    def draw(pen: ImageDraw.ImageDraw) -> None:
-        for path, width in zip(paths, widths * OVERSAMPLING, strict=True):
-            pen.line([tuple(point) for point in path * OVERSAMPLING], fill=255, width=max(1, round(width)))
-
-    return _drawn(like, draw)
+def _float32(values) -> np.ndarray:
+    return np.asarray(values, np.float32)
 
 
 def _scatter(rng: Rng, count: int, inner: float, outer: float) -> np.ndarray:
-    return _rays(rng.uniform(0, 2 * np.pi, count)) * np.sqrt(rng.uniform(inner**2, outer**2, (count, 1)))
+    return unit_vectors(rng.uniform(0, 2 * np.pi, count)) * np.sqrt(rng.uniform(inner**2, outer**2, (count, 1)))
 
 
 # The structures: each paints what dermatologists call by its name, `strength` in [0, 1] being how plainly it shows.
@@ -165,35 +137,36 @@ Structure = Callable[[Canvas, Rng, float], None]
 
 def network(canvas: Canvas, rng: Rng, strength: float, *, irregular: float, rim: bool = False) -> None:
     """Paint a pigment network, the dark lines of a honeycomb: over the whole lesion, or on its rim alone."""
-    lines = 1 - _step(canvas.lattice(rng, rng.uniform(0.17, 0.23), 0.02 + 0.05 * irregular), 0.08, 0.5)
-    patchy = 1 - irregular * _step(canvas.noise(rng, 0.9), -0.3, 0.6)
-    where = 1 - _step(canvas.depth, 0.3, 0.6) if rim else _step(canvas.depth, -0.1, 0.2)
+    lines = 1 - smoothstep(canvas.lattice(rng, rng.uniform(0.17, 0.23), 0.02 + 0.05 * irregular), 0.08, 0.5)
+    patchy = 1 - irregular * smoothstep(canvas.noise(rng, 0.9), -0.3, 0.6)
+    where = 1 - smoothstep(canvas.depth, 0.3, 0.6) if rim else smoothstep(canvas.depth, -0.1, 0.2)
     canvas.paint(canvas.colour * 0.5, 0.75 * strength * lines * patchy * where * canvas.mask)
 
 
 def ridges(canvas: Canvas, rng: Rng, strength: float, *, pitch: float, warp: float) -> None:
     """Paint parallel curved lines: fine as in a fingerprint, or coarse as on a brain."""
-    lines = _step(canvas.lattice(rng, pitch, warp, directions=1), 0.4, 1.0)
+    lines = smoothstep(canvas.lattice(rng, pitch, warp, directions=1), 0.4, 1.0)
     canvas.paint(canvas.colour * 0.5, 0.6 * strength * lines * canvas.mask)
 
 
 def strawberry(canvas: Canvas, rng: Rng, strength: float) -> None:
     """Paint pale follicles in a red net."""
     cells = canvas.lattice(rng, rng.uniform(0.24, 0.32), 0.05)
-    canvas.paint(VESSEL, 0.4 * strength * (1 - _step(cells, 0.1, 0.45)) * canvas.mask)
-    canvas.paint(WHITE, 0.55 * strength * _step(cells, 0.6, 1.0) * canvas.mask)
+    canvas.paint(VESSEL, 0.4 * strength * (1 - smoothstep(cells, 0.1, 0.45)) * canvas.mask)
+    canvas.paint(WHITE, 0.55 * strength * smoothstep(cells, 0.6, 1.0) * canvas.mask)
 
 
 def lacunae(canvas: Canvas, rng: Rng, strength: float) -> None:
     """Paint large round lagoons with pale walls between them."""
     cells = canvas.lattice(rng, rng.uniform(0.45, 0.65), 0.07)
-    canvas.paint(canvas.colour * np.float32((0.7, 0.4, 0.5)), 0.75 * strength * _step(cells, 0.25, 0.55) * canvas.mask)
-    canvas.paint(WHITE, 0.35 * strength * (1 - _step(cells, 0.05, 0.3)) * canvas.mask)
+    lagoons = 0.75 * strength * smoothstep(cells, 0.25, 0.55) * canvas.mask
+    canvas.paint(canvas.colour * _float32((0.7, 0.4, 0.5)), lagoons)
+    canvas.paint(WHITE, 0.35 * strength * (1 - smoothstep(cells, 0.05, 0.3)) * canvas.mask)
 
 
 def scale(canvas: Canvas, rng: Rng, strength: float) -> None:
     """Paint surface scale: fine whitish flakes in patches."""
-    flakes = _step(canvas.noise(rng, 0.17, 16), 0.6, 1.3) * _step(canvas.noise(rng, 0.8), -0.5, 0.5)
+    flakes = smoothstep(canvas.noise(rng, 0.17, 16), 0.6, 1.3) * smoothstep(canvas.noise(rng, 0.8), -0.5, 0.5)
     canvas.paint(WHITE, 0.75 * strength * flakes * canvas.mask)
 
 
@@ -207,7 +180,7 @@ def variegation(canvas: Canvas, rng: Rng, strength: float) -> None:
 def streaks(canvas: Canvas, rng: Rng, strength: float) -> None:
     """Paint dark strokes that leave a part of the border outwards."""
     count = int(rng.integers(12, 24))
-    rays = _rays(rng.uniform(0, 2 * np.pi) + rng.uniform(-1.2, 1.2, count))
+    rays = unit_vectors(rng.uniform(0, 2 * np.pi) + rng.uniform(-1.2, 1.2, count))
     reach = rng.uniform((0.6, 1.0), (0.8, 1.3), (count, 2))
     paths = [np.outer(ends, ray) for ends, ray in zip(reach, rays, strict=True)]
     canvas.paint(canvas.colour * 0.5, 0.8 * strength * canvas.strokes(paths, rng.uniform(0.03, 0.08, count)))
@@ -221,7 +194,7 @@ def vessel_trees(canvas: Canvas, rng: Rng, strength: float) -> None:
         for _ in range(7):
             root, heading, width = twigs.pop(0)
             headings = heading + np.cumsum(rng.normal(0, 0.3, 6))
-            paths.append(np.vstack([root, root + np.cumsum(0.09 * _rays(headings), 0)]))
+            paths.append(np.vstack([root, root + np.cumsum(0.09 * unit_vectors(headings), 0)]))
             widths.append(width)
             twigs += [(paths[-1][-1], headings[-1] + side * rng.uniform(0.3, 0.8), 0.7 * width) for side in (-1, 1)]
     canvas.paint(VESSEL, 0.8 * strength * canvas.strokes(paths, np.array(widths)))
@@ -229,9 +202,9 @@ def vessel_trees(canvas: Canvas, rng: Rng, strength: float) -> None:
 
 def vessel_loops(canvas: Canvas, rng: Rng, strength: float) -> None:
     """Paint short hairpins of red vessel around the middle."""
-    loop = _rays(np.linspace(-2.2, 2.2, 9)) * (0.1, 0.055)
+    loop = unit_vectors(np.linspace(-2.2, 2.2, 9)) * (0.1, 0.055)
     places = _scatter(rng, int(rng.integers(10, 20)), 0.5, 1.0)
-    paths = [place + loop @ _turn(rng.uniform(0, 2 * np.pi)) for place in places]
+    paths = [place + loop @ rotation(rng.uniform(0, 2 * np.pi)) for place in places]
     canvas.paint(VESSEL, 0.8 * strength * canvas.strokes(paths, np.full(len(paths), 0.035)))
 
 
@@ -239,7 +212,7 @@ def keratin(canvas: Canvas, rng: Rng, strength: float) -> None:
     """Paint a yellow-white mass in the middle, with crumbs of crust."""
     mass = canvas.blob(rng, _scatter(rng, 1, 0, 0.2)[0], rng.uniform(0.4, 0.6))
     canvas.paint(KERATIN, 0.8 * strength * mass)
-    canvas.paint(CRUST, 0.75 * strength * mass * _step(canvas.noise(rng, 0.25, 16), 0.7, 1.3))
+    canvas.paint(CRUST, 0.75 * strength * mass * smoothstep(canvas.noise(rng, 0.25, 16), 0.7, 1.3))
 
 
 def patch(canvas: Canvas, rng: Rng, strength: float, *, colour: np.ndarray, offset: Range, radius: Range) -> None:
@@ -357,58 +330,8 @@ KINDS = {
 }  # in the order of `taxonomy.DIAGNOSES`
 
 
-# The artefacts: each returns a changed copy of an image (H, W, 3) in [0, 1], and knows nothing of the lesion.
-
-
-def add_hair(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Lay 4 to 20 curved hairs of one colour over the picture."""
-    count, sides, steps = int(rng.integers(4, 21)), np.array(image.shape[1::-1]), np.linspace(0, 1, 12)[:, None]
-    rays = _rays(rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5, count)) * rng.uniform(0.2, 0.8, (count, 1))
-    starts, bends = rng.uniform(0, 1, (count, 2)), rng.normal(0, 0.12, (count, 2))
-    paths = starts + (steps - 0.5)[..., None] * rays + (steps * (1 - steps))[..., None] * bends
-    cover = draw_strokes(image, list(paths.swapaxes(0, 1) * sides), rng.uniform(0.004, 0.01, count) * min(sides))
-    return over(image, np.array((0.2, 0.14, 0.11)) * rng.uniform(0.5, 2.0), 0.85 * cover)
-
-
-def add_ruler(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Print the ticks of a ruler along one side of the picture."""
-    sides = np.array(image.shape[1::-1])
-    places, edge = np.arange(0.02, 1, rng.uniform(0.03, 0.06)), rng.uniform(0, 0.04)
-    ends = edge + np.where(np.arange(len(places)) % 5 == 0, 0.07, 0.04)
-    ticks = np.stack([np.stack([places, np.full_like(places, edge)], -1), np.stack([places, ends], -1)], 1)
-    ticks = 1 - ticks if rng.random() < 0.5 else ticks
-    ticks = ticks[..., ::-1] if rng.random() < 0.5 else ticks
-    cover = draw_strokes(image, list(ticks * sides), np.full(len(ticks), 0.009 * min(sides)))
-    return over(image, BLACK, 0.8 * cover)
-
-
-def add_dark_corners(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Darken what lies outside the round field of the dermatoscope."""
-    y, x = (np.linspace(-1, 1, n, dtype=np.float32) * n for n in image.shape[:2])
-    distance, edge = np.hypot(x, y[:, None]) / float(np.hypot(*image.shape[:2])), rng.uniform(0.72, 0.92)
-    return over(image, (0.02, 0.02, 0.03), _step(distance, edge, edge + rng.uniform(0.03, 0.15)))
-
-
-def add_bubbles(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Put 2 to 8 gel bubbles on the picture: bright rings, each with a highlight."""
-    count, sides = int(rng.integers(2, 9)), np.array(image.shape[1::-1])
-    centres, radii = rng.uniform(0, 1, (count, 1, 2)) * sides, rng.uniform(0.015, 0.06, (count, 1, 1)) * min(sides)
-    rings = centres + radii * _rays(np.linspace(0, 2 * np.pi, 25))
-    image = over(image, WHITE, 0.5 * draw_strokes(image, list(rings), radii.ravel() * 0.25))
-    return over(image, WHITE, 0.8 * draw_discs(image, (centres - 0.4 * radii)[:, 0], radii.ravel() * 0.2))
-
-
-def add_ink(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Mark the skin beside the middle with two or three strokes of a surgical pen."""
-    count, sides = int(rng.integers(2, 4)), np.array(image.shape[1::-1])
-    rays, reach = _rays(rng.uniform(0, 2 * np.pi, count))[:, None], np.linspace(0.3, 0.5, 8)[:, None]
-    bends = rng.normal(0, 1.5, (count, 1, 2)) * (reach - 0.3) * (reach - 0.2)
-    cover = draw_strokes(image, list((0.5 + rays * reach + bends) * sides), rng.uniform(0.02, 0.04, count) * min(sides))
-    return over(image, rng.uniform((0.15, 0.1, 0.4), (0.4, 0.25, 0.65)), 0.7 * cover)
-
-
 # With the share of photos that show them, whatever the diagnosis.
-ARTEFACTS = {
+ARTEFACTS: dict[str, tuple[Artefact, float]] = {
     "ink": (add_ink, 0.05),
     "bubbles": (add_bubbles, 0.15),
     "hair": (add_hair, 0.4),
@@ -417,7 +340,7 @@ ARTEFACTS = {
 }
 
 
-def _bare_lesion(kind: Kind, rng: Rng, camera: Rng, size: int) -> Canvas:
+def _paint_lesion(kind: Kind, rng: Rng, camera: Rng, size: int) -> Canvas:
     """Paint the skin and the lesion's outline and colour, without any structure."""
     unit = size * rng.uniform(0.24, 0.38) * camera.uniform(0.88, 1.14)
     angle, centre = camera.uniform(-0.5, 0.5), size * camera.uniform(0.44, 0.56, 2)
@@ -426,7 +349,7 @@ def _bare_lesion(kind: Kind, rng: Rng, camera: Rng, size: int) -> Canvas:
     colour = rng.choice(np.stack(kind.colours) if rng.random() < HOME_COLOUR else COLOURS)
     # A colour is meant for the fairest skin; darker skin darkens what lies in it.
     colour = colour * (0.4 + 0.6 * skin / SKINS[0]) * rng.uniform(0.85, 1.15) + rng.normal(0, 0.015, 3)
-    skin, colour = np.float32(skin), np.float32(np.clip(colour, 0.08, 0.95))
+    skin, colour = _float32(skin), _float32(np.clip(colour, 0.08, 0.95))
     # The three colours lie in memory as planes: numpy keeps that, and paints ten times as fast.
     blank = np.tile(skin[:, None, None], (1, size, size)).transpose(1, 2, 0)
     canvas = Canvas(blank, colour, unit, angle, centre)
@@ -437,32 +360,32 @@ def _bare_lesion(kind: Kind, rng: Rng, camera: Rng, size: int) -> Canvas:
     for lobes in range(2, 7):
         reach += float(ragged * rng.normal() / np.sqrt(lobes)) * np.cos(lobes * azimuth + rng.uniform(0, 2 * np.pi))
     depth = 1 - np.hypot(x / stretch, y * stretch) / np.maximum(reach, 0.4) + 0.3 * ragged * canvas.noise(rng, 0.3)
-    notches = _step(canvas.noise(rng, 0.5), 0.2, 1.0) * (1 - _step(depth, 0.3, 0.7))
+    notches = smoothstep(canvas.noise(rng, 0.5), 0.2, 1.0) * (1 - smoothstep(depth, 0.3, 0.7))
     canvas.depth = depth - rng.uniform(*kind.bites) * notches
     soft = rng.uniform(*kind.soft)
-    canvas.mask = _step(canvas.depth, -soft, soft)
+    canvas.mask = smoothstep(canvas.depth, -soft, soft)
 
     mottle = 0.02 * canvas.noise(rng, 0.9) + 0.012 * canvas.noise(rng, 0.15, 16)
-    canvas.image += mottle[..., None] * np.float32((0.6, 1.0, 1.0))
+    canvas.image += mottle[..., None] * _float32((0.6, 1.0, 1.0))
     shade = 0.10 * canvas.noise(rng, 0.6) + 0.03 * canvas.noise(rng, 0.12, 16)
     canvas.paint(colour, rng.uniform(*kind.opacity) * canvas.mask)
     canvas.image *= (1 + canvas.mask * shade)[..., None]
     return canvas
 
 
-def _photographed(canvas: Canvas, camera: Rng) -> Image.Image:
+def _photograph(canvas: Canvas, camera: Rng) -> Image.Image:
     """Return the canvas as a camera sees it: light from one side, focus, artefacts and grain."""
-    light = np.float32(camera.uniform(0.88, 1.10) * camera.uniform(0.96, 1.04, 3))
+    light = _float32(camera.uniform(0.88, 1.10) * camera.uniform(0.96, 1.04, 3))
     slope = 1 + camera.normal(0, 0.04) * canvas.x + camera.normal(0, 0.04) * canvas.y
-    sharp = Image.fromarray(np.uint8(np.clip(canvas.image * light * slope[..., None], 0, 1) * 255))
-    image = sharp.filter(ImageFilter.BoxBlur(len(slope) * camera.uniform(0.001, 0.006)))
-    image = np.asarray(image, np.float32) / 255
+    sharp = Image.fromarray((np.clip(canvas.image * light * slope[..., None], 0, 1) * 255).astype(np.uint8))
+    focused = sharp.filter(ImageFilter.BoxBlur(len(slope) * camera.uniform(0.001, 0.006)))
+    image = np.asarray(focused, np.float32) / 255
     for add, share in ARTEFACTS.values():
         if camera.random() < share:
             image = add(image, camera)
     # Last, as the only draw whose number depends on the size: the rest is the same in any size.
     grain = 0.015 * camera.standard_normal((*slope.shape, 1), np.float32)
-    return Image.fromarray(np.uint8(np.clip(image + grain, 0, 1) * 255))
+    return Image.fromarray((np.clip(image + grain, 0, 1) * 255).astype(np.uint8))
 
 
 def lesion(diagnosis: str, *, lesion_seed: int, photo: int = 0, size: int = 128) -> Image.Image:
@@ -482,7 +405,7 @@ def lesion(diagnosis: str, *, lesion_seed: int, photo: int = 0, size: int = 128)
     kind, label = KINDS[diagnosis], list(KINDS).index(diagnosis)
     # `rng` draws the lesion and `camera` the photo: neither may draw for the other, or photos would differ in lesion.
     rng, camera = np.random.default_rng((label, lesion_seed, 0)), np.random.default_rng((label, lesion_seed, 1, photo))
-    canvas = _bare_lesion(kind, rng, camera, size)
+    canvas = _paint_lesion(kind, rng, camera, size)
     clarity = rng.uniform(0.4, 1.0)
     for structure, probability in kind.structures:
         if rng.random() < probability:
@@ -490,7 +413,7 @@ def lesion(diagnosis: str, *, lesion_seed: int, photo: int = 0, size: int = 128)
     if rng.random() < STRAY:
         others = [structure for other in KINDS.values() for structure, _ in other.structures]
         others[rng.integers(len(others))](canvas, rng, rng.uniform(0.2, 0.6))
-    return _photographed(canvas, camera)
+    return _photograph(canvas, camera)
 
 
 def demo_set(*, lesions_per_class: int = 60, seed: int = 0, size: int = 128) -> Iterator[Photo]:
@@ -503,15 +426,15 @@ def demo_set(*, lesions_per_class: int = 60, seed: int = 0, size: int = 128) -> 
         diagnosis = list(KINDS)[number % len(KINDS)]
         rng = np.random.default_rng((seed, number))
         lesion_seed, photos = int(rng.integers(2**32)), 1 + rng.choice(len(PHOTOS_A_LESION), p=PHOTOS_A_LESION)
-        facts = (5.0 * int(rng.integers(4, 18)), str(rng.choice(("female", "male"))), str(rng.choice(SITES)))
-        age, sex, site = (fact if rng.random() < 0.95 else None for fact in facts)
+        age, sex, site = 5.0 * int(rng.integers(4, 18)), str(rng.choice(("female", "male"))), str(rng.choice(SITES))
+        has_age, has_sex, has_site = rng.random(3) < 0.95
         for photo in range(photos):
             yield Photo(
                 image=lesion(diagnosis, lesion_seed=lesion_seed, photo=photo, size=size),
                 diagnosis=diagnosis,
                 image_id=f"DEMO_{number * len(PHOTOS_A_LESION) + photo:07d}",
                 lesion_id=f"DEMO_L{number:05d}",
-                age=age,
-                sex=sex,
-                site=site,
+                age=age if has_age else None,
+                sex=sex if has_sex else None,
+                site=site if has_site else None,
             )

@@ -163,8 +163,7 @@ def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_
     cache.write({content: row for content, row in fresh.items() if isinstance(row, bytes)})
     for content, file in files:
         found = known.get(content) or fresh[content] if content else file
-        fault = None if isinstance(found, bytes) else found
-        yield Look(content, _UNREADABLE if fault else found, fault)
+        yield Look(content, found, None) if isinstance(found, bytes) else Look(content, _UNREADABLE, found)
 
 
 def hashed(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
