@@ -95,7 +95,7 @@ def _refuse_code(repo: str, revision: str | None) -> None:
 def _check_problem(name: str, config: PreTrainedConfig) -> None:
     """Refuse a model whose answers are no probabilities of which one holds: `pipeline` takes no softmax of them."""
     problem = getattr(config, "problem_type", None)
-    meaning = _OTHER_PROBLEMS.get(problem)
+    meaning = _OTHER_PROBLEMS.get(str(problem))
     if meaning:
         raise UsageError(
             f"'{name}' cannot be measured: by its config.json (problem_type {problem}) {meaning}, and what is measured "

@@ -140,11 +140,12 @@ def classes(names: Iterable[str], label_map: Mapping[str, str | None] | None = N
 
 
 def _covered(name: str, said: str) -> frozenset[str]:
-    parts = []
+    parts: list[frozenset[str]] = []
     for part in said.split(" + "):
         group = _GROUPS.get(taxonomy.plain(part))
         try:
-            parts.append(group or frozenset({taxonomy.find(part)} - {None}))
+            diagnosis = taxonomy.find(part)
+            parts.append(group or (frozenset() if diagnosis is None else frozenset({diagnosis})))
         except KeyError:
             raise UsageError(
                 f"the model's class '{name}' is no diagnosis that is known: name it in --label-map FILE, a JSON object "

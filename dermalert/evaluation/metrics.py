@@ -10,8 +10,6 @@ import numpy as np
 
 from dermalert.taxonomy import DIAGNOSES
 
-Array = np.ndarray | float
-
 _BINS = 15  # equal-width bins of the expected calibration error (Guo 2017, arXiv 1706.04599)
 _TINY = 1e-12  # keeps the logarithm of a probability that float32 rounded to 0 finite
 
@@ -69,7 +67,7 @@ def specificity_at_sensitivity(
     return ratio((below * allowed).max(-1) * positives, negatives * positives)
 
 
-def predictive_values(sensitivity: Array, specificity: Array, prevalence: float) -> dict[str, np.ndarray]:
+def predictive_values(sensitivity: np.ndarray, specificity: np.ndarray, prevalence: float) -> dict[str, np.ndarray]:
     """Return what the alert means at a prevalence of melanoma (Bayes): ppv, npv; alerts and missed melanomas per 100.
 
     Args:
@@ -137,7 +135,7 @@ def _climb(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tupl
     return ups, downs, passed[0] - ups, passed[1] - downs
 
 
-def ratio(numerator: Array, denominator: Array) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divide; NaN where the denominator is 0."""
     undefined = np.full_like(np.asarray(numerator, float), np.nan)
     return np.divide(numerator, denominator, out=undefined, where=np.asarray(denominator) > 0)

@@ -103,8 +103,8 @@ def _places(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
     ups, downs = np.sort(score[positive]), np.sort(score[~positive])
 
     def below(values: np.ndarray, ranked: np.ndarray) -> np.ndarray:
-        ends = (np.searchsorted(ranked, values, side=side) for side in ("left", "right"))
-        return sum(ends) / 2 / len(ranked)
+        left, right = np.searchsorted(ranked, values, side="left"), np.searchsorted(ranked, values, side="right")
+        return (left + right) / 2 / len(ranked)
 
     return below(score[positive], downs), 1 - below(score[~positive], ups)
 

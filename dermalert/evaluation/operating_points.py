@@ -35,7 +35,10 @@ def fit(release: Release, calibration: SplitPredictions) -> dict[str, dict]:
     """Return `alert` and `attention` as a release's config states them, by the calibration split as served."""
     truth, lesions = (np.array(calibration.dataset[column]) for column in ("label", "group"))
     abstained = np.zeros(len(truth), bool) if calibration.abstained is None else calibration.abstained
-    points = {"alert": ({"label": ALERT}, [ALERT]), "attention": ({"labels": list(ATTENTION)}, ATTENTION)}
+    points: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+        "alert": ({"label": ALERT}, (ALERT,)),
+        "attention": ({"labels": list(ATTENTION)}, ATTENTION),
+    }
     fitted = {}
     for name, (what, labels) in points.items():
         positive = np.isin(truth, [DIAGNOSES.index(label) for label in labels])
@@ -110,9 +113,11 @@ def _most_missed(n: int) -> int:
 
 def _bound(missed: np.ndarray) -> dict:
     """Return how many lesions (n,) are missed, and what that shows."""
-    n, count = len(missed), int(missed.sum())
-    bound = lower_bound(n, count) if n else None
-    return {"missed": count if n else None, "lower_bound": bound, "bound_met": n > 0 and bound >= TARGET_SENSITIVITY}
+    if not len(missed):
+        return {"missed": None, "lower_bound": None, "bound_met": False}
+    count = int(missed.sum())
+    bound = lower_bound(len(missed), count)
+    return {"missed": count, "lower_bound": bound, "bound_met": bound >= TARGET_SENSITIVITY}
 
 
 def lower_bound(n: int, missed: int) -> float:

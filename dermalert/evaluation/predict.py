@@ -36,9 +36,9 @@ class SplitPredictions:
 
     def select(self, rows: np.ndarray) -> "SplitPredictions":
         """Take some of the images, by their rows."""
-        arrays = {name: getattr(self, name) for name in ("probabilities", "alert", "attention", "abstained")}
-        taken = {name: None if array is None else array[rows] for name, array in arrays.items()}
-        return SplitPredictions(dataset=self.dataset.select(rows), **taken)
+        flags = {name: getattr(self, name) for name in ("alert", "attention", "abstained")}
+        taken = {name: None if flag is None else flag[rows] for name, flag in flags.items()}
+        return SplitPredictions(dataset=self.dataset.select(rows), probabilities=self.probabilities[rows], **taken)
 
 
 def predict(release: Release, dataset: Dataset, *, name: str) -> SplitPredictions:
@@ -112,9 +112,9 @@ def write_predictions(path: Path, predictions: SplitPredictions) -> None:
     """Keep predictions, whole or not at all, for a run that goes on after a stop."""
     flags = {"alert": predictions.alert, "attention": predictions.attention}
     kept = {name: flag for name, flag in flags.items() if flag is not None}
-    content = list(predictions.dataset["content"])
+    kept |= {"content": np.array(predictions.dataset["content"]), "probabilities": predictions.probabilities}
     with files.atomic_write(path, partial=path.with_suffix(".partial.npz")) as partial:  # tells numpy the format
-        np.savez(partial, content=content, probabilities=predictions.probabilities, **kept)
+        np.savez(partial, allow_pickle=False, **kept)
 
 
 def read_predictions(path: Path, dataset: Dataset) -> SplitPredictions | None:

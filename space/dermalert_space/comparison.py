@@ -181,7 +181,7 @@ def compare(served: Release, other: Release) -> Compared:
         NotThere: one of them has no predictions, or no threshold.
     """
     held_out = [_held_out(release) for release in (other, served)]
-    pairs = pair(*held_out)
+    pairs = pair(held_out[0], held_out[1])
     (old, old_attention, old_top), (new, new_attention, new_top) = (
         _served(release, rows) for release, rows in ((other, pairs.old), (served, pairs.new))
     )
