@@ -68,7 +68,7 @@ def train(config: Config, run: Run) -> None:
         if config.weights_from:
             trained = remeasure.reuse(config)
         else:
-            trained = learn(config, run.folder, data.splits, data.description, callbacks=[run.pushes])
+            trained = learn(config, run.folder, data.splits, data.description, callbacks=run.callbacks)
         # With folds, every image is predicted once by a model that has not learnt from it.
         out_of_fold = [predict_fold(run, data, fold, learn) for fold in range(config.folds)]
         # The main process alone measures, by the code that serves: what is measured is what is served.

@@ -55,6 +55,6 @@ def origin(image_id: str, named: str) -> str:
     return "older ISIC archive" if number < "ISIC_0024306" else "newer ISIC archive"
 
 
-def strictest(licenses: Iterable[str], *, default: str | None = None) -> str | None:
-    """The licence that allows least, of those that an origin has."""
-    return min(licenses, key=_STRICTEST_FIRST.index, default=default)
+def strictest(licenses: Iterable[str]) -> str:
+    """The licence that allows least, of one or more that origins have."""
+    return min(licenses, key=_STRICTEST_FIRST.index)

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dermalert_space import contract
@@ -146,9 +146,14 @@ def fetch(repo_id: str, commit: str, names: Collection[str], to: Path) -> Path:
     Not `snapshot_download`: offline, an incomplete snapshot in the cache passes there for the whole.
     """
     to.mkdir(parents=True)
-    for name in sorted(names & content(HfApi(), repo_id, commit).keys()):
-        with_retries(hf_hub_download, repo_id, name, revision=commit, local_dir=to)
+    download(repo_id, commit, sorted(names & content(HfApi(), repo_id, commit).keys()), to)
     return to
+
+
+def download(repo_id: str, commit: str, names: Iterable[str], to: Path) -> None:
+    """Download files of a commit, each of which must be there, into a folder."""
+    for name in names:
+        with_retries(hf_hub_download, repo_id, name, revision=commit, local_dir=to)
 
 
 def commit(

@@ -54,14 +54,14 @@ def check_can_publish(repo_id: str, *, public: bool, license: str | None) -> boo
 
 def _check_repository(api: HfApi, repo_id: str, *, public: bool) -> bool:
     try:
-        there = api.dataset_info(repo_id)
+        info = api.dataset_info(repo_id)
     except RepositoryNotFoundError:
         return False
-    if there.private and public:
+    if info.private and public:
         raise UsageError(f"{repo_id} is private: open it in its settings on the Hub, or leave out --public.")
-    if not there.private and not public:
+    if not info.private and not public:
         raise UsageError(f"{repo_id} is public: add --public, or choose another name.")
-    names = {file.rfilename for file in there.siblings}
+    names = {file.rfilename for file in info.siblings or ()}
     if "audit.json" not in names and names - _EMPTY:
         raise UsageError(f"{repo_id} holds another data set ({first_few(sorted(names))}): choose another name.")
     return True
@@ -78,11 +78,11 @@ def _check_license(name: str) -> None:
 
 
 def license_of(dataset: Dataset, given: str | None = None) -> str:
-    """Return the licence under which images may be published: the strictest of their sources', or the one given.
+    """The licence under which images may be published: the strictest of their sources', or the one given.
 
     Args:
         dataset: with the columns `source` and `image_id`.
-        given: what a person says it is, an id of the Hub; needed where a source's licence is not known here.
+        given: an id of the Hub; needed where a source's licence is not known here.
 
     Raises:
         UsageError: it is not known and not given, or what is given allows more than a source does.
@@ -98,7 +98,7 @@ def license_of(dataset: Dataset, given: str | None = None) -> str:
     if given is None:
         return provenance.strictest(licenses.values())
     licenses.pop(provenance.GENERATED, None)
-    strictest = provenance.strictest(licenses.values(), default=given)
+    strictest = provenance.strictest(licenses.values()) if licenses else given
     if given not in (strictest, "other"):
         raise UsageError(
             f"--license '{given}': images from {first_few(sorted(licenses))} are under {strictest}; say that or other."
@@ -106,8 +106,8 @@ def license_of(dataset: Dataset, given: str | None = None) -> str:
     return given
 
 
-def _terms(dataset: Dataset) -> Counter:
-    """Return how many images there are of each source with its terms, None where they are not known.
+def _terms(dataset: Dataset) -> Counter[tuple[str, provenance.Origin | None]]:
+    """The images of each source with its terms, None where they are not known, counted.
 
     An image's number must confirm the source: where there is none, the source is a folder's name, which can be any.
     """
@@ -176,17 +176,17 @@ def publish(parts: dict[str, Dataset], figures: dict, repo_id: str, *, public: b
         api = HfApi()
         if not must_exist:
             api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True)
-        there = api.dataset_info(repo_id)
+        before = api.dataset_info(repo_id)
         uploads, sizes = _upload(api, repo_id, parts, Path(scratch))
         card = render_card(figures, repo_id, sizes)
         texts = {"README.md": card, "audit.json": json.dumps(figures["audit"], indent=1, allow_nan=False) + "\n"}
         uploads += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
         names = {upload.path_in_repo for upload in uploads}
-        old = [file.rfilename for file in there.siblings]
+        old = [file.rfilename for file in before.siblings or ()]
         stale = [CommitOperationDelete(name) for name in old if _is_ours(name) and name not in names]
         message = f"{figures['data']['images']} images, --repair {figures['repair']['policy']}"
         commit = api.create_commit(repo_id, [*uploads, *stale], commit_message=message, repo_type="dataset")
-    return commit.oid != there.sha
+    return commit.oid != before.sha
 
 
 def _is_ours(name: str) -> bool:
@@ -197,7 +197,8 @@ def _upload(
     api: HfApi, repo_id: str, parts: dict[str, Dataset], folder: Path
 ) -> tuple[list[CommitOperationAdd], dict[str, int]]:
     """Upload the rows, and return what a commit needs to show them, and the bytes of each split."""
-    uploads, sizes = [], Counter()
+    uploads: list[CommitOperationAdd] = []
+    sizes: Counter[str] = Counter()
     files = _by_file(parts)
     with tqdm(total=sum(map(len, files.values())), desc="Uploading", unit=" images") as progress:
         for stem, rows in files.items():

@@ -1,15 +1,18 @@
-"""A run's checkpoints on the Hub: pushed to a branch while it trains, fetched to go on from on another machine.
+"""A run's checkpoints on a branch of the Hub: pushed while it trains, fetched to resume it on another machine.
 
-The branch holds what a run needs to go on, laid out as in its folder, and nothing else:
+The branch holds what resuming takes, laid out as in the run's folder, and nothing else:
 
-- run.json: the settings, without what may name a folder of this machine
+- run.json: the settings, without those that may name a folder of this machine
 - checkpoints/checkpoint-STEP/: the last checkpoint
 - checkpoints/checkpoint-STEP/: of the best one, if it is another, the model, which the release is made from
 
-Each push is one commit, so that the branch holds a checkpoint whole, or still the one before. The Trainer's
-`training_args.bin`, a pickle that names folders, is not pushed. What of a checkpoint is no safetensors file (optimizer,
-schedule, random state) the Trainer reads with `torch.load(weights_only=True)`, which runs no code of a file.
+Each push is one commit: an interrupted one leaves the checkpoint before. The Trainer's `training_args.bin`, a pickle
+that names folders, is not pushed. The Trainer reads the torch files (optimizer, schedule, random state) with
+`torch.load(weights_only=True)`, which runs no code.
 """
+
+# Not by the Trainer's `hub_strategy="checkpoint"`: of transformers 5.24 it makes two commits a checkpoint, pushes the
+# pickle, never the best epoch's model, and drops a push that fails without a word. The README promises otherwise.
 
 import contextlib
 import dataclasses
@@ -23,11 +26,12 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dermalert_space import contract, files
+from dermalert_space import contract
 from dermalert_space.contract import MODEL, HubName, is_hub_name
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from dermalert_space.files import write_json
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.hub import client
@@ -38,9 +42,9 @@ from dermalert.training.recipe_trainer import WeightAverage
 logger = logging.getLogger(__name__)
 
 _STATE = "trainer_state.json"
-_TO_GO_ON = (*MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", _STATE)
+_RESUMABLE = (*MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", _STATE)
 _STEP = re.compile(rf"checkpoints/checkpoint-(\d+)/{_STATE}")
-_TAKEN = re.compile(r"main|staging-.*|v\d.*|refs/.*|.*\.lock")  # by releases, by git
+_RESERVED = re.compile(r"main|staging-.*|v\d.*|refs/.*|.*\.lock")  # by releases, by git
 _NAME = re.compile(r"\w[\w-]*([./]\w[\w-]*)*", re.ASCII)
 
 
@@ -56,8 +60,8 @@ class Branch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-    """What a branch holds at a commit: its files, the `run.json` among them if there is one, and the last step."""
+class Snapshot:
+    """A branch at a commit: its files, the content of `run.json` if there is one, and the last step, 0 if none."""
 
     branch: Branch
     commit: str
@@ -67,34 +71,34 @@ class Held:
 
 
 def branch_of(flag: str, text: str, folder: Path) -> Branch:
-    """Return the branch that `USER/REPO[@BRANCH]` names, by default the one that is called after the run's folder."""
+    """The branch that `USER/REPO[@BRANCH]` names, by default one that is called after the run's folder."""
     if not is_hub_name(text):
         raise UsageError(f"{flag} '{text}' is no branch of a repository: write it as USER/REPO or USER/REPO@BRANCH.")
     repo_id, name = HubName.parse(text)
     name = name or f"run-{folder.resolve().name}"
-    if _TAKEN.fullmatch(name) or not _NAME.fullmatch(name):
+    if _RESERVED.fullmatch(name) or not _NAME.fullmatch(name):
         raise UsageError(f"{flag}: '{name}' can be no run's branch: name one, such as {repo_id}@run-1.")
     return Branch(repo_id, name)
 
 
 def public(settings: dict) -> dict:
-    """Return the settings of a run without where things lie on this machine.
+    """The settings of a run without the paths of this machine.
 
-    Data sets and columns are left out: the fingerprints of the images and of the sides tell if they are the same.
+    Data sets and columns are left out: the fingerprints of the images and of the splits identify them.
     """
-    kept = {k: v for k, v in settings.items() if k not in run_folder.MAY_NAME_FOLDERS}
     base = settings["base_model"]
     if Path(base).exists() or not is_hub_name(base):
         base = contract.public_name(Path(base))
-    return kept | {"base_model": base, "external": [one.partition("=")[0] for one in settings["external"]]}
+    others = {k: v for k, v in settings.items() if k not in run_folder.MAY_NAME_FOLDERS}
+    return others | {"base_model": base, "external": [one.partition("=")[0] for one in settings["external"]]}
 
 
-def find(text: str, folder: Path, settings: dict) -> Held:
-    """Find the checkpoint that a run is to go on from, before anything is written.
+def find(text: str, folder: Path, settings: dict) -> Snapshot:
+    """Find the checkpoint to resume from, before anything is written.
 
     Args:
         text: `USER/REPO[@BRANCH]`.
-        folder: of the run; if it has checkpoints of its own, they must be as far as the branch's.
+        folder: of the run; checkpoints of its own must be as far as the branch's.
         settings: of the run.
 
     Raises:
@@ -104,11 +108,11 @@ def find(text: str, folder: Path, settings: dict) -> Held:
     flag = "--resume_from"
     branch = branch_of(flag, text, folder)
     with client.on_the_hub(f"asking the Hub about {branch}"):
-        names = _branches(branch)
-        held = _held(branch, names.get(branch.name))
+        heads = _heads(branch)
+        held = _snapshot(branch, heads[branch.name]) if branch.name in heads else None
     if held is None:
-        known = f" There are {first_few(sorted(names))}." if names else ""
-        raise UsageError(f"{flag} '{branch}' is no branch that the Hub has, or that your token may read.{known}")
+        others = f" There are {first_few(sorted(heads))}." if heads else ""
+        raise UsageError(f"{flag} '{branch}' is no branch that the Hub has, or that your token may read.{others}")
     if held.run is None or not held.step:
         raise UsageError(f"{flag} '{branch}' holds no checkpoint of a run.")
     run_folder.check_settings(held.run, public(settings), f"{flag} '{branch}'", "name another branch")
@@ -121,8 +125,8 @@ def find(text: str, folder: Path, settings: dict) -> Held:
     return held
 
 
-def fetch(held: Held, folder: Path) -> None:
-    """Bring the checkpoints of a branch into a run's folder, all or none, unless it has its own.
+def fetch(held: Snapshot, folder: Path) -> None:
+    """Download the checkpoints of a branch into a run's folder, all or none, unless it has its own.
 
     Raises:
         RunError: the Hub cannot be reached, or no longer has them.
@@ -134,57 +138,53 @@ def fetch(held: Held, folder: Path) -> None:
     partial = folder / "fetched.partial"
     shutil.rmtree(partial, ignore_errors=True)
     with client.on_the_hub(f"fetching {held.branch}"):
-        for name in held.files:
-            if _is_needed(name):
-                hf_hub_download(held.branch.repo_id, name, revision=held.commit, local_dir=partial)
+        client.download(held.branch.repo_id, held.commit, filter(_is_resumable, held.files), partial)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    # The best one first: it alone is no checkpoint that could be gone on from.
+    # The best one first: it alone cannot be resumed from.
     for path in sorted((partial / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1])):
         shutil.rmtree(folder / "checkpoints" / path.name, ignore_errors=True)  # one that was cut short
         path.replace(folder / "checkpoints" / path.name)
     shutil.rmtree(partial)
 
 
-def _is_needed(name: str) -> bool:
-    """Tell whether a file of a branch is part of a checkpoint, by its place and name."""
+def _is_resumable(name: str) -> bool:
+    """Whether a file of a branch is part of a checkpoint, by its place and name."""
     folder, _, file = name.rpartition("/")
-    return bool(re.fullmatch(r"checkpoints/checkpoint-\d+", folder)) and any(fnmatch(file, each) for each in _TO_GO_ON)
+    return bool(re.fullmatch(r"checkpoints/checkpoint-\d+", folder)) and any(fnmatch(file, each) for each in _RESUMABLE)
 
 
 class Pushes(TrainerCallback):
-    """Pushes the checkpoints of a run to a branch in the background; does nothing where no branch is asked for.
+    """Pushes the checkpoints of a run to a branch in the background.
 
-    One push runs at a time, and what waits for it is the newest checkpoint. What did not reach the branch is pushed
-    with the next checkpoint, and at last by `finish`. Used as a context, it waits for a running push if the training
-    ends by an error, but not if somebody stops it.
+    One push runs at a time, and of the checkpoints that wait the newest is pushed. What did not reach the branch is
+    pushed with the next checkpoint, and at last by `finish`. Used as a context, it waits for a running push if the
+    training ends by an error, but not if somebody stops it.
     """
 
-    def __init__(self, target: str | None, folder: Path):
-        self.branch = branch_of("--checkpoints_to", target, folder) if target else None
+    def __init__(self, target: str, folder: Path):
+        self.branch = branch_of("--checkpoints_to", target, folder)
         self.folder = folder
         self._links = folder / "pushing"
-        self._pushed = 0
+        self._newest = self._pushed = 0  # steps
         self._exists = False  # the repository, by what this run has seen
-        self._next: int | None = None
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
 
-    def check(self, settings: dict, resumed: Held | None) -> None:
+    def check(self, settings: dict, resumed: Snapshot | None) -> None:
         """Find out, before the work is done, whether the checkpoints could be pushed.
 
         Raises:
             UsageError: no token that may write there, or the branch is another's, or further than the run.
             RunError: the Hub cannot be reached.
         """
-        if self.branch is None:
-            return
         client.check_repo(self.branch.repo_id)
         with client.on_the_hub(f"asking the Hub about {self.branch}"):
             client.check_token(HfApi(), self.branch.repo_id)
-            names = _branches(self.branch)
-            self._exists = bool(names)
-            held = _held(self.branch, names.get(self.branch.name))
-            if held is None or (held.run is None and _is_fresh(held)):
+            heads = _heads(self.branch)
+            self._exists = bool(heads)
+            if self.branch.name not in heads:
+                return
+            held = _snapshot(self.branch, heads[self.branch.name])
+            if held.run is None and _is_fresh(held):
                 return
         flag = f"--checkpoints_to '{self.branch}'"
         if held.run is None:
@@ -197,16 +197,22 @@ class Pushes(TrainerCallback):
                 f"go on from there, in a new --output_dir, by --resume_from {self.branch}, or name a new branch."
             )
 
-    def on_train_begin(self, _args, state: TrainerState, _control, **_others):
-        """Push the checkpoint that the training goes on from, if the branch lacks it."""
-        if self.branch:
-            print(f"Each checkpoint goes to {self.branch}: --resume_from {self.branch} goes on from there elsewhere.")
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_others):
+        """Push the checkpoint that the training resumes from, if the branch lacks it."""
+        print(f"Each checkpoint goes to {self.branch}: --resume_from {self.branch} goes on from there elsewhere.")
         if state.global_step:
-            self._offer(state.global_step)
+            self.on_save(args, state, control)
 
-    def on_save(self, _args, state: TrainerState, _control, **_others):
-        """Push what was saved."""
-        self._offer(state.global_step)
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_others):
+        """Push a checkpoint as soon as the push before it has ended, unless a newer one is there by then."""
+        step = self._newest = state.global_step
+        try:
+            self._lay_out(step)
+        except (OSError, ValueError) as error:  # the training is worth more, and `finish` tries again
+            logger.warning("step %d cannot be pushed to %s: %s", step, self.branch, first_line(error))
+            return
+        self._thread = threading.Thread(target=self._push_in_turn, args=(step, self._thread), daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> "Pushes":
         return self
@@ -216,11 +222,9 @@ class Pushes(TrainerCallback):
             self._wait()
 
     def finish(self) -> str | None:
-        """Make up for what the branch lacks; return what is to be said where that fails, or None."""
-        if self.branch is None:
-            return None
+        """Push what the branch lacks; return a sentence where that fails, or None."""
         self._wait()
-        last, reason = run_folder.last_step(self.folder), None
+        last = run_folder.last_step(self.folder)
         if last > self._pushed:
             try:
                 self._lay_out(last)
@@ -228,68 +232,49 @@ class Pushes(TrainerCallback):
             # Whatever it was, the release stands and is worth more.
             except Exception as error:
                 reason = client.reason(error)
-        if reason is None:
-            return None
-        return f"{self.branch} lacks the last checkpoint, step {last} ({reason}): run the same command again."
+                return f"{self.branch} lacks the last checkpoint, step {last} ({reason}): run the same command again."
+        return None
 
     def _wait(self) -> None:
-        thread = self._thread
-        if thread:
+        if self._thread and self._thread.is_alive():
             print(f"Waiting for the last checkpoint to reach {self.branch}.")
-            thread.join()
+            self._thread.join()
 
-    def _offer(self, step: int) -> None:
-        """Have a checkpoint pushed as soon as no other is."""
-        if self.branch is None:
-            return
+    def _push_in_turn(self, step: int, previous: threading.Thread | None) -> None:
+        """Push a checkpoint after the thread that pushes the one before."""
+        if previous:
+            previous.join()
         try:
-            self._lay_out(step)
-        except (OSError, ValueError) as error:  # the training is worth more, and `finish` tries again
-            logger.warning("step %d cannot be pushed to %s: %s", step, self.branch, first_line(error))
-            return
-        with self._lock:
-            skipped, self._next = self._next, step
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True)
-                self._thread.start()
-        if skipped:
-            logger.warning("step %d is not pushed to %s: step %d came before its turn", skipped, self.branch, step)
-            shutil.rmtree(self._links / str(skipped), ignore_errors=True)
-
-    def _work(self) -> None:
-        """Push what waits until nothing does."""
-        while True:
-            with self._lock:
-                step, self._next = self._next, None
-                if step is None:
-                    self._thread = None
-                    return
-            try:
-                with _without_bars():
+            if step == self._newest:
+                with _without_progress_bars():
                     self._push(step)
-            # An error that ended with the thread would be seen by nobody.
-            except Exception as error:
+            else:
                 logger.warning(
-                    "step %d did not reach %s (%s): what it lacks is pushed with the next checkpoint, and at the end",
-                    step,
-                    self.branch,
-                    client.reason(error),
+                    "step %d is not pushed to %s: step %d came before its turn", step, self.branch, self._newest
                 )
-            shutil.rmtree(self._links / str(step), ignore_errors=True)
+        # An error that ended with the thread would be seen by nobody.
+        except Exception as error:
+            logger.warning(
+                "step %d did not reach %s (%s): what it lacks is pushed with the next checkpoint, and at the end",
+                step,
+                self.branch,
+                client.reason(error),
+            )
+        shutil.rmtree(self._links / str(step), ignore_errors=True)
 
     def _lay_out(self, step: int) -> None:
-        """Make a folder that looks as the branch will, the files as links: the Trainer may delete its own meanwhile."""
+        """Make a folder as the branch will be, of links: the Trainer may delete its own files meanwhile."""
         target, saved = self._links / str(step), self.folder / "checkpoints"
         shutil.rmtree(target, ignore_errors=True)
         state = json.loads((saved / f"checkpoint-{step}" / _STATE).read_text())
         best = state["best_global_step"]
         state["best_model_checkpoint"] = None if best is None else f"checkpoint-{best}"  # no folder of this machine
-        for each, patterns in {best: MODEL, step: _TO_GO_ON}.items():
+        for each, patterns in {best: MODEL, step: _RESUMABLE}.items():
             if each is not None:
                 _link(saved / f"checkpoint-{each}", target / "checkpoints" / f"checkpoint-{each}", patterns)
         (target / "checkpoints" / f"checkpoint-{step}" / _STATE).unlink()
-        files.write_json(target / "checkpoints" / f"checkpoint-{step}" / _STATE, state, finite=False)
-        files.write_json(target / "run.json", self._run(), finite=False)
+        write_json(target / "checkpoints" / f"checkpoint-{step}" / _STATE, state, finite=False)
+        write_json(target / "run.json", self._run(), finite=False)
 
     def _run(self) -> dict:
         return public(json.loads((self.folder / "run.json").read_text()))
@@ -298,14 +283,10 @@ class Pushes(TrainerCallback):
         """Make the branch hold a checkpoint, in one commit.
 
         Raises:
-            RunError: another run, or a machine that is further, pushes to the same branch; or somebody has taken the
-            repository away, which is then not made again.
+            RunError: another run, or a machine that is further, pushes to the same branch; or the repository has been
+                removed, which is then not made again.
         """
-        api, folder, names = HfApi(), self._links / str(step), _branches(self.branch)
-        if self._exists and not names:
-            raise RunError(f"{self.branch.repo_id} has vanished, or is hidden from this token, since this run began")
-        self._exists |= bool(names)
-        held = _held(self.branch, names.get(self.branch.name)) or self._created(api)
+        held = self._branch_head()
         if held.run not in (None, self._run()):
             raise RunError("it holds another run by now")
         if held.run is None and not _is_fresh(held):
@@ -313,63 +294,59 @@ class Pushes(TrainerCallback):
         if held.step > step:
             raise RunError(f"it holds step {held.step}, which another machine has pushed")
         if held.step < step:
-            api.create_commit(
-                self.branch.repo_id,
-                _operations(folder, held.files),
-                commit_message=f"Step {step}",
+            api, repo_id, message = HfApi(), self.branch.repo_id, f"Step {step}"
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=self._links / str(step),
                 revision=self.branch.name,
                 parent_commit=held.commit,
+                delete_patterns="*",
+                commit_message=message,
             )
             # The checkpoints before would stay in the branch's history, each several times the size of the model.
             with contextlib.suppress(RunError), client.on_the_hub("squashing"):  # the next push does it then
-                api.super_squash_history(self.branch.repo_id, branch=self.branch.name, commit_message=f"Step {step}")
+                api.super_squash_history(repo_id, branch=self.branch.name, commit_message=message)
         self._pushed = step
 
-    def _created(self, api: HfApi) -> Held:
-        """Create the branch, and once the repository, for nobody else to see, if it is not there."""
-        if not self._exists:
-            api.create_repo(self.branch.repo_id, private=True, exist_ok=True)
+    def _branch_head(self) -> Snapshot:
+        """The branch as it is; created, with the repository, private, where this run has never seen one."""
+        repo_id, name, api = self.branch.repo_id, self.branch.name, HfApi()
+        heads = _heads(self.branch)
+        if self._exists and not heads:
+            raise RunError(f"{repo_id} has vanished, or is hidden from this token, since this run began")
+        if name not in heads:
+            if not self._exists and not heads:
+                api.create_repo(repo_id, private=True, exist_ok=True)
             self._exists = True
-        api.create_branch(self.branch.repo_id, branch=self.branch.name, exist_ok=True)
-        made = client.refs(api, self.branch.repo_id, must_exist=True).branches
-        return _held(self.branch, made[self.branch.name])
+            api.create_branch(repo_id, branch=name, exist_ok=True)
+            heads = client.refs(api, repo_id, must_exist=True).branches
+        self._exists = True
+        return _snapshot(self.branch, heads[name])
 
 
-def _branches(branch: Branch) -> dict[str, str]:
-    """Return the commits of all branches of a repository, none where there is no repository that one may read."""
+def _heads(branch: Branch) -> dict[str, str]:
+    """The commits of all branches of a repository; none where there is no repository that one may read."""
     return client.refs(HfApi(), branch.repo_id).branches
 
 
-def _held(branch: Branch, commit: str | None) -> Held | None:
-    """Return what a branch holds at a commit; None where there is no commit, because there is no branch."""
-    if commit is None:
-        return None
+def _snapshot(branch: Branch, commit: str) -> Snapshot:
     files = with_retries(HfApi().list_repo_files, branch.repo_id, revision=commit)
     run = None
     if "run.json" in files:
         path = with_retries(hf_hub_download, branch.repo_id, "run.json", revision=commit)
         run = json.loads(Path(path).read_text())
-        run = run if isinstance(run, dict) else None
-    steps = [int(found[1]) for found in map(_STEP.fullmatch, files) if found]
-    return Held(branch, commit, files, run, max(steps, default=0))
+    steps = [int(match[1]) for match in map(_STEP.fullmatch, files) if match]
+    return Snapshot(branch, commit, files, run if isinstance(run, dict) else None, max(steps, default=0))
 
 
-def _is_fresh(held: Held) -> bool:
-    """Tell whether nothing was ever pushed to a branch since it left main."""
-    return held.commit in {each.commit_id for each in with_retries(HfApi().list_repo_commits, held.branch.repo_id)}
-
-
-def _operations(folder: Path, there: Sequence[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
-    """Return what makes a branch with these files hold those of a folder alone."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    new = {path.relative_to(folder).as_posix(): path for path in paths}
-    stale = [name for name in there if name not in new and name != ".gitattributes"]
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in new.items()]
-    return operations + [CommitOperationDelete(path_in_repo=name) for name in stale]
+def _is_fresh(held: Snapshot) -> bool:
+    """Whether nothing was ever pushed to a branch since it left main."""
+    commits = with_retries(HfApi().list_repo_commits, held.branch.repo_id)
+    return held.commit in {commit.commit_id for commit in commits}
 
 
 def _link(source: Path, target: Path, patterns: Sequence[str]) -> None:
-    """Give the files of a folder a second name in another; where a file system cannot, a copy."""
+    """Link the files of a folder that match a pattern into another; copy them where the file system has no links."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if any(fnmatch(path.name, pattern) for pattern in patterns):
@@ -380,13 +357,12 @@ def _link(source: Path, target: Path, patterns: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
+def _without_progress_bars() -> Iterator[None]:
     """Leave the terminal to the training's own progress bar."""
-    shown = not are_progress_bars_disabled()
-    if shown:
-        disable_progress_bars()
+    were_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
+        if not were_disabled:
             enable_progress_bars()

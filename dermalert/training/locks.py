@@ -59,35 +59,35 @@ def held(
     """
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     own = Holder(socket.gethostname(), os.getpid(), secrets.token_hex(16), now)
-    asked = False
-    while (taken := _taken(path, own)) is None:
+    waiting = False
+    while (acquired := _acquire(path, own)) is None:
         in_use = f"'{path.parent}' is in use by {holder(path) or 'another process'}"
         if not waits and path.exists():
             raise UsageError(f"{in_use}: wait until it ends, or name another folder.")
-        if not asked:
+        if not waiting:
             say(f"{in_use}: waiting until it ends.")
-        asked = True
+        waiting = True
         time.sleep(_POLL)
-    handle, dead = taken
+    handle, dead = acquired
     try:
         yield own, dead
     finally:
-        if _is(path, handle):
+        if _is_same_file(path, handle):
             path.unlink()
         os.close(handle)
 
 
 def holder(path: Path) -> Holder | None:
-    """Return whom a lock file names; None where there is none, or no name in it."""
+    """The holder that a lock file names; None where there is no file, or no name in it."""
     try:
-        named = json.loads(path.read_text())
-        found = Holder(str(named["host"]), int(named["pid"]), str(named["token"]), str(named.get("since", "")))
+        content = json.loads(path.read_text())
+        named = Holder(str(content["host"]), int(content["pid"]), str(content["token"]), str(content.get("since", "")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found if _TOKEN.fullmatch(found.token) else None
+    return named if _TOKEN.fullmatch(named.token) else None
 
 
-def _taken(path: Path, own: Holder) -> tuple[int, Holder | None] | None:
+def _acquire(path: Path, own: Holder) -> tuple[int, Holder | None] | None:
     """Try to take a lock; return the open file and its dead holder, or None where a process of this host has it."""
     try:
         handle, new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), True
@@ -97,17 +97,17 @@ def _taken(path: Path, own: Holder) -> tuple[int, Holder | None] | None:
         except FileNotFoundError:  # given back just now
             return None
     try:
-        locks = _locked(handle)
-        if locks is False or not _is(path, handle):
+        locked = _flock(handle)
+        if locked is False or not _is_same_file(path, handle):
             os.close(handle)
             return None
-        dead = None if new else _left(path)
+        dead = None if new else _previous_holder(path)
         if dead and dead.host != own.host:
             raise UsageError(
                 f"'{path.parent}' is in use by {dead}. Wait until it ends; if it runs no more, delete '{path}' and run "
                 "the same command again."
             )
-        if dead and locks is None and _lives(dead.pid):
+        if dead and locked is None and _lives(dead.pid):
             os.close(handle)
             return None
         os.ftruncate(handle, 0)
@@ -119,8 +119,8 @@ def _taken(path: Path, own: Holder) -> tuple[int, Holder | None] | None:
     return handle, dead
 
 
-def _locked(handle: int) -> bool | None:
-    """Take the system's lock; None where the file system has none."""
+def _flock(handle: int) -> bool | None:
+    """Take the system's lock; False where it is taken, None where the file system has none."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -130,19 +130,20 @@ def _locked(handle: int) -> bool | None:
     return True
 
 
-def _is(path: Path, handle: int) -> bool:
-    """Tell whether an open file still bears its name."""
+def _is_same_file(path: Path, handle: int) -> bool:
+    """Whether an open file still has its name."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _left(path: Path) -> Holder | None:
-    until = time.monotonic() + _CREATION
-    while (found := holder(path)) is None and time.monotonic() < until:
+def _previous_holder(path: Path) -> Holder | None:
+    """The holder that a lock file names, once another host has had the time to write it."""
+    deadline = time.monotonic() + _CREATION
+    while (named := holder(path)) is None and time.monotonic() < deadline:
         time.sleep(_POLL)
-    return found
+    return named
 
 
 def _lives(pid: int) -> bool:

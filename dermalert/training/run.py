@@ -11,7 +11,7 @@ from typing import TypeVar
 from dermalert_space import contract
 from dermalert_space.contract import public_name
 from dermalert_space.release import Release
-from transformers import BaseImageProcessor, PreTrainedModel, TrainerState
+from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, TrainerState
 
 from dermalert import commit
 from dermalert.config import Config
@@ -48,9 +48,12 @@ class Run:
         self.settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
         """What the result depends on: called again with others, the run is another one."""
         self.settings["mixed_precision"] = distributed.asked_precision()
-        self.pushes = checkpoint_sync.Pushes(config.checkpoints_to if distributed.is_main() else None, self.folder)
+        self._pushes = None
+        if config.checkpoints_to and distributed.is_main():
+            self._pushes = checkpoint_sync.Pushes(config.checkpoints_to, self.folder)
+        self.callbacks: list[TrainerCallback] = [self._pushes] if self._pushes else []
         self._alone = run_folder.Alone(self.folder)
-        self._resumed: checkpoint_sync.Held | None = None
+        self._resumed: checkpoint_sync.Snapshot | None = None
         self.is_finished: bool = distributed.broadcast_from_main(
             lambda: run_folder.is_finished(self.folder, self.settings)
         )
@@ -64,15 +67,16 @@ class Run:
         """
         if self.settings["mixed_precision"]:
             print(f"Training in {self.settings['mixed_precision']}, as accelerate's configuration asks.")
-        with self._alone, self.pushes:
+        with self._alone, self._pushes or contextlib.nullcontext():
             distributed.run_on_main(self._alone.hold)
             self._resumed = distributed.broadcast_from_main(self._find_checkpoint)
             yield
 
-    def _find_checkpoint(self) -> checkpoint_sync.Held | None:
+    def _find_checkpoint(self) -> checkpoint_sync.Snapshot | None:
         name = self.config.resume_from
         resumed = checkpoint_sync.find(name, self.folder, self.settings) if name else None
-        self.pushes.check(self.settings, resumed)
+        if self._pushes:
+            self._pushes.check(self.settings, resumed)
         return resumed
 
     def claim(self, model: PreTrainedModel, fingerprints: dict[str, str], prepare: Callable[[], _T]) -> _T | None:
@@ -112,7 +116,7 @@ class Run:
 
     def finish(self) -> str | None:
         """Push what the branch lacks, and drop the checkpoints; return what the branch still lacks, in a sentence."""
-        behind = self.pushes.finish()
+        behind = self._pushes.finish() if self._pushes else None
         if not behind:
             run_folder.drop_checkpoints(self.folder)
         return behind

@@ -3,7 +3,7 @@
 - RUN/run.json: the settings that decide what the run computes
 - RUN/checkpoints/: the Trainer's, until the release stands
 - RUN/folds/: the same for each fold, then its answers, until the release stands
-- RUN/pushing/: links to what `mirror` pushes to the Hub
+- RUN/pushing/: links to what `checkpoint_sync` pushes to the Hub
 - RUN/release/: appears whole, or not at all
 """
 

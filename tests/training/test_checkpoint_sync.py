@@ -299,13 +299,13 @@ def test_a_fetch_that_is_killed_while_it_moves_its_files_leaves_nothing_to_go_on
 
 @pytest.mark.usefixtures("hub")
 def test_a_checkpoint_that_the_trainer_deletes_meanwhile_is_pushed_whole(folder, monkeypatch):
-    operations = checkpoint_sync._operations
+    upload_folder = checkpoint_sync.HfApi.upload_folder
 
-    def slow(*args):
+    def slow(*args, **options):
         shutil.rmtree(folder / "checkpoints" / "checkpoint-10")
-        return operations(*args)
+        return upload_folder(*args, **options)
 
-    monkeypatch.setattr(checkpoint_sync, "_operations", slow)
+    monkeypatch.setattr(checkpoint_sync.HfApi, "upload_folder", slow)
     push(folder, 10)
     assert is_whole(fetched(folder), 10)
 
@@ -404,15 +404,15 @@ def test_an_error_of_the_training_waits_for_the_push_and_a_stop_does_not(folder,
 
 
 def test_a_commit_that_came_in_between_is_not_overwritten(hub, folder, caplog, monkeypatch):
-    operations = checkpoint_sync._operations
+    upload_folder = checkpoint_sync.HfApi.upload_folder
     push(folder, 10)
     save(folder, 20)
 
-    def late(*args):
+    def late(*args, **options):
         hub.commit(REPO, {"run.json": b"{}"}, branch=NAME)
-        return operations(*args)
+        return upload_folder(*args, **options)
 
-    monkeypatch.setattr(checkpoint_sync, "_operations", late)
+    monkeypatch.setattr(checkpoint_sync.HfApi, "upload_folder", late)
     pushes = push(folder, 20)
     assert "A commit has happened since" in caplog.text
     assert "it holds another run by now" in pushes.finish()
@@ -553,15 +553,15 @@ def test_a_branch_is_called_after_the_folder_unless_it_is_named(tmp_path):
 def stopped(pictures, tiny_vit, tmp_path_factory) -> Path:
     """The folder of a run that was stopped after the second of four epochs, the first being the best."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    losses = iter([0.1, 0.1, 0.2, 0.2])  # of validation and of as many training images, each epoch
+    losses = [0.1, 0.1, 0.2, 0.2]  # of validation and of as many training images, each epoch
 
-    def stop(_pushes, _arguments, state, *_, **__):
-        if state.global_step == 20:
+    def loss(*_):
+        if not losses:
             raise KeyboardInterrupt
+        return losses.pop(0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe_trainer.calibration, "calibrated_loss", lambda *_: next(losses))
-        patch.setattr(checkpoint_sync.Pushes, "on_save", stop)
+        patch.setattr(recipe_trainer.calibration, "calibrated_loss", loss)
         assert command(pictures, tiny_vit, folder, "--epochs", "4") == 130
     assert run_folder.last_step(folder) == 20
     return folder
