@@ -5,11 +5,12 @@ the tag. Whatever stops this, `main` holds a whole release, a tag is whole or no
 """
 
 import contextlib
+import dataclasses
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,9 +56,9 @@ def check_can_publish(repo_id: str, version: str) -> bool:
 def _check_main(repo_id: str, refs: client.Refs, version: str) -> None:
     """Refuse a `main` that holds a release without a tag, of the same version too: a new training makes another."""
     with tempfile.TemporaryDirectory() as scratch:
-        held = _figures(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
-    _replaced(repo_id, refs.tags, held, version)
-    if held.get("version") == version:
+        on_main = _figures(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
+    _predecessor(repo_id, refs.tags, on_main, version)
+    if on_main.get("version") == version:
         raise _unfinished(repo_id, f"another {version}", refs.tags)
 
 
@@ -95,7 +96,7 @@ def _unfinished(repo_id: str, there: str, tags: Iterable[str]) -> UsageError:
 
 
 def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = None, must_exist: bool = False) -> str:
-    """Publish a release folder as a tag of a model repository, and return in words what was done.
+    """Publish a release folder as a tag of a model repository, and return a sentence about it.
 
     Called again after any failure it finishes the job; where the tag already holds this release it does nothing.
 
@@ -123,13 +124,13 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
         refs = client.refs(api, repo_id, must_exist=must_exist)
         if version in refs.tags:
             _check_same(api, repo_id, refs.tags[version], folder, version, Path(scratch))
-            said = f"Nothing to do: {repo_id}@{version} holds this release already."
+            outcome = f"Nothing to do: {repo_id}@{version} holds this release already."
         else:
             _check_order(repo_id, refs.tags, version)
-            said = _publish(api, repo_id, refs, folder, version, accept, Path(scratch))
+            outcome = _publish(api, repo_id, refs, folder, version, accept, Path(scratch))
         with contextlib.suppress(RunError, *client.FAILURES):  # a branch that is left over does no harm
             with_retries(api.delete_branch, repo_id, branch=staging)
-    return said
+    return outcome
 
 
 def check_reason(accept: str | None) -> None:
@@ -140,8 +141,8 @@ def check_reason(accept: str | None) -> None:
 
 def _check_same(api: HfApi, repo_id: str, tagged: str, folder: Path, version: str, scratch: Path) -> None:
     """Refuse a version whose tag holds another release."""
-    there = _figures(repo_id, tagged, scratch / "tagged") or {}
-    ready = _stamped(folder, scratch / "ready", version, there)
+    published = _figures(repo_id, tagged, scratch / "tagged") or {}
+    ready = _stamp(folder, scratch / "ready", version, published)
     if _is_another(api, repo_id, tagged, ready):
         raise _taken(repo_id, version)
 
@@ -151,120 +152,120 @@ def _publish(
 ) -> str:
     branches, staging = refs.branches, f"staging-{version}"
     begun = {name: _figures(repo_id, branches[name], scratch / name) for name in ("main", staging) if name in branches}
-    tag = _replaced(repo_id, refs.tags, begun.get("main") or {}, version)
+    tag = _predecessor(repo_id, refs.tags, begun.get("main") or {}, version)
     old = _release_at(repo_id, tag, refs.tags[tag], scratch / "old") if tag else None
-    told = _passed(regression_gate.gate(regression_gate.read(folder, version), old), repo_id, version, accept)
-    ready = _ready(folder, scratch / "ready", version, told, old, begun.values())
-    held = begun.get("main") or {}
-    # Put there by a call that was stopped before the tag; of the same release, or of another, whose version that is.
-    if held.get("version") == version and _is_another(api, repo_id, branches["main"], ready):
+    gate = _pass_gate(regression_gate.gate(regression_gate.read(folder, version), old), repo_id, version, accept)
+    ready = _prepare(folder, scratch / "ready", version, gate, old, begun.values())
+    on_main = begun.get("main") or {}
+    # By a call that was stopped before the tag: of the same release, or of another, whose version this is.
+    if on_main.get("version") == version and _is_another(api, repo_id, branches["main"], ready):
         raise _unfinished(repo_id, f"another {version}", refs.tags)
     if not branches:
         with_retries(api.create_repo, repo_id, exist_ok=True)
         branches = client.refs(api, repo_id, must_exist=True).branches
-    made = _to_main(api, repo_id, branches, ready, version, scratch / "back")
-    _tag(api, repo_id, made, ready, version)
-    return f"Published: {repo_id}@{version}. {_in_words(told, tag)}"
+    head = _to_main(api, repo_id, branches, ready, version, scratch / "back")
+    _tag(api, repo_id, head, ready, version)
+    return f"Published: {repo_id}@{version}. {_describe(gate, tag)}"
 
 
-def _ready(
+def _prepare(
     folder: Path,
     to: Path,
     version: str,
-    told: dict,
+    gate: dict,
     old: regression_gate.ReleasePredictions | None,
     begun: Iterable[dict | None],
 ) -> Path:
-    """Return the release as it will be published."""
-    added = {"gate": told} | (_lineage(old.figures, build.read_metrics(folder)) if old else {})
+    """Make the folder of the release as it will be published."""
+    added = {"gate": gate} | (_lineage(old.figures, build.read_metrics(folder)) if old else {})
     added["released"] = _today()
     added |= _begun_with(_figures_of(folder, version, added), begun)
-    return _stamped(folder, to, version, added)
+    return _stamp(folder, to, version, added)
 
 
 def _figures_of(folder: Path, version: str, added: dict) -> dict:
-    """Return the figures of a release as they are published; what an earlier publication added to them is replaced."""
+    """The figures of a release as they are published: additions replace those of an earlier publication."""
     figures = {key: value for key, value in build.read_metrics(folder).items() if key not in _ADDED}
     return figures | {"version": version} | {key: added[key] for key in _ADDED if key in added}
 
 
 def _differing(api: HfApi, repo_id: str, commit: str, ready: Path) -> list[str]:
-    """Return the names of the files in which a commit and a folder differ."""
+    """The names of the files in which a commit and a folder differ."""
     return client.differing(client.content(api, repo_id, commit), client.content_of(ready))
 
 
 def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
-    """Tell whether a commit holds another release; a card alone may have been worded by an earlier dermalert."""
+    """Whether a commit holds another release; an earlier dermalert may have worded its card otherwise."""
     return bool(set(_differing(api, repo_id, commit, ready)) - {"README.md"})
 
 
 def _figures(repo_id: str, commit: str, to: Path) -> dict | None:
-    """Return the figures of the release that a commit holds; None where it holds none of ours."""
+    """The figures of the release that a commit holds; None where it holds none of ours."""
     return build.find_metrics(client.fetch(repo_id, commit, {METRICS}, to))
 
 
-def _replaced(repo_id: str, tags: Iterable[str], held: dict, version: str) -> str | None:
-    """Return the tag of the release that a new one replaces: the last one, or the one that was rolled back to.
+def _predecessor(repo_id: str, tags: Collection[str], on_main: dict, version: str) -> str | None:
+    """The tag of the release that a new one replaces: the last one, or the one that was rolled back to.
 
-    Where `main` holds the new one already and only its tag is missing, it is the one that `main` held before.
+    Where `main` holds the new one already, without its tag, the predecessor is what `main` held before.
 
     Args:
         repo_id: repository.
         tags: of the repository.
-        held: the figures of the release that `main` holds; {} where it holds none of ours.
+        on_main: the figures of the release that `main` holds; {} where it holds none of ours.
         version: of the new release.
 
     Raises:
         UsageError: `main` holds a release without a tag, with which nothing could be compared later on.
     """
-    last, there = _last(tags), held.get("version")
-    if there == version:
-        there = held.get("previous", {}).get("version")
-    elif last and there and there not in tags:
-        raise _unfinished(repo_id, there, tags)
-    return there if there in tags else last
+    last, current = _last(tags), on_main.get("version")
+    if current == version:
+        current = on_main.get("previous", {}).get("version")
+    elif last and current and current not in tags:
+        raise _unfinished(repo_id, current, tags)
+    return current if current is not None and current in tags else last
 
 
 def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> regression_gate.ReleasePredictions | None:
-    """Return the answers of the release at a tag; None where it is none of ours."""
+    """The predictions of the release at a tag; None where it is none of ours."""
     folder = client.fetch(repo_id, commit, set(regression_gate.FILES), to)
     return regression_gate.read(folder, tag) if build.find_metrics(folder) else None
 
 
-def _passed(told: dict, repo_id: str, version: str, accept: str | None) -> dict:
-    """Return what the gate says, with the reason for passing it if there has to be one.
+def _pass_gate(gate: dict, repo_id: str, version: str, accept: str | None) -> dict:
+    """The gate's report, with the reason for passing it if there has to be one.
 
     Raises:
-        RunError: it refuses the release, and nobody has said why that is accepted.
+        RunError: the gate refuses the release, and no reason to accept that is given.
     """
-    if told["refused_for"] and accept is None:
-        against = f" in the place of {told['against']}" if told["against"] else ""
-        figures = f" {_in_words(told)}" if told["compared"] else ""
+    if gate["refused_for"] and accept is None:
+        against = f" in the place of {gate['against']}" if gate["against"] else ""
+        figures = f" {_describe(gate)}" if gate["compared"] else ""
         raise RunError(
-            f"{version} is refused{against} on {repo_id}: {'; '.join(told['refused_for'])}.{figures} Improve it, or "
+            f"{version} is refused{against} on {repo_id}: {'; '.join(gate['refused_for'])}.{figures} Improve it, or "
             'publish it all the same with --accept-regression "WHY", which its card will say.'
         )
-    return regression_gate.accepted(told, accept)
+    return regression_gate.accepted(gate, accept)
 
 
-def _in_words(told: dict, tag: str | None = None) -> str:
-    """Return what a release was compared with, and the figures."""
-    compared = told["compared"]
+def _describe(gate: dict, tag: str | None = None) -> str:
+    """A sentence about what a release was compared with, and the figures."""
+    compared = gate["compared"]
     if compared is None:
         return f"Compared with nothing: {tag} is no dermalert release." if tag else "It is the first release there."
-    moved = [
+    changes = [
         f"{text} {format_estimate(compared[key]['difference'], 3)}"
         for key, text in formatting.COMPARED.items()
         if key in compared
     ]
     return (
-        f"Changes from {told['against']} on {compared['n']} images held out of both ({compared['melanomas']} "
-        f"melanomas): {', '.join(moved) or 'none'}."
+        f"Changes from {gate['against']} on {compared['n']} images held out of both ({compared['melanomas']} "
+        f"melanomas): {', '.join(changes) or 'none'}."
     )
 
 
 def _lineage(old: dict, figures: dict) -> dict:
-    """Return what a card says of the versions before: how the last one differs, and the headline of each."""
+    """What a card says of the versions before: how the last one differs, and the headline of each."""
     held_out = old["splits"]["held_out"]
     headline = {
         "n": held_out["n"],
@@ -273,7 +274,7 @@ def _lineage(old: dict, figures: dict) -> dict:
         "melanoma_auroc": held_out["melanoma"]["auroc"],
         "ece": held_out["calibration"]["ece"],
     }
-    before, here = ({**told["training"]["settings"], "base_model": told["base_model"]} for told in (old, figures))
+    before, here = ({**each["training"]["settings"], "base_model": each["base_model"]} for each in (old, figures))
     previous = {
         "version": old["version"],
         "fingerprint": old["data"]["fingerprint"],
@@ -285,19 +286,16 @@ def _lineage(old: dict, figures: dict) -> dict:
 
 
 def _begun_with(figures: dict, begun: Iterable[dict | None]) -> dict:
-    """Return the day and the gate, with its reason, of the same release if it was begun before.
-
-    So what finishes it has the same files.
-    """
+    """The day and the gate, with its reason, of the same release if it was begun before: its files stay the same."""
     figures = json.loads(json.dumps(figures, allow_nan=False))
-    for there in begun:
-        if there and "gate" in there and _unsigned(there) == _unsigned(figures):
-            return {key: there[key] for key in ("released", "gate")}
+    for earlier in begun:
+        if earlier and "gate" in earlier and _unsigned(earlier) == _unsigned(figures):
+            return {key: earlier[key] for key in ("released", "gate")}
     return {}
 
 
 def _unsigned(figures: dict) -> dict:
-    """Return the figures of a release without the day and the reason for passing the gate."""
+    """The figures of a release without the day and the reason for passing the gate."""
     return figures | {"released": None, "gate": figures["gate"] | {"accepted_because": None}}
 
 
@@ -305,7 +303,7 @@ def _today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def _stamped(folder: Path, to: Path, version: str, added: dict) -> Path:
+def _stamp(folder: Path, to: Path, version: str, added: dict) -> Path:
     """Copy the files of a release, with the version in config, figures and card, and what is added to the figures."""
     for name in contract.files(folder):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
@@ -358,7 +356,7 @@ def _put(api: HfApi, repo_id: str, branch: str, parent: str, ready: Path, messag
 
 
 def _tag(api: HfApi, repo_id: str, commit: str, ready: Path, version: str) -> None:
-    """Tag a commit, unless it is tagged so already, perhaps by a try of ours whose answer was lost."""
+    """Tag a commit, unless it is tagged so already, perhaps by an attempt of ours whose answer was lost."""
     try:
         with_retries(api.create_tag, repo_id, tag=version, revision=commit, tag_message=f"dermalert release {version}")
     except HfHubHTTPError as error:
@@ -370,7 +368,7 @@ def _tag(api: HfApi, repo_id: str, commit: str, ready: Path, version: str) -> No
 
 
 def rollback(repo_id: str, version: str) -> str:
-    """Make `main` hold an earlier release again, in a commit of its own, and return in words what was done.
+    """Make `main` hold an earlier release again, in a commit of its own, and return a sentence about it.
 
     Raises:
         UsageError: malformed name, no token, a token that may not write there, or no release of that version.
@@ -402,8 +400,17 @@ def rollback(repo_id: str, version: str) -> str:
     return f"main of {repo_id} holds {version} again, as a commit of its own; all tags are as they were."
 
 
-def versions(repo_id: str) -> list[dict]:
-    """Return the tags of a repository, the last first: `tag`, `on_main`, and `figures`, None of what is not ours.
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """A tag of a repository, and the content of its `metrics.json`, None where it is no release of ours."""
+
+    tag: str
+    figures: dict | None
+    is_on_main: bool
+
+
+def versions(repo_id: str) -> list[Version]:
+    """The tags of a repository, the last first.
 
     Raises:
         UsageError: no such repository, or none that one may see.
@@ -415,19 +422,15 @@ def versions(repo_id: str) -> list[dict]:
         if not refs.branches:
             raise UsageError(f"'{repo_id}' is no model repository of the Hub, or not open to you: `hf auth login`.")
         names = sorted(refs.tags, key=lambda tag: (_order(tag) if _VERSION.fullmatch(tag) else [], tag), reverse=True)
-        held = _figures(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
+        on_main = _figures(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
         return [
-            {
-                "tag": tag,
-                "on_main": tag == held.get("version"),
-                "figures": _figures(repo_id, refs.tags[tag], Path(scratch) / str(i)),
-            }
+            Version(tag, _figures(repo_id, refs.tags[tag], Path(scratch) / str(i)), tag == on_main.get("version"))
             for i, tag in enumerate(names)
         ]
 
 
-def as_table(found: list[dict], *, title: str) -> Table:
-    """Return what `versions` returns as a table: the headline of each, on what was held out of it."""
+def as_table(rows: list[Version], *, title: str) -> Table:
+    """The headline of each version, on what was held out of it, as a table."""
     table = Table(title=title, caption="Each on its own held-out images; `compare` takes those of both.")
     for name in (
         "tag",
@@ -440,8 +443,8 @@ def as_table(found: list[dict], *, title: str) -> Table:
         "ECE",
     ):
         table.add_column(name, overflow="fold")
-    for row in found:
-        table.add_row(row["tag"] + " (main)" * row["on_main"], *_cells(row["figures"]))
+    for row in rows:
+        table.add_row(row.tag + " (main)" * row.is_on_main, *_cells(row.figures))
     return table
 
 

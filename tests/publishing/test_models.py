@@ -713,14 +713,14 @@ def test_the_versions_are_listed_with_days_and_figures_the_last_first(hub, kinds
     hub.repo(REPO).tags["before"] = hub.commit(REPO, {"LICENSE": b"mine"}, "main")
     models.rollback(REPO, "v1.9.0")
     found = models.versions(REPO)
-    assert [(row["tag"], row["on_main"]) for row in found] == [("v1.10.0", False), ("v1.9.0", True), ("before", False)]
+    assert [(row.tag, row.is_on_main) for row in found] == [("v1.10.0", False), ("v1.9.0", True), ("before", False)]
 
 
 def test_figures_of_somebody_else_are_listed_as_no_release(hub):
     hub.create(REPO)
     hub.repo(REPO).tags["v0.1.0"] = hub.commit(REPO, {"evaluation/metrics.json": b'{"schema": 3, "splits": {}}'})
     found = models.versions(REPO)
-    assert [row["figures"] for row in found] == [None]
+    assert [row.figures for row in found] == [None]
     assert list(models.as_table(found, title=REPO).columns[1].cells) == ["no dermalert release"]
 
 
