@@ -135,11 +135,11 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Sequence
     """
     prepared = link_and_repair(shipped, policy, unreadable=unreadable)
     dataset = prepared.dataset
-    parts, unknown = _parts(prepared), provenance.Origin(license, "as the source asks for it")
+    parts, by_license = _parts(prepared), provenance.Origin(license, "as the source asks for it")
     return parts, {
         "license": license,
         "sources": [
-            {"name": name, "images": n} | dataclasses.asdict(origin or unknown)
+            {"name": name, "images": n} | dataclasses.asdict(origin or by_license)
             for (name, origin), n in _terms(dataset).most_common()
         ],
         "shipped": schema.describe(prepared.shipped),
@@ -150,7 +150,7 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Sequence
 
 
 def _parts(prepared: Prepared) -> dict[str, Dataset]:
-    """Return the sides that a training would have, and the shipped test images under the labels of the repair."""
+    """The splits that a training would have, and the shipped test images under the repaired labels."""
     sides = prepared.split()
     clean = set(sides["clean_test"]["content"])
     test = _where(prepared.dataset, "shipped_split", {"test"})
@@ -163,7 +163,7 @@ def _where(dataset: Dataset, column: str, values: set) -> Dataset:
 
 
 def publish(parts: dict[str, Dataset], figures: dict, repo_id: str, *, public: bool, must_exist: bool = False) -> bool:
-    """Publish what `prepare` returns as a data set of the Hub, and tell whether anything there has changed.
+    """Publish what `prepare` returns as a data set of the Hub; True if anything there has changed.
 
     File after file is written, uploaded and removed; then one commit makes all of them visible. Called again after any
     failure it finishes the job, and what is uploaded already is not sent again. The repository is made if need be,
@@ -212,7 +212,7 @@ def _upload(
 
 
 def _by_file(parts: dict[str, Dataset]) -> dict[str, Dataset]:
-    """Return the rows of each kind of file: the test split is two, so that its clean part needs no copies."""
+    """The rows of each kind of file: the test split has two, so that its clean part needs no copies."""
     clean = parts["clean_test"]
     kin = _where(parts["test"], "content", set(parts["test"]["content"]) - set(clean["content"]))
     files = {name: parts[name] for name in splits.SHARES} | {"test-clean": clean, "test-kin": kin}
@@ -222,7 +222,7 @@ def _by_file(parts: dict[str, Dataset]) -> dict[str, Dataset]:
 def _shards(rows: Dataset, stem: str, folder: Path) -> Iterator[tuple[Path, int, int]]:
     """Write rows as Parquet, and give each file when it is whole, with its images and their bytes.
 
-    The same rows give the same files, whatever their order: so an upload can go on, and an unchanged one is known.
+    The same rows give the same files, whatever their order: an upload resumes, and an unchanged one is recognised.
     """
     tables = _tables(rows)
     table, number = next(tables, None), 0
@@ -240,7 +240,7 @@ def _shards(rows: Dataset, stem: str, folder: Path) -> Iterator[tuple[Path, int,
 
 
 def _tables(rows: Dataset) -> Iterator[pa.Table]:
-    """Give the rows in the order of their hashes, a few at a time, with the images' bytes and without their folders."""
+    """Yield the rows in the order of their hashes, a few at a time, with the images' bytes, without their folders."""
     keys = list(zip(rows["content"], rows["label"], rows["image_id"], strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     for table in rows.select(order).with_format("arrow").iter(batch_size=_ROWS):
@@ -248,7 +248,7 @@ def _tables(rows: Dataset) -> Iterator[pa.Table]:
 
 
 def render_card(figures: dict, repo_id: str, sizes: dict[str, int]) -> str:
-    """Return the card that belongs to the figures; `sizes` are the bytes of each split."""
+    """The card that belongs to the figures; `sizes` are the bytes of each split."""
     counts = {**figures["data"]["sides"], "clean_test": figures["data"]["clean_test"]}
     return card.render(
         _CARD,
@@ -288,6 +288,6 @@ def _metadata(figures: dict, repo_id: str, sizes: dict[str, int]) -> DatasetCard
 
 
 def _size_category(images: int) -> str:
-    """Return the class of size in the Hub's words."""
+    """The class of size in the Hub's words."""
     bounds = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
     return next((name for bound, name in bounds.items() if images < bound), "1M<n<10M")

@@ -1,4 +1,4 @@
-"""A release's way to the Hub, complete or not at all; what is there; and the way back to an earlier one.
+"""Publishing a release on the Hub, whole or not at all; listing versions; rolling back to an earlier one.
 
 The files are staged on a branch of their own, read back from there, put on `main` in one commit, and that commit gets
 the tag. Whatever stops this, `main` holds a whole release, a tag is whole or not there, and the same call finishes.
@@ -86,12 +86,12 @@ def _taken(repo_id: str, version: str) -> UsageError:
     return UsageError(f"{repo_id} has a {version} already: choose the next --version.")
 
 
-def _unfinished(repo_id: str, there: str, tags: Iterable[str]) -> UsageError:
+def _unfinished(repo_id: str, release: str, tags: Iterable[str]) -> UsageError:
     last = _last(tags)
     instead = f"take it back (python -m dermalert rollback {repo_id} {last})" if last else "choose the next --version"
     return UsageError(
-        f"main of {repo_id} holds {there}, which has no tag yet: finish publishing it by the command that began it, or "
-        f"{instead}."
+        f"main of {repo_id} holds {release}, which has no tag yet: finish publishing it by the command that began it, "
+        f"or {instead}."
     )
 
 
