@@ -44,6 +44,10 @@ _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, 
 _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
 
 
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+"""Of a safetensors file: type and shape of each tensor, by name."""
+
+
 class Unfit(ValueError):
     """A file is not to be used; the text, the end of a sentence, says why."""
 
@@ -169,7 +173,7 @@ def _numbers(value, tensors: int, key: str) -> None:
             raise Unfit(f"has {value} for '{key}': {size:,} at most" if len(str(value)) < 30 else f"has a huge '{key}'")
 
 
-def tensors(path: Path, *, few: bool = False) -> dict[str, tuple[str, tuple[int, ...]]]:
+def tensors(path: Path, *, few: bool = False) -> Tensors:
     """Return the tensors of a safetensors file, type and shape by name, of which only the table is read.
 
     Args:
@@ -210,6 +214,24 @@ def tensors(path: Path, *, few: bool = False) -> dict[str, tuple[str, tuple[int,
     if len(found) > (100 if few else 50_000):
         raise Unfit(f"has {len(found):,} tensors")
     return found
+
+
+def reference(tensors: Tensors, labels: int) -> None:
+    """Refuse reference images that are no few RGB images, each with a probability of each label."""
+    (kind, shape), (number, recorded) = tensors["images"], tensors["probabilities"]
+    if kind != "U8" or len(shape) != 4 or shape[3] != 3 or not 1 <= shape[0] <= 1_000 or min(shape[1:3]) < 1:
+        raise Unfit("has no RGB images")
+    if number not in ("F32", "F64") or recorded != (shape[0], labels):
+        raise Unfit("has no probabilities")
+
+
+def statistics(tensors: Tensors, d: int) -> None:
+    """Refuse statistics that are not those of so many features."""
+    k = tensors["variance"][1][0]
+    shapes = {"mean": (d,), "scale": (d,), "basis": (k, d), "variance": (k,), "noise": (1,)}
+    for name, shape in shapes.items():
+        if tensors[name] not in [(kind, shape) for kind in ("F16", "F32", "F64")]:
+            raise Unfit(f"has no '{name}' of this model")
 
 
 def table(path: Path) -> None:
