@@ -96,11 +96,11 @@ def deploy(
             with_retries(api.create_repo, space_id, **space, exist_ok=True)
         # Before the files, so that no build starts without knowing what to serve.
         changed = _set_variables(api, space_id, {"MODEL_ID": repo_id, "MODEL_REVISION": tag})
-        before = with_retries(api.space_info, space_id).sha
+        before = _head(api, space_id)
         head = _upload(api, space_id, files, f"Serve {model}", parent=before)
         say(f"{space_id}: {'changed' if changed or head != before else 'nothing to change'}; it is to serve {model}.")
         if _restart_if_down(api, space_id) or (changed and head == before):
-            proofs = set()  # the state before was of the same commit
+            proofs: set[str | None] = set()  # the state before was of the same commit
         else:
             proofs = {head} if head != before else {head, None}
         _wait(api, space_id, head, say, proofs)
@@ -165,7 +165,7 @@ def _check_space(api: HfApi, space_id: str, *, private: bool) -> bool:
         return False
     if private and not there.private:
         raise UsageError(f"{space_id} is public: make it private in its settings on the Hub, or leave out --private.")
-    names = {file.rfilename for file in there.siblings}
+    names = {file.rfilename for file in there.siblings or []}
     if "triage.py" not in names and names - _EMPTY:
         raise UsageError(f"{space_id} holds another app ({first_few(sorted(names))}): choose another name.")
     return True
@@ -250,6 +250,7 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
     gone = [name for name in there if _belongs(name) and name not in files]
 
     def make() -> str:  # with operations of its own for each try: the client notes in them what it has sent
+        operations: list[CommitOperationAdd | CommitOperationDelete]
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in files.items()]
         operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
         return api.create_commit(
@@ -261,10 +262,17 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
     except HfHubHTTPError as error:
         if status(error) not in (409, 412):
             raise
-        head = with_retries(api.space_info, space_id).sha  # a try of our own may have got there, its answer lost
+        head = _head(api, space_id)  # a try of our own may have got there, its answer lost
         if not _holds(api, space_id, head, files):
             raise
         return head
+
+
+def _head(api: HfApi, space_id: str) -> str:
+    """The newest commit of a Space."""
+    commit = with_retries(api.space_info, space_id).sha
+    assert commit is not None  # of every Space that there is
+    return commit
 
 
 def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> bool:

@@ -82,7 +82,9 @@ class Abstention:
         """Return whether thresholds and statistics are numbers that a distance can be made of."""
         held = self._statistics
         positive = all((held[name] > 0).all() for name in ("scale", "variance", "noise"))
-        return positive and all(np.isfinite(each).all() for each in (*held.values(), [*self.thresholds.values()]))
+        return positive and all(
+            np.isfinite(each).all() for each in (*held.values(), np.array([*self.thresholds.values()]))
+        )
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """Return how far features (n, d) are from those of the training images, (n,); about 1 for those themselves.

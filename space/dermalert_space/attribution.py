@@ -94,6 +94,7 @@ def overlay(image: Image.Image, found: np.ndarray) -> Image.Image:
 
 def _twin(network: nn.Module) -> nn.Module:
     """Return a copy that shares the weights, but neither the hooks that captum sets nor what asks for gradients."""
+    shared: dict[int, torch.Tensor]
     shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in network.parameters()}
     shared |= {id(buffer): buffer for buffer in network.buffers()}
     return copy.deepcopy(network, shared)
@@ -124,7 +125,7 @@ def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | No
     It is the last one before the features are made coarser for the last time: each place of those that come after sees
     nearly the whole picture, and deleting what they mark does less (benchmarks/README.md).
     """
-    found = []
+    found: list[tuple[int, nn.Module]] = []
 
     def look(layer: nn.Module, _inputs: tuple, output: object) -> None:
         shape = output.shape if isinstance(output, torch.Tensor) else ()
@@ -140,7 +141,7 @@ def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | No
     for hook in hooks:
         hook.remove()
     finer = [pair for pair in found if pair[0] > found[-1][0]]
-    return (finer or found or [(0, None)])[-1][1]
+    return (finer or found)[-1][1] if found else None
 
 
 def _occluded(score, pixels: torch.Tensor) -> torch.Tensor:
@@ -216,5 +217,6 @@ def _placed(raised: np.ndarray, size: tuple[int, int], seen: tuple[float, float,
     # From a pixel of the map to a place: what Pillow asks for.
     to_place = (across / width, 0, -left * across, 0, down / height, -top * down)
     source = Image.fromarray(raised.astype(np.float32))
-    how = {"resample": Image.Resampling.BICUBIC, "fillcolor": float("nan")}
-    return np.array(source.transform((width, height), Image.Transform.AFFINE, to_place, **how))
+    bicubic, nothing = Image.Resampling.BICUBIC, float("nan")
+    size = (width, height)
+    return np.array(source.transform(size, Image.Transform.AFFINE, to_place, resample=bicubic, fillcolor=nothing))

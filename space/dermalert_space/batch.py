@@ -72,7 +72,8 @@ def predict_files(
 
 def _groups(files: Iterable[tuple[str, Input]], batch_size: int) -> Iterator[list[tuple[str, bytes | str]]]:
     """Yield so many files, read, as the model takes at once and the memory holds."""
-    group, weight = [], 0
+    group: list[tuple[str, bytes | str]] = []
+    weight = 0
     for name, source in files:
         content = _content(source) if isinstance(source, Path) else source
         size = _weight(content)

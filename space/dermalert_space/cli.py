@@ -5,6 +5,7 @@ python triage.py IMAGES... --model MODEL[@TAG] [--csv FILE] [--json FILE]
 
 import argparse
 import functools
+import io
 import os
 import signal
 import sys
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         signal.signal(signal.SIGINT, before)
-    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show each name
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show each name
     print(tables.as_text(rows, release))
     return 1 if any(row.problem for row in rows) else 0
 

@@ -105,7 +105,7 @@ def unfit(image: Image.Image) -> str | None:
     A photo that carries smaller copies or a mask of itself is one picture; so is the first of those that a phone's JPEG
     carries behind it.
     """
-    if image.format == "TIFF":
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         if _is_raw(image):
             return f"it is a camera's raw file: develop it, and {_SAVE}"
         return _STACK if _has_pages(image) else None
@@ -125,7 +125,12 @@ def _is_raw(image: TiffImagePlugin.TiffImageFile) -> bool:
     tags = image.tag_v2
     preview = _number(tags.get(_SUBFILE)) & 1 and _BELOW in tags
     sensor = _number(tags.get(_COMPRESSION)) in _RAW_COMPRESSIONS or _number(tags.get(_PHOTOMETRIC)) in _FILTER_ARRAY
-    return bool(_DNG in tags or preview or sensor or image.fp.getbuffer()[8:10] == b"CR")
+    return bool(_DNG in tags or preview or sensor or _content(image)[8:10] == b"CR")
+
+
+def _content(image: TiffImagePlugin.TiffImageFile) -> bytes:
+    assert isinstance(image.fp, io.BytesIO)  # as `images.open_image` opens it
+    return image.fp.getvalue()
 
 
 def _number(value: object) -> int:
@@ -133,7 +138,8 @@ def _number(value: object) -> int:
 
 
 def _has_pages(image: TiffImagePlugin.TiffImageFile) -> bool:
-    pages = Image.open(io.BytesIO(image.fp.getvalue()), formats=["TIFF"])
+    pages = Image.open(io.BytesIO(_content(image)), formats=["TIFF"])
+    assert isinstance(pages, TiffImagePlugin.TiffImageFile)
     with contextlib.suppress(Exception):  # what cannot be read behind the first picture is none
         for page in range(1, _MOST_PAGES):
             pages.seek(page)

@@ -44,17 +44,18 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         UnreadableImage: none of `KINDS`, cut short, or more than `MAX_PIXELS` or `MAX_SIDE`.
     """
     name = f"'{source}'" if isinstance(source, str | Path) else "the file"
-    given = isinstance(source, Image.Image)
     try:
-        image = source if given else open_image(source)
+        image = source if isinstance(source, Image.Image) else open_image(source)
         if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
             raise UnreadableImage(f"it has {image.width} x {image.height} pixels; {_SHRINK}")
         # A processor that keeps the shape makes gigabytes of an image of 60,000 x 2 pixels.
         if max(image.size) > MAX_ASPECT * min(image.size):
             raise UnreadableImage(f"it has {image.width} x {image.height} pixels: too narrow to show a lesion.")
         image.load()
-        # In place where nobody else has it: the largest takes 256 MB, and a copy as much again.
-        return to_rgb(ImageOps.exif_transpose(image, in_place=not given) or image)
+        if isinstance(source, Image.Image):
+            return to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)  # the largest takes 256 MB, and a copy as much again
+        return to_rgb(image)
     except NoImage as error:
         raise NoImage(f"{name} cannot be read as an image: {error}") from error
     except UnreadableImage as error:

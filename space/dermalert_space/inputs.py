@@ -1,5 +1,6 @@
 """List the single files of files, folders and zip archives, each with its content or the reason why it has none."""
 
+import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -45,7 +46,7 @@ def _list(paths: Iterable[str | Path], limit: int, full_names: bool) -> Entries:
     for number, (name, read) in enumerate(files):
         if number == limit:
             problem = f"the file and all that follow were left out: a batch takes at most {limit:,} files."
-            yield display_name(name), lambda problem=problem: problem
+            yield display_name(name), functools.partial(str, problem)
             return
         yield display_name(name), read
 

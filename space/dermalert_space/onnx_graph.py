@@ -181,7 +181,7 @@ def try_out(file: Path, model: torch.nn.Module, pixels: torch.Tensor) -> None:
         for number, name in enumerate(names):
             np.save(here / f"{number}.npy", held[name].cpu().contiguous().numpy())
         size = sum(each.stat().st_size for each in here.iterdir())
-        command = [sys.executable, TRIAL, folder, str(MEMORY + 4 * size)]
+        command = [sys.executable, str(TRIAL), str(folder), str(MEMORY + 4 * size)]
         try:
             ended = subprocess.run(command, timeout=SECONDS, capture_output=True).returncode
         except subprocess.TimeoutExpired as error:

@@ -92,7 +92,9 @@ def threshold_share(threshold: float) -> str:
 
 def threshold_digits(threshold: float) -> int:
     """Return how many digits behind the point show three digits of a threshold in percent: one at least, no zeros."""
-    return max(1, -Decimal(f"{100 * threshold:.3g}").normalize().as_tuple().exponent)
+    exponent = Decimal(f"{100 * threshold:.3g}").normalize().as_tuple().exponent
+    assert isinstance(exponent, int)  # a threshold is finite
+    return max(1, -exponent)
 
 
 def printable(text: str) -> str:

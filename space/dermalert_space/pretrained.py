@@ -34,7 +34,7 @@ def load_processor(name: str, revision: str | None = None):
     """
     content, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
     if content.get("image_processor_type") == PilBackend.__name__:  # by its name no backend is chosen
-        return PilBackend.from_pretrained(name, revision=revision)
+        return PilBackend.from_pretrained(name, revision=revision or "main")
     return AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil", trust_remote_code=False)
 
 

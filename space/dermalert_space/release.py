@@ -59,7 +59,9 @@ class Release:
         self.groups: dict[str, list[str]] = getattr(model.config, "clinical_groups", None) or {}
         """`malignant`, `precursor` and `benign`, each with its diagnoses; empty where the release says nothing."""
         point = getattr(model.config, "attention", None)
-        self.attention = point and Attention(labels=tuple(point["labels"]), threshold=point["threshold"])
+        self.attention: Attention | None = None
+        if point:
+            self.attention = Attention(labels=tuple(point["labels"]), threshold=point["threshold"])
         """None where the release was made before there was such an operating point."""
 
     @classmethod
@@ -166,14 +168,15 @@ class Release:
     @torch.inference_mode()
     def predict_arrays(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> Predictions:
         """Predict RGB images as arrays, and say from which of them the release abstains."""
-        rows, reasons = [np.empty((0, len(self.labels)), np.float32)], []
+        rows = [np.empty((0, len(self.labels)), np.float32)]
+        reasons: list[str | None] = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             logits, features = self._forward(batch, with_features=self.abstention is not None)
             rows.append(logits.softmax(-1).numpy())
             reasons += self._reasons(batch, features)
         probabilities = np.concatenate(rows)
-        numbers = np.isfinite(probabilities).all(1)
+        numbers = np.all(np.isfinite(probabilities), axis=1)
         abstained = [reason if number else _NO_NUMBER for reason, number in zip(reasons, numbers, strict=True)]
         return Predictions(probabilities=probabilities, abstained=abstained)
 
@@ -196,7 +199,8 @@ class Release:
         pixels = self.processor(images, return_tensors="pt")
         if self.graph is not None:
             return self.graph(pixels["pixel_values"])
-        output = self.model(**pixels.to(self.model.device), output_hidden_states=with_features or None)
+        hidden = {"output_hidden_states": True} if with_features else {}
+        output = self.model(**pixels.to(self.model.device), **hidden)
         return output.logits.cpu(), abstention.features(output.hidden_states).cpu() if with_features else None
 
     def parity_error(self) -> float | None:

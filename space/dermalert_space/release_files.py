@@ -44,7 +44,7 @@ def read_config(name: str, revision: str | None) -> tuple[dict, checks.Tensors]:
             raise checks.Unfit("is not there")
         config = checks.json_object(path)
         checks.no_code(config)
-        alert, labels = config.get("alert"), config.get("id2label")
+        alert = config.get("alert")
         if not isinstance(alert, dict) or "threshold" not in alert or not isinstance(alert.get("label"), str):
             raise _no_alert(name, revision)
         if locate(name, revision, "adapter_config.json"):
@@ -55,7 +55,7 @@ def read_config(name: str, revision: str | None) -> tuple[dict, checks.Tensors]:
         tensors = checks.tensors(path)
         at = "config.json"
         checks.config(config, len(tensors))
-        if alert["label"] not in labels.values():
+        if alert["label"] not in config["id2label"].values():
             raise _no_alert(name, revision)
         for at in PROCESSORS:
             if path := locate(name, revision, at):
@@ -138,7 +138,7 @@ def problems(config, threshold) -> Iterator[str]:
 
 def _problems_of_attention(point: object, diagnoses: list[str]) -> Iterator[str]:
     labels = point.get("labels") if isinstance(point, dict) else None
-    if not (isinstance(labels, list) and labels and "threshold" in point):
+    if not isinstance(point, dict) or not isinstance(labels, list) or not labels or "threshold" not in point:
         yield "its 'attention' does not name diagnoses and a threshold"
     elif not all(isinstance(label, str) and label in diagnoses for label in labels) or len(set(labels)) < len(labels):
         yield f"its 'attention' names {labels}, which are not different diagnoses of its own"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dermalert_space.batch import Row
 from dermalert_space.contract import NOT_A_DEVICE
-from dermalert_space.prediction import STATES, printable, threshold_share, word
+from dermalert_space.prediction import STATES, Prediction, printable, threshold_share, word
 from dermalert_space.release import Release
 
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the latter wide, as they are typed in East Asia
@@ -28,21 +28,21 @@ def by_urgency(rows: Iterable[Row]) -> list[Row]:
 
 
 def _rank(row: Row) -> tuple[int, float]:
-    prediction = row.prediction
-    if prediction is None:
+    prediction, watched = row.prediction, row.watched
+    if prediction is None or watched is None:
         return 3, 0.0
-    if prediction.state in ("melanoma_alert", "malignant_likely"):
+    if prediction.urgency is not None and prediction.state in ("melanoma_alert", "malignant_likely"):
         return 0, -prediction.urgency
     if prediction.state == "cannot_assess":
-        return 1, -row.watched if math.isfinite(row.watched) else 0.0
-    sums = (prediction.attention, prediction.malignant, row.watched)
+        return 1, -watched if math.isfinite(watched) else 0.0
+    sums = (prediction.attention, prediction.malignant, watched)
     return 2, -next(value for value in sums if value is not None)
 
 
 def counts(rows: Iterable[Row], label: str) -> str:
     """Return how many files are in each state, as a list in words."""
-    found = Counter(row.state for row in rows)
-    return ", ".join(f"{found[state]:,} {word(state, label)}" for state in STATES if found[state])
+    number = Counter(row.state for row in rows)
+    return ", ".join(f"{number[state]:,} {word(state, label)}" for state in STATES if number[state])
 
 
 def not_read(rows: Iterable[Row]) -> str:
@@ -56,7 +56,7 @@ def as_text(rows: Iterable[Row], release: Release) -> str:
     rows = list(rows)
     label = release.alert_label
     lines = [f"{'':18} {label:>10} {'malignant':>10}"]
-    lines += [_line(row, label) for row in rows if row.prediction]
+    lines += [_line(row, row.prediction, label) for row in rows if row.prediction]
     others = [row for row in rows if not row.prediction]
     lines += ["", f"{not_read(others)}:", *(f"  {row.file}: {row.problem}" for row in others)] if others else []
     alerts = (
@@ -68,11 +68,10 @@ def as_text(rows: Iterable[Row], release: Release) -> str:
     return "\n".join([*lines, "", f"{counts(rows, label)}; release {_name(release)}{tag} {alerts}.", NOT_A_DEVICE])
 
 
-def _line(row: Row, label: str) -> str:
-    known = row.prediction
-    shares = [row.watched, known.malignant if known.attention is None else known.attention]
+def _line(row: Row, prediction: Prediction, label: str) -> str:
+    shares = [row.watched, prediction.malignant if prediction.attention is None else prediction.attention]
     cells = "".join(f" {'' if share is None else f'{share:.1%}':>10}" for share in shares)
-    reason = f": {known.abstained}" if known.abstained else ""
+    reason = f": {prediction.abstained}" if prediction.abstained else ""
     return f"{word(row.state, label):18}{cells}  {row.file}{reason}"
 
 
@@ -107,7 +106,7 @@ def _cell(value: str | float | bool | None) -> str | float:
 
 def as_json(rows: Iterable[Row], release: Release) -> str:
     """Return rows as JSON, with the release that judged them and what it is not."""
-    about = {"notice": NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
+    about: dict[str, object] = {"notice": NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
     about |= {"alert": {"label": release.alert_label, "threshold": release.threshold}}
     about |= {"attention": release.attention and dataclasses.asdict(release.attention)}
     return json.dumps(about | {"files": [_record(row, release) for row in rows]}, indent=1, allow_nan=False)

@@ -1,5 +1,6 @@
 """Read the pictures of a zip archive one after the other, without unpacking it to the disk; bombs are not unpacked."""
 
+import functools
 import io
 import zipfile
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ def in_zip(path: Path, name: str) -> Entries:
             budget = _Budget(MAX_RATIO * max(path.stat().st_size, FREE))
             for member in archive.infolist():
                 if not (member.is_dir() or any(map(is_left_out, member.filename.split("/")))):
-                    yield f"{name}/{member.filename}", lambda member=member: _unpack(archive, member, budget)
+                    yield f"{name}/{member.filename}", functools.partial(_unpack, archive, member, budget)
     # What zipfile raises on broken archives is not one type either.
     except Exception:
         yield name, lambda: "the file is a damaged zip archive, or one with far too many files."
@@ -57,8 +58,8 @@ def is_left_out(part: str) -> bool:
 class _Archive(io.FileIO):
     """An archive, of which no more than `MAX_DIRECTORY` bytes are read at once, as its table of contents is."""
 
-    def read(self, size: int = -1) -> bytes:
-        if size > MAX_DIRECTORY:
+    def read(self, size: int | None = -1) -> bytes:
+        if size and size > MAX_DIRECTORY:
             raise zipfile.BadZipFile("its table of contents is too long")
         return super().read(size)
 

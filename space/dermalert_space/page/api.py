@@ -163,7 +163,7 @@ def read(file: dict | bytes | None, cache: str) -> Image.Image:
 
 
 def prediction_record(release: Release, prediction: Prediction) -> PredictionRecord:
-    """Return a judgement as programs read it; where it is refused, `refused` says why beside the probabilities."""
+    """The answer of `/judge` to an image; `refused` says why it cannot be assessed, if it cannot."""
     return {
         "state": prediction.state,
         "sentence": prediction.sentence,
@@ -178,9 +178,18 @@ def prediction_record(release: Release, prediction: Prediction) -> PredictionRec
 
 
 def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
-    """Return the answer to a file that is no image that can be read: its state, the reason, and nothing of a model."""
-    nothing = dict.fromkeys(PredictionRecord.__annotations__) | {"probabilities": {}, "notice": NOT_A_DEVICE}
-    return nothing | {"state": "unreadable", "sentence": str(error), "release": markup.name_of(release)}
+    """The answer to a file that is no image that can be read: its state, the reason, and nothing of a model."""
+    return {
+        "state": "unreadable",
+        "sentence": str(error),
+        "alert": None,
+        "refused": None,
+        "probabilities": {},
+        "malignant": None,
+        "attention": None,
+        "release": markup.name_of(release),
+        "notice": NOT_A_DEVICE,
+    }
 
 
 def uploads(files: list, cache: str) -> list[Path]:
@@ -228,6 +237,7 @@ def _sources(files: list, cache: str) -> Iterator[tuple[str, Input]]:
             total += 1
             yield name, "no such file was uploaded."
             continue
+        found: Iterable[tuple[str, Input]]
         # Of base64 there are as many spellings as one likes: what counts is the content.
         what = hashlib.sha256(held).digest() if isinstance(held, bytes) else held
         if what in rows:
@@ -242,7 +252,7 @@ def _sources(files: list, cache: str) -> Iterator[tuple[str, Input]]:
         rows.setdefault(what, range(first, total))
 
 
-def _held(address: str) -> Input:
+def _held(address: str) -> bytes | str:
     if len(address) > MAX_ADDRESS:
         return f"it is longer than {MAX_ADDRESS:,} characters: upload it as a file."
     try:
@@ -254,15 +264,25 @@ def _held(address: str) -> Input:
 
 
 def sorted_by_urgency(release: Release, rows: Iterable[batch.Row]) -> Batch:
-    """Return the rows of a batch as programs read them."""
-    found, given = [], list(rows)
-    given = [_row_of(row, given) for row in given]
-    for row in tables.by_urgency(given):
-        told = prediction_record(release, row.prediction) if row.prediction else {}
-        keys = [key for key in Sorted.__annotations__ if key not in ("file", "state", "problem")]
-        own = {"file": row.file, "state": row.state, "problem": row.problem}
-        found.append(own | {key: told.get(key) for key in keys})
-    return {"files": found, "release": markup.name_of(release), "notice": NOT_A_DEVICE}
+    """The answer of `/triage` to the rows of a batch."""
+    given = list(rows)
+    files = [_file_record(row) for row in tables.by_urgency(_row_of(row, given) for row in given)]
+    return {"files": files, "release": markup.name_of(release), "notice": NOT_A_DEVICE}
+
+
+def _file_record(row: batch.Row) -> Sorted:
+    prediction = row.prediction
+    return {
+        "file": row.file,
+        "state": row.state,
+        "problem": row.problem,
+        "sentence": None if prediction is None else prediction.sentence,
+        "alert": None if prediction is None else prediction.alert,
+        "refused": None if prediction is None else prediction.abstained,
+        "probabilities": None if prediction is None else prediction.probabilities,
+        "malignant": None if prediction is None else prediction.malignant,
+        "attention": None if prediction is None else prediction.attention,
+    }
 
 
 def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
@@ -275,7 +295,8 @@ def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
 
 def served(release: Release, metrics: dict | None) -> Served:
     """Return what a release is and how good it was found to be."""
-    about, held_out = markup.about(release), metrics and metrics["splits"]["held_out"]
+    about, point = markup.about(release), release.attention
+    held_out = metrics and metrics["splits"]["held_out"]
     return {
         "release": markup.name_of(release),
         "version": markup.version_of(release),
@@ -283,8 +304,8 @@ def served(release: Release, metrics: dict | None) -> Served:
         "groups": release.groups,
         "alert_label": release.alert_label,
         "threshold": release.threshold,
-        "attention_labels": release.attention and list(release.attention.labels),
-        "attention_threshold": release.attention and release.attention.threshold,
+        "attention_labels": None if point is None else list(point.labels),
+        "attention_threshold": None if point is None else point.threshold,
         "states": list(STATES),
         "trained_on": about.get("data", []),
         "generated": bool(about.get("generated")),

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio import mcp, processing_utils
@@ -147,6 +148,10 @@ async def _fetch_nothing(*_, **__) -> str:
     raise ValueError("nothing is fetched from an address")
 
 
+def _as_it_is(_: mcp.GradioMCPServer, arguments: Any, __: list) -> Any:
+    return arguments
+
+
 def launch(release: Release) -> None:
     """Serve the page until the process is told to end.
 
@@ -161,7 +166,7 @@ def launch(release: Release) -> None:
             f"({type(error).__name__}: {str(error)[:100]})."
         ) from error
     # What a program sends in a tool call comes to `Page.preprocess_data` as it is; gradio would write it to a file.
-    mcp.GradioMCPServer.convert_strings_to_filedata = lambda _, arguments, __: arguments
+    mcp.GradioMCPServer.convert_strings_to_filedata = _as_it_is  # type: ignore[method-assign, assignment]
     # In the place of an upload gradio takes an address, of any public server, and would fetch what lies there.
     processing_utils.async_ssrf_protected_download = _fetch_nothing
     demo.launch(

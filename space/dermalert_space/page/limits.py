@@ -236,7 +236,7 @@ class _Body:
 
 def _once(content: bytearray, rest: _Body):
     """Return what gives a body once, and then whatever else comes."""
-    given = []
+    given: list[bool] = []
 
     async def receive() -> dict:
         if given:
@@ -358,7 +358,7 @@ def lifespan(demo, folder: Path):
         demo: the page.
         folder: of the uploads.
     """
-    route_utils.GradioMultiPartParser = Form
+    route_utils.GradioMultiPartParser = Form  # type: ignore[misc]
 
     @contextlib.asynccontextmanager
     async def running(app) -> AsyncIterator[None]:

@@ -16,7 +16,8 @@ MOST = 60
 
 _PLACES = 3  # of the innermost calls
 
-_lock, _times = threading.Lock(), []
+_lock = threading.Lock()
+_times: list[float] = []
 
 
 def say(what: str, error: BaseException | None = None) -> None:

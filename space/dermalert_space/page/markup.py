@@ -5,6 +5,7 @@ import functools
 import html
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -50,7 +51,7 @@ figure = functools.partial(format_estimate, keep_off_ends=True)
 """A figure of the evaluation as the page shows it."""
 
 
-def table(caption: str, head: list[str], rows: list[list[object]], *, note: str = "") -> str:
+def table(caption: str, head: list[str], rows: Sequence[Sequence[object]], *, note: str = "") -> str:
     """Return a table whose first column names its rows; texts are escaped."""
     heads = "".join(f'<th scope="col">{escaped(text)}</th>' for text in head)
     lines = "".join(
@@ -121,15 +122,15 @@ def second_line(release: Release, prediction: Prediction) -> str:
         return ""
     grouped = (name for group in ("malignant", "precursor") for name in release.groups.get(group, []))
     others = [name for name in (grouped if point is None else point.labels) if name != watched]
-    told, threshold = f"{_listed([watched, *others])} together have a probability of", point and point.threshold
-    told = told[0].upper() + told[1:]
-    if threshold is not None:
-        value, threshold = shares(value, threshold)
-        return f"{told} {value}; attention is asked for from {threshold}."
+    subject = f"{_listed([watched, *others])} together have a probability of"
+    subject = subject[0].upper() + subject[1:]
+    if point is not None and point.threshold is not None:
+        probability, threshold = shares(value, point.threshold)
+        return f"{subject} {probability}; attention is asked for from {threshold}."
     if prediction.alert is not False:
-        return f"{told} {share(value)}."
+        return f"{subject} {share(value)}."
     more = ": more likely than not, it is one of them" if value > 0.5 else ""
-    return f"{told} {share(value)}{more}. The alert is for {watched} alone; it says nothing of {_listed(others)}."
+    return f"{subject} {share(value)}{more}. The alert is for {watched} alone; it says nothing of {_listed(others)}."
 
 
 def _listed(names: list[str]) -> str:

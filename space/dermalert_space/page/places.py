@@ -32,7 +32,8 @@ class Places:
 
     def __init__(self, waiting: Callable[[], int]):
         """Begin with none taken; `waiting` says how many batches wait for one."""
-        self._waiting, self._taken, self._lock = waiting, [], threading.Lock()
+        self._waiting, self._lock = waiting, threading.Lock()
+        self._taken: list[_Place] = []
 
     def held(self, rows: Iterable[batch.Row], visitor: str) -> Iterator[batch.Row]:
         """Yield the rows of a batch while it may keep its place; then a last one that says that it could not."""

@@ -159,14 +159,13 @@ def _row(release: Release, row: batch.Row) -> str:
 
 
 def _verdict(release: Release, row: batch.Row) -> str:
-    known, watched = row.prediction, release.alert_label
-    said = _word(release, row.state)
-    said = said[0].upper() + said[1:]
-    if row.state in ("cannot_assess", "unreadable"):
-        return markup.escaped(said)
-    value = known.malignant if known.attention is None else known.attention
+    prediction, word = row.prediction, _word(release, row.state)
+    word = word[0].upper() + word[1:]
+    if prediction is None or row.watched is None or prediction.state == "cannot_assess":
+        return markup.escaped(word)
+    value = prediction.malignant if prediction.attention is None else prediction.attention
     more = f"; malignant or precursor {share(value)}" if value is not None else ""
-    return markup.escaped(f"{said}: {watched} {share(row.watched)}{more}")
+    return markup.escaped(f"{word}: {release.alert_label} {share(row.watched)}{more}")
 
 
 def _thumbnail(image: Image.Image | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -119,15 +120,15 @@ _FIGURES_OF_A_SIDE = {
 """What is shown of a set of images, and where metrics.json has it; releases made before lack some."""
 
 
-def _at(side: dict, keys: str) -> object:
-    """Return what lies at keys, one below the other; None where one is missing."""
-    found = side
+def _at(side: dict, keys: str) -> Any:
+    """The value at keys, one below the other; None where one is missing."""
+    value: Any = side
     for key in keys.split():
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
-def _shown(value: object) -> object:
+def _shown(value: Any) -> object:
     """Return a count as it is, and a figure with its interval; what is neither raises an error here, not in a cell."""
     return value if value is None or isinstance(value, int) else markup.figure(value)
 
@@ -167,7 +168,7 @@ def _beside_readers(held_out: dict) -> str:
     melanoma, nevi = held_out["melanoma"], held_out["per_class"]["nevus"]["n"]
     if not melanoma["n"]:
         return "<p>No melanoma was held out: there is nothing to compare.</p>"
-    rows = [
+    rows: list[list[object]] = [
         [
             f"this release, any threshold that reaches {reference}",
             markup.figure(value),

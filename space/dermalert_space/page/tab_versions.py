@@ -1,5 +1,7 @@
 """The tab that sets another version of the release beside the one that is served."""
 
+from typing import Any
+
 import gradio as gr
 
 from dermalert_space import comparison
@@ -42,7 +44,7 @@ def add(release: Release, tab: gr.Tab) -> None:
     def compared_on_image(tag: str | None, file: dict | None) -> str:
         return on_an_image(shelf, tag, file, picture.GRADIO_CACHE)
 
-    quiet = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
+    quiet: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
     tab.select(choices, None, [tag, over], queue=False, show_progress="hidden", api_visibility="private")
     # `input`, not `change`: filling the list is no choice of a visitor.
     tag.input(None, outputs=[over, both], js="() => ['<p>The version is being loaded.</p>', '']")

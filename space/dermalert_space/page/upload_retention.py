@@ -90,8 +90,11 @@ def forget(demo, *, age: float) -> None:
     gradio would hold it for an hour, or until other visitors need the room. The page needs none of it: who comes back
     has it made anew.
     """
-    holder, before = getattr(demo, "state_holder", None), datetime.datetime.now() - datetime.timedelta(seconds=age)
-    for visitor, seen in list(holder.time_last_used.items()) if holder else []:
+    holder = getattr(demo, "state_holder", None)
+    if holder is None:
+        return
+    before = datetime.datetime.now() - datetime.timedelta(seconds=age)
+    for visitor, seen in list(holder.time_last_used.items()):
         if seen < before:
             with holder.lock:
                 holder.session_data.pop(visitor, None)
