@@ -233,10 +233,10 @@ def _belongs(name: str) -> bool:
     return any(fnmatch(last, pattern) for pattern in _OURS.get(folder, ()))
 
 
-def _set_variables(api: HfApi, space_id: str, wanted: dict[str, str]) -> bool:
+def _set_variables(api: HfApi, space_id: str, variables: dict[str, str]) -> bool:
     """Give a Space the variables that it lacks, and tell whether there were any."""
     there = {key: variable.value for key, variable in with_retries(api.get_space_variables, space_id).items()}
-    missing = {key: value for key, value in wanted.items() if there.get(key) != value}
+    missing = {key: value for key, value in variables.items() if there.get(key) != value}
     for key, value in missing.items():
         with_retries(api.add_space_variable, space_id, key, value)
     return bool(missing)
@@ -296,14 +296,14 @@ def _wait(api: HfApi, space_id: str, commit: str, say: Callable[[str], object], 
         RunError: it ends otherwise, or takes longer than `PATIENCE`.
     """
     stage, page = None, f"{api.endpoint}/spaces/{space_id}"
-    for told in _states(api, space_id, commit, proofs):
-        if told["stage"] != stage:
-            say(f"{space_id}: {told['stage']}")
-        stage = told["stage"]
+    for state in _states(api, space_id, commit, proofs):
+        if state["stage"] != stage:
+            say(f"{space_id}: {state['stage']}")
+        stage = state["stage"]
         if stage == "RUNNING":
             return
         if stage not in _ON_ITS_WAY:
-            why = (told.get("errorMessage") or "the Hub does not say why").strip()
+            why = (state.get("errorMessage") or "the Hub does not say why").strip()
             raise RunError(f"{space_id} does not run ({stage}): {why}\nIts log: {page}")
     raise RunError(
         f"{space_id} does not run after {PATIENCE / 60:.0f} minutes ({stage or 'its build has not begun'}): look at "
@@ -323,15 +323,15 @@ def _states(api: HfApi, space_id: str, commit: str, proofs: Collection[str | Non
     """
     begun, moved = time.monotonic(), False
     while (waited := time.monotonic() - begun) < PATIENCE:
-        told = _told(api, space_id)
-        if told and told.get("sha") in (None, commit):
-            moved |= told["stage"] in _ON_ITS_WAY
-            if moved or told.get("sha") in proofs or waited >= GRACE:
-                yield told
+        state = _state(api, space_id)
+        if state and state.get("sha") in (None, commit):
+            moved |= state["stage"] in _ON_ITS_WAY
+            if moved or state.get("sha") in proofs or waited >= GRACE:
+                yield state
         time.sleep(POLL)
 
 
-def _told(api: HfApi, space_id: str) -> dict:
+def _state(api: HfApi, space_id: str) -> dict:
     """Return what the Hub says of a Space's state; {} where it cannot answer just now, which the next look makes up."""
     try:
         return api.get_space_runtime(space_id).raw

@@ -80,7 +80,7 @@ def triage(
             command on another host that writes to it.
         RunError: some shards could not be judged; the others are.
     """
-    shards = found(shards)
+    shards = find_shards(shards)
     check_columns(shards)
     release = identity(_release(model))
     output.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def triage(
 
 
 def _triage(shards: list[Path], release: str, model: str, output: Path, workers: int, cluster: str | None, say) -> None:
-    missing, anew = left(shards, output, release)
+    missing, anew = find_missing(shards, output, release)
     say(f"{len(shards):,} shards, of which {len(shards) - len(missing):,} are judged already.")
     for why, number in anew.items():
         say(f"{number:,} are judged anew, because of the result: {why}.")
@@ -110,7 +110,7 @@ def _triage(shards: list[Path], release: str, model: str, output: Path, workers:
         )
 
 
-def found(paths: list[Path]) -> list[Path]:
+def find_shards(paths: list[Path]) -> list[Path]:
     """Return the shards among files and folders, in order.
 
     Raises:
@@ -148,7 +148,7 @@ def tidy(output: Path, token: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def left(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Counter]:
+def find_missing(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Counter]:
     """Return the shards that are to be judged, and how many of them have a result, by the reason it does not count.
 
     Raises:
@@ -157,13 +157,13 @@ def left(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Co
     missing, anew = [], Counter()
     for shard in shards:
         result = output / shard.name
-        why = _outdated(result, shard, release) if os.path.lexists(result) else ""
+        why = _why_outdated(result, shard, release) if os.path.lexists(result) else ""
         missing += [shard] if why is not None else []
         anew.update([why] if why else [])
     return missing, anew
 
 
-def _outdated(result: Path, shard: Path, release: str) -> str | None:
+def _why_outdated(result: Path, shard: Path, release: str) -> str | None:
     """Return why a result does not count, None where it does: it is of this shard, release and settings, and whole."""
     if (about := _about(result, shard)) is None:
         return _ANEW[3]
@@ -248,14 +248,14 @@ def _release(model: str) -> Release:
 @functools.cache
 def identity(release: Release) -> str:
     """Return a hash of all files of a release that its answers depend on, whatever its name."""
-    known = hashlib.sha256(release.processor.to_json_string().encode())  # with what no file sets
+    digest = hashlib.sha256(release.processor.to_json_string().encode())  # with what no file sets
     for name in ("config.json", *PROCESSORS, STATISTICS, GRAPH):
         path = release.file(name)
         content = path.read_bytes() if path else b""
-        known.update(f"{name} {len(content)}\n".encode() + content)
+        digest.update(f"{name} {len(content)}\n".encode() + content)
     for name, tensor in sorted(release.model.state_dict().items()):  # in whichever files they lie
-        known.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return known.hexdigest()
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 # The engines
@@ -273,7 +273,7 @@ def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluste
     Raises:
         UsageError: Ray is not installed, or there is no such cluster.
     """
-    ray = _started(workers, cluster)
+    ray = _start_ray(workers, cluster)
     try:
         # A worker that dies is replaced and its task repeated, wherever there is a free core.
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(triage_shard)
@@ -291,7 +291,7 @@ def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluste
         ray.shutdown()
 
 
-def _started(workers: int, cluster: str | None):
+def _start_ray(workers: int, cluster: str | None):
     try:
         import ray
     except ImportError as error:

@@ -93,11 +93,11 @@ class Abstention:
         one variance for all others (Tipping & Bishop 1999, probabilistic principal components; for networks' layers
         Lee 2018, arXiv 1807.03888).
         """
-        known = self._statistics
-        deviations = (features.astype(np.float64) - known["mean"]) / known["scale"]
-        along = deviations @ known["basis"].T
+        statistics = self._statistics
+        deviations = (features.astype(np.float64) - statistics["mean"]) / statistics["scale"]
+        along = deviations @ statistics["basis"].T
         rest = np.maximum((deviations**2).sum(1) - (along**2).sum(1), 0)
-        squares = (along**2 / known["variance"]).sum(1) + rest / known["noise"]
+        squares = (along**2 / statistics["variance"]).sum(1) + rest / statistics["noise"]
         return np.sqrt(squares / deviations.shape[1])
 
     def reasons(self, images: Sequence[Image.Image], features: np.ndarray) -> list[str | None]:
@@ -107,10 +107,10 @@ class Abstention:
             for image, distance in zip(images, self.distances(features).tolist(), strict=True)
         ]
 
-    def reason(self, found: dict[str, float]) -> str | None:
+    def reason(self, values: dict[str, float]) -> str | None:
         """Return why an image with these signals, `distance` among them, cannot be assessed; None where it can."""
         for name, reason in REASONS.items():
-            value, threshold = found[name], self.thresholds[name]
+            value, threshold = values[name], self.thresholds[name]
             # The other way round, so that a distance that is no number is refused.
             if not (value <= threshold if name == "distance" else value >= threshold):
                 return reason.format(value=value, threshold=threshold)

@@ -68,27 +68,27 @@ def attribute(release: Release, image: Image.Image, diagnosis: str | None = None
         raise ValueError(f"no diagnosis '{diagnosis}' in this release: take one of {', '.join(release.labels)}.")
     with torch.inference_mode(False):
         pixels = release.processor(image, return_tensors="pt")["pixel_values"].to(release.model.device)
-        raised = _raised(_twin(release.model), pixels, release.labels.index(diagnosis))
-    found = _placed(raised, image.size, _seen(release.processor, image.size))
-    return np.maximum(found, 0) / max(np.nanmax(np.abs(found)), np.finfo(np.float32).tiny)
+        raised = _gradcam_or_occlusion(_twin(release.model), pixels, release.labels.index(diagnosis))
+    saliency = _onto_image(raised, image.size, _visible_box(release.processor, image.size))
+    return np.maximum(saliency, 0) / max(np.nanmax(np.abs(saliency)), np.finfo(np.float32).tiny)
 
 
-def overlay(image: Image.Image, found: np.ndarray) -> Image.Image:
+def overlay(image: Image.Image, saliency: np.ndarray) -> Image.Image:
     """Return a map laid over its image in colours, at the map's size; what the model does not see is veiled.
 
     Args:
         image: RGB, the one of which the map was made.
-        found: as `attribute` returns it.
+        saliency: as `attribute` returns it.
     """
-    height, width = found.shape
+    height, width = saliency.shape
     # Grey, so that no colour of the lesion is taken for one of the map: the lesion's own stand in the image beside.
     grey = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS).convert("L"), np.float32)
     base = np.repeat(grey[..., None], 3, axis=-1)
     steps = np.linspace(0, 1, len(_COLOURS))
-    seen = np.nan_to_num(found)
+    seen = np.nan_to_num(saliency)
     colours = np.stack([np.interp(seen, steps, channel) for channel in _COLOURS.T], axis=-1)
     share = 0.75 * np.clip((seen - _FAINT) * 2.5, 0, 1)[..., None]
-    pixels = np.where(np.isnan(found)[..., None], 0.3 * base + 0.7 * 255, (1 - share) * base + share * colours)
+    pixels = np.where(np.isnan(saliency)[..., None], 0.3 * base + 0.7 * 255, (1 - share) * base + share * colours)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
@@ -100,7 +100,7 @@ def _twin(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, shared)
 
 
-def _raised(network: nn.Module, pixels: torch.Tensor, index: int) -> np.ndarray:
+def _gradcam_or_occlusion(network: nn.Module, pixels: torch.Tensor, index: int) -> np.ndarray:
     """Return how much each place of what the model sees raised the log-odds of a label, float32 (rows, columns).
 
     Args:
@@ -115,7 +115,7 @@ def _raised(network: nn.Module, pixels: torch.Tensor, index: int) -> np.ndarray:
         return logits[:, index] - logits[:, others].logsumexp(-1)
 
     layer = _layer_of_places(network, pixels)
-    raised = _occluded(log_odds, pixels) if layer is None else LayerGradCam(log_odds, layer).attribute(pixels)[0, 0]
+    raised = _occlusion(log_odds, pixels) if layer is None else LayerGradCam(log_odds, layer).attribute(pixels)[0, 0]
     return raised.detach().cpu().numpy()
 
 
@@ -125,37 +125,37 @@ def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | No
     It is the last one before the features are made coarser for the last time: each place of those that come after sees
     nearly the whole picture, and deleting what they mark does less (benchmarks/README.md).
     """
-    found: list[tuple[int, nn.Module]] = []
+    layers: list[tuple[int, nn.Module]] = []
 
     def look(layer: nn.Module, _inputs: tuple, output: object) -> None:
         shape = output.shape if isinstance(output, torch.Tensor) else ()
         if len(shape) == 3 and shape[1] > 1:
-            found.clear()  # what had rows and columns was but cut into tokens
+            layers.clear()  # what had rows and columns was but cut into tokens
         # Of other layers the channels may come last, or the places may be shifted by a margin.
         elif len(shape) == 4 and any(isinstance(part, nn.Conv2d) for part in layer.modules()):
-            found.append((shape[2] * shape[3], layer))
+            layers.append((shape[2] * shape[3], layer))
 
     hooks = [layer.register_forward_hook(look) for layer in network.modules()]
     with torch.no_grad():
         network(pixel_values=pixels)
     for hook in hooks:
         hook.remove()
-    finer = [pair for pair in found if pair[0] > found[-1][0]]
-    return (finer or found)[-1][1] if found else None
+    finer = [pair for pair in layers if pair[0] > layers[-1][0]]
+    return (finer or layers)[-1][1] if layers else None
 
 
-def _occluded(score, pixels: torch.Tensor) -> torch.Tensor:
+def _occlusion(score, pixels: torch.Tensor) -> torch.Tensor:
     """Return by how much the score falls where a window hides a place, (8, 8): the mean of the windows over it."""
     height, width = pixels.shape[2:]
     down, right = -(-height // _STRIDES), -(-width // _STRIDES)
-    found = Occlusion(score).attribute(
+    drops = Occlusion(score).attribute(
         pixels,
         (pixels.shape[1], 2 * down, 2 * right),
         strides=(pixels.shape[1], down, right),
         baselines=_border(pixels),
         perturbations_per_eval=_AT_ONCE,
     )
-    return nn.functional.adaptive_avg_pool2d(found, _STRIDES)[0, 0]
+    return nn.functional.adaptive_avg_pool2d(drops, _STRIDES)[0, 0]
 
 
 def _border(pixels: torch.Tensor) -> torch.Tensor:
@@ -164,7 +164,7 @@ def _border(pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat(edges, dim=-1).median(-1).values[..., None, None].expand_as(pixels)
 
 
-def _seen(processor, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _visible_box(processor, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Return which part of an image the model sees: left, top, right, bottom, in shares of its sides.
 
     Processors scale, squash, crop and pad, each in its own way: so this one is asked, with pictures whose grey is the
@@ -201,13 +201,13 @@ def _ends(places: np.ndarray, at: np.ndarray, *, length: int, side: int) -> tupl
     return first, last
 
 
-def _placed(raised: np.ndarray, size: tuple[int, int], seen: tuple[float, float, float, float]) -> np.ndarray:
+def _onto_image(raised: np.ndarray, size: tuple[int, int], seen: tuple[float, float, float, float]) -> np.ndarray:
     """Return places laid on an image, smoothly: float32 (height, width), NaN where the model sees nothing.
 
     Args:
         raised: (rows, columns) of what the model sees.
         size: width and height of the image in pixels.
-        seen: as `_seen` returns it.
+        seen: as `_visible_box` returns it.
     """
     scale = min(1, SIDE / max(size))
     width, height = (max(1, round(side * scale)) for side in size)

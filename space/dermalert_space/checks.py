@@ -68,11 +68,11 @@ def regular(path: Path, name: str, root: Path) -> Path:
         homes.append(homes[0].parent.parent / "blobs")
     if not any(real.is_relative_to(home) for home in homes):
         raise Unfit("is a link that leaves the release")
-    found = real.stat()
-    if not stat.S_ISREG(found.st_mode):  # a pipe or a device is read for ever
+    status = real.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device is read for ever
         raise Unfit("is no file")
-    if found.st_size > LARGEST.get(name, OTHER):
-        raise Unfit(f"has {found.st_size // 1_000_000:,} MB: more than any release")
+    if status.st_size > LARGEST.get(name, OTHER):
+        raise Unfit(f"has {status.st_size // 1_000_000:,} MB: more than any release")
     return path
 
 
@@ -83,12 +83,12 @@ def json_object(path: Path) -> dict:
         Unfit: it holds none, or is damaged.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise Unfit("is damaged or cut short") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise Unfit("holds no JSON object")
-    return found
+    return content
 
 
 def no_code(config: dict) -> None:
@@ -102,29 +102,29 @@ def no_code(config: dict) -> None:
             raise Unfit(f"asks for code of its own ('{key}'), which is never run")
 
 
-def config(found: dict, tensors: int) -> None:
+def config(content: dict, tensors: int) -> None:
     """Check the labels of a config, and that what it describes can be built.
 
     Args:
-        found: `config.json`.
+        content: of `config.json`.
         tensors: that the weights have; each layer has one at least.
 
     Raises:
         Unfit: it is not usable.
     """
-    no_code(found)
-    _labels(found.get("id2label"))
-    _numbers({key: value for key, value in found.items() if key not in ("id2label", "label2id")}, tensors, "")
+    no_code(content)
+    _labels(content.get("id2label"))
+    _numbers({key: value for key, value in content.items() if key not in ("id2label", "label2id")}, tensors, "")
 
 
-def processor(found: dict) -> None:
+def processor(content: dict) -> None:
     """Check what a processor is told to make of an image.
 
     Raises:
         Unfit: it wants code of its own, or images of a size that nobody has.
     """
-    no_code(found)
-    _sides(found, "")
+    no_code(content)
+    _sides(content, "")
 
 
 def _sides(value, key: str) -> None:
@@ -138,19 +138,19 @@ def _sides(value, key: str) -> None:
         raise Unfit(f"has {str(value)[:30]} for '{key}': {MAX_SIZE:,} at most")
 
 
-def _labels(found) -> None:
-    if not isinstance(found, dict) or not found:
+def _labels(labels) -> None:
+    if not isinstance(labels, dict) or not labels:
         raise Unfit("names no diagnoses in 'id2label'")
-    if len(found) > MAX_LABELS:
-        raise Unfit(f"names {len(found):,} diagnoses: {MAX_LABELS:,} at most")
-    if sorted(found) != sorted(map(str, range(len(found)))):
-        raise Unfit(f"does not number its {len(found)} diagnoses from 0 on in 'id2label'")
-    for label in found.values():
+    if len(labels) > MAX_LABELS:
+        raise Unfit(f"names {len(labels):,} diagnoses: {MAX_LABELS:,} at most")
+    if sorted(labels) != sorted(map(str, range(len(labels)))):
+        raise Unfit(f"does not number its {len(labels)} diagnoses from 0 on in 'id2label'")
+    for label in labels.values():
         if not isinstance(label, str) or not label.strip() or len(label) > MAX_LABEL:
             raise Unfit(f"has a diagnosis that is no text of at most {MAX_LABEL} letters: {repr(label)[:60]}")
         if not label.isprintable():
             raise Unfit(f"is unfit: the name of a diagnosis, {label!r}, holds characters that cannot be shown")
-    if len(set(found.values())) != len(found):
+    if len(set(labels.values())) != len(labels):
         raise Unfit("names a diagnosis twice in 'id2label'")
 
 
@@ -190,19 +190,19 @@ def tensors(path: Path, *, few: bool = False) -> Tensors:
                 raise Unfit("is no safetensors file, or cut short")
             table = json.loads(file.read(length))
         held = path.stat().st_size - 8 - length
-        found, ends = {}, []
-        for name, about in table.items():
+        shapes, ends = {}, []
+        for name, entry in table.items():
             if name == "__metadata__":
                 continue
-            shape, size = tuple(about["shape"]), _BYTES[about["dtype"]]
+            shape, size = tuple(entry["shape"]), _BYTES[entry["dtype"]]
             if not all(isinstance(side, int) and side >= 0 for side in shape):
                 raise ValueError
             for side in shape:
                 size *= side
-            first, last = about["data_offsets"]
+            first, last = entry["data_offsets"]
             if last - first != size:
                 raise ValueError
-            found[name] = (about["dtype"], shape)
+            shapes[name] = (entry["dtype"], shape)
             ends.append((first, last))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, Unfit):
@@ -211,9 +211,9 @@ def tensors(path: Path, *, few: bool = False) -> Tensors:
     ends = [(0, 0), *sorted(ends), (held, held)]
     if any(last != first for (_, last), (first, _) in itertools.pairwise(ends)):
         raise Unfit("is cut short, or its tensors do not lie one behind the other")
-    if len(found) > (100 if few else 50_000):
-        raise Unfit(f"has {len(found):,} tensors")
-    return found
+    if len(shapes) > (100 if few else 50_000):
+        raise Unfit(f"has {len(shapes):,} tensors")
+    return shapes
 
 
 def reference(tensors: Tensors, labels: int) -> None:

@@ -79,8 +79,8 @@ class Graph:
 
     def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (n, labels) and features (n, d) of pixels (n, 3, height, width), all float32 on the CPU."""
-        logits, found = self._session.run(OUTPUTS, {"pixel_values": pixels.numpy()})
-        return torch.from_numpy(logits), torch.from_numpy(found)
+        logits, features = self._session.run(OUTPUTS, {"pixel_values": pixels.numpy()})
+        return torch.from_numpy(logits), torch.from_numpy(features)
 
     @torch.inference_mode()
     def check(self, model: torch.nn.Module, pixels: torch.Tensor) -> None:
@@ -93,20 +93,22 @@ class Graph:
             Unfit: it does.
         """
         expected = model(pixel_values=pixels, output_hidden_states=True)
-        probabilities, wanted = expected.logits.softmax(-1), features(expected.hidden_states)
+        probabilities, expected_features = expected.logits.softmax(-1), features(expected.hidden_states)
         try:
-            off = torch.stack([self._off(pixels[:n], probabilities[:n], wanted[:n]) for n in (len(pixels), 1)]).max()
+            off = torch.stack(
+                [self._off(pixels[:n], probabilities[:n], expected_features[:n]) for n in (len(pixels), 1)]
+            ).max()
         # Other names, or numbers, of what goes in and comes out.
         except Exception as error:
             raise Unfit("does not take and give what its model does") from error
         if not off <= CLOSE:  # nor not a number
             raise Unfit(f"gives other answers than its model (off by {off:.2g})")
 
-    def _off(self, pixels: torch.Tensor, probabilities: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        logits, found = self(pixels)
-        largest = wanted.abs().max().clamp(min=1e-6)
+    def _off(self, pixels: torch.Tensor, probabilities: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+        logits, computed = self(pixels)
+        largest = expected.abs().max().clamp(min=1e-6)
         return torch.stack(
-            [(logits.softmax(-1) - probabilities).abs().max(), (found - wanted).abs().max() / largest]
+            [(logits.softmax(-1) - probabilities).abs().max(), (computed - expected).abs().max() / largest]
         ).max()
 
 

@@ -45,10 +45,10 @@ def missing_from_cache(name: str, revision: str | None = None) -> str | None:
 
     def cached(file: str) -> str | None:
         try:
-            found = try_to_load_from_cache(name, file, revision=revision)
+            path = try_to_load_from_cache(name, file, revision=revision)
         except ValueError:  # no name of a repository
             return None
-        return found if isinstance(found, str) else None
+        return path if isinstance(path, str) else None
 
     weights, index = ["model.safetensors"], cached("model.safetensors.index.json")
     if index:

@@ -524,7 +524,7 @@ def test_a_state_follows_from_the_numbers_beside_it(tmp_path, point, nudge):
     (file,), told, served = (
         table["files"],
         api.prediction_record(release, rows[0].prediction),
-        api.served(release, None),
+        api.release_record(release, None),
     )
     thresholds = {f"{name} threshold": table[name]["threshold"] for name in ("alert", "attention")}
     file = file | file["probabilities"] | thresholds

@@ -138,7 +138,7 @@ def test_a_figure_that_is_a_link_is_not_shown(copied):
     (copied / "evaluation" / "figures").mkdir()
     (copied / "evaluation" / "figures" / "roc.png").symlink_to("/proc/self/environ")
     found = Release.load(copied)
-    assert "<img" not in tab_evaluation.told(found, found.metrics())
+    assert "<img" not in tab_evaluation.html(found, found.metrics())
 
 
 # Sizes, shapes and types

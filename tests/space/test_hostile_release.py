@@ -96,7 +96,7 @@ def test_json_and_terminal_show_it_as_text(release):
     assert [file["state"] for file in table["files"]] == [row.state for row in rows(release)]
     text = tables.as_text(rows(release), release)
     assert all(line.isprintable() for line in text.splitlines())
-    assert api.served(release, None)["diagnoses"] == release.labels
+    assert api.release_record(release, None)["diagnoses"] == release.labels
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_figures_of_it_are_shown_as_text(measured, tag):
     held_out["artefacts"] = {tag: next(iter(held_out["artefacts"].values()))}
     held_out["per_class"] |= {tag: held_out["per_class"]["melanoma"]}
     figures["splits"] |= {tag: held_out}
-    html = tab_evaluation.told(measured, figures) + markup.meaning(measured, figures)
+    html = tab_evaluation.html(measured, figures) + markup.meaning(measured, figures)
     check(html)
     assert markup.escaped(tag) in html
 
@@ -154,7 +154,7 @@ def test_what_turns_a_line_round_is_not_shown_of_a_release(measured, tmp_path, t
     release = hostile(tmp_path, "odd")
     release.model.config.dermalert |= {"version": text, "data": [text]}
     figures = bad(measured.metrics(), text)
-    html = markup.source(release), tab_evaluation.told(measured, figures)
+    html = markup.source(release), tab_evaluation.html(measured, figures)
     shown = [markup.escaped(html[0]), html[1]]
     assert all(text not in one and "\ufffd" in one for one in shown)
 

@@ -326,10 +326,10 @@ def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hu
 def test_what_is_declined_is_told_with_its_numbers(versions):
     figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
     release = Release.load(versions["v1.1.0"])
-    assert "It declines no image" in tab_evaluation.told(release, figures | {"refusal": None})
+    assert "It declines no image" in tab_evaluation.html(release, figures | {"refusal": None})
     share = {"value": 0.0076, "low": 0.0039, "high": 0.0132}
     refusal = {"held_out": {"all": {"n": 1583, "refused": share}}, "unfit": {"noise": {"n": 40, "refused": share}}}
-    told = tab_evaluation.told(release, figures | {"refusal": refusal})
+    told = tab_evaluation.html(release, figures | {"refusal": refusal})
     assert '<th scope="row">held out</th><td>1583</td><td>0.008 <span class="interval">[0.004-0.013]</span>' in told
     assert '<th scope="row">noise (generated or spoilt)</th><td>40</td>' in told
 
@@ -349,7 +349,7 @@ def test_sensitivities_are_those_as_served_and_both_points_are_told(versions):
     point = {"threshold": 0.0275, "lesions": 169, "missed": 5, "abstained": 4, "confidence": 0.95}
     point |= {"bound_met": False, "lesions_needed": 59, "target_sensitivity": 0.95, "raw": {"missed": 1}}
     figures |= {"alert": point, "attention": point | {"bound_met": True, "missed": 6}}
-    told = shown(tab_evaluation.told(Release.load(versions["v1.1.0"]), figures))
+    told = shown(tab_evaluation.html(Release.load(versions["v1.1.0"]), figures))
     for name in tab_evaluation._FIGURES_OF_A_SIDE:
         if "as served" in name or "by their worst photo" in name:
             assert re.search(f"{name} 0.81 +\\[0.54-0.96\\]", told), name
@@ -370,7 +370,7 @@ def test_a_release_made_before_there_were_such_figures_is_told_of(versions):
         for of in side["melanoma"].get("by_source", {}).values():
             of.pop("sensitivity_as_served", None)
             of.pop("specificity_as_served", None)
-    told = shown(tab_evaluation.told(Release.load(versions["v1.1.0"]), figures))
+    told = shown(tab_evaluation.html(Release.load(versions["v1.1.0"]), figures))
     assert "without regard to abstention" in told and "sensitivity, without abstention" in told
     assert "point of attention" not in told
 
@@ -379,7 +379,7 @@ def test_subgroups_and_the_melanoma_probability_are_told_in_words_and_figures(ve
     figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
     held_out = figures["splits"]["held_out"]
     held_out["subgroup_sensitivity"] = {"sentences": ["Lower sensitivity beyond chance: age 30 to 49 <b>."]}
-    told = tab_evaluation.told(Release.load(versions["v1.1.0"]), figures)
+    told = tab_evaluation.html(Release.load(versions["v1.1.0"]), figures)
     assert "Lower sensitivity beyond chance: age 30 to 49 &lt;b&gt;. Lesions, as served." in told
     slope = markup.figure(held_out["calibration"]["melanoma"]["slope"])
     assert "Calibration of the probability of melanoma" in told and slope in shown(told)
@@ -388,7 +388,7 @@ def test_subgroups_and_the_melanoma_probability_are_told_in_words_and_figures(ve
 
 def test_of_photographs_without_a_dermoscope_nothing_is_claimed_but_that_the_answers_do_not_hold(versions):
     figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
-    told = shown(tab_evaluation.told(Release.load(versions["v1.1.0"]), figures)) + markup.FOR_DERMOSCOPY
+    told = shown(tab_evaluation.html(Release.load(versions["v1.1.0"]), figures)) + markup.FOR_DERMOSCOPY
     assert told.count("without a dermoscope") == 3 and told.count("say nothing of") == 2
     assert not re.search(r"(not|never) (been )?measured", markup.FOR_DERMOSCOPY + tab_evaluation.LIMITS[0])
 
@@ -403,7 +403,7 @@ def test_the_table_of_subgroups_has_their_lesions_as_served_and_says_of_the_rest
         for k, n in ((17, 20), (9, 10))
     )
     held_out["subgroup_sensitivity"]["tests"] = [{"kind": "sex", "name": "female", "rest": male} | female]
-    told = shown(tab_evaluation.told(Release.load(versions["v1.1.0"]), figures))
+    told = shown(tab_evaluation.html(Release.load(versions["v1.1.0"]), figures))
     assert "sensitivity as served, lesions AUROC sensitivity, without abstention specificity, without abst" in told
     row = f"{of['n']} {of['melanomas']}"
     assert (
@@ -416,9 +416,9 @@ def test_a_release_of_generated_lesions_shows_neither_dermatologists_nor_prevale
     path = folder / "evaluation" / "metrics.json"
     figures = json.loads(path.read_text())
     release = Release.load(folder)
-    real = markup.meaning(release, figures) + tab_evaluation.told(release, figures)
+    real = markup.meaning(release, figures) + tab_evaluation.html(release, figures)
     figures["data"]["generated"] = True
-    made_up = markup.meaning(release, figures) + tab_evaluation.told(release, figures)
+    made_up = markup.meaning(release, figures) + tab_evaluation.html(release, figures)
     for said in ("dermatologists", "PPV", READERS[0].source):
         assert said in real and said not in made_up
     assert markup.GENERATED in markup.notice(release, figures) and markup.GENERATED not in markup.notice(release, None)

@@ -243,10 +243,10 @@ def test_a_release_without_a_version_is_called_so_wherever_a_version_is_shown(tm
     (folder / "config.json").write_text(json.dumps(config))
     release = Release.load(folder)
     assert markup.source(release) == "Release: folder mine; unversioned; trained on demo."
-    assert api.served(release, None)["version"] == "unversioned"
+    assert api.release_record(release, None)["version"] == "unversioned"
     monkeypatch.setattr(markup, "BUNDLED", folder)
     assert markup.source(release) == "Release: folder mine; bundled; trained on demo."
-    assert api.served(release, None)["version"] == "bundled"
+    assert api.release_record(release, None)["version"] == "bundled"
 
 
 # The endpoint
@@ -505,8 +505,8 @@ def test_one_picture_spelled_in_many_ways_is_judged_once(release, monkeypatch, t
     ways = [f"data:{kind};base64,{' ' * n}{held}" for kind in ("image/png", "image/jpeg", "") for n in range(20)]
     judged, judge = [], release.predict_all
     monkeypatch.setattr(release, "predict_all", lambda images: judged.extend(images) or judge(images))
-    rows = batch.predict_files(release, api.sources(ways, str(tmp_path)))
-    files = api.sorted_by_urgency(release, rows)["files"]
+    rows = batch.predict_files(release, api.batch_inputs(ways, str(tmp_path)))
+    files = api.batch_record(release, rows)["files"]
     assert len(files) == 60 and len({file["sentence"] for file in files}) == 1
     assert {file["file"] for file in files} == {f"file {number}" for number in range(1, 61)}
     assert len(judged) == 1
@@ -522,8 +522,8 @@ def test_what_is_named_again_keeps_its_own_name_and_an_upload_the_one_that_it_ha
             archive.write(path, path.name)
 
     def names(sent: list) -> list[tuple]:
-        rows = batch.predict_files(release, api.sources(sent, str(tmp_path)))
-        files = api.sorted_by_urgency(release, rows)["files"]
+        rows = batch.predict_files(release, api.batch_inputs(sent, str(tmp_path)))
+        files = api.batch_record(release, rows)["files"]
         return sorted((file["file"], file["sentence"]) for file in files)
 
     (_, of_first), (_, of_second) = names([first, second])
@@ -689,7 +689,7 @@ def test_what_is_named_again_is_judged_once_and_answered_each_time(release, tmp_
     files = [*paths, held, {"path": paths[0]}, f"{tmp_path}/./0.png", paths[1], held, *[paths[0]] * 100]
     judged, judge = [], Release.predict_all
     monkeypatch.setattr(Release, "predict_all", lambda self, images: judged.extend(images) or judge(self, images))
-    answer = api.sorted_by_urgency(release, batch.predict_files(release, api.sources(files, str(tmp_path))))
+    answer = api.batch_record(release, batch.predict_files(release, api.batch_inputs(files, str(tmp_path))))
     assert len(judged) == 4
     names = Counter(row["file"] for row in answer["files"])
     assert names == {"0.png": 103, "two.zip/0.png": 2, "two.zip/1.png": 2, "file 3": 1, "file 4": 1, "file 8": 1}
@@ -701,7 +701,7 @@ def test_one_archive_named_often_is_no_way_around_the_limit(tmp_path, monkeypatc
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         for number in range(5):
             archive.writestr(f"{number}.png", b"x")
-    assert len(list(api.sources([str(tmp_path / "many.zip")] * 5, str(tmp_path)))) == 6
+    assert len(list(api.batch_inputs([str(tmp_path / "many.zip")] * 5, str(tmp_path)))) == 6
 
 
 def test_what_a_visitor_was_shown_is_forgotten():
@@ -773,7 +773,7 @@ def test_what_waits_in_a_long_batch_does_not_grow_old(tmp_path, monkeypatch):
     paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "deleted.png"]
     for path in paths[:2]:
         path.write_bytes(b"pixels")
-    for number in upload_retention.kept(range(20), paths):
+    for number in upload_retention.keep_fresh(range(20), paths):
         time.sleep(0.02)
         upload_retention.sweep(tmp_path, age=0.2)
         assert paths[1].exists(), number

@@ -87,7 +87,7 @@ class CannotRead(NoPicture):
     """A file was sent, and it is no image that can be read: its state is `unreadable`."""
 
 
-def uploaded(file: dict | None, cache: str) -> Path:
+def upload_path(file: dict | None, cache: str) -> Path:
     """Return where an upload lies on this server.
 
     Args:
@@ -95,7 +95,7 @@ def uploaded(file: dict | None, cache: str) -> Path:
         cache: the folder of the uploads.
 
     Raises:
-        CannotJudge: nothing was uploaded there, or it has been deleted.
+        NoPicture: nothing was uploaded there, or it has been deleted.
     """
     claimed = file.get("path") if isinstance(file, dict) else None
     try:
@@ -116,14 +116,14 @@ def image_of(data: list) -> dict | bytes | None:
             one, or `data:image/png;base64,...`, in a text or as the `url` of an object.
 
     Raises:
-        CannotJudge: it is nothing of the kind.
+        NoPicture: it is nothing of the kind.
     """
     if not data:
         raise NoPicture("Not read: the list 'data' is empty; it must hold one image.")
     if data[0] is None:
         return None
     if address := _address(data[0]):
-        content = _held(address)
+        content = _decode_address(address)
         if isinstance(content, str):
             raise NoPicture(f"Not read: {content}")
         return content
@@ -152,10 +152,10 @@ def read(file: dict | bytes | None, cache: str) -> Image.Image:
 
     Raises:
         CannotRead: it is none.
-        CannotJudge: there is none.
+        NoPicture: there is none.
     """
     try:
-        return read_image(file if isinstance(file, bytes) else uploaded(file, cache).read_bytes())
+        return read_image(file if isinstance(file, bytes) else upload_path(file, cache).read_bytes())
     except UnreadableImage as error:
         raise CannotRead(f"Not read: {error}") from error
     except OSError as error:
@@ -192,16 +192,16 @@ def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
     }
 
 
-def uploads(files: list, cache: str) -> list[Path]:
+def upload_paths(files: list, cache: str) -> list[Path]:
     """Return where the uploads lie that programs send as a batch."""
-    found = []
+    paths = []
     for file in files[: inputs.LIMIT]:
         with contextlib.suppress(NoPicture):
-            found.append(uploaded({"path": file} if isinstance(file, str) else file, cache))
-    return list(dict.fromkeys(found))
+            paths.append(upload_path({"path": file} if isinstance(file, str) else file, cache))
+    return list(dict.fromkeys(paths))
 
 
-def sources(files: list, cache: str) -> Iterator[tuple[str, Input]]:
+def batch_inputs(files: list, cache: str) -> Iterator[tuple[str, Input]]:
     """Yield what programs send as a batch, see `inputs.expand`.
 
     Args:
@@ -211,7 +211,7 @@ def sources(files: list, cache: str) -> Iterator[tuple[str, Input]]:
 
     What is named again is an `Again`: a short request must not ask for hours of work.
     """
-    yield from itertools.islice(_sources(files, cache), inputs.LIMIT + 1)
+    yield from itertools.islice(_batch_inputs(files, cache), inputs.LIMIT + 1)
 
 
 class Again(str):
@@ -221,38 +221,39 @@ class Again(str):
 
 
 def _again(number: int) -> Again:
-    found = Again("it is named above.")
-    found.number = number
-    return found
+    again = Again("it is named above.")
+    again.number = number
+    return again
 
 
-def _sources(files: list, cache: str) -> Iterator[tuple[str, Input]]:
+def _batch_inputs(files: list, cache: str) -> Iterator[tuple[str, Input]]:
     rows: dict[bytes | Path | str, range] = {}
     total = 0
     for number, file in enumerate(files[: inputs.LIMIT], start=1):
         name, address = f"file {number}", _address(file)
         try:
-            held = _held(address) if address else uploaded({"path": file} if isinstance(file, str) else file, cache)
+            upload = {"path": file} if isinstance(file, str) else file
+            content = _decode_address(address) if address else upload_path(upload, cache)
         except NoPicture:
             total += 1
             yield name, "no such file was uploaded."
             continue
-        found: Iterable[tuple[str, Input]]
+        entries: Iterable[tuple[str, Input]]
         # Of base64 there are as many spellings as one likes: what counts is the content.
-        what = hashlib.sha256(held).digest() if isinstance(held, bytes) else held
-        if what in rows:
+        key = hashlib.sha256(content).digest() if isinstance(content, bytes) else content
+        if key in rows:
             # An upload that is named again has the name that it had, and so has each file of an archive.
-            found = (("" if isinstance(held, Path) else name, _again(row)) for row in rows[what])
+            entries = (("" if isinstance(content, Path) else name, _again(row)) for row in rows[key])
         else:
-            found = inputs.expand([held]) if isinstance(held, Path) else [(name, held)]
+            entries = inputs.expand([content]) if isinstance(content, Path) else [(name, content)]
         first = total
-        for each in found:
+        for each in entries:
             total += 1
             yield each
-        rows.setdefault(what, range(first, total))
+        rows.setdefault(key, range(first, total))
 
 
-def _held(address: str) -> bytes | str:
+def _decode_address(address: str) -> bytes | str:
     if len(address) > MAX_ADDRESS:
         return f"it is longer than {MAX_ADDRESS:,} characters: upload it as a file."
     try:
@@ -263,7 +264,7 @@ def _held(address: str) -> bytes | str:
     return content or "the address holds no base64: write data:image/...;base64, and then the file in base64."
 
 
-def sorted_by_urgency(release: Release, rows: Iterable[batch.Row]) -> Batch:
+def batch_record(release: Release, rows: Iterable[batch.Row]) -> Batch:
     """The answer of `/triage` to the rows of a batch."""
     given = list(rows)
     files = [_file_record(row) for row in tables.by_urgency(_row_of(row, given) for row in given)]
@@ -293,7 +294,7 @@ def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
     return dataclasses.replace(first, file=row.file or first.file)
 
 
-def served(release: Release, metrics: dict | None) -> Served:
+def release_record(release: Release, metrics: dict | None) -> Served:
     """Return what a release is and how good it was found to be."""
     about, point = markup.about(release), release.attention
     held_out = metrics and metrics["splits"]["held_out"]

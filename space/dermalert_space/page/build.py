@@ -123,9 +123,9 @@ def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, hel
             what = "the files must be a list: data holds one list, and that the files."
             raise gr.Error(f"Not read: {what}", print_exception=False)
         cache = picture.GRADIO_CACHE
-        rows = batch.predict_files(served, api.sources(files, cache))
-        rows = held.held(upload_retention.kept(rows, api.uploads(files, cache)), places.visitor(request))
-        return api.sorted_by_urgency(served, rows)
+        rows = batch.predict_files(served, api.batch_inputs(files, cache))
+        rows = held.held(upload_retention.keep_fresh(rows, api.upload_paths(files, cache)), places.visitor(request))
+        return api.batch_record(served, rows)
 
     def release() -> api.Served:
         """Tell which release answers here, and how good it was found to be on images that it was not trained on.
@@ -134,7 +134,7 @@ def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, hel
             Its name and tag, diagnoses, thresholds of alert and attention, the states of an image, and figures of the
             evaluation with their 95 % intervals.
         """
-        return api.served(served, metrics)
+        return api.release_record(served, metrics)
 
     # preprocess=False: see `tab_single.add`.
     plain = {"preprocess": False, "postprocess": False}

@@ -104,8 +104,8 @@ def marks(state: str) -> str:
 def answer(release: Release, prediction: Prediction, *, aloud: bool = True) -> str:
     """Return what the page says of one image; of one that is refused no probabilities."""
     if prediction.abstained:
-        said = sentence(prediction.sentence, kind=prediction.state, aloud=aloud)
-        return f'{said}<p class="second">{FOR_DERMOSCOPY}</p>'
+        assessment = sentence(prediction.sentence, kind=prediction.state, aloud=aloud)
+        return f'{assessment}<p class="second">{FOR_DERMOSCOPY}</p>'
     second = second_line(release, prediction)
     return (
         sentence(prediction.sentence, kind=prediction.state, aloud=aloud)
@@ -139,24 +139,26 @@ def _listed(names: list[str]) -> str:
 
 def probabilities(release: Release, prediction: Prediction) -> str:
     """Return each diagnosis with its probability: by clinical group, the likeliest first in each."""
-    found = prediction.probabilities
+    by_label = prediction.probabilities
     caption = "<caption>Calibrated probability of each diagnosis</caption>"
     if not release.groups:
-        return f'<table class="shares">{caption}<tbody>{_shares(found, found, release.alert_label)}</tbody></table>'
+        return (
+            f'<table class="shares">{caption}<tbody>{_shares(by_label, by_label, release.alert_label)}</tbody></table>'
+        )
     bodies = ""
     for key, title in GROUPS.items():
-        names = [name for name in found if name in release.groups.get(key, [])]
-        total = share(sum(found[name] for name in names))
+        names = [name for name in by_label if name in release.groups.get(key, [])]
+        total = share(sum(by_label[name] for name in names))
         head = f'<tr class="group"><th colspan="2" scope="rowgroup">{title}</th><td class="share">{total}</td></tr>'
-        bodies += f"<tbody>{head}{_shares(names, found, release.alert_label)}</tbody>" if names else ""
+        bodies += f"<tbody>{head}{_shares(names, by_label, release.alert_label)}</tbody>" if names else ""
     return f'<table class="shares">{caption}{bodies}</table>'
 
 
-def _shares(names, found: dict[str, float], watched: str) -> str:
+def _shares(names, probabilities: dict[str, float], watched: str) -> str:
     return "".join(
         f'<tr class="{"watched" if name == watched else ""}"><th scope="row">{escaped(name)}</th>'
-        f'<td class="bar"><div style="width: {found[name]:.1%}"></div></td>'
-        f'<td class="share">{share(found[name])}</td></tr>'
+        f'<td class="bar"><div style="width: {probabilities[name]:.1%}"></div></td>'
+        f'<td class="share">{share(probabilities[name])}</td></tr>'
         for name in names
     )
 

@@ -83,19 +83,19 @@ def answers(
         visitor: who has this one.
     """
     try:
-        paths = list(dict.fromkeys(api.uploaded(file, cache) for file in (uploads or [])[: LIMIT + 1]))
+        paths = list(dict.fromkeys(api.upload_path(file, cache) for file in (uploads or [])[: LIMIT + 1]))
     except api.NoPicture:
         paths = []
     if not paths:
         yield markup.sentence("Not read: no file was uploaded, or it was deleted since. Choose files first.")
         return
-    rows, total, told = [], inputs.count(paths, limit=LIMIT), 0.0
+    rows, total, shown_at = [], inputs.count(paths, limit=LIMIT), 0.0
     judged = batch.predict_files(release, inputs.expand(paths, limit=LIMIT), thumbnails=True)
-    for row in held.held(upload_retention.kept(judged, paths), visitor):
+    for row in held.held(upload_retention.keep_fresh(judged, paths), visitor):
         rows.append(row)
-        if time.monotonic() > told + 0.5:
+        if time.monotonic() > shown_at + 0.5:
             yield _progress(len(rows), total)
-            told = time.monotonic()
+            shown_at = time.monotonic()
     yield listed(release, tables.by_urgency(rows))
 
 

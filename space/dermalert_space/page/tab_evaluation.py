@@ -43,11 +43,11 @@ LIMITS = (
 def add(release: Release, metrics: dict | None, tab: gr.Tab) -> None:
     """Add the tab's parts to the page that is being built; it is filled when it is opened."""
     held = gr.HTML(markup.sentence("The figures are on their way."), elem_id="evaluation", elem_classes="words")
-    text = told(release, metrics)
+    text = html(release, metrics)
     tab.select(lambda: text, None, held, queue=False, api_visibility="private", show_progress="hidden")
 
 
-def told(release: Release, metrics: dict | None) -> str:
+def html(release: Release, metrics: dict | None) -> str:
     """Return all that the tab says."""
     subgroups = metrics["splits"]["held_out"]["subgroups"] if metrics else {}
     lines = "".join(f"<li>{markup.escaped(line)}</li>" for line in (*LIMITS, *_unmeasured(subgroups)))
@@ -90,7 +90,7 @@ def _by_side(metrics: dict) -> str:
     sides = {name: side for name, side in metrics["splits"].items() if side["n"]}
     rows = [["images", *(side["n"] for side in sides.values())]]
     for name, keys in _FIGURES_OF_A_SIDE.items():
-        found = [_at(side, keys) for side in sides.values()]
+        found = [_value_at(side, keys) for side in sides.values()]
         if any(value is not None for value in found):
             rows.append([name, *("not measured" if value is None else _shown(value) for value in found)])
     note = (
@@ -120,7 +120,7 @@ _FIGURES_OF_A_SIDE = {
 """What is shown of a set of images, and where metrics.json has it; releases made before lack some."""
 
 
-def _at(side: dict, keys: str) -> Any:
+def _value_at(side: dict, keys: str) -> Any:
     """The value at keys, one below the other; None where one is missing."""
     value: Any = side
     for key in keys.split():
@@ -211,11 +211,11 @@ def _calibration(held_out: dict) -> str:
     return table + _calibration_of_melanoma(held_out["calibration"].get("melanoma"))
 
 
-def _calibration_of_melanoma(found: dict | None) -> str:
-    if found is None:
+def _calibration_of_melanoma(calibration: dict | None) -> str:
+    if calibration is None:
         return ""
-    sources = found.get("by_source", {})
-    parts = {"held out": found} | {f"held out, {name}": of for name, of in sources.items() if len(sources) > 1}
+    sources = calibration.get("by_source", {})
+    parts = {"held out": calibration} | {f"held out, {name}": of for name, of in sources.items() if len(sources) > 1}
     keys = ("observed_over_expected", "slope", "intercept")
     rows = [[name, of["n"], of["melanomas"], *(markup.figure(of[key]) for key in keys)] for name, of in parts.items()]
     note = (
@@ -231,12 +231,16 @@ def _declined(metrics: dict) -> str:
     if refusal is None:
         return "<p>It declines no image: it names a diagnosis of whatever it is shown.</p>"
     rows = [
-        ["held out" if source == "all" else f"held out, {source}", told["n"], markup.figure(told["refused"], digits=3)]
-        for source, told in refusal["held_out"].items()
+        [
+            "held out" if source == "all" else f"held out, {source}",
+            share["n"],
+            markup.figure(share["refused"], digits=3),
+        ]
+        for source, share in refusal["held_out"].items()
     ]
     rows += [
-        [f"{kind} (generated or spoilt)", told["n"], markup.figure(told["refused"])]
-        for kind, told in refusal["unfit"].items()
+        [f"{kind} (generated or spoilt)", share["n"], markup.figure(share["refused"])]
+        for kind, share in refusal["unfit"].items()
     ]
     share = markup.figure(melanoma["refused"], digits=3)
     note = (

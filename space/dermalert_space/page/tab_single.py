@@ -97,24 +97,24 @@ def answers(release: Release, file: dict | None, cache: str) -> Iterator[tuple[s
         yield markup.sentence(str(error), kind="unreadable"), ""
         return
     prediction = release.predict_all([image])[0]
-    said = markup.answer(release, prediction)
-    yield said, ""
+    html = markup.answer(release, prediction)
+    yield html, ""
     if prediction.abstained:
         return
     try:
-        yield said, where(release, image)
+        yield html, where(release, image)
     except Exception as error:  # whatever becomes of the map: the answer stands
         print(f"no map could be made: {error!r}", file=sys.stderr)
-        yield said, markup.sentence("Where the model looked cannot be shown for this image.", kind="refused")
+        yield html, markup.sentence("Where the model looked cannot be shown for this image.", kind="refused")
 
 
 def where(release: Release, image: Image.Image) -> str:
     """Return where the model looked, beside the image."""
-    found = attribution.attribute(release, image)
-    plain = image.resize((found.shape[1], found.shape[0]), Image.Resampling.LANCZOS)
+    saliency = attribution.attribute(release, image)
+    plain = image.resize((saliency.shape[1], saliency.shape[0]), Image.Resampling.LANCZOS)
     watched = release.alert_label
     pictures = markup.picture(plain, "The image as it was judged", caption="The image") + markup.picture(
-        attribution.overlay(image, found),
+        attribution.overlay(image, saliency),
         f"The same image in grey; coloured where it speaks for {watched}, in yellow most",
         caption=f"What spoke for {watched}: yellow most, then green and blue",
     )

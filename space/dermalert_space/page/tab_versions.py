@@ -32,11 +32,11 @@ def add(release: Release, tab: gr.Tab) -> None:
 
     def choices() -> tuple[dict, str]:
         try:
-            found = shelf.tags()
+            tags = shelf.tags()
         except comparison.NotThere as error:
             return gr.update(), markup.sentence(str(error), kind="refused")
-        said = _CHOOSE.format(served=release) if found else _NONE
-        return gr.update(choices=found, value=None), markup.sentence(said)
+        sentence = _CHOOSE.format(served=release) if tags else _NONE
+        return gr.update(choices=tags, value=None), markup.sentence(sentence)
 
     def evaluated(tag: str | None) -> str:
         return over_the_evaluation(shelf, tag)
@@ -62,40 +62,44 @@ def over_the_evaluation(shelf: comparison.Shelf, tag: str | None) -> str:
         return markup.sentence(_CHOOSE.format(served=shelf.served))
     try:
         other = shelf.get(tag)
-        told = comparison.compare(shelf.served, other)
+        compared = comparison.compare(shelf.served, other)
     except comparison.NotThere as error:
         return markup.sentence(str(error), kind="refused")
-    return _sentences(shelf.served, other, told)
+    return _sentences(shelf.served, other, compared)
 
 
-def _sentences(served: Release, other: Release, told: comparison.Compared) -> str:
-    watched, rest = served.alert_label, told.images - told.watched
-    if not told.images:
+def _sentences(served: Release, other: Release, compared: comparison.Compared) -> str:
+    watched, rest = served.alert_label, compared.images - compared.watched
+    if not compared.images:
         return markup.sentence(f"No image was held out of both {other} and {served}: they cannot be compared.")
-    said = (
-        f"On {told.images} images that both held out, {served} flags {len(told.won)} {watched}s that {_short(other)} "
-        f"missed, and misses {len(told.lost)} that it flagged, of {told.watched}; {len(told.false_new)} false alerts "
-        f"are new and {len(told.false_gone)} gone, of {rest} other images."
+    summary = (
+        f"On {compared.images} images that both held out, {served} flags {len(compared.won)} {watched}s that "
+        f"{_short(other)} missed, and misses {len(compared.lost)} that it flagged, of {compared.watched}; "
+        f"{len(compared.false_new)} false alerts are new and {len(compared.false_gone)} gone, of {rest} other images."
     )
     rows = [
-        [f"{watched}s flagged, of {told.watched}", *told.flagged, _chance(told.won, told.lost)],
-        [f"others flagged, of {rest}", *told.false, _chance(told.false_new, told.false_gone)],
+        [f"{watched}s flagged, of {compared.watched}", *compared.flagged, _chance(compared.won, compared.lost)],
+        [f"others flagged, of {rest}", *compared.false, _chance(compared.false_new, compared.false_gone)],
     ]
-    if told.attended:
-        p = _p(*told.attended_alone)
-        rows.append([f"malignant or precursor at the point of attention, of {told.malignant}", *told.attended, p])
-    notes = [f"The likeliest diagnosis differs on {told.diagnoses} images; {told.left_out} were left out."]
-    notes += [f"{name} does not say what it has learnt from: these images may be among it." for name in told.unknown]
-    notes += [f"With {told.watched} {watched}s one image decides much."] if told.watched < _FEW else []
+    if compared.attended:
+        p = _p(*compared.attended_alone)
+        rows.append(
+            [f"malignant or precursor at the point of attention, of {compared.malignant}", *compared.attended, p]
+        )
+    notes = [f"The likeliest diagnosis differs on {compared.diagnoses} images; {compared.left_out} were left out."]
+    notes += [
+        f"{name} does not say what it has learnt from: these images may be among it." for name in compared.unknown
+    ]
+    notes += [f"With {compared.watched} {watched}s one image decides much."] if compared.watched < _FEW else []
     head = ["", _short(other), f"{_short(served)} (served)", "p of the difference (McNemar)"]
     lists = {
-        f"{watched}s won": told.won,
-        f"{watched}s lost": told.lost,
-        "new false alerts": told.false_new,
-        "false alerts gone": told.false_gone,
+        f"{watched}s won": compared.won,
+        f"{watched}s lost": compared.lost,
+        "new false alerts": compared.false_new,
+        "false alerts gone": compared.false_gone,
     }
     return (
-        markup.sentence(said)
+        markup.sentence(summary)
         + markup.table("Alerts on the images that both held out", head, rows, note=" ".join(notes))
         + "".join(_ids(name, ids) for name, ids in lists.items() if ids)
     )

@@ -67,10 +67,10 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def kept(found: Iterable[T], paths: Sequence[Path]) -> Iterator[T]:
+def keep_fresh(items: Iterable[T], paths: Sequence[Path]) -> Iterator[T]:
     """Yield what is found in uploads one after the other, without any of them growing old meanwhile."""
     touched = 0.0
-    for each in found:
+    for each in items:
         if time.monotonic() > touched + EVERY:
             for path in paths:
                 with contextlib.suppress(OSError):  # it is gone already
