@@ -128,7 +128,7 @@ def crops(shortest: int) -> DeiTImageProcessorPil:
 )
 def test_what_a_processor_shows_the_model_is_found_out(processor, size, seen):
     seen = seen or (0.25, 0.375, 0.75, 0.625)
-    assert attribution._seen(processor, size) == pytest.approx(seen, abs=0.01)
+    assert attribution._visible_box(processor, size) == pytest.approx(seen, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["ResNet", "ViT"])

@@ -22,9 +22,9 @@ from transformers import (
 from transformers.models.auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from dermalert.release import onnx_export
-from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import backbones
-from support.releases import LABELS
+from support.releases import ALERT, LABELS
 
 SIDE = 32
 _CONVOLUTIONS = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
