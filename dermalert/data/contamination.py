@@ -3,7 +3,7 @@
 Sides of the split go by a hash of the group, but a group's key can change: a source that is loaded with its table knows
 of lesions that the images alone do not tell. So the release lists what its images belong to, and goes on doing so when
 another is trained from it. It knows numbers, lesions, patients and bytes, and by a perceptual hash a copy that was
-encoded or scaled anew, mirrored or turned, under whatever name (`benchmarks/contamination.py` measures how surely).
+encoded or scaled anew, mirrored or turned, under whatever name (`benchmarks/data/contamination.py` measures it).
 Names are hashed, which keeps them out of sight; an id that can be guessed can be found all the same.
 """
 
@@ -34,7 +34,7 @@ SIDES = ("train", "validation", "calibration")
 
 
 RADIUS = 32
-"""Bits of 256 by which the hash of a copy may differ: `benchmarks/contamination.py` finds all copies and no other."""
+"""Bits of 256 by which a copy's hash may differ: `benchmarks/data/contamination.py` finds all copies and no other."""
 
 _NEAR = "near:"  # before a perceptual hash in hexadecimal, which stands among the names
 

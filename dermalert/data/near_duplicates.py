@@ -19,7 +19,7 @@ from dermalert.imaging.thumbnail import BLANK, SIDE, Thumbnails, contrast, sketc
 HASH_SIDE = 16  # lowest frequencies a direction: 256 bits propose a tenth of the false pairs that the usual 64 do
 HASH_BYTES = HASH_SIDE**2 // 8
 
-# Chosen on generated lesions and their altered copies (benchmarks/duplicates.py reports on others), with a look at
+# Chosen on generated lesions and their altered copies (benchmarks/data/duplicates.py reports on others), with a look at
 # pairs of HAM10000, whose lesion ids tell which are of one lesion.
 RADIUS = 64  # bits of 256 by which a picture and its crop may differ
 TURNED_RADIUS = 40  # the same where the picture is mirrored or turned, and not cropped as well
@@ -112,7 +112,7 @@ class Index:
     """An index of perceptual hashes: exact up to 50,000 of them, above by cells, so that time grows as n ** 1.5.
 
     By cells it finds, of the pairs that differ in at most 40 bits, about 99 in 100, and above 40 bits about nine in
-    ten (measured in benchmarks/duplicates.py).
+    ten (measured in benchmarks/data/duplicates.py).
     """
 
     def __init__(self, hashes: np.ndarray):

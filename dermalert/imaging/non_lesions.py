@@ -1,6 +1,6 @@
 """Pictures that no release should judge: generated ones that show no lesion, and lesions that nobody could see.
 
-They are no photographs: those are measured by `benchmarks/refusal.py`.
+They are no photographs: those are measured by `benchmarks/evaluation/refusal.py`.
 """
 
 from collections.abc import Callable, Iterator

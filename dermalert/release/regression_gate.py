@@ -40,7 +40,7 @@ FILES = ("config.json", METRICS, PREDICTIONS, EXPOSURE)
 
 FEWEST = 50
 """Melanomas (groups of them), and others, below which releases cannot be compared: of fewer, a loss of 0.05 is
-hardly ever found (see `benchmarks/gate.py`)."""
+hardly ever found (see `benchmarks/evaluation/gate.py`)."""
 
 ECE = 0.10
 """How large the expected calibration error of a release may be."""

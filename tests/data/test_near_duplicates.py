@@ -141,7 +141,7 @@ def test_an_image_laid_on_its_side_by_its_camera_is_the_upright_one(lesions):
 
 @pytest.mark.long
 def test_a_million_sketches_are_searched_in_15_minutes_and_4_gib():
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "duplicates.py"), "search", "1000000"]
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "data" / "duplicates.py"), "search", "1000000"]
     row = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout
     _, _, seconds, gib, _, near, *_ = row.split("|")
     assert float(seconds) < 15 * 60

@@ -22,7 +22,9 @@ from dermalert.data import contamination, loading
 from dermalert.imaging import augmentation, sharpness
 from dermalert.taxonomy import DIAGNOSES
 
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+sys.path.insert(0, str(REPOSITORY / "benchmarks" / "data"))
+sys.path.insert(0, str(REPOSITORY / "benchmarks" / "training"))
+sys.path.insert(0, str(REPOSITORY / "benchmarks" / "evaluation"))
 import attribution as maps_that_count
 import copies
 import growth
@@ -53,7 +55,7 @@ def command(name: str, *words) -> subprocess.CompletedProcess:
 
 def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was_chosen(clinics, tmp_path):
     words = ("--dataset", *clinics, "--output_dir", tmp_path, "--image_size", 32, "--leave_out", "here", "--epochs")
-    done = command("sources.py", *words, 1)
+    done = command("evaluation/sources.py", *words, 1)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "here" / "figures.json").read_text())
     sides = recipe.load([str(clinic) for clinic in clinics])
@@ -63,10 +65,10 @@ def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was
     assert sum(figures["learnt_from"].values()) == len(sides["train"]) - count["train"]
     assert "| here | " in done.stdout
     # Nothing is trained again, and a run of other settings is not taken for this one.
-    again = command("sources.py", *words, 1)
+    again = command("evaluation/sources.py", *words, 1)
     assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
     assert "Judging" not in again.stderr
-    other = command("sources.py", *words, 2)
+    other = command("evaluation/sources.py", *words, 2)
     assert other.returncode == 2
     assert "--epochs 1 there, 2 here" in other.stderr
 
@@ -116,25 +118,27 @@ def test_a_base_model_that_has_learnt_from_lesions_is_refused(clinics, tmp_path)
     release = make_release(tmp_path / "release", generated=False)
     (release / "evaluation").mkdir()
     contamination.write({contamination.hash_name("a lesion"): "train"}, release)
-    done = command("sources.py", "--dataset", *clinics, "--output_dir", tmp_path / "out", "--base_model", release)
+    done = command(
+        "evaluation/sources.py", "--dataset", *clinics, "--output_dir", tmp_path / "out", "--base_model", release
+    )
     assert done.returncode == 2
     assert "has learnt from lesions already" in done.stderr
 
 
 def test_a_source_that_is_not_there_is_refused(clinics, tmp_path):
-    done = command("sources.py", "--dataset", *clinics, "--output_dir", tmp_path, "--leave_out", "nowhere")
+    done = command("evaluation/sources.py", "--dataset", *clinics, "--output_dir", tmp_path, "--leave_out", "nowhere")
     assert done.returncode == 2
     assert "'nowhere' is none of the sources: here, there." in done.stderr
 
 
 def test_rows_are_trained_compared_and_kept(clinics, tmp_path):
     words = ("--dataset", *clinics, "--output_dir", tmp_path, "--image_size", 32, "--rows", 0, 5, "--epochs")
-    done = command("recipe.py", *words, 1)
+    done = command("training/recipe.py", *words, 1)
     assert done.returncode == 0, done.stderr
     table = json.loads((tmp_path / "table.json").read_text())
     assert list(table["rows"]) == ["the defaults", "frozen batch norms"]
     assert {path.name for path in tmp_path.iterdir()} == {"row0-seed0.npz", "row5-seed0.npz", "table.json"}
-    other = command("recipe.py", *words, 2)
+    other = command("training/recipe.py", *words, 2)
     assert other.returncode == 2
     assert "was made with other settings or of other images" in other.stderr
 
@@ -199,7 +203,7 @@ def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
 def test_maps_are_asked_whether_they_mark_what_counts(clinics, tmp_path):
     release = make_release(tmp_path / "release")
     words = ("--model", release, "--dataset", *clinics, "--images", 4, "--shuffled", 2)
-    done = command("attribution.py", *words)
+    done = command("evaluation/attribution.py", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("same shapes elsewhere") == 6
     assert "n = 4 images in " in done.stdout
@@ -245,7 +249,7 @@ def test_no_more_is_marked_than_the_map_gives_a_colour():
 @pytest.mark.long
 @pytest.mark.parametrize(("step", "most"), [("load", 1.3), ("epoch", 1.3)])
 def test_a_hundred_times_the_images_take_hardly_more_memory(step, most):
-    done = command("growth.py", "--images", 1000, 100_000, "--steps", step)
+    done = command("data/growth.py", "--images", 1000, 100_000, "--steps", step)
     assert done.returncode == 0, done.stderr
     rows = done.stdout.splitlines()[-2:]
     few, many = (float(row.split("|")[-3]) for row in rows)
@@ -254,7 +258,7 @@ def test_a_hundred_times_the_images_take_hardly_more_memory(step, most):
 
 @pytest.mark.parametrize("steps", [("load",), pytest.param(growth.STEPS, marks=pytest.mark.long)])
 def test_growth_tells_seconds_and_memory_of_each_step(steps):
-    done = command("growth.py", "--images", 600, "--steps", *steps)
+    done = command("data/growth.py", "--images", 600, "--steps", *steps)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| 600 |")]
     assert tuple(row[1] for row in rows) == steps
@@ -267,7 +271,7 @@ def test_an_archive_is_timed_only_where_all_numbers_of_processes_answer_alike(tm
         Image.new("RGB", (64, 48), (shade, 90, 80)).save(tmp_path / f"{number}.jpg")
     release = make_release(tmp_path / "release", generated=False)
     words = ("--model", release, "--dataset", tmp_path, "--images", 4, "--shards", 2, "--turns", 1, "--workers", 1)
-    done = command("archive.py", *words)
+    done = command("serving/archive.py", *words)
     assert done.returncode == 0, done.stderr
     assert "| 1 process | " in done.stdout
 
@@ -278,7 +282,7 @@ def test_serving_is_measured_with_onnx_runtime_and_without_and_the_answers_are_t
         make_image((64, 48), seed=number).save(tmp_path / f"{number}.jpg")
     release = make_release(tmp_path / "release", generated=False)
     words = ("--model", release, "--dataset", tmp_path, "--images", 6, "--singles", 2, "--turns", 2, "--starts", 1)
-    done = command("serving.py", *words)
+    done = command("serving/serving.py", *words)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if "predict" in line and line.count(" | ") == 5]
     assert len(rows) == 4 and all(float(row[-1].rstrip(" |")) < 1e-5 for row in rows)

@@ -9,7 +9,7 @@ from support.paths import REPOSITORY
 
 from dermalert.evaluation import noninferiority
 
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+sys.path.insert(0, str(REPOSITORY / "benchmarks" / "evaluation"))
 from gate import refusals
 
 

@@ -16,7 +16,7 @@ from dermalert.evaluation import metrics, operating_points
 from dermalert.evaluation.intervals import Intervals, clopper_pearson
 from dermalert.evaluation.report import at_prevalences, calibration
 
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+sys.path.insert(0, str(REPOSITORY / "benchmarks" / "evaluation"))
 from calibration_intervals import ERRORS, SHAPES, SIZES, coverage_of_error, coverage_of_logistic
 
 DRAWS = 1000

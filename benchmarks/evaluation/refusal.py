@@ -1,7 +1,7 @@
 r"""What a release declines: photographs that show no lesion, lesions ever worse to see, and lesions of another source.
 
     pip install scikit-image
-    python benchmarks/refusal.py --model space/model --dataset isic9/ isic2017/ ham10000/
+    python benchmarks/evaluation/refusal.py --model space/model --dataset isic9/ isic2017/ ham10000/
 
 The photographs are those that scikit-image and scikit-learn ship, which were looked at when the rate and the layers
 were chosen, and those of gradio and matplotlib, which were not; of each the whole and six squares cut out by chance.
@@ -20,8 +20,9 @@ from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from PIL import Image, ImageFilter
-from recipe import load
 
+from dermalert.config import Config
+from dermalert.data import prepare
 from dermalert.errors import run_command
 from dermalert.evaluation.intervals import Intervals
 from dermalert.release import fit_abstention
@@ -116,7 +117,7 @@ def _read(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `benchmarks/README.md` shows."""
     release = Release.load(contract.find(arguments.model))
-    sides = load(arguments.dataset)
+    sides = prepare.prepare(arguments.dataset, Config.repair).split(seed=Config.split_seed)
     lesions = sides["held_out"].shuffle(seed=0)
     print("| images | n | declined |\n|---|---|---|")
     for kind, paths in photographs().items():

@@ -1,6 +1,6 @@
 r"""A release in ONNX Runtime beside the same in torch: answers to real images, speed and size, in 8 bits too.
 
-    python benchmarks/onnx_speed.py --model space/model --dataset isic9/ isic2017/ ham10000/
+    python benchmarks/serving/onnx_speed.py --model space/model --dataset isic9/ isic2017/ ham10000/
 
 exports the release to a temporary folder as `train_hf.py` does, and asks both about held-out images of the split.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 from dermalert_space import contract
 from dermalert_space.estimate import format_estimate
 from dermalert_space.release import Release
-from recipe import load
 
+from dermalert.config import Config
+from dermalert.data import prepare
 from dermalert.errors import run_command
 from dermalert.evaluation.predict import predict
 from dermalert.release import onnx_export
@@ -25,7 +26,7 @@ _COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precisi
 
 def main(arguments: argparse.Namespace) -> None:
     """Export, compare, and print the two tables."""
-    sides = load(arguments.dataset)
+    sides = prepare.prepare(arguments.dataset, Config.repair).split(seed=Config.split_seed)
     held_out = sides["held_out"].shuffle(seed=0)
     held_out = held_out.select(range(min(arguments.images, len(held_out))))
     with tempfile.TemporaryDirectory() as scratch:

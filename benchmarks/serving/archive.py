@@ -1,6 +1,6 @@
 r"""An archive judged by one process and by several: the price of the engine, and what more processes gain.
 
-    python benchmarks/archive.py --model space/model --dataset ham10000/ isic9/
+    python benchmarks/serving/archive.py --model space/model --dataset ham10000/ isic9/
 
 makes parquet shards of real images and a release with a graph for ONNX Runtime, and judges them by `triage-archive`, in
 turns. Beside the seconds of the whole command stand those from the first result on, without what comes once a run.

@@ -1,6 +1,6 @@
 r"""What serving costs beside what a user would write instead: one image, many, the first answer, the Space's API.
 
-    python benchmarks/serving.py --model space/model --dataset ham10000/ isic9/
+    python benchmarks/serving/serving.py --model space/model --dataset ham10000/ isic9/
 
 copies the release to a temporary folder, without a graph for ONNX Runtime and with one, exported as `train_hf.py` does,
 and asks both. All ways have the same images and threads and take turns; a ratio is that of one turn, by the clock and

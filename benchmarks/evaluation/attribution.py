@@ -1,6 +1,6 @@
 """Whether a map of `dermalert_space.attribution` marks what counts: its places are deleted, and others beside them.
 
-    python benchmarks/attribution.py --model space/model --dataset isic9/ isic2017/ ham10000/
+    python benchmarks/evaluation/attribution.py --model space/model --dataset isic9/ isic2017/ ham10000/
 
 prints two tables. Deletion (Samek 2017, arXiv 1509.06321): how far the log-odds and the probability of the alert's
 diagnosis fall when the k % of an image that the map marks most are replaced, and when the very same shapes are replaced
@@ -20,11 +20,12 @@ from dermalert_space.estimate import format_estimate
 from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from PIL import Image, ImageFilter
-from recipe import load
 from scipy import stats
 from torch import nn
 from tqdm.auto import tqdm
 
+from dermalert.config import Config
+from dermalert.data import prepare
 from dermalert.errors import run_command
 from dermalert.evaluation.intervals import Intervals
 
@@ -65,7 +66,8 @@ REPLACED_BY = {"median colour of the border": of_border, "the image blurred": bl
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure, and print the tables."""
-    side = load(arguments.dataset)[arguments.side].shuffle(seed=0)
+    parts = prepare.prepare(arguments.dataset, Config.repair).split(seed=Config.split_seed)
+    side = parts[arguments.side].shuffle(seed=0)
     release = Release.load(contract.find(arguments.model))
     dataset = side.select(range(min(arguments.images, len(side))))
     images = [shown(read_image(row["image"])) for row in dataset]

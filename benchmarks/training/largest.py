@@ -1,6 +1,6 @@
 r"""How large a base model an accelerator trains in ten minutes: the Trainer's images a second, model by model.
 
-    python benchmarks/largest.py --dataset ham10000/
+    python benchmarks/training/largest.py --dataset ham10000/
 
 The models are built with random weights, which take as long as trained ones. A run is that of the bundled release: so
 many epochs of so many training images, and after each as many images evaluated as there are validation images, twice.

@@ -1,7 +1,7 @@
 r"""How near the training is to its limit, and to what the usual recipe does: images per second, side by side.
 
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=9000000000 MALLOC_TOP_PAD_=268435456 OMP_WAIT_POLICY=PASSIVE \
-        python benchmarks/training_input.py --dataset ham10000/
+        python benchmarks/training/training_input.py --dataset ham10000/
 
 The limit is a bare loop of forward, backward and step on tensors in memory. The usual recipe is the transformers
 guide's to image classification: in `set_transform`, image by image, a random crop that is resized, a tensor,

@@ -1,6 +1,6 @@
 r"""Whether a hundred times the images cost a hundred times as much, and no more memory: load, stream, train, triage.
 
-    python benchmarks/growth.py --images 1000 10000 100000
+    python benchmarks/data/growth.py --images 1000 10000 100000
 
 makes images of 64 pixels, as files and as parquet shards of 1,000, and a tiny model. Each step is a program of its own,
 told by the seconds of the clock and of the processor that it takes beyond its start, and by the most memory that it

@@ -1,6 +1,6 @@
 """How surely `contamination.py` knows a picture again under another name, and how often it takes a new one for it.
 
-    python benchmarks/contamination.py isic9 isic2017 ham10000 [--images 400]
+    python benchmarks/data/contamination.py isic9 isic2017 ham10000 [--images 400]
 
 Of the images of all data sets, half of the groups are learnt from. Copies of some of these are encoded and scaled anew,
 mirrored and turned; the images of the other half, of other lesions, are new. Printed for each radius: the share of the

@@ -1,6 +1,6 @@
 """What is learnt from our training input and from that of the usual recipe: right answers to held-out images, by seed.
 
-    python benchmarks/training_accuracy.py --dataset isic9/
+    python benchmarks/training/training_accuracy.py --dataset isic9/
 
 The usual recipe is that of `training_input.py`, which measures how fast they are.
 """

@@ -1,6 +1,6 @@
 r"""What each part of the default recipe of `train_hf.py` is worth, on the validation side: the side that chooses.
 
-    python benchmarks/recipe.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/recipe
+    python benchmarks/training/recipe.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/recipe
 
 trains each row of `ROWS` and compares its answers to the validation images with those of the first row, image by
 image, as they are and altered. The sides calibration and held_out are not looked at. The last epoch counts, so that no

@@ -1,7 +1,7 @@
 r"""Planted faults and growth of the search for duplicates, on generated lesions: prints two Markdown tables.
 
-    python benchmarks/duplicates.py planted                # two minutes: recall and precision of each kind of fault
-    python benchmarks/duplicates.py scale 10000 100000     # seconds and memory of the search; 1000000 takes minutes
+    python benchmarks/data/duplicates.py planted             # two minutes: recall and precision of each fault
+    python benchmarks/data/duplicates.py scale 10000 100000     # seconds and memory; 1000000 takes minutes
 
 The thresholds of `dermalert/data/near_duplicates.py` were chosen on other lesions than these, `--first_lesion 10000`.
 """

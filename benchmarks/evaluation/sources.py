@@ -1,6 +1,6 @@
 r"""How the default recipe does at a clinic that it was not shown: each source left out in turn.
 
-    python benchmarks/sources.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/sources
+    python benchmarks/evaluation/sources.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/sources
 
 trains on all sources but one with the recipe of `train_hf.py`, calibrates there, and asks the model about the source
 left out. The images of that source on the side `validation` are not asked: the recipe was chosen on them. Beside it
@@ -19,11 +19,10 @@ from datasets import Dataset, concatenate_datasets
 from dermalert_space import contract, files
 from dermalert_space.estimate import format_estimate
 from dermalert_space.release import Release
-from recipe import load
 
 import train_hf
 from dermalert.config import Config
-from dermalert.data import contamination, schema, splits
+from dermalert.data import contamination, prepare, schema, splits
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import baselines, evaluate
 from dermalert.publishing import deliver
@@ -39,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Train and measure what is missing, then print the table of what is there."""
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    sides = load(arguments.dataset)
+    sides = prepare.prepare(arguments.dataset, Config.repair).split(seed=Config.split_seed)
     known = with_melanomas(sides["train"])
     if len(known) < 2:
         raise UsageError(f"--dataset: two sources with at least {_FEWEST} melanomas to train on are needed.")

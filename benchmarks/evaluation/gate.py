@@ -1,6 +1,6 @@
 """How often the gate refuses an equal release, and finds one that is worse: print a table by the number of melanomas.
 
-    python benchmarks/gate.py [--pairs 400]
+    python benchmarks/evaluation/gate.py [--pairs 400]
 
 A pair of releases answers to the same photos, one to three of a lesion. Their scores have most in common with each
 other (correlation 0.9) and something with those of other photos of the lesion; one photo in a hundred is abstained on,

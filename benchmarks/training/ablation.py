@@ -1,6 +1,6 @@
 r"""What rebalancing, augmentation, pretraining and architecture are worth: the questions of a course assignment.
 
-    python benchmarks/ablation.py --dataset isic9/ --output_dir runs/ablation
+    python benchmarks/training/ablation.py --dataset isic9/ --output_dir runs/ablation
 
 trains each row of `ROWS` with three seeds on the same sides, compares the held-out probabilities with those of the
 first row, image by image, and prints a table. Each run is one of `train_hf.py`, so that the same command goes on where
@@ -32,7 +32,7 @@ from dermalert.evaluation.intervals import Intervals
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import backbones
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 FROM_SCRATCH = {"learning_rate": 1e-3}
 ROWS = {
     "pretrained, augmented (the default)": {},

@@ -1,6 +1,6 @@
 r"""Whether copies of one clinic's pictures can be told apart by their sharpness, as they are and as training sees them.
 
-    python benchmarks/copies.py --dataset isic9/ isic2017/ ham10000/
+    python benchmarks/data/copies.py --dataset isic9/ isic2017/ ham10000/
 
 Where one source's images of one diagnosis stand in two data sets, the way they were copied tells which is which. A
 linear model of `sharpness.spectral_profile` is cross-validated on the images as they are, after the plain augmentation,
@@ -13,12 +13,12 @@ import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 import torch
 from datasets import Dataset
 from dermalert_space.images import read_image
-from recipe import sharpness_kept
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
@@ -37,7 +37,7 @@ _FOLDS = 5
 
 def without_chance_sharpness(pixels: torch.Tensor) -> torch.Tensor:
     """Return what the robust augmentation makes of pixels if it leaves their sharpness to the copies."""
-    with sharpness_kept():
+    with mock.patch.object(sharpness, "randomize_sharpness", lambda pixels: pixels):
         return augmentation.augment(pixels)
 
 

@@ -1,6 +1,6 @@
 """How often the intervals of calibration hold the truth, in worlds whose truth is known: print a table.
 
-    python benchmarks/calibration_intervals.py [--draws 400]
+    python benchmarks/evaluation/calibration_intervals.py [--draws 400]
 
 The expected calibration error is held at 0, 0.02, 0.05 and 0.15 by four ways of being wrong: every top label too sure,
 the surer half, the surer and the less sure half in opposite ways, or a quarter of the images alone. Images are 118, 311
