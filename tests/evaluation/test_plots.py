@@ -12,8 +12,9 @@ from PIL import Image
 from scipy import special
 from sklearn.metrics import roc_curve
 
-from dermalert.evaluation import metrics, plots
+from dermalert.evaluation import plots
 from dermalert.evaluation.intervals import clopper_pearson
+from dermalert.evaluation.report import report as measure
 from dermalert.taxonomy import DIAGNOSES
 
 MELANOMA, NEVUS = 3, 4
@@ -35,7 +36,7 @@ def a_release(classes=range(9), n=90, threshold=0.2, copies=1):
     groups = np.repeat([f"lesion {i}" for i in range(n)], copies)
     alert = None if threshold is None else probabilities[:, MELANOMA] >= threshold
     report = {
-        "splits": {"held_out": metrics.report(truth, probabilities, groups, alert=alert)},
+        "splits": {"held_out": measure(truth, probabilities, groups, alert=alert).to_json()},
         "alert": {"threshold": threshold},
     }
     table = {"split": ["held_out"] * len(truth), "group": groups, "truth": [DIAGNOSES[label] for label in truth]}
@@ -230,7 +231,7 @@ def test_the_trade_off_by_hand():
     probabilities = np.zeros((6, 9), np.float32)
     probabilities[:, MELANOMA], probabilities[:, 8] = score, 1 - score
     images = plots._Images(truth, probabilities, np.arange(6))
-    held_out = metrics.report(truth, probabilities, np.arange(6), alert=score >= 0.5)
+    held_out = measure(truth, probabilities, np.arange(6), alert=score >= 0.5).to_json()
     figure = plots._alert_trade_off(held_out, images, 0.5)
     assert points(figure.axes[0]) == pytest.approx(np.array([[25.25, 50], [26.25, 50], [30, 50]]))
     curve = figure.axes[0].lines[-2].get_xydata()  # of 20 %; the last line is the legend's
@@ -242,7 +243,7 @@ def test_the_trade_off_by_hand():
 def test_an_image_of_which_two_diagnoses_are_as_probable_is_counted_in_its_row_only():
     truth, probabilities = np.array([NEVUS, NEVUS]), np.eye(9)[[NEVUS, NEVUS]]
     probabilities[0, [NEVUS, MELANOMA]] = 0.5
-    held_out = metrics.report(truth, probabilities, np.arange(2), alert=None)
+    held_out = measure(truth, probabilities, np.arange(2), alert=None).to_json()
     figure = plots._confusion(held_out)
     assert "(NV), n = 2" in words(figure)
     assert [text.get_text() for text in figure.axes[0].texts] == ["1"]
