@@ -1,4 +1,4 @@
-"""Build `dermalert/isic9.csv`, the facts about the images of the nine-class set, and check them.
+"""Build `dermalert/data/isic9.csv`, the archive's metadata of the images of the nine-class set, and check them.
 
     python scripts/build_isic9.py METADATA
 

@@ -98,14 +98,14 @@ def test_a_lesion_that_two_sources_hold_is_not_asked_about(clinics, tmp_path, mo
     sides |= {"train": train.remove_columns("group").add_column("group", groups)}
     model = SimpleNamespace(model=SimpleNamespace(eval=lambda: None), processor=None)
     monkeypatch.setattr(left_out_sources.train_hf, "learn", lambda *_: model)
-    monkeypatch.setattr(left_out_sources.triage, "Release", lambda *_, **__: None)
+    monkeypatch.setattr(left_out_sources, "Release", lambda *_, **__: None)
     asked = []
 
     def instead(_judge, reported):
         asked.append(reported["left_out"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(left_out_sources.evaluation, "evaluate", instead)
+    monkeypatch.setattr(left_out_sources.evaluate, "evaluate", instead)
     with pytest.raises(KeyboardInterrupt):
         left_out_sources.leave_out("here", left_out_sources.Config(), sides, tmp_path)
     assert set(asked[0]["source"]) == {"here"}

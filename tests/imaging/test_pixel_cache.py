@@ -97,10 +97,11 @@ import time
 from transformers import ViTImageProcessorPil
 from dermalert.data import loading
 from dermalert.imaging import pixel_cache
+from dermalert.imaging.byte_processor import ByteProcessor
 read_image = pixel_cache.read_image
 pixel_cache.read_image, pixel_cache._PACK = lambda image: time.sleep(0.2) or read_image(image), 4
 processor = ViTImageProcessorPil(size={{"height": 16, "width": 16}})
-pixel_cache.PixelCache(loading.load([{str(tmp_path / "data")!r}]), pixel_cache.ByteProcessor(processor))
+pixel_cache.PixelCache(loading.load([{str(tmp_path / "data")!r}]), ByteProcessor(processor))
 """
     process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     while not list(packs.glob("*/*.pack")) or not list(packs.glob("*/*.partial")):
