@@ -98,8 +98,8 @@ from transformers import ViTImageProcessorPil
 from dermalert.data import loading
 from dermalert.imaging import pixel_cache
 from dermalert.imaging.byte_processor import ByteProcessor
-read_image = pixel_cache.read_image
-pixel_cache.read_image, pixel_cache._PACK = lambda image: time.sleep(0.2) or read_image(image), 4
+decode, pixel_cache._PACK = pixel_cache.PixelCache._decoded, 4
+pixel_cache.PixelCache._decoded = lambda self, row: time.sleep(0.2) or decode(self, row)
 processor = ViTImageProcessorPil(size={{"height": 16, "width": 16}})
 pixel_cache.PixelCache(loading.load([{str(tmp_path / "data")!r}]), ByteProcessor(processor))
 """
