@@ -27,8 +27,8 @@ import numpy as np
 import PIL
 import transformers
 from datasets import Dataset
-from dermalert_space import files
-from dermalert_space.images import read_image, to_rgb
+from dermalert_space import files, images
+from dermalert_space.images import read_image
 from PIL import Image, features
 from tqdm.auto import tqdm
 
@@ -195,7 +195,7 @@ def _key(processed: ByteProcessor) -> str:
     processor = processed.processor
     parts = [_LAYOUT, processor.to_json_string(), type(processor).__name__, processed.shape, processed.channels]
     parts += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
-    parts += [inspect.getsource(function) for function in (read_image, to_rgb)]
+    parts += [inspect.getsource(function) for function in (images.read_image, images.to_rgb)]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
