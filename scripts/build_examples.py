@@ -14,7 +14,7 @@ _SIDE = 320  # pixels of a lesion
 DRAWN = {
     "generated-1.png": lambda: synthetic_lesions.lesion("melanoma", lesion_seed=3, size=_SIDE),
     "generated-2.png": lambda: synthetic_lesions.lesion("nevus", lesion_seed=5, size=_SIDE),
-    "no-lesion.png": lambda: next(non_lesions.drawn(non_lesions.GENERATED["page of text"], 0, n=1)),
+    "no-lesion.png": lambda: next(non_lesions.draw_kind(non_lesions.GENERATED["page of text"], 0, n=1)),
 }
 """What draws each file that `attribution.csv` lists."""
 

@@ -47,7 +47,7 @@ def hub(monkeypatch) -> HubServer:
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache, and the file that sketches are kept in there."""
+    """An empty cache, and the file that fingerprints are kept in there."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "dermalert" / "sketches-1.sqlite"
 

@@ -60,12 +60,12 @@ def main() -> None:
     rng = np.random.default_rng(0)
     half = set(rng.permutation(sorted(set(groups)))[::2].tolist())
     learnt = np.array([group in half for group in groups])
-    thumbnails = thumbnail.sketches(dataset).thumbnails[:]
+    thumbnails = thumbnail.fingerprints(dataset).thumbnails[:]
     known = near_duplicates.perceptual_hashes(thumbnails[learnt])
     measured = {"new images": distances(thumbnails[~learnt], known)}
     chosen = [read_image(dataset[int(row)]["image"]) for row in rng.choice(np.flatnonzero(learnt), args.images, False)]
     for kind, copy in copies().items():
-        rows = np.frombuffer(b"".join(thumbnail.sketch(copy(image)) for image in chosen), thumbnail.ROW)
+        rows = np.frombuffer(b"".join(thumbnail.fingerprint(copy(image)) for image in chosen), thumbnail.ROW)
         measured[kind] = distances(rows["thumbnail"], known)
     print(f"{learnt.sum()} images learnt from, {(~learnt).sum()} new; the shipped radius is {contamination.RADIUS}")
     print(f"{'radius':20}" + "".join(f"{radius:>8}" for radius in RADII))

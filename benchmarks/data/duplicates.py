@@ -25,7 +25,7 @@ from dermalert.data import near_duplicates
 from dermalert.data.audit import audit
 from dermalert.data.schema import FEATURES
 from dermalert.imaging import synthetic_lesions
-from dermalert.imaging.thumbnail import ROW, SIDE, sketch
+from dermalert.imaging.thumbnail import ROW, SIDE, fingerprint
 from dermalert.taxonomy import DIAGNOSES
 
 _TIME_LIMIT = 15 * 60  # seconds a size
@@ -82,8 +82,8 @@ def encoded(image: Image.Image, quality: int) -> bytes:
 
 
 def thumbnails(files: list[bytes]) -> np.ndarray:
-    """Return the sketches of files, around the cache."""
-    return np.stack([np.frombuffer(sketch(file), ROW)["thumbnail"][0] for file in files])
+    """Return the fingerprints of files, around the cache."""
+    return np.stack([np.frombuffer(fingerprint(file), ROW)["thumbnail"][0] for file in files])
 
 
 def planted(count: int, first: int) -> None:
@@ -169,7 +169,7 @@ def _file(content: bytes) -> dict:
 
 def scale(sizes: list[int]) -> None:
     """Print seconds and peak memory of the search for each size, each in a process of its own."""
-    print("| sketches | seconds | peak memory, GiB | proposed | recall, 0-40 bits | recall, 41-64 bits |")
+    print("| fingerprints | seconds | peak memory, GiB | proposed | recall, 0-40 bits | recall, 41-64 bits |")
     print("|---|---|---|---|---|---|", flush=True)
     for size in sizes:
         command = [sys.executable, __file__, "search", str(size)]
@@ -177,12 +177,12 @@ def scale(sizes: list[int]) -> None:
 
 
 def search(size: int) -> None:
-    """Search among generated sketches, of which 1,000 are another one again, and print a row of the table."""
-    sketches, source, distance = _generated(size, min(1000, size // 10))
+    """Search among generated fingerprints, of which 1,000 are another one again, and print a row of the table."""
+    fingerprints, source, distance = _generated(size, min(1000, size // 10))
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.alarm(_TIME_LIMIT)
     started = time.monotonic()
-    pairs = near_duplicates.candidates(sketches, np.arange(len(sketches)))
+    pairs = near_duplicates.candidates(fingerprints, np.arange(len(fingerprints)))
     seconds = time.monotonic() - started
     found = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     hit = np.array([(int(a), size - len(source) + k) in found for k, a in enumerate(source)])
@@ -200,7 +200,7 @@ def _out_of_time(*_) -> None:
 
 
 def _generated(size: int, again: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return sketches that are alike as generated lesions are, whose last ones are earlier ones with noise.
+    """Return fingerprints that are alike as generated lesions are, whose last ones are earlier ones with noise.
 
     Drawing a million lesions would take hours: their low frequencies are drawn from a normal distribution with the
     mean and covariance of 600 lesions.
@@ -210,7 +210,7 @@ def _generated(size: int, again: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     low = fft.dctn(drawn, axes=(1, 2), norm="ortho")[:, :side, :side].reshape(len(drawn), -1)
     factor = np.linalg.cholesky(np.cov(low, rowvar=False) + 1e-2 * np.eye(side**2)).astype(np.float32)
     mean, spread = low.mean(0), low.std(0)
-    sketches = np.empty((size, SIDE, SIDE), np.uint8)
+    fingerprints = np.empty((size, SIDE, SIDE), np.uint8)
     kept = np.empty((again, side**2), np.float32)
     source = np.sort(rng.choice(size - again, again, replace=False))
     for start in range(0, size, 5000):
@@ -218,14 +218,14 @@ def _generated(size: int, again: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
         values = mean + rng.standard_normal((stop - start, side**2), np.float32) @ factor.T
         inside = (source >= start) & (source < stop)
         kept[inside] = values[source[inside] - start]
-        sketches[start:stop] = _drawn(values)
+        fingerprints[start:stop] = _drawn(values)
     noise = rng.uniform(0, 0.9, (again, 1)) * spread * rng.standard_normal((again, side**2))
-    sketches[size - again :] = _drawn(kept + noise.astype(np.float32))
+    fingerprints[size - again :] = _drawn(kept + noise.astype(np.float32))
     bits = [
-        np.unpackbits(near_duplicates.perceptual_hashes(sketches[at]), axis=1)
+        np.unpackbits(near_duplicates.perceptual_hashes(fingerprints[at]), axis=1)
         for at in (source, slice(size - again, size))
     ]
-    return sketches, source, (bits[0] != bits[1]).sum(1)
+    return fingerprints, source, (bits[0] != bits[1]).sum(1)
 
 
 def _drawn(values: np.ndarray) -> np.ndarray:

@@ -27,22 +27,22 @@ def findings(rows: Rows, unreadable: Sequence[str]) -> dict[str, dict]:
 
 
 def _unreadable(rows: Rows, files: Sequence[str]) -> dict:
-    inside = [i for i in range(len(rows)) if rows.sketches.unreadable[i]]
+    inside = [i for i in range(len(rows)) if rows.fingerprints.unreadable[i]]
     cases = [{"images": [], "file": file} for file in files] + [rows.case([i]) for i in inside]
     return finding("", cases, of=len(rows) + len(files), unit="files", known_from=CONTENT)
 
 
 def _tiny(rows: Rows) -> dict:
-    sides = rows.sketches.sizes.min(1)
+    sides = rows.fingerprints.sizes.min(1)
     cases = [
-        rows.case([i], pixels=rows.sketches.sizes[i].tolist())
+        rows.case([i], pixels=rows.fingerprints.sizes[i].tolist())
         for i in np.flatnonzero((sides > 0) & (sides < _TINY)).tolist()
     ]
     return finding(f"the shorter side is under {_TINY} pixels", cases, of=len(rows), unit="files", known_from=CONTENT)
 
 
 def _blank(rows: Rows) -> dict:
-    cases = [rows.case([i]) for i in np.flatnonzero(rows.sketches.blank).tolist()]
+    cases = [rows.case([i]) for i in np.flatnonzero(rows.fingerprints.blank).tolist()]
     return finding("", cases, of=len(rows), unit="files", known_from=CONTENT)
 
 

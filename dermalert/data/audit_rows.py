@@ -51,9 +51,9 @@ class Rows:
         return positions_of(self.content)
 
     @cached_property
-    def sketches(self) -> thumbnail.Sketches:
+    def fingerprints(self) -> thumbnail.Fingerprints:
         """The images' thumbnails and sizes."""
-        return thumbnail.sketches(self.dataset)
+        return thumbnail.fingerprints(self.dataset)
 
     @cached_property
     def near(self) -> list[tuple[int, int, dict]]:

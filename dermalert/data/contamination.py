@@ -25,7 +25,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from dermalert.data import near_duplicates, schema, splits
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.hub.retries import HTTP_ERROR
-from dermalert.imaging.thumbnail import BLANK, contrast, sketches
+from dermalert.imaging.thumbnail import BLANK, contrast, fingerprints
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _hashes(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield rows (n,) of images that show something, and their hashes (8, n, 32) in all positions."""
     if "image" not in dataset.column_names or not len(dataset):
         return
-    thumbnails = sketches(dataset).thumbnails
+    thumbnails = fingerprints(dataset).thumbnails
     shown = np.flatnonzero(contrast(thumbnails) >= BLANK)
     for start in range(0, len(shown), _PART):
         rows = shown[start : start + _PART]

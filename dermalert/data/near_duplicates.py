@@ -1,7 +1,7 @@
 """Near duplicates: the same picture again, re-encoded, resized, a little cropped, brightened, mirrored or turned.
 
-Of each image its sketch is looked at, see `thumbnail.py`. A perceptual hash of the sketch proposes pairs, an index of
-faiss finds them, and the sketches themselves, laid over one another, confirm them. Two photos of one lesion taken a
+Each image is looked at as a thumbnail, see `thumbnail.py`. A perceptual hash of it proposes pairs, an index of faiss
+finds them, and the thumbnails themselves, laid over one another, confirm them. Two photos of one lesion taken a
 moment apart are near duplicates too; two photos of it from elsewhere are not, and only a lesion id tells them.
 """
 
@@ -14,7 +14,7 @@ from scipy import fft, ndimage
 from tqdm.auto import tqdm
 
 from dermalert.data import schema, splits
-from dermalert.imaging.thumbnail import BLANK, SIDE, Thumbnails, contrast, sketches
+from dermalert.imaging.thumbnail import BLANK, SIDE, Thumbnails, contrast, fingerprints
 
 HASH_SIDE = 16  # lowest frequencies a direction: 256 bits propose a tenth of the false pairs that the usual 64 do
 HASH_BYTES = HASH_SIDE**2 // 8
@@ -71,7 +71,7 @@ class Pairs(NamedTuple):
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """The perceptual hash of each sketch: which of its lowest frequencies exceed their median.
+    """The perceptual hash of each fingerprint: which of its lowest frequencies exceed their median.
 
     It is `imagehash.phash(image, hash_size=16, highfreq_factor=2)` of grey images, a hundred times as fast, so that
     the mirrored and turned copies can be hashed as well.
@@ -87,7 +87,7 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def hashes_in_all_positions(thumbnails: np.ndarray) -> np.ndarray:
-    """The perceptual hashes of each sketch (8, n, 32) as it lies, mirrored and turned."""
+    """The perceptual hashes of each fingerprint (8, n, 32) as it lies, mirrored and turned."""
     positions = [thumbnails, *(turn(thumbnails) for turn in TURNS.values()), _quarter_turn_back(thumbnails)]
     return np.stack([perceptual_hashes(images) for images in positions])
 
@@ -221,7 +221,7 @@ def _quarter_turn_back(images: np.ndarray) -> np.ndarray:
 def similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """How alike the pictures of each pair are, as they lie or laid over one another, whichever is more.
 
-    What is correlated is the detail, a sketch less its own blur: a dark spot in the middle of pale skin is all that
+    What is correlated is the detail, a thumbnail less its own blur: a dark spot in the middle of pale skin is all that
     many lesions have in common, and correlates by 0.97 as it is.
 
     Args:
@@ -330,7 +330,7 @@ def search(dataset: datasets.Dataset, *, start: int = 0) -> Pairs:
     Raises:
         RunError: there is no room for the thumbnails.
     """
-    thumbnails = sketches(dataset).thumbnails
+    thumbnails = fingerprints(dataset).thumbnails
     rows: dict[str, int] = {}
     for i, content in enumerate(dataset["content"]):
         rows.setdefault(content, i)

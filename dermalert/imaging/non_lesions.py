@@ -18,20 +18,20 @@ _SIZE = (400, 300)
 _SKIN = np.array([(250, 221, 200), (236, 188, 155), (216, 160, 120), (180, 122, 84), (128, 80, 52), (78, 50, 36)])
 
 
-def unfit(lesions: Dataset) -> dict[str, Iterator[Image.Image]]:
-    """Return pictures of each kind, the same ones each time; those of `SPOILT` are made of lesions' pictures."""
-    return {name: drawn(draw, seed) for seed, (name, draw) in enumerate(GENERATED.items())} | {
-        name: _spoilt(lesions, spoil) for name, spoil in SPOILT.items()
+def unusable_images(lesions: Dataset) -> dict[str, Iterator[Image.Image]]:
+    """Return pictures of each kind, the same ones each time; those of `DEGRADED` are made of lesions' pictures."""
+    return {name: draw_kind(draw, seed) for seed, (name, draw) in enumerate(GENERATED.items())} | {
+        name: _spoil(lesions, spoil) for name, spoil in DEGRADED.items()
     }
 
 
-def drawn(draw: Callable[[Rng], Image.Image], seed: int, *, n: int = _EACH) -> Iterator[Image.Image]:
+def draw_kind(draw: Callable[[Rng], Image.Image], seed: int, *, n: int = _EACH) -> Iterator[Image.Image]:
     """Yield generated pictures of a kind."""
     for number in range(n):
         yield draw(np.random.default_rng((seed, number)))
 
 
-def _spoilt(lesions: Dataset, spoil: Callable[[Image.Image], Image.Image]) -> Iterator[Image.Image]:
+def _spoil(lesions: Dataset, spoil: Callable[[Image.Image], Image.Image]) -> Iterator[Image.Image]:
     for row in lesions.shuffle(seed=0).select(range(min(len(lesions), _EACH))):
         yield spoil(read_image(row["image"]))
 
@@ -63,7 +63,7 @@ def _text(rng: Rng) -> Image.Image:
     return page
 
 
-def _blurred(image: Image.Image) -> Image.Image:
+def _blur(image: Image.Image) -> Image.Image:
     """Blur by a normal distribution with a standard deviation of 4 % of the short side."""
     return image.filter(ImageFilter.GaussianBlur(0.04 * min(image.size)))
 
@@ -79,7 +79,7 @@ GENERATED: dict[str, Callable[[Rng], Image.Image]] = {
     "page of text": _text,
 }
 
-SPOILT: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "lesion out of focus": _blurred,
+DEGRADED: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "lesion out of focus": _blur,
     "lesion in the dark": _dark,
 }

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
 from dermalert.imaging.byte_processor import ByteProcessor
-from dermalert.imaging.thumbnail import hashed
+from dermalert.imaging.thumbnail import content_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class PixelCache:
     def _decoded(self, row: int) -> np.ndarray:
         """Return the bytes of a row's image, made of the very file that its content stands for."""
         image = self._images[row]["image"]
-        content, file = hashed(image)
+        content, file = content_of(image)
         if content != self._contents[row]["content"] or not isinstance(file, bytes):
             raise RunError(
                 f"'{image['path']}' was changed or removed while the run read it: run the same command again."

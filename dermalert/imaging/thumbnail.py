@@ -1,6 +1,6 @@
-"""Sketches of images, 32 x 32 grey levels and the size: for one, a file is decoded once, and then never again.
+"""Fingerprints of images, 32 x 32 grey levels and the size: for one, a file is decoded once, and then never again.
 
-Whoever reads a data set learns from the sketches which files are images at all, the audit learns which are tiny or
+Whoever reads a data set learns from the fingerprints which files are images at all, the audit learns which are tiny or
 blank, and `near_duplicates.py` which show the same picture.
 """
 
@@ -32,18 +32,18 @@ _DECODED = 256  # pixels: a large JPEG is decoded at a fraction of its size, but
 _CHUNK = 64  # files in memory at once
 
 ROW = np.dtype([("size", "<i4", 2), ("thumbnail", "u1", (SIDE, SIDE))])
-"""A sketch as it is cached."""
+"""A fingerprint as it is cached."""
 
 
-class Sketches(NamedTuple):
+class Fingerprints(NamedTuple):
     """What is kept of n images.
 
     Attributes:
-        thumbnails: uint8 (n, 32, 32), grey levels; they lie in a temporary file, see `_Stored`.
+        thumbnails: uint8 (n, 32, 32), grey levels; they lie in a temporary file, see `_OnDisk`.
         sizes: int (n, 2), width and height in pixels; 0 where the image cannot be read.
     """
 
-    thumbnails: "_Stored"
+    thumbnails: "_OnDisk"
     sizes: np.ndarray
 
     @property
@@ -64,7 +64,7 @@ def contrast(thumbnails: "Thumbnails") -> np.ndarray:
     return np.concatenate([np.empty(0), *(part.std((1, 2)) for part in parts)])
 
 
-class _Stored:
+class _OnDisk:
     """Thumbnails in a temporary file, of which those are read that are asked for: 100,000 would be 100 MB in memory."""
 
     def __init__(self, file: IO[bytes], count: int):
@@ -81,7 +81,7 @@ class _Stored:
         return np.memmap(self._file, ROW, "r")["thumbnail"][rows]
 
 
-Thumbnails = np.ndarray | _Stored
+Thumbnails = np.ndarray | _OnDisk
 
 
 class Look(NamedTuple):
@@ -89,20 +89,20 @@ class Look(NamedTuple):
 
     Attributes:
         content: the SHA-256 of the file in hexadecimal; None where there is no file.
-        sketch: one `ROW`, packed; zeros where the file is no image.
+        fingerprint: one `ROW`, packed; zeros where the file is no image.
         fault: why it is none.
     """
 
     content: str | None
-    sketch: bytes
+    fingerprint: bytes
     fault: Exception | None
 
 
 _UNREADABLE = bytes(ROW.itemsize)
 
 
-def sketches(dataset: datasets.Dataset) -> Sketches:
-    """Return the sketches of a data set's images.
+def fingerprints(dataset: datasets.Dataset) -> Fingerprints:
+    """Return the fingerprints of a data set's images.
 
     Args:
         dataset: with the columns `image` and `content`, the SHA-256 of the file in hexadecimal.
@@ -111,18 +111,18 @@ def sketches(dataset: datasets.Dataset) -> Sketches:
         RunError: there is no room for them.
     """
     try:
-        return _stored(dataset)
+        return _look_at_all(dataset)
     except OSError as error:
         raise RunError(
-            f"the sketches of {len(dataset):,} images, 1 kB each, cannot be written to '{tempfile.gettempdir()}' "
+            f"the fingerprints of {len(dataset):,} images, 1 kB each, cannot be written to '{tempfile.gettempdir()}' "
             f"({error.strerror}): make room there, or set TMPDIR to another folder, and run the same command again."
         ) from error
 
 
-def _stored(dataset: datasets.Dataset) -> Sketches:
+def _look_at_all(dataset: datasets.Dataset) -> Fingerprints:
     contents = list(dataset["content"])
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - `_Stored` closes it
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - `_OnDisk` closes it
     sizes = np.empty((len(contents), 2), int)
     bar = tqdm(total=len(contents), desc="Looking at images", unit=" images", delay=2)
     with ThreadPoolExecutor() as pool, _Cache() as cache, bar:
@@ -131,13 +131,13 @@ def _stored(dataset: datasets.Dataset) -> Sketches:
             known = cache.read(part)
             missing = {content: start + i for i, content in enumerate(part) if content not in known}
             looks = _looks([images[row]["image"] for row in missing.values()], pool, cache)
-            known |= {content: look.sketch for content, look in zip(missing, looks, strict=True)}
+            known |= {content: look.fingerprint for content, look in zip(missing, looks, strict=True)}
             rows = b"".join(known[content] for content in part)
             file.write(rows)
             sizes[start : start + _CHUNK] = np.frombuffer(rows, ROW)["size"]
             bar.update(len(part))
     file.flush()
-    return Sketches(_Stored(file, len(contents)), sizes)
+    return Fingerprints(_OnDisk(file, len(contents)), sizes)
 
 
 def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
@@ -154,11 +154,11 @@ def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
 
 
 def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_Cache") -> Iterator[Look]:
-    files = list(pool.map(hashed, images))
+    files = list(pool.map(content_of, images))
     by_content = {content: file for content, file in files if content}
     known = cache.read(by_content)
     missing = {content: file for content, file in by_content.items() if content not in known}
-    fresh = dict(zip(missing, pool.map(_sketch_or_fault, missing.values()), strict=True))
+    fresh = dict(zip(missing, pool.map(_fingerprint_or_fault, missing.values()), strict=True))
     # What cannot be read may be read another day.
     cache.write({content: row for content, row in fresh.items() if isinstance(row, bytes)})
     for content, file in files:
@@ -166,7 +166,7 @@ def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_
         yield Look(content, found, None) if isinstance(found, bytes) else Look(content, _UNREADABLE, found)
 
 
-def hashed(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
+def content_of(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
     """Return the SHA-256 of an image's file in hexadecimal and its bytes, or None and why there are none."""
     if not image or (image["bytes"] is None and image["path"] is None):
         return None, FileNotFoundError("there is no file")
@@ -177,15 +177,15 @@ def hashed(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
     return hashlib.sha256(content).hexdigest(), content
 
 
-def _sketch_or_fault(content: bytes) -> bytes | Exception:
+def _fingerprint_or_fault(content: bytes) -> bytes | Exception:
     try:
-        return sketch(content)
+        return fingerprint(content)
     except UnreadableImage as error:
         return error
 
 
-def sketch(content: bytes) -> bytes:
-    """Return the sketch of one image file, packed.
+def fingerprint(content: bytes) -> bytes:
+    """Return the fingerprint of one image file, packed.
 
     Raises:
         UnreadableImage: it is no image.
@@ -205,7 +205,7 @@ def sketch(content: bytes) -> bytes:
 
 
 class _Cache:
-    """Sketches by content, in one small file; without it all works as well, only slower."""
+    """Fingerprints by content, in one small file; without it all works as well, only slower."""
 
     def __init__(self):
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert"
@@ -225,7 +225,7 @@ class _Cache:
             self._database.close()
 
     def read(self, contents: Iterable[str]) -> dict[str, bytes]:
-        """Return the sketches that are known."""
+        """Return the fingerprints that are known."""
         found = {}
         if self._database:
             try:
@@ -239,7 +239,7 @@ class _Cache:
         return found
 
     def write(self, rows: Mapping[str, bytes]) -> None:
-        """Add sketches."""
+        """Add fingerprints."""
         if self._database:
             try:
                 with self._database:

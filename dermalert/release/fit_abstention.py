@@ -153,7 +153,7 @@ def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:
             name: {"n": int(among.sum()), "refused": intervals.of_proportion(abstained, among).to_json()}
             for name, among in whose.items()
         },
-        "unfit": {name: _share(release, images) for name, images in non_lesions.unfit(held_out).items()},
+        "unfit": {name: _share(release, images) for name, images in non_lesions.unusable_images(held_out).items()},
     }
 
 

@@ -176,7 +176,7 @@ def _load_checkpoint(name: str, names: dict):
     try:
         processor = load_processor(repo, revision)
         # Of a config, only what the network is made of: the head is new, and so is what its answers mean.
-        config = cleaned(
+        config = drop_release_keys(
             AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False, **_ANSWERS, **names)
         )
         model = AutoModelForImageClassification.from_pretrained(
@@ -194,7 +194,7 @@ def _load_checkpoint(name: str, names: dict):
     return model, processor
 
 
-def cleaned(config: PreTrainedConfig) -> PreTrainedConfig:
+def drop_release_keys(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return a base model's config without what its class does not declare, but for what a release says of its making.
 
     Such are thresholds and remote code of somebody else's release, which would stand in ours.
@@ -251,7 +251,7 @@ def _load_lite(name: str, names: dict) -> EfficientNetForImageClassification:
         **names,
     )
     model = EfficientNetForImageClassification(config)
-    weights = dict(_renamed(_wheel_weights(name), sum(repeats)))
+    weights = dict(_transformers_names(_wheel_weights(name), sum(repeats)))
     for key, tensor in model.state_dict().items():
         if ".squeeze_excite." in key:
             weights[key] = torch.full_like(tensor, 30.0) if key.endswith("expand.bias") else torch.zeros_like(tensor)
@@ -271,7 +271,7 @@ def _wheel_weights(name: str) -> dict[str, torch.Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _renamed(weights: dict[str, torch.Tensor], blocks: int) -> Iterator[tuple[str, torch.Tensor]]:
+def _transformers_names(weights: dict[str, torch.Tensor], blocks: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every backbone tensor of the package under its name in transformers' EfficientNet."""
     layers = {
         "_conv_stem": "efficientnet.embeddings.convolution",

@@ -56,7 +56,7 @@ def connected() -> Iterator[None]:
     if count() == 1:
         yield
         return
-    signal.signal(signal.SIGTERM, _stopped)  # what a launcher sends to the others
+    signal.signal(signal.SIGTERM, _stop)  # what a launcher sends to the others
     PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
     if is_main():
         print(f"Training in {count()} processes.")
@@ -75,7 +75,7 @@ def connected() -> Iterator[None]:
         raise
 
 
-def _stopped(*_: object) -> None:
+def _stop(*_: object) -> None:
     raise RunError(_GONE)
 
 

@@ -158,7 +158,7 @@ def load_best(config: Config, folder: Path, state: TrainerState) -> tuple[PreTra
 
 def fit(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:
     """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
-    ended = distributed.broadcast_from_main(lambda: run_folder.ended(folder))
+    ended = distributed.broadcast_from_main(lambda: run_folder.read_end(folder))
     if ended:  # the run was stopped after the training
         return ended
     before = 0.0
@@ -195,7 +195,7 @@ def _note_end(
         "trained_by": commit(),
     }
     if distributed.is_main():
-        run_folder.note_ended(folder, state, speed)
+        run_folder.write_end(folder, state, speed)
     return state, speed
 
 

@@ -239,7 +239,7 @@ def _damage(folder: Path, checkpoint: Path) -> str | None:
     best = json.loads((checkpoint / _STATE).read_text())["best_global_step"]
     random_states = [path.name for path in checkpoint.glob("rng_state*.pth")] or ["rng_state.pth"]
     needed = ["optimizer.pt", "scheduler.pt", *random_states]
-    damaged = [*_damaged_weights(checkpoint), *_damaged(checkpoint, needed)]
+    damaged = [*_damaged_weights(checkpoint), *_damaged_files(checkpoint, needed)]
     if damaged:
         return f"'{checkpoint.name}' is damaged ({first_few(damaged)})"
     best = best and best_checkpoint(folder, best)
@@ -258,7 +258,7 @@ def _is_sound_state(checkpoint: Path) -> bool:
         TrainerState(**state)
     except (TypeError, ValueError, AttributeError, KeyError):
         return False
-    return state["global_step"] == _step(checkpoint) and not _damaged(checkpoint, [_STATE])
+    return state["global_step"] == _step(checkpoint) and not _damaged_files(checkpoint, [_STATE])
 
 
 def _damaged_weights(checkpoint: Path) -> list[str]:
@@ -267,10 +267,10 @@ def _damaged_weights(checkpoint: Path) -> list[str]:
     weights |= {name for name in _read(checkpoint / _DIGESTS) or {} if name.endswith(".safetensors")}
     if not any(name.startswith("model") for name in weights):
         weights |= {"model.safetensors"}
-    return _damaged(checkpoint, ["config.json", "preprocessor_config.json", *sorted(weights)])
+    return _damaged_files(checkpoint, ["config.json", "preprocessor_config.json", *sorted(weights)])
 
 
-def _damaged(checkpoint: Path, names: Iterable[str]) -> list[str]:
+def _damaged_files(checkpoint: Path, names: Iterable[str]) -> list[str]:
     """Return which of the files of a checkpoint are missing, or not as they were written."""
     digests = _read(checkpoint / _DIGESTS) or {}  # of a branch, or of a run made before, there are none
     return [name for name in names if not _is_sound(checkpoint / name, digests.get(name))]
@@ -325,14 +325,14 @@ def best_checkpoint(folder: Path, step: int | None) -> Path:
     return folder / "checkpoints" / f"checkpoint-{step}"
 
 
-def note_ended(folder: Path, state: TrainerState, speed: dict) -> None:
+def write_end(folder: Path, state: TrainerState, speed: dict) -> None:
     """Remember that the training has ended, how, and how fast it was."""
-    ended = {"state": dataclasses.asdict(state), "speed": speed}
-    files.write_json(folder / "checkpoints" / _ENDED, ended, finite=False)  # a loss may be no number
+    content = {"state": dataclasses.asdict(state), "speed": speed}
+    files.write_json(folder / "checkpoints" / _ENDED, content, finite=False)  # a loss may be no number
 
 
-def ended(folder: Path) -> tuple[TrainerState, dict] | None:
-    """Return the state and the speed of a training that had ended, or None."""
+def read_end(folder: Path) -> tuple[TrainerState, dict] | None:
+    """Return the state and the speed of a training that has ended, or None."""
     found = _read(folder / "checkpoints" / _ENDED)
     return (TrainerState(**found["state"]), found["speed"]) if found else None
 

@@ -26,7 +26,7 @@ def lesions() -> list[Image.Image]:
 
 
 def thumbnails(files: list[bytes]) -> np.ndarray:
-    return np.stack([np.frombuffer(thumbnail.sketch(file), thumbnail.ROW)["thumbnail"][0] for file in files])
+    return np.stack([np.frombuffer(thumbnail.fingerprint(file), thumbnail.ROW)["thumbnail"][0] for file in files])
 
 
 def dataset_of(files: list[bytes]) -> Dataset:
@@ -93,7 +93,7 @@ def test_brightness_and_contrast_do_not_count():
 def test_blank_images_are_like_nothing():
     blank = [jpeg(Image.new("RGB", (64, 64), colour)) for colour in ("white", "black", "white")]
     assert len(near_duplicates.near_duplicates(thumbnails(blank)).first) == 0
-    assert thumbnail.sketches(dataset_of(blank)).blank.all()
+    assert thumbnail.fingerprints(dataset_of(blank)).blank.all()
 
 
 def test_of_nothing_and_of_one_image_there_are_no_pairs(lesions):
@@ -189,7 +189,7 @@ def test_linking_groups_by_all_that_is_known_and_by_near_duplicates(lesions, tmp
     # Two sets that were grouped by themselves share a lesion, as where one reports on what another learnt from.
     lesion = ["L1" if i in (0, 20) else None for i in range(len(before))]
     before = schema.with_columns(before, {"lesion_id": lesion})
-    pairs = near_duplicates.near_duplicates(near_duplicates.sketches(before).thumbnails)
+    pairs = near_duplicates.near_duplicates(near_duplicates.fingerprints(before).thumbnails)
     names = [(*schema.belongings(row), row["group"]) for row in before.remove_columns("image")]
     expected = splits.groups(names, zip(pairs.first, pairs.second, strict=True))
     assert list(near_duplicates.link(before)["group"]) == expected

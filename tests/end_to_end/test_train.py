@@ -409,7 +409,7 @@ def test_training_stops_early_when_validation_no_longer_improves(pictures, tiny_
 
 def test_a_training_that_had_stopped_early_is_not_trained_on(pictures, tiny_vit, tmp_path, monkeypatch):
     words = ("--epochs", "9", "--patience", "2", "--learning_rate", "1e-12")
-    monkeypatch.setattr(run_folder, "note_ended", lambda *_: 1 / 0)  # killed just before
+    monkeypatch.setattr(run_folder, "write_end", lambda *_: 1 / 0)  # killed just before
     with pytest.raises(ZeroDivisionError):
         train(pictures, tiny_vit, tmp_path / "run", *words)
     monkeypatch.undo()
@@ -574,7 +574,7 @@ def test_a_training_that_diverges_is_said(pictures, tiny_vit, tmp_path, capsys):
 
 
 def test_a_stopped_run_goes_on_where_its_folder_was_moved_to(pictures, tiny_vit, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "note_ended", lambda *_: 1 / 0)
+    monkeypatch.setattr(run_folder, "write_end", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(pictures, tiny_vit, tmp_path / "before")
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Sketches: each file decoded once, and what is no image told from what is one."""
+"""Fingerprints: each file decoded once, and what is no image told from what is one."""
 
 import hashlib
 import io
@@ -26,8 +26,8 @@ def lesions() -> list[Image.Image]:
 @pytest.fixture
 def decoded(monkeypatch) -> list[bytes]:
     """The contents of all files that are decoded."""
-    calls, real = [], thumbnail.sketch
-    monkeypatch.setattr(thumbnail, "sketch", lambda content: calls.append(content) or real(content))
+    calls, real = [], thumbnail.fingerprint
+    monkeypatch.setattr(thumbnail, "fingerprint", lambda content: calls.append(content) or real(content))
     return calls
 
 
@@ -38,21 +38,21 @@ def dataset_of(files: list[bytes]) -> Dataset:
 
 def test_each_content_is_decoded_once_and_then_never_again(lesions, cache, decoded):
     files = [jpeg(image) for image in lesions[:5]]
-    first = thumbnail.sketches(dataset_of([*files, files[0], b"no image"]))
+    first = thumbnail.fingerprints(dataset_of([*files, files[0], b"no image"]))
     assert len(decoded) == 6
     assert first.unreadable.tolist() == [False] * 6 + [True]
     assert (first.thumbnails[5] == first.thumbnails[0]).all()
     assert first.sizes[0].tolist() == [128, 128]
-    second = thumbnail.sketches(dataset_of(list(reversed(files))))
+    second = thumbnail.fingerprints(dataset_of(list(reversed(files))))
     assert len(decoded) == 6
     assert (second.thumbnails == first.thumbnails[4::-1]).all()
     assert cache.is_file()
 
 
 def test_what_could_not_be_read_is_tried_again(monkeypatch):
-    assert thumbnail.sketches(dataset_of([b"no image"])).unreadable.all()
-    monkeypatch.setattr(thumbnail, "sketch", lambda _: np.ones(1, thumbnail.ROW).tobytes())
-    assert not thumbnail.sketches(dataset_of([b"no image"])).unreadable.any()
+    assert thumbnail.fingerprints(dataset_of([b"no image"])).unreadable.all()
+    monkeypatch.setattr(thumbnail, "fingerprint", lambda _: np.ones(1, thumbnail.ROW).tobytes())
+    assert not thumbnail.fingerprints(dataset_of([b"no image"])).unreadable.any()
 
 
 @pytest.mark.parametrize("spoil", ["damaged", "a folder", "not to be made"])
@@ -66,16 +66,16 @@ def test_without_a_cache_all_works_as_well(spoil, lesions, cache, caplog, monkey
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        found = thumbnail.sketches(dataset_of([jpeg(lesions[0])]))
+        found = thumbnail.fingerprints(dataset_of([jpeg(lesions[0])]))
     assert not found.unreadable.any()
     assert "going on without a cache" in caplog.text
 
 
 def test_a_large_photo_is_sketched_like_its_smaller_copy(lesions):
     large = lesions[0].resize((2400, 1800), Image.Resampling.BICUBIC)
-    sketch = thumbnail.sketches(dataset_of([jpeg(large), jpeg(lesions[0])]))
-    assert sketch.sizes[0].tolist() == [2400, 1800]
-    assert near_duplicates.similarities(*sketch.thumbnails[:, None]) > 0.98
+    fingerprint = thumbnail.fingerprints(dataset_of([jpeg(large), jpeg(lesions[0])]))
+    assert fingerprint.sizes[0].tolist() == [2400, 1800]
+    assert near_duplicates.similarities(*fingerprint.thumbnails[:, None]) > 0.98
 
 
 def test_reading_a_folder_decodes_each_file_once_and_again_not_at_all(lesions, decoded, tmp_path):
@@ -84,7 +84,7 @@ def test_reading_a_folder_decodes_each_file_once_and_again_not_at_all(lesions, d
         lesion.save(tmp_path / "set" / "nevus" / f"{i}.png")
     for _ in range(2):
         dataset = loading.load([str(tmp_path / "set")])
-        assert not thumbnail.sketches(dataset).unreadable.any()
+        assert not thumbnail.fingerprints(dataset).unreadable.any()
     assert len(decoded) == 5
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_cut_short_is_no_image_here_where_it_is_none_for_the_judg
     whole = buffer.getvalue()
     for length in np.linspace(0, len(whole), 40, dtype=int):
         verdicts = []
-        for judge in (thumbnail.sketch, read_image):
+        for judge in (thumbnail.fingerprint, read_image):
             try:
                 judge(whole[:length])
                 verdicts.append("an image")

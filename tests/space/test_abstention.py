@@ -169,4 +169,4 @@ def test_what_is_unfit_is_declined_and_measured(release, sides):
     # The model is as it was initialised: it tells a page of text from a lesion by nothing.
     for kind in ("noise", "lesion out of focus", "lesion in the dark"):
         assert told["unfit"][kind]["refused"]["value"] >= 0.9, kind
-    assert told["unfit"].keys() == {*non_lesions.GENERATED, *non_lesions.SPOILT}
+    assert told["unfit"].keys() == {*non_lesions.GENERATED, *non_lesions.DEGRADED}

@@ -23,10 +23,10 @@ def arguments(pictures, base, output_dir, *more: str) -> list[str]:
 @contextlib.contextmanager
 def quick():
     """Draw no figures, and few pictures of no lesion: two thirds of the time, for what most tests never read."""
-    few = functools.partial(non_lesions.drawn, n=4)
+    few = functools.partial(non_lesions.draw_kind, n=4)
     with (
         mock.patch.object(plots, "draw"),
-        mock.patch.object(non_lesions, "drawn", few),
+        mock.patch.object(non_lesions, "draw_kind", few),
         mock.patch.object(non_lesions, "_EACH", 4),
     ):
         yield
