@@ -7,7 +7,7 @@ threshold) is left out of its figure, or the figure is not drawn.
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from dermalert.taxonomy import ALERT, DIAGNOSES
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
 _COLOURS = 64  # with those between two of them, at the edges of lines
 _WIDTH = 7.0  # inches: on a card of 700 pixels, 10 points are 14 pixels
-_STYLE = [
+_STYLE: list[str | dict[str, object]] = [
     "default",  # whatever the reader's own matplotlibrc says
     {
         "axes.grid": True,
@@ -144,7 +144,7 @@ def _roc_figure(held_out: dict, images: _Images, threshold: float | None, *, rea
         _roc_curve(axis, melanoma[among], score[among], images.groups[among])
         if threshold is not None:
             label = f"this release's alert threshold ({threshold_share(threshold)}), without abstention"
-            _point(axis, *(_read(held_out, figure) for figure in (specificity, "sensitivity")), _ORANGE, label=label)
+            _point(axis, _read(held_out, specificity), _read(held_out, "sensitivity"), _ORANGE, label=label)
         if readers:
             _readers(axis, task)
         counts = f"{melanoma.sum()} and {others.sum()} images"
@@ -204,21 +204,23 @@ def _alert_trade_off(held_out: dict, images: _Images, threshold: float | None) -
         return None
     false_alarms, sensitivity = _roc(melanoma, images.probabilities[:, _MELANOMA], np.ones(len(melanoma)))
     at_threshold = [_read(held_out, name) for name in ("sensitivity", "specificity")]
-    marked = threshold is not None and all(figure.value is not None for figure in at_threshold)
+    values = [figure.value for figure in at_threshold if figure.value is not None]
+    marked = threshold is not None and len(values) == len(at_threshold)
     figure = Figure(figsize=(_WIDTH, 4.8))
     axis = figure.subplots()
     for prevalence, (colour, line) in _PREVALENCES.items():
         label = f"{100 * prevalence:.0f} % melanomas"
         if marked:
-            alerts = _alerts(*(figure.value for figure in at_threshold), prevalence)
+            alerts = float(_alerts(np.array(values[0]), np.array(values[1]), prevalence))
             _point(axis, Estimate(alerts), _in_percent(at_threshold[0].complement()), colour)
             label += f": {alerts:.0f} alerts at the threshold"
-        alerts = _alerts(sensitivity, 1 - false_alarms, prevalence)
-        axis.plot(alerts, 100 * (1 - sensitivity), line, color=colour, label=label)
+        axis.plot(
+            _alerts(sensitivity, 1 - false_alarms, prevalence), 100 * (1 - sensitivity), line, color=colour, label=label
+        )
     axis.set(xlabel="alerts per 100 images", ylabel="melanomas missed of 100 melanomas", xlim=(0, 101), ylim=(-2, 101))
     counts = f"{melanoma.sum()} melanomas and {(~melanoma).sum()} other held-out images"
     axis.set_title(f"What a threshold costs, on {counts}")
-    if marked:
+    if marked and threshold is not None:
         axis.plot(
             [],
             [],
@@ -275,7 +277,7 @@ def _artefacts(held_out: dict) -> Figure | None:
     return figure
 
 
-def _forest(figure: Figure, names: Sequence[str], columns: dict[str, Sequence[dict]]) -> Sequence[Axes]:
+def _forest(figure: Figure, names: Sequence[str], columns: Mapping[str, Sequence[dict]]) -> Sequence[Axes]:
     """Draw a forest plot, a row for each name, the first on top, and a panel for each column."""
     axes = figure.subplots(1, len(columns), sharey=True)
     for axis, (title, figures) in zip(axes, columns.items(), strict=True):
@@ -370,7 +372,7 @@ def _point(axis: Axes, x: Estimate, y: Estimate, colour: str, label: str | None 
     if x.value is None or y.value is None:
         return
     axis.plot(x.value, y.value, "o", color=colour, label=label, zorder=4)
-    if x.low is not None:
+    if x.low is not None and x.high is not None:
         axis.plot([x.low, x.high], [y.value] * 2, color=colour, zorder=4)
-    if y.low is not None:
+    if y.low is not None and y.high is not None:
         axis.plot([x.value] * 2, [y.low, y.high], color=colour, zorder=4)

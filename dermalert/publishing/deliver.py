@@ -53,9 +53,11 @@ def can_publish(config: Config) -> bool:
         UsageError: see `models.check_can_publish`.
         RunError: the Hub cannot be reached.
     """
-    if not config.push_to_hub:
+    repo_id, version = config.push_to_hub, config.version
+    if not repo_id:
         return False
-    return distributed.broadcast_from_main(lambda: models.check_can_publish(config.push_to_hub, config.version))
+    assert version is not None  # `check` refuses one without the other
+    return distributed.broadcast_from_main(lambda: models.check_can_publish(repo_id, version))
 
 
 def deliver(run: Run, *, must_exist: bool) -> dict:
@@ -73,8 +75,9 @@ def deliver(run: Run, *, must_exist: bool) -> dict:
     if behind:
         print(behind)  # here too, because the release may be refused
     if config.push_to_hub:
-        how = {"accept": config.accept_regression, "must_exist": must_exist}
-        print(models.publish(release, config.push_to_hub, config.version, **how))
+        assert config.version is not None  # `check` refuses one without the other
+        accept = config.accept_regression
+        print(models.publish(release, config.push_to_hub, config.version, accept=accept, must_exist=must_exist))
     metrics = build.read_metrics(release)
     print(what_next(release, metrics))
     if behind:

@@ -16,6 +16,7 @@ import glob
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import secrets
 from collections import Counter
@@ -154,7 +155,8 @@ def find_missing(shards: list[Path], output: Path, release: str) -> tuple[list[P
     Raises:
         UsageError: a file that is no result bears a name that one would get.
     """
-    missing, anew = [], Counter()
+    missing: list[Path] = []
+    anew: Counter[str] = Counter()
     for shard in shards:
         result = output / shard.name
         why = _why_outdated(result, shard, release) if os.path.lexists(result) else ""
@@ -303,7 +305,7 @@ def _start_ray(workers: int, cluster: str | None):
     # Results go to files, so that Ray's own store of them may be as small as it can be.
     own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 80_000_000}
     try:
-        ray.init(**{"address": cluster} if cluster else own, log_to_driver=False, logging_level="ERROR")
+        ray.init(**{"address": cluster} if cluster else own, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"cannot reach the Ray cluster '{cluster}': {first_line(error)}.") from error
     return ray
@@ -358,7 +360,7 @@ def _name(cell: object) -> str:
     try:
         text = cell.decode() if isinstance(cell, bytes) else "" if cell is None or cell != cell else str(cell)
     except UnicodeDecodeError as error:
-        raise UsageError(f"an image_id, {cell[:40]!r}, is no text in UTF-8: write it as text.") from error
+        raise UsageError(f"an image_id, {error.object[:40]!r}, is no text in UTF-8: write it as text.") from error
     if not text.strip() or isinstance(cell, (dict, list)):
         raise UsageError("a row has no image_id, or more than one: give each image its own.")
     return text
@@ -404,7 +406,7 @@ def as_table(rows: list[batch.Row], release: Release) -> pa.Table:
 
 def _record(row: batch.Row) -> dict:
     """Return the cells of a row; those that are left out are null."""
-    cells = {"image_id": row.file, "state": row.state, "problem": row.problem}
+    cells: dict[str, object] = {"image_id": row.file, "state": row.state, "problem": row.problem}
     if row.prediction is None:
         return cells
     cells |= {"refused": row.prediction.abstained, "alert": row.prediction.alert}

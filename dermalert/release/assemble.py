@@ -126,6 +126,7 @@ def _metrics(
 ) -> dict:
     """What `metrics.json` holds, but for the exports."""
     held_out, about, config = measured["held_out"].predictions, trained.model.config.dermalert, release.model.config
+    assert held_out.abstained is not None  # a release that is assembled can abstain
     shortcuts = baselines.baselines(data.splits, held_out.probabilities)
     return {
         "schema": 1,

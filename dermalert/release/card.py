@@ -129,8 +129,10 @@ def _front_matter(metrics: dict) -> str:
 
 def _licence(data: dict) -> str:
     """Return the licence of the weights as the Hub names it: the strictest that the images ask for."""
-    known = [provenance.ORIGINS.get(name) for name in data["trained_on"]]
-    return provenance.strictest(origin.license for origin in known) if all(known) else "other"
+    names = data["trained_on"]
+    if not provenance.ORIGINS.keys() >= set(names):
+        return "other"
+    return provenance.strictest(provenance.ORIGINS[name].license for name in names)
 
 
 def _credits(data: dict) -> list[str]:

@@ -244,10 +244,11 @@ def _pool_by_means(model) -> None:
     """
     for part in model.modules():
         if isinstance(part, torch.nn.AvgPool2d) and part.ceil_mode:
-            part.forward = functools.partial(_pooled, part.forward, part.kernel_size)
+            window = int(np.min(part.kernel_size))
+            part.forward = functools.partial(_pool, part.forward, window)  # type: ignore[method-assign]  # of this one
 
 
-def _pooled(forward: Callable, window: int, values: torch.Tensor) -> torch.Tensor:
+def _pool(forward: Callable, window: int, values: torch.Tensor) -> torch.Tensor:
     return values.mean((2, 3), keepdim=True) if window >= max(values.shape[2:]) else forward(values)
 
 

@@ -80,6 +80,7 @@ def load(name: str) -> ReleasePredictions:
             commit = with_retries(HfApi().model_info, repo_id, revision=tag).sha
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise UsageError(f"'{name}' is neither a folder nor a release that the Hub has.") from error
+        assert commit is not None  # a repository that answers names its commit
         return read(client.fetch(repo_id, commit, set(FILES), Path(scratch) / "release"), name)
 
 
@@ -242,9 +243,9 @@ def _differences(both: Pair, melanoma: np.ndarray) -> dict:
         "specificity": (~melanoma, both.alerts, False),
         "malignant_sensitivity": (np.isin(both.truth, _MALIGNANT), both.attentions, True),
     }
-    for name, (among, flags, wanted) in shares.items():
-        if all(flag is not None for flag in flags):
-            hits = [flag == wanted for flag in flags]
+    for name, (among, flags, raised) in shares.items():
+        hits = [np.equal(flag, raised) for flag in flags if flag is not None]
+        if len(hits) == len(flags):
             sides = [intervals.of_proportion(hit, among).to_json() for hit in hits]
             moved = difference(lambda hit, w, among=among: metrics.proportion(hit, among, w), *hits)
             found[name] = dict(zip(("old", "new"), sides, strict=True)) | {"difference": moved}
@@ -333,14 +334,18 @@ def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> dict:
         and one of the margin excluded by each test), `no loss shown`, or `first`.
     """
     ece = new.figures["splits"]["held_out"]["calibration"]["ece"]
-    report = compare(old, new) if old else None
-    enough = report is not None and min(report["melanomas"], report["others"]) >= FEWEST
-    found = run_tests(pair(old, new)) if enough else {}
-    found = {name: test | _of_interval(name, report[name]["difference"], test["n"]) for name, test in found.items()}
-    reasons = _reasons(report, found, old, new) if old else []
+    report: dict = {}
+    tests: dict[str, dict] = {}
+    reasons: list[str] = []
+    if old:
+        report = compare(old, new)
+        if min(report["melanomas"], report["others"]) >= FEWEST:
+            tests = run_tests(pair(old, new))
+        tests = {name: test | _of_interval(name, report[name]["difference"], test["n"]) for name, test in tests.items()}
+        reasons = _reasons(report, tests, old, new)
     if ece["value"] > ECE:
         reasons.append(f"the expected calibration error is {format_estimate(ece, 3)}, above {ECE:.2f}")
-    passed = "not inferior" if all(test["not_inferior"] for test in found.values()) else "no loss shown"
+    passed = "not inferior" if all(test["not_inferior"] for test in tests.values()) else "no loss shown"
     return {
         "against": old.name if old else None,
         "rules": {
@@ -352,7 +357,7 @@ def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> dict:
         },
         "ece": ece,
         "compared": _in_short(report) if report else None,
-        "tests": found,
+        "tests": tests,
         "refused_for": reasons,
         "verdict": "refused" if reasons else passed if old else "first",
     }
@@ -392,7 +397,8 @@ def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -
     groups = both.groups[positive]
     n = len(np.unique(groups))
     if flags is None:
-        change = noninferiority.area_change(positive, *(p[:, _MELANOMA] for p in both.probabilities), both.groups)
+        old, new = (probabilities[:, _MELANOMA] for probabilities in both.probabilities)
+        change = noninferiority.area_change(positive, old, new, both.groups)
         p, power = noninferiority.p_of_lower_area(*change), noninferiority.power_of_lower_area(*change[1:], level)
     else:
         old, new = (flag[positive] for flag in flags)

@@ -31,7 +31,7 @@ def settings(config: Config) -> Config:
     Raises:
         UsageError: it is no release with figures, or settings are given that it decides.
     """
-    figures = build.find_metrics(contract.find(config.weights_from))
+    figures = build.find_metrics(_source(config))
     if figures is None:
         raise UsageError(f"--weights_from '{config.weights_from}' is no dermalert release: name a release's folder.")
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
@@ -44,11 +44,16 @@ def settings(config: Config) -> Config:
     return dataclasses.replace(config, **own)
 
 
+def _source(config: Config) -> Path:
+    assert config.weights_from is not None  # nothing here is asked without it
+    return contract.find(config.weights_from)
+
+
 def reuse(config: Config) -> Trained | None:
     """Return the weights of a release as they are, calibrated, with what it says of its training."""
     if not distributed.is_main():
         return None
-    figures = build.read_metrics(contract.find(config.weights_from))
+    figures = build.read_metrics(_source(config))
     model, processor = load_model(config)
     model.config.dermalert["version"] = None  # until it is published anew
     model.config.alert |= {"threshold": None}
