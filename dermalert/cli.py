@@ -166,17 +166,17 @@ def _evaluate(
     from dermalert.evaluation import any_checkpoint
     from dermalert.evaluation.label_map import classes, read_label_map
 
-    said = read_label_map(label_map)
+    mapping = read_label_map(label_map)
     _check_targets(json, None)
     judge = any_checkpoint.load(model)
-    classes(judge.labels, said)  # refused before the images are read
+    classes(judge.labels, mapping)  # refused before the images are read
     prepared = prepare(names, policy, labels=None, columns=table_columns.mapping(columns))
-    told = any_checkpoint.grade(judge, prepared.dataset, shipped=prepared.shipped, label_map=said)
-    Console().print(any_checkpoint.as_table(told))
-    for sentence in any_checkpoint.remarks(told):
+    report = any_checkpoint.grade(judge, prepared.dataset, shipped=prepared.shipped, label_map=mapping)
+    Console().print(any_checkpoint.as_table(report))
+    for sentence in any_checkpoint.remarks(report):
         typer.echo(sentence)
     if json:
-        files.write_json(json, told)
+        files.write_json(json, report)
 
 
 @app.command()
@@ -251,14 +251,14 @@ def _compare(old: str, new: str, json: Path | None, record: bool, accept: str | 
         raise UsageError("--accept-regression is recorded: add --record.")
     _check_targets(json, None)
     before, after = regression_gate.load(old), regression_gate.load(new)
-    told = regression_gate.compare(before, after)
+    report = regression_gate.compare(before, after)
     verdict = regression_gate.gate(after, before)
     if record:
         verdict = regression_gate.record(contract.find(new), contract.find(old), accept=accept)
-    for sentence in [*regression_gate.sentences(told), *regression_gate.verdict(verdict)]:
+    for sentence in [*regression_gate.sentences(report), *regression_gate.verdict(verdict)]:
         typer.echo(sentence)
     if json:
-        files.write_json(json, told)
+        files.write_json(json, report)
     if record and verdict["refused_for"] and not verdict["accepted_because"]:
         raise RunError(
             f"'{new}' does not take the place of '{old}': --accept-regression WHY lets it, and its card says why."

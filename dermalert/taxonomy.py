@@ -129,14 +129,14 @@ _SPELLINGS = [
 
 
 @functools.lru_cache(4096)  # a table has a word a row, and few different ones
-def find(name: str, *, known: str | None = None) -> str | None:
+def find(name: str, *, archive_label: str | None = None) -> str | None:
     """Return the diagnosis that a source's name stands for, or None where the name is known and fits none of the nine.
 
     Args:
         name: in any case, with spaces, `_` or `-`; or the levels of the ISIC archive, the widest first, joined by `:`.
             The deepest of those that names a diagnosis counts; below `Benign`, `Malignant` and `Indeterminate` all
             names are known.
-        known: the image's diagnosis from elsewhere, which settles a name that stands for two of the nine.
+        archive_label: the image's diagnosis from elsewhere, which settles a name that stands for two of the nine.
 
     Raises:
         KeyError: nobody knows the name.
@@ -146,13 +146,13 @@ def find(name: str, *, known: str | None = None) -> str | None:
         if level in _DIAGNOSIS:
             return _DIAGNOSIS[level]
         if level in MIXED:
-            return known if known in MIXED[level] else None
+            return archive_label if archive_label in MIXED[level] else None
     if levels[0] in BINARY or levels[-1] in _OUTSIDE:
         return None
     raise KeyError(name)
 
 
-def malignancy(name: str, *, known: str | None = None) -> str | None:
+def malignancy(name: str, *, archive_label: str | None = None) -> str | None:
     """Return `benign` or `malignant` for a source's name, or None where the name leaves it open.
 
     Those two words count as they are, and as the widest of the archive's levels. Of the nine, those in `MALIGNANT` are,
@@ -160,7 +160,7 @@ def malignancy(name: str, *, known: str | None = None) -> str | None:
 
     Args:
         name: as for `find`.
-        known: the same.
+        archive_label: the same.
 
     Raises:
         KeyError: nobody knows the name.
@@ -168,7 +168,7 @@ def malignancy(name: str, *, known: str | None = None) -> str | None:
     widest = plain(name.split(":")[0])
     if widest in MALIGNANCIES:
         return widest
-    label = find(name, known=known)
+    label = find(name, archive_label=archive_label)
     return None if label is None else MALIGNANCIES[label in MALIGNANT]
 
 
@@ -188,14 +188,14 @@ def finer(first: str, second: str) -> str | None:
 def _may_be(name: str) -> frozenset[str]:
     """Return what a name can stand for, of the nine and of what fits none of them; nothing where it says nothing."""
     try:
-        found = find(name)
+        label = find(name)
     except KeyError:
         return frozenset({name})
-    if found == "pigmented benign keratosis":
+    if label == "pigmented benign keratosis":
         return _COARSE
     word = plain(name.split(":")[-1])
-    if found or word in MIXED:
-        return frozenset({found}) if found else MIXED[word]
+    if label or word in MIXED:
+        return frozenset({label}) if label else MIXED[word]
     return frozenset({word} & _OUTSIDE - SILENT)
 
 
@@ -206,18 +206,18 @@ def diagnosis(name: str) -> str:
         UsageError: the name stands for none of the nine.
     """
     try:
-        found = find(name)
+        label = find(name)
     except KeyError:
-        found = None
-    if found is None:
+        label = None
+    if label is None:
         raise none_of_the_nine([name])
-    return found
+    return label
 
 
 def none_of_the_nine(names: Iterable[str], *, binary: bool = False) -> UsageError:
     """Return the error that lists the names, each with the nearest that is known, `binary` of `MALIGNANCIES` too."""
-    known = [*_DIAGNOSIS, *MIXED, *(MALIGNANCIES if binary else ())]
-    each = [f"'{name}' is none of the nine diagnoses.{did_you_mean(plain(name), known)}" for name in names]
+    names_of_ours = [*_DIAGNOSIS, *MIXED, *(MALIGNANCIES if binary else ())]
+    each = [f"'{name}' is none of the nine diagnoses.{did_you_mean(plain(name), names_of_ours)}" for name in names]
     return UsageError(f"{' '.join(each)} They are: {', '.join(DIAGNOSES)}.")
 
 

@@ -54,7 +54,7 @@ def check(archive: dict[str, str], folder: Path) -> None:
                 if row[key] in archive:
                     compared += 1
                     ours = archive[row[key]]
-                    assert taxonomy.find(label_of(row), known=ours) == ours, (name, row, ours)
+                    assert taxonomy.find(label_of(row), archive_label=ours) == ours, (name, row, ours)
         print(f"{name}: {compared} images in common, all of the same diagnosis")
 
 

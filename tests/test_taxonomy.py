@@ -91,10 +91,10 @@ def test_each_name_of_a_source_stands_for_its_diagnosis_or_is_known_to_fit_none(
 
 
 def test_what_is_known_of_an_image_settles_a_name_that_stands_for_two():
-    assert find("akiec", known=SCC) == SCC
-    assert find("akiec", known=AK) == AK
-    assert find("akiec", known=MEL) is None
-    assert find("nv", known=MEL) == NV
+    assert find("akiec", archive_label=SCC) == SCC
+    assert find("akiec", archive_label=AK) == AK
+    assert find("akiec", archive_label=MEL) is None
+    assert find("nv", archive_label=MEL) == NV
 
 
 def test_a_name_that_nobody_knows_is_refused_with_the_nearest():
@@ -136,7 +136,7 @@ def test_whether_a_name_is_malignant_is_said_or_left_open_and_not_guessed(name, 
 
 
 def test_akiec_is_malignant_where_the_image_is_known_to_show_a_carcinoma():
-    assert [malignancy("akiec", known=known) for known in (SCC, AK)] == ["malignant", "benign"]
+    assert [malignancy("akiec", archive_label=known) for known in (SCC, AK)] == ["malignant", "benign"]
     with pytest.raises(KeyError):
         malignancy("malign")
 

@@ -59,7 +59,9 @@ def with_labels(records: list[Record], where: str, labels: tuple[str, ...] = tax
     kept, unknown = [], []
     for record in records:
         try:
-            label = _malignancy(record) if binary else taxonomy.find(record.name, known=_archive_diagnosis(record))
+            label = (
+                _malignancy(record) if binary else taxonomy.find(record.name, archive_label=_archive_diagnosis(record))
+            )
         except KeyError as error:
             unknown.append(error.args[0])
             continue
@@ -95,7 +97,7 @@ def names_a_diagnosis(record: Record) -> bool:
 
 def _malignancy(record: Record) -> str | None:
     malignancy = taxonomy.malignancy(record.malignancy)
-    return malignancy or taxonomy.malignancy(record.name, known=_archive_diagnosis(record))
+    return malignancy or taxonomy.malignancy(record.name, archive_label=_archive_diagnosis(record))
 
 
 def _archive_diagnosis(record: Record) -> str | None:

@@ -77,20 +77,20 @@ class PixelCache:
 
     def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
         """Return the bytes of some rows: uint8 (n, 3, H, W)."""
-        found = np.empty((len(rows), *self._processed.shape), np.uint8)
+        pixels = np.empty((len(rows), *self._processed.shape), np.uint8)
         maps = set()
         for i, row in enumerate(rows):
             number, offset = self._places[row].tolist()
             if number >= 0:
                 pack = self._packs[number]
-                found[i] = np.frombuffer(pack, np.uint8, found[i].size, offset).reshape(found[i].shape)
+                pixels[i] = np.frombuffer(pack, np.uint8, pixels[i].size, offset).reshape(pixels[i].shape)
                 maps.add(pack)
             else:
-                found[i] = self._decoded(row)
+                pixels[i] = self._decoded(row)
         for pack in maps:  # else the whole set would end up in resident memory; the system keeps what it has room for
             if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
                 pack.madvise(mmap.MADV_DONTNEED)
-        return found
+        return pixels
 
     def _decoded(self, row: int) -> np.ndarray:
         """Return the bytes of a row's image, made of the very file that its content stands for."""
@@ -135,12 +135,12 @@ class PixelCache:
             names = [pack[i * _HASH : (i + 1) * _HASH].hex() for i in range(count)]
             if _name(names) != path.stem:  # cut by whole images, so that the pixels begin elsewhere
                 return
-            wanted = [(first[name], i, name) for i, name in enumerate(names) if name in first]
-            sound = [(row, i) for row, i, name in wanted if self._is_sound(pack, count, i, name)]
+            places = [(first[name], i, name) for i, name in enumerate(names) if name in first]
+            sound = [(row, i) for row, i, name in places if self._is_sound(pack, count, i, name)]
             if hasattr(mmap, "MADV_DONTNEED"):
                 pack.madvise(mmap.MADV_DONTNEED)
-            if len(sound) < len(wanted):
-                damaged = len(wanted) - len(sound)
+            if len(sound) < len(places):
+                damaged = len(places) - len(sound)
                 logger.warning("%d decoded images in '%s' are damaged: they are made anew.", damaged, path)
             for row, i in sound:
                 self._places[row] = len(self._packs), count * _HASH + i * self._size
@@ -225,15 +225,15 @@ def _drop_abandoned() -> None:
 
 def _make_room(size: int) -> bool:
     """Delete packs, those that were unused longest first, until there is room for another; tell whether there is."""
-    found = sorted(_files(), key=lambda file: file[1])
-    total = sum(file[2] for file in found)
+    packs = sorted(_files(), key=lambda file: file[1])
+    total = sum(file[2] for file in packs)
     limit = min(AT_MOST, (total + shutil.disk_usage(folder()).free) // 2)
-    for path, _, held in found:
+    for path, _, size_of_pack in packs:
         if total + size <= limit:
             break
         if path.suffix == ".pack" and path not in _mapped:
             path.unlink(missing_ok=True)
-            total -= held
+            total -= size_of_pack
     return total + size <= limit
 
 

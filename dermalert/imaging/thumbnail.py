@@ -128,11 +128,11 @@ def _look_at_all(dataset: datasets.Dataset) -> Fingerprints:
     with ThreadPoolExecutor() as pool, _Cache() as cache, bar:
         for start in range(0, len(contents), _CHUNK):
             part = contents[start : start + _CHUNK]
-            known = cache.read(part)
-            missing = {content: start + i for i, content in enumerate(part) if content not in known}
+            cached = cache.read(part)
+            missing = {content: start + i for i, content in enumerate(part) if content not in cached}
             looks = _looks([images[row]["image"] for row in missing.values()], pool, cache)
-            known |= {content: look.fingerprint for content, look in zip(missing, looks, strict=True)}
-            rows = b"".join(known[content] for content in part)
+            cached |= {content: look.fingerprint for content, look in zip(missing, looks, strict=True)}
+            rows = b"".join(cached[content] for content in part)
             file.write(rows)
             sizes[start : start + _CHUNK] = np.frombuffer(rows, ROW)["size"]
             bar.update(len(part))
@@ -156,13 +156,13 @@ def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
 def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_Cache") -> Iterator[Look]:
     files = list(pool.map(content_of, images))
     by_content = {content: file for content, file in files if content}
-    known = cache.read(by_content)
-    missing = {content: file for content, file in by_content.items() if content not in known}
+    cached = cache.read(by_content)
+    missing = {content: file for content, file in by_content.items() if content not in cached}
     fresh = dict(zip(missing, pool.map(_fingerprint_or_fault, missing.values()), strict=True))
     # What cannot be read may be read another day.
     cache.write({content: row for content, row in fresh.items() if isinstance(row, bytes)})
     for content, file in files:
-        found = known.get(content) or fresh[content] if content else file
+        found = cached.get(content) or fresh[content] if content else file
         yield Look(content, found, None) if isinstance(found, bytes) else Look(content, _UNREADABLE, found)
 
 

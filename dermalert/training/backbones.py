@@ -215,10 +215,10 @@ def drop_release_keys(config: PreTrainedConfig) -> PreTrainedConfig:
 def _unknown(name: str, reason: str) -> UsageError:
     folder = Path(name).parent
     beside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    known = [str(path) for path in beside if any((path / part / "config.json").is_file() for part in ("", "release"))]
+    models = [str(path) for path in beside if any((path / part / "config.json").is_file() for part in ("", "release"))]
     return UsageError(
         f"--base_model '{name}' is neither one of {', '.join(LITE)}, nor a folder or a Hub repository with an image "
-        f"classifier that can be reached ({reason}).{did_you_mean(name, [*LITE, *known])}"
+        f"classifier that can be reached ({reason}).{did_you_mean(name, [*LITE, *models])}"
     )
 
 

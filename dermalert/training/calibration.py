@@ -119,8 +119,8 @@ def fit_prior(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray) -> tuple
 
     start = np.concatenate([[0.0], centre])
     bounds = [_LOG_TEMPERATURES, *[(None, None)] * len(prior)]
-    found = optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
-    return float(np.exp(found[0])), found[1:] - found[1:].mean()
+    best = optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
+    return float(np.exp(best[0])), best[1:] - best[1:].mean()
 
 
 def _likelihood_loss(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:

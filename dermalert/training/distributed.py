@@ -94,17 +94,17 @@ def broadcast_from_main(decide: Callable[[], _Answer]) -> _Answer:
     if count() == 1:
         return decide()
     if not is_main():
-        (found,) = broadcast_object_list([None])
-        if found is None:
+        (answer,) = broadcast_object_list([None])
+        if answer is None:
             sys.exit(1)
-        return found[0]
+        return answer[0]
     try:
-        found = (decide(),)
+        answer = (decide(),)
     except BaseException:
         broadcast_object_list([None])
         raise
-    broadcast_object_list([found])
-    return found[0]
+    broadcast_object_list([answer])
+    return answer[0]
 
 
 def run_on_main(do: Callable[[], _Answer]) -> _Answer | None:
@@ -134,9 +134,9 @@ def share(tensors: Iterable[torch.Tensor]) -> None:
     """Give all processes the main one's numbers."""
     if count() > 1:
         for tensor in tensors:
-            told = tensor.detach().contiguous()  # not channels last
-            distributed.broadcast(told, 0)
-            tensor.detach().copy_(told)
+            numbers = tensor.detach().contiguous()  # not channels last
+            distributed.broadcast(numbers, 0)
+            tensor.detach().copy_(numbers)
 
 
 def vary_chance() -> None:

@@ -29,8 +29,8 @@ def measure(prior: np.ndarray | None):
 
     def figures(output) -> dict[str, float | None]:
         logits, truth = output.predictions, output.label_ids
-        found = metric.compute(predictions=logits, references=truth)
-        return found | {"calibrated_loss": calibration.calibrated_loss(logits.astype(float), truth, prior)}
+        computed = metric.compute(predictions=logits, references=truth)
+        return computed | {"calibrated_loss": calibration.calibrated_loss(logits.astype(float), truth, prior)}
 
     return figures
 

@@ -64,37 +64,39 @@ def is_finished(folder: Path, settings: dict) -> bool:
     if not folder.is_dir():
         raise UsageError(f"--output_dir '{folder}' is a file: name a folder.")
     try:
-        found = json.loads((folder / "run.json").read_text())
+        recorded = json.loads((folder / "run.json").read_text())
     except FileNotFoundError:
         if any(path.name not in ("run.json.partial", _LOCK) for path in folder.iterdir()):
             raise UsageError(f"--output_dir '{folder}' holds things that are no run: name a new folder.") from None
         return False
     except ValueError as error:
         raise UsageError(f"'{folder / 'run.json'}' is damaged: name a new --output_dir.") from error
-    check_settings(found, settings, f"--output_dir '{folder}'", "name a new folder")
+    check_settings(recorded, settings, f"--output_dir '{folder}'", "name a new folder")
     return (folder / "release" / "config.json").is_file()
 
 
-def check_settings(found: dict, settings: dict, where: str, advice: str) -> None:
+def check_settings(recorded: dict, settings: dict, where: str, advice: str) -> None:
     """Refuse to go on with a run that was started with other settings.
 
     Raises:
         UsageError: says which ones, where they were found, and what to do.
     """
-    changed = [f"--{k} {found.get(k)} there, {settings.get(k)} here" for k in settings if found.get(k) != settings[k]]
+    changed = [
+        f"--{k} {recorded.get(k)} there, {settings.get(k)} here" for k in settings if recorded.get(k) != settings[k]
+    ]
     if changed:
         raise UsageError(f"{where} holds another run ({first_few(changed)}): {advice}.")
 
 
-def check_images(found: dict, settings: dict, where: str, advice: str) -> None:
+def check_images(recorded: dict, settings: dict, where: str, advice: str) -> None:
     """Refuse to go on with a run that was started with other images, or with the same ones on other sides.
 
     Raises:
         UsageError: says which of the two, where it was found, and what to do.
     """
-    if found.get("data") != settings.get("data"):
+    if recorded.get("data") != settings.get("data"):
         raise UsageError(f"the images have changed since the run in '{where}' was started: {advice}.")
-    if found.get("sides") != settings.get("sides"):
+    if recorded.get("sides") != settings.get("sides"):
         raise UsageError(
             f"the images are those of the run in '{where}', but in another order or on other sides: name the same data "
             f"sets in the same order, with the same tables beside them, and the same base model; or {advice}."
@@ -125,10 +127,10 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int, hold: Callable[[],
                 f"{needed_bytes / 1e6:,.0f} MB: make room, or name another --output_dir."
             )
         hold()
-        found = _read(folder / "run.json") or settings  # another run may have begun since this one looked
+        recorded = _read(folder / "run.json") or settings  # another run may have begun since this one looked
         own = {key: value for key, value in settings.items() if key not in ("data", "sides")}
-        check_settings(found, own, f"--output_dir '{folder}'", "name a new folder")
-        check_images(found, settings, str(folder), "name a new --output_dir")
+        check_settings(recorded, own, f"--output_dir '{folder}'", "name a new folder")
+        check_images(recorded, settings, str(folder), "name a new --output_dir")
         files.write_json(folder / "run.json", settings, finite=False)
 
 
@@ -144,8 +146,8 @@ def check_shared(folder: Path, settings: dict) -> None:
             f"'{folder.absolute()}' is not the main process's on this machine: name an --output_dir that all machines "
             "share."
         )
-    found = json.loads((folder / "run.json").read_text())
-    check_images(found, settings, str(folder), "give all machines the same data sets")
+    recorded = json.loads((folder / "run.json").read_text())
+    check_images(recorded, settings, str(folder), "give all machines the same data sets")
 
 
 def disk_needed(model, *, pushed: bool) -> int:
@@ -177,18 +179,18 @@ def last_checkpoint(folder: Path) -> Path | None:
     Raises:
         RunError: all of them are damaged.
     """
-    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=_step, reverse=True)
-    unfinished = [path for path in found if not (path / _STATE).exists()]  # what the Trainer writes last
-    found = [path for path in found if path not in unfinished]
+    checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"), key=_step, reverse=True)
+    unfinished = [path for path in checkpoints if not (path / _STATE).exists()]  # what the Trainer writes last
+    checkpoints = [path for path in checkpoints if path not in unfinished]
     # An earlier one without a state is the best one's model, fetched from a branch.
-    unfinished = [path for path in unfinished if not found or _step(path) > _step(found[0])]
+    unfinished = [path for path in unfinished if not checkpoints or _step(path) > _step(checkpoints[0])]
     damages = {}
-    for path in found:
+    for path in checkpoints:
         damages[path] = _damage(folder, path)
         if not damages[path]:
             break
     usable = next((path for path, damage in damages.items() if not damage), None)
-    if found and not usable:
+    if checkpoints and not usable:
         raise RunError(
             f"no checkpoint in '{folder / 'checkpoints'}' can be gone on from "
             f"({'; '.join(filter(None, damages.values()))}): delete "
@@ -333,17 +335,17 @@ def write_end(folder: Path, state: TrainerState, speed: dict) -> None:
 
 def read_end(folder: Path) -> tuple[TrainerState, dict] | None:
     """Return the state and the speed of a training that has ended, or None."""
-    found = _read(folder / "checkpoints" / _ENDED)
-    return (TrainerState(**found["state"]), found["speed"]) if found else None
+    recorded = _read(folder / "checkpoints" / _ENDED)
+    return (TrainerState(**recorded["state"]), recorded["speed"]) if recorded else None
 
 
 def _read(path: Path) -> dict | None:
     """Return what a JSON file holds, or None where it is missing or cut short."""
     try:
-        found = json.loads(path.read_text())
+        recorded = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return recorded if isinstance(recorded, dict) else None
 
 
 class Alone:
