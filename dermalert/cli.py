@@ -171,7 +171,7 @@ def _evaluate(
     judge = any_checkpoint.load(model)
     classes(judge.labels, mapping)  # refused before the images are read
     prepared = prepare(names, policy, labels=None, columns=table_columns.mapping(columns))
-    report = any_checkpoint.grade(judge, prepared.dataset, shipped=prepared.shipped, label_map=mapping)
+    report = any_checkpoint.evaluate(judge, prepared.dataset, shipped=prepared.shipped, label_map=mapping)
     Console().print(any_checkpoint.as_table(report))
     for sentence in any_checkpoint.remarks(report):
         typer.echo(sentence)

@@ -88,8 +88,8 @@ def _refuse_code(repo: str, revision: str | None) -> None:
     Raises:
         ValueError: it does.
     """
-    for found in (PreTrainedConfig.get_config_dict, ImageProcessingMixin.get_image_processor_dict):
-        checks.no_code(found(repo, revision=revision)[0])
+    for get_config in (PreTrainedConfig.get_config_dict, ImageProcessingMixin.get_image_processor_dict):
+        checks.no_code(get_config(repo, revision=revision)[0])
 
 
 def _check_problem(name: str, config: PreTrainedConfig) -> None:
@@ -116,17 +116,17 @@ def _check_weights(name: str, model: PreTrainedModel, loaded: dict) -> None:
         )
 
 
-def grade(
+def evaluate(
     release: Release,
     dataset: Dataset,
     *,
     shipped: Dataset | None = None,
     label_map: Mapping[str, str | None] | None = None,
 ) -> dict:
-    """Return the figures of a checkpoint on a data set.
+    """The figures of a checkpoint on a data set.
 
-    A dermalert release alerts by its threshold, and is asked about no image that it has learnt from. Any other alerts
-    where its class for melanoma is the likeliest, and what it has learnt from is not known.
+    A dermalert release alerts by its threshold, and is measured on no image that it was trained on. Any other alerts
+    where its class for melanoma is the likeliest; its training images are unknown.
 
     Args:
         release: of `load`.
@@ -142,23 +142,23 @@ def grade(
         covering, labels = covering.as_malignancies(), [_STAND_FOR[label] for label in dataset["label"]]
     else:
         labels = dataset["label"]
-    truth, known = covering.truth(labels), contamination.read(release.name, release.revision)
-    fresh = contamination.are_unseen(dataset, known)
-    asked = np.flatnonzero(fresh & (truth >= 0))
+    truth, exposure = covering.truth(labels), contamination.read(release.name, release.revision)
+    fresh = contamination.are_unseen(dataset, exposure)
+    measurable = np.flatnonzero(fresh & (truth >= 0))
     left_out = Counter(DIAGNOSES[labels[i]] for i in np.flatnonzero(fresh & (truth < 0)))
-    if not len(asked):
+    if not len(measurable):
         raise UsageError(
             f"nothing is left to measure {release} on: of {len(dataset)} images it has learnt from {(~fresh).sum()}, "
             f"and {left_out.total()} show what none of its classes stands for."
         )
-    dataset = dataset.select(asked)
+    dataset = dataset.select(measurable)
     predictions = predict.predict(release, dataset, name=f"images with {_public_name(release)}")
     spread = covering.spread(predictions.probabilities)
     rule = {"rule": "threshold", "threshold": release.threshold}
     alert = predictions.alert
     if alert is None:
         rule, alert = {"rule": "likeliest class", "threshold": None}, spread.argmax(1) == DIAGNOSES.index(ALERT)
-    numbered = _relabel(dataset, truth[asked])
+    numbered = _relabel(dataset, truth[measurable])
     predictions = dataclasses.replace(predictions, dataset=numbered, probabilities=spread, alert=alert)
 
     return {
@@ -168,31 +168,31 @@ def grade(
         "positive": covering.positive,
         "alert": rule,
         "abstained": None if predictions.abstained is None else int(predictions.abstained.sum()),
-        "learnt_from": {"known": bool(known), "left_out": int((~fresh).sum())},
+        "learnt_from": {"known": bool(exposure), "left_out": int((~fresh).sum())},
         "no_class_for": dict(left_out),
         "sources": sorted(set(dataset["source"])),
         "splits": {
-            name: covering.named(_with_images(measure(predictions.select(rows)).report, dataset).to_json())
+            name: covering.rename(_with_images(measure(predictions.select(rows)).report, dataset).to_json())
             for name, rows in _parts(dataset, dataset if shipped is None else shipped).items()
         },
     }
 
 
 def _relabel(dataset: Dataset, truth: np.ndarray) -> Dataset:
-    """Return a data set under the label ids of the classes that cover its diagnoses, its images under their numbers."""
+    """A data set under the label ids of the classes that cover its diagnoses, its images under their numbers."""
     rest = dataset.remove_columns(["label", "image_id"])
     rest = rest.add_column("image_id", [str(row) for row in range(len(rest))])
     return rest.add_column("label", truth.tolist()).cast_column("label", ClassLabel(names=list(DIAGNOSES)))
 
 
 def _with_images(report: SplitReport, dataset: Dataset) -> SplitReport:
-    """Return the report of numbered images with the ids and the diagnoses that the data set itself gives the failures.
+    """The report of numbered images with the ids and the diagnoses that the data set itself gives the failures.
 
     A class may cover several diagnoses, and two folders may hold images of one name, so neither tells the other.
     """
     ids, labels, names = list(dataset["image_id"]), list(dataset["label"]), dataset.features["label"].names
 
-    def named(failures: list[Failure]) -> list[Failure]:
+    def rename(failures: list[Failure]) -> list[Failure]:
         rows = [int(failure.image_id) for failure in failures]
         return [
             dataclasses.replace(failure, image_id=ids[row], truth=names[labels[row]])
@@ -202,13 +202,13 @@ def _with_images(report: SplitReport, dataset: Dataset) -> SplitReport:
     failures = report.failures
     assert failures is not None  # `measure` gives them
     failures = Failures(
-        lowest_melanomas=named(failures.lowest_melanomas), highest_others=named(failures.highest_others)
+        lowest_melanomas=rename(failures.lowest_melanomas), highest_others=rename(failures.highest_others)
     )
     return dataclasses.replace(report, failures=failures)
 
 
 def _parts(dataset: Dataset, shipped: Dataset) -> dict[str, np.ndarray]:
-    """Return the rows of the whole and, where a test split is shipped, its rows and those without kin outside it."""
+    """The rows of the whole and, where a test split is shipped, its rows and those with no related image outside it."""
     test = np.array(dataset["shipped_split"]) == "test"
     rest = {group for group, part in zip(shipped["group"], shipped["shipped_split"], strict=True) if part != "test"}
     parts = {"all": np.arange(len(dataset))}
@@ -219,21 +219,21 @@ def _parts(dataset: Dataset, shipped: Dataset) -> dict[str, np.ndarray]:
 
 
 def _public_name(release: Release) -> str:
-    """Return a release's name without the folders of the machine it lies on."""
+    """A release's name without the folders of the machine it lies on."""
     path = Path(release.name)
     if not path.exists():
         return str(release)
     return public_name(path)
 
 
-def as_table(told: dict) -> Table:
-    """Return the figures as a table that a person can read."""
-    table = Table(title=f"{told['model']}: {told['positive']} against the rest, and all classes")
+def as_table(report: dict) -> Table:
+    """The figures as a table that a person can read."""
+    table = Table(title=f"{report['model']}: {report['positive']} against the rest, and all classes")
     table.add_column("figure")
-    for name, figures in told["splits"].items():
+    for name, figures in report["splits"].items():
         table.add_column(f"{name} (n = {figures['n']}, {figures['groups']} groups)", justify="right")
     for name, figure in _LINES.items():
-        cells = [figure(figures, told["positive"]) for figures in told["splits"].values()]
+        cells = [figure(figures, report["positive"]) for figures in report["splits"].values()]
         table.add_row(name, *(cell if isinstance(cell, str) else format_estimate(cell) for cell in cells))
     return table
 
@@ -254,45 +254,46 @@ _LINES = {
 }
 
 
-def remarks(told: dict) -> list[str]:
-    """Return what must be known to read the figures, in sentences."""
-    rule = told["alert"]
+def remarks(report: dict) -> list[str]:
+    """Remarks without which the figures cannot be read, in sentences."""
+    rule = report["alert"]
     sentences = [
         f"It alerts from a melanoma probability of {threshold_share(rule['threshold'])}."
         if rule["rule"] == "threshold"
-        else f"It counts as an alert where {told['positive']} is its likeliest class."
+        else f"It counts as an alert where {report['positive']} is its likeliest class."
     ]
-    if "test" in told["splits"]:
+    if "test" in report["splits"]:
         sentences.append(
             "test is the shipped test split under the labels that --repair leaves, clean_test the part of it without "
             "kin in the rest; the official_test of a release's card has the labels as they were shipped."
         )
-    sentences += _as_served(told)
-    if told["learnt_from"]["known"]:
+    sentences += _as_served(report)
+    exposure = report["learnt_from"]
+    if exposure["known"]:
         sentences.append(
-            f"{told['learnt_from']['left_out']} images that it has learnt from were left out: known by number, lesion, "
+            f"{exposure['left_out']} images that it has learnt from were left out: known by number, lesion, "
             "patient, bytes or, where its list has them, perceptual hashes."
         )
     else:
         sentences.append("Which images it has learnt from is not known: those of them among these flatter it.")
-    if told["no_class_for"]:
-        each = ", ".join(f"{n} of {name}" for name, n in told["no_class_for"].items())
+    if report["no_class_for"]:
+        each = ", ".join(f"{n} of {name}" for name, n in report["no_class_for"].items())
         sentences.append(f"It has no class for these, which were left out: {each}.")
     return sentences
 
 
-def _as_served(told: dict) -> list[str]:
-    """Say on how many images a release abstains, and what its alert shows on the lesions of these."""
-    if told["abstained"] is None:
+def _as_served(report: dict) -> list[str]:
+    """The number of images on which a release abstains, and the sensitivity of its alert on the lesions."""
+    if report["abstained"] is None:
         return []
-    figures = told["splits"]["all"]
-    sentences = [f"It abstains on {told['abstained']} of {figures['n']} images, which raise no alert."]
-    lesions = figures[told["positive"]]["lesions"]
-    if told["alert"]["rule"] == "threshold" and lesions["n"]:
+    figures = report["splits"]["all"]
+    sentences = [f"It abstains on {report['abstained']} of {figures['n']} images, which raise no alert."]
+    lesions = figures[report["positive"]]["lesions"]
+    if report["alert"]["rule"] == "threshold" and lesions["n"]:
         flagged = round(lesions["sensitivity_as_served"]["value"] * lesions["n"])
         bound = lower_bound(lesions["n"], lesions["n"] - flagged)
         sentences.append(
-            f"As served it flags {flagged} of {lesions['n']} {told['positive']} lesions in each of their photos: at "
+            f"As served it flags {flagged} of {lesions['n']} {report['positive']} lesions in each of their photos: at "
             f"least {percent_at_least(bound)} (exact, one-sided 95 % limit), of {percent(TARGET_SENSITIVITY)} wanted."
         )
     return sentences

@@ -49,23 +49,23 @@ class Classes:
         return ALERT if covered == {ALERT} else "malignant" if covered == MALIGNANT else " + ".join(sorted(covered))
 
     def truth(self, labels: Iterable[int]) -> np.ndarray:
-        """Return the label id of the class that covers each diagnosis, -1 where none does."""
+        """The label id of the class that covers each diagnosis, -1 where none does."""
         of = {name: label for label, covered in zip(self.first, self.covers, strict=True) for name in covered}
         return np.array([of.get(DIAGNOSES[label], -1) for label in labels], int)
 
     def as_malignancies(self) -> "Classes":
-        """Return the same for truths that say benign or malignant; a class is what half of its diagnoses are."""
+        """The same for truths that say benign or malignant; a class is what half of its diagnoses are."""
         halves = [None if not covered else 2 * len(covered & MALIGNANT) >= len(covered) for covered in self.covers]
         covers = [frozenset() if half is None else MALIGNANT if half else _BENIGN for half in halves]
         return Classes(names=self.names, covers=tuple(covers))
 
-    def named(self, figures: dict) -> dict:
-        """Return the figures of a split under the checkpoint's names, without what its classes cannot tell.
+    def rename(self, figures: dict) -> dict:
+        """The figures of a split under the checkpoint's names, without what its classes cannot tell.
 
         That is diagnoses that no class covers, nevi where no class is theirs alone, and the nine with both benign
         keratoses as one where the classes are others. The melanomas of a subgroup are called `positives`.
         """
-        figures = _without(figures, self._untold)
+        figures = _without(figures, self._undefined_figures)
         used = sorted({label for label in self.first if label is not None})
         name_of = {label: name for name, label in zip(self.names, self.first, strict=True) if label is not None}
         name_of |= {DIAGNOSES.index(ALERT): self.positive}
@@ -77,14 +77,14 @@ class Classes:
         return rest | {self.positive: figures[ALERT]}
 
     @property
-    def _untold(self) -> frozenset[str]:
-        """The figures that these classes leave without their meaning."""
+    def _undefined_figures(self) -> frozenset[str]:
+        """The figures that mean nothing for these classes."""
         nine = set(self.covers) == {frozenset({name}) for name in DIAGNOSES}
         nevi = frozenset({"nevus"}) in self.covers
         return (frozenset() if nevi else _OF_NEVI) | (frozenset() if nine else _OF_THE_NINE)
 
     def spread(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return a checkpoint's probabilities (n, its classes) as (n, 9), each class in the column that stands for it.
+        """A checkpoint's probabilities (n, its classes) as (n, 9), each class in the column that stands for it.
 
         What it gives to classes that are left out is shared among the others.
         """
@@ -96,25 +96,25 @@ class Classes:
 
 
 def _without(figures: dict, keys: frozenset[str]) -> dict:
-    """Return the figures without these keys, at any depth."""
-    kept = {key: value for key, value in figures.items() if key not in keys}
-    return {key: _without(value, keys) if isinstance(value, dict) else value for key, value in kept.items()}
+    """The figures without these keys, at any depth."""
+    rest = {key: value for key, value in figures.items() if key not in keys}
+    return {key: _without(value, keys) if isinstance(value, dict) else value for key, value in rest.items()}
 
 
 def _with_positives(subgroups: dict) -> dict:
-    """Return the figures of subgroups with their `melanomas` called `positives`."""
+    """The figures of subgroups with their `melanomas` called `positives`."""
 
-    def renamed(figures: dict) -> dict:
+    def rename(figures: dict) -> dict:
         return {"positives" if key == "melanomas" else key: value for key, value in figures.items()}
 
     return {
-        kind: told | {"of": {name: renamed(figures) for name, figures in told["of"].items()}} if "of" in told else told
-        for kind, told in subgroups.items()
+        kind: part | {"of": {name: rename(figures) for name, figures in part["of"].items()}} if "of" in part else part
+        for kind, part in subgroups.items()
     }
 
 
 def classes(names: Iterable[str], label_map: Mapping[str, str | None] | None = None) -> Classes:
-    """Return what the classes of a checkpoint cover, by their names or by a label map.
+    """The diagnoses that the classes of a checkpoint cover, by their names or by a label map.
 
     Args:
         names: the checkpoint's, in the order of its logits.
@@ -122,51 +122,53 @@ def classes(names: Iterable[str], label_map: Mapping[str, str | None] | None = N
             `malignant`, `benign` or `not melanoma`; None leaves the class out. Classes it does not name keep their own.
 
     Raises:
-        UsageError: a name says nothing that is known, two classes cover one diagnosis, or none covers melanoma.
+        UsageError: a name is no known diagnosis, two classes cover one diagnosis, or none covers melanoma.
     """
     names, label_map = tuple(names), dict(label_map or {})
     for name in label_map:
         if name not in names:
             raise UsageError(f"the model has no class '{name}'.{did_you_mean(name, names)} It has: {', '.join(names)}.")
-    asked = [label_map.get(name, name) for name in names]
-    found = [frozenset() if said is None else _covered(name, said) for name, said in zip(names, asked, strict=True)]
-    found = _with_the_rest(found)
-    twice = sorted(name for name, n in Counter(name for covered in found for name in covered).items() if n > 1)
+    texts = [label_map.get(name, name) for name in names]
+    covers = [frozenset() if text is None else _diagnoses(name, text) for name, text in zip(names, texts, strict=True)]
+    covers = _complete_benign_keratoses(covers)
+    twice = sorted(name for name, n in Counter(name for covered in covers for name in covered).items() if n > 1)
     if twice:
         raise UsageError(f"several classes of the model stand for {', '.join(twice)}: leave one out with --label-map.")
-    if not any(ALERT in covered for covered in found):
+    if not any(ALERT in covered for covered in covers):
         raise UsageError(f"no class of the model stands for {ALERT} ({', '.join(names)}): say which with --label-map.")
-    return Classes(names=names, covers=tuple(found))
+    return Classes(names=names, covers=tuple(covers))
 
 
-def _covered(name: str, said: str) -> frozenset[str]:
-    parts: list[frozenset[str]] = []
-    for part in said.split(" + "):
-        group = _GROUPS.get(taxonomy.plain(part))
-        try:
-            diagnosis = taxonomy.find(part)
-            parts.append(group or (frozenset() if diagnosis is None else frozenset({diagnosis})))
-        except KeyError:
-            raise UsageError(
-                f"the model's class '{name}' is no diagnosis that is known: name it in --label-map FILE, a JSON object "
-                f'such as {{"{name}": "nevus"}}, or null to leave it out.'
-            ) from None
-    return frozenset().union(*parts)
+def _diagnoses(name: str, text: str) -> frozenset[str]:
+    parts = text.split(" + ")
+    return frozenset().union(*(_GROUPS.get(taxonomy.plain(part)) or _diagnosis(name, part) for part in parts))
 
 
-def _with_the_rest(found: list[frozenset[str]]) -> list[frozenset[str]]:
+def _diagnosis(name: str, text: str) -> frozenset[str]:
+    """The one diagnosis of a text; nothing where the text says that there is none."""
+    try:
+        diagnosis = taxonomy.find(text)
+    except KeyError:
+        raise UsageError(
+            f"the model's class '{name}' is no diagnosis that is known: name it in --label-map FILE, a JSON object "
+            f'such as {{"{name}": "nevus"}}, or null to leave it out.'
+        ) from None
+    return frozenset() if diagnosis is None else frozenset({diagnosis})
+
+
+def _complete_benign_keratoses(covers: list[frozenset[str]]) -> list[frozenset[str]]:
     """Give `bkl` the seborrheic keratoses of a checkpoint that has no class of its own for them.
 
     That is what the name means in HAM10000 and in the challenges of 2018 and 2019 (Tschandl 2018).
     """
     keratoses = {"pigmented benign keratosis", "seborrheic keratosis"}
-    if sum(bool(covered & keratoses) for covered in found) != 1:
-        return found
-    return [covered | keratoses if covered & keratoses else covered for covered in found]
+    if sum(bool(covered & keratoses) for covered in covers) != 1:
+        return covers
+    return [covered | keratoses if covered & keratoses else covered for covered in covers]
 
 
 def read_label_map(path: Path | None) -> dict[str, str | None]:
-    """Return what a label map says.
+    """The content of a label map: a class's name and the diagnoses that it covers.
 
     Raises:
         UsageError: the file is not there, or no JSON object of names.
@@ -177,7 +179,7 @@ def read_label_map(path: Path | None) -> dict[str, str | None]:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"--label-map '{path}' cannot be read as JSON: {error}.") from error
-    if not isinstance(content, dict) or not all(said is None or isinstance(said, str) for said in content.values()):
+    if not isinstance(content, dict) or not all(text is None or isinstance(text, str) for text in content.values()):
         raise UsageError(
             f'--label-map \'{path}\' must be a JSON object such as {{"LABEL_0": "nevus", "LABEL_1": null}}.'
         )

@@ -108,7 +108,7 @@ def _images(predictions: pa.Table, split: str) -> _Images:
 
 
 def _learning_curves(history: Sequence[dict]) -> Figure | None:
-    """Draw loss and balanced accuracy by epoch, of the validation side and of as many training images as they are."""
+    """Draw loss and balanced accuracy by epoch, of the validation split and of as many training images as they are."""
     if not any("eval_validation_loss" in row for row in history):
         return None
     figure = Figure(figsize=(_WIDTH, 3.2))
@@ -163,7 +163,7 @@ def _roc_curve(axis: Axes, positive: np.ndarray, score: np.ndarray, groups: np.n
 
 
 def _roc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return 1 - specificity and sensitivity at every threshold, the highest first; images of one score go together."""
+    """1 - specificity and sensitivity at every threshold, the highest first; images of one score go together."""
     order = np.argsort(-score, kind="stable")
     lasts = np.flatnonzero(np.r_[np.diff(score[order]) != 0, True])
     alarms = [np.cumsum((weights * among)[order])[lasts] for among in (~positive, positive)]
@@ -171,7 +171,7 @@ def _roc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[
 
 
 def _roc_band(positive: np.ndarray, score: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds of the sensitivity at each of `_FALSE_ALARMS`: the wider of the bootstrap and the exact ones.
+    """The bounds of the sensitivity at each of `_FALSE_ALARMS`: the wider of the bootstrap and the exact ones.
 
     Groups are resampled, not photos. Where no positive is missed all draws agree, and only the exact bounds, over the
     groups of positives, tell how few they are.
@@ -281,9 +281,9 @@ def _forest(figure: Figure, names: Sequence[str], columns: Mapping[str, Sequence
     """Draw a forest plot, a row for each name, the first on top, and a panel for each column."""
     axes = figure.subplots(1, len(columns), sharey=True)
     for axis, (title, figures) in zip(axes, columns.items(), strict=True):
-        for row, (name, found) in enumerate(zip(names, figures, strict=True)):
-            _point(axis, Estimate.read(found), Estimate(row), _ORANGE if name.startswith(ALERT) else _BLUE)
-            if found["value"] is None:
+        for row, (name, estimate) in enumerate(zip(names, figures, strict=True)):
+            _point(axis, Estimate.read(estimate), Estimate(row), _ORANGE if name.startswith(ALERT) else _BLUE)
+            if estimate["value"] is None:
                 place = axis.get_yaxis_transform()  # across the panel, whatever its scale
                 text = axis.text(0.5, row, "not defined", color=_GREY, ha="center", va="center", transform=place)
                 text.set_bbox({"color": "white", "pad": 1})
@@ -353,7 +353,7 @@ def _reliability_curve(
 
 
 def _quantile_bins(score: np.ndarray) -> np.ndarray:
-    """Return the bin of each image: up to ten with as many images each, of 20 or more; one score is in one bin."""
+    """The bin of each image: up to ten with as many images each, of 20 or more; one score is in one bin."""
     bins = min(10, max(len(score) // 20, 1))
     return np.searchsorted(np.quantile(score, np.arange(1, bins) / bins), score, side="right")
 

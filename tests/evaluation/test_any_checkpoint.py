@@ -212,7 +212,7 @@ def test_figures_of_nevi_and_of_the_nine_are_told_only_by_classes_that_can(label
         "calibration": {},
     }
     found = classes(labels)
-    told = keys_of(found.named(figures))
+    told = keys_of(found.rename(figures))
     assert [name in told for name in [*names, "auroc"]] == [nevi] * 3 + [True]
     assert ("balanced_accuracy_benign_keratosis_merged" in told) == nine
 
