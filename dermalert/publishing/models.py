@@ -245,7 +245,7 @@ def _pass_gate(gate: dict, repo_id: str, version: str, accept: str | None) -> di
             f"{version} is refused{against} on {repo_id}: {'; '.join(gate['refused_for'])}.{figures} Improve it, or "
             'publish it all the same with --accept-regression "WHY", which its card will say.'
         )
-    return regression_gate.accepted(gate, accept)
+    return regression_gate.with_reason(gate, accept)
 
 
 def _describe(gate: dict, tag: str | None = None) -> str:

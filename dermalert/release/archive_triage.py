@@ -1,10 +1,10 @@
-"""Judge an archive of images: parquet shards in, one parquet of results a shard out, on as many processes as you like.
+"""Triage of an image archive: parquet shards in, one parquet of results a shard out, on as many processes as you like.
 
 Each shard is a task of its own: whoever judges it, the result is the same on the same kind of machine; it is written
 whole or not at all. So a process that dies costs its shard alone, and a second run judges what is missing. A result
 says what it is of: the content of its shard, the files of the release that decide, and the settings; a shard is done
 when all three are the same still, and judged anew otherwise. One command at a time writes to a folder of results, and
-only over results: a list in that folder says how each began, so that a damaged one is still known.
+only over results: a list in that folder says how each began, so that a damaged one is still recognised.
 
 With more than one process the engine is Ray (https://docs.ray.io), on this machine or on a cluster that can read the
 shards and write the results under the same paths.
@@ -74,7 +74,7 @@ def triage(
         output: the folder of the results, which get the names of their shards.
         workers: processes, of one thread each; 1 is this one. On a cluster each of its cores is one.
         cluster: address of a Ray cluster, `auto` or `HOST:PORT`.
-        say: is told how far it is, in sentences.
+        say: gets the progress, in sentences.
 
     Raises:
         UsageError: no release, no shards, shards without the columns, files in the folder that are no results, or a
@@ -112,7 +112,7 @@ def _triage(shards: list[Path], release: str, model: str, output: Path, workers:
 
 
 def find_shards(paths: list[Path]) -> list[Path]:
-    """Return the shards among files and folders, in order.
+    """The shards among files and folders, in order.
 
     Raises:
         UsageError: there are none, or two of one name.
@@ -137,7 +137,7 @@ def check_columns(shards: list[Path]) -> None:
     try:
         columns = pq.read_schema(shards[0]).names
     except (pa.ArrowInvalid, OSError):
-        return  # damaged, as it will be told of this one among the others
+        return  # damaged, as the report of the failed shards will say
     lacking = [name for name in NEEDED if name not in columns]
     if lacking:
         raise UsageError(f"'{shards[0]}' has no column {first_few(lacking)} but {first_few(columns)}: rename them.")
@@ -150,7 +150,7 @@ def tidy(output: Path, token: str) -> None:
 
 
 def find_missing(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Counter]:
-    """Return the shards that are to be judged, and how many of them have a result, by the reason it does not count.
+    """The shards that are to be judged, and how many of them have a result, by the reason it does not count.
 
     Raises:
         UsageError: a file that is no result bears a name that one would get.
@@ -166,8 +166,8 @@ def find_missing(shards: list[Path], output: Path, release: str) -> tuple[list[P
 
 
 def _why_outdated(result: Path, shard: Path, release: str) -> str | None:
-    """Return why a result does not count, None where it does: it is of this shard, release and settings, and whole."""
-    if (about := _about(result, shard)) is None:
+    """The reason why a result does not count; None where it is of this shard, release and settings, and whole."""
+    if (metadata := _metadata(result, shard)) is None:
         return _ANEW[3]
     try:
         with pq.ParquetFile(result, page_checksum_verification=True) as file:
@@ -175,25 +175,25 @@ def _why_outdated(result: Path, shard: Path, release: str) -> str | None:
     except (pa.ArrowException, OSError):
         return _ANEW[3]
     expected = {_RELEASE: release, _SETTINGS: settings()}
-    if about.get(_SHARD) != fingerprint(shard).encode():
+    if metadata.get(_SHARD) != fingerprint(shard).encode():
         return _ANEW[0]
     for key, why in ((_RELEASE, _ANEW[1]), (_SETTINGS, _ANEW[2])):
-        if about.get(key) != expected[key].encode():
+        if metadata.get(key) != expected[key].encode():
             return why
     return None if rows == pq.read_metadata(shard).num_rows else _ANEW[3]
 
 
-def _about(result: Path, shard: Path) -> dict[bytes, bytes] | None:
-    """Return what a result says of itself; None where it is damaged.
+def _metadata(result: Path, shard: Path) -> dict[bytes, bytes] | None:
+    """The metadata of a result; None where it is damaged.
 
     Raises:
         UsageError: it is no result of this command.
     """
     if result.is_file() and not result.samefile(shard):
         try:
-            about = pq.read_schema(result).metadata or {}
-            if _RELEASE in about:
-                return about
+            metadata = pq.read_schema(result).metadata or {}
+            if _RELEASE in metadata:
+                return metadata
         except (pa.ArrowException, OSError):
             if _is_listed(result):
                 return None
@@ -201,7 +201,7 @@ def _about(result: Path, shard: Path) -> dict[bytes, bytes] | None:
 
 
 def _is_listed(result: Path) -> bool:
-    """Return whether a damaged file begins as a result of its name did when it was written."""
+    """Whether a damaged file begins as a result of its name did when it was written."""
     written, head = result.parent / _LIST, _head(result).hex()
     for line in written.read_text(encoding="utf-8", errors="replace").splitlines() if written.is_file() else []:
         with contextlib.suppress(ValueError, TypeError, AttributeError):  # of a line that was cut short
@@ -223,18 +223,18 @@ def _head(result: Path) -> bytes:
 
 
 def fingerprint(shard: Path) -> str:
-    """Return the size of a shard and the hash of its content."""
+    """The size of a shard and the hash of its content."""
     with shard.open("rb") as file:
         return f"{os.fstat(file.fileno()).st_size}-{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def settings() -> str:
-    """Return what besides shard and release a result depends on: this version, and what it reads as an image."""
-    read = {"bytes": images.MAX_BYTES, "pixels": MAX_PIXELS, "side": MAX_SIDE, "aspect": MAX_ASPECT}
-    read |= {name: value for name, value in vars(decoder_limits).items() if name.startswith("MAX_")}
+    """The settings that a result depends on, as JSON: this version, and its limits and formats of an image."""
+    limits = {"bytes": images.MAX_BYTES, "pixels": MAX_PIXELS, "side": MAX_SIDE, "aspect": MAX_ASPECT}
+    limits |= {name: value for name, value in vars(decoder_limits).items() if name.startswith("MAX_")}
     kinds = [kind for kind in KINDS if kind not in _CODECS or features.check(_CODECS[kind])]
     version = importlib.metadata.version("dermalert")
-    return json.dumps({"dermalert": version, "kinds": kinds} | read, sort_keys=True)
+    return json.dumps({"dermalert": version, "kinds": kinds} | limits, sort_keys=True)
 
 
 @functools.cache
@@ -249,7 +249,7 @@ def _release(model: str) -> Release:
 
 @functools.cache
 def identity(release: Release) -> str:
-    """Return a hash of all files of a release that its answers depend on, whatever its name."""
+    """A hash of all files of a release that its answers depend on, whatever its name."""
     digest = hashlib.sha256(release.processor.to_json_string().encode())  # with what no file sets
     for name in ("config.json", *PROCESSORS, STATISTICS, GRAPH):
         path = release.file(name)
@@ -320,7 +320,7 @@ def triage_shard(shard: Path, model: str, output: Path) -> ShardResult:
     try:
         of, before = fingerprint(shard), shard.stat()
         columns = schema(release).with_metadata(schema(release).metadata | {_SHARD: of.encode()})
-        with _whole(output / shard.name) as part:
+        with _atomic_result(output / shard.name) as part:
             with pq.ParquetWriter(part, columns, write_page_checksum=True) as writer:
                 rows = 0
                 for some in _chunks(batch.predict_files(release, read_rows(shard))):
@@ -330,7 +330,7 @@ def triage_shard(shard: Path, model: str, output: Path) -> ShardResult:
             if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
                 raise OSError("it changed while it was read")
             if os.path.lexists(output / shard.name):  # somebody may have put it there meanwhile
-                _about(output / shard.name, shard)
+                _metadata(output / shard.name, shard)
             _enlist(output / shard.name, part)
     except (pa.ArrowException, OSError, KeyError, TypeError, UsageError) as error:
         return shard, None, f"it cannot be read or its result not be written: {first_line(error)}"
@@ -338,7 +338,7 @@ def triage_shard(shard: Path, model: str, output: Path) -> ShardResult:
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def _atomic_result(path: Path) -> Iterator[Path]:
     # A name of its own: a machine that was given up as lost may still be writing when another one has its shard.
     holder = locks.holder(path.parent / _LOCK)
     token = holder.token if holder else secrets.token_hex(16)
@@ -356,7 +356,7 @@ def read_rows(shard: Path) -> Iterator[tuple[str, Input]]:
 
 
 def _name(cell: object) -> str:
-    """Return an image's id as text; raises a `UsageError` where it has none, because its answer would be nobody's."""
+    """An image's id as text; raises a `UsageError` where it has none, because its prediction would be nobody's."""
     try:
         text = cell.decode() if isinstance(cell, bytes) else "" if cell is None or cell != cell else str(cell)
     except UnicodeDecodeError as error:
@@ -383,7 +383,7 @@ def _chunks(rows: Iterator[batch.Row]) -> Iterator[list[batch.Row]]:
 
 
 def schema(release: Release) -> pa.Schema:
-    """Return the columns of a result, in the order of its shard's rows.
+    """The columns of a result, in the order of its shard's rows.
 
     `state` is one of `prediction.STATES`. `problem` says why an image could not be read, `refused` why it cannot be
     assessed; `alert` is null then. Then `malignant`, the summed probability of malignant diagnoses and precursors,
@@ -400,12 +400,12 @@ def schema(release: Release) -> pa.Schema:
 
 
 def as_table(rows: list[batch.Row], release: Release) -> pa.Table:
-    """Return judged rows as `schema` has them."""
+    """Predicted rows as `schema` has them."""
     return pa.Table.from_pylist([_record(row) for row in rows], schema=schema(release))
 
 
 def _record(row: batch.Row) -> dict:
-    """Return the cells of a row; those that are left out are null."""
+    """The cells of a row; those that are left out are null."""
     cells: dict[str, object] = {"image_id": row.file, "state": row.state, "problem": row.problem}
     if row.prediction is None:
         return cells

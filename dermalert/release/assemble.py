@@ -38,7 +38,7 @@ def gather(config: Config, data: Development, model: PreTrainedModel, processor:
 def predict_fold(
     run: Run, data: Development, number: int, learn: Callable[..., Trained | None]
 ) -> SplitPredictions | None:
-    """What a model that has learnt from the other folds says of one; read where an earlier start kept it.
+    """The predictions of a fold by a model trained on the other folds; read where an earlier start has written them.
 
     Args:
         run: to whose folder it belongs.
@@ -47,8 +47,8 @@ def predict_fold(
         learn: trains and calibrates a model, as `train_hf.learn`.
     """
     folder, fold = run.folder / "folds" / str(number), data.folds[number]
-    kept = predict.read_predictions(folder / "answers.npz", fold["held_out"]) if distributed.is_main() else None
-    missing = distributed.broadcast_from_main(lambda: kept is None)
+    predictions = predict.read_predictions(folder / "answers.npz", fold["held_out"]) if distributed.is_main() else None
+    missing = distributed.broadcast_from_main(lambda: predictions is None)
     trained = learn(run.config, folder, fold, data.description) if missing else None
     if not distributed.is_main():
         return None
@@ -57,10 +57,10 @@ def predict_fold(
         calibration = predict.predict(release, fold["calibration"], name="calibration images")
         release.model.config.update(operating_points.fit(release, calibration))
         release = Release(release.model, release.processor, name=release.name)
-        kept = predict.predict(release, fold["held_out"], name=release.name)
-        predict.write_predictions(folder / "answers.npz", kept)
+        predictions = predict.predict(release, fold["held_out"], name=release.name)
+        predict.write_predictions(folder / "answers.npz", predictions)
     run_folder.drop_checkpoints(folder)
-    return kept
+    return predictions
 
 
 def assemble(
@@ -76,7 +76,7 @@ def assemble(
         out_of_fold: of each fold, the predictions of a model trained on the others.
     """
     config, splits = run.config, data.splits
-    with build.assembled(run.folder / "release") as staging:
+    with build.stage(run.folder / "release") as staging:
         release = _store(trained, staging, half_precision=config.half_precision)
         release, calibration = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
         release = operating_points.add(staging, release, calibration)
@@ -126,7 +126,7 @@ def _metrics(
 ) -> dict:
     """What `metrics.json` holds, but for the exports."""
     held_out, about, config = measured["held_out"].predictions, trained.model.config.dermalert, release.model.config
-    assert held_out.abstained is not None  # a release that is assembled can abstain
+    assert held_out.abstained is not None  # every release that is assembled can abstain
     shortcuts = baselines.baselines(data.splits, held_out.probabilities)
     return {
         "schema": 1,

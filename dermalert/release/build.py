@@ -32,7 +32,7 @@ def compact(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def assembled(folder: Path) -> Iterator[Path]:
+def stage(folder: Path) -> Iterator[Path]:
     """Give a folder to write a release to, which takes its place when all of it is there."""
     staging = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -42,12 +42,12 @@ def assembled(folder: Path) -> Iterator[Path]:
 
 
 def read_metrics(folder: Path) -> dict:
-    """Return the figures of a release folder."""
+    """The figures of a release folder."""
     return json.loads((folder / METRICS).read_text())
 
 
 def find_metrics(folder: Path) -> dict | None:
-    """Return the figures of a release folder; None where it holds no release of ours."""
+    """The figures of a release folder; None where it holds no release of ours."""
     try:
         figures = read_metrics(folder)
         ours = figures.keys() >= _FIGURES and figures["splits"]["held_out"].keys() >= _HELD_OUT

@@ -53,7 +53,7 @@ _HEADLINE = {
 
 
 def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
-    """Return the card that belongs to the figures.
+    """The card that belongs to the figures.
 
     Args:
         metrics: what `metrics.json` holds.
@@ -89,12 +89,12 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
 
 
 def render(template: Path, **given) -> str:
-    """Return the card that a template makes of what is given; what it asks for and is not given stops it."""
-    return _compiled(template).render(not_a_device=NOT_A_DEVICE, **given)
+    """The card that a template makes of some values; a value that it lacks stops it."""
+    return _compile(template).render(not_a_device=NOT_A_DEVICE, **given)
 
 
 @functools.cache
-def _compiled(template: Path) -> jinja2.Template:
+def _compile(template: Path) -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -128,7 +128,7 @@ def _front_matter(metrics: dict) -> str:
 
 
 def _licence(data: dict) -> str:
-    """Return the licence of the weights as the Hub names it: the strictest that the images ask for."""
+    """The licence of the weights as the Hub names it: the strictest that the images ask for."""
     names = data["trained_on"]
     if not provenance.ORIGINS.keys() >= set(names):
         return "other"
@@ -136,14 +136,14 @@ def _licence(data: dict) -> str:
 
 
 def _credits(data: dict) -> list[str]:
-    """Return whom the pictures are owed to; drawn ones are owed to nobody."""
+    """The credits of the pictures; drawn ones need none."""
     names = [name for name in data["trained_on"] if name in provenance.ORIGINS and name != provenance.GENERATED]
     return [provenance.ORIGINS[name].credit for name in names]
 
 
 def _results(name: str, side: dict, data: dict) -> list[EvalResult]:
-    """Return what the Hub's `model-index` says of a split; a figure that is undefined is not in it."""
-    found = {
+    """The entries of a split in the Hub's `model-index`; a figure that is undefined has none."""
+    figures = {
         "accuracy": ("Accuracy", side["accuracy"]),
         "balanced_accuracy": ("Balanced accuracy", side["balanced_accuracy"]),
         "roc_auc": ("Macro AUROC", side["macro_auroc"]),
@@ -165,7 +165,7 @@ def _results(name: str, side: dict, data: dict) -> list[EvalResult]:
             if figure["low"] is not None
             else None,
         )
-        for kind, (title, figure) in found.items()
+        for kind, (title, figure) in figures.items()
         if figure["value"] is not None
     ]
 
@@ -177,23 +177,25 @@ def _meanings(metrics: dict) -> dict[str, str]:
 
 def _shortcut_sentence(metrics: dict) -> str:
     """Say whether a model without medicine does as well, and in what."""
-    told = metrics["shortcut"]
+    shortcut = metrics["shortcut"]
 
     def names(figure: str) -> str:
-        *others, last = (name.replace("_", " ") for name in told[figure])
+        *others, last = (name.replace("_", " ") for name in shortcut[figure])
         return f"{', '.join(others)} and {last}" if others else last
 
     titles = {"balanced_accuracy": "balanced accuracy", "melanoma_auroc": "melanoma AUROC"}
     below = [
-        f"in {title} it is not shown to be above {names(figure)}" for figure, title in titles.items() if told[figure]
+        f"in {title} it is not shown to be above {names(figure)}"
+        for figure, title in titles.items()
+        if shortcut[figure]
     ]
-    above = [title for key, title in titles.items() if not told[key] and key not in told["not_measured"]]
+    above = [title for key, title in titles.items() if not shortcut[key] and key not in shortcut["not_measured"]]
     sentences = [f"{'; '.join(below)}: it may read how and where the pictures were made."] if below else []
     sentences += [f"in {' and '.join(above)} it is above each of them."] if above else []
-    sentences += [f"{titles[key]} could not be compared." for key in told["not_measured"]]
+    sentences += [f"{titles[key]} could not be compared." for key in shortcut["not_measured"]]
     return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
 
 
-def _failures(told: dict) -> list[tuple[dict, dict]]:
+def _failures(images: dict) -> list[tuple[dict, dict]]:
     nothing = {"image_id": "", "truth": "", "score": None}
-    return list(zip_longest(told["lowest_melanomas"], told["highest_others"], fillvalue=nothing))
+    return list(zip_longest(images["lowest_melanomas"], images["highest_others"], fillvalue=nothing))

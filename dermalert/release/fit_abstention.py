@@ -21,14 +21,14 @@ from dermalert.evaluation.predict import SplitPredictions, of_split, predict_ima
 from dermalert.imaging import non_lesions
 
 FALSE_ABSTENTIONS = 0.0075
-"""Share of images like those of the calibration side that may be declined, in the mean over calibration sides."""
+"""Share of images like those of the calibration split on which a release may abstain, in the mean over such splits."""
 
 _TRAINING_IMAGES = 2500  # that the statistics are of, at most: more hardly move them
-_DIRECTIONS = 16  # of the normal distribution that are its own; chosen, as the rate above, on the validation side
+_DIRECTIONS = 16  # of the normal distribution that are its own; chosen, as the rate above, on the validation split
 _BATCH = 16  # images
-_RANKED = ("light", "contrast", "detail")  # whose thresholds are the lowest value of the calibration side
-_SPENT = len(_RANKED) + 1  # images of the rate that these and the short side may decline
-_MARGIN = 1e-4  # so that rounding in another batch or on another machine declines no image that set a threshold
+_RANKED = ("light", "contrast", "detail")  # whose thresholds are the lowest value of the calibration split
+_SPENT = len(_RANKED) + 1  # images of the rate that these and the short side may take
+_MARGIN = 1e-4  # so that rounding in another batch or on another machine costs no image that set a threshold
 
 
 def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) -> tuple[Release, SplitPredictions]:
@@ -52,7 +52,7 @@ def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) ->
 
 
 def statistics_of(features: np.ndarray) -> dict[str, torch.Tensor]:
-    """Return the normal distribution of features (n, d), as `abstention.Abstention` takes it.
+    """The normal distribution of features (n, d), as `abstention.Abstention` takes it.
 
     Directions with the largest variance keep it; all others share the mean of theirs, which is the most likely value
     (Tipping & Bishop 1999).
@@ -67,8 +67,8 @@ def statistics_of(features: np.ndarray) -> dict[str, torch.Tensor]:
     basis = (deviations.T @ vectors / np.sqrt(len(features) * variance)).T
     rest = (deviations**2).sum() / len(features) - variance.sum()
     noise = max(rest / (features.shape[1] - k), 1e-6)
-    found = {"mean": mean, "scale": scale, "variance": variance, "noise": np.array([noise])}
-    statistics = {name: torch.from_numpy(np.ascontiguousarray(array)).float() for name, array in found.items()}
+    arrays = {"mean": mean, "scale": scale, "variance": variance, "noise": np.array([noise])}
+    statistics = {name: torch.from_numpy(np.ascontiguousarray(array)).float() for name, array in arrays.items()}
     return statistics | {"basis": torch.from_numpy(np.ascontiguousarray(basis)).half()}
 
 
@@ -88,14 +88,14 @@ class _Examination(abstention.Abstention):
 def examine(
     release: Release, statistics: dict[str, torch.Tensor], dataset: Dataset
 ) -> tuple[Predictions, list[dict[str, float]]]:
-    """Return a release's predictions of a data set, without abstention, and the signals of each image for one."""
+    """A release's predictions of a data set, without abstention, and the signals of each image for one."""
     examination = _Examination(statistics)
     examining = Release(release.model, release.processor, name=release.name, abstention=examination)
     return predict_images(examining, dataset, name="calibration images"), examination.signals
 
 
 def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> dict:
-    """Return the key `refusal` of a release's config: thresholds by the calibration images' signals, and their promise.
+    """The key `refusal` of a release's config: thresholds by the calibration images' signals, and their promise.
 
     Of n images and one more like them, each is the most extreme with probability 1 / (n + 1). Light, contrast, detail
     and the short side may be as low as in any calibration image, the side as low as half of the model's input too; the
@@ -117,7 +117,7 @@ def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> dict:
 
 
 def distance_threshold(distances: np.ndarray) -> tuple[float, int]:
-    """Return the distance beyond which an image is declined, and how many of the calibration images (n,) are."""
+    """The distance beyond which a release abstains, and the number of calibration images (n,) beyond it."""
     beyond = max(int(FALSE_ABSTENTIONS * (len(distances) + 1)) - _SPENT - 1, 0)
     return float(np.sort(distances)[-1 - beyond]), beyond
 
@@ -128,7 +128,7 @@ def _input_side(release: Release) -> int:
 
 
 def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
-    """Return the features that `abstention.Abstention` looks at, float32 (n, d), of a data set's images."""
+    """The features that `abstention.Abstention` looks at, float32 (n, d), of a data set's images."""
     batches = []
     with tqdm(total=len(dataset), desc=f"Learning what to decline from {name}", unit=" images") as bar:
         for start in range(0, len(dataset), _BATCH):
@@ -139,12 +139,12 @@ def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
 
 
 def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:
-    """Return how often a release abstains on images held out of it, by source, and on what cannot be assessed.
+    """The share of images on which a release abstains: held-out ones, by source, and some that cannot be assessed.
 
     Args:
-        release: what declines.
+        release: any that can abstain.
         held_out: in the schema of `schema.FEATURES`.
-        abstained: (n,) which of them it has declined.
+        abstained: (n,) whether it has abstained on each.
     """
     sources, intervals = np.array(held_out["source"]), Intervals(np.array(held_out["group"]))
     whose = {"all": np.ones(len(sources), bool)} | {str(name): sources == name for name in np.unique(sources)}
@@ -158,7 +158,7 @@ def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:
 
 
 def _share(release: Release, images: Iterator[Image.Image]) -> dict:
-    """Return which share of independent pictures a release declines, with an interval."""
+    """The share of independent pictures on which a release abstains, with an interval."""
     abstained = np.array(
         [reason is not None for image in images for reason in release.predict_arrays([image]).abstained]
     )

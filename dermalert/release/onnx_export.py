@@ -54,7 +54,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 """Gives logits (n, labels) of pixels (n, 3, height, width), float32."""
 
 
-def check(model, processor, wanted: Export) -> None:
+def check(model, processor, files: Export) -> None:
     """Refuse, before the training, a model that could not be exported.
 
     Raises:
@@ -62,7 +62,7 @@ def check(model, processor, wanted: Export) -> None:
     """
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            for name in _written(wanted):
+            for name in _names(files):
                 _EXPORTS[name](model, processor, Path(scratch) / "model.onnx")
         # Not one type: OnnxExporterError, RuntimeError, TypeError, Unfit, ...
         except Exception as error:
@@ -71,43 +71,43 @@ def check(model, processor, wanted: Export) -> None:
             ) from error
 
 
-def _written(wanted: Export) -> list[str]:
-    return ["graph"] if wanted == "serving" else ["graph", "model"]
+def _names(files: Export) -> list[str]:
+    return ["graph"] if files == "serving" else ["graph", "model"]
 
 
 def write(
-    folder: Path, release: Release, held_out: SplitPredictions, sides: dict[str, Dataset], wanted: Export
+    folder: Path, release: Release, held_out: SplitPredictions, splits: dict[str, Dataset], files: Export
 ) -> dict:
-    """Write `onnx/` of a release, and return what there is to say of it.
+    """Write `onnx/` of a release, and return its part of `metrics.json`.
 
     Args:
         folder: of the release, with its weights as they are stored.
         release: the same, loaded; its processor makes the pixels.
         held_out: images that choose nothing, with the release's answers.
-        sides: `validation` decides whether the file in 8 bits is kept, `train` gives the ranges of its values.
-        wanted: the graph alone, or all files.
+        splits: `validation` decides whether the file in 8 bits is kept, `train` gives the ranges of its values.
+        files: the graph alone, or all files.
 
     Raises:
         RunError: ONNX Runtime gives other answers than torch.
     """
-    pixels = prepare(folder, release, sides["train"], wanted)
-    told = compare(folder, release, held_out)
-    _check_same(told, release)
-    for name, found in speeds(folder, release, pixels, threads=1).items():
-        told[name]["speed"] = found
-    if "quantized" in told:
-        coarse, validation = told["quantized"], predict(release, sides["validation"], name="validation")
+    pixels = prepare(folder, release, splits["train"], files)
+    report = compare(folder, release, held_out)
+    _check_same(report, release)
+    for name, speed in speeds(folder, release, pixels, threads=1).items():
+        report[name]["speed"] = speed
+    if "quantized" in report:
+        coarse, validation = report["quantized"], predict(release, splits["validation"], name="validation")
         coarse["validation_auroc_change"] = compare(folder, release, validation)["quantized"]["auroc_change"]
         coarse["kept"] = pays(coarse)
         if not coarse["kept"]:
             (folder / FILES["quantized"]).unlink()
-    return {"images": len(held_out.dataset), "batch_size": len(pixels)} | told
+    return {"images": len(held_out.dataset), "batch_size": len(pixels)} | report
 
 
-def _check_same(told: dict[str, dict], release: Release) -> None:
+def _check_same(report: dict[str, dict], release: Release) -> None:
     # On an accelerator torch itself rounds more coarsely than on the CPU.
     most = onnx_graph.CLOSE if release.model.device.type == "cpu" else TOLERANCE
-    off = max(told[name]["difference"] for name in told.keys() & _EXPORTS.keys())
+    off = max(report[name]["difference"] for name in report.keys() & _EXPORTS.keys())
     if not off <= most:
         raise RunError(
             f"ONNX Runtime gives other answers than torch (by up to {off:.2g}): run the same command with --onnx none "
@@ -115,13 +115,13 @@ def _check_same(told: dict[str, dict], release: Release) -> None:
         )
 
 
-def prepare(folder: Path, release: Release, train: Dataset, wanted: Export) -> np.ndarray:
+def prepare(folder: Path, release: Release, train: Dataset, files: Export) -> np.ndarray:
     """Write the files, and return a batch of pixels to measure their speed with; for the rest see `write`."""
     (folder / "onnx").mkdir()
     some = _pixels(release.processor, _read(train.select(_spread(len(train), _RANGES))))
-    for name in _written(wanted):
+    for name in _names(files):
         export(folder, release.processor, name)
-    if wanted == "all":
+    if files == "all":
         try:
             quantize(folder / FILES["model"], some, folder / FILES["quantized"])
         # Not one type either; the training stands, and goes into a release without this file.
@@ -134,11 +134,12 @@ def prepare(folder: Path, release: Release, train: Dataset, wanted: Export) -> n
 
 
 def compare(folder: Path, release: Release, held_out: SplitPredictions) -> dict[str, dict]:
-    """Return size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
+    """Size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
     models = sessions(folder, release)
-    found = answers(release.processor, held_out.dataset, list(models.values()))
+    probabilities = answers(release.processor, held_out.dataset, list(models.values()))
     return {
-        name: _about(folder / FILES[name], release, held_out, rows) for name, rows in zip(models, found, strict=True)
+        name: _about(folder / FILES[name], release, held_out, rows)
+        for name, rows in zip(models, probabilities, strict=True)
     }
 
 
@@ -150,12 +151,12 @@ def export(folder: Path, processor, name: str) -> None:
         processor: that of the release.
         name: `graph` or `model`.
     """
-    model = _loaded(folder)
+    model = _load(folder)
     backbones.skip_identity_gates(model)
     _EXPORTS[name](model, processor, folder / FILES[name])
 
 
-def _loaded(folder: Path):
+def _load(folder: Path):
     return AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
 
 
@@ -177,7 +178,7 @@ def _export_graph(model, processor, to: Path) -> None:
 
 
 def _other_weights(model):
-    """Return the model with weights by chance.
+    """The model with weights by chance.
 
     Two weights that are equal would become one, and what depended on them would be written as it is in this model.
     """
@@ -193,8 +194,8 @@ def _leave_out(named: dict[str, torch.Tensor], file: Path) -> None:
     model = onnx.load(file)
     for tensor in model.graph.initializer:
         if tensor.name in named:
-            kept = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            tensor.CopyFrom(kept)
+            empty = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            tensor.CopyFrom(empty)
             tensor.data_location = onnx.TensorProto.EXTERNAL
             tensor.external_data.add(key="location", value=onnx_graph.PLACE)
     file.write_bytes(model.SerializeToString())
@@ -214,9 +215,9 @@ def _export(model, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how)
     forward = model.forward
 
     def plain(pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = forward(pixel_values=pixel_values, output_hidden_states=True)
-        given = {"logits": found.logits, "features": abstention.features(found.hidden_states)}
-        return tuple(given[name] for name in outputs)
+        output = forward(pixel_values=pixel_values, output_hidden_states=True)
+        tensors = {"logits": output.logits, "features": abstention.features(output.hidden_states)}
+        return tuple(tensors[name] for name in outputs)
 
     model.forward = plain  # in the place of a module around it, which would change the names of the weights
     batch = {0: "batch_size"}
@@ -245,7 +246,7 @@ def _pool_by_means(model) -> None:
     for part in model.modules():
         if isinstance(part, torch.nn.AvgPool2d) and part.ceil_mode:
             window = int(np.min(part.kernel_size))
-            part.forward = functools.partial(_pool, part.forward, window)  # type: ignore[method-assign]  # of this one
+            part.forward = functools.partial(_pool, part.forward, window)  # type: ignore[method-assign]
 
 
 def _pool(forward: Callable, window: int, values: torch.Tensor) -> torch.Tensor:
@@ -259,7 +260,7 @@ class _Pixels(CalibrationDataReader):
         self.batches = iter(np.split(pixels, len(pixels)))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next one, or None after the last."""
+        """The next one, or None after the last."""
         batch = next(self.batches, None)
         return None if batch is None else {"pixel_values": batch}
 
@@ -288,7 +289,7 @@ def quantize(file: Path, pixels: np.ndarray, to: Path) -> None:
 
 
 def sessions(folder: Path, release: Release) -> dict[str, Run]:
-    """Return what ONNX Runtime makes of each file of a release that is there."""
+    """An ONNX Runtime session of each file of a release that is there."""
     opening = {"graph": lambda file: _graph(file, release)}
     there = {name: folder / file for name, file in FILES.items() if (folder / file).exists()}
     return {name: opening.get(name, session)(file) for name, file in there.items()}
@@ -300,14 +301,14 @@ def _graph(file: Path, release: Release) -> Run:
 
 
 def session(file: Path) -> Run:
-    """Return what ONNX Runtime makes of a file with weights, on as many threads as torch has."""
+    """An ONNX Runtime session of a file with weights, on as many threads as torch has."""
     loaded = onnxruntime.InferenceSession(file, onnx_graph.session_options(), providers=["CPUExecutionProvider"])
     return lambda pixels: loaded.run(["logits"], {"pixel_values": pixels})[0]
 
 
 def plain(folder: Path) -> Run:
-    """Return what transformers makes of a release's folder on the CPU, as a `pipeline` would."""
-    model = _loaded(folder)
+    """A release's folder run by transformers on the CPU, as a `pipeline` would."""
+    model = _load(folder)
 
     @torch.inference_mode()
     def run(pixels: np.ndarray) -> np.ndarray:
@@ -317,9 +318,9 @@ def plain(folder: Path) -> Run:
 
 
 def answers(processor, dataset: Dataset, runs: list[Run]) -> list[np.ndarray]:
-    """Return the probabilities (n, labels) that each of several models gives of a data set's images."""
-    found = [[run(batch) for run in runs] for batch in _batches(processor, dataset)]
-    return [special.softmax(np.concatenate(logits).astype(float), axis=1) for logits in zip(*found, strict=True)]
+    """The probabilities (n, labels) of a data set's images, of each of several models."""
+    logits = [[run(batch) for run in runs] for batch in _batches(processor, dataset)]
+    return [special.softmax(np.concatenate(batches).astype(float), axis=1) for batches in zip(*logits, strict=True)]
 
 
 def _batches(processor, dataset: Dataset) -> Iterator[np.ndarray]:
@@ -336,7 +337,7 @@ def _pixels(processor, images: list[Image.Image]) -> np.ndarray:
 
 
 def _spread(n: int, most: int) -> list[int]:
-    """Return at most so many of n places, evenly spread: images of one folder or diagnosis lie beside each other."""
+    """At most so many of n places, evenly spread: images of one folder or diagnosis lie beside each other."""
     return np.unique(np.linspace(0, n - 1, most).round().astype(int)).tolist()
 
 
@@ -356,7 +357,7 @@ def _melanomas(predictions: SplitPredictions) -> np.ndarray:
 
 
 def speeds(folder: Path, release: Release, pixels: np.ndarray, *, threads: int) -> dict[str, dict[str, float]]:
-    """Return how many times as fast each file is as what it stands for: torch, or the model in single precision.
+    """The speed of each file over that of its counterpart: torch, or the model in single precision.
 
     Medians of paired runs, of `single` images and of a `batch`. On one thread they mean something on a machine with
     other work too.
@@ -389,23 +390,23 @@ def _ratio(slow: Run, fast: Run, pixels: np.ndarray, *, repeats: int) -> float:
 
 
 def _seconds(run: Run, pixels: np.ndarray) -> float:
-    started = time.perf_counter()
+    start = time.perf_counter()
     run(pixels)
-    return time.perf_counter() - started
+    return time.perf_counter() - start
 
 
 def auroc_change(held_out: SplitPredictions, probabilities: np.ndarray) -> dict:
-    """Return by how much other answers to the same images change the melanoma AUROC, with its paired interval."""
+    """The change of the melanoma AUROC by other probabilities of the same images, with its paired interval."""
     melanoma, column = _melanomas(held_out), DIAGNOSES.index(ALERT)
     before, after = held_out.probabilities[:, column].astype(float), probabilities[:, column]
     intervals = Intervals(np.array(held_out.dataset["group"]))
     return intervals.of(lambda w: metrics.auroc(melanoma, after, w) - metrics.auroc(melanoma, before, w)).to_json()
 
 
-def pays(told: dict) -> bool:
-    """Tell whether a model in 8 bits is faster, and its loss of AUROC on validation small and not beyond chance."""
-    change = told["validation_auroc_change"]
-    if change["value"] is None or min(told["speed"].values()) <= 1:
+def pays(report: dict) -> bool:
+    """Whether a model in 8 bits is faster, and its loss of AUROC on validation small and not beyond chance."""
+    change = report["validation_auroc_change"]
+    if change["value"] is None or min(report["speed"].values()) <= 1:
         return False
     by_chance = change["high"] is not None and change["high"] >= 0 and change["value"] >= -WORST_LOSS
     return change["value"] >= 0 or by_chance

@@ -1,7 +1,7 @@
 """Two releases on the images held out of both; and the gate, which refuses one that is shown to be worse.
 
-A release carries its answers to the images held out of it (`evaluation/predictions.parquet`) and a list of what it has
-learnt from (`contamination.py`): so two can be compared without a picture.
+A release carries its predictions of the images held out of it (`evaluation/predictions.parquet`) and a list of the
+images it was trained on (`contamination.py`): so two can be compared without a picture.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ _TEXTS = ("image_id", "source", "group", "split", "truth")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReleasePredictions(HeldOut):
-    """What a release predicted of the images that were held out of it, and what it says of itself."""
+    """The predictions of a release of the images held out of it, with its figures and thresholds."""
 
     name: str
     figures: dict
@@ -64,7 +64,7 @@ class ReleasePredictions(HeldOut):
 
 
 def load(name: str) -> ReleasePredictions:
-    """Return the answers of a release: a folder, a run, or `USER/REPO[@TAG]` on the Hub.
+    """The predictions of a release: a folder, a run, or `USER/REPO[@TAG]` on the Hub.
 
     Raises:
         UsageError: it is none, or not there.
@@ -85,7 +85,7 @@ def load(name: str) -> ReleasePredictions:
 
 
 def read(folder: Path, name: str) -> ReleasePredictions:
-    """Return the answers of the release in a folder.
+    """The predictions of the release in a folder.
 
     Raises:
         UsageError: it is no dermalert release, or a table of it is damaged.
@@ -98,9 +98,9 @@ def read(folder: Path, name: str) -> ReleasePredictions:
         threshold, attention = config["alert"]["threshold"], (config.get("attention") or {}).get("threshold")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
-    with _whole(name, PREDICTIONS):
+    with _refuse_damage(name, PREDICTIONS):
         rows = _held_out(folder)
-    with _whole(name, EXPOSURE):
+    with _refuse_damage(name, EXPOSURE):
         exposure = contamination.read(folder)
     return ReleasePredictions(
         name=name, figures=figures, threshold=threshold, rows=rows, exposure=exposure, attention=attention
@@ -108,7 +108,7 @@ def read(folder: Path, name: str) -> ReleasePredictions:
 
 
 @contextlib.contextmanager
-def _whole(name: str, file: str) -> Iterator[None]:
+def _refuse_damage(name: str, file: str) -> Iterator[None]:
     """Refuse a release with a table that cannot be read, or that lacks a column."""
     try:
         yield
@@ -119,7 +119,7 @@ def _whole(name: str, file: str) -> Iterator[None]:
 
 
 def _held_out(folder: Path) -> pa.Table:
-    """Return what a release answers to the images held out of it; no rows where it has no predictions."""
+    """The predictions (a row an image) of the images held out of a release; no rows where it has none."""
     path = folder / PREDICTIONS
     if not path.is_file():
         texts = dict.fromkeys(_TEXTS, pa.array([], pa.string())) | {"refused": pa.array([], pa.bool_())}
@@ -134,7 +134,7 @@ Flags = tuple[np.ndarray | None, np.ndarray | None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The answers of two releases, the old one first, to the images that were held out of both."""
+    """The predictions of two releases, the old one first, of the images that were held out of both."""
 
     image_ids: np.ndarray
     truth: np.ndarray
@@ -144,7 +144,7 @@ class Pair:
     probabilities: tuple[np.ndarray, np.ndarray]
     """(n, 9) each."""
     alerts: Flags
-    """(n,) each, by the release's own threshold; None where it has none. What it declines to judge raises none."""
+    """(n,) each, by the release's own threshold; None where it has none. An image on which it abstains raises none."""
     attentions: Flags
     """(n,) each, the same by the threshold of what is malignant or a precursor."""
     left_out: dict[str, int]
@@ -156,19 +156,19 @@ def pair(old: ReleasePredictions, new: ReleasePredictions) -> Pair:
     pairs = comparison.pair(old, new, archive_number)
     before, after = _probabilities(pairs.old), _probabilities(pairs.new)
 
-    def served(labels: list[int], thresholds: tuple[float | None, float | None]) -> Flags:
+    def flags(labels: list[int], thresholds: tuple[float | None, float | None]) -> Flags:
         return (
-            _served(pairs.old, before, labels, thresholds[0]),
-            _served(pairs.new, after, labels, thresholds[1]),
+            _flags(pairs.old, before, labels, thresholds[0]),
+            _flags(pairs.new, after, labels, thresholds[1]),
         )
 
     return Pair(
         image_ids=pairs.new["image_id"].to_numpy(),
         truth=np.array([DIAGNOSES.index(name) for name in pairs.new["truth"].to_pylist()], int),
-        groups=_joined(pairs.old["group"].to_numpy(), pairs.new["group"].to_numpy()),
+        groups=_join_groups(pairs.old["group"].to_numpy(), pairs.new["group"].to_numpy()),
         probabilities=(before, after),
-        alerts=served([_MELANOMA], (old.threshold, new.threshold)),
-        attentions=served(_MALIGNANT, (old.attention, new.attention)),
+        alerts=flags([_MELANOMA], (old.threshold, new.threshold)),
+        attentions=flags(_MALIGNANT, (old.attention, new.attention)),
         left_out={"learnt_from": pairs.exposed, "other_label": pairs.relabelled},
     )
 
@@ -177,8 +177,8 @@ def _probabilities(rows: pa.Table) -> np.ndarray:
     return np.stack([rows[name].to_numpy() for name in DIAGNOSES], axis=1)
 
 
-def _served(rows: pa.Table, probabilities: np.ndarray, labels: list[int], threshold: float | None) -> np.ndarray | None:
-    """Return on which images the labels' summed probability reaches the threshold, as served: not where it abstains."""
+def _flags(rows: pa.Table, probabilities: np.ndarray, labels: list[int], threshold: float | None) -> np.ndarray | None:
+    """Whether the labels' summed probability reaches the threshold (n,), as served: not where the release abstains."""
     if threshold is None:
         return None
     # As `dermalert_space.release.Release.alerts` and `attentions`, which served them.
@@ -186,15 +186,15 @@ def _served(rows: pa.Table, probabilities: np.ndarray, labels: list[int], thresh
     return (score >= threshold) & ~rows["refused"].to_numpy()
 
 
-def _joined(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Return the group of each image where images belong together that do so in either grouping, directly or not."""
+def _join_groups(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """The group of each image (n,) where images belong together that do so in either grouping, directly or not."""
     olds, news = (np.unique(groups, return_inverse=True)[1] for groups in (old, new))
     edges = np.stack([olds, news + len(old)], axis=1)
     return splits.components(edges, len(old) + len(new))[olds]
 
 
 def compare(old: ReleasePredictions, new: ReleasePredictions) -> dict:
-    """Return how two releases differ, with the ids of the images, on what was held out of both.
+    """The differences of two releases on the images held out of both, with the ids of the images.
 
     The interval of a difference resamples groups, the same for both. McNemar's test is the exact one; it counts images,
     as if no two were of one lesion.
@@ -218,10 +218,10 @@ def compare(old: ReleasePredictions, new: ReleasePredictions) -> dict:
         "melanomas": len(np.unique(both.groups[melanoma])),
         "others": len(np.unique(both.groups[~melanoma])),
         "left_out": both.left_out,
-        "learnt_from_not_known": [side for side, answers in (("old", old), ("new", new)) if not answers.exposure],
+        "learnt_from_not_known": [name for name, release in (("old", old), ("new", new)) if not release.exposure],
     }
     report |= _differences(both, melanoma) if len(melanoma) else {}
-    return report | {"alerts": _alerts_moved(both, melanoma), "diagnoses": _diagnoses_moved(both)}
+    return report | {"alerts": _alert_changes(both, melanoma), "diagnoses": _diagnosis_changes(both)}
 
 
 def _differences(both: Pair, melanoma: np.ndarray) -> dict:
@@ -235,7 +235,7 @@ def _differences(both: Pair, melanoma: np.ndarray) -> dict:
 
     scores = [probabilities[:, _MELANOMA] for probabilities in both.probabilities]
     areas = [intervals.of_area(metrics.auroc, melanoma, score).to_json() for score in scores]
-    found = {
+    changes = {
         "melanoma_auroc": dict(zip(("old", "new"), areas, strict=True)) | {"difference": difference(area, *scores)}
     }
     shares = {
@@ -247,30 +247,30 @@ def _differences(both: Pair, melanoma: np.ndarray) -> dict:
         hits = [np.equal(flag, raised) for flag in flags if flag is not None]
         if len(hits) == len(flags):
             sides = [intervals.of_proportion(hit, among).to_json() for hit in hits]
-            moved = difference(lambda hit, w, among=among: metrics.proportion(hit, among, w), *hits)
-            found[name] = dict(zip(("old", "new"), sides, strict=True)) | {"difference": moved}
-    return found
+            change = difference(lambda hit, w, among=among: metrics.proportion(hit, among, w), *hits)
+            changes[name] = dict(zip(("old", "new"), sides, strict=True)) | {"difference": change}
+    return changes
 
 
-def _alerts_moved(both: Pair, melanoma: np.ndarray) -> dict | None:
+def _alert_changes(both: Pair, melanoma: np.ndarray) -> dict | None:
     old, new = both.alerts
     if old is None or new is None:
         return None
     return {
-        name: {"images": int(among.sum())} | _moved(both.image_ids[among], old[among], new[among])
+        name: {"images": int(among.sum())} | _gains_and_losses(both.image_ids[among], old[among], new[among])
         for name, among in (("melanomas", melanoma), ("others", ~melanoma))
     }
 
 
-def _moved(image_ids: np.ndarray, old: np.ndarray, new: np.ndarray) -> dict:
-    """Return which images have gained an alert, which have lost theirs, and how probable that is by chance."""
+def _gains_and_losses(image_ids: np.ndarray, old: np.ndarray, new: np.ndarray) -> dict:
+    """The images that have gained an alert and those that have lost theirs, and how probable that is by chance."""
     gained, lost = image_ids[new & ~old].tolist(), image_ids[old & ~new].tolist()
     p = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
     return {"gained": gained, "lost": lost, "p": float(p)}
 
 
-def _diagnoses_moved(both: Pair) -> list[dict]:
-    """Return the images whose likeliest diagnosis has changed; None stands for a tie."""
+def _diagnosis_changes(both: Pair) -> list[dict]:
+    """The images whose likeliest diagnosis has changed; None stands for a tie."""
     old, new = (likeliest(probabilities) for probabilities in both.probabilities)
     names = [*DIAGNOSES, None]
     return [
@@ -280,48 +280,46 @@ def _diagnoses_moved(both: Pair) -> list[dict]:
     ]
 
 
-def sentences(told: dict) -> list[str]:
-    """Return what `compare` returns, for a person to read."""
+def sentences(report: dict) -> list[str]:
+    """The report of `compare`, in sentences."""
     left_out = {"learnt_from": "known to one of them by what it has learnt from", "other_label": "under another label"}
-    left = [f"{n} {left_out[reason]}" for reason, n in told["left_out"].items() if n]
-    lines = [
-        f"{told['new']} against {told['old']}: {told['n']} images in {told['groups']} groups were held out of both"
-        + (f"; left out: {', '.join(left)}." if left else ".")
-    ]
+    left = [f"{n} {left_out[reason]}" for reason, n in report["left_out"].items() if n]
+    compared = f"{report['new']} against {report['old']}: {report['n']} images in {report['groups']} groups"
+    lines = [f"{compared} were held out of both" + (f"; left out: {', '.join(left)}." if left else ".")]
     lines += [
-        f"What {told[side]} has learnt from is not known ({EXPOSURE} is not there): these images may be among it."
-        for side in told["learnt_from_not_known"]
+        f"What {report[side]} has learnt from is not known ({EXPOSURE} is not there): these images may be among it."
+        for side in report["learnt_from_not_known"]
     ]
     for key, name in COMPARED.items():
-        if key in told:
-            old, new, moved = (format_estimate(told[key][side], 3) for side in ("old", "new", "difference"))
-            lines.append(f"{name}: {old} there, {new} now; change {moved}")
-    for name, side in (told["alerts"] or {}).items():
-        won, lost = (f"{len(side[k])}{_named(side[k])}" for k in ("gained", "lost"))
+        if key in report:
+            old, new, change = (format_estimate(report[key][side], 3) for side in ("old", "new", "difference"))
+            lines.append(f"{name}: {old} there, {new} now; change {change}")
+    for name, side in (report["alerts"] or {}).items():
+        won, lost = (f"{len(side[k])}{_id_list(side[k])}" for k in ("gained", "lost"))
         ends = ("won", "lost") if name == "melanomas" else ("new false alerts", "false alerts gone")
         lines.append(f"{name} (n = {side['images']}): {ends[0]} {won}; {ends[1]} {lost}; McNemar's p = {side['p']:.3g}")
-    if told["alerts"] is None:
+    if report["alerts"] is None:
         lines.append("alerts: one of them has no threshold.")
-    moved = told["diagnoses"]
-    righted, wronged = ([row["image_id"] for row in moved if row[side] == row["truth"]] for side in ("new", "old"))
+    changes = report["diagnoses"]
+    righted, wronged = ([row["image_id"] for row in changes if row[side] == row["truth"]] for side in ("new", "old"))
     lines.append(
-        f"likeliest diagnosis: {len(moved)} changed, {len(righted)} righted{_named(righted)}, {len(wronged)} "
-        f"wronged{_named(wronged)}"
+        f"likeliest diagnosis: {len(changes)} changed, {len(righted)} righted{_id_list(righted)}, {len(wronged)} "
+        f"wronged{_id_list(wronged)}"
     )
     return lines
 
 
-def _named(image_ids: list[str]) -> str:
+def _id_list(image_ids: list[str]) -> str:
     return f" ({first_few(image_ids, 10)})" if image_ids else ""
 
 
 def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> dict:
-    """Return what speaks for and against a release taking another's place.
+    """The reasons for and against a release taking another's place.
 
-    It is refused where a loss is shown, of the melanoma AUROC, of the alert's sensitivity or of that for malignant or
-    precursor, as served: each by a one-sided test, at a level such that all rules together refuse equal releases in 5 %
-    at most (Bonferroni). That no loss is shown does not mean that there is none: `power` says how probable it
-    was to find a loss of the margin, and `not_inferior` whether one is excluded.
+    The gate refuses a release that is shown to lose melanoma AUROC, sensitivity of the alert, or sensitivity for
+    malignant or precursor, as served. Each has a one-sided test, at a level such that all of them together refuse equal
+    releases in 5 % at most (Bonferroni). A loss that is not shown may still be there: `power` is the probability of
+    finding one of the margin, and `not_inferior` says whether one is excluded.
 
     Args:
         new: the release to be published.
@@ -363,20 +361,21 @@ def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> dict:
     }
 
 
-def _in_short(told: dict) -> dict:
-    """Return a comparison without the ids of its images."""
-    alerts = told["alerts"] and {
-        name: side | {"gained": len(side["gained"]), "lost": len(side["lost"])} for name, side in told["alerts"].items()
+def _in_short(report: dict) -> dict:
+    """A comparison without the ids of its images."""
+    alerts = report["alerts"] and {
+        name: side | {"gained": len(side["gained"]), "lost": len(side["lost"])}
+        for name, side in report["alerts"].items()
     }
-    kept = {key: value for key, value in told.items() if key not in ("old", "new")}
-    return kept | {"alerts": alerts, "diagnoses": len(told["diagnoses"])}
+    rest = {key: value for key, value in report.items() if key not in ("old", "new")}
+    return rest | {"alerts": alerts, "diagnoses": len(report["diagnoses"])}
 
 
 def run_tests(both: Pair) -> dict[str, dict]:
-    """Return the tests of the gate by the keys of what is compared.
+    """The tests of the gate, by the keys of what is compared.
 
     Args:
-        both: the answers, which hold melanomas and others.
+        both: the predictions, of melanomas and others.
 
     Returns:
         Of each `n` (lesions that can show a loss), `p` (one-sided), `level`, `loss_shown`, and `power` of finding a
@@ -408,7 +407,7 @@ def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -
 
 
 def _of_interval(name: str, difference: dict, lesions: int) -> dict:
-    """Return whether the 95 % interval of a change holds no 0, and no loss of the margin.
+    """Whether the 95 % interval of a change holds no 0, and no loss of the margin.
 
     Where the two answer alike, resampling has no interval. Of answers, a share may be lost all the same, by the exact
     interval for none of so many lesions; of equal scores, no area.
@@ -423,14 +422,14 @@ def _of_interval(name: str, difference: dict, lesions: int) -> dict:
     }
 
 
-def _reasons(report: dict, found: dict, old: ReleasePredictions, new: ReleasePredictions) -> list[str]:
-    if not found:
+def _reasons(report: dict, tests: dict, old: ReleasePredictions, new: ReleasePredictions) -> list[str]:
+    if not tests:
         few = f"{report['melanomas']} melanomas and {report['others']} others (each lesion once, where it is known)"
         return [f"{few} were held out of both, and it takes {FEWEST} of each to compare"]
     reasons = [
         f"the {COMPARED[name]} has changed by {format_estimate(report[name]['difference'], 3)}, a loss beyond "
         f"chance (one-sided p = {test['p']:.2g})"
-        for name, test in found.items()
+        for name, test in tests.items()
         if test["loss_shown"]
     ]
     if new.threshold is None and old.threshold is not None:
@@ -440,27 +439,27 @@ def _reasons(report: dict, found: dict, old: ReleasePredictions, new: ReleasePre
     return reasons
 
 
-def verdict(told: dict) -> list[str]:
-    """Return what `gate` returns, for a person to read: the verdict, then what could have been found."""
-    if told["refused_for"]:
-        lines = [f"The gate refuses it: {'; '.join(told['refused_for'])}."]
-    elif told["against"] is None:
+def verdict(report: dict) -> list[str]:
+    """The report of `gate`, in sentences: the verdict, then the losses that the tests could have shown."""
+    if report["refused_for"]:
+        lines = [f"The gate refuses it: {'; '.join(report['refused_for'])}."]
+    elif report["against"] is None:
         return ["The gate has nothing to compare it with."]
     else:
         lines = ["The gate lets it pass: no loss is shown."]
-    for name, test in told["tests"].items():
+    for name, test in report["tests"].items():
         excluded = "excluded" if test["not_inferior"] else "not excluded"
         lines.append(
-            f"{COMPARED[name]} ({test['n']} lesions): a loss of {told['rules']['margin']:.2f} is {excluded}; the "
+            f"{COMPARED[name]} ({test['n']} lesions): a loss of {report['rules']['margin']:.2f} is {excluded}; the "
             f"test finds one with a probability of {percent_at_least(test['power'])}. The 95 % interval "
             f"of the change {'does not hold' if test['excludes_zero'] else 'holds'} zero."
         )
     return lines
 
 
-def accepted(told: dict, why: str | None) -> dict:
-    """Return what `gate` returns, with the reason, in one line, why a release that it refuses is taken all the same."""
-    return told | {"accepted_because": " ".join(why.split()) if why and told["refused_for"] else None}
+def with_reason(report: dict, why: str | None) -> dict:
+    """The report of `gate` with the reason, in one line, why a release that it refuses is taken all the same."""
+    return report | {"accepted_because": " ".join(why.split()) if why and report["refused_for"] else None}
 
 
 def record(folder: Path, old: Path, *, accept: str | None = None) -> dict:
@@ -471,8 +470,8 @@ def record(folder: Path, old: Path, *, accept: str | None = None) -> dict:
     """
     before = read(old, str(old))
     before = dataclasses.replace(before, name=before.figures["version"] or "the release before")
-    told = accepted(gate(read(folder, str(folder)), before), accept)
-    figures = build.read_metrics(folder) | {"gate": told}
+    report = with_reason(gate(read(folder, str(folder)), before), accept)
+    figures = build.read_metrics(folder) | {"gate": report}
     files.write_json(folder / METRICS, figures)
     build.write_card(folder)
-    return told
+    return report

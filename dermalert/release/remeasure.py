@@ -26,7 +26,7 @@ _CURVES = f"{FIGURES}/learning_curves.png"  # of the training, which nothing els
 
 
 def settings(config: Config) -> Config:
-    """Return the settings with those of the release that `weights_from` names in the place of the recipe's.
+    """The settings, with those of the release that `weights_from` names in the place of the recipe's.
 
     Raises:
         UsageError: it is no release with figures, or settings are given that it decides.
@@ -50,7 +50,7 @@ def _source(config: Config) -> Path:
 
 
 def reuse(config: Config) -> Trained | None:
-    """Return the weights of a release as they are, calibrated, with what it says of its training."""
+    """The weights of a release as they are, calibrated, with its record of the training."""
     if not distributed.is_main():
         return None
     figures = build.read_metrics(_source(config))

@@ -8,7 +8,7 @@ from dermalert.formatting import percent
 
 
 def what_next(folder: Path, figures: dict) -> str:
-    """Return what a person wants to know at the end: how good, where it is, what to type."""
+    """The last lines of a training: how good the release is, where it is, what to type."""
     held_out = figures["splits"]["held_out"]
     accuracy = format_estimate(held_out["balanced_accuracy"])
     subgroups = "".join(f"{sentence}\n" for sentence in held_out.get("subgroup_sensitivity", {}).get("sentences", []))
@@ -22,7 +22,7 @@ def what_next(folder: Path, figures: dict) -> str:
 
 
 def alert_in_short(figures: dict) -> str:
-    """Return what the alert does as served, in a line; nothing where there is no threshold or no melanoma."""
+    """Sensitivity and specificity of the alert as served, in a line; empty without a threshold or a melanoma."""
     alert, melanoma = figures["alert"], figures["splits"]["held_out"]["melanoma"]
     if alert["threshold"] is None or not melanoma["n"]:
         return ""

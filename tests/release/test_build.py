@@ -10,11 +10,11 @@ from dermalert.release import build
 
 
 def test_a_release_is_assembled_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), build.assembled(tmp_path / "release") as staging:
+    with pytest.raises(RuntimeError), build.stage(tmp_path / "release") as staging:
         (staging / "config.json").write_text("{}")
         raise RuntimeError
     assert not (tmp_path / "release").exists()
-    with build.assembled(tmp_path / "release") as staging:
+    with build.stage(tmp_path / "release") as staging:
         assert list(staging.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
 
