@@ -28,7 +28,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 import train_hf
 from dermalert.data import contamination, loading, near_duplicates
 from dermalert.errors import RunError
-from dermalert.evaluation import evaluate
+from dermalert.evaluation import predict
 from dermalert.imaging import synthetic_lesions
 from dermalert.release import onnx_export
 from dermalert.taxonomy import DIAGNOSES
@@ -229,7 +229,7 @@ def test_the_calibration_is_measured_before_and_after(run):
 
 def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(pictures, tiny_vit, tmp_path, monkeypatch):
     asked = []
-    write_predictions = evaluate.write_predictions
+    write_predictions = predict.write_predictions
 
     def stopped_after_the_first(path, side):
         asked.append(len(side.dataset))
@@ -237,7 +237,7 @@ def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(picture
         if len(asked) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "write_predictions", stopped_after_the_first)
+    monkeypatch.setattr(predict, "write_predictions", stopped_after_the_first)
     assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 130
     assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 0
     figures = json.loads((tmp_path / "run/release/evaluation/metrics.json").read_text())

@@ -510,7 +510,7 @@ def test_a_lock_that_names_nobody_is_taken_over(taken, release, expected, tmp_pa
 
 def test_without_locks_of_the_system_the_process_decides(tmp_path, monkeypatch):
     """As on a network file system that has none."""
-    monkeypatch.setattr(locks, "_locked", lambda _: None)
+    monkeypatch.setattr(locks, "_flock", lambda _: None)
     lock, said = tmp_path / "lock", []
     lock.write_text(json.dumps({"host": socket.gethostname(), "pid": 99_999_999, "token": "a" * 32}))
     with locks.held(lock, say=said.append) as (own, dead):

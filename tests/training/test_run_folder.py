@@ -197,12 +197,12 @@ def test_a_flipped_bit_anywhere_is_damage_or_changes_nothing(tmp_path, name, sea
     content, expected = whole.read_bytes(), torch.load(whole)
     for at in range(0, len(content), 29):
         flipped(whole, at)
-        sound = not run_folder._damaged(whole.parent, [name])
+        sound = not run_folder._damaged_files(whole.parent, [name])
         assert not (sound and sealed), at
         if sound:
             assert torch.load(whole)["state"].equal(expected["state"]), at
         whole.write_bytes(content)
-    assert not run_folder._damaged(whole.parent, [name])
+    assert not run_folder._damaged_files(whole.parent, [name])
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "trainer_state.json"])
