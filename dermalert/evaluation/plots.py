@@ -258,18 +258,18 @@ def _per_class(held_out: dict) -> Figure:
 
 def _artefacts(held_out: dict) -> Figure | None:
     """Draw how far each artefact that was laid over the images moves the melanoma probability and the alerts."""
-    moved = held_out.get("artefacts")
-    if not moved:
+    artefacts = held_out.get("artefacts")
+    if not artefacts:
         return None
-    first = next(iter(moved.values()))
+    first = next(iter(artefacts.values()))
     names = {
         "score_change": f"mean change, with its sign, of the\nmelanoma probability, {first['n']} images",
         "alerts_gained": f"share of {first['quiet']} others\nthat gain an alert",
         "alerts_lost": f"share of {first['caught']} melanomas\nthat lose their alert",
     }
-    columns = {text: [figures[name] for figures in moved.values()] for name, text in names.items()}
+    columns = {text: [figures[name] for figures in artefacts.values()] for name, text in names.items()}
     figure = Figure(figsize=(_WIDTH, 4.4))
-    axes = _forest(figure, [name.replace("_", " ") for name in moved], columns)
+    axes = _forest(figure, [name.replace("_", " ") for name in artefacts], columns)
     axes[0].axvline(0, linestyle=":", color=_GREY)
     for axis in axes[1:]:
         axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])

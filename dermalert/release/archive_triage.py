@@ -1,10 +1,10 @@
 """Triage of an image archive: parquet shards in, one parquet of results a shard out, on as many processes as you like.
 
-Each shard is a task of its own: whoever judges it, the result is the same on the same kind of machine; it is written
-whole or not at all. So a process that dies costs its shard alone, and a second run judges what is missing. A result
-says what it is of: the content of its shard, the files of the release that decide, and the settings; a shard is done
-when all three are the same still, and judged anew otherwise. One command at a time writes to a folder of results, and
-only over results: a list in that folder says how each began, so that a damaged one is still recognised.
+Each shard is a task of its own. Its result is the same whichever process triages it, on the same kind of machine, and
+is written whole or not at all. So a process that dies costs its shard alone, and a second run takes the missing ones. A
+result names the content of its shard, the files of the release that decide, and the settings; a shard is done while all
+three are the same, and triaged anew otherwise. One command at a time writes to a folder of results, and only over
+results: a list in that folder says how each began, so that a damaged one is still recognised.
 
 With more than one process the engine is Ray (https://docs.ray.io), on this machine or on a cluster that can read the
 shards and write the results under the same paths.
@@ -52,18 +52,18 @@ _HEAD = 256  # bytes of a result's beginning that are listed
 _CODECS = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WEBP": "webp"}  # as Pillow calls what reads these
 
 _ANEW = ("its shard has changed", "it is of another release", "it was made with other settings", "it is damaged")
-"""Why a shard that has a result is judged anew."""
+"""Why a shard that has a result is triaged anew."""
 
 _RETRIES = 3  # of a shard whose process died; a fourth death is likely the shard's own doing
 
 ShardResult = tuple[Path, int | None, str | None]
-"""A shard, the number of its rows, or why it could not be judged."""
+"""A shard, the number of its rows, or why it could not be triaged."""
 
 
 def triage(
     shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None = None, say: Callable = print
 ) -> None:
-    """Judge all shards that have no result in a folder yet; see `read_rows` for what a result holds.
+    """Triage all shards that have no result in a folder yet; see `schema` for the columns of a result.
 
     A result that is damaged, or of another content, release or setting than those of this command, is made anew. While
     another command of this host writes to the folder, this one waits.
@@ -79,7 +79,7 @@ def triage(
     Raises:
         UsageError: no release, no shards, shards without the columns, files in the folder that are no results, or a
             command on another host that writes to it.
-        RunError: some shards could not be judged; the others are.
+        RunError: some shards could not be triaged; the others are.
     """
     shards = find_shards(shards)
     check_columns(shards)
@@ -150,7 +150,7 @@ def tidy(output: Path, token: str) -> None:
 
 
 def find_missing(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Counter]:
-    """The shards that are to be judged, and how many of them have a result, by the reason it does not count.
+    """The shards to triage, and how many of them have a result, by the reason it does not count.
 
     Raises:
         UsageError: a file that is no result bears a name that one would get.
@@ -264,13 +264,13 @@ def identity(release: Release) -> str:
 
 
 def in_turn(shards: list[Path], model: str, output: Path) -> Iterator[ShardResult]:
-    """Judge shards one after the other in this process."""
+    """Triage shards one after the other in this process."""
     for shard in shards:
         yield triage_shard(shard, model, output)
 
 
 def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None) -> Iterator[ShardResult]:
-    """Judge shards as tasks of Ray, in the order in which they end.
+    """Triage shards as tasks of Ray, in the order in which they end.
 
     Raises:
         UsageError: Ray is not installed, or there is no such cluster.
@@ -315,7 +315,7 @@ def _start_ray(workers: int, cluster: str | None):
 
 
 def triage_shard(shard: Path, model: str, output: Path) -> ShardResult:
-    """Judge one shard and write its result, whole or not at all."""
+    """Triage one shard and write its result, whole or not at all."""
     release = _release(model)
     try:
         of, before = fingerprint(shard), shard.stat()

@@ -23,7 +23,7 @@ from dermalert.training.run import Run, Trained
 
 
 def gather(config: Config, data: Development, model: PreTrainedModel, processor: BaseImageProcessor) -> Reported:
-    """What is reported beside the splits; whatever could be refused is refused here, before the training.
+    """The data that is reported beside the splits; whatever could be refused is refused here, before the training.
 
     Raises:
         UsageError: the model cannot be exported, the images are not those of `weights_from`; see `Development.report`.
@@ -97,7 +97,7 @@ def assemble(
 
 
 def _store(trained: Trained, folder: Path, *, half_precision: bool) -> Release:
-    """Write model and processor, and return what a serving side makes of the files."""
+    """Write model and processor, and return the release that a serving side loads from the files."""
     trained.model.save_pretrained(folder)
     backbones.save_processor(trained.processor, folder)
     if half_precision:
@@ -108,7 +108,7 @@ def _store(trained: Trained, folder: Path, *, half_precision: bool) -> Release:
 def _measure(
     release: Release, trained: Trained, splits: dict[str, Dataset], external: dict[str, Dataset]
 ) -> dict[str, Evaluation]:
-    """What a serving side makes of all that is reported, by name."""
+    """The evaluation of every reported split and external set as a serving side predicts them, by name."""
     reported = {name: splits[name] for name in ("held_out", "official_test", "clean_test")} | external
     prior = sampling.class_frequencies(splits["train"]["label"])  # that of the calibration split, but for chance
     measured = evaluate.evaluate(release, reported, undone=trained.calibration.undone, prior=prior)
@@ -124,7 +124,7 @@ def _metrics(
     release: Release,
     measured: dict[str, Evaluation],
 ) -> dict:
-    """What `metrics.json` holds, but for the exports."""
+    """The content of `metrics.json`, but for the exports."""
     held_out, about, config = measured["held_out"].predictions, trained.model.config.dermalert, release.model.config
     assert held_out.abstained is not None  # every release that is assembled can abstain
     shortcuts = baselines.baselines(data.splits, held_out.probabilities)

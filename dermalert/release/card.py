@@ -32,23 +32,23 @@ _JOBS = {
     "set_aside": "kin of the shipped test images, or known to the base model: not used",
 }
 _HEADLINE = {
-    "images of melanoma": lambda side: str(side["melanoma"]["n"]),
-    "accuracy": lambda side: format_estimate(side["accuracy"]),
-    "balanced accuracy": lambda side: format_estimate(side["balanced_accuracy"]),
-    "the same, were all diagnoses equally common": lambda side: format_estimate(
-        side.get("balanced_accuracy_equal_priors", UNDEFINED)
+    "images of melanoma": lambda split: str(split["melanoma"]["n"]),
+    "accuracy": lambda split: format_estimate(split["accuracy"]),
+    "balanced accuracy": lambda split: format_estimate(split["balanced_accuracy"]),
+    "the same, were all diagnoses equally common": lambda split: format_estimate(
+        split.get("balanced_accuracy_equal_priors", UNDEFINED)
     ),
-    "balanced accuracy, both benign keratoses as one": lambda side: format_estimate(
-        side["balanced_accuracy_benign_keratosis_merged"]
+    "balanced accuracy, both benign keratoses as one": lambda split: format_estimate(
+        split["balanced_accuracy_benign_keratosis_merged"]
     ),
-    "macro AUROC": lambda side: format_estimate(side["macro_auroc"]),
-    "melanoma AUROC": lambda side: format_estimate(side["melanoma"]["auroc"]),
-    "melanoma partial AUC": lambda side: format_estimate(side["melanoma"]["partial_auc_80"], 3),
-    "melanoma sensitivity, as served": lambda side: format_estimate(side["melanoma"]["sensitivity_refusals_missed"]),
-    "melanoma sensitivity, without abstention": lambda side: format_estimate(side["melanoma"]["sensitivity"]),
-    "melanoma specificity, without abstention": lambda side: format_estimate(side["melanoma"]["specificity"]),
-    "the same among nevi alone": lambda side: format_estimate(side["melanoma"]["specificity_nevi"]),
-    "expected calibration error": lambda side: format_estimate(side["calibration"]["ece"], 3),
+    "macro AUROC": lambda split: format_estimate(split["macro_auroc"]),
+    "melanoma AUROC": lambda split: format_estimate(split["melanoma"]["auroc"]),
+    "melanoma partial AUC": lambda split: format_estimate(split["melanoma"]["partial_auc_80"], 3),
+    "melanoma sensitivity, as served": lambda split: format_estimate(split["melanoma"]["sensitivity_refusals_missed"]),
+    "melanoma sensitivity, without abstention": lambda split: format_estimate(split["melanoma"]["sensitivity"]),
+    "melanoma specificity, without abstention": lambda split: format_estimate(split["melanoma"]["specificity"]),
+    "the same among nevi alone": lambda split: format_estimate(split["melanoma"]["specificity_nevi"]),
+    "expected calibration error": lambda split: format_estimate(split["calibration"]["ece"], 3),
 }
 
 
@@ -123,7 +123,7 @@ def _front_matter(metrics: dict) -> str:
         else ["dermatology", "dermoscopy", "melanoma", "skin-lesion", "dermalert"],
         base_model=HubName.parse(metrics["base_model"]).repo if "/" in metrics["base_model"] else None,
         model_name=f"dermalert {metrics['version'] or '(not published)'}" + ", generated lesions" * data["generated"],
-        eval_results=[result for name, side in metrics["splits"].items() for result in _results(name, side, data)],
+        eval_results=[result for name, split in metrics["splits"].items() for result in _results(name, split, data)],
     ).to_yaml()
 
 
@@ -141,14 +141,14 @@ def _credits(data: dict) -> list[str]:
     return [provenance.ORIGINS[name].credit for name in names]
 
 
-def _results(name: str, side: dict, data: dict) -> list[EvalResult]:
+def _results(name: str, split: dict, data: dict) -> list[EvalResult]:
     """The entries of a split in the Hub's `model-index`; a figure that is undefined has none."""
     figures = {
-        "accuracy": ("Accuracy", side["accuracy"]),
-        "balanced_accuracy": ("Balanced accuracy", side["balanced_accuracy"]),
-        "roc_auc": ("Macro AUROC", side["macro_auroc"]),
-        "melanoma_roc_auc": ("Melanoma AUROC", side["melanoma"]["auroc"]),
-        "expected_calibration_error": ("Expected calibration error", side["calibration"]["ece"]),
+        "accuracy": ("Accuracy", split["accuracy"]),
+        "balanced_accuracy": ("Balanced accuracy", split["balanced_accuracy"]),
+        "roc_auc": ("Macro AUROC", split["macro_auroc"]),
+        "melanoma_roc_auc": ("Melanoma AUROC", split["melanoma"]["auroc"]),
+        "expected_calibration_error": ("Expected calibration error", split["calibration"]["ece"]),
     }
     made_of = data["external"][name.removeprefix("external/")] if name.startswith("external/") else data
     where = ", ".join(made_of["sources"])
@@ -156,7 +156,7 @@ def _results(name: str, side: dict, data: dict) -> list[EvalResult]:
         EvalResult(
             task_type="image-classification",
             dataset_type=f"dermalert-{made_of['fingerprint']}",
-            dataset_name=f"{name} of {where} (n = {side['n']})",
+            dataset_name=f"{name} of {where} (n = {split['n']})",
             dataset_split=name,
             metric_type=kind,
             metric_name=title,

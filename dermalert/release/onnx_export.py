@@ -178,7 +178,7 @@ def _export_graph(model, processor, to: Path) -> None:
 
 
 def _other_weights(model):
-    """The model with weights by chance.
+    """A copy of the model with random weights.
 
     Two weights that are equal would become one, and what depended on them would be written as it is in this model.
     """

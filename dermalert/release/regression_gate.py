@@ -99,7 +99,7 @@ def read(folder: Path, name: str) -> ReleasePredictions:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
     with _refuse_damage(name, PREDICTIONS):
-        rows = _held_out(folder)
+        rows = _held_out_rows(folder)
     with _refuse_damage(name, EXPOSURE):
         exposure = contamination.read(folder)
     return ReleasePredictions(
@@ -118,7 +118,7 @@ def _refuse_damage(name: str, file: str) -> Iterator[None]:
         ) from error
 
 
-def _held_out(folder: Path) -> pa.Table:
+def _held_out_rows(folder: Path) -> pa.Table:
     """The predictions (a row an image) of the images held out of a release; no rows where it has none."""
     path = folder / PREDICTIONS
     if not path.is_file():
@@ -201,7 +201,7 @@ def compare(old: ReleasePredictions, new: ReleasePredictions) -> dict:
 
     Returns:
         `old` and `new` (names), `n`, `groups`, `melanomas` and `others` (groups of them), `left_out`,
-        `learnt_from_not_known` (`old`, `new`, or both: those without a list of what they have learnt from, so that
+        `learnt_from_not_known` (`old`, `new`, or both: those without a list of their training images, so that
         nothing could be left out on its account), `melanoma_auroc`,
         `sensitivity` and `specificity` of the alert and `malignant_sensitivity`, as served (each `old`, `new` and
         `difference`, new less old), `alerts` (`melanomas` and

@@ -68,7 +68,7 @@ def reuse(config: Config) -> Trained | None:
     )
 
 
-def check_images(name: str, sides: dict[str, Dataset]) -> None:
+def check_images(name: str, splits: dict[str, Dataset]) -> None:
     """Refuse images other than those that the release was made of: its figures would be of something else.
 
     Raises:
@@ -78,12 +78,12 @@ def check_images(name: str, sides: dict[str, Dataset]) -> None:
     recorded = pq.read_table(folder / PREDICTIONS, columns=["image_id", "split"])
     held_out = recorded.filter(pc.equal(recorded["split"], "held_out"))["image_id"].to_pylist()
     sizes = build.read_metrics(folder)["data"]["sides"]
-    if Counter(held_out) != Counter(sides["held_out"]["image_id"]) or any(
-        len(sides[side]) != n for side, n in sizes.items()
+    if Counter(held_out) != Counter(splits["held_out"]["image_id"]) or any(
+        len(splits[split]) != n for split, n in sizes.items()
     ):
         raise UsageError(
             f"the data sets are not those that '{name}' was made of (it has {sizes['held_out']} images held out, these "
-            f"give {len(sides['held_out'])}): name the same in the same order, and the same --base_model."
+            f"give {len(splits['held_out'])}): name the same in the same order, and the same --base_model."
         )
 
 

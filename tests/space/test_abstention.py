@@ -31,7 +31,7 @@ def sides():
 @pytest.fixture(scope="module")
 def folder(sides, tmp_path_factory):
     """A release that declines, by generated lesions."""
-    folder = make_release(tmp_path_factory.mktemp("declining"), image_size=64)
+    folder = make_release(tmp_path_factory.mktemp("abstention"), image_size=64)
     fit_abstention.add(folder, Release.load(folder), sides["train"], sides["calibration"])
     return folder
 

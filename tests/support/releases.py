@@ -103,7 +103,7 @@ def make_image(size: tuple[int, int] = (64, 48), *, seed: int = 0) -> Image.Imag
 
 
 def side(truth, probabilities, *, threshold) -> dict:
-    """The figures of 80 images, as `evaluation` gives them."""
+    """The figures of 80 images, as `evaluate.measure` gives them."""
     n = len(truth)
     columns = {
         "label": truth.tolist(),

@@ -65,7 +65,7 @@ class Served(TypedDict):
 
     release: str
     version: str
-    """`formatting.UNVERSIONED` has what stands for one that there is not."""
+    """Its tag; one of `markup.UNVERSIONED` where it has none."""
     diagnoses: list[str]
     groups: dict[str, list[str]]
     alert_label: str
