@@ -8,7 +8,7 @@ from unittest import mock
 
 import train_hf
 from dermalert.errors import run_command
-from dermalert.evaluation import plots
+from dermalert.evaluation import plots, stress_test
 from dermalert.imaging import non_lesions
 
 
@@ -22,10 +22,11 @@ def arguments(pictures, base, output_dir, *more: str) -> list[str]:
 
 @contextlib.contextmanager
 def quick():
-    """Draw no figures, and few pictures of no lesion: two thirds of the time, for what most tests never read."""
+    """Draw no figures, alter few images, make few pictures of no lesion: most tests read nothing of these."""
     few = functools.partial(non_lesions.draw_kind, n=4)
     with (
         mock.patch.object(plots, "draw"),
+        mock.patch.object(stress_test, "stress", functools.partial(stress_test.stress, limit=8)),
         mock.patch.object(non_lesions, "draw_kind", few),
         mock.patch.object(non_lesions, "_EACH", 4),
     ):
