@@ -47,7 +47,7 @@ test-all: .venv/ready ## the long sweeps too
 OLDEST := $(shell sed -n 's/.*"huggingface_hub>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 test-oldest-hub: .venv/ready ## the tests of what talks to the Hub, with the oldest client of it
 	$(PYTHON) -m venv .venv-oldest
-	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0], '$(CURDIR)', '$(CURDIR)/space', sep='\n')" \
 		> $$(.venv-oldest/bin/python -c "import site; print(site.getsitepackages()[0])")/newer.pth
 	.venv-oldest/bin/python -m pip install --quiet --ignore-installed --no-deps huggingface_hub==$(OLDEST).*
 	.venv-oldest/bin/python -c "import huggingface_hub as hub; assert hub.__version__.startswith('$(OLDEST)'), hub"

@@ -25,7 +25,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dermalert.data import loading, repair
+from dermalert.data import label_repair, loading
 from dermalert.errors import UsageError, run_command
 from dermalert.imaging import augmentation, sharpness
 from dermalert.taxonomy import DIAGNOSES
@@ -51,7 +51,7 @@ SEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `benchmarks/README.md` shows."""
-    dataset, _ = repair.repair(loading.load(arguments.dataset, merge=False), "archive")
+    dataset, _ = label_repair.repair(loading.load(arguments.dataset, merge=False), "archive")
     found = pairs(dataset, arguments.images)
     if not found:
         raise UsageError(f"--dataset: no diagnosis of one source has {_FEWEST} images in two of these.")

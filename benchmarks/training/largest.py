@@ -34,7 +34,7 @@ import train_hf
 from dermalert.config import Config
 from dermalert.data import loading
 from dermalert.errors import UsageError, run_command
-from dermalert.release import build
+from dermalert.release import release_folder
 from dermalert.taxonomy import DIAGNOSES
 
 _HUGE = partial(ConvNextV2Config, depths=[3, 3, 27, 3], hidden_sizes=[352, 704, 1408, 2816])
@@ -97,7 +97,7 @@ def measured(dataset: Dataset, size: int, config: Callable[[], PreTrainedConfig]
         trainer.evaluate(trainer.eval_dataset["validation"])
         evaluated = len(dataset) / (clocks()[0] - began)
     memory = torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else float("nan")
-    bundled = build.read_metrics(BUNDLED)
+    bundled = release_folder.read_metrics(BUNDLED)
     epochs, sides = bundled["training"]["epochs"], bundled["data"]["sides"]
     seconds = epochs * (sides["train"] / speed + 2 * sides["validation"] / evaluated)
     weights = sum(tensor.numel() for tensor in model.parameters()) / 1e6

@@ -20,7 +20,7 @@ from transformers import set_seed
 
 import train_hf
 from dermalert.config import Config
-from dermalert.data import loading, repair, splits
+from dermalert.data import label_repair, loading, splits
 from dermalert.errors import run_command
 from dermalert.evaluation.report import report
 from dermalert.training import image_dataset
@@ -38,7 +38,7 @@ def accuracies(arguments: argparse.Namespace) -> str:
 
     Loss, sampling, schedule and split are the same: only what the network sees in training differs.
     """
-    dataset, _ = repair.repair(loading.load(arguments.dataset), "archive")
+    dataset, _ = label_repair.repair(loading.load(arguments.dataset), "archive")
     sides = splits.split(dataset)
     lines = [f"| seed | {training_input.OURS}, plain | robust | {training_input.USUAL} |", "|---|---|---|---|"]
     for seed in range(arguments.seeds):

@@ -1,7 +1,7 @@
 """What is wrong with a data set before anybody trains on it: found by content alone, and with the facts where known.
 
 `audit` returns one dictionary, ready for JSON; `audit_report.py` shows it to a person. Nothing is changed here:
-`repair.py` does that.
+`label_repair.py` does that.
 """
 
 from collections import Counter

@@ -26,17 +26,38 @@ class Reported:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Development:
-    """The data of a training."""
+    """The data of a training, split when the splits are first asked for."""
 
+    config: Config
     prepared: Prepared
-    splits: dict[str, Dataset]
-    folds: list[dict[str, Dataset]]
-    base_exposure: Mapping[str, str]
-    """See `contamination.read`; empty where the base model does not say what it has learnt from."""
-    exposure: Mapping[str, str]
-    """The same of the model that is trained here."""
     options: dict
     """How data sets are read: columns, streaming, strict."""
+
+    @functools.cached_property
+    def base_exposure(self) -> Mapping[str, str]:
+        """See `contamination.read`; empty where the base model does not say what it has learnt from."""
+        return contamination.read(contract.find(self.config.base_model))
+
+    @functools.cached_property
+    def splits(self) -> dict[str, Dataset]:
+        """The splits, which respect what the base model has learnt from.
+
+        Raises:
+            UsageError: see `Prepared.split`.
+        """
+        return self.prepared.split(seed=self.config.split_seed, exposure=self.base_exposure)
+
+    @functools.cached_property
+    def folds(self) -> list[dict[str, Dataset]]:
+        """The splits of each fold."""
+        n, seed = self.config.folds, self.config.split_seed
+        folds = (splits.fold(self.splits, number, n, seed=seed) for number in range(n))
+        return [contamination.set_apart(fold, self.base_exposure) for fold in folds]
+
+    @functools.cached_property
+    def exposure(self) -> Mapping[str, str]:
+        """As `base_exposure`, of the model that is trained here."""
+        return contamination.of(self.splits, self.base_exposure)
 
     @functools.cached_property
     def description(self) -> dict:
@@ -76,23 +97,12 @@ class Development:
 
 
 def load(config: Config) -> Development:
-    """Load, link, repair and split what the configuration names; the splits respect what the base has learnt from.
+    """Load, link and repair what the configuration names.
 
     Raises:
-        UsageError: see `prepare.prepare` and `Prepared.split`.
+        UsageError: see `prepare.prepare`.
         RunError: the Hub cannot be reached, or there is no room for the thumbnails.
     """
     columns = table_columns.Columns(table_columns.mapping(config.columns or []))
     options = {"columns": columns, "streaming": config.streaming, "strict": config.strict}
-    prepared = prepare(config.dataset, config.repair, **options)
-    base = contamination.read(contract.find(config.base_model))
-    own = prepared.split(seed=config.split_seed, exposure=base)
-    folds = [splits.fold(own, i, config.folds, seed=config.split_seed) for i in range(config.folds)]
-    return Development(
-        prepared=prepared,
-        splits=own,
-        folds=[contamination.set_apart(fold, base) for fold in folds],
-        base_exposure=base,
-        exposure=contamination.of(own, base),
-        options=options,
-    )
+    return Development(config=config, prepared=prepare(config.dataset, config.repair, **options), options=options)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from dermalert.data import contamination, loading, near_duplicates, repair, schema
+from dermalert.data import contamination, label_repair, loading, near_duplicates, schema
 from dermalert.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def load(
     datasets, reports = {}, {}
     for name, dataset in check(asked).items():
         both = _link(taught, loading.load([dataset], **options))
-        repaired, report = repair.repair(both.select(range(len(taught), len(both))), policy)
+        repaired, report = label_repair.repair(both.select(range(len(taught), len(both))), policy)
         exposure = set().union(*contamination.names(both.select(range(len(taught)))))
         unseen = contamination.are_unseen(repaired, dict.fromkeys(exposure, "train") | dict(learnt))
         fresh = repaired.select(np.flatnonzero(unseen))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from datasets import Dataset
 
-from dermalert.data import audit, contamination, loading, near_duplicates, repair, splits
+from dermalert.data import audit, contamination, label_repair, loading, near_duplicates, splits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Prepared:
     """As loaded, with near duplicates in one group."""
     dataset: Dataset
     """As the repair leaves it."""
-    repair: repair.RepairReport
+    repair: label_repair.RepairReport
     pairs: near_duplicates.Pairs
     """The near duplicates, by their rows in `shipped`."""
     unreadable: Sequence[str] = ()
@@ -45,11 +45,11 @@ def prepare(names: Iterable[str], policy: str = "archive", **options) -> Prepare
 
     Args:
         names: see `loading.load`.
-        policy: one of `repair.POLICIES`.
+        policy: one of `label_repair.POLICIES`.
         **options: of `loading.load`.
 
     Raises:
-        UsageError: see `loading.load` and `repair.repair`.
+        UsageError: see `loading.load` and `label_repair.repair`.
         RunError: the Hub cannot be reached, or there is no room for the thumbnails.
     """
     unreadable: list[str] = []
@@ -60,5 +60,5 @@ def link_and_repair(loaded: Dataset, policy: str = "archive", *, unreadable: Seq
     """Link and repair what `loading.load` returns; `unreadable` are its `faults`."""
     pairs = near_duplicates.search(loaded)
     shipped = near_duplicates.link(loaded, pairs)
-    dataset, report = repair.repair(shipped, policy)
+    dataset, report = label_repair.repair(shipped, policy)
     return Prepared(shipped=shipped, dataset=dataset, repair=report, pairs=pairs, unreadable=unreadable)

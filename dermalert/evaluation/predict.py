@@ -68,7 +68,7 @@ def predict_splits(release: Release, splits: Mapping[str, Dataset]) -> dict[str,
 def predict_images(release: Release, dataset: Dataset, *, name: str) -> Predictions:
     """Return probabilities (n, labels of the release) and reasons for abstention, with a progress bar."""
     rows, abstained = [np.empty((0, len(release.labels)), np.float32)], list[str | None]()
-    with tqdm(total=len(dataset), desc=f"Judging {name}", unit=" images") as bar:
+    with tqdm(total=len(dataset), desc=f"Judging {name}", unit=" images", disable=not len(dataset)) as bar:
         for start in range(0, len(dataset), _CHUNK):
             images = dataset[start : start + _CHUNK]["image"]
             predictions = release.predict_arrays([read_image(image) for image in images])

@@ -7,16 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dermalert.imaging.drawing import (
-    BLACK,
-    WHITE,
-    Rng,
-    draw_discs,
-    draw_strokes,
-    over,
-    smoothstep,
-    unit_vectors,
-)
+from dermalert.imaging.drawing import BLACK, WHITE, Rng, draw_discs, draw_strokes, over, smoothstep, unit_vectors
 
 Artefact = Callable[[np.ndarray, Rng], np.ndarray]
 

@@ -122,7 +122,7 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Sequence
 
     Args:
         shipped: as `loading.load` gives it.
-        policy: one of `repair.POLICIES`.
+        policy: one of `label_repair.POLICIES`.
         license: see `license_of`.
         unreadable: the `faults` of `loading.load`.
 

@@ -8,7 +8,7 @@ from dermalert.config import Config
 from dermalert.data import external
 from dermalert.errors import RunError, UsageError
 from dermalert.publishing import models
-from dermalert.release import build, remeasure
+from dermalert.release import release_folder, remeasure
 from dermalert.release.summary import what_next
 from dermalert.training import distributed, run_folder
 from dermalert.training.run import Run
@@ -78,7 +78,7 @@ def deliver(run: Run, *, must_exist: bool) -> dict:
         assert config.version is not None  # `check` refuses one without the other
         accept = config.accept_regression
         print(models.publish(release, config.push_to_hub, config.version, accept=accept, must_exist=must_exist))
-    metrics = build.read_metrics(release)
+    metrics = release_folder.read_metrics(release)
     print(what_next(release, metrics))
     if behind:
         raise RunError(behind)

@@ -26,7 +26,7 @@ from dermalert import formatting
 from dermalert.errors import RunError, UsageError, first_few
 from dermalert.hub import client
 from dermalert.hub.retries import status, with_retries
-from dermalert.release import build, regression_gate
+from dermalert.release import regression_gate, release_folder
 
 _VERSION = re.compile(r"v\d+\.\d+\.\d+")
 _ADDED = ("released", "previous", "history", "gate")  # to the figures, when a release is published
@@ -115,7 +115,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
     """
     _check_names(repo_id, version)
     check_reason(accept)
-    if build.find_metrics(folder) is None:
+    if release_folder.find_metrics(folder) is None:
         raise UsageError(f"'{folder}' holds no release: name a run that has finished, or the folder of a release.")
     _check_parity(folder, f"'{folder}'")
     with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"publishing {repo_id} {version}"):
@@ -177,7 +177,7 @@ def _prepare(
     begun: Iterable[dict | None],
 ) -> Path:
     """Make the folder of the release as it will be published."""
-    added = {"gate": gate} | (_lineage(old.figures, build.read_metrics(folder)) if old else {})
+    added = {"gate": gate} | (_lineage(old.figures, release_folder.read_metrics(folder)) if old else {})
     added["released"] = _today()
     added |= _begun_with(_figures_of(folder, version, added), begun)
     return _stamp(folder, to, version, added)
@@ -185,7 +185,7 @@ def _prepare(
 
 def _figures_of(folder: Path, version: str, added: dict) -> dict:
     """The figures of a release as they are published: additions replace those of an earlier publication."""
-    figures = {key: value for key, value in build.read_metrics(folder).items() if key not in _ADDED}
+    figures = {key: value for key, value in release_folder.read_metrics(folder).items() if key not in _ADDED}
     return figures | {"version": version} | {key: added[key] for key in _ADDED if key in added}
 
 
@@ -201,7 +201,7 @@ def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
 
 def _figures(repo_id: str, commit: str, to: Path) -> dict | None:
     """The figures of the release that a commit holds; None where it holds none of ours."""
-    return build.find_metrics(client.fetch(repo_id, commit, {METRICS}, to))
+    return release_folder.find_metrics(client.fetch(repo_id, commit, {METRICS}, to))
 
 
 def _predecessor(repo_id: str, tags: Collection[str], on_main: dict, version: str) -> str | None:
@@ -229,7 +229,7 @@ def _predecessor(repo_id: str, tags: Collection[str], on_main: dict, version: st
 def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> regression_gate.ReleasePredictions | None:
     """The predictions of the release at a tag; None where it is none of ours."""
     folder = client.fetch(repo_id, commit, set(regression_gate.FILES), to)
-    return regression_gate.read(folder, tag) if build.find_metrics(folder) else None
+    return regression_gate.read(folder, tag) if release_folder.find_metrics(folder) else None
 
 
 def _pass_gate(gate: dict, repo_id: str, version: str, accept: str | None) -> dict:
@@ -312,7 +312,7 @@ def _stamp(folder: Path, to: Path, version: str, added: dict) -> Path:
     config["dermalert"]["version"] = version
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     files.write_json(to / METRICS, _figures_of(folder, version, added))
-    build.write_card(to)
+    release_folder.write_card(to)
     return to
 
 

@@ -17,7 +17,7 @@ from dermalert.data.development import Development, Reported
 from dermalert.evaluation import baselines, evaluate, operating_points, predict, stress_test
 from dermalert.evaluation.evaluate import Evaluation
 from dermalert.evaluation.predict import SplitPredictions
-from dermalert.release import build, fit_abstention, onnx_export, remeasure
+from dermalert.release import fit_abstention, onnx_export, release_folder, remeasure
 from dermalert.training import backbones, distributed, run_folder, sampling
 from dermalert.training.run import Run, Trained
 
@@ -76,7 +76,7 @@ def assemble(
         out_of_fold: of each fold, the predictions of a model trained on the others.
     """
     config, splits = run.config, data.splits
-    with build.stage(run.folder / "release") as staging:
+    with release_folder.stage(run.folder / "release") as staging:
         release = _store(trained, staging, half_precision=config.half_precision)
         release, calibration = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
         release = operating_points.add(staging, release, calibration)
@@ -93,7 +93,7 @@ def assemble(
             remeasure.copy_learning_curves(config.weights_from, staging)
         files.write_json(staging / "evaluation" / "audit.json", reported.audit)
         contamination.write(data.exposure, staging)
-        build.write_card(staging)
+        release_folder.write_card(staging)
 
 
 def _store(trained: Trained, folder: Path, *, half_precision: bool) -> Release:
@@ -101,7 +101,7 @@ def _store(trained: Trained, folder: Path, *, half_precision: bool) -> Release:
     trained.model.save_pretrained(folder)
     backbones.save_processor(trained.processor, folder)
     if half_precision:
-        build.compact(folder)
+        release_folder.compact(folder)
     return Release.load(folder)
 
 

@@ -32,7 +32,7 @@ from dermalert.evaluation.intervals import Intervals
 from dermalert.formatting import COMPARED, percent_at_least
 from dermalert.hub import client
 from dermalert.hub.retries import with_retries
-from dermalert.release import build
+from dermalert.release import release_folder
 from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
 
 FILES = ("config.json", METRICS, PREDICTIONS, EXPOSURE)
@@ -90,7 +90,7 @@ def read(folder: Path, name: str) -> ReleasePredictions:
     Raises:
         UsageError: it is no dermalert release, or a table of it is damaged.
     """
-    figures = build.find_metrics(folder)
+    figures = release_folder.find_metrics(folder)
     if figures is None:
         raise UsageError(f"'{name}' is no dermalert release: it has no evaluation/metrics.json of one.")
     try:
@@ -471,7 +471,7 @@ def record(folder: Path, old: Path, *, accept: str | None = None) -> dict:
     before = read(old, str(old))
     before = dataclasses.replace(before, name=before.figures["version"] or "the release before")
     report = with_reason(gate(read(folder, str(folder)), before), accept)
-    figures = build.read_metrics(folder) | {"gate": report}
+    figures = release_folder.read_metrics(folder) | {"gate": report}
     files.write_json(folder / METRICS, figures)
-    build.write_card(folder)
+    release_folder.write_card(folder)
     return report

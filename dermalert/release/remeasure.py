@@ -17,7 +17,7 @@ from transformers import TrainerState
 
 from dermalert.config import Config
 from dermalert.errors import UsageError, first_few
-from dermalert.release import build
+from dermalert.release import release_folder
 from dermalert.training import distributed
 from dermalert.training.calibration import Calibration
 from dermalert.training.run import Trained, load_model
@@ -31,7 +31,7 @@ def settings(config: Config) -> Config:
     Raises:
         UsageError: it is no release with figures, or settings are given that it decides.
     """
-    figures = build.find_metrics(_source(config))
+    figures = release_folder.find_metrics(_source(config))
     if figures is None:
         raise UsageError(f"--weights_from '{config.weights_from}' is no dermalert release: name a release's folder.")
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
@@ -53,7 +53,7 @@ def reuse(config: Config) -> Trained | None:
     """The weights of a release as they are, calibrated, with its record of the training."""
     if not distributed.is_main():
         return None
-    figures = build.read_metrics(_source(config))
+    figures = release_folder.read_metrics(_source(config))
     model, processor = load_model(config)
     model.config.dermalert["version"] = None  # until it is published anew
     model.config.alert |= {"threshold": None}
@@ -77,7 +77,7 @@ def check_images(name: str, splits: dict[str, Dataset]) -> None:
     folder = contract.find(name)
     recorded = pq.read_table(folder / PREDICTIONS, columns=["image_id", "split"])
     held_out = recorded.filter(pc.equal(recorded["split"], "held_out"))["image_id"].to_pylist()
-    sizes = build.read_metrics(folder)["data"]["sides"]
+    sizes = release_folder.read_metrics(folder)["data"]["sides"]
     if Counter(held_out) != Counter(splits["held_out"]["image_id"]) or any(
         len(splits[split]) != n for split, n in sizes.items()
     ):

@@ -205,12 +205,13 @@ class Pushes(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_others):
         """Push a checkpoint as soon as the push before it has ended, unless a newer one is there by then."""
-        step = self._newest = state.global_step
+        step = state.global_step
         try:
             self._lay_out(step)
         except (OSError, ValueError) as error:  # the training is worth more, and `finish` tries again
             logger.warning("step %d cannot be pushed to %s: %s", step, self.branch, first_line(error))
             return
+        self._newest = step  # only now: the one that waits is not passed over for one that cannot be pushed
         self._thread = threading.Thread(target=self._push_in_turn, args=(step, self._thread), daemon=True)
         self._thread.start()
 

@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dermalert_space import abstention, checks, contract, onnx_graph, release_files
+from dermalert_space import abstention, checks, contract, onnx_graph, release_loading
 from dermalert_space.abstention import Abstention
 from dermalert_space.contract import GRAPH, METRICS, REFERENCE, STATISTICS, TOLERANCE, HubName
 from dermalert_space.images import read_image
 from dermalert_space.prediction import Attention, Prediction, share, shares, state
-from dermalert_space.release_files import NoRelease, first_line
+from dermalert_space.release_loading import NoRelease, first_line
 
 _NO_NUMBER = "what this release answers is not a number: its weights are damaged."
 
@@ -76,9 +76,9 @@ class Release:
             NoRelease: it is not there, cannot be reached, or says nothing of an alert.
         """
         name, revision = (str(model), revision) if revision else contract.locate(model)
-        config, tensors = release_files.read_config(name, revision)
-        network, processor = release_files.build_model(name, revision, tensors)
-        for problem in release_files.problems(network.config, config["alert"]["threshold"]):
+        config, tensors = release_loading.read_config(name, revision)
+        network, processor = release_loading.build_model(name, revision, tensors)
+        for problem in release_loading.problems(network.config, config["alert"]["threshold"]):
             raise NoRelease(f"{HubName(name, revision)} cannot be served: {problem}.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # Convolutions on a CPU take a quarter less with the channels last.
@@ -159,7 +159,7 @@ class Release:
         Raises:
             NoRelease: it is a link that leaves the release, no file, or far too large.
         """
-        return release_files.locate(self.name, self.revision, name)
+        return release_loading.locate(self.name, self.revision, name)
 
     def probabilities(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> np.ndarray:
         """The calibrated probabilities of RGB images: float32, images x diagnoses, each row summing to 1."""

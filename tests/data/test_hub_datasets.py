@@ -11,7 +11,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from support.hub_server import Fault
 from support.pictures import class_folders, picture, write_table
 
-from dermalert.data import isic9, loading, repair, schema
+from dermalert.data import isic9, label_repair, loading, schema
 from dermalert.errors import RunError, UsageError
 from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
 
@@ -272,7 +272,7 @@ def test_the_archives_number_is_read_from_the_file_where_no_column_says_it(hub, 
     dataset = load(streaming=streaming)
     assert dataset["image_id"][:2] == known
     assert dataset["image_id"][2:] == ["tester/lesions/train/2", "tester/lesions/train/3"]
-    _, report = repair.repair(dataset, "archive")
+    _, report = label_repair.repair(dataset, "archive")
     assert report.relabelled == {"nevus": {"actinic keratosis": 2}}
 
 

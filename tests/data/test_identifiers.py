@@ -16,9 +16,9 @@ from dermalert import taxonomy
 from dermalert.data import (
     identifiers,
     isic9,
+    label_repair,
     loading,
     near_duplicates,
-    repair,
     shipped_splits,
     splits,
     table_cells,
@@ -312,7 +312,7 @@ def test_the_nine_class_set_is_repaired_alike_under_longer_names(tmp_path, how, 
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     found = near_duplicates.link(loading.load([str(tmp_path / "set")]))
-    _, report = repair.repair(found)
+    _, report = label_repair.repair(found)
     assert sum(sum(to.values()) for to in report.relabelled.values()) == 158
     assert len(splits.clean_test(found)) == 74
 

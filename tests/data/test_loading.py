@@ -6,7 +6,7 @@ from dermalert_space.images import read_image
 from PIL import Image
 from support.pictures import class_folders, picture, write_table
 
-from dermalert.data import loading, near_duplicates, repair, schema, table_columns
+from dermalert.data import label_repair, loading, near_duplicates, schema, table_columns
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES, diagnosis
 from train_hf import parse
@@ -271,7 +271,7 @@ def test_a_binary_set_is_grouped_and_repaired_like_any(tmp_path):
     picture(1).save(tmp_path / "benign" / "ISIC_0000002.png")  # a melanoma by the archive
     for folder in ("benign", "malignant"):
         picture(2).save(tmp_path / folder / f"{folder}.png")
-    dataset, report = repair.repair(near_duplicates.link(loading.load([str(tmp_path)], labels=MALIGNANCIES)))
+    dataset, report = label_repair.repair(near_duplicates.link(loading.load([str(tmp_path)], labels=MALIGNANCIES)))
     assert report.relabelled == {"benign": {"malignant": 1}}
     assert report.dropped == {"benign / malignant": 1}
     assert (dataset["label"], dataset.features) == ([1], schema.BINARY_FEATURES)

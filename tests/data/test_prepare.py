@@ -6,7 +6,7 @@ from support.pictures import class_folders, picture
 from typer.testing import CliRunner
 
 from dermalert.cli import app
-from dermalert.data import contamination, external, loading, near_duplicates, repair, schema, splits
+from dermalert.data import contamination, external, label_repair, loading, near_duplicates, schema, splits
 from dermalert.data.audit import audit
 from dermalert.data.prepare import prepare
 from dermalert.publishing import datasets
@@ -71,7 +71,7 @@ def test_an_external_data_set_is_searched_for_pairs_with_an_image_of_its_own(fol
 def test_near_duplicates_are_linked_before_the_repair_and_split_after_it(folder):
     prepared = prepare([str(folder)], "drop-conflicts")
     shipped = near_duplicates.link(loading.load([str(folder)]))
-    dataset, report = repair.repair(shipped, "drop-conflicts")
+    dataset, report = label_repair.repair(shipped, "drop-conflicts")
     assert prepared.repair == report
     assert [list(prepared.shipped["group"]), list(prepared.dataset["group"])] == [
         list(shipped["group"]),

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from support.pictures import class_folders, picture
 
-from dermalert.data import loading, repair, splits
+from dermalert.data import label_repair, loading, splits
 from dermalert.errors import UsageError
 
 
@@ -127,16 +127,16 @@ def test_the_official_test_is_as_shipped_whatever_the_repair_did(tmp_path):
     original = next((tmp_path / "Train" / "nevus").iterdir())
     shutil.copy(original, tmp_path / "Test" / "melanoma" / original.name)
     dataset = loading.load([str(tmp_path)])
-    repaired, _ = repair.repair(dataset, "drop-conflicts")
+    repaired, _ = label_repair.repair(dataset, "drop-conflicts")
     sides = splits.split(repaired, shipped=dataset)
     assert (len(repaired), len(sides["official_test"]), len(sides["clean_test"])) == (557, 19, 18)
     assert sides["official_test"]["image_id"].count(original.stem) == 1
 
 
-@pytest.mark.parametrize("policy", repair.POLICIES)
+@pytest.mark.parametrize("policy", label_repair.POLICIES)
 def test_no_real_image_stands_on_two_sides(real_images, policy):
     dataset = loading.load([str(real_images / name) for name in ("isic9", "isic2017")])
-    sides = splits.split(repair.repair(dataset, policy)[0], shipped=dataset)
+    sides = splits.split(label_repair.repair(dataset, policy)[0], shipped=dataset)
     for key in ("content", "group"):
         values = [set(rows[key]) for name, rows in sides.items() if name not in ("set_aside", "clean_test")]
         assert sum(map(len, values)) == len(set().union(*values))

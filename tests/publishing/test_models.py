@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from dermalert.cli import app
 from dermalert.errors import RunError, UsageError
 from dermalert.publishing import models
-from dermalert.release import build
+from dermalert.release import release_folder
 
 pytestmark = pytest.mark.integration
 
@@ -105,7 +105,7 @@ def test_publishing_the_same_release_again_does_nothing_whatever_has_come_after_
 
 def test_a_release_whose_card_would_be_worded_otherwise_today_is_the_same_release(hub, kinds, monkeypatch):
     models.publish(kinds["first"], REPO, "v1.0.0")
-    monkeypatch.setattr(build.card, "NOT_A_DEVICE", "No device.")
+    monkeypatch.setattr(release_folder.card, "NOT_A_DEVICE", "No device.")
     assert models.publish(kinds["first"], REPO, "v1.0.0").startswith("Nothing to do")
     assert b"No device." not in hub.files(REPO, "v1.0.0")["README.md"]
 

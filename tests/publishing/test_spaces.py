@@ -23,7 +23,7 @@ from dermalert.cli import app
 from dermalert.errors import RunError, UsageError
 from dermalert.hub import retries
 from dermalert.publishing import models, spaces
-from dermalert.release import build, onnx_export
+from dermalert.release import onnx_export, release_folder
 
 pytestmark = pytest.mark.integration
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "onnx").mkdir()
     for name in ("graph", "model"):
         onnx_export.export(folder, Release.load(folder).processor, name)
-    build.write_card(folder)
+    release_folder.write_card(folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from support.paths import REPOSITORY
 from transformers import pipeline
 
-from dermalert.release import build
+from dermalert.release import release_folder
 from dermalert.taxonomy import DIAGNOSES
 
 pytestmark = pytest.mark.integration
@@ -26,7 +26,7 @@ MOST_BYTES = 12_000_000
 
 @pytest.fixture(scope="module")
 def figures() -> dict:
-    return build.read_metrics(BUNDLED)
+    return release_folder.read_metrics(BUNDLED)
 
 
 def test_it_is_a_whole_release_and_small():
@@ -60,7 +60,7 @@ def test_it_is_served_by_its_graph(figures):
 
 def test_its_card_and_its_alert_are_those_of_its_figures(figures, tmp_path):
     copy = Path(shutil.copytree(BUNDLED, tmp_path / "model"))
-    build.write_card(copy)
+    release_folder.write_card(copy)
     assert (copy / "README.md").read_text() == (BUNDLED / "README.md").read_text()
     assert json.loads((BUNDLED / "config.json").read_text())["alert"] == figures["alert"]
     assert json.loads((BUNDLED / "config.json").read_text())["attention"] == figures["attention"]

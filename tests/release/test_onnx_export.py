@@ -21,7 +21,7 @@ from transformers import (
 from dermalert.data import loading
 from dermalert.errors import RunError, UsageError
 from dermalert.evaluation.predict import SplitPredictions, predict, predict_images
-from dermalert.release import build, onnx_export
+from dermalert.release import onnx_export, release_folder
 from dermalert.taxonomy import DIAGNOSES
 
 pytestmark = pytest.mark.integration
@@ -116,7 +116,7 @@ def test_half_precision_weights_give_a_model_in_single_precision_with_the_same_a
     for tensor in loaded.model.parameters():
         tensor.data = tensor.half().float()
     loaded.model.save_pretrained(folder)
-    build.compact(folder)
+    release_folder.compact(folder)
     told = written(folder, pictures)
     assert told["model"]["difference"] < 1e-5 and told["graph"]["difference"] < 1e-5
 

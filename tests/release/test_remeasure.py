@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 import train_hf
 from dermalert.config import Config, parse
 from dermalert.errors import run_command
-from dermalert.release import build
+from dermalert.release import release_folder
 
 pytestmark = pytest.mark.integration
 
@@ -49,7 +49,7 @@ def test_a_release_is_made_anew_with_its_own_weights_and_the_operating_points_of
     assert {name: tensor.tolist() for name, tensor in load_file(before / "model.safetensors").items()} == {
         name: tensor.tolist() for name, tensor in load_file(after / "model.safetensors").items()
     }
-    first = build.read_metrics(run / "release")
+    first = release_folder.read_metrics(run / "release")
     assert figures["alert"] == first["alert"]
     assert figures["attention"] == first["attention"]
     assert figures["splits"]["held_out"]["melanoma"] == first["splits"]["held_out"]["melanoma"]

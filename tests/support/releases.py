@@ -20,7 +20,7 @@ from dermalert.evaluation import evaluate
 from dermalert.evaluation.intervals import Intervals
 from dermalert.evaluation.predict import SplitPredictions
 from dermalert.evaluation.report import calibration
-from dermalert.release import build
+from dermalert.release import release_folder
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
 
 LABELS = list(DIAGNOSES)
@@ -274,7 +274,7 @@ def measured_release(
     contamination.write(
         dict.fromkeys([contamination.hash_name(name) for name in ("a lesion", *learnt_from)], "train"), folder
     )
-    build.write_card(folder)
+    release_folder.write_card(folder)
     return folder
 
 

@@ -336,6 +336,31 @@ def test_of_checkpoints_that_wait_the_newest_is_pushed_and_the_others_are_said(f
     assert f"step 20 is not pushed to {REPO}@{NAME}: step 30 came before its turn" in caplog.text
 
 
+def test_a_checkpoint_that_waits_is_pushed_where_the_newer_one_cannot_be(folder, monkeypatch, caplog):
+    begun, go_on, pushed, lay_out = threading.Event(), threading.Event(), [], checkpoint_sync.Pushes._lay_out
+
+    def slow(_pushes, step):
+        begun.set()
+        go_on.wait(60)
+        pushed.append(step)
+
+    def no_room_for_the_last(pushes, step):
+        if step == 30:
+            raise OSError(28, "No space left on device")
+        lay_out(pushes, step)
+
+    monkeypatch.setattr(checkpoint_sync.Pushes, "_push", slow)
+    monkeypatch.setattr(checkpoint_sync.Pushes, "_lay_out", no_room_for_the_last)
+    with checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder) as pushes:
+        for step in (10, 20, 30):
+            save(folder, step) if step > 10 else None
+            pushes.on_save(None, TrainerState(global_step=step), None)
+            assert begun.wait(60)
+        go_on.set()
+    assert pushed == [10, 20]
+    assert "step 30 cannot be pushed" in caplog.text and "before its turn" not in caplog.text
+
+
 @pytest.mark.parametrize("at", ["repos/create", "/branch/", "/commit/"])
 def test_a_repository_that_vanishes_during_the_first_push_is_not_made_again(at, hub, folder, caplog):
     hub.vanish(REPO, at=at)

@@ -21,7 +21,7 @@ from dermalert_space.release import Release
 from dermalert_space.zip_archives import Input
 
 MAX_ADDRESS = 20_000_000
-"""Characters of an image that comes as text: no body that holds one may be longer, see `limits.MAX_JSON`."""
+"""Characters of an image that comes as text: no body that holds one may be longer, see `request_guard.MAX_JSON`."""
 
 
 class PredictionRecord(TypedDict):

@@ -13,10 +13,10 @@ from dermalert_space import batch
 from dermalert_space.contract import METRICS
 from dermalert_space.page import (
     api,
+    batch_slots,
     examples,
-    limits,
     markup,
-    places,
+    request_guard,
     tab_batch,
     tab_evaluation,
     tab_single,
@@ -65,7 +65,7 @@ def build_demo(release: Release) -> gr.Blocks:
         batches = demo._queue.event_queue_per_concurrency_id.get("batch")
         return len(batches.queue) if batches else 0
 
-    held = places.Places(waiting)
+    held = batch_slots.Places(waiting)
     with Page(title="dermalert", analytics_enabled=False, delete_cache=(EVERY, AGE)) as demo:
         gr.HTML(markup.notice(release, metrics), elem_id="notice")
         gr.Markdown("# dermalert\nDoes this skin lesion call for a dermatologist's look, on suspicion of melanoma?")
@@ -87,7 +87,7 @@ def build_demo(release: Release) -> gr.Blocks:
     return demo.queue(max_size=WAITING)
 
 
-def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, held: places.Places) -> None:
+def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, held: batch_slots.Places) -> None:
     """Add what programs may ask: `/judge`, `/triage` and `/release`."""
 
     def judge(image: dict | bytes | None) -> api.PredictionRecord:
@@ -124,7 +124,9 @@ def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, hel
             raise gr.Error(f"Not read: {what}", print_exception=False)
         cache = picture.GRADIO_CACHE
         rows = batch.predict_files(served, api.batch_inputs(files, cache))
-        rows = held.held(upload_retention.keep_fresh(rows, api.upload_paths(files, cache)), places.visitor(request))
+        rows = held.held(
+            upload_retention.keep_fresh(rows, api.upload_paths(files, cache)), batch_slots.visitor(request)
+        )
         return api.batch_record(served, rows)
 
     def release() -> api.Served:
@@ -140,7 +142,7 @@ def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, hel
     plain = {"preprocess": False, "postprocess": False}
     one = Api(None, python_type_to_json_schema(api.PredictionRecord), "answer")
     gr.on([], judge, picture, one, api_name="judge", concurrency_id="model", **plain)
-    gr.api(triage, concurrency_limit=places.AT_ONCE, concurrency_id="batch")
+    gr.api(triage, concurrency_limit=batch_slots.AT_ONCE, concurrency_id="batch")
     gr.api(release, queue=False)
 
 
@@ -174,8 +176,8 @@ def launch(release: Release) -> None:
         theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),
         footer_links=["api", "gradio"],
         app_kwargs={
-            "lifespan": limits.lifespan(demo, Path(os.environ["GRADIO_TEMP_DIR"])),
-            "exception_handlers": limits.SENTENCES,
+            "lifespan": request_guard.lifespan(demo, Path(os.environ["GRADIO_TEMP_DIR"])),
+            "exception_handlers": request_guard.SENTENCES,
         },
         mcp_server=True,
         share=False,

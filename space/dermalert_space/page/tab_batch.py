@@ -11,7 +11,7 @@ from PIL import Image
 
 from dermalert_space import batch, inputs, tables
 from dermalert_space.contract import NOT_A_DEVICE
-from dermalert_space.page import api, markup, places, upload_retention
+from dermalert_space.page import api, batch_slots, markup, upload_retention
 from dermalert_space.prediction import STATES, share, word
 from dermalert_space.release import Release
 
@@ -34,7 +34,7 @@ _HINT = (
 )
 
 
-def add(release: Release, held: places.Places) -> None:
+def add(release: Release, held: batch_slots.Places) -> None:
     """Add the tab's parts to the page that is being built."""
     gr.HTML(f"<p>{_HINT}</p>", elem_classes="words")
     files = gr.File(label="Images and zip archives", file_count="multiple", height=160, elem_id="files")
@@ -51,14 +51,14 @@ def add(release: Release, held: places.Places) -> None:
     rows = gr.HTML("", elem_id="rows", elem_classes="words")
 
     def show(uploads: list[dict] | None, request: gr.Request) -> Iterator[str]:
-        yield from answers(release, uploads, files.GRADIO_CACHE, held, places.visitor(request))
+        yield from answers(release, uploads, files.GRADIO_CACHE, held, batch_slots.visitor(request))
 
     run = start.click(None, outputs=[kind, text, rows], js="() => ['all', '', '']").then(
         show,
         files,
         rows,
         preprocess=False,
-        concurrency_limit=places.AT_ONCE,
+        concurrency_limit=batch_slots.AT_ONCE,
         concurrency_id="batch",
         api_visibility="private",
         show_progress="hidden",
@@ -71,7 +71,7 @@ def add(release: Release, held: places.Places) -> None:
 
 
 def answers(
-    release: Release, uploads: list[dict] | None, cache: str, held: places.Places, visitor: str
+    release: Release, uploads: list[dict] | None, cache: str, held: batch_slots.Places, visitor: str
 ) -> Iterator[str]:
     """Give how far a batch is, again and again, and at last its list.
 

@@ -6,15 +6,15 @@ from dermalert_space.contract import NOT_A_DEVICE
 from support.paths import REPOSITORY
 from support.releases import figures
 
-from dermalert.release import build
+from dermalert.release import release_folder
 
 
 def test_a_release_is_assembled_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), build.stage(tmp_path / "release") as staging:
+    with pytest.raises(RuntimeError), release_folder.stage(tmp_path / "release") as staging:
         (staging / "config.json").write_text("{}")
         raise RuntimeError
     assert not (tmp_path / "release").exists()
-    with build.stage(tmp_path / "release") as staging:
+    with release_folder.stage(tmp_path / "release") as staging:
         assert list(staging.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
 
@@ -38,9 +38,9 @@ def test_figures_of_somebody_else_are_no_release(told, tmp_path):
     (tmp_path / "evaluation").mkdir()
     path = tmp_path / "evaluation" / "metrics.json"
     path.write_text(json.dumps(told))
-    assert build.find_metrics(tmp_path) is None
+    assert release_folder.find_metrics(tmp_path) is None
     path.write_text(json.dumps(FIGURES))
-    assert build.find_metrics(tmp_path) == json.loads(json.dumps(FIGURES))
+    assert release_folder.find_metrics(tmp_path) == json.loads(json.dumps(FIGURES))
 
 
 @pytest.mark.parametrize(

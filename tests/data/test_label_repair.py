@@ -3,7 +3,7 @@ import shutil
 import pytest
 from support.pictures import class_folders, picture
 
-from dermalert.data import loading, repair, schema
+from dermalert.data import label_repair, loading, schema
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES
 
@@ -34,7 +34,7 @@ def rows(dataset):
 
 
 def test_archive_takes_the_archives_diagnosis_and_drops_what_it_cannot_settle(contradicting):
-    repaired, report = repair.repair(contradicting)
+    repaired, report = label_repair.repair(contradicting)
     known = [(name, "actinic keratosis") for name in ("ISIC_0010512", "ISIC_0010889")]
     assert rows(repaired) == [*known, ("one again", "nevus")]
     assert report.relabelled == {"nevus": {"actinic keratosis": 2}}
@@ -45,7 +45,7 @@ def test_archive_takes_the_archives_diagnosis_and_drops_what_it_cannot_settle(co
 
 
 def test_drop_conflicts_drops_each_image_under_two_labels(contradicting):
-    repaired, report = repair.repair(contradicting, "drop-conflicts")
+    repaired, report = label_repair.repair(contradicting, "drop-conflicts")
     assert rows(repaired) == [("ISIC_0010512", "nevus"), ("one again", "nevus")]
     assert report.dropped == {"actinic keratosis / nevus": 1, "melanoma / nevus": 1}
     assert report.relabelled == {}
@@ -53,27 +53,27 @@ def test_drop_conflicts_drops_each_image_under_two_labels(contradicting):
 
 
 def test_none_leaves_everything_as_it_is(contradicting):
-    repaired, report = repair.repair(contradicting, "none")
+    repaired, report = label_repair.repair(contradicting, "none")
     assert rows(repaired) == rows(contradicting)
     assert report.copies == 0 and report.dropped == report.emptied == {}
 
 
 def test_an_unknown_policy_is_refused_with_the_nearest(contradicting):
     with pytest.raises(UsageError, match=r"--repair 'archives' is none of archive, .*Did you mean 'archive'"):
-        repair.repair(contradicting, "archives")
+        label_repair.repair(contradicting, "archives")
 
 
 def test_a_set_of_nothing_but_contradictions_is_refused(tmp_path):
     class_folders(tmp_path, images=1, labels=("nevus",))
     shutil.copytree(tmp_path / "nevus", tmp_path / "melanoma")
     with pytest.raises(UsageError, match="--repair archive leaves no image"):
-        repair.repair(loading.load([str(tmp_path)]))
+        label_repair.repair(loading.load([str(tmp_path)]))
 
 
 def test_a_seborrheic_keratosis_that_another_source_calls_benign_keratosis_is_no_contradiction(tmp_path):
     put(tmp_path / "2017", "seborrheic keratosis", "ISIC_8000000", 1)
     put(tmp_path / "2019", "bkl", "ISIC_8000000", 2)
-    repaired, report = repair.repair(loading.load([str(tmp_path / "2017"), str(tmp_path / "2019")]))
+    repaired, report = label_repair.repair(loading.load([str(tmp_path / "2017"), str(tmp_path / "2019")]))
     assert rows(repaired) == [("ISIC_8000000", "seborrheic keratosis")]
     assert report.dropped == {}
 
@@ -81,13 +81,13 @@ def test_a_seborrheic_keratosis_that_another_source_calls_benign_keratosis_is_no
 def test_a_copy_for_testing_is_the_one_that_stays(tmp_path):
     put(tmp_path / "Train", "nevus", "ISIC_0010512", 1)
     put(tmp_path / "Test", "actinic keratosis", "ISIC_0010512", 1)
-    repaired, _ = repair.repair(loading.load([str(tmp_path)]))
+    repaired, _ = label_repair.repair(loading.load([str(tmp_path)]))
     assert repaired["shipped_split"] == ["test"]
 
 
 def test_the_real_nine_class_set_gets_the_labels_of_the_archive(real_images, caplog):
     dataset = loading.load([str(real_images / "isic9")])
-    repaired, report = repair.repair(dataset)
+    repaired, report = label_repair.repair(dataset)
     assert report.relabelled == {
         "nevus": {"actinic keratosis": 78},
         "seborrheic keratosis": {"melanoma": 80},
@@ -102,7 +102,7 @@ def test_the_real_nine_class_set_gets_the_labels_of_the_archive(real_images, cap
 
 def test_isic_2017_refills_the_class_that_the_repair_empties(real_images):
     dataset = loading.load([str(real_images / name) for name in ("isic9", "isic2017")])
-    repaired, report = repair.repair(dataset)
+    repaired, report = label_repair.repair(dataset)
     assert report.emptied == {}
     # 1105 nevi more, two of them one image under two numbers.
     assert list(report.classes.values()) == [131, 392, 111, 633, 1398, 478, 296, 197, 142]

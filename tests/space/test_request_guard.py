@@ -13,7 +13,7 @@ import gradio
 import httpx
 import pytest
 from dermalert_space import batch
-from dermalert_space.page import limits, logs, places, upload_retention
+from dermalert_space.page import batch_slots, logs, request_guard, upload_retention
 from support import serving
 from support.releases import make_image, make_release
 from support.serving import Visitor, resident
@@ -114,9 +114,9 @@ PATHS = ["/call/judge", "/call/v2/judge", "/queue/join", "/run/release", "/cance
 @pytest.mark.parametrize("path", PATHS)
 def test_a_body_above_the_size_is_refused_as_it_comes_and_the_memory_stays(url, path):
     before = resident(url.pid)
-    claimed = httpx.post(url + API + path, content=b"[" + b" " * limits.MAX_JSON)
+    claimed = httpx.post(url + API + path, content=b"[" + b" " * request_guard.MAX_JSON)
     assert (claimed.status_code, claimed.text) == (413, "The request is larger than 20 MB.")
-    assert sent(url, chunked(API + path, 3 * limits.MAX_JSON)).startswith(b"HTTP/1.1 413")
+    assert sent(url, chunked(API + path, 3 * request_guard.MAX_JSON)).startswith(b"HTTP/1.1 413")
     assert resident(url.pid) < before + 100_000_000
 
 
@@ -183,7 +183,7 @@ def test_an_upload_that_is_cut_off_leaves_no_file(url, home):
 # The guard alone
 
 
-def answered(guard: limits.Guard, messages, **scope) -> list[dict]:
+def answered(guard: request_guard.Guard, messages, **scope) -> list[dict]:
     """What a guard answers to a request whose body comes as given; a number is a pause of so many seconds."""
     answers, left = [], list(messages)
 
@@ -221,14 +221,14 @@ async def fails_as_it_reads(scope, receive, send) -> None:
         raise
 
 
-def guard(app=reads_all, events=()) -> limits.Guard:
+def guard(app=reads_all, events=()) -> request_guard.Guard:
     waiting = {str(number): event for number, event in enumerate(events)}
-    return limits.Guard(app, types.SimpleNamespace(event_ids_to_events=waiting), Path("/"))
+    return request_guard.Guard(app, types.SimpleNamespace(event_ids_to_events=waiting), Path("/"))
 
 
 @pytest.mark.parametrize("app", [reads_all, fails_as_it_reads])
 def test_an_upload_above_the_size_is_refused_in_the_middle(monkeypatch, app):
-    monkeypatch.setattr(limits, "MAX_UPLOAD", 5_000_000)
+    monkeypatch.setattr(request_guard, "MAX_UPLOAD", 5_000_000)
     start, body = answered(guard(app), [part(1_000_000)] * 9)
     assert (start["status"], body["body"]) == (413, b"The request is larger than 5 MB.")
     assert answered(guard(app), [part(1_000_000)] * 4 + [part(1, more=False)])[0]["status"] == 200
@@ -236,7 +236,7 @@ def test_an_upload_above_the_size_is_refused_in_the_middle(monkeypatch, app):
 
 @pytest.mark.parametrize("path", ["/upload", "/call/judge"])
 def test_a_body_that_is_too_slow_is_given_up(monkeypatch, path):
-    monkeypatch.setattr(limits, "SLACK", 0.2)
+    monkeypatch.setattr(request_guard, "SLACK", 0.2)
     slow = [part(1), 0.15, part(1), 0.15, part(1), 0.15, part(1, more=False)]
     start, _ = answered(guard(), slow, path=API + path)
     assert start["status"] == 408 and (b"connection", b"close") in start["headers"]
@@ -245,7 +245,7 @@ def test_a_body_that_is_too_slow_is_given_up(monkeypatch, path):
 
 
 def test_bodies_that_wait_are_bounded_together(monkeypatch):
-    monkeypatch.setattr(limits, "MAX_HELD", 1_000)
+    monkeypatch.setattr(request_guard, "MAX_HELD", 1_000)
     request = types.SimpleNamespace(scope={"dermalert.held": 900})
     waiting = [types.SimpleNamespace(request=request)]
     assert answered(guard(events=waiting), [part(50, more=False)], path=API + "/queue/join")[0]["status"] == 200
@@ -294,7 +294,7 @@ def test_its_own_page_may_ask(url):
 )
 def test_the_own_origin_is_that_of_the_space_or_the_host_that_was_asked(monkeypatch, space, host, origin, own):
     monkeypatch.setenv("SPACE_HOST", space)
-    assert limits.is_own(origin, host) is own
+    assert request_guard.is_own(origin, host) is own
 
 
 # The log
@@ -389,7 +389,7 @@ def test_results_that_nobody_reads_are_forgotten_and_those_that_are_read_are_not
     async def held() -> set[str]:
         queue = message_queue(unread=2, idle=0, read=0, busy=0)
         queue.event_ids_to_events["1"] = types.SimpleNamespace(session_hash="busy", _id="1")
-        unread = limits.Unread(queue)
+        unread = request_guard.Unread(queue)
         for _ in range(6):
             messages = queue.pending_messages_per_session.get("read")
             if messages is not None:  # it has a result, and then it is read
@@ -428,20 +428,20 @@ def rows(n: int) -> Iterator[batch.Row]:
     [("aaa", 1, True), ("abb", 2, True), ("bbb", 1, False), ("aaa", 0, False), ("aa", 1, False)],
 )
 def test_who_has_several_places_gives_one_up_where_others_wait(monkeypatch, others, waiting, gives):
-    monkeypatch.setattr(places, "SHARE", 0.1)
-    held = places.Places(lambda: waiting)
+    monkeypatch.setattr(batch_slots, "SHARE", 0.1)
+    held = batch_slots.Places(lambda: waiting)
     mine = held.held(rows(50), "a")
     first = next(mine)
     running = [held.held(rows(50), visitor) for visitor in others]
     for each in running:
         next(each)
     got = [first, *mine]
-    assert (got[-1].problem == places.GIVEN_UP) is gives
+    assert (got[-1].problem == batch_slots.GIVEN_UP) is gives
     assert len(got) < 30 if gives else len(got) == 50
 
 
 def test_a_batch_that_ends_or_is_stopped_gives_its_place_back():
-    held = places.Places(lambda: 1)
+    held = batch_slots.Places(lambda: 1)
     assert len(list(held.held(rows(3), "a"))) == 3
     stopped = held.held(rows(3), "a")
     next(stopped)
@@ -463,7 +463,7 @@ def test_a_visitor_is_who_the_last_proxy_saw(monkeypatch, forwarded, space, seen
     monkeypatch.setenv("SPACE_ID", space)
     client = types.SimpleNamespace(host="10.1.1.1")
     request = types.SimpleNamespace(client=client, headers={"x-forwarded-for": forwarded})
-    assert places.visitor(request) == seen
+    assert batch_slots.visitor(request) == seen
 
 
 def test_a_batch_is_answered_beside_many_others(url, tmp_path):
