@@ -1,6 +1,6 @@
 """The release contract: file names, keys and tolerances that training and serving share.
 
-Nothing else knows them: a name that both sides need stands here once.
+A name of ours that both sides need stands here once; those of transformers, such as config.json, are its own.
 """
 
 import re

@@ -1,20 +1,14 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from dermalert_space.estimate import Estimate
 from scipy import optimize, special
 from sklearn.linear_model import LogisticRegression
+from support.predictions import approx
 
 from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals, clopper_pearson
 
 NOTHING = Estimate()
-
-
-def approx(estimate, **tolerance):
-    """Make an estimate that equals others which are close to it."""
-    return Estimate(*(pytest.approx(number, **tolerance) for number in dataclasses.astuple(estimate)))
 
 
 def test_exact_interval_of_sixteen_out_of_sixteen():

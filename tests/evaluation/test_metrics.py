@@ -1,32 +1,17 @@
-import dataclasses
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
-from dermalert_space.estimate import Estimate
 from dermalert_space.prediction import likeliest
 from scipy import special
 from sklearn import metrics as sklearn_metrics
+from support.predictions import random_case
 
 from dermalert.evaluation import metrics
 from dermalert.taxonomy import DIAGNOSES
 
 ONCE = np.ones(60)
-
-
-def approx(estimate, **tolerance):
-    """Make an estimate that equals others which are close to it."""
-    return Estimate(*(pytest.approx(number, **tolerance) for number in dataclasses.astuple(estimate)))
-
-
-def random_case(seed, n=60, classes=9, ties=False):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, classes, n)
-    logits = rng.normal(size=(n, 9)) + 1.5 * np.eye(9)[truth]
-    if ties:
-        logits = logits.round()
-    return truth, special.softmax(logits, axis=1)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,28 +1,13 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from dermalert_space.estimate import Estimate
 from scipy import special
+from support.predictions import approx, random_case
 
 from dermalert.evaluation.intervals import clopper_pearson
 from dermalert.evaluation.report import report
 
 NOTHING = Estimate()
-
-
-def approx(estimate, **tolerance):
-    """Make an estimate that equals others which are close to it."""
-    return Estimate(*(pytest.approx(number, **tolerance) for number in dataclasses.astuple(estimate)))
-
-
-def random_case(seed, n=60, classes=9, ties=False):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, classes, n)
-    logits = rng.normal(size=(n, 9)) + 1.5 * np.eye(9)[truth]
-    if ties:
-        logits = logits.round()
-    return truth, special.softmax(logits, axis=1)
 
 
 def test_what_is_undefined_is_null_and_never_one():

@@ -1,9 +1,6 @@
-import dataclasses
-
 import numpy as np
 import pytest
-from dermalert_space.estimate import Estimate
-from scipy import special
+from support.predictions import random_case
 
 from dermalert.evaluation import metrics
 from dermalert.evaluation.report import report
@@ -11,20 +8,6 @@ from dermalert.evaluation.trainer_metric import SkinLesionMetric
 from dermalert.taxonomy import DIAGNOSES
 
 ONCE = np.ones(60)
-
-
-def approx(estimate, **tolerance):
-    """Make an estimate that equals others which are close to it."""
-    return Estimate(*(pytest.approx(number, **tolerance) for number in dataclasses.astuple(estimate)))
-
-
-def random_case(seed, n=60, classes=9, ties=False):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, classes, n)
-    logits = rng.normal(size=(n, 9)) + 1.5 * np.eye(9)[truth]
-    if ties:
-        logits = logits.round()
-    return truth, special.softmax(logits, axis=1)
 
 
 def test_the_trainers_metric_gives_the_same_figures_as_the_functions():
