@@ -28,7 +28,7 @@ def first_few(items: Iterable, most: int = 5) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first, without the mark at its end, or its kind if it says nothing."""
+    """What an error says first, without the mark at its end, or its kind if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:!? ")
 
 

@@ -12,22 +12,22 @@ COMPARED = {
 
 
 def percent(value: float) -> str:
-    """Return a share as text."""
+    """A share as text."""
     return f"{float(value):.1%}"
 
 
 def percent_at_least(value: float) -> str:
-    """Return a lower bound as text: rounded down, so that it is never said to be higher than it is."""
+    """A lower bound as text: rounded down, so that it is never said to be higher than it is."""
     return f"{_exact(value).quantize(Decimal('0.001'), ROUND_FLOOR) * 100:.1f}%"
 
 
 def percent_at_most(value: float) -> str:
-    """Return an upper bound as text: rounded up, so that it is never said to be lower than it is."""
+    """An upper bound as text: rounded up, so that it is never said to be lower than it is."""
     return f"{_exact(value).quantize(Decimal('0.001'), ROUND_CEILING) * 100:.1f}%"
 
 
 def at_most(value: float) -> str:
-    """Return an upper limit as text with one digit that means something, rounded up: 3.25e-06 is at most 4e-06."""
+    """An upper limit as text with one digit that means something, rounded up: 3.25e-06 is at most 4e-06."""
     return f"{float(Context(prec=1, rounding=ROUND_CEILING).create_decimal(_exact(value))):.1g}"
 
 

@@ -215,14 +215,14 @@ def diagnosis(name: str) -> str:
 
 
 def none_of_the_nine(names: Iterable[str], *, binary: bool = False) -> UsageError:
-    """Return the error that lists the names, each with the nearest that is known, `binary` of `MALIGNANCIES` too."""
+    """The error that lists the names, each with the nearest that is known, `binary` of `MALIGNANCIES` too."""
     names_of_ours = [*_DIAGNOSIS, *MIXED, *(MALIGNANCIES if binary else ())]
     each = [f"'{name}' is none of the nine diagnoses.{did_you_mean(plain(name), names_of_ours)}" for name in names]
     return UsageError(f"{' '.join(each)} They are: {', '.join(DIAGNOSES)}.")
 
 
 def plain(name: str) -> str:
-    """Return a name in small letters, with single spaces and without the number that the archive's list gives it."""
+    """A name in small letters, with single spaces and without the number that the archive's list gives it."""
     name = re.sub(r"^\d+\. ", "", name.strip())
     words = re.sub(r"[_-]", " ", name).lower()
     for spelling, ours in _SPELLINGS:

@@ -153,7 +153,7 @@ def _features_of(dataset: Dataset, bar: tqdm) -> dict[str, np.ndarray]:
 
 
 def _picture(image: dict) -> Image.Image:
-    """Return a picture of a data set as 8-bit RGB, of a size that shows how sharp it is."""
+    """A picture of a data set as 8-bit RGB, of a size that shows how sharp it is."""
     content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     with Image.open(io.BytesIO(content)) as opened:
         opened.draft(None, (2 * _SHARP, 2 * _SHARP))  # a large JPEG is decoded at a fraction of its size
@@ -161,7 +161,7 @@ def _picture(image: dict) -> Image.Image:
 
 
 def _features(image: Image.Image) -> dict[str, np.ndarray]:
-    """Return what each baseline sees of a picture, whose aspect is squashed."""
+    """What each baseline sees of a picture, whose aspect is squashed."""
     picture = np.asarray(image.resize((_SIZE, _SIZE), Image.Resampling.BOX))
     surroundings = _border(_MARGIN)
     return {
@@ -178,7 +178,7 @@ def _sharpness(image: Image.Image) -> np.ndarray:
 
 
 def _border(pixels: int) -> np.ndarray:
-    """Return a mask (64, 64) that is true so many pixels inwards from each side."""
+    """A mask (64, 64) that is true so many pixels inwards from each side."""
     mask = np.ones((_SIZE, _SIZE), bool)
     mask[pixels:-pixels, pixels:-pixels] = False
     return mask

@@ -121,7 +121,7 @@ def write_reference(path: Path, release: Release) -> None:
 
 
 def as_table(predictions: Mapping[str, SplitPredictions]) -> pa.Table:
-    """Return a row an image with its probabilities, as `predictions.parquet` holds them."""
+    """A row an image with its probabilities, as `predictions.parquet` holds them."""
     return pa.concat_tables([_rows(name, split) for name, split in predictions.items()])
 
 

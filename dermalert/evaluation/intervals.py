@@ -144,13 +144,13 @@ class Intervals:
         return coefficients, np.diag(covariance) ** 0.5
 
     def _per_group(self, values: np.ndarray) -> np.ndarray:
-        """Return the sum over the images of each group of values (n,) or (n, columns)."""
+        """The sum over the images of each group of values (n,) or (n, columns)."""
         sums = np.zeros((self.groups, *values.shape[1:]))
         np.add.at(sums, self._member, values)
         return sums
 
     def _per_draw(self, values: np.ndarray) -> np.ndarray:
-        """Return the mean over the images of each bootstrap draw of values (n, columns)."""
+        """The mean over the images of each bootstrap draw of values (n, columns)."""
         images = self._counts @ self._per_group(np.ones(len(values)))
         return (self._counts @ self._per_group(values)) / np.maximum(images, 1)[:, None]
 
@@ -186,7 +186,7 @@ class Intervals:
         return Estimate.of(value * full, *(full * special.expit(special.logit(value) + [-margin, margin])))
 
     def of_mean(self, values: np.ndarray) -> Estimate:
-        """Return the mean of values (n,), by the percentiles of the bootstrap."""
+        """The mean of values (n,), by the percentiles of the bootstrap."""
         return self.of(lambda weights: weights @ values / weights.sum(-1))
 
     def of_proportion(self, hits: np.ndarray, among: np.ndarray) -> Estimate:
@@ -206,16 +206,16 @@ class Intervals:
         return Estimate.of(share, *clopper_pearson(share * worth, worth))
 
     def of_lesions(self, hits: np.ndarray, among: np.ndarray) -> Estimate:
-        """Return the share, with its exact interval, of the groups of which each image where `among` is is a hit."""
+        """The share, with its exact interval, of the groups of which each image where `among` is is a hit."""
         n = self.groups_of(among)
         return exact_proportion(n - self.groups_of(among & ~hits), n)
 
     def among(self, rows: np.ndarray) -> "Intervals":
-        """Return the same for some of the images, (n,)."""
+        """The same for some of the images, (n,)."""
         return Intervals(self._member[rows], draws=len(self._counts))
 
     def groups_of(self, among: np.ndarray) -> int:
-        """Return how many groups the images (n,) come from."""
+        """How many groups the images (n,) come from."""
         return len(np.unique(self._member[among]))
 
     def _errors_by_chance(self, top: np.ndarray) -> np.ndarray:

@@ -15,12 +15,12 @@ _TINY = 1e-12  # keeps the logarithm of a probability that float32 rounded to 0 
 
 
 def proportion(hits: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the weighted share of `hits` (n,) among the images where `among` (n,) is true."""
+    """The weighted share of `hits` (n,) among the images where `among` (n,) is true."""
     return ratio((weights * (hits & among)).sum(-1), (weights * among).sum(-1))
 
 
 def balanced_accuracy(truth: np.ndarray, prediction: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean sensitivity over the classes that occur (in a draw that misses a class: over the others)."""
+    """The mean sensitivity over the classes that occur (in a draw that misses a class: over the others)."""
     recalls = [proportion(prediction == label, truth == label, weights) for label in np.unique(truth)]
     return _mean_of_defined(np.stack(recalls))
 
@@ -86,26 +86,26 @@ def predictive_values(sensitivity: np.ndarray, specificity: np.ndarray, prevalen
 
 
 def macro_auroc(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean one-against-the-rest AUROC over the classes for which it is defined."""
+    """The mean one-against-the-rest AUROC over the classes for which it is defined."""
     areas = [auroc(truth == label, probabilities[:, label], weights) for label in np.unique(truth)]
     return _mean_of_defined(np.stack(areas))
 
 
 def calibration_error(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the expected calibration error of the top label, in 15 equal-width bins (Guo 2017)."""
+    """The expected calibration error of the top label, in 15 equal-width bins (Guo 2017)."""
     top = probabilities.max(1)
     right = probabilities.argmax(1) == truth
     return ratio(np.abs(weights @ (top_label_bins(top) * (right - top)[:, None])).sum(-1), weights.sum(-1))
 
 
 def brier(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the Brier score over all classes: 0 (perfect) to 2 (Brier 1950)."""
+    """The Brier score over all classes: 0 (perfect) to 2 (Brier 1950)."""
     loss = ((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2).sum(1)
     return ratio(weights @ loss, weights.sum(-1))
 
 
 def negative_log_likelihood(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean negative log-likelihood, in nats."""
+    """The mean negative log-likelihood, in nats."""
     loss = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], _TINY))
     return ratio(weights @ loss, weights.sum(-1))
 
@@ -142,6 +142,6 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_defined(rows: np.ndarray) -> np.ndarray:
-    """Return the mean over the first axis, of what is not NaN."""
+    """The mean over the first axis, of what is not NaN."""
     defined = np.isfinite(rows)
     return ratio(np.where(defined, rows, 0).sum(0), defined.sum(0))

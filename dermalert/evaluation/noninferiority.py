@@ -85,14 +85,14 @@ def area_change(positive: np.ndarray, old: np.ndarray, new: np.ndarray, groups: 
 
 
 def p_of_lower_area(change: float, error: float, freedom: int) -> float:
-    """Return how probable so low a change of an AUROC is by chance, one-sided (Student's t)."""
+    """How probable so low a change of an AUROC is by chance, one-sided (Student's t)."""
     if error == 0:
         return 1.0 if change >= 0 else 0.0
     return float(stats.t.cdf(change / error, freedom))
 
 
 def power_of_lower_area(error: float, freedom: int, level: float) -> float:
-    """Return how probable it is that a loss of `MARGIN` is found with this standard error."""
+    """How probable it is that a loss of `MARGIN` is found with this standard error."""
     if error == 0:
         return 1.0
     return float(stats.t.cdf(MARGIN / error + stats.t.ppf(level, freedom), freedom))

@@ -94,7 +94,7 @@ def operating_point(scores: np.ndarray, lesions: np.ndarray, abstained: np.ndarr
 
 
 def _threshold(scores: np.ndarray, without: np.ndarray) -> float | None:
-    """Return the threshold for lesions by their lowest scores (n,), given which (n,) the release abstains on."""
+    """The threshold for lesions by their lowest scores (n,), given which (n,) the release abstains on."""
     n, abstained = len(scores), int(without.sum())
     if not n:
         return None
@@ -121,5 +121,5 @@ def _bound(missed: np.ndarray) -> dict:
 
 
 def lower_bound(n: int, missed: int) -> float:
-    """Return the one-sided exact lower confidence limit of a sensitivity of (n - missed) of n."""
+    """The one-sided exact lower confidence limit of a sensitivity of (n - missed) of n."""
     return float(stats.beta.ppf(1 - CONFIDENCE, n - missed, missed + 1)) if missed < n else 0.0

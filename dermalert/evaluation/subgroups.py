@@ -221,7 +221,7 @@ def sentences(tests: list[SubgroupTest], weakest: SubgroupTest | None) -> list[s
 
 
 def differing(tests: list[SubgroupTest]) -> list[str]:
-    """Return a sentence for each subgroup whose sensitivity differs beyond chance from that of the rest."""
+    """A sentence for each subgroup whose sensitivity differs beyond chance from that of the rest."""
     return [_sentence(test, len(tests)) for test in tests if test.p_corrected < SIGNIFICANCE]
 
 

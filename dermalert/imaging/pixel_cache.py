@@ -76,7 +76,7 @@ class PixelCache:
         return len(self._places)
 
     def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
-        """Return the bytes of some rows: uint8 (n, 3, H, W)."""
+        """The bytes of some rows: uint8 (n, 3, H, W)."""
         pixels = np.empty((len(rows), *self._processed.shape), np.uint8)
         maps = set()
         for i, row in enumerate(rows):
@@ -93,7 +93,7 @@ class PixelCache:
         return pixels
 
     def _decoded(self, row: int) -> np.ndarray:
-        """Return the bytes of a row's image, made of the very file that its content stands for."""
+        """The bytes of a row's image, made of the very file that its content stands for."""
         image = self._images[row]["image"]
         content, file = content_of(image)
         if content != self._contents[row]["content"] or not isinstance(file, bytes):
@@ -186,12 +186,12 @@ class PixelCache:
 
 
 def folder() -> Path:
-    """Return where packs are kept."""
+    """Where packs are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert" / "pixels-1"
 
 
 def _key(processed: ByteProcessor) -> str:
-    """Return what changes with all that decides on the bytes."""
+    """What changes with all that decides on the bytes."""
     processor = processed.processor
     parts = [_LAYOUT, processor.to_json_string(), type(processor).__name__, processed.shape, processed.channels]
     parts += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
@@ -200,17 +200,17 @@ def _key(processed: ByteProcessor) -> str:
 
 
 def _digest(name: str, pixels: bytes | memoryview) -> bytes:
-    """Return what a file's pixels must hash to in a pack."""
+    """What a file's pixels must hash to in a pack."""
     return hashlib.blake2b(pixels, digest_size=_HASH, key=bytes.fromhex(name)).digest()
 
 
 def _name(contents: list[str]) -> str:
-    """Return what a pack of these files is called."""
+    """What a pack of these files is called."""
     return hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
 
 
 def _threads() -> int:
-    """Return how many threads decode: as many as this process has cores, where the system tells."""
+    """How many threads decode: as many as this process has cores, where the system tells."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)
 

@@ -87,7 +87,7 @@ class Canvas:
         self.x, self.y = _float32(offsets @ rotation(-self.angle) / self.unit).transpose(2, 0, 1).copy()
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
-        """Return the pixel positions (..., 2) of points (..., 2) in lesion coordinates."""
+        """The pixel positions (..., 2) of points (..., 2) in lesion coordinates."""
         return points @ rotation(self.angle) * self.unit + self.centre
 
     def paint(self, colour: np.ndarray, alpha: np.ndarray) -> None:
@@ -105,7 +105,7 @@ class Canvas:
         return total * float(np.sqrt(2 / waves))
 
     def lattice(self, rng: Rng, pitch: float, warp: float, directions: int = 3) -> np.ndarray:
-        """Return a warped lattice (H, W) in [0, 1]: of one direction ridges, of three a honeycomb of bright cells."""
+        """A warped lattice (H, W) in [0, 1]: of one direction ridges, of three a honeycomb of bright cells."""
         x, y = (axis + warp * self.noise(rng, 0.9) + rng.random() for axis in (self.x, self.y))
         rays = unit_vectors(rng.uniform(0, np.pi) + np.arange(directions) * np.pi / 3) * (2 * np.pi / pitch)
         lowest = -1.0 if directions == 1 else -1.5  # three cosines at 60 degrees never reach -3 together
@@ -113,12 +113,12 @@ class Canvas:
         return (waves - lowest) / (directions - lowest)
 
     def blob(self, rng: Rng, centre: np.ndarray, radius: float) -> np.ndarray:
-        """Return the coverage (H, W) of a soft and uneven patch."""
+        """The coverage (H, W) of a soft and uneven patch."""
         distance = np.hypot(self.x - float(centre[0]), self.y - float(centre[1])) / radius
         return 1 - smoothstep(distance + 0.15 * self.noise(rng, radius), 0.5, 1.3)
 
     def strokes(self, paths: list[np.ndarray], widths: np.ndarray) -> np.ndarray:
-        """Return the coverage (H, W) of lines, each path (n, 2) and width in lesion units."""
+        """The coverage (H, W) of lines, each path (n, 2) and width in lesion units."""
         return draw_strokes(self.mask, [self.pixels(path) for path in paths], widths * self.unit)
 
 
@@ -374,7 +374,7 @@ def _paint_lesion(kind: Kind, rng: Rng, camera: Rng, size: int) -> Canvas:
 
 
 def _photograph(canvas: Canvas, camera: Rng) -> Image.Image:
-    """Return the canvas as a camera sees it: light from one side, focus, artefacts and grain."""
+    """The canvas as a camera sees it: light from one side, focus, artefacts and grain."""
     light = _float32(camera.uniform(0.88, 1.10) * camera.uniform(0.96, 1.04, 3))
     slope = 1 + camera.normal(0, 0.04) * canvas.x + camera.normal(0, 0.04) * canvas.y
     sharp = Image.fromarray((np.clip(canvas.image * light * slope[..., None], 0, 1) * 255).astype(np.uint8))

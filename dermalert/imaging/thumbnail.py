@@ -58,7 +58,7 @@ class Fingerprints(NamedTuple):
 
 
 def contrast(thumbnails: "Thumbnails") -> np.ndarray:
-    """Return the standard deviation of the grey levels of each thumbnail (n, height, width)."""
+    """The standard deviation of the grey levels of each thumbnail (n, height, width)."""
     # In parts: numpy makes eight bytes of each level, which of 100,000 thumbnails are 800 MB.
     parts = (thumbnails[start : start + _CHUNK] for start in range(0, len(thumbnails), _CHUNK))
     return np.concatenate([np.empty(0), *(part.std((1, 2)) for part in parts)])
@@ -225,7 +225,7 @@ class _Cache:
             self._database.close()
 
     def read(self, contents: Iterable[str]) -> dict[str, bytes]:
-        """Return the fingerprints that are known."""
+        """The fingerprints that are known."""
         found = {}
         if self._database:
             try:

@@ -182,7 +182,7 @@ def _commit_of(api: HfApi, repo_id: str, tag: str) -> str:
 
 
 def _readme(api: HfApi, repo_id: str, commit: str, say: Callable[[str], object]) -> str:
-    """Return the Space's README with the release in its metadata, once the release has been loaded here."""
+    """The Space's README with the release in its metadata, once the release has been loaded here."""
     names = {name for name in with_retries(api.list_repo_files, repo_id, revision=commit) if _is_served(name)}
     _try_out(repo_id, commit, names)
     card, info = SpaceCard.load(SOURCE / "README.md"), with_retries(api.model_info, repo_id)
@@ -210,7 +210,7 @@ def _is_served(name: str) -> bool:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """Return the contents of a Space by name: no bundled release, no caches, nothing that was left lying there."""
+    """The contents of a Space by name: no bundled release, no caches, nothing that was left lying there."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {name: (folder / name).read_bytes() for name in names if _belongs(name) and not name.startswith("examples/")}
 

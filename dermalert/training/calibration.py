@@ -28,7 +28,7 @@ class Calibration:
     images: int
 
     def undone(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return the probabilities (n, classes) that the model gave before."""
+        """The probabilities (n, classes) that the model gave before."""
         logits = np.log(np.maximum(probabilities, _TINY)) - np.array(self.bias)
         return special.softmax(logits * self.temperature, axis=1)
 
@@ -61,7 +61,7 @@ def calibrate(model: PreTrainedModel, processor, dataset: Dataset, *, prior: np.
 
 
 def fit(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray | None) -> tuple[float, np.ndarray]:
-    """Return the temperature and the bias a class, zeros without a prior, that calibrate logits (n, classes)."""
+    """The temperature and the bias a class, zeros without a prior, that calibrate logits (n, classes)."""
     if prior is None:
         return fit_temperature(logits, truth), np.zeros(logits.shape[1])
     return fit_prior(logits, truth, prior)

@@ -37,7 +37,7 @@ _GONE = "the run was stopped, or one of its processes has ended: the same comman
 
 
 def count() -> int:
-    """Return how many processes the run has."""
+    """How many processes the run has."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -177,7 +177,7 @@ def asked_precision() -> str | None:
 
 
 def precision() -> str:
-    """Return the mixed precision of a training here: `no`, `bf16` or `fp16`."""
+    """The mixed precision of a training here: `no`, `bf16` or `fp16`."""
     return asked_precision() or _own_precision()
 
 

@@ -127,7 +127,7 @@ class RecipeTrainer(Trainer):
 
 
 def _numbers(model) -> dict[str, torch.Tensor]:
-    """Return the parameters and running statistics of a model, those that are real numbers, by name."""
+    """The parameters and running statistics of a model, those that are real numbers, by name."""
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 
@@ -152,7 +152,7 @@ def round_to_half(model: torch.nn.Module) -> None:
 
 
 def balanced_softmax(shares: np.ndarray):
-    """Return the loss that takes the shares (9,) of the classes into account (Ren 2020, arXiv 2007.10740)."""
+    """The loss that takes the shares (9,) of the classes into account (Ren 2020, arXiv 2007.10740)."""
     log_prior = torch.tensor(np.log(shares), dtype=torch.float32)
 
     def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:

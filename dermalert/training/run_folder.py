@@ -264,7 +264,7 @@ def _is_sound_state(checkpoint: Path) -> bool:
 
 
 def _damaged_weights(checkpoint: Path) -> list[str]:
-    """Return the names of the files of a checkpoint's model that are missing, or not as they were written."""
+    """The names of the files of a checkpoint's model that are missing, or not as they were written."""
     weights = {path.name for path in checkpoint.glob("*.safetensors")}
     weights |= {name for name in _read(checkpoint / _DIGESTS) or {} if name.endswith(".safetensors")}
     if not any(name.startswith("model") for name in weights):
@@ -273,7 +273,7 @@ def _damaged_weights(checkpoint: Path) -> list[str]:
 
 
 def _damaged_files(checkpoint: Path, names: Iterable[str]) -> list[str]:
-    """Return which of the files of a checkpoint are missing, or not as they were written."""
+    """Which of the files of a checkpoint are missing, or not as they were written."""
     digests = _read(checkpoint / _DIGESTS) or {}  # of a branch, or of a run made before, there are none
     return [name for name in names if not _is_sound(checkpoint / name, digests.get(name))]
 

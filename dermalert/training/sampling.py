@@ -60,11 +60,11 @@ class WeightedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of draws."""
+        """The number of draws."""
         return len(self.weights)
 
     def __iter__(self) -> Iterator[int]:
-        """Return the rows, drawn by systematic sampling: each as often as its weight asks, give or take one."""
+        """The rows, drawn by systematic sampling: each as often as its weight asks, give or take one."""
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self))
         points = (rng.random() + np.arange(len(self))) / len(self)

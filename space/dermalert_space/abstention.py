@@ -79,7 +79,7 @@ class Abstention:
         return cls({name: float(thresholds[name]) for name in REASONS}, statistics)
 
     def is_finite(self) -> bool:
-        """Return whether thresholds and statistics are numbers that a distance can be made of."""
+        """Whether thresholds and statistics are numbers that a distance can be made of."""
         held = self._statistics
         positive = all((held[name] > 0).all() for name in ("scale", "variance", "noise"))
         return positive and all(

@@ -93,7 +93,7 @@ def overlay(image: Image.Image, saliency: np.ndarray) -> Image.Image:
 
 
 def _twin(network: nn.Module) -> nn.Module:
-    """Return a copy that shares the weights, but neither the hooks that captum sets nor what asks for gradients."""
+    """A copy that shares the weights, but neither the hooks that captum sets nor what asks for gradients."""
     shared: dict[int, torch.Tensor]
     shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in network.parameters()}
     shared |= {id(buffer): buffer for buffer in network.buffers()}
@@ -159,7 +159,7 @@ def _occlusion(score, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _border(pixels: torch.Tensor) -> torch.Tensor:
-    """Return a picture of nothing but the median colour of the border, which is skin in most images of a lesion."""
+    """A picture of nothing but the median colour of the border, which is skin in most images of a lesion."""
     edges = (pixels[..., 0, :], pixels[..., -1, :], pixels[..., 0], pixels[..., -1])
     return torch.cat(edges, dim=-1).median(-1).values[..., None, None].expand_as(pixels)
 

@@ -98,7 +98,7 @@ def _content(path: Path) -> bytes | str:
 
 
 def _weight(content: bytes | str) -> int:
-    """Return the bytes that a file and its pixels will take, by what its header claims."""
+    """The bytes that a file and its pixels will take, by what its header claims."""
     try:
         with open_image(content) as image:
             return len(content) + 4 * image.width * image.height

@@ -74,7 +74,7 @@ class Shelf:
 
 
 def _in_order(tag: str) -> list[tuple[int, str]]:
-    """Return what sorts v1.10.0 after v1.9.0."""
+    """What sorts v1.10.0 after v1.9.0."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", tag) if part]
 
 
@@ -164,7 +164,7 @@ def pair(old: HeldOut, new: HeldOut, archive_number: Callable[[str], str | None]
 
 
 def _places(rows: pa.Table) -> dict[tuple[str, str], int]:
-    """Return the row of each image that can be told from all others."""
+    """The row of each image that can be told from all others."""
     keys = list(zip(rows["image_id"].to_pylist(), rows["source"].to_pylist(), strict=True))
     often = Counter(keys)
     return {key: i for i, key in enumerate(keys) if often[key] == 1}
@@ -219,7 +219,7 @@ def _served(release: Release, rows: pa.Table) -> tuple[np.ndarray | None, np.nda
 
 
 def _attended(served: Release, truth: list[str], old: np.ndarray | None, new: np.ndarray | None) -> dict[str, Any]:
-    """Return what `Compared` says of the points of attention."""
+    """What `Compared` says of the points of attention."""
     if served.attention is None or old is None or new is None:
         return {}
     labels = served.attention.labels
@@ -260,6 +260,6 @@ def _table(release: Release, name: str) -> Path | None:
 
 
 def chance(gained: int, lost: int) -> float:
-    """Return how probable so uneven a split is by chance: McNemar's exact test, two-sided."""
+    """How probable so uneven a split is by chance: McNemar's exact test, two-sided."""
     n = gained + lost
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n)

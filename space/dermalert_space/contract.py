@@ -75,13 +75,13 @@ def is_hub_name(text: str) -> bool:
 
 
 def find(name: str | Path) -> Path:
-    """Return the release folder that a run's folder holds, or the folder itself."""
+    """The release folder that a run's folder holds, or the folder itself."""
     inside = Path(name) / "release"
     return inside if (inside / "config.json").is_file() else Path(name)
 
 
 def public_name(folder: Path) -> str:
-    """Return the name of a release's or a model's folder, without where it lies on this machine."""
+    """The name of a release's or a model's folder, without where it lies on this machine."""
     return (folder.parent if folder.name == "release" else folder).resolve().name
 
 

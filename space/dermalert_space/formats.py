@@ -64,7 +64,7 @@ def other(content: bytes) -> str | None:
 
 
 def _deeper(content: bytes) -> str | None:
-    """Return the same of a file that does not say so at its very beginning."""
+    """The same of a file that does not say so at its very beginning."""
     text = content[:4096].replace(b"\0", b"").lower()  # two bytes a letter are as good
     if content[128:132] == b"DICM" or content.startswith(_BARE_DICOM):
         return "it is a DICOM file: export its image as JPEG or PNG"

@@ -113,7 +113,7 @@ class Graph:
 
 
 def noise(processor) -> torch.Tensor:
-    """Return the pixels by which a graph is held against its model: two in which all filters find something."""
+    """The pixels by which a graph is held against its model: two in which all filters find something."""
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
     return processor([Image.fromarray(each) for each in pictures], return_tensors="pt")["pixel_values"]
 

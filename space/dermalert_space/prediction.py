@@ -70,7 +70,7 @@ def state(alert: bool | None, attention: bool, abstained: str | None) -> str:
 
 
 def word(state: str, label: str) -> str:
-    """Return what a state is called, given what the release alerts to."""
+    """What a state is called, given what the release alerts to."""
     return STATES[state].format(label=label)
 
 
@@ -86,19 +86,19 @@ def shares(value: float, threshold: float) -> tuple[str, str]:
 
 
 def threshold_share(threshold: float) -> str:
-    """Return a threshold in percent, as it is written everywhere: three digits that mean something."""
+    """A threshold in percent, as it is written everywhere: three digits that mean something."""
     return share(threshold, threshold_digits(threshold))
 
 
 def threshold_digits(threshold: float) -> int:
-    """Return how many digits behind the point show three digits of a threshold in percent: one at least, no zeros."""
+    """How many digits behind the point show three digits of a threshold in percent: one at least, no zeros."""
     exponent = Decimal(f"{100 * threshold:.3g}").normalize().as_tuple().exponent
     assert isinstance(exponent, int)  # a threshold is finite
     return max(1, -exponent)
 
 
 def printable(text: str) -> str:
-    """Return a text as it may be shown: what cannot be seen, or turns the line round, replaced."""
+    """A text as it may be shown: what cannot be seen, or turns the line round, replaced."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 

@@ -40,13 +40,13 @@ def _rank(row: Row) -> tuple[int, float]:
 
 
 def counts(rows: Iterable[Row], label: str) -> str:
-    """Return how many files are in each state, as a list in words."""
+    """How many files are in each state, as a list in words."""
     number = Counter(row.state for row in rows)
     return ", ".join(f"{number[state]:,} {word(state, label)}" for state in STATES if number[state])
 
 
 def not_read(rows: Iterable[Row]) -> str:
-    """Return the heading over the files that could not be read."""
+    """The heading over the files that could not be read."""
     number = sum(row.state == "unreadable" for row in rows)
     return "1 file could not be read as an image" if number == 1 else f"{number:,} files could not be read as images"
 

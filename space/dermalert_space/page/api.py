@@ -193,7 +193,7 @@ def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
 
 
 def upload_paths(files: list, cache: str) -> list[Path]:
-    """Return where the uploads lie that programs send as a batch."""
+    """Where the uploads lie that programs send as a batch."""
     paths = []
     for file in files[: inputs.LIMIT]:
         with contextlib.suppress(NoPicture):
@@ -295,7 +295,7 @@ def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
 
 
 def release_record(release: Release, metrics: dict | None) -> Served:
-    """Return what a release is and how good it was found to be."""
+    """What a release is and how good it was found to be."""
     about, point = markup.about(release), release.attention
     held_out = metrics and metrics["splits"]["held_out"]
     return {

@@ -67,7 +67,7 @@ def table(caption: str, head: list[str], rows: Sequence[Sequence[object]], *, no
 
 
 def _cell(value: object) -> str:
-    """Return a cell whose interval is not torn where the line ends."""
+    """A cell whose interval is not torn where the line ends."""
     return re.sub(r"\[[^]]*\]", r'<span class="interval">\g<0></span>', escaped(value))
 
 
@@ -81,7 +81,7 @@ def picture(image: Image.Image, alt: str, *, caption: str = "") -> str:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return a file as an address that holds it."""
+    """A file as an address that holds it."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -164,7 +164,7 @@ def _shares(names, probabilities: dict[str, float], watched: str) -> str:
 
 
 def meaning(release: Release, metrics: dict | None) -> str:
-    """Return what the alert's threshold means, by the evaluation of the release."""
+    """What the alert's threshold means, by the evaluation of the release."""
     if metrics is None:
         return f"<p>{NO_METRICS}</p>"
     held_out = metrics["splits"]["held_out"]
@@ -208,7 +208,7 @@ def _of_attention(release: Release, measured: dict | None) -> str:
 
 
 def is_generated(release: Release, metrics: dict | None) -> bool:
-    """Return whether a release was trained on generated lesions, by its config or its figures."""
+    """Whether a release was trained on generated lesions, by its config or its figures."""
     return bool(about(release).get("generated") or (metrics or {}).get("data", {}).get("generated"))
 
 
@@ -241,18 +241,18 @@ def lesions_as_served(kind: str, name: str, tests: list[dict]) -> dict | None:
 
 
 def about(release: Release) -> dict:
-    """Return what the release says of its making: {} when it says nothing."""
+    """What the release says of its making: {} when it says nothing."""
     return getattr(release.model.config, "dermalert", None) or {}
 
 
 def notice(release: Release, metrics: dict | None) -> str:
-    """Return what is always in view."""
+    """What is always in view."""
     generated = f'<p class="generated">{GENERATED}</p>' if is_generated(release, metrics) else ""
     return f"<p>{NOT_A_DEVICE}</p>{generated}"
 
 
 def name_of(release: Release) -> str:
-    """Return what a visitor may know of where the release comes from."""
+    """What a visitor may know of where the release comes from."""
     # Of a folder only its name is shown: where it lies on the server is nobody's business.
     return f"folder {Path(release.name).resolve().name}" if Path(release.name).is_dir() else str(release)
 
@@ -262,7 +262,7 @@ UNVERSIONED = ("bundled", "unversioned")
 
 
 def version_of(release: Release) -> str:
-    """Return the version that a release says of itself, or one of `UNVERSIONED`."""
+    """The version that a release says of itself, or one of `UNVERSIONED`."""
     bundled = Path(release.name).resolve() == BUNDLED.resolve()
     return about(release).get("version") or UNVERSIONED[0 if bundled else 1]
 

@@ -89,7 +89,7 @@ class Refused(Exception):
 
 
 def large(most: int) -> Refused:
-    """Return the answer to a body above a size."""
+    """The answer to a body above a size."""
     return Refused(413, f"The request is larger than {most // 1_000_000} MB.")
 
 

@@ -105,7 +105,7 @@ def _progress(done: int, total: int) -> str:
 
 
 def listed(release: Release, rows: Sequence[batch.Row]) -> str:
-    """Return the list of a batch, in the order in which its rows are given."""
+    """The list of a batch, in the order in which its rows are given."""
     judged, others = ([row for row in rows if bool(row.prediction) is kind] for kind in (True, False))
     shown = "".join(_row(release, row) for row in judged)
     if others:
@@ -138,7 +138,7 @@ def _counts(release: Release, rows: Sequence[batch.Row]) -> str:
 
 
 def _link(name: str, kind: str, content: str) -> str:
-    """Return a link that holds the file to download: none is written to the server's disk."""
+    """A link that holds the file to download: none is written to the server's disk."""
     held = base64.b64encode(content.encode()).decode()
     return f'<a class="download" download="{name}" href="data:{kind};charset=utf-8;base64,{held}">Download {name}</a> '
 

@@ -109,7 +109,7 @@ def answers(release: Release, file: dict | None, cache: str) -> Iterator[tuple[s
 
 
 def where(release: Release, image: Image.Image) -> str:
-    """Return where the model looked, beside the image."""
+    """Where the model looked, beside the image."""
     saliency = attribution.attribute(release, image)
     plain = image.resize((saliency.shape[1], saliency.shape[0]), Image.Resampling.LANCZOS)
     watched = release.alert_label

@@ -57,7 +57,7 @@ def add(release: Release, tab: gr.Tab) -> None:
 
 
 def over_the_evaluation(shelf: comparison.Shelf, tag: str | None) -> str:
-    """Return how a version differs from the served one over what both held out."""
+    """How a version differs from the served one over what both held out."""
     if not tag:
         return markup.sentence(_CHOOSE.format(served=shelf.served))
     try:
@@ -124,7 +124,7 @@ def _ids(name: str, ids: list[str]) -> str:
 
 
 def on_an_image(shelf: comparison.Shelf, tag: str | None, file: dict | None, cache: str) -> str:
-    """Return what both versions say of an image, side by side."""
+    """What both versions say of an image, side by side."""
     if file is None or not tag:
         return ""
     try:
