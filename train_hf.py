@@ -101,11 +101,7 @@ def learn(
 
 
 def make_trainer(
-    config: Config,
-    folder: Path,
-    model: PreTrainedModel,
-    processor: BaseImageProcessor,
-    splits: dict[str, Dataset],
+    config: Config, folder: Path, model: PreTrainedModel, processor: BaseImageProcessor, splits: dict[str, Dataset]
 ) -> RecipeTrainer:
     """The recipe: how a model is trained, by which images, and which epoch of it is kept."""
     train, validation = splits["train"], splits["validation"]
