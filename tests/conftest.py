@@ -58,7 +58,7 @@ def pictures(tmp_path_factory) -> Path:
     from support.pictures import class_folders
 
     root = tmp_path_factory.mktemp("pictures")
-    class_folders(root / "Train", images=60)
+    class_folders(root / "Train", images=30)
     class_folders(root / "Test", images=2, first_seed=1000)
     return root
 

@@ -1,9 +1,11 @@
 """The benchmarks of the recipe as commands, on two clinics of generated pictures."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +19,11 @@ from support.networks import release as network_release
 from support.paths import REPOSITORY
 from support.pictures import class_folders, softened, textures
 from support.releases import make_image, make_release
+from support.training import quick
 
 from dermalert.data import contamination, loading
-from dermalert.imaging import augmentation, sharpness
+from dermalert.errors import run_command
+from dermalert.imaging import augmentation, sharpness, synthetic_lesions
 from dermalert.taxonomy import DIAGNOSES
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "data"))
@@ -53,24 +57,42 @@ def command(name: str, *words) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was_chosen(clinics, tmp_path):
-    words = ("--dataset", *clinics, "--output_dir", tmp_path, "--image_size", 32, "--leave_out", "here", "--epochs")
-    done = command("evaluation/sources.py", *words, 1)
-    assert done.returncode == 0, done.stderr
+def settings(clinics, folder, **named) -> Namespace:
+    """What the command line of a benchmark gives its `main`."""
+    common = {"dataset": [str(clinic) for clinic in clinics], "output_dir": str(folder), "image_size": None}
+    return Namespace(**common | {"epochs": 1, "seed": 0} | named)
+
+
+@pytest.fixture
+def leave_out(clinics, tiny_vit, tmp_path):
+    """Run the benchmark of sources left out, and return its exit code."""
+    base = {"base_model": str(tiny_vit), "leave_out": ["here"]}
+
+    def run(**named) -> int:
+        with quick():
+            return run_command(lambda: left_out_sources.main(settings(clinics, tmp_path, **base | named)))
+
+    return run
+
+
+def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was_chosen(
+    leave_out, clinics, tmp_path, monkeypatch, capsys
+):
+    assert leave_out() == 0
+    told = capsys.readouterr().out
     figures = json.loads((tmp_path / "here" / "figures.json").read_text())
     sides = recipe.load([str(clinic) for clinic in clinics])
     count = {side: rows["source"][:].count("here") for side, rows in sides.items()}
     assert figures["splits"]["left_out"]["n"] == count["train"] + count["calibration"] + count["held_out"]
     assert figures["splits"]["held_out"]["n"] == len(sides["held_out"]) - count["held_out"]
     assert sum(figures["learnt_from"].values()) == len(sides["train"]) - count["train"]
-    assert "| here | " in done.stdout
+    assert "| here | " in told
     # Nothing is trained again, and a run of other settings is not taken for this one.
-    again = command("evaluation/sources.py", *words, 1)
-    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
-    assert "Judging" not in again.stderr
-    other = command("evaluation/sources.py", *words, 2)
-    assert other.returncode == 2
-    assert "--epochs 1 there, 2 here" in other.stderr
+    monkeypatch.setattr(left_out_sources.train_hf, "learn", lambda *_: 1 / 0)
+    assert leave_out() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == told.splitlines()[-1]
+    assert leave_out(epochs=2) == 2
+    assert "--epochs 1 there, 2 here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("left_out", ["here", "there"])
@@ -114,36 +136,34 @@ def test_a_lesion_that_two_sources_hold_is_not_asked_about(clinics, tmp_path, mo
     assert len(asked[0]) == rows - 1
 
 
-def test_a_base_model_that_has_learnt_from_lesions_is_refused(clinics, tmp_path):
+def test_a_base_model_that_has_learnt_from_lesions_is_refused(leave_out, tmp_path, capsys):
     release = make_release(tmp_path / "release", generated=False)
     (release / "evaluation").mkdir()
     contamination.write({contamination.hash_name("a lesion"): "train"}, release)
-    done = command(
-        "evaluation/sources.py", "--dataset", *clinics, "--output_dir", tmp_path / "out", "--base_model", release
-    )
-    assert done.returncode == 2
-    assert "has learnt from lesions already" in done.stderr
+    assert leave_out(base_model=str(release)) == 2
+    assert "has learnt from lesions already" in capsys.readouterr().err
 
 
-def test_a_source_that_is_not_there_is_refused(clinics, tmp_path):
-    done = command("evaluation/sources.py", "--dataset", *clinics, "--output_dir", tmp_path, "--leave_out", "nowhere")
-    assert done.returncode == 2
-    assert "'nowhere' is none of the sources: here, there." in done.stderr
+def test_a_source_that_is_not_there_is_refused(leave_out, capsys):
+    assert leave_out(leave_out=["nowhere"]) == 2
+    assert "'nowhere' is none of the sources: here, there." in capsys.readouterr().err
 
 
 def test_rows_are_trained_compared_and_kept(clinics, tmp_path):
-    words = ("--dataset", *clinics, "--output_dir", tmp_path, "--image_size", 32, "--rows", 0, 5, "--epochs")
-    done = command("training/recipe.py", *words, 1)
-    assert done.returncode == 0, done.stderr
+    rows = settings(clinics[:1], tmp_path, image_size=32, seeds=1, rows=[0, 5])
+    with quick():
+        recipe.main(rows)
     table = json.loads((tmp_path / "table.json").read_text())
     assert list(table["rows"]) == ["the defaults", "frozen batch norms"]
     assert {path.name for path in tmp_path.iterdir()} == {"row0-seed0.npz", "row5-seed0.npz", "table.json"}
-    other = command("training/recipe.py", *words, 2)
-    assert other.returncode == 2
-    assert "was made with other settings or of other images" in other.stderr
+    rows.epochs = 2
+    with pytest.raises(recipe.UsageError, match="was made with other settings or of other images"):
+        recipe.main(rows)
 
 
-def test_a_difference_is_that_of_the_same_images_and_seeds():
+def test_a_difference_is_that_of_the_same_images_and_seeds(monkeypatch):
+    few = functools.partial(synthetic_lesions.demo_set, lesions_per_class=30)
+    monkeypatch.setattr(synthetic_lesions, "demo_set", few)
     validation = loading.load(["demo"]).select(range(300))
     rng, truth = np.random.default_rng(0), np.array(validation["label"])
 
@@ -200,14 +220,13 @@ def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
     assert sharpness.randomize_sharpness is levelled
 
 
-def test_maps_are_asked_whether_they_mark_what_counts(clinics, tmp_path):
-    release = make_release(tmp_path / "release")
-    words = ("--model", release, "--dataset", *clinics, "--images", 4, "--shuffled", 2)
-    done = command("evaluation/attribution.py", *words)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("same shapes elsewhere") == 6
-    assert "n = 4 images in " in done.stdout
-    assert "| the last layer | " in done.stdout
+def test_maps_are_asked_whether_they_mark_what_counts(clinics, tmp_path, capsys):
+    release = str(make_release(tmp_path / "release"))
+    maps_that_count.main(settings(clinics, tmp_path, model=release, side="held_out", images=4, shuffled=2))
+    told = capsys.readouterr().out
+    assert told.count("same shapes elsewhere") == 6
+    assert "n = 4 images in " in told
+    assert "| the last layer | " in told
 
 
 def test_deleting_what_the_model_looks_at_counts_and_deleting_the_rest_does_not():
@@ -257,10 +276,10 @@ def test_a_hundred_times_the_images_take_hardly_more_memory(step, most):
 
 
 @pytest.mark.parametrize("steps", [("load",), pytest.param(growth.STEPS, marks=pytest.mark.long)])
-def test_growth_tells_seconds_and_memory_of_each_step(steps):
-    done = command("data/growth.py", "--images", 600, "--steps", *steps)
-    assert done.returncode == 0, done.stderr
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| 600 |")]
+def test_growth_tells_seconds_and_memory_of_each_step(steps, capfd, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    growth.main(Namespace(images=[300], steps=steps, repeats=1))
+    rows = [line.split(" | ") for line in capfd.readouterr().out.splitlines() if line.startswith("| 300 |")]
     assert tuple(row[1] for row in rows) == steps
     assert all(float(cell.rstrip(" |")) > 0 for row in rows for cell in row[2:])
 

@@ -8,6 +8,8 @@ import time
 import pytest
 from support.paths import REPOSITORY
 
+pytestmark = pytest.mark.integration
+
 HEAVY = ("torch", "datasets", "matplotlib", "sklearn", "onnxruntime", "faiss")
 
 

@@ -1,5 +1,7 @@
+import functools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -7,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -26,7 +29,7 @@ from support.training import arguments, command, train, without_speed
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
 
 import train_hf
-from dermalert.data import contamination, loading, near_duplicates
+from dermalert.data import contamination, development, loading, near_duplicates
 from dermalert.errors import RunError
 from dermalert.evaluation import predict
 from dermalert.imaging import synthetic_lesions
@@ -85,8 +88,8 @@ def test_training_learns(run):
 
 def test_the_figures_count_what_was_there(run):
     figures = json.loads((run / "release/evaluation/metrics.json").read_text())
-    assert figures["data"]["images"] == 558
-    assert sum(figures["data"]["sides"].values()) == 558
+    assert figures["data"]["images"] == 288
+    assert sum(figures["data"]["sides"].values()) == 288
     assert figures["splits"]["official_test"]["n"] == 18
     held_out = figures["splits"]["held_out"]
     assert held_out["n"] == figures["data"]["sides"]["held_out"]
@@ -94,35 +97,183 @@ def test_the_figures_count_what_was_there(run):
     assert figures["training"]["epochs"] == 5
 
 
-def test_near_duplicates_are_searched_once_and_for_each_external_set_once_more(
-    pictures, tiny_vit, tmp_path, monkeypatch
-):
-    sizes, search = [], near_duplicates.near_duplicates
+@pytest.fixture(scope="module")
+def plain(pictures, tiny_vit, tmp_path_factory) -> SimpleNamespace:
+    """A run of one epoch beside an external set, and what it did on the way."""
+    folder, noted = tmp_path_factory.mktemp("plain"), SimpleNamespace(searched=[], predicted=Counter(), shares=[])
+    noted.folder, noted.augmented, noted.drawn = folder / "run", [], []
+    other = class_folders(folder / "other", images=2, first_seed=5000)
+    search, forward, augment = near_duplicates.near_duplicates, Release._forward, image_dataset.augment
+    balanced, weigh = recipe_trainer.balanced_softmax, sampling.sampling_weights
 
-    def counted(thumbnails, rows, **options):
-        sizes.append(len(rows))
+    def searching(thumbnails, rows, **options):
+        noted.searched.append(len(rows))
         return search(thumbnails, rows, **options)
 
-    monkeypatch.setattr(near_duplicates, "near_duplicates", counted)
-    other = class_folders(tmp_path / "other", images=2, first_seed=5000)
-    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--external", f"there={other}")
-    assert sizes[0] == 558 and len(sizes) == 2
-
-
-def test_an_image_is_predicted_once_for_all_that_ask(pictures, tiny_vit, tmp_path, monkeypatch):
-    counts, forward = Counter(), Release._forward
-
-    def counted(self, images, **options):
-        counts.update(image.tobytes() for image in images)
+    def predicting(self, images, **options):
+        noted.predicted.update(image.tobytes() for image in images)
         return forward(self, images, **options)
 
-    monkeypatch.setattr(Release, "_forward", counted)
-    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
-    times = {path.stem: counts[read_image(path).tobytes()] for path in pictures.rglob("*.*")}
-    measured = pq.read_table(tmp_path / "run" / "release" / PREDICTIONS)
-    assert {"held_out", "official_test", "clean_test"} == set(measured["split"].to_pylist())
-    assert {times[image_id] for image_id in measured["image_id"].to_pylist()} == {1}
+    def augmenting(pixels, **options):
+        noted.augmented.append(len(pixels))
+        return augment(pixels, **options)
+
+    def balancing(shares):
+        noted.shares.append(shares)
+        return balanced(shares)
+
+    def weighing(labels, *rest):
+        noted.drawn.append((labels[:], weigh(labels, *rest)))
+        return noted.drawn[-1][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "near_duplicates", searching)
+        patch.setattr(Release, "_forward", predicting)
+        patch.setattr(image_dataset, "augment", augmenting)
+        patch.setattr(recipe_trainer, "balanced_softmax", balancing)
+        patch.setattr(sampling, "sampling_weights", weighing)
+        more = ("--external", f"clinic={other}", "--report_to", "tensorboard")
+        noted.figures = train(pictures, tiny_vit, noted.folder, *more)
+    return noted
+
+
+def test_near_duplicates_are_searched_once_and_for_each_external_set_once_more(plain):
+    assert plain.searched[0] == 288 and len(plain.searched) == 2
+
+
+def test_an_image_is_predicted_once_for_all_that_ask(plain, pictures):
+    times = {path.stem: plain.predicted[read_image(path).tobytes()] for path in pictures.rglob("*.*")}
+    rows = pq.read_table(plain.folder / "release" / PREDICTIONS).to_pylist()
+    measured = {row["image_id"] for row in rows if not row["split"].startswith("external")}
+    assert {row["split"] for row in rows} >= {"held_out", "official_test", "clean_test"}
+    assert {times[image_id] for image_id in measured} == {1}
     assert max(times.values()) == 2  # a calibration image: by the model to calibrate, and by the release
+
+
+def test_without_an_export_the_release_says_nothing_of_it(plain):
+    assert "onnx" not in plain.figures
+    assert not (plain.folder / "release/onnx").exists()
+    assert "Without PyTorch" not in (plain.folder / "release/README.md").read_text()
+
+
+def test_an_external_set_is_only_reported(plain):
+    assert plain.figures["splits"]["external/clinic"]["n"] == 18
+    assert plain.figures["data"]["images"] == 288
+    assert "external/clinic, n = 18" in (plain.folder / "release/README.md").read_text()
+
+
+def test_by_default_the_loss_takes_into_account_what_is_drawn(plain):
+    labels, share = plain.drawn[0]
+    assert plain.shares[0] == pytest.approx(np.bincount(labels, weights=share, minlength=9), abs=1e-3)
+
+
+def test_curves_are_recorded_where_the_flag_says(plain):
+    assert list(plain.folder.rglob("events.out.tfevents.*"))
+
+
+BARE = ("--half_precision", "--no_rebalance", "--sampling", "natural", "--augment", "none")
+
+
+def test_a_release_in_half_precision_is_measured_as_it_is_stored(plain, pictures, tiny_vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_dataset, "augment", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(recipe_trainer, "balanced_softmax", lambda *_: 1 / 0)
+    figures = train(pictures, tiny_vit, tmp_path / "run", *BARE)
+    settings = figures["training"]["settings"]
+    assert (settings["half_precision"], settings["rebalance"], settings["augment"]) == (True, False, "none")
+    release = tmp_path / "run" / "release"
+    tensors = load_file(release / "model.safetensors")
+    single = {name for name, tensor in tensors.items() if tensor.dtype != torch.float16}
+    assert single == {"classifier.weight", "classifier.bias"}  # the calibration was folded into these
+    assert json.loads((release / "config.json").read_text())["dtype"] == "float32"
+    classify = pipeline("image-classification", model=str(release))
+    assert classify.model.dtype == torch.float32
+    rows = pq.read_table(release / "evaluation/predictions.parquet").to_pylist()
+    paths = {path.stem: str(path) for path in pictures.rglob("*.png")}
+    for row in rows[::10]:
+        for answer in classify(paths[row["image_id"]], top_k=9):
+            assert answer["score"] == pytest.approx(row[answer["label"]], abs=1e-5)
+    # Without rebalancing and augmentation, as the flags ask; with both where they do not.
+    rebalanced = "as if all diagnoses were equally common"
+    assert rebalanced not in (release / "README.md").read_text()
+    assert rebalanced in (plain.folder / "release/README.md").read_text()
+    assert plain.figures["training"]["settings"]["rebalance"] and plain.augmented
+
+
+def test_the_epoch_that_is_kept_is_that_of_the_lowest_loss_once_calibrated(
+    plain, pictures, tiny_vit, tmp_path, monkeypatch
+):
+    losses = iter([0.1, 0.1, 0.2, 0.2, 0.3, 0.3])  # of validation and of as many training images, each epoch
+    monkeypatch.setattr(recipe_trainer.calibration, "calibrated_loss", lambda *_: next(losses))
+    longer = train(pictures, tiny_vit, tmp_path / "three", "--epochs", "3", "--learning_rate", "3e-3")
+    assert longer["training"]["best_step"] == plain.figures["training"]["best_step"]
+
+
+@pytest.fixture(scope="module")
+def _ended(pictures, tiny_vit, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ended") / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
+        train(pictures, tiny_vit, folder)
+    return folder
+
+
+@pytest.fixture
+def ended(_ended, tmp_path, monkeypatch) -> Path:
+    """The folder of a run that was killed once its training had ended, on its own; nothing is trained from here on."""
+    monkeypatch.setattr(recipe_trainer.RecipeTrainer, "train", lambda *_, **__: 1 / 0)
+    return Path(shutil.copytree(_ended, tmp_path / "run"))
+
+
+def test_a_training_that_had_ended_is_not_trained_again_and_a_checkpoint_cut_short_is_not_used(
+    ended, pictures, tiny_vit
+):
+    (whole,) = (ended / "checkpoints").glob("checkpoint-*")
+    shutil.copytree(whole, ended / "checkpoints" / "checkpoint-999")
+    (ended / "checkpoints" / "checkpoint-999" / "trainer_state.json").unlink()
+    assert train(pictures, tiny_vit, ended)["training"]["seconds"] > 0
+
+
+def test_images_that_changed_since_the_run_was_started_are_refused(ended, pictures, tiny_vit, tmp_path, capsys):
+    image = next((pictures / "Train" / "nevus").iterdir())
+    image.rename(tmp_path / "away.png")
+    try:
+        assert command(pictures, tiny_vit, ended) == 2
+    finally:
+        (tmp_path / "away.png").rename(image)
+    assert "the images have changed since" in capsys.readouterr().err
+
+
+def test_for_serving_alone_the_release_has_the_graph_and_is_asked_by_it(ended, pictures, tiny_vit):
+    told = train(pictures, tiny_vit, ended, "--onnx", "serving")["onnx"]
+    assert told.keys() == {"images", "batch_size", "graph"} and told["graph"]["difference"] < 1e-5
+    folder = ended / "release"
+    assert [path.name for path in (folder / "onnx").iterdir()] == ["graph.onnx"]
+    release = Release.load(folder)
+    assert release.graph is not None and release.parity_error() < 1e-5
+    card = (folder / "README.md").read_text()
+    assert "`onnx/graph.onnx`" in card and "Without PyTorch" not in card
+
+
+def test_a_training_whose_export_fails_is_kept_and_ends_without_it(ended, pictures, tiny_vit, monkeypatch, capsys):
+    def fail(*_):
+        raise RunError("ONNX Runtime gives other answers: run the same command with --onnx none")
+
+    monkeypatch.setattr(onnx_export, "write", fail)
+    assert command(pictures, tiny_vit, ended, "--onnx", "all") == 1
+    assert "--onnx none" in capsys.readouterr().err
+    assert train(pictures, tiny_vit, ended)["splits"]["held_out"]["n"] > 0
+
+
+def test_a_training_that_had_stopped_early_is_not_trained_on_where_its_folder_was_moved_to(
+    pictures, tiny_vit, tmp_path, monkeypatch
+):
+    # With a learning rate of nearly nothing no epoch is better than the first.
+    words = ("--epochs", "9", "--patience", "2", "--learning_rate", "1e-12")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(run_folder, "write_end", lambda *_: 1 / 0)  # killed just before
+        train(pictures, tiny_vit, tmp_path / "before", *words)
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert train(pictures, tiny_vit, tmp_path / "after", *words)["training"]["epochs"] == 3
 
 
 def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictures):
@@ -138,35 +289,6 @@ def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictu
         pixels = processor(Image.open(paths[row["image_id"]]), return_tensors="np")["pixel_values"]
         (logits,) = model.run(["logits"], {"pixel_values": pixels})
         assert special.softmax(logits[0]) == pytest.approx([row[name] for name in DIAGNOSES], abs=1e-5)
-
-
-def test_for_serving_alone_the_release_has_the_graph_and_is_asked_by_it(pictures, tiny_vit, tmp_path):
-    told = train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--onnx", "serving")["onnx"]
-    assert told.keys() == {"images", "batch_size", "graph"} and told["graph"]["difference"] < 1e-5
-    folder = tmp_path / "run/release"
-    assert [path.name for path in (folder / "onnx").iterdir()] == ["graph.onnx"]
-    release = Release.load(folder)
-    assert release.graph is not None and release.parity_error() < 1e-5
-    card = (folder / "README.md").read_text()
-    assert "`onnx/graph.onnx`" in card and "Without PyTorch" not in card
-
-
-def test_without_an_export_the_release_says_nothing_of_it(pictures, tiny_vit, tmp_path):
-    assert "onnx" not in train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
-    assert not (tmp_path / "run/release/onnx").exists()
-    assert "Without PyTorch" not in (tmp_path / "run/release/README.md").read_text()
-
-
-def test_a_training_whose_export_fails_is_kept_and_ends_without_it(pictures, tiny_vit, tmp_path, monkeypatch, capsys):
-    def fail(*_):
-        raise RunError("ONNX Runtime gives other answers: run the same command with --onnx none")
-
-    monkeypatch.setattr(onnx_export, "write", fail)
-    words = (pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
-    assert command(*words, "--onnx", "all") == 1
-    assert "--onnx none" in capsys.readouterr().err
-    monkeypatch.setattr(recipe_trainer.RecipeTrainer, "train", lambda *_, **__: 1 / 0)
-    assert train(*words)["splits"]["held_out"]["n"] > 0
 
 
 def test_a_model_that_cannot_be_exported_is_refused_before_the_training(
@@ -227,9 +349,9 @@ def test_the_calibration_is_measured_before_and_after(run):
     assert calibration["before"]["nll"]["value"] != calibration["nll"]["value"]
 
 
-def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(pictures, tiny_vit, tmp_path, monkeypatch):
-    asked = []
-    write_predictions = predict.write_predictions
+def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(tiny_vit, tmp_path, monkeypatch):
+    pictures = class_folders(tmp_path / "pictures", images=60)  # of fewer a fold has classes without validation
+    asked, write_predictions = [], predict.write_predictions
 
     def stopped_after_the_first(path, side):
         asked.append(len(side.dataset))
@@ -238,43 +360,44 @@ def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(picture
             raise KeyboardInterrupt
 
     monkeypatch.setattr(predict, "write_predictions", stopped_after_the_first)
-    assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 130
-    assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "3") == 0
+    assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "2") == 130
+    assert command(pictures, tiny_vit, tmp_path / "run", "--folds", "2") == 0
     figures = json.loads((tmp_path / "run/release/evaluation/metrics.json").read_text())
     assert sum(asked) == figures["splits"]["out_of_fold"]["n"] == 540
-    assert len(asked) == 3  # the first was not asked again
+    assert len(asked) == 2  # the first was not asked again
     rows = pq.read_table(tmp_path / "run/release/evaluation/predictions.parquet").to_pylist()
     ids = [row["image_id"] for row in rows if row["split"] == "out_of_fold"]
     assert len(ids) == len(set(ids)) == 540
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["release", "run.json"]
 
 
-def test_an_external_set_is_only_reported(pictures, tiny_vit, tmp_path):
-    other = class_folders(tmp_path / "other", images=2, first_seed=5000)
-    figures = train(pictures, tiny_vit, tmp_path / "run", "--external", f"clinic={other}")
-    assert figures["splits"]["external/clinic"]["n"] == 18
-    assert figures["data"]["images"] == 558
-    assert "external/clinic, n = 18" in (tmp_path / "run/release/README.md").read_text()
-
-
-def test_an_external_set_has_no_image_that_the_base_model_has_learnt_from(pictures, run, tmp_path):
-    other = class_folders(tmp_path / "other", images=60, first_seed=5000)
-    figures = train(other, run, tmp_path / "on", "--epochs", "1", "--external", f"known={pictures / 'Train'}")
-    told = figures["data"]["external"]["known"]
-    learnt = len(loading.load([str(pictures / "Train")])) - figures["splits"]["external/known"]["n"]
-    assert told["left_out"] == learnt > 400
-    assert figures["data"]["base_model_learnt_from"] == "known"
-
-
-def test_a_shipped_test_split_that_the_base_model_knows_is_said(pictures, run, tmp_path):
-    figures = train(pictures, run, tmp_path / "same", "--epochs", "1")
+def test_training_goes_on_from_a_release(run, pictures, tmp_path):
+    figures = train(pictures, run, tmp_path / "on")
+    assert figures["base_model"] == "run"
     assert figures["data"]["official_test_known_to_base"] == 0
-    shipped = tmp_path / "shipped"
-    class_folders(shipped / "Train", images=60, first_seed=5000)
-    shutil.copytree(pictures / "Train", shipped / "Test")
-    figures = train(shipped, run, tmp_path / "on", "--epochs", "1")
-    assert figures["data"]["official_test_known_to_base"] > 400
+    assert str(run.parent) not in (tmp_path / "on/release/README.md").read_text()
+
+
+def test_what_the_base_model_has_learnt_from_is_not_in_an_external_set_and_is_said_of_a_shipped_test_split(
+    pictures, run, tmp_path
+):
+    class_folders(tmp_path / "shipped" / "Train", images=60, first_seed=5000)
+    shutil.copytree(pictures / "Train", tmp_path / "shipped" / "Test")
+    figures = train(tmp_path / "shipped", run, tmp_path / "on", "--external", f"known={pictures / 'Train'}")
+    assert figures["data"]["official_test_known_to_base"] > 200
+    assert figures["data"]["base_model_learnt_from"] == "known"
     assert "The base model had learnt from" in (tmp_path / "on/release/README.md").read_text()
+    left = 270 - figures["splits"]["external/known"]["n"]
+    assert figures["data"]["external"]["known"]["left_out"] == left > 200
+
+
+def test_a_model_trained_on_from_real_images_never_says_that_it_saw_generated_ones_only(run, tmp_path, monkeypatch):
+    few = functools.partial(synthetic_lesions.demo_set, lesions_per_class=40)
+    monkeypatch.setattr(synthetic_lesions, "demo_set", few)
+    figures = train("demo", run, tmp_path / "on")
+    assert figures["data"]["generated"] is False
+    assert figures["data"]["trained_on"] == ["generated", "newer ISIC archive"]
+    assert "license: cc-by-nc-4.0" in (tmp_path / "on/release/README.md").read_text()
 
 
 def test_columns_count_in_external_sets_too(pictures, tiny_vit, tmp_path, capsys):
@@ -286,7 +409,8 @@ def test_columns_count_in_external_sets_too(pictures, tiny_vit, tmp_path, capsys
         rows.append({"photo": f"p{i}.png", "finding": path.parent.name})
     write_table(other / "table.csv", rows)
     asked = ["--columns", "image=photo", "label=finding", "--external", f"clinic={other}"]
-    assert train(pictures, tiny_vit, tmp_path / "run", *asked)["splits"]["external/clinic"]["n"] == 18
+    config = train_hf.parse(arguments(pictures, tiny_vit, tmp_path / "run", *asked))
+    assert len(development.load(config).report(config).external["external/clinic"]) == 18
     assert command(pictures, tiny_vit, tmp_path / "no", "--columns", "label=finding") == 2
     assert "no column 'finding' for 'label'" in capsys.readouterr().err
 
@@ -339,57 +463,10 @@ def test_a_finished_run_does_nothing_again(run, pictures, tiny_vit, capsys):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_training_goes_on_from_a_release(run, pictures, tmp_path):
-    train(pictures, run, tmp_path / "on", "--epochs", "1")
-    figures = json.loads((tmp_path / "on/release/evaluation/metrics.json").read_text())
-    assert figures["base_model"] == "run"
-    assert str(run.parent) not in (tmp_path / "on/release/README.md").read_text()
-
-
 def test_training_on_from_a_release_of_another_split_is_refused(run, pictures, tmp_path, capsys):
     assert command(pictures, run, tmp_path / "on", "--split_seed", "1") == 2
     assert "was trained with --split_seed 0" in capsys.readouterr().err
     assert not (tmp_path / "on").exists()
-
-
-def test_rebalancing_is_switched_by_a_flag_and_said_in_the_card(pictures, tiny_vit, tmp_path, monkeypatch):
-    balanced, asked = recipe_trainer.balanced_softmax, []
-    monkeypatch.setattr(recipe_trainer, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
-    settings = ("--epochs", "1", "--sampling", "natural")
-    plain = train(pictures, tiny_vit, tmp_path / "plain", *settings, "--no_rebalance")
-    assert asked == []
-    rebalanced = train(pictures, tiny_vit, tmp_path / "rebalanced", *settings)
-    train_side = [sides["train"] for sides in plain["data"]["classes"].values()]
-    assert asked[0] == pytest.approx(np.array(train_side) / sum(train_side))
-    assert rebalanced["training"]["settings"]["rebalance"]
-    assert "as if all diagnoses were equally common" in (tmp_path / "rebalanced/release/README.md").read_text()
-    assert "as if all diagnoses were equally common" not in (tmp_path / "plain/release/README.md").read_text()
-
-
-def test_a_release_in_half_precision_is_measured_as_it_is_stored(pictures, tiny_vit, tmp_path):
-    figures = train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--half_precision")
-    release = tmp_path / "run" / "release"
-    tensors = load_file(release / "model.safetensors")
-    single = {name for name, tensor in tensors.items() if tensor.dtype != torch.float16}
-    assert single == {"classifier.weight", "classifier.bias"}  # the calibration was folded into these
-    assert json.loads((release / "config.json").read_text())["dtype"] == "float32"
-    classify = pipeline("image-classification", model=str(release))
-    assert classify.model.dtype == torch.float32
-    rows = pq.read_table(release / "evaluation/predictions.parquet").to_pylist()
-    paths = {path.stem: str(path) for path in pictures.rglob("*.png")}
-    for row in rows[::10]:
-        for answer in classify(paths[row["image_id"]], top_k=9):
-            assert answer["score"] == pytest.approx(row[answer["label"]], abs=1e-5)
-    assert figures["training"]["settings"]["half_precision"]
-
-
-def test_without_augmentation_training_sees_the_plain_pixels(pictures, tiny_vit, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(image_dataset, "augment", lambda pixels, **_: seen.append(len(pixels)) or pixels)
-    train(pictures, tiny_vit, tmp_path / "plain", "--epochs", "1", "--augment", "none")
-    assert seen == []
-    train(pictures, tiny_vit, tmp_path / "augmented", "--epochs", "1")
-    assert sum(seen) > 0
 
 
 def test_balanced_softmax_of_equal_logits_is_the_prior_of_the_truth():
@@ -397,45 +474,6 @@ def test_balanced_softmax_of_equal_logits_is_the_prior_of_the_truth():
     outputs = type("Output", (), {"logits": torch.zeros(2, 2)})
     outputs.logits = torch.cat([outputs.logits, torch.full((2, 7), -1e9)], dim=1)
     assert loss(outputs, torch.tensor([0, 1])).item() == pytest.approx(-np.log([0.75, 0.25]).mean(), rel=1e-4)
-
-
-def test_training_stops_early_when_validation_no_longer_improves(pictures, tiny_vit, tmp_path):
-    # With a learning rate of nearly nothing no epoch is better than the first.
-    figures = train(
-        pictures, tiny_vit, tmp_path / "run", "--epochs", "9", "--patience", "2", "--learning_rate", "1e-12"
-    )
-    assert figures["training"]["epochs"] == 3
-
-
-def test_a_training_that_had_stopped_early_is_not_trained_on(pictures, tiny_vit, tmp_path, monkeypatch):
-    words = ("--epochs", "9", "--patience", "2", "--learning_rate", "1e-12")
-    monkeypatch.setattr(run_folder, "write_end", lambda *_: 1 / 0)  # killed just before
-    with pytest.raises(ZeroDivisionError):
-        train(pictures, tiny_vit, tmp_path / "run", *words)
-    monkeypatch.undo()
-    assert train(pictures, tiny_vit, tmp_path / "run", *words)["training"]["epochs"] == 3
-
-
-def test_the_epoch_that_is_kept_is_that_of_the_lowest_loss_once_calibrated(pictures, tiny_vit, tmp_path, monkeypatch):
-    figures = train(pictures, tiny_vit, tmp_path / "one", "--epochs", "1")
-    losses = iter([0.1, 0.1, 0.2, 0.2, 0.3, 0.3])  # of validation and of as many training images, each epoch
-    monkeypatch.setattr(recipe_trainer.calibration, "calibrated_loss", lambda *_: next(losses))
-    longer = train(pictures, tiny_vit, tmp_path / "three", "--epochs", "3", "--learning_rate", "3e-3")
-    assert longer["training"]["best_step"] == figures["training"]["best_step"]
-
-
-def test_by_default_the_loss_takes_into_account_what_is_drawn(pictures, tiny_vit, tmp_path, monkeypatch):
-    balanced, asked, drawn = recipe_trainer.balanced_softmax, [], []
-    weights = sampling.sampling_weights
-    monkeypatch.setattr(recipe_trainer, "balanced_softmax", lambda shares: asked.append(shares) or balanced(shares))
-    monkeypatch.setattr(
-        sampling,
-        "sampling_weights",
-        lambda labels, *rest: drawn.append((labels[:], weights(labels, *rest))) or drawn[-1][1],
-    )
-    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1")
-    labels, share = np.array(drawn[0][0]), drawn[0][1]
-    assert asked[0] == pytest.approx(np.bincount(labels, weights=share, minlength=9), abs=1e-3)
 
 
 def test_what_a_rebalanced_training_learns_and_the_calibration_gives_back_is_bayes_rule():
@@ -485,10 +523,8 @@ def as_if_never_killed(dataset, model, folder: Path, more: list[str]) -> None:
     assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
 
 
-@pytest.mark.parametrize("base", [pytest.param("vit", marks=pytest.mark.long), "efficientnet-lite0"])
-def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(base, pictures, tiny_vit, tmp_path):
-    model = tiny_vit if base == "vit" else base
-    as_if_never_killed(pictures, model, tmp_path, ["--epochs", "4", "--image_size", "32"])
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(pictures, tiny_resnet, tmp_path):
+    as_if_never_killed(pictures, tiny_resnet, tmp_path, ["--epochs", "3"])
 
 
 @pytest.mark.long
@@ -496,29 +532,6 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(base, p
 def test_a_killed_training_on_the_demo_lesions_goes_on_too(base, tiny_vit, tmp_path):
     size = "32" if base == "vit" else "96"
     as_if_never_killed("demo", tiny_vit if base == "vit" else base, tmp_path, ["--epochs", "3", "--image_size", size])
-
-
-def test_a_checkpoint_that_was_cut_short_is_not_used(pictures, tiny_vit, tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train(pictures, tiny_vit, folder)
-    monkeypatch.undo()
-    whole = max((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    shutil.copytree(whole, folder / "checkpoints" / "checkpoint-999")
-    (folder / "checkpoints" / "checkpoint-999" / "trainer_state.json").unlink()
-    train(pictures, tiny_vit, folder)
-    assert (folder / "release" / "config.json").is_file()
-
-
-def test_a_training_that_had_ended_is_not_trained_again(pictures, tiny_vit, tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train(pictures, tiny_vit, folder)
-    monkeypatch.undo()
-    monkeypatch.setattr(recipe_trainer.RecipeTrainer, "train", lambda *_, **__: 1 / 0)
-    assert train(pictures, tiny_vit, folder)["training"]["seconds"] > 0
 
 
 BAD = {
@@ -573,22 +586,6 @@ def test_a_training_that_diverges_is_said(pictures, tiny_vit, tmp_path, capsys):
     assert "the training diverged" in capsys.readouterr().err
 
 
-def test_a_stopped_run_goes_on_where_its_folder_was_moved_to(pictures, tiny_vit, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "write_end", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train(pictures, tiny_vit, tmp_path / "before")
-    monkeypatch.undo()
-    (tmp_path / "before").rename(tmp_path / "after")
-    assert train(pictures, tiny_vit, tmp_path / "after")["training"]["epochs"] == 2
-
-
-def test_a_model_trained_on_from_real_images_never_says_that_it_saw_generated_ones_only(run, tmp_path):
-    figures = train("demo", run, tmp_path / "on", "--epochs", "1")
-    assert figures["data"]["generated"] is False
-    assert figures["data"]["trained_on"] == ["generated", "newer ISIC archive"]
-    assert "license: cc-by-nc-4.0" in (tmp_path / "on/release/README.md").read_text()
-
-
 @pytest.mark.parametrize("flags", [["--epoch", "3"], ["--nonsense"], ["--epochs", "many"], ["--report_to", "wandb"]])
 def test_an_unknown_flag_is_argparses_message_and_exit_code_2(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -601,21 +598,6 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(run, pictures, tiny_v
     assert command(pictures, tiny_vit, run, *LEARNS, "--epochs", "4") == 2
     assert "holds another run (--epochs 5 there, 4 here)" in capsys.readouterr().err
     assert (run / "release/config.json").is_file()
-
-
-def test_images_that_changed_since_the_run_was_started_are_refused(pictures, tiny_vit, tmp_path, capsys, monkeypatch):
-    shutil.copytree(pictures, tmp_path / "pictures")
-    monkeypatch.setattr(train_hf.calibration, "calibrate", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train(tmp_path / "pictures", tiny_vit, tmp_path / "run")
-    next((tmp_path / "pictures" / "Train" / "nevus").iterdir()).unlink()
-    assert command(tmp_path / "pictures", tiny_vit, tmp_path / "run") == 2
-    assert "the images have changed since" in capsys.readouterr().err
-
-
-def test_curves_are_recorded_where_the_flag_says(pictures, tiny_vit, tmp_path):
-    train(pictures, tiny_vit, tmp_path / "run", "--epochs", "1", "--report_to", "tensorboard")
-    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(pictures, tiny_vit, tmp_path, capsys):
@@ -633,22 +615,25 @@ def test_a_disk_without_room_is_said_before_the_training(pictures, tiny_vit, tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the file that could not be closed
 @pytest.mark.parametrize(
     ("kilobytes", "said"),
     [(1000, "is full: make room and run the same command again"), (100, "make room there, or set TMPDIR")],
     ids=["of the run", "of the temporary files"],
 )
-def test_a_disk_that_fills_up_ends_in_one_sentence_and_the_run_goes_on_later(pictures, tmp_path, kilobytes, said):
+def test_a_disk_that_fills_up_ends_in_one_sentence_and_the_run_goes_on(pictures, tmp_path, capsys, kilobytes, said):
     config = ViTConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=2, image_size=32, patch_size=8)
     ViTForImageClassification(config).save_pretrained(tmp_path / "base")  # of more than a megabyte
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "base")
-    command = [sys.executable, REPOSITORY / "train_hf.py", *arguments(pictures, tmp_path / "base", tmp_path / "run")]
     # No file may grow beyond so much: what the kernel then answers to a write is what it answers on a full disk.
-    limited = ["bash", "-c", f'ulimit -f {kilobytes}; trap "" XFSZ; exec "$@"', "bash", *command]
-    failed = subprocess.run(limited, capture_output=True, text=True, cwd=tmp_path)
-    assert failed.returncode == 1, failed.stderr
-    assert said in failed.stderr
-    assert "Traceback" not in failed.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, before[1]))
+    try:
+        assert command(pictures, tmp_path / "base", tmp_path / "run") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "run" / "release").exists()
-    train(pictures, tmp_path / "base", tmp_path / "run")
-    assert (tmp_path / "run" / "release" / "config.json").is_file()
+    if kilobytes == 1000:
+        train(pictures, tmp_path / "base", tmp_path / "run")
+        assert (tmp_path / "run" / "release" / "config.json").is_file()

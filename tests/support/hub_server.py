@@ -4,16 +4,12 @@
         subprocess.run([sys.executable, "publish.py"], env=environment(hub.url, tmp_path))
         assert "model.safetensors" in hub.files("tester/retina", "v1.0")
 
-or as a process of its own, which prints its URL first and serves until it is killed:
-
-    python tests/support/hub_server.py --root DIR --port 8765
-
 It answers what huggingface_hub asks when it uploads through plain LFS: `environment` turns Xet off in the client. Pull
 requests and multipart uploads are left out. The user of its tokens is "tester", a member of "acme".
 """
 
-import argparse
 import base64
+import copy
 import hashlib
 import json
 import os
@@ -191,16 +187,14 @@ class HubServer:
             them, that it is RUNNING.
     """
 
-    def __init__(self, root: Path | None = None, port: int = 0):
-        self.root, self.port = root, port
+    def __init__(self, port: int = 0):
+        self.port = port
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.stages: list[dict[str, str | None]] = []
         self.lock = threading.RLock()
-        if root is not None:
-            self._load(root)
 
     @property
     def url(self) -> str:
@@ -254,7 +248,6 @@ class HubServer:
         with self.lock:
             repo = self.repos[f"{repo_type}s/{repo_id}"] = Repo(repo_id, repo_type, private, sdk)
             repo.add_commit("main", {".gitattributes": self.store(".gitattributes", rules.encode())}, "initial commit")
-            self.save()
         return repo
 
     def commit(self, repo_id: str, files: dict[str, bytes], branch: str = "main", repo_type: str = "model") -> str:
@@ -262,34 +255,24 @@ class HubServer:
         with self.lock:
             repo = self.repo(repo_id, repo_type)
             new = {path: self.store(path, data, goes_to_lfs(path, data, len(data))) for path, data in files.items()}
-            sha = repo.add_commit(branch, repo.tree(repo.head(branch)) | new, "A change by somebody else")
-            self.save()
-        return sha
+            return repo.add_commit(branch, repo.tree(repo.head(branch)) | new, "A change by somebody else")
+
+    def state(self) -> tuple[dict[str, Repo], dict[str, bytes]]:
+        """All that is held, for `restore`."""
+        return copy.deepcopy(self.repos), dict(self.blobs)
+
+    def restore(self, state: tuple[dict[str, Repo], dict[str, bytes]]) -> None:
+        """Hold what was held before, and nothing else."""
+        with self.lock:
+            for now, then in zip((self.repos, self.blobs), state, strict=True):
+                now.clear()
+                now.update(copy.deepcopy(then))
 
     def store(self, path: str, data: bytes, lfs: bool = False) -> Entry:
-        """Keep a content, under the root too if there is one; return the file it makes."""
+        """Keep a content; return the file it makes."""
         entry = file_entry(path, data, lfs)
-        if self.root is not None and etag(entry) not in self.blobs:
-            _replace(self.root / "blobs" / etag(entry), data)
         self.blobs[etag(entry)] = data
         return entry
-
-    def save(self) -> None:
-        """Write the repositories to the root, if there is one."""
-        if self.root is not None:
-            _replace(self.root / "repos.json", json.dumps({k: vars(repo) for k, repo in self.repos.items()}).encode())
-
-    def _load(self, root: Path) -> None:
-        (root / "blobs").mkdir(parents=True, exist_ok=True)
-        self.blobs = {path.name: path.read_bytes() for path in (root / "blobs").iterdir() if not path.suffix}
-        if (saved := root / "repos.json").exists():
-            self.repos = {key: Repo(**repo) for key, repo in json.loads(saved.read_bytes()).items()}
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file in one step, so that a server killed meanwhile leaves the old content or the new one."""
-    path.with_suffix(".tmp").write_bytes(data)
-    path.with_suffix(".tmp").replace(path)
 
 
 ROUTES: list[tuple[re.Pattern[str], bool, Callable[..., Any]]] = []
@@ -355,8 +338,6 @@ class _Handler(BaseHTTPRequestHandler):
             for pattern, write, function in ROUTES:
                 if match := pattern.fullmatch(f"{self.command} {path}"):
                     content = function(self, **self._arguments(match, write))
-                    if self.command not in ("GET", "HEAD"):
-                        self.hub.save()
                     return content if isinstance(content, Answer) else Answer(200, content)
             raise HubError(404, f"No such route: {self.command} {path}")
         except HubError as error:
@@ -432,13 +413,6 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.hub.create(repo_id, repo_type, private, body.get("sdk"))
         repo.variables = {item["key"]: item["value"] for item in body.get("variables") or ()}
         return {"url": url, "name": repo_id, "id": "0"}
-
-    @route("DELETE", "/api/repos/delete")
-    def delete_repo(self) -> Any:
-        _, repo_type, repo_id = self._named()
-        self._find(f"{repo_type}s/{repo_id}")
-        del self.hub.repos[f"{repo_type}s/{repo_id}"]
-        return {}
 
     def _named(self) -> tuple[dict[str, Any], str, str]:
         body = json.loads(self.body)
@@ -598,14 +572,12 @@ class _Handler(BaseHTTPRequestHandler):
         refs[name] = sha
         return {}
 
-    @route("DELETE", f"{REPO}/(?P<ref>tag|branch)/(?P<name>[^/]+)", write=True)
-    def delete_ref(self, repo: Repo, ref: str, name: str) -> Any:
-        refs = repo.tags if ref == "tag" else repo.branches
-        if name not in refs:
-            raise HubError(404, f"Invalid rev id: {name}", "RevisionNotFound")
-        if (ref, name) == ("branch", "main"):
+    @route("DELETE", f"{REPO}/branch/(?P<name>[^/]+)", write=True)
+    def delete_branch(self, repo: Repo, name: str) -> Any:
+        repo.head(name)
+        if name == "main":
             raise HubError(403, "The branch main cannot be deleted.")
-        del refs[name]
+        del repo.branches[name]
         return {}
 
     @route("GET", f"{REPO}/commits{REV}")
@@ -668,18 +640,3 @@ def environment(url: str, home: Path, token: str | None = "hf_write") -> dict[st
     direct = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
     hub = {"HF_ENDPOINT": url, "HF_HOME": str(home), **({"HF_TOKEN": token} if token else {})}
     return {**kept, **dict.fromkeys(switches, "1"), **direct, **hub}
-
-
-def main() -> None:
-    """Serve until killed."""
-    parser = argparse.ArgumentParser(description="A Hugging Face Hub on 127.0.0.1 for tests.", allow_abbrev=False)
-    parser.add_argument("--root", type=Path, help="folder that keeps everything; without it, all is in memory")
-    parser.add_argument("--port", type=int, default=0, help="by default a free one")
-    arguments = parser.parse_args()
-    with HubServer(arguments.root, arguments.port) as hub:
-        print(hub.url, flush=True)
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()

@@ -9,11 +9,12 @@ from unittest import mock
 import train_hf
 from dermalert.errors import run_command
 from dermalert.evaluation import plots, stress_test
+from dermalert.evaluation.intervals import Intervals
 from dermalert.imaging import non_lesions
 
 
 def arguments(pictures, base, output_dir, *more: str) -> list[str]:
-    plain = {"--dataset": pictures, "--base_model": base, "--output_dir": output_dir, "--epochs": 2}
+    plain = {"--dataset": pictures, "--base_model": base, "--output_dir": output_dir, "--epochs": 1}
     words = [word for flag, value in plain.items() if flag not in more for word in (flag, value)]
     # Most of these tests are about something else, and an export takes a second.
     words += [] if "--onnx" in more else ["--onnx", "none"]
@@ -22,9 +23,10 @@ def arguments(pictures, base, output_dir, *more: str) -> list[str]:
 
 @contextlib.contextmanager
 def quick():
-    """Draw no figures, alter few images, make few pictures of no lesion: most tests read nothing of these."""
+    """Draw no figures, few samples, alter few images, make few pictures of no lesion: few tests read these."""
     few = functools.partial(non_lesions.draw_kind, n=4)
     with (
+        mock.patch.object(Intervals.__init__, "__kwdefaults__", {"draws": 50, "seed": 0}),
         mock.patch.object(plots, "draw"),
         mock.patch.object(stress_test, "stress", functools.partial(stress_test.stress, limit=8)),
         mock.patch.object(non_lesions, "draw_kind", few),

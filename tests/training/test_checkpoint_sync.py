@@ -30,7 +30,6 @@ pytestmark = pytest.mark.integration
 REPO, NAME = "tester/derm", "run-a"
 TO = ("--checkpoints_to", f"{REPO}@{NAME}")
 FROM = ("--resume_from", f"{REPO}@{NAME}")
-SHORT = ("--epochs", "4", "--batch_size", "64")
 
 
 def on_the_branch(hub) -> tuple[int, dict[str, bytes]]:
@@ -78,32 +77,26 @@ def killed_once_pushed(hub, words: list[str], folder: Path) -> None:
 
 @pytest.mark.parametrize("base", ["vit", pytest.param("efficientnet-lite0", marks=pytest.mark.long)])
 def test_a_run_killed_on_one_machine_ends_on_another_as_if_it_had_not_been_killed(
-    base, hub, pictures, tiny_vit, tmp_path
+    base, hub, pictures, tiny_vit, tmp_path, monkeypatch, capfd
 ):
     model = tiny_vit if base == "vit" else base
     more = ("--epochs", "4", "--image_size", "32")
-    train(pictures, model, tmp_path / "whole", *more, whole=True)
+    train(pictures, model, tmp_path / "whole", *more)
     (tmp_path / "a").mkdir()
     killed_once_pushed(hub, arguments(pictures, model, tmp_path / "a" / "run", *more, *TO), tmp_path / "a" / "run")
     step, _ = on_the_branch(hub)
-    assert 0 < step < 40
+    assert 0 < step < 24
     shutil.rmtree(tmp_path / "a")
     shutil.copytree(pictures, tmp_path / "b" / "elsewhere")
-    words = arguments("elsewhere", model, "other", *more, *FROM, *TO)
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train_hf.py"), *words],
-        cwd=tmp_path / "b",
-        env=os.environ | {"HF_HOME": str(tmp_path / "b" / "hf")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"Going on from 'other/checkpoints/checkpoint-{step}'" in done.stdout
+    monkeypatch.chdir(tmp_path / "b")
+    train("elsewhere", model, "other", *more, *FROM, *TO)
+    said = "".join(capfd.readouterr())
+    assert f"Going on from 'other/checkpoints/checkpoint-{step}'" in said
     assert without_speed(tmp_path / "b" / "other") == without_speed(tmp_path / "whole")
     whole, resumed = (load_file(tmp_path / name / "release/model.safetensors") for name in ("whole", "b/other"))
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
-    assert on_the_branch(hub)[0] == 40
-    assert "hf_write" not in done.stdout + done.stderr
+    assert on_the_branch(hub)[0] == 24
+    assert "hf_write" not in said
     assert not [path for path in (tmp_path / "b").rglob("*") if path.is_file() and b"hf_write" in path.read_bytes()]
     assert sorted(path.name for path in (tmp_path / "b" / "other").iterdir()) == ["release", "run.json"]
 
@@ -315,8 +308,8 @@ def test_a_checkpoint_that_the_trainer_deletes_meanwhile_is_pushed_whole(has_lin
     assert is_whole(fetched(folder), 10)
 
 
-@pytest.mark.usefixtures("hub")
-def test_of_checkpoints_that_wait_the_newest_is_pushed_and_the_others_are_said(folder, monkeypatch, caplog):
+def pushed_of_three(folder: Path, monkeypatch) -> list[int]:
+    """The steps that are pushed where the second and the third checkpoint come while the first is on its way."""
     begun, go_on, pushed = threading.Event(), threading.Event(), []
 
     def slow(_pushes, step):
@@ -325,39 +318,30 @@ def test_of_checkpoints_that_wait_the_newest_is_pushed_and_the_others_are_said(f
         pushed.append(step)
 
     monkeypatch.setattr(checkpoint_sync.Pushes, "_push", slow)
-    pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
-    with pushes:
+    with checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder) as pushes:
         for step in (10, 20, 30):
             save(folder, step) if step > 10 else None
             pushes.on_save(None, TrainerState(global_step=step), None)  # does not wait
             assert begun.wait(60)
         go_on.set()
-    assert pushed == [10, 30]
+    return pushed
+
+
+def test_of_checkpoints_that_wait_the_newest_is_pushed_and_the_others_are_said(folder, monkeypatch, caplog):
+    assert pushed_of_three(folder, monkeypatch) == [10, 30]
     assert f"step 20 is not pushed to {REPO}@{NAME}: step 30 came before its turn" in caplog.text
 
 
 def test_a_checkpoint_that_waits_is_pushed_where_the_newer_one_cannot_be(folder, monkeypatch, caplog):
-    begun, go_on, pushed, lay_out = threading.Event(), threading.Event(), [], checkpoint_sync.Pushes._lay_out
-
-    def slow(_pushes, step):
-        begun.set()
-        go_on.wait(60)
-        pushed.append(step)
+    lay_out = checkpoint_sync.Pushes._lay_out
 
     def no_room_for_the_last(pushes, step):
         if step == 30:
             raise OSError(28, "No space left on device")
         lay_out(pushes, step)
 
-    monkeypatch.setattr(checkpoint_sync.Pushes, "_push", slow)
     monkeypatch.setattr(checkpoint_sync.Pushes, "_lay_out", no_room_for_the_last)
-    with checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder) as pushes:
-        for step in (10, 20, 30):
-            save(folder, step) if step > 10 else None
-            pushes.on_save(None, TrainerState(global_step=step), None)
-            assert begun.wait(60)
-        go_on.set()
-    assert pushed == [10, 20]
+    assert pushed_of_three(folder, monkeypatch) == [10, 20]
     assert "step 30 cannot be pushed" in caplog.text and "before its turn" not in caplog.text
 
 
@@ -373,21 +357,18 @@ def test_a_repository_that_vanishes_during_the_first_push_is_not_made_again(at, 
     assert f"did not reach {REPO}@{NAME}" in caplog.text
 
 
-def test_a_repository_that_vanishes_between_two_pushes_is_not_made_again(hub, folder):
-    pushes = push(folder, 10)
+@pytest.mark.parametrize("pushed", [True, False], ids=["between two pushes", "before the first"])
+def test_a_repository_that_vanishes_is_not_made_again_by_the_last_push(hub, folder, pushed):
+    if pushed:  # by whom it is made
+        pushes = push(folder, 10)
+    else:  # it is there before the training
+        hub.create(REPO)
+        pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
+        pushes.check(SETTINGS, None)
     hub.repos.clear()
     save(folder, 20)
     assert "lacks the last checkpoint, step 20 (tester/derm has vanished" in pushes.finish()
-    assert not hub.repos
-
-
-def test_a_repository_that_was_there_before_the_training_is_not_made_by_its_first_push(hub, folder):
-    hub.create(REPO)
-    pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
-    pushes.check(SETTINGS, None)
-    hub.repos.clear()
-    assert "has vanished" in pushes.finish()
-    assert not hub.creations()
+    assert not hub.repos and hub.creations() == pushed
 
 
 def test_a_push_that_fails_twice_at_the_commit_is_said_and_made_up_for_at_the_next_checkpoint(hub, folder, caplog):
@@ -576,14 +557,14 @@ def stopped(pictures, tiny_vit, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe_trainer.calibration, "calibrated_loss", loss)
         assert command(pictures, tiny_vit, folder, "--epochs", "4") == 130
-    assert run_folder.last_step(folder) == 20
+    assert run_folder.last_step(folder) == 12
     return folder
 
 
 @pytest.fixture
 def branch(hub, stopped):
     """The same run on a branch of the Hub."""
-    push(stopped, 20)
+    push(stopped, 12)
     return hub
 
 
@@ -614,11 +595,11 @@ def best_weights(words: list, losses: list[float], monkeypatch) -> dict:
 
 
 @pytest.mark.usefixtures("branch")
-@pytest.mark.parametrize("best", [10, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("best", [6, pytest.param(24, marks=pytest.mark.long)])
 def test_a_run_whose_best_epoch_was_not_its_last_goes_on_elsewhere_as_it_does_here(
     best, stopped, pictures, tiny_vit, tmp_path, monkeypatch
 ):
-    losses = [0.3, 0.3, 0.05, 0.05] if best == 40 else [0.3] * 4
+    losses = [0.3, 0.3, 0.05, 0.05] if best == 24 else [0.3] * 4
     shutil.copytree(stopped, tmp_path / "here")
     words = [pictures, tiny_vit, tmp_path / "here", "--epochs", "4"]
     here = best_weights(words, losses, monkeypatch)
@@ -627,7 +608,7 @@ def test_a_run_whose_best_epoch_was_not_its_last_goes_on_elsewhere_as_it_does_he
     assert here
     assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
     states = [
-        json.loads((tmp_path / name / "checkpoints/checkpoint-40/trainer_state.json").read_text())
+        json.loads((tmp_path / name / "checkpoints/checkpoint-24/trainer_state.json").read_text())
         for name in ("gone", "there")
     ]
     assert [state["best_global_step"] for state in states] == [best, best]
@@ -664,12 +645,12 @@ def test_code_that_somebody_puts_on_the_branch_is_not_run(branch, pictures, tiny
     pickle.loads(poisoned)
     assert trap.exists()  # so it would go off
     trap.unlink()
-    names = [f"checkpoints/checkpoint-20/{name}" for name in ("optimizer.pt", "training_args.bin", "pytorch_model.bin")]
+    names = [f"checkpoints/checkpoint-12/{name}" for name in ("optimizer.pt", "training_args.bin", "pytorch_model.bin")]
     branch.commit(REPO, dict.fromkeys(names, poisoned), branch=NAME)
-    with pytest.raises(RunError, match="'checkpoint-20' is damaged"):
+    with pytest.raises(RunError, match="'checkpoint-12' is damaged"):
         train(pictures, tiny_vit, tmp_path / "there", "--epochs", "4", *FROM)
     assert not trap.exists()
-    there = {path.name for path in (tmp_path / "there" / "checkpoints" / "checkpoint-20").iterdir()}
+    there = {path.name for path in (tmp_path / "there" / "checkpoints" / "checkpoint-12").iterdir()}
     assert there == set(ALL)
 
 
@@ -677,18 +658,18 @@ def test_pushes_that_fail_to_the_end_leave_the_release_and_the_same_command_make
     hub, pictures, tiny_vit, tmp_path, capsys, caplog, monkeypatch
 ):
     monkeypatch.setattr(retries, "SECOND", 0)
-    words = (pictures, tiny_vit, tmp_path / "run", "--epochs", "2", *TO)
+    words = (pictures, tiny_vit, tmp_path / "run", "--epochs", "1", *TO)
     hub.faults.append(Fault("POST", "/commit/", 500, times=10**6))
     assert command(*words) == 1
     sentence = capsys.readouterr().err.strip().splitlines()[-1]
-    assert sentence.startswith("dermalert: tester/derm@run-a lacks the last checkpoint, step 20 (HTTP 500: ")
+    assert sentence.startswith("dermalert: tester/derm@run-a lacks the last checkpoint, step 6 (HTTP 500: ")
     assert sentence.endswith("run the same command again.")
     assert "did not reach tester/derm@run-a" in caplog.text
     assert (tmp_path / "run" / "release" / "config.json").is_file()
     hub.faults.clear()
     assert command(*words) == 0
     assert "nothing is left to train" in capsys.readouterr().out
-    assert on_the_branch(hub)[0] == 20
+    assert on_the_branch(hub)[0] == 6
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["release", "run.json"]
     start = len(hub.requests)
     assert command(*words) == 0

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from support.paths import REPOSITORY
+from support.training import quick
 
 from dermalert.config import Config, parse
 from dermalert.data import loading, splits
@@ -28,8 +29,9 @@ pytestmark = pytest.mark.integration
 # The script, and beside it what it drew, what was measured and its own number, for the test to read.
 SPY = """
 import json, os, sys, time
-sys.path.insert(0, {repository!r})
+sys.path[:0] = [{repository!r}, {repository!r} + "/space", {repository!r} + "/tests"]
 import train_hf
+from support.training import quick
 from dermalert.training import image_dataset, recipe_trainer
 from dermalert.errors import run_command
 from dermalert.config import parse
@@ -62,7 +64,8 @@ def spied_evaluate(self, *arguments, **settings):
 
 evaluate, recipe_trainer.RecipeTrainer.evaluate = recipe_trainer.RecipeTrainer.evaluate, spied_evaluate
 recipe_trainer.measure, image_dataset.ImageDataset.__getitems__ = spied_measure, spied_items
-sys.exit(run_command(lambda: train_hf.main(parse())))
+with quick():
+    sys.exit(run_command(lambda: train_hf.main(parse())))
 """
 
 
@@ -131,7 +134,8 @@ def counts(told, path=""):
 
 
 def test_two_processes_share_each_step_and_leave_one_release(pictures, tiny_resnet, tmp_path, hub):
-    alone = main(parse([str(word) for word in words(pictures, tiny_resnet, tmp_path / "alone")]))
+    with quick():
+        alone = main(parse([str(word) for word in words(pictures, tiny_resnet, tmp_path / "alone")]))
     publish = ("--push_to_hub", "tester/derm", "--version", "v1.0.0", "--accept_regression", "tiny")
     launch = Launch(tmp_path, *words(pictures, tiny_resnet, tmp_path / "two", *publish))
     code, said = launch.wait()
