@@ -9,13 +9,13 @@ from dermalert.errors import UsageError
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
-    folder = class_folders(tmp_path_factory.mktemp("learnt") / "clinic", images=60)
+    folder = class_folders(tmp_path_factory.mktemp("learnt") / "clinic", images=60, labels=("melanoma", "nevus"))
     return folder, splits.split(near_duplicates.link(loading.load([str(folder)])))
 
 
-def load(asked, learnt):
+def load(named, learnt):
     sides = learnt[1]
-    return external.load(asked, sides=sides, learnt=contamination.of(sides), policy="none")[0]
+    return external.load(named, sides=sides, learnt=contamination.of(sides), policy="none")[0]
 
 
 def test_another_data_set_is_reported_as_a_whole(learnt, tmp_path):
@@ -27,9 +27,9 @@ def test_another_data_set_is_reported_as_a_whole(learnt, tmp_path):
 def test_an_image_with_kin_among_those_learnt_from_is_left_out(learnt, tmp_path, caplog):
     _, sides = learnt
     other = class_folders(tmp_path / "other", images=2, first_seed=5000)
-    taught = sides["train"][0]
-    shutil.copy(taught["image"].filename, other / "melanoma" / "copy.png")
-    taught["image"].resize((48, 48)).save(other / "nevus" / "again.png")
+    image = sides["train"][0]["image"]
+    shutil.copy(image.filename, other / "melanoma" / "copy.png")
+    image.resize((48, 48)).save(other / "nevus" / "again.png")
     dataset = load([f"there={other}"], learnt)["external/there"]
     assert len(dataset) == 18
     assert "left out of there: 2 images with kin among those learnt from" in caplog.text
@@ -61,10 +61,10 @@ def test_a_patient_of_another_clinic_whose_folder_has_the_same_name_is_no_kin(tm
     assert len(external.load([f"south={south}"], **options)[0]["external/south"]) == 10
 
 
-@pytest.mark.parametrize("asked", ["photos/", "=photos/", "a b=photos/", "clinic="])
-def test_a_data_set_without_a_name_is_refused(asked):
+@pytest.mark.parametrize("argument", ["photos/", "=photos/", "a b=photos/", "clinic="])
+def test_a_data_set_without_a_name_is_refused(argument):
     with pytest.raises(UsageError, match="must be NAME=DATASET, such as clinic=photos/"):
-        external.check([asked])
+        external.check([argument])
 
 
 def test_a_name_used_twice_is_refused():

@@ -9,7 +9,6 @@ from dermalert.cli import app
 from dermalert.data import contamination, external, label_repair, loading, near_duplicates, schema, splits
 from dermalert.data.audit import audit
 from dermalert.data.prepare import prepare
-from dermalert.publishing import datasets
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cache")]
 
@@ -31,8 +30,8 @@ def searches(monkeypatch) -> list[int]:
 def folder(tmp_path) -> Path:
     """A data set with a test split, a copy of an image and a picture that was scaled anew."""
     root = tmp_path / "clinic"
-    class_folders(root / "Train", images=60)
-    class_folders(root / "Test", images=2, first_seed=1000)
+    class_folders(root / "Train", images=60, labels=("melanoma", "nevus"))
+    class_folders(root / "Test", images=2, first_seed=1000, labels=("melanoma", "nevus"))
     first = min((root / "Train" / "melanoma").iterdir())
     shutil.copy(first, root / "Test" / "melanoma" / "copy.png")
     picture(1000).resize((80, 80)).save(root / "Train" / "nevus" / "again.png")
@@ -42,7 +41,7 @@ def folder(tmp_path) -> Path:
 def test_a_preparation_and_its_audit_search_near_duplicates_once_among_different_images(folder, searches):
     prepared = prepare([str(folder)])
     report = prepared.audit()
-    assert searches == [9 * 62 + 1]
+    assert searches == [2 * 62 + 1]
     assert report["findings"]["near-duplicates"]["count"] == len(prepared.pairs.first) > 0
     assert report == audit(prepared.shipped)
 
@@ -50,6 +49,8 @@ def test_a_preparation_and_its_audit_search_near_duplicates_once_among_different
 def test_an_audit_and_a_published_data_set_search_near_duplicates_once(folder, searches):
     assert CliRunner().invoke(app, ["audit", str(folder)]).exit_code == 0
     assert len(searches) == 1
+    from dermalert.publishing import datasets  # which imports torch
+
     datasets.prepare(loading.load([str(folder)]), "archive", "other")
     assert len(searches) == 2
 

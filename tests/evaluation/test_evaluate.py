@@ -17,13 +17,8 @@ def test_failures_say_on_which_images_the_release_abstains():
     probabilities[:, DIAGNOSES.index("melanoma")] = score
     predictions = SplitPredictions(dataset=dataset, probabilities=probabilities, alert=alert)
     abstained = np.array([True, False, True, True])
-    found = failures(dataclasses.replace(predictions, abstained=abstained))
-    rows = found.lowest_melanomas + found.highest_others
-    assert [(row.image_id, row.alert, row.refused) for row in rows] == [
-        ("a", True, True),
-        ("b", True, False),
-        ("d", True, True),
-        ("c", False, True),
-    ]
-    found = failures(predictions)
-    assert not any(row.refused for row in found.lowest_melanomas + found.highest_others)
+    failed = failures(dataclasses.replace(predictions, abstained=abstained))
+    rows = [(row.image_id, row.alert, row.refused) for row in failed.lowest_melanomas + failed.highest_others]
+    assert rows == [("a", True, True), ("b", True, False), ("d", True, True), ("c", False, True)]
+    failed = failures(predictions)
+    assert not any(row.refused for row in failed.lowest_melanomas + failed.highest_others)

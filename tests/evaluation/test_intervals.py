@@ -39,16 +39,16 @@ def test_the_calibration_of_melanoma_is_that_of_an_independent_fit(seed):
     logit = rng.normal(-1, 2, 500)
     positive = rng.random(500) < special.expit(0.3 + 0.8 * logit)
     score = special.expit(logit)
-    found = Intervals(np.arange(500)).of_logistic(positive, score)
+    figures = Intervals(np.arange(500)).of_logistic(positive, score)
     fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(logit[:, None], positive)
-    assert found.slope.value == pytest.approx(fit.coef_[0, 0], abs=1e-5)
+    assert figures.slope.value == pytest.approx(fit.coef_[0, 0], abs=1e-5)
     large = optimize.brentq(lambda a: (special.expit(a + logit) - positive).sum(), -5, 5)
-    assert found.intercept.value == pytest.approx(large, abs=1e-6)
-    assert found.observed_over_expected.value == pytest.approx(positive.mean() / score.mean())
+    assert figures.intercept.value == pytest.approx(large, abs=1e-6)
+    assert figures.observed_over_expected.value == pytest.approx(positive.mean() / score.mean())
     # Of images that are all independent the sandwich is close to what the likelihood says.
     fitted, columns = fit.predict_proba(logit[:, None])[:, 1], np.column_stack([np.ones(500), logit])
     error = np.linalg.inv((columns * (fitted * (1 - fitted))[:, None]).T @ columns)[1, 1] ** 0.5
-    assert (found.slope.high - found.slope.low) / 2 == pytest.approx(1.97 * error, rel=0.15)
+    assert (figures.slope.high - figures.slope.low) / 2 == pytest.approx(1.97 * error, rel=0.15)
 
 
 def test_copies_of_photos_do_not_narrow_the_calibration_of_melanoma():
@@ -73,12 +73,12 @@ def test_copies_of_photos_do_not_narrow_the_calibration_of_melanoma():
 )
 def test_the_calibration_of_melanoma_is_null_where_it_is_undefined(positive, undefined):
     score = np.linspace(0.05, 0.95, 40)
-    found = Intervals(np.arange(40)).of_logistic(positive, score)
-    assert {name for name, figure in found._asdict().items() if figure == NOTHING} == undefined
-    assert all(figure.low < figure.value < figure.high for figure in found if figure != NOTHING)
+    figures = Intervals(np.arange(40)).of_logistic(positive, score)
+    assert {name for name, figure in figures._asdict().items() if figure == NOTHING} == undefined
+    assert all(figure.low < figure.value < figure.high for figure in figures if figure != NOTHING)
 
 
 def test_a_probability_of_exactly_nothing_leaves_the_calibration_defined():
     score = np.r_[np.zeros(5), np.linspace(0.1, 0.9, 50), np.ones(5)].astype(np.float32)
-    found = Intervals(np.arange(60)).of_logistic(np.arange(60) % 3 == 0, score)
-    assert all(np.isfinite([figure.value, figure.low, figure.high]).all() for figure in found)
+    figures = Intervals(np.arange(60)).of_logistic(np.arange(60) % 3 == 0, score)
+    assert all(np.isfinite([figure.value, figure.low, figure.high]).all() for figure in figures)

@@ -14,9 +14,8 @@ from dermalert.release import fit_abstention
 def point(scores, lesions=None, abstained=None):
     scores = np.asarray(scores, float)
     lesions = np.arange(len(scores)) if lesions is None else np.asarray(lesions)
-    return operating_points.operating_point(
-        scores, lesions, np.zeros(len(scores), bool) if abstained is None else np.asarray(abstained, bool)
-    )
+    abstained = np.zeros(len(scores), bool) if abstained is None else abstained
+    return operating_points.operating_point(scores, lesions, abstained)
 
 
 @pytest.mark.parametrize(
@@ -24,19 +23,18 @@ def point(scores, lesions=None, abstained=None):
 )
 def test_as_many_lesions_may_be_missed_as_the_exact_bound_allows(lesions, missed, bound_met):
     scores = np.linspace(0.1, 0.9, lesions)
-    found = point(scores)
-    assert (found["missed"], found["bound_met"], found["lesions"]) == (missed, bound_met, lesions)
-    assert (scores < found["threshold"]).sum() == missed
-    assert found["lesions_needed"] == 59
-    assert (found["lower_bound"] >= 0.95) == bound_met
-    assert found["raw"] == {key: found[key] for key in ("missed", "lower_bound", "bound_met")}
+    chosen = point(scores)
+    assert (chosen["missed"], chosen["bound_met"], chosen["lesions"]) == (missed, bound_met, lesions)
+    assert (scores < chosen["threshold"]).sum() == missed
+    assert chosen["lesions_needed"] == 59
+    assert (chosen["lower_bound"] >= 0.95) == bound_met
+    assert chosen["raw"] == {key: chosen[key] for key in ("missed", "lower_bound", "bound_met")}
 
 
 def test_a_lesion_counts_once_with_its_lowest_photo():
-    found = point([0.9, 0.3, 0.8], ["a", "a", "b"])
-    assert found["lesions"] == 2
-    assert found["threshold"] == pytest.approx(0.3, rel=1e-3)
-    assert found["threshold"] < 0.3
+    chosen = point([0.9, 0.3, 0.8], ["a", "a", "b"])
+    assert chosen["lesions"] == 2
+    assert 0.3 > chosen["threshold"] == pytest.approx(0.3, rel=1e-3)
 
 
 def test_tied_scores_are_never_counted_as_missed():
@@ -44,14 +42,14 @@ def test_tied_scores_are_never_counted_as_missed():
 
 
 def test_without_a_lesion_there_is_no_threshold():
-    found = point([])
-    assert (found["threshold"], found["lesions"], found["missed"], found["bound_met"]) == (None, 0, None, False)
+    chosen = point([])
+    assert (chosen["threshold"], chosen["lesions"], chosen["missed"], chosen["bound_met"]) == (None, 0, None, False)
 
 
 def test_a_score_of_nothing_still_gives_a_threshold_that_can_be_served():
-    found = point([0.0, *np.linspace(0.5, 0.9, 58)])
-    assert 0 < found["threshold"] < 1e-30
-    assert (found["missed"], found["bound_met"]) == (1, False)  # 58 of 59 do not show 0.95
+    chosen = point([0.0, *np.linspace(0.5, 0.9, 58)])
+    assert 0 < chosen["threshold"] < 1e-30
+    assert (chosen["missed"], chosen["bound_met"]) == (1, False)  # 58 of 59 do not show 0.95
 
 
 @pytest.mark.parametrize(("lesions", "abstained"), [(59, 0), (93, 1), (169, 2), (169, 3), (169, 9), (60, 1), (400, 5)])
@@ -61,18 +59,18 @@ def test_no_larger_threshold_keeps_the_bound_as_served(lesions, abstained, seed)
     scores = rng.random(lesions)
     without = np.zeros(lesions, bool)
     without[rng.choice(lesions, abstained, replace=False)] = True
-    found = point(scores, abstained=without)
+    chosen = point(scores, abstained=without)
 
     def bound(threshold):
         missed = ((scores < threshold) | without).sum()
         return stats.beta.ppf(0.05, lesions - missed, missed + 1) if missed < lesions else 0
 
-    assert found["missed"] == ((scores < found["threshold"]) | without).sum()
-    assert found["lower_bound"] == pytest.approx(bound(found["threshold"]))
-    assert found["bound_met"] == (bound(0) >= 0.95)
-    assert found["abstained"] == abstained
-    assert found["raw"]["missed"] == (scores < found["threshold"]).sum()
-    higher = scores[scores > found["threshold"] * 1.001]
+    assert chosen["missed"] == ((scores < chosen["threshold"]) | without).sum()
+    assert chosen["lower_bound"] == pytest.approx(bound(chosen["threshold"]))
+    assert chosen["bound_met"] == (bound(0) >= 0.95)
+    assert chosen["abstained"] == abstained
+    assert chosen["raw"]["missed"] == (scores < chosen["threshold"]).sum()
+    higher = scores[scores > chosen["threshold"] * 1.001]
     assert all(bound(score * 1.0001) < 0.95 for score in higher)
 
 
@@ -87,15 +85,15 @@ def test_three_melanomas_abstained_on_lower_the_threshold_that_three_low_ones_se
 
 def test_a_lesion_is_missed_if_any_of_its_photos_is_abstained_on():
     scores, lesions = np.full(120, 0.5), np.repeat(np.arange(60), 2)
-    found = point(scores, lesions, np.arange(120) == 7)
-    assert (found["missed"], found["abstained"], found["bound_met"]) == (1, 1, False)
+    chosen = point(scores, lesions, np.arange(120) == 7)
+    assert (chosen["missed"], chosen["abstained"], chosen["bound_met"]) == (1, 1, False)
 
 
 def test_where_all_are_abstained_on_there_is_a_threshold_and_no_promise():
-    found = point(np.linspace(0.2, 0.9, 80), abstained=np.ones(80, bool))
-    assert found["threshold"] == pytest.approx(0.2, rel=1e-3)
-    assert (found["missed"], found["lower_bound"], found["bound_met"]) == (80, 0.0, False)
-    assert found["raw"]["bound_met"]
+    chosen = point(np.linspace(0.2, 0.9, 80), abstained=np.ones(80, bool))
+    assert chosen["threshold"] == pytest.approx(0.2, rel=1e-3)
+    assert (chosen["missed"], chosen["lower_bound"], chosen["bound_met"]) == (80, 0.0, False)
+    assert chosen["raw"]["bound_met"]
 
 
 def test_the_points_of_a_release_are_those_of_what_it_serves(tmp_path):
@@ -122,14 +120,8 @@ def test_the_points_of_a_release_are_those_of_what_it_serves(tmp_path):
         ]
         assert config[name]["lesions"] == len(served)
         assert config[name]["missed"] == served.count(False)
-    assert config["attention"]["labels"] == [
-        "actinic keratosis",
-        "basal cell carcinoma",
-        "melanoma",
-        "squamous cell carcinoma",
-    ]
+    carcinomas = ["basal cell carcinoma", "melanoma", "squamous cell carcinoma"]
+    assert config["attention"]["labels"] == ["actinic keratosis", *carcinomas]
     assert release.threshold == config["alert"]["threshold"]
-    assert (
-        release.attentions(answers.probabilities)
-        == (answers.probabilities[:, columns].astype(float).sum(1) >= config["attention"]["threshold"])
-    ).all()
+    attention = answers.probabilities[:, columns].astype(float).sum(1) >= config["attention"]["threshold"]
+    assert np.array_equal(release.attentions(answers.probabilities), attention)

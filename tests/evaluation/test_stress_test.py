@@ -18,6 +18,7 @@ from dermalert.taxonomy import DIAGNOSES
 
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
 UNDEFINED = Estimate()
+COUNTS = ("n", "groups", "melanomas", "caught", "quiet")
 
 
 class Darkness(torch.nn.Module):
@@ -60,13 +61,13 @@ def plain(brightness):
 
 def a_side(images, labels, *, photos_a_group=1):
     blank = {name: [None] * len(images) for name in schema.FEATURES}
-    known = {
+    columns = {
         "image": [{"path": None, "bytes": as_png(image)} for image in images],
         "label": labels,
         "image_id": [f"ISIC_{i:07d}" for i in range(len(images))],
         "group": [f"g{i // photos_a_group}" for i in range(len(images))],
     }
-    return Dataset.from_dict(blank | known, features=schema.FEATURES)
+    return Dataset.from_dict(blank | columns, features=schema.FEATURES)
 
 
 def as_png(image):
@@ -101,13 +102,7 @@ def test_less_light_raises_and_more_light_lowers_the_score_of_a_model_that_looks
 
 def test_the_counts_are_of_the_images_that_were_looked_at(release, side):
     for figure in stress(release, side).values():
-        assert [getattr(figure, name) for name in ("n", "groups", "melanomas", "caught", "quiet")] == [
-            30,
-            15,
-            12,
-            12,
-            18,
-        ]
+        assert [getattr(figure, name) for name in COUNTS] == [30, 15, 12, 12, 18]
     assert {figure.n for figure in stress(release, side, limit=7).values()} == {7}
 
 
@@ -115,7 +110,7 @@ def test_the_order_of_a_side_does_not_change_which_images_are_looked_at(release,
     figures = stress(release, side, limit=10)
     shuffled = stress(release, side.shuffle(seed=1), limit=10)
     for name, figure in figures.items():
-        for key in ("n", "groups", "melanomas", "caught", "quiet"):
+        for key in COUNTS:
             assert getattr(shuffled[name], key) == getattr(figure, key)
         assert shuffled[name].score_change.value == pytest.approx(figure.score_change.value)
 

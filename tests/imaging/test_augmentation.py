@@ -23,7 +23,7 @@ def test_augmentation_keeps_what_is_in_the_middle(robust):
 
 
 def lesions(n):
-    """Return pictures (n, 3, 64, 64) of a textured dark disc on skin."""
+    """Pictures (n, 3, 64, 64) of a textured dark disc on skin."""
     torch.manual_seed(0)
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     disc = (x**2 + y**2 < 0.3).float()
@@ -31,34 +31,37 @@ def lesions(n):
     return (skin + 0.05 * torch.rand(n, 3, 64, 64)).clamp(0, 1)
 
 
-@pytest.mark.parametrize("cue", ["sharpness", "white balance", "frame", "brightness"])
+def with_dark_frame(pixels):
+    pixels[:, :, :4], pixels[:, :, -4:] = 0.1, 0.1
+    return pixels
+
+
+CAMERAS = {  # how the other camera differs, and a measure that shows it
+    "sharpness": (
+        lambda p: torch.nn.functional.avg_pool2d(p, 3, 1, 1, count_include_pad=False),
+        lambda p: (p[:, :, 1:] - p[:, :, :-1]).abs().mean((1, 2, 3)),
+    ),
+    "white balance": (
+        lambda p: (p * torch.tensor([0.9, 1.0, 1.1]).view(3, 1, 1)).clamp(0, 1),
+        lambda p: p[:, 0].mean((1, 2)) - p[:, 2].mean((1, 2)),
+    ),
+    "frame": (with_dark_frame, lambda p: p[:, :, :3].mean((1, 2, 3))),
+    "brightness": (lambda p: p * 0.85, lambda p: p.mean((1, 2, 3))),
+}
+
+
+@pytest.mark.parametrize("cue", CAMERAS)
 def test_robust_augmentation_hides_what_tells_one_camera_from_another(cue):
     """Two cameras that any threshold tells apart overlap after it, further than after the plain one."""
-    one, other = lesions(200), lesions(200)
-    if cue == "sharpness":
-        other = torch.nn.functional.avg_pool2d(other, 3, 1, 1, count_include_pad=False)
-    elif cue == "white balance":
-        other = (other * torch.tensor([0.9, 1.0, 1.1]).view(3, 1, 1)).clamp(0, 1)
-    elif cue == "frame":
-        other[:, :, :4], other[:, :, -4:] = 0.1, 0.1
-    else:
-        other = other * 0.85
+    alter, measure = CAMERAS[cue]
+    one, other = lesions(200), alter(lesions(200))
 
-    def seen(pixels):
-        if cue == "sharpness":
-            return (pixels[:, :, 1:] - pixels[:, :, :-1]).abs().mean((1, 2, 3))
-        if cue == "white balance":
-            return pixels[:, 0].mean((1, 2)) - pixels[:, 2].mean((1, 2))
-        if cue == "frame":
-            return pixels[:, :, :3].mean((1, 2, 3))
-        return pixels.mean((1, 2, 3))
-
-    def told_apart(change):
-        a, b = seen(change(one)), seen(change(other))
+    def difference(change):
+        a, b = measure(change(one)), measure(change(other))
         return abs((a[:, None] > b).float().mean().item() - 0.5) * 2
 
-    assert told_apart(lambda pixels: pixels) > 0.99
-    robust, plain = (told_apart(lambda p, r=r: augment(p, robust=r)) for r in (True, False))
+    assert difference(lambda pixels: pixels) > 0.99
+    robust, plain = (difference(lambda p, r=r: augment(p, robust=r)) for r in (True, False))
     assert robust < 0.85
     assert robust < plain + 0.02
 
@@ -66,14 +69,14 @@ def test_robust_augmentation_hides_what_tells_one_camera_from_another(cue):
 def test_colours_are_changed_as_by_one_step_after_the_other():
     pixels = torch.rand(5, 3, 8, 8)
     torch.manual_seed(0)
-    found = color_jitter(pixels, saturation=0.4, contrast=0.3, brightness=0.1, balance=0.08)
+    jittered = color_jitter(pixels, saturation=0.4, contrast=0.3, brightness=0.1, balance=0.08)
     torch.manual_seed(0)
     saturation, contrast = augmentation._uniform(5, 0.6, 1.4), augmentation._uniform(5, 0.7, 1.3)
     light = augmentation._uniform(5, -0.1, 0.1) + augmentation._uniform(5, -0.08, 0.08, channels=3)
     grey = pixels.mean(dim=1, keepdim=True)
     coloured = grey + saturation * (pixels - grey)
     mean = coloured.mean(dim=(1, 2, 3), keepdim=True)
-    assert torch.allclose(found, mean + contrast * (coloured - mean) + light, atol=1e-6)
+    assert torch.allclose(jittered, mean + contrast * (coloured - mean) + light, atol=1e-6)
 
 
 @pytest.mark.parametrize("draw", augmentation.ARTEFACT_SHARES, ids=lambda draw: draw.__name__)
@@ -82,8 +85,8 @@ def test_what_is_drawn_is_what_the_artefact_draws(draw):
     left, paint = artefact_layers(draw, 64, 64, picture.device)
     for i in range(5):
         drawn = draw(picture.permute(1, 2, 0).numpy(), np.random.default_rng(i))
-        found = (picture * (left[i] / 255) + paint[i] / 255).permute(1, 2, 0).numpy()
-        assert found == pytest.approx(drawn, abs=1.01 / 255)
+        layered = (picture * (left[i] / 255) + paint[i] / 255).permute(1, 2, 0).numpy()
+        assert layered == pytest.approx(drawn, abs=1.01 / 255)
 
 
 def test_as_many_pictures_are_drawn_on_as_are_meant_to_be(monkeypatch):
@@ -98,8 +101,8 @@ def test_as_many_pictures_are_drawn_on_as_are_meant_to_be(monkeypatch):
 @pytest.mark.parametrize("robust", [False, True])
 def test_a_seed_gives_the_same_pictures_on_an_accelerator(robust):
     pixels = torch.nn.functional.interpolate(torch.rand(8, 3, 20, 20), size=(160, 160), mode="bicubic").clamp(0, 1)
-    found = []
+    pictures = []
     for device in ("cpu", torch.accelerator.current_accelerator()):
         torch.manual_seed(0)
-        found.append(augment(pixels.to(device), robust=robust).cpu())
-    assert (found[0] - found[1]).abs().mean() < 1e-3  # a value that is rounded otherwise moves a block of a JPEG
+        pictures.append(augment(pixels.to(device), robust=robust).cpu())
+    assert (pictures[0] - pictures[1]).abs().mean() < 1e-3  # a value that is rounded otherwise moves a block of a JPEG

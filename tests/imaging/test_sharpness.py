@@ -6,8 +6,8 @@ from torch.nn import functional
 from dermalert.imaging import augmentation, sharpness
 
 
-def told_apart(one, other):
-    """Return how well the level of the finest detail tells two collections apart: 0 not at all, 1 without a mistake."""
+def separation(one, other):
+    """How well the level of the finest detail tells two collections apart: 0 not at all, 1 without a mistake."""
     a, b = (sharpness.spectral_profile(pixels)[:, 6:].mean(1) for pixels in (one, other))
     return abs((a[:, None] > b).float().mean().item() - 0.5) * 2
 
@@ -22,9 +22,9 @@ def test_levels_tell_soft_pictures_from_sharp_ones_and_neither_contrast_nor_brig
 
 def test_levelled_pictures_do_not_tell_which_collection_they_are_from():
     sharp, soft = textures(200), softened(textures(200, seed=1))
-    assert told_apart(sharp, soft) > 0.99
+    assert separation(sharp, soft) > 0.99
     torch.manual_seed(0)
-    assert told_apart(sharpness.randomize_sharpness(sharp), sharpness.randomize_sharpness(soft)) < 0.3
+    assert separation(sharpness.randomize_sharpness(sharp), sharpness.randomize_sharpness(soft)) < 0.3
 
 
 def test_levelling_spans_sharpness_from_one_end_to_the_other():
@@ -51,9 +51,9 @@ def test_pictures_of_any_size_and_of_one_colour_are_taken(size):
 
 
 def test_robust_augmentation_levels_and_the_plain_one_does_not(monkeypatch):
-    asked = []
-    monkeypatch.setattr(sharpness, "randomize_sharpness", lambda pixels: asked.append(len(pixels)) or pixels)
+    levelled = []
+    monkeypatch.setattr(sharpness, "randomize_sharpness", lambda pixels: levelled.append(len(pixels)) or pixels)
     augmentation.augment(textures(3), robust=False)
-    assert asked == []
+    assert levelled == []
     augmentation.augment(textures(3), robust=True)
-    assert asked == [3]
+    assert levelled == [3]

@@ -27,7 +27,7 @@ def pixels(photos):
 
 
 def linear_balanced_accuracy(photos, features):
-    """Return how well a linear model, cross-validated by lesion, tells the diagnoses from the features."""
+    """How well a linear model, cross-validated by lesion, tells the diagnoses from the features."""
     truth, groups = np.array([photo.diagnosis for photo in photos]), [photo.lesion_id for photo in photos]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=2000))
     folds = StratifiedGroupKFold(4, shuffle=True, random_state=0)
@@ -46,11 +46,8 @@ def test_the_kinds_are_the_nine_diagnoses_in_the_order_of_their_ids():
 def test_the_same_arguments_give_the_same_pixels_and_any_other_gives_others(diagnosis):
     image = lesion(diagnosis, lesion_seed=3, photo=1, size=48)
     other_diagnosis = DIAGNOSES[DIAGNOSES.index(diagnosis) - 1]
-    others = [
-        lesion(diagnosis, lesion_seed=4, photo=1, size=48),
-        lesion(diagnosis, lesion_seed=3, photo=0, size=48),
-        lesion(other_diagnosis, lesion_seed=3, photo=1, size=48),
-    ]
+    arguments = [(diagnosis, 4, 1), (diagnosis, 3, 0), (other_diagnosis, 3, 1)]
+    others = [lesion(name, lesion_seed=seed, photo=photo, size=48) for name, seed, photo in arguments]
     assert image.tobytes() == lesion(diagnosis, lesion_seed=3, photo=1, size=48).tobytes()
     assert all(image.tobytes() != other.tobytes() for other in others)
 
@@ -105,8 +102,7 @@ def test_each_diagnosis_has_its_lesions_with_one_to_three_photos(photos):
     assert len({photo.image_id for photo in photos}) == len(photos)
     assert photos[0].image_id == "DEMO_0000000"
     assert photos[0].lesion_id == "DEMO_L00000"
-    for group in lesions.values():
-        assert len({(photo.diagnosis, photo.age, photo.sex, photo.site) for photo in group}) == 1
+    assert all(len({(p.diagnosis, p.age, p.sex, p.site) for p in group}) == 1 for group in lesions.values())
 
 
 def test_photos_of_one_lesion_differ_but_less_than_those_of_two(photos, pixels):
@@ -162,7 +158,6 @@ def test_an_artefact_changes_a_part_of_a_copy_and_keeps_the_range(name, shape):
         before = image.copy()
         changed = ARTEFACTS[name][0](image, rng)
         assert changed.shape == shape
-        assert changed.min() >= 0
-        assert changed.max() <= 1
+        assert 0 <= changed.min() <= changed.max() <= 1
         assert 0.002 < (changed != image).any(-1).mean() < 0.8
         assert (image == before).all()

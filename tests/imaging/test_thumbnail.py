@@ -66,12 +66,12 @@ def test_without_a_cache_all_works_as_well(spoil, lesions, cache, caplog, monkey
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        found = thumbnail.fingerprints(dataset_of([jpeg(lesions[0])]))
-    assert not found.unreadable.any()
+        fingerprints = thumbnail.fingerprints(dataset_of([jpeg(lesions[0])]))
+    assert not fingerprints.unreadable.any()
     assert "going on without a cache" in caplog.text
 
 
-def test_a_large_photo_is_sketched_like_its_smaller_copy(lesions):
+def test_a_large_photo_has_the_thumbnail_of_its_smaller_copy(lesions):
     large = lesions[0].resize((2400, 1800), Image.Resampling.BICUBIC)
     fingerprint = thumbnail.fingerprints(dataset_of([jpeg(large), jpeg(lesions[0])]))
     assert fingerprint.sizes[0].tolist() == [2400, 1800]

@@ -5,9 +5,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.nn import functional
 
 from dermalert.taxonomy import DIAGNOSES
 
@@ -47,7 +45,10 @@ def write_table(path: Path, rows: list[dict]) -> None:
 
 
 def textures(n, *, side=96, seed=0):
-    """Return pictures (n, 3, side, side) of soft blobs and grain, about as skin is."""
+    """Pictures (n, 3, side, side) of soft blobs and grain, about as skin is."""
+    import torch
+    from torch.nn import functional
+
     noise = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
     coarse = functional.interpolate(noise[:, :, ::8, ::8], size=(side, side), mode="bicubic")
     return (0.2 + 0.5 * coarse + 0.1 * noise).clamp(0, 1)
@@ -55,6 +56,8 @@ def textures(n, *, side=96, seed=0):
 
 def softened(pixels):
     """As another clinic's copies are: shrunk by a quarter, and enlarged again."""
+    from torch.nn import functional
+
     side = pixels.shape[-1]
     small = functional.interpolate(pixels, size=(side * 3 // 4,) * 2, mode="bicubic", antialias=True)
     return functional.interpolate(small, size=(side, side), mode="bicubic").clamp(0, 1)
