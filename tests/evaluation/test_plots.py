@@ -27,7 +27,7 @@ OF_HELD_OUT = ["roc.png", "alert_trade_off.png", "per_class.png", "confusion.png
 
 
 @functools.cache
-def a_release(classes=range(9), n=90, threshold=0.2, copies=1):
+def a_release(classes=(0, MELANOMA, NEVUS, 5, 7, 8), n=90, threshold=0.2, copies=1):
     """A report and predictions of `n` held-out images of these classes, and of some of another split."""
     rng = np.random.default_rng(0)
     truth = np.resize(list(classes), n)
@@ -45,12 +45,56 @@ def a_release(classes=range(9), n=90, threshold=0.2, copies=1):
     return report, pa.concat_tables([elsewhere, table])
 
 
+def artefacts(times=1):
+    figure = {"value": 0.1, "low": 0.05, "high": 0.2}
+    nothing = dict.fromkeys(figure)
+    rest = {"n": 200 * times, "quiet": 150 * times, "caught": 0, "alerts_gained": figure, "alerts_lost": nothing}
+    return {name: rest | {"score_change": figure} for name in ("ink", "dark_corners")}
+
+
+@pytest.fixture(scope="module")
+def release():
+    """The report and the predictions of a release whose artefacts were measured."""
+    report, table = copy.deepcopy(a_release())
+    report["splits"]["held_out"]["artefacts"] = artefacts()
+    return report, table
+
+
+@pytest.fixture(scope="module")
+def held_out(release):
+    return release[0]["splits"]["held_out"]
+
+
+@pytest.fixture(scope="module")
+def folder(release, tmp_path_factory):
+    """All figures of the release, drawn once, as files."""
+    folder = tmp_path_factory.mktemp("figures")
+    names = plots.draw(folder, *release, HISTORY)
+    assert names == ["learning_curves.png", *OF_HELD_OUT, "artefacts.png"]
+    assert sorted(names) == sorted(path.name for path in folder.iterdir())
+    return folder
+
+
+def unsaved(*arguments) -> dict:
+    """The figures that `draw` would save, by name."""
+    figures = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_save", lambda figure, path: figures.setdefault(path.name, figure))
+        plots.draw(Path(), *arguments)
+    return figures
+
+
+@pytest.fixture(scope="module")
+def figures(release):
+    return unsaved(*release, HISTORY)
+
+
 def parts(report, table):
     return report["splits"]["held_out"], plots._images(table, "held_out")
 
 
 def points(axis):
-    """Return the x and y of each point that is marked in an axis."""
+    """The x and y of each point that is marked in an axis."""
     marked = [line.get_xydata()[0] for line in axis.lines if line.get_marker() == "o" and len(line.get_xydata()) == 1]
     return np.array(marked).reshape(-1, 2)
 
@@ -59,73 +103,54 @@ def words(figure):
     return " | ".join(text.get_text() for text in figure.findobj(Text))
 
 
-def test_a_release_gets_all_figures_as_wide_as_two_cards(tmp_path):
-    names = plots.draw(tmp_path, *a_release(), HISTORY)
-    assert names == ["learning_curves.png", *OF_HELD_OUT]
-    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
-    for name in names:
-        with Image.open(tmp_path / name) as image:
+@pytest.mark.integration
+def test_all_figures_are_as_wide_as_two_cards_and_show_something(folder):
+    for path in folder.iterdir():
+        with Image.open(path) as image:
             assert image.width == 1400
             assert len(np.unique(np.asarray(image.convert("L")))) > 10
 
 
-def test_the_same_release_gives_the_same_bytes_whatever_the_readers_style(tmp_path):
-    folders = [tmp_path / "first", tmp_path / "second"]
-    for folder, settings in zip(folders, ({}, {"font.size": 20, "axes.facecolor": "yellow"}), strict=True):
-        folder.mkdir()
-        with matplotlib.rc_context(settings):
-            plots.draw(folder, *a_release(), HISTORY)
-    for path in folders[0].iterdir():
-        assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
+@pytest.mark.integration
+def test_the_same_release_gives_the_same_bytes_whatever_the_readers_style(folder, release, tmp_path):
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "yellow"}):
+        plots.draw(tmp_path, *release, HISTORY)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
 @pytest.mark.parametrize("times", [1, 1000])
-def test_no_text_is_cut_or_too_small_for_a_card(times, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.setdefault(path.name, figure))
-    report, table = copy.deepcopy(a_release(classes=(0, 3, 4, 5, 7, 8)))
-    held_out = report["splits"]["held_out"] | {"artefacts": artefacts(times)}
-    held_out["confusion"] = (np.array(held_out["confusion"]) * times).tolist()
-    for one in held_out["per_class"].values():
-        one["n"] *= times
-    report["splits"]["held_out"] = held_out
-    plots.draw(Path(), report, pa.concat_tables([table] * min(times, 10)), HISTORY)
+def test_no_text_is_cut_or_too_small_for_a_card(times, release, figures):
+    if times > 1:
+        report, table = copy.deepcopy(release)
+        held_out = report["splits"]["held_out"] | {"artefacts": artefacts(times)}
+        held_out["confusion"] = (np.array(held_out["confusion"]) * times).tolist()
+        for one in held_out["per_class"].values():
+            one["n"] *= times
+        report["splits"]["held_out"] = held_out
+        figures = unsaved(report, pa.concat_tables([table] * 10), HISTORY)
+    assert len(figures) == 7
     with plots.style.context(plots._STYLE):
-        for name, figure in drawn.items():
+        for name, figure in figures.items():
             figure.draw_without_rendering()
             box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
             assert box.x0 > -0.01 and box.y0 > -0.01 and box.x1 < width + 0.01 and box.y1 < height + 0.01, name
             assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9, name
 
 
-def test_without_melanoma_nothing_is_drawn_of_it(tmp_path):
-    report, table = a_release(
-        classes=(
-            0,
-            1,
-            NEVUS,
-        )
-    )
-    assert plots.draw(tmp_path, report, table, []) == ["per_class.png", "confusion.png", "reliability.png"]
-    assert len(plots._reliability(*parts(report, table)).axes) == 1
-    assert "melanoma, n = 0" in words(plots._per_class(report["splits"]["held_out"]))
-    assert "not defined" in words(plots._per_class(report["splits"]["held_out"]))
-
-
-def test_of_one_class_alone_only_what_is_defined_is_drawn(tmp_path):
-    for folder, n in ((tmp_path / "a", 1), (tmp_path / "b", 12)):
-        folder.mkdir()
-        report, table = a_release(classes=(MELANOMA,), n=n)
-        assert plots.draw(folder, report, table, []) == ["per_class.png", "confusion.png", "reliability.png"]
-        assert len(plots._reliability(*parts(report, table)).axes) == 1
+@pytest.mark.parametrize(("classes", "n"), [((0, 1, NEVUS), 90), ((MELANOMA,), 1), ((MELANOMA,), 12)])
+def test_of_one_class_or_without_melanoma_only_what_is_defined_is_drawn(classes, n):
+    report, table = a_release(classes=classes, n=n)
+    figures = unsaved(report, table, [])
+    assert list(figures) == ["per_class.png", "confusion.png", "reliability.png"]
+    assert len(figures["reliability.png"].axes) == 1
+    assert ("melanoma, n = 0" in words(figures["per_class.png"])) == (MELANOMA not in classes)
+    assert "not defined" in words(figures["per_class.png"])
 
 
 def test_without_a_threshold_none_is_marked():
-    report, table = a_release(threshold=None)
-    for figure in (
-        plots._roc_figure(*parts(report, table), None, readers=True),
-        plots._alert_trade_off(*parts(report, table), None),
-    ):
+    figures = unsaved(*a_release(threshold=None), [])
+    for figure in (figures["roc.png"], figures["alert_trade_off.png"]):
         assert "threshold (" not in words(figure) and "at the threshold" not in words(figure)
         assert all(len(points(axis)) == 0 for axis in figure.axes)
 
@@ -138,42 +163,33 @@ def test_what_is_undefined_at_the_threshold_is_not_marked():
 
 
 def test_without_nevi_the_doctors_who_told_melanoma_from_nevi_are_left_out():
-    report, table = a_release(
-        classes=(
-            0,
-            MELANOMA,
-        )
-    )
-    figure = plots._roc_figure(*parts(report, table), 0.2, readers=True)
+    figure = plots._roc_figure(*parts(*a_release(classes=(0, MELANOMA))), 0.2, readers=True)
     assert len(figure.axes) == 1
     labels = " ".join(text.get_text() for text in figure.legends[0].get_texts())
     assert "Haenssle" not in labels and "Phillips" in labels
 
 
-def test_without_training_or_held_out_images_their_figures_are_left_out(tmp_path):
-    report, table = a_release()
-    assert plots.draw(tmp_path, {"splits": {}} | {"alert": report["alert"]}, table, HISTORY[:1]) == []
-    assert plots.draw(tmp_path, report, table.slice(0, 1), []) == []
+def test_without_training_or_held_out_images_their_figures_are_left_out(release):
+    report, table = release
+    assert not unsaved({"splits": {}, "alert": report["alert"]}, table, HISTORY[:1])
+    assert not unsaved(report, table.slice(0, 1), [])
 
 
-def test_the_doctors_stand_in_the_panel_of_their_own_task_and_are_told_apart_from_the_release():
-    figure = plots._roc_figure(*parts(*a_release()), 0.2, readers=True)
+def test_the_doctors_stand_in_the_panel_of_their_own_task_and_are_told_apart_from_the_release(figures):
     doctors = [
         [line.get_xydata()[0].tolist() for line in axis.lines if line.get_marker() in ("^", "s", "D")]
-        for axis in figure.axes
+        for axis in figures["roc.png"].axes
     ]
     assert doctors == [[[0.814, 0.875], [0.709, 0.799]], [[0.713, 0.866]]]
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    labels = [text.get_text() for text in figures["roc.png"].legends[0].get_texts()]
     assert len(labels) == len(set(labels))
     assert sum("on other lesions" in label for label in labels) == len(READERS) == 3
 
 
-def test_the_operating_point_and_the_areas_are_those_of_the_report():
-    report, table = a_release()
-    melanoma = report["splits"]["held_out"]["melanoma"]
-    axes = plots._roc_figure(*parts(report, table), 0.2, readers=True).axes
+def test_the_operating_point_and_the_areas_are_those_of_the_report(figures, held_out):
+    melanoma = held_out["melanoma"]
     names = (("specificity", "auroc"), ("specificity_nevi", "auroc_nevi"))
-    for axis, (specificity, area) in zip(axes, names, strict=True):
+    for axis, (specificity, area) in zip(figures["roc.png"].axes, names, strict=True):
         assert points(axis).tolist() == [[melanoma[specificity]["value"], melanoma["sensitivity"]["value"]]]
         assert plots.format_estimate(melanoma[area]) in axis.get_title(loc="center") + axis.get_title(loc="left")
 
@@ -196,7 +212,7 @@ def test_the_band_holds_the_curve_and_is_never_certain():
     low, high = plots._roc_band(positive, score, images.groups)
     curve = np.interp(plots._FALSE_ALARMS, *plots._roc(positive, score, np.ones(len(score))))
     assert (low <= curve).all() and (curve <= high).all() and (low < high).all()
-    assert low[-1] == pytest.approx(clopper_pearson(10, 10)[0])
+    assert low[-1] == pytest.approx(clopper_pearson(15, 15)[0])
 
 
 def test_photos_of_one_lesion_do_not_narrow_the_band():
@@ -208,14 +224,12 @@ def test_photos_of_one_lesion_do_not_narrow_the_band():
     assert widths[1] == pytest.approx(widths[0], rel=0.01)
 
 
-def test_the_points_of_the_top_label_add_up_to_the_calibration_error():
-    report, table = a_release()
-    axis = plots._reliability(*parts(report, table)).axes[0]
+def test_the_points_of_the_top_label_add_up_to_the_calibration_error(figures, held_out):
+    axis = figures["reliability.png"].axes[0]
     sizes = np.array([int(text.get_text()) for text in axis.texts if text.get_text().isdigit()])
     gaps = np.abs(np.diff(points(axis), axis=1)[:, 0])
-    ece = report["splits"]["held_out"]["calibration"]["ece"]["value"]
     assert sizes.sum() == 90
-    assert sizes @ gaps / 90 == pytest.approx(ece, abs=1e-6)
+    assert sizes @ gaps / 90 == pytest.approx(held_out["calibration"]["ece"]["value"], abs=1e-6)
 
 
 def test_the_bins_of_the_melanoma_probability_are_of_equal_size():
@@ -249,52 +263,28 @@ def test_an_image_of_which_two_diagnoses_are_as_probable_is_counted_in_its_row_o
     assert [text.get_text() for text in figure.axes[0].texts] == ["1"]
 
 
-def test_the_cells_of_the_confusion_are_the_reports():
-    held_out = a_release()[0]["splits"]["held_out"]
-    texts = plots._confusion(held_out).axes[0].texts
+def test_the_cells_of_the_confusion_are_the_reports(figures, held_out):
+    texts = figures["confusion.png"].axes[0].texts
     shown = {tuple(text.get_position()[::-1]): int(text.get_text()) for text in texts}
     counts = np.array(held_out["confusion"])
     assert shown == {(row, column): counts[row, column] for row, column in zip(*np.nonzero(counts), strict=True)}
 
 
-def test_the_forest_shows_the_reports_figures_and_says_where_one_is_undefined():
-    held_out = a_release(
-        classes=(
-            0,
-            MELANOMA,
-            NEVUS,
-        )
-    )[0]["splits"]["held_out"]
-    sensitivity, auroc = plots._per_class(held_out).axes
-    for axis, metric in ((sensitivity, "sensitivity"), (auroc, "auroc")):
+def test_the_forest_shows_the_reports_figures_and_says_where_one_is_undefined(figures, held_out):
+    for axis, metric in zip(figures["per_class.png"].axes, ("sensitivity", "auroc"), strict=True):
         shown = {DIAGNOSES[int(row)]: value for value, row in points(axis)}
-        assert shown == {DIAGNOSES[i]: held_out["per_class"][DIAGNOSES[i]][metric]["value"] for i in (0, 3, 4)}
-        assert [text.get_text() for text in axis.texts] == ["not defined"] * 6
+        assert shown == {DIAGNOSES[i]: held_out["per_class"][DIAGNOSES[i]][metric]["value"] for i in (0, 3, 4, 5, 7, 8)}
+        assert [text.get_text() for text in axis.texts] == ["not defined"] * 3
 
 
-def artefacts(times=1):
-    figure = {"value": 0.1, "low": 0.05, "high": 0.2}
-    nothing = dict.fromkeys(figure)
-    rest = {"n": 200 * times, "quiet": 150 * times, "caught": 0, "alerts_gained": figure, "alerts_lost": nothing}
-    return {name: rest | {"score_change": figure} for name in ("ink", "dark_corners")}
-
-
-def test_artefacts_are_drawn_where_they_were_measured(tmp_path):
-    report, table = copy.deepcopy(a_release())
-    report["splits"]["held_out"]["artefacts"] = artefacts()
-    assert plots.draw(tmp_path, report, table, [])[-1] == "artefacts.png"
-    figure = plots._artefacts(report["splits"]["held_out"])
+def test_artefacts_are_drawn_where_they_were_measured(figures):
+    figure = figures["artefacts.png"]
     assert [len(points(axis)) for axis in figure.axes] == [2, 2, 0]
     assert "dark corners" in words(figure) and "share of 150 others" in words(figure)
 
 
-def test_generated_lesions_are_drawn_beside_no_reader_and_at_no_prevalence(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(plots, "_readers", lambda *_: drawn.append("readers"))
-    report, table = a_release()
-    assert "alert_trade_off.png" in plots.draw(tmp_path, report, table, [])
-    assert drawn
-    drawn.clear()
-    names = plots.draw(tmp_path, report | {"data": {"generated": True}}, table, [])
-    assert "roc.png" in names and "alert_trade_off.png" not in names
-    assert not drawn
+def test_generated_lesions_are_drawn_beside_no_reader_and_at_no_prevalence(release, figures):
+    report, table = release
+    generated = unsaved(report | {"data": {"generated": True}}, table, [])
+    assert figures.keys() - generated.keys() == {"learning_curves.png", "alert_trade_off.png"}
+    assert "on other lesions" not in words(generated["roc.png"])
