@@ -118,6 +118,14 @@ def real_images() -> Path:
     return DATA
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not name
+def pytest_collection_modifyitems(items):
+    """Mark what asks the Hub: no unit does."""
+    for item in items:
+        if "hub" in item.fixturenames:
+            item.add_marker(pytest.mark.integration)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Turn a skip into a failure for what DERMALERT_REQUIRED names."""

@@ -17,19 +17,9 @@ def never(*_, **__):
     raise AssertionError("the other method was to be used")
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_convolutional_networks_are_explained_by_grad_cam(name, monkeypatch):
-    monkeypatch.setattr(attribution, "Occlusion", never)
-    found = attribution.attribute(release_of(name), grain((64, 48)))
-    assert found.shape == (48, 64)
-    assert found.min() >= 0
-    assert found.max() <= 1
-    assert np.ptp(found) > 0
-
-
-@pytest.mark.parametrize("name", OF_TOKENS)
-def test_networks_of_tokens_are_explained_by_occlusion(name, monkeypatch):
-    monkeypatch.setattr(attribution, "LayerGradCam", never)
+@pytest.mark.parametrize("name", [*CONVOLUTIONAL, *OF_TOKENS])
+def test_convolutional_networks_are_explained_by_grad_cam_and_those_of_tokens_by_occlusion(name, monkeypatch):
+    monkeypatch.setattr(attribution, "LayerGradCam" if name in OF_TOKENS else "Occlusion", never)
     found = attribution.attribute(release_of(name), grain((64, 48)))
     assert found.shape == (48, 64)
     assert found.min() >= 0
@@ -38,9 +28,10 @@ def test_networks_of_tokens_are_explained_by_occlusion(name, monkeypatch):
 
 
 # Each with zeros where it sees zeros: of a network with biases Grad-CAM can mark what it does not look at.
-@pytest.mark.parametrize(("name", "side"), [("ResNet", 96), ("ViT", SIDE)])
-@pytest.mark.parametrize("top", [True, False])
-@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize(
+    ("name", "side", "top", "left"),
+    [("ResNet", 96, True, True), ("ResNet", 96, False, False), ("ViT", SIDE, True, False), ("ViT", SIDE, False, True)],
+)
 def test_a_model_that_looks_at_one_quadrant_has_its_map_there(name, side, top, left):
     processor = ViTImageProcessorPil(size={"height": side, "width": side})
     rows, columns = (slice(0, side // 2) if first else slice(side // 2, None) for first in (top, left))

@@ -58,6 +58,17 @@ def with_pictures(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def newer(versions) -> Release:
+    return Release.load(versions["v1.1.0"])
+
+
+@pytest.fixture
+def figures(versions) -> dict:
+    """Those of the newer one."""
+    return json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
 def hub_space(versions, tmp_path_factory):
     """The address of a Space that serves the newer of two releases of the Hub."""
     with pytest.MonkeyPatch.context() as patch:
@@ -297,8 +308,7 @@ def test_a_batch_of_nothing_says_what_to_do(visit, demo_space):
 # How good is it
 
 
-def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hub_space, versions):
-    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hub_space, figures):
     held_out = figures["splits"]["held_out"]
     page = visit(hub_space)
     melanoma = held_out["melanoma"]
@@ -323,13 +333,11 @@ def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hu
     assert "NaN" not in told.inner_text() and "None" not in told.inner_text()
 
 
-def test_what_is_declined_is_told_with_its_numbers(versions):
-    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
-    release = Release.load(versions["v1.1.0"])
-    assert "It declines no image" in tab_evaluation.html(release, figures | {"refusal": None})
+def test_what_is_declined_is_told_with_its_numbers(newer, figures):
+    assert "It declines no image" in tab_evaluation.html(newer, figures | {"refusal": None})
     share = {"value": 0.0076, "low": 0.0039, "high": 0.0132}
     refusal = {"held_out": {"all": {"n": 1583, "refused": share}}, "unfit": {"noise": {"n": 40, "refused": share}}}
-    told = tab_evaluation.html(release, figures | {"refusal": refusal})
+    told = tab_evaluation.html(newer, figures | {"refusal": refusal})
     assert '<th scope="row">held out</th><td>1583</td><td>0.008 <span class="interval">[0.004-0.013]</span>' in told
     assert '<th scope="row">noise (generated or spoilt)</th><td>40</td>' in told
 
@@ -339,8 +347,7 @@ def shown(html: str) -> str:
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", html)))
 
 
-def test_sensitivities_are_those_as_served_and_both_points_are_told(versions):
-    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+def test_sensitivities_are_those_as_served_and_both_points_are_told(newer, figures):
     held_out, V = figures["splits"]["held_out"], {"value": 0.8125, "low": 0.54, "high": 0.96}
     for part in (held_out["melanoma"]["lesions"], held_out["malignant"], held_out["malignant"]["lesions"]):
         part["sensitivity_as_served"] = V
@@ -349,7 +356,7 @@ def test_sensitivities_are_those_as_served_and_both_points_are_told(versions):
     point = {"threshold": 0.0275, "lesions": 169, "missed": 5, "abstained": 4, "confidence": 0.95}
     point |= {"bound_met": False, "lesions_needed": 59, "target_sensitivity": 0.95, "raw": {"missed": 1}}
     figures |= {"alert": point, "attention": point | {"bound_met": True, "missed": 6}}
-    told = shown(tab_evaluation.html(Release.load(versions["v1.1.0"]), figures))
+    told = shown(tab_evaluation.html(newer, figures))
     for name in tab_evaluation._FIGURES_OF_A_SIDE:
         if "as served" in name or "by their worst photo" in name:
             assert re.search(f"{name} 0.81 +\\[0.54-0.96\\]", told), name
@@ -358,8 +365,7 @@ def test_sensitivities_are_those_as_served_and_both_points_are_told(versions):
     assert "Without abstention it would miss 1." in told
 
 
-def test_a_release_made_before_there_were_such_figures_is_told_of(versions):
-    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+def test_a_release_made_before_there_were_such_figures_is_told_of(newer, figures):
     figures.pop("attention", None)
     for side in figures["splits"].values():
         for key in ("malignant", "subgroup_sensitivity"):
@@ -370,31 +376,28 @@ def test_a_release_made_before_there_were_such_figures_is_told_of(versions):
         for of in side["melanoma"].get("by_source", {}).values():
             of.pop("sensitivity_as_served", None)
             of.pop("specificity_as_served", None)
-    told = shown(tab_evaluation.html(Release.load(versions["v1.1.0"]), figures))
+    told = shown(tab_evaluation.html(newer, figures))
     assert "without regard to abstention" in told and "sensitivity, without abstention" in told
     assert "point of attention" not in told
 
 
-def test_subgroups_and_the_melanoma_probability_are_told_in_words_and_figures(versions):
-    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+def test_subgroups_and_the_melanoma_probability_are_told_in_words_and_figures(newer, figures):
     held_out = figures["splits"]["held_out"]
     held_out["subgroup_sensitivity"] = {"sentences": ["Lower sensitivity beyond chance: age 30 to 49 <b>."]}
-    told = tab_evaluation.html(Release.load(versions["v1.1.0"]), figures)
+    told = tab_evaluation.html(newer, figures)
     assert "Lower sensitivity beyond chance: age 30 to 49 &lt;b&gt;. Lesions, as served." in told
     slope = markup.figure(held_out["calibration"]["melanoma"]["slope"])
     assert "Calibration of the probability of melanoma" in told and slope in shown(told)
     assert "mean size of the change" in told and "change of the probability" not in told
 
 
-def test_of_photographs_without_a_dermoscope_nothing_is_claimed_but_that_the_answers_do_not_hold(versions):
-    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
-    told = shown(tab_evaluation.html(Release.load(versions["v1.1.0"]), figures)) + markup.FOR_DERMOSCOPY
+def test_of_photographs_without_a_dermoscope_nothing_is_claimed_but_that_the_answers_do_not_hold(newer, figures):
+    told = shown(tab_evaluation.html(newer, figures)) + markup.FOR_DERMOSCOPY
     assert told.count("without a dermoscope") == 3 and told.count("say nothing of") == 2
     assert not re.search(r"(not|never) (been )?measured", markup.FOR_DERMOSCOPY + tab_evaluation.LIMITS[0])
 
 
-def test_the_table_of_subgroups_has_their_lesions_as_served_and_says_of_the_rest_that_it_is_not(versions):
-    figures = json.loads((versions["v1.1.0"] / "evaluation" / "metrics.json").read_text())
+def test_the_table_of_subgroups_has_their_lesions_as_served_and_says_of_the_rest_that_it_is_not(newer, figures):
     held_out = figures["splits"]["held_out"]
     of = next(iter(held_out["subgroups"]["source"]["of"].values()))
     held_out["subgroups"]["sex"] = {"not_recorded": 3, "of": {"female": of, "male": of}}
@@ -403,7 +406,7 @@ def test_the_table_of_subgroups_has_their_lesions_as_served_and_says_of_the_rest
         for k, n in ((17, 20), (9, 10))
     )
     held_out["subgroup_sensitivity"]["tests"] = [{"kind": "sex", "name": "female", "rest": male} | female]
-    told = shown(tab_evaluation.html(Release.load(versions["v1.1.0"]), figures))
+    told = shown(tab_evaluation.html(newer, figures))
     assert "sensitivity as served, lesions AUROC sensitivity, without abstention specificity, without abst" in told
     row = f"{of['n']} {of['melanomas']}"
     assert (

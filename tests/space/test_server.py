@@ -17,9 +17,8 @@ import tomllib
 import types
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import gradio
 import httpx
@@ -41,7 +40,7 @@ from packaging.version import Version
 from PIL import Image
 from support import serving
 from support.releases import make_image, make_release
-from support.serving import SPACE, copy_of_the_space, variables
+from support.serving import SPACE, copy_of_the_space, in_a_loop, variables
 from transformers import pipeline
 
 from dermalert.evaluation import evaluate
@@ -135,20 +134,12 @@ def test_without_a_model_it_says_what_to_set(tmp_path):
     assert run.stderr == "Set MODEL_ID to a release, USER/REPO or a folder, and MODEL_REVISION to its tag.\n"
 
 
-def test_a_model_that_cannot_be_loaded_is_named_without_a_traceback():
-    own = variables(MODEL_ID="tester/none", MODEL_REVISION="v9", HF_HUB_OFFLINE="1")
-    run = subprocess.run([sys.executable, "space/app.py"], cwd=SPACE.parent, env=own, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert re.fullmatch(r"cannot load the release tester/none@v9: .*\n", run.stderr)
-
-
-def in_a_loop(function: Callable[[], Any]) -> Any:
-    """Call where an event loop runs: without one gradio opens its own, and leaves them open."""
-
-    async def call() -> Any:
-        return function()
-
-    return asyncio.run(call())
+@pytest.mark.usefixtures("hub")
+def test_a_model_that_cannot_be_loaded_is_named_without_a_traceback(monkeypatch, capsys):
+    monkeypatch.setenv("MODEL_ID", "tester/none")
+    monkeypatch.setenv("MODEL_REVISION", "v9")
+    assert in_a_loop(server.main) == 1
+    assert re.fullmatch(r"cannot load the release tester/none@v9: .*\n", capsys.readouterr().err)
 
 
 def launched(monkeypatch, **variables: str) -> dict:
@@ -320,7 +311,7 @@ def test_a_batch_comes_back_by_urgency_with_a_reason_for_each_bad_file(client, r
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
         archive.write(tmp_path / "0.png", "inner/again.png")
     files = [handle_file(path) for path in sorted(tmp_path.iterdir())]
-    held = "data:image/png;base64," + base64.b64encode((tmp_path / "1.png").read_bytes()).decode()
+    held = address_of(tmp_path / "1.png")
     private = str(Path(__file__).resolve())
     answer = client.predict([*files, held, "data:,x", private, {"path": private}, 7, None], api_name="/triage")
     rows = answer["files"]
@@ -349,21 +340,31 @@ def test_a_program_can_ask_which_release_answers(client, release):
     assert told["evaluation"] is None
 
 
-def test_by_mcp_the_same_is_asked_and_nothing_else(demo_space, client, tmp_path):
-    make_image((64, 48)).save(tmp_path / "lesion.png")
-    held = "data:image/png;base64," + base64.b64encode((tmp_path / "lesion.png").read_bytes()).decode()
+def by_mcp(space: str, *calls: tuple[str, dict]) -> tuple[dict, list]:
+    """The tools of a Space by their names, and what calls of them give."""
 
     async def ask() -> tuple:
         async with (
-            streamable_http_client(f"{demo_space}/gradio_api/mcp/") as (reads, writes, _),
+            streamable_http_client(f"{space}/gradio_api/mcp/") as (reads, writes, _),
             ClientSession(reads, writes) as session,
         ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            calls = (("judge", {"image": held}), ("triage", {"files": [held, held]}), ("release", {}))
             return tools, [await session.call_tool(*call) for call in calls]
 
-    tools, answers = asyncio.run(ask())
+    return asyncio.run(ask())
+
+
+def address_of(path: Path) -> str:
+    """A picture as a text."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def test_by_mcp_the_same_is_asked_and_nothing_else(demo_space, client, tmp_path):
+    make_image((64, 48)).save(tmp_path / "lesion.png")
+    held = address_of(tmp_path / "lesion.png")
+    calls = (("judge", {"image": held}), ("triage", {"files": [held, held]}), ("release", {}))
+    tools, answers = by_mcp(demo_space, *calls)
     assert set(tools) == {"judge", "triage", "release"}
     assert all("research and education only" in tools[name].description for name in ("judge", "triage"))
     assert "taken with a dermatoscope" in tools["judge"].inputSchema["properties"]["image"]["description"]
@@ -516,7 +517,7 @@ def test_what_is_named_again_keeps_its_own_name_and_an_upload_the_one_that_it_ha
     made = [tmp_path / f"{name}.png" for name in ("one", "other")]
     for number, path in enumerate(made):
         make_image((64, 48), seed=number).save(path)
-    first, second = (f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" for path in made)
+    first, second = map(address_of, made)
     with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
         for path in made:
             archive.write(path, path.name)
@@ -538,16 +539,8 @@ def test_what_is_named_again_keeps_its_own_name_and_an_upload_the_one_that_it_ha
 
 
 def test_a_call_by_mcp_with_a_mistake_gets_the_same_sentence(demo_space):
-    async def ask() -> list:
-        async with (
-            streamable_http_client(f"{demo_space}/gradio_api/mcp/") as (reads, writes, _),
-            ClientSession(reads, writes) as session,
-        ):
-            await session.initialize()
-            texts = ("a lesion", "/etc/passwd", "data:image/png;base64,???", "data:image/png;base64,RGVhciBTaXI=")
-            return [await session.call_tool("judge", {"image": text}) for text in texts]
-
-    answers = asyncio.run(ask())
+    texts = ("a lesion", "/etc/passwd", "data:image/png;base64,???", "data:image/png;base64,RGVhciBTaXI=")
+    _, answers = by_mcp(demo_space, *(("judge", {"image": text}) for text in texts))
     assert [bool(answer.isError) for answer in answers] == [True, True, True, False]
     assert "'state': 'unreadable'" in answers[3].content[0].text
     said = ["no upload to this server", "no upload to this server", "the address holds no base64", "none of JPEG"]
@@ -576,38 +569,27 @@ def elsewhere() -> Iterator[http.server.HTTPServer]:
         server.shutdown()
 
 
-ASKS_ANYBODY = """
-import runpy
-from gradio import processing_utils
-
-processing_utils.PUBLIC_HOSTNAME_WHITELIST.append("127.0.0.1")
-runpy.run_path("app.py", run_name="__main__")
-"""
-"""app.py, to whose gradio the own machine is as public as any."""
-
-
-def test_what_lies_at_an_address_is_not_fetched(elsewhere, demo_release, tmp_path):
-    (tmp_path / "home").mkdir()
+def test_what_lies_at_an_address_is_not_fetched(elsewhere, demo_space, tmp_path):
+    url = demo_space
     (tmp_path / "file.png").write_bytes(b"x")
     there = f"127.0.0.1:{elsewhere.server_port}/a.png"
     addresses = [f"http://{there}", f"HTTP://{there}", f" http://{there}", f"http:{there}", f"https://{there}"]
     addresses += [f"file://{tmp_path}/file.png", f"FILE:{tmp_path}/file.png", f"ftp://{there}", f"//{there}"]
     meta = {"meta": {"_type": "gradio.FileData"}}
-    with serving.space(tmp_path / "home", script=ASKS_ANYBODY, MODEL_ID=str(demo_release)) as url:
-        for address in addresses:
-            for sent in (address, {"path": address}, {"url": address}, {"path": address, "url": address} | meta):
-                error = json.loads(asked(url, "judge", [sent]).split("data: ")[1])["error"]
-                said = "no upload to this server" if address.startswith("//") else "nothing is fetched from an address"
-                assert error.startswith("Not read: ") and said in error
-            rows = json.loads(asked(url, "triage", [[address]]).split("data: ")[1])[0]["files"]
-            assert [row["problem"] for row in rows] == ["no such file was uploaded."]
-        for number, function in enumerate(httpx.get(f"{url}/config").json()["dependencies"]):
-            data = [{"path": addresses[0], "url": addresses[0]} | meta] * len(function["inputs"])
-            for path in ("queue/join", f"run/{function['api_name']}"):
-                body = {"data": data, "fn_index": function["id"], "session_hash": f"s{number}"}
-                httpx.post(f"{url}/gradio_api/{path}", json=body)
-        asked(url, "triage", [[]])  # whatever came before it has been looked at
-        assert elsewhere.asked == []
+    for address in addresses:
+        for sent in (address, {"path": address}, {"url": address}, {"path": address, "url": address} | meta):
+            error = json.loads(asked(url, "judge", [sent]).split("data: ")[1])["error"]
+            said = "no upload to this server" if address.startswith("//") else "nothing is fetched from an address"
+            assert error.startswith("Not read: ") and said in error
+        rows = json.loads(asked(url, "triage", [[address]]).split("data: ")[1])[0]["files"]
+        assert [row["problem"] for row in rows] == ["no such file was uploaded."]
+    for number, function in enumerate(httpx.get(f"{url}/config").json()["dependencies"]):
+        data = [{"path": addresses[0], "url": addresses[0]} | meta] * len(function["inputs"])
+        for path in ("queue/join", f"run/{function['api_name']}"):
+            body = {"data": data, "fn_index": function["id"], "session_hash": f"s{number}"}
+            httpx.post(f"{url}/gradio_api/{path}", json=body)
+    asked(url, "triage", [[]])  # whatever came before it has been looked at
+    assert elsewhere.asked == []
 
 
 @pytest.mark.parametrize("mistake", [[], [None], ["a lesion"], [7], [{}], [{"path": "x"}]])
@@ -641,9 +623,7 @@ def test_what_stands_for_an_upload_is_taken_everywhere_alike(demo_space, client,
 @pytest.mark.parametrize("meta", [{}, {"meta": {}}, {"meta": {"_type": "gradio.FileData"}}])
 def test_a_file_of_the_server_that_was_not_uploaded_is_not_read(demo_space, tmp_path, meta):
     make_image().save(tmp_path / "private.png")
-    call = f"{demo_space}/gradio_api/call/judge"
-    event = httpx.post(call, json={"data": [{"path": str(tmp_path / "private.png")} | meta]}).json()["event_id"]
-    answer = httpx.get(f"{call}/{event}").text
+    answer = asked(demo_space, "judge", [{"path": str(tmp_path / "private.png")} | meta])
     assert answer.startswith("event: error")
     assert "melanoma" not in answer
 
@@ -652,7 +632,7 @@ def test_real_images_get_the_answers_of_a_bare_pipeline(real_images, tmp_path):
     (tmp_path / "home").mkdir()
     plain = pipeline("image-classification", model=str(BUNDLED), top_k=9)
     paths = sorted(path for path in real_images.rglob("*.jpg"))
-    chosen = random.Random(0).sample(paths, 50)
+    chosen = random.Random(0).sample(paths, 12)
     with serving.space(tmp_path / "home", MODEL_ID=str(BUNDLED), HF_HUB_OFFLINE="1") as url:
         client = Client(url, verbose=False, analytics_enabled=False, download_files=tmp_path / "client")
         for path in chosen:
@@ -684,7 +664,7 @@ def test_what_is_named_again_is_judged_once_and_answered_each_time(release, tmp_
         for number in range(2):
             make_image((64, 48), seed=number).save(tmp_path / f"{number}.png")
             archive.write(tmp_path / f"{number}.png", f"{number}.png")
-    held = "data:image/png;base64," + base64.b64encode((tmp_path / "1.png").read_bytes()).decode()
+    held = address_of(tmp_path / "1.png")
     paths = [str(tmp_path / name) for name in ("0.png", "two.zip", "no.png")]
     files = [*paths, held, {"path": paths[0]}, f"{tmp_path}/./0.png", paths[1], held, *[paths[0]] * 100]
     judged, judge = [], Release.predict_all

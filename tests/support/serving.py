@@ -1,5 +1,6 @@
 """A Space as a process of its own: what lies at its root on the Hub, no project around it."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -8,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -21,6 +23,9 @@ ABSTAINS_ON_BLACK = """
 import dataclasses, runpy
 import numpy
 from dermalert_space.release import Release
+from gradio import processing_utils
+
+processing_utils.PUBLIC_HOSTNAME_WHITELIST.append("127.0.0.1")
 
 predict_arrays = Release.predict_arrays
 
@@ -33,7 +38,7 @@ def changed(self, images, **options):
 Release.predict_arrays = changed
 runpy.run_path("app.py", run_name="__main__")
 """
-"""app.py with a release that declines black images, whatever it declines itself."""
+"""app.py with a release that abstains on black images too, to whose gradio its own machine is as public as any."""
 
 
 QUICK = """
@@ -56,6 +61,15 @@ def variables(**named: str) -> dict[str, str]:
     left_out = ("MODEL_ID", "MODEL_REVISION", "HF_TOKEN", "PYTHONPATH")
     cleared = {name: value for name, value in os.environ.items() if name not in left_out}
     return cleared | {"GRADIO_ANALYTICS_ENABLED": "False"} | named
+
+
+def in_a_loop(function: Callable[[], Any]) -> Any:
+    """Call where an event loop runs: without one gradio opens its own, and leaves them open."""
+
+    async def call() -> Any:
+        return function()
+
+    return asyncio.run(call())
 
 
 class Address(str):
