@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,15 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
-from dermalert_space import checks, comparison, contract, onnx_graph
+from dermalert_space import checks, cli, comparison, contract, onnx_graph, server
 from dermalert_space.contract import METRICS, PREDICTIONS, REFERENCE
 from dermalert_space.page import tab_evaluation
 from dermalert_space.release import NoRelease, Release
 from onnx import TensorProto, helper
 from PIL import Image
+from support import serving
 from support.networks import edited, replaced, with_graph
 from support.releases import make_release, measured_release
-from support.serving import SPACE, variables
+from support.serving import SPACE
 
 from dermalert.errors import UsageError
 from dermalert.evaluation import any_checkpoint
@@ -74,20 +73,14 @@ def configured(folder: Path, name: str = "config.json", **changes) -> Path:
         ("processor_config.json", {"auto_map": {"AutoProcessor": "evil.P"}}),
     ],
 )
-def test_code_of_a_release_is_never_run_nor_asked_about(copied, tmp_path, file, changes):
+def test_code_of_a_release_is_never_run_nor_asked_about(copied, tmp_path, monkeypatch, capsys, file, changes):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     (copied / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     if not (copied / file).exists():
         (copied / file).write_text("{}")
-    command = [
-        sys.executable,
-        "space/triage.py",
-        "space/examples",
-        "--model",
-        configured(copied, file, **changes),
-    ]
-    run = subprocess.run(command, cwd=SPACE.parent, input="y\n" * 9, capture_output=True, text=True, env=variables())
-    assert run.returncode == 1 and not (tmp_path / "ran").exists()
-    assert "asks for code of its own" in run.stderr.splitlines()[-1] and "Traceback" not in run.stderr
+    assert cli.main([str(SPACE / "examples"), "--model", str(configured(copied, file, **changes))]) == 1
+    assert "asks for code of its own" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "ran").exists()
 
 
 def test_code_of_another_checkpoint_is_never_run(tmp_path):
@@ -105,8 +98,10 @@ def test_code_of_another_checkpoint_is_never_run(tmp_path):
 # Links
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "evaluation/metrics.json", REFERENCE])
-@pytest.mark.parametrize("kind", ["absolute", "relative", "a folder"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("config.json", "absolute"), ("model.safetensors", "relative"), (METRICS, "a folder"), (REFERENCE, "absolute")],
+)
 def test_a_link_that_leaves_a_release_is_refused(copied, tmp_path, name, kind):
     file, away = copied / name, tmp_path / "away"
     if kind == "a folder" and "/" in name:
@@ -194,12 +189,14 @@ def test_a_processor_that_would_fill_the_memory_is_refused(copied, changes):
     assert "4,096 at most" in refused(configured(copied, "preprocessor_config.json", **changes))
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "", '{"a": ', "7", '"a"', '{"splits": [1]}', "{}"])
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "evaluation/metrics.json"])
+OF_ANOTHER_KIND = [("config.json", content) for content in ("[" * 100_000, "[]", "", '{"a": ', "7", '"a"', "{}")]
+OF_ANOTHER_KIND += [("preprocessor_config.json", content) for content in ("[]", '{"a": ', '"a"')]
+OF_ANOTHER_KIND += [(METRICS, content) for content in ("[" * 100_000, "7", '{"splits": [1]}', "{}")]
+
+
+@pytest.mark.parametrize(("name", "content"), OF_ANOTHER_KIND)
 def test_json_of_another_kind_is_refused(copied, name, content):
     (copied / name).write_text(content)
-    if name == "preprocessor_config.json" and content.startswith("{") and content != '{"a": ':
-        pytest.skip("the processor's own defaults may do")
     assert refused(copied)
 
 
@@ -208,20 +205,21 @@ def header(table: dict, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
+LIES = [
+    struct.pack("<Q", 2**62) + b"{}",
+    header({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+    header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),
+    header({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
+    header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}),
+    header({"a": 7}),
+    header({str(i): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(60_000)}),
+    b"",
+]
+
+
 @pytest.mark.parametrize(
-    "content",
-    [
-        struct.pack("<Q", 2**62) + b"{}",
-        header({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
-        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),
-        header({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
-        header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}),
-        header({"a": 7}),
-        header({str(i): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(60_000)}),
-        b"",
-    ],
+    ("name", "content"), [*(("model.safetensors", lie) for lie in LIES), *((REFERENCE, lie) for lie in LIES[:2])]
 )
-@pytest.mark.parametrize("name", ["model.safetensors", REFERENCE])
 def test_a_table_of_tensors_that_lies_is_refused(copied, name, content):
     (copied / name).write_bytes(content)
     assert name in refused(copied)
@@ -368,16 +366,16 @@ def test_a_graph_that_does_not_come_to_an_end_is_refused(changeable, monkeypatch
         lambda metrics: metrics.update(shortcut=None),
     ],
 )
-def test_figures_that_cannot_be_shown_are_said_without_a_traceback(copied, change):
+def test_figures_that_cannot_be_shown_are_said_without_a_traceback(copied, change, monkeypatch, capsys):
     file = copied / METRICS
     metrics = json.loads(file.read_text())
     change(metrics)
     file.write_text(json.dumps(metrics))
-    own = variables(MODEL_ID=str(copied), HF_HUB_OFFLINE="1")
-    command = [sys.executable, "space/app.py"]
-    run = subprocess.run(command, cwd=SPACE.parent, env=own, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 1 and "Traceback" not in run.stderr
-    assert "cannot be shown: its config.json or evaluation/metrics.json" in run.stderr.splitlines()[-1]
+    monkeypatch.setenv("MODEL_ID", str(copied))
+    assert serving.in_a_loop(server.main) == 1
+    said = capsys.readouterr().err
+    assert "cannot be shown: its config.json or evaluation/metrics.json" in said.splitlines()[-1]
+    assert "Traceback" not in said
 
 
 def test_a_good_release_gives_what_it_gave(whole):

@@ -194,6 +194,7 @@ class HubServer:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.stages: list[dict[str, str | None]] = []
+        self._kept: dict[str, Any] = {}
         self.lock = threading.RLock()
 
     @property
@@ -267,6 +268,14 @@ class HubServer:
             for now, then in zip((self.repos, self.blobs), state, strict=True):
                 now.clear()
                 now.update(copy.deepcopy(then))
+
+    def once(self, name: str, fill: Callable[[], Any]) -> Any:
+        """What `fill` returns; what it has put on the empty Hub is put there again, the next times, without it."""
+        if name not in self._kept:
+            self._kept[name] = fill(), self.state()
+        value, state = self._kept[name]
+        self.restore(state)
+        return value
 
     def store(self, path: str, data: bytes, lfs: bool = False) -> Entry:
         """Keep a content; return the file it makes."""
