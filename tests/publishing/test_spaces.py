@@ -58,8 +58,8 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def published(hub, folder):
     """The Hub with two releases."""
-    for version in ("v1.0.0", "v1.1.0"):
-        models.publish(folder, MODEL, version, accept="the same once more")
+    versions, why = ("v1.0.0", "v1.1.0"), "the same once more"
+    hub.once("two releases", lambda: [models.publish(folder, MODEL, version, accept=why) for version in versions])
     return hub
 
 
@@ -340,12 +340,16 @@ def test_a_space_that_vanishes_on_the_way_is_not_made_again(exists, at, publishe
     assert published.creations() == (0 if exists else 1)
 
 
-@pytest.mark.parametrize("status", [pytest.param(500, marks=pytest.mark.long), "drop"])
-@pytest.mark.parametrize("path", ON_THE_WAY)
-@pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
-def test_after_a_failure_on_the_way_the_same_call_finishes(path, status, after, published, tmp_path, monkeypatch):
+BEFORE, AFTER = (500, False), ("drop", True)  # its effect
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"), [*((path, (BEFORE, AFTER)[i % 2]) for i, path in enumerate(ON_THE_WAY)), ("/commit/", BEFORE)]
+)
+def test_after_a_failure_on_the_way_the_same_call_finishes(path, fault, published, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    status, after = fault
     fault = Fault("GET|POST|HEAD", path, status, times=200, after=after)
     published.faults.append(fault)
     made = after and path == "/commit/"  # the next try finds the files there, and sends nothing

@@ -1,5 +1,6 @@
 """What is left of a run after a power failure, and two runs in one folder."""
 
+import itertools
 import json
 import os
 import socket
@@ -63,8 +64,10 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("damage", [halved, emptied, noise, os.unlink])
-@pytest.mark.parametrize("name", NAMES)
+DAMAGED = [*zip(NAMES, itertools.cycle([halved, emptied, noise, os.unlink])), ("trainer_state.json", os.unlink)]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGED)
 def test_of_a_damaged_last_checkpoint_the_one_before_is_taken_and_that_is_said(tmp_path, capsys, damage, name):
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
     files.write_json(tmp_path / "checkpoints" / "ended.json", {})
@@ -151,6 +154,7 @@ def other(tmp_path):
     process.communicate()
 
 
+@pytest.mark.integration
 def test_a_second_run_in_a_folder_is_refused_and_told_whose_it_is(tmp_path, other):
     message = rf"in use by process {other.pid} on '{socket.gethostname()}' since \d{{4}}-.* UTC"
     with pytest.raises(UsageError, match=message), run_folder.Alone(tmp_path) as alone:
@@ -158,6 +162,7 @@ def test_a_second_run_in_a_folder_is_refused_and_told_whose_it_is(tmp_path, othe
     assert (tmp_path / LOCK).exists()
 
 
+@pytest.mark.integration
 def test_the_lock_of_a_run_that_was_killed_is_taken_over(tmp_path, other):
     other.kill()
     other.wait()
@@ -190,8 +195,9 @@ def flipped(path, at):
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("sealed", [True, False])
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize(
+    ("name", "sealed"), [("optimizer.pt", True), ("scheduler.pt", False), ("rng_state.pth", False)]
+)
 def test_a_flipped_bit_anywhere_is_damage_or_changes_nothing(tmp_path, name, sealed):
     whole = checkpoint(tmp_path, 10, sealed=sealed) / name
     content, expected = whole.read_bytes(), torch.load(whole)
@@ -205,8 +211,15 @@ def test_a_flipped_bit_anywhere_is_damage_or_changes_nothing(tmp_path, name, sea
     assert not run_folder._damaged_files(whole.parent, [name])
 
 
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "trainer_state.json"])
-@pytest.mark.parametrize("ending", ["\n{}", "]", "\0", "\udcff"])
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("config.json", "\n{}"),
+        ("preprocessor_config.json", "]"),
+        ("trainer_state.json", "\0"),
+        ("config.json", "\udcff"),
+    ],
+)
 def test_what_stands_behind_the_end_of_a_json_file_is_damage(tmp_path, name, ending):
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, sealed=False)
     with (last / name).open("a", errors="surrogateescape") as file:
@@ -274,6 +287,7 @@ def test_a_folder_with_accents_is_taken(tmp_path, name):
 MINE = {"epochs": 3, "seed": 0, "data": "images", "sides": "sides"}
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("other")
 def test_a_run_that_began_meanwhile_in_the_same_new_folder_keeps_its_settings(tmp_path):
     files.write_json(tmp_path / "run.json", MINE | {"epochs": 5})
