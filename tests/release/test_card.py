@@ -141,24 +141,23 @@ def test_a_shortcut_is_said_on_the_first_page():
 def test_the_card_says_how_it_differs_from_the_version_before():
     report = figures()
     assert "v1.0.0 follows no other version." in card.render_card(report)
-    held_out = {"n": 70, "ece": report["splits"]["held_out"]["calibration"]["ece"]}
-    accuracy = report["splits"]["held_out"]["accuracy"]
-    held_out |= {"balanced_accuracy": accuracy, "macro_auroc": accuracy, "melanoma_auroc": accuracy}
-    headline = held_out | {"melanoma_auroc": accuracy}
-    report |= published(headline, accuracy)
+    report |= published(report)
     text = card.render_card(report)
     assert "v1.0.0 follows v0.9.0. What differs in the settings: `rebalance` True there, False here." in text
     assert "different data" in text
     assert typed_by_hand(report) == []
 
 
-def published(headline: dict, change: dict, *, refused_for: list[str] | None = None) -> dict:
+def published(report: dict, *, refused_for: tuple[str, ...] = ()) -> dict:
     """What publishing adds to the figures of a second release."""
-    moved = dict.fromkeys(("old", "new", "difference"), change)
+    held_out = report["splits"]["held_out"]
+    headline = {"n": 70, "ece": held_out["calibration"]["ece"]}
+    headline |= dict.fromkeys(("balanced_accuracy", "macro_auroc", "melanoma_auroc"), held_out["accuracy"])
+    moved = dict.fromkeys(("old", "new", "difference"), held_out["accuracy"])
     sides = {"images": 60, "gained": 3, "lost": 2, "p": 0.0123}
     compared = {"n": 70, "groups": 68, "melanoma_auroc": moved, "sensitivity": moved, "specificity": moved}
     compared |= {"alerts": {"melanomas": sides, "others": sides | {"p": 3.2e-7}}}
-    gate = {"against": "v0.9.0", "compared": compared, "refused_for": refused_for or []}
+    gate = {"against": "v0.9.0", "compared": compared, "refused_for": list(refused_for)}
     return {
         "released": "2026-11-25",
         "previous": {
@@ -172,14 +171,13 @@ def published(headline: dict, change: dict, *, refused_for: list[str] | None = N
     }
 
 
-@pytest.mark.parametrize("refused_for", [[], ["the melanoma AUROC has changed by -0.04 [-0.06 to -0.02]"]])
-@pytest.mark.parametrize("first", [True, False])
+WORSE = "the melanoma AUROC has changed by -0.04 [-0.06 to -0.02]"
+
+
+@pytest.mark.parametrize(("first", "refused_for"), [(True, ()), (True, (WORSE,)), (False, (WORSE,))])
 def test_what_publishing_adds_comes_from_the_figures_too(first, refused_for):
     report = figures()
-    held_out = report["splits"]["held_out"]
-    headline = {"n": 70, "ece": held_out["calibration"]["ece"]}
-    headline |= dict.fromkeys(("balanced_accuracy", "macro_auroc", "melanoma_auroc"), held_out["accuracy"])
-    report |= published(headline, held_out["accuracy"], refused_for=refused_for)
+    report |= published(report, refused_for=refused_for)
     if first:
         del report["previous"], report["history"]
         report["gate"] |= {"against": None, "compared": None}
@@ -197,10 +195,7 @@ def test_what_publishing_adds_comes_from_the_figures_too(first, refused_for):
 )
 def test_the_card_claims_nothing_of_what_a_release_without_a_list_has_learnt_from(sides, names):
     report = figures()
-    held_out = report["splits"]["held_out"]
-    headline = {"n": 70, "ece": held_out["calibration"]["ece"]}
-    headline |= dict.fromkeys(("balanced_accuracy", "macro_auroc", "melanoma_auroc"), held_out["accuracy"])
-    report |= published(headline, held_out["accuracy"])
+    report |= published(report)
     report["gate"]["compared"]["learnt_from_not_known"] = sides
     text = card.render_card(report, EVERYTHING)
     assert "neither has learnt from" not in text
@@ -230,13 +225,8 @@ def test_generated_lesions_stand_beside_no_dermatologist_and_at_no_prevalence():
     text, real = (
         card.render_card(report | {"data": report["data"] | {"generated": g}}, EVERYTHING) for g in (True, False)
     )
-    for words_of_skin in (
-        "Beside dermatologists",
-        "at a prevalence of",
-        "predictive values",
-        "dermatology",
-        "- melanoma",
-    ):
+    of_skin = ("Beside dermatologists", "at a prevalence of", "predictive values", "dermatology", "- melanoma")
+    for words_of_skin in of_skin:
         assert words_of_skin not in text
         assert words_of_skin in real
     assert yaml.safe_load(text.split("---\n", 2)[1])["tags"] == ["dermalert"]

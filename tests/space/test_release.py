@@ -3,8 +3,6 @@ import io
 import json
 import random
 import re
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +42,8 @@ def pixels(image: Image.Image) -> np.ndarray:
 def test_a_plain_picture_is_read_as_it_is(tmp_path):
     make_image().save(tmp_path / "plain.png")
     expected = pixels(make_image())
-    for source in (
-        tmp_path / "plain.png",
-        str(tmp_path / "plain.png"),
-        (tmp_path / "plain.png").read_bytes(),
-        make_image(),
-    ):
+    path = tmp_path / "plain.png"
+    for source in (path, str(path), path.read_bytes(), make_image()):
         np.testing.assert_array_equal(pixels(read_image(source)), expected)
 
 
@@ -112,49 +106,19 @@ def test_the_transparent_colour_of_a_palette_becomes_white(tmp_path):
     np.testing.assert_array_equal(read[index != transparent], pixels(image.convert("RGB"))[index != transparent])
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
-def test_a_file_cut_short_is_refused(tmp_path, suffix):
-    path = tmp_path / f"cut.{suffix}"
-    make_image((200, 200)).save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UnreadableImage, match=r"cut\..*cannot be read as an image"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"This is a letter, not a picture.\n"])
-def test_what_is_no_picture_is_refused(tmp_path, content):
-    (tmp_path / "letter.jpg").write_bytes(content)
-    for source in (tmp_path / "letter.jpg", content):
-        with pytest.raises(UnreadableImage, match="cannot be read as an image"):
-            read_image(source)
-
-
 def test_a_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(UnreadableImage, match=r"nowhere\.png. does not exist"):
         read_image(tmp_path / "nowhere.png")
 
 
-def empty_png(width: int, height: int) -> bytes:
-    """A PNG that claims a size, and holds no pixels."""
-    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT", b"IEND"]
-    framed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
-
-
 def test_too_many_pixels_are_refused_before_they_are_unpacked():
     side = int(MAX_PIXELS**0.5)
     with pytest.raises(UnreadableImage, match=f"{side + 1} x {side} pixels; shrink it below 64,000,000"):
-        read_image(empty_png(side + 1, side))
+        read_image(hostile.png(side + 1, side, pixels=b""))
     with pytest.raises(UnreadableImage, match="far too many pixels; shrink it"):  # Pillow's own limit comes first
-        read_image(empty_png(60_000, 60_000))
+        read_image(hostile.png(60_000, 60_000, pixels=b""))
     with pytest.raises(UnreadableImage, match=r"1 x 65536 pixels; .* its sides below 65,536"):
-        read_image(empty_png(1, 65_536))
-
-
-@pytest.mark.parametrize("format", ["GIF", "JPEG2000", "EPS", "PPM", "ICO", "PCX", "TGA"])
-def test_what_no_camera_writes_is_not_read(format):
-    with pytest.raises(UnreadableImage, match="cannot be read as an image"):
-        read_image(hostile.saved(make_image(), format))
+        read_image(hostile.png(1, 65_536, pixels=b""))
 
 
 def test_no_program_is_started_for_a_drawing(tmp_path, monkeypatch):
@@ -171,16 +135,12 @@ def test_no_program_is_started_for_a_drawing(tmp_path, monkeypatch):
     assert (tmp_path / "started").exists(), "the test would not see it"
 
 
-def tiff_of_strips(n: int) -> bytes:
-    return hostile.tiff(8, 8, strips=n, data=bytes(100))
-
-
 SCANS = hostile.honest(random.Random(0), "JPEG", size=(64, 64), progressive=True)
 OVERLONG = {
     "scans": hostile.scans(SCANS, 101),
     "segments": SCANS[:2] + b"\xff\xfe\0\2" * 3000 + SCANS[2:],
     "chunks": hostile.png(8, 8, hostile.chunk(b"abCd", b"") * 30_001),
-    "strips": tiff_of_strips(70_000),
+    "strips": hostile.tiff(8, 8, strips=70_000, data=bytes(100)),
     "runs": hostile.KINDS["bmp of short runs"](random.Random(0)) + bytes(5_000_000),
 }
 
@@ -498,10 +458,7 @@ def test_names_that_only_label2id_has_are_none_of_a_release(tmp_path):
         ({"labels": ["melanoma"]}, "its 'attention' does not name diagnoses and a threshold"),
         ({"labels": [], "threshold": 0.1}, "its 'attention' does not name diagnoses and a threshold"),
         ({"labels": "melanoma", "threshold": 0.1}, "its 'attention' does not name diagnoses and a threshold"),
-        (
-            {"labels": ["wart"], "threshold": 0.1},
-            "its 'attention' names ['wart'], which are not different diagnoses",
-        ),
+        ({"labels": ["wart"], "threshold": 0.1}, "its 'attention' names ['wart'], which are not different diagnoses"),
         ({"labels": [["melanoma"]], "threshold": 0.1}, "which are not different diagnoses of its own."),
         ({"labels": ["melanoma"] * 2, "threshold": 0.1}, "which are not different diagnoses of its own."),
         ({"labels": ["melanoma"], "threshold": 0}, "the threshold of its attention is 0, and no number above 0"),
