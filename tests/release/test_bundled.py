@@ -84,10 +84,7 @@ def test_it_says_what_made_it(figures):
         ("the same, were all diagnoses equally common", ["balanced_accuracy_equal_priors"]),
         ("macro AUROC", ["macro_auroc"]),
         ("melanoma AUROC against nevi alone", ["melanoma", "auroc_nevi"]),
-        (
-            "melanoma sensitivity at the alert threshold, as served",
-            ["melanoma", "sensitivity_refusals_missed"],
-        ),
+        ("melanoma sensitivity at the alert threshold, as served", ["melanoma", "sensitivity_refusals_missed"]),
         ("the same of lesions, by their worst photo", ["melanoma", "lesions", "sensitivity_as_served"]),
         ("the same of images, without abstention", ["melanoma", "sensitivity"]),
         ("specificity there, as served", ["melanoma", "specificity_as_served"]),

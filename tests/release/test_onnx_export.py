@@ -14,9 +14,7 @@ from PIL import Image
 from support.networks import ARCHITECTURES, saved
 from support.pictures import class_folders
 from support.releases import make_image, make_release
-from transformers import (
-    ViTImageProcessorPil,
-)
+from transformers import ViTImageProcessorPil
 
 from dermalert.data import loading
 from dermalert.errors import RunError, UsageError
@@ -53,23 +51,20 @@ def written(folder: Path, pictures: Dataset, wanted: str = "all") -> dict:
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "efficientnet-lite0"])
-def test_the_exported_model_answers_as_transformers_does_whatever_the_batch(name, tmp_path):
+def test_the_exported_model_answers_as_transformers_does_whatever_the_batch_and_much_alike_in_eight_bits(
+    name, tmp_path
+):
     folder = saved(name, tmp_path)
     ours, theirs = onnx_export.session(exported(folder)), onnx_export.plain(folder)
     for n in (1, 2, 5):
         pixels = np.random.default_rng(n).normal(size=(n, 3, 32, 32)).astype(np.float32)
         assert theirs(pixels).std() > 0.01
         assert ours(pixels) == pytest.approx(theirs(pixels), abs=2e-5)
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_model_in_eight_bits_answers_much_as_in_single_precision(name, tmp_path):
-    folder = saved(name, tmp_path)
-    pixels = np.random.default_rng(0).normal(size=(16, 3, 32, 32)).astype(np.float32)
-    onnx_export.quantize(exported(folder), pixels, tmp_path / "coarse.onnx")
-    coarse = onnx_export.session(tmp_path / "coarse.onnx")(pixels)
-    exact = onnx_export.plain(folder)(pixels)
-    assert np.corrcoef(coarse.ravel(), exact.ravel())[0, 1] > 0.9
+    if name in ARCHITECTURES:
+        pixels = np.random.default_rng(0).normal(size=(16, 3, 32, 32)).astype(np.float32)
+        onnx_export.quantize(folder / onnx_export.FILES["model"], pixels, tmp_path / "coarse.onnx")
+        coarse = onnx_export.session(tmp_path / "coarse.onnx")(pixels)
+        assert np.corrcoef(coarse.ravel(), theirs(pixels).ravel())[0, 1] > 0.9
 
 
 def test_a_model_that_cannot_be_stored_in_eight_bits_is_said_with_the_way_out(folder, pictures, monkeypatch):
@@ -96,19 +91,12 @@ def test_the_files_are_laid_out_as_transformers_js_expects(folder, pictures, mon
     assert {path.name for path in (folder / "onnx").iterdir()} <= {"graph.onnx", "model.onnx", "model_quantized.onnx"}
 
 
-def test_gates_that_do_nothing_are_not_exported(tmp_path):
+def test_gates_that_do_nothing_are_not_exported_and_a_pooling_of_all_there_is_is_a_mean(tmp_path):
+    """ONNX Runtime before July 2026 divides an AveragePool by its window, however little of it is filled."""
     folder = saved("efficientnet-lite0", tmp_path)
     for name in ("graph", "model"):
         model = onnx.load(exported(folder, name), load_external_data=False)
-        assert "Sigmoid" not in {node.op_type for node in model.graph.node}
-
-
-def test_a_pooling_of_all_there_is_is_a_mean_which_each_onnx_runtime_computes_alike(tmp_path):
-    """Those before July 2026 divide an AveragePool by the size of its window, however little of it is filled."""
-    folder = saved("efficientnet-lite0", tmp_path)
-    for name in ("graph", "model"):
-        model = onnx.load(exported(folder, name), load_external_data=False)
-        assert "AveragePool" not in {node.op_type for node in model.graph.node}
+        assert not {"Sigmoid", "AveragePool"} & {node.op_type for node in model.graph.node}
 
 
 def test_half_precision_weights_give_a_model_in_single_precision_with_the_same_answers(folder, pictures):
@@ -237,8 +225,9 @@ def test_a_model_that_cannot_be_exported_is_refused_before_the_training():
         onnx_export.check(Odd(), ViTImageProcessorPil(), "serving")
 
 
-def test_speed_is_measured_on_the_threads_asked_for_and_leaves_torch_as_it_was(folder, pictures):
-    written(folder, pictures)
+def test_speed_is_measured_on_the_threads_asked_for_and_leaves_torch_as_it_was(folder):
+    for name in ("graph", "model"):
+        exported(folder, name)
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
@@ -259,8 +248,8 @@ def test_on_real_images_the_bundled_release_and_its_export_give_the_same_answers
     bundled = Path(onnx_export.__file__).parents[2] / "space" / "model"
     if not bundled.is_dir():
         pytest.skip("no bundled release")
-    paths = sorted((real_images / "isic9").rglob("*.jpg"))[::15][:100]
-    assert len(paths) == 100
+    paths = sorted((real_images / "isic9").rglob("*.jpg"))[::50][:30]
+    assert len(paths) == 30
     folder = shutil.copytree(bundled, tmp_path / "release", ignore=shutil.ignore_patterns("onnx"))
     release = Release.load(folder)
     (folder / "onnx").mkdir()

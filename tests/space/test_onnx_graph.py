@@ -14,7 +14,7 @@ from dermalert_space.contract import GRAPH
 from dermalert_space.release import NoRelease, Release
 from huggingface_hub import HfApi
 from onnx import TensorProto, helper
-from support.networks import ARCHITECTURES, SMALL, edited, replaced, saved, with_graph
+from support.networks import ARCHITECTURES, PATCHES, TOKENS, edited, replaced, saved, with_graph
 from support.pictures import class_folders
 from support.releases import make_image, make_release
 from transformers import (
@@ -34,9 +34,9 @@ from dermalert.release import archive_triage, fit_abstention, onnx_export
 pytestmark = pytest.mark.integration
 
 OTHERS = {
-    "DeiT": DeiTConfig(**SMALL, intermediate_size=64),
+    "DeiT": DeiTConfig(**TOKENS, **PATCHES),
     "BEiT, one table for all layers": BeitConfig(
-        **SMALL, intermediate_size=64, use_shared_relative_position_bias=True, use_relative_position_bias=False
+        **TOKENS, **PATCHES, use_shared_relative_position_bias=True, use_relative_position_bias=False
     ),
     "Swin v2": Swinv2Config(image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
     "MobileNet": MobileNetV2Config(image_size=32, depth_multiplier=0.35),
@@ -263,8 +263,12 @@ def twice(model, _):
     model.graph.initializer.append(model.graph.initializer[0])
 
 
-@pytest.mark.parametrize("where", [another_initializer, a_weight_elsewhere, an_offset, a_constant, a_branch, twice])
-@pytest.mark.parametrize("place", ["/etc/hostname", "*/_ORT_MEM_ADDR_/*"])
+FILE, MEMORY = "/etc/hostname", "*/_ORT_MEM_ADDR_/*"
+POINTERS = [(another_initializer, MEMORY), (a_weight_elsewhere, FILE), (a_weight_elsewhere, MEMORY), (an_offset, FILE)]
+POINTERS += [(a_constant, FILE), (a_constant, MEMORY), (a_branch, FILE), (twice, FILE)]
+
+
+@pytest.mark.parametrize(("where", "place"), POINTERS)
 def test_nothing_is_read_from_where_a_graph_points_to(copied, where, place):
     """A path would be read, and ONNX Runtime takes the second place for an address in its memory."""
     said = refused(edited(copied, lambda model: where(model, place)))

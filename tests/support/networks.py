@@ -10,16 +10,7 @@ from dermalert_space.contract import GRAPH
 from dermalert_space.release import Release
 from PIL import Image
 from torch import nn
-from transformers import (
-    ConvNextConfig,
-    Dinov2Config,
-    PreTrainedModel,
-    ResNetConfig,
-    SwinConfig,
-    ViTConfig,
-    ViTImageProcessorPil,
-)
-from transformers.models.auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+from transformers import PreTrainedModel, ViTImageProcessorPil
 
 from dermalert.release import onnx_export
 from dermalert.taxonomy import DIAGNOSES
@@ -28,8 +19,8 @@ from support.releases import ALERT, LABELS
 
 SIDE = 32
 _CONVOLUTIONS = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
-_TOKENS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-_PATCHES = {"image_size": SIDE, "patch_size": 8}
+TOKENS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+PATCHES = {"image_size": SIDE, "patch_size": 8}
 
 CONVOLUTIONAL = {
     "ConvNext": _CONVOLUTIONS | {"patch_size": 4},
@@ -51,12 +42,12 @@ CONVOLUTIONAL = {
     "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
 }
 OF_TOKENS = {
-    "Beit": _TOKENS | _PATCHES,
-    "DeiT": _TOKENS | _PATCHES,
-    "Dinov2": _TOKENS | _PATCHES,
+    "Beit": TOKENS | PATCHES,
+    "DeiT": TOKENS | PATCHES,
+    "Dinov2": TOKENS | PATCHES,
     "Swin": {"image_size": SIDE, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2]}
     | {"window_size": 4},
-    "ViT": _TOKENS | _PATCHES,
+    "ViT": TOKENS | PATCHES,
 }
 
 
@@ -101,14 +92,7 @@ def grain(size: tuple[int, int], *, seed: int = 0) -> Image.Image:
     return noise((16, 16), seed=seed).resize(size, Image.Resampling.NEAREST)
 
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-ARCHITECTURES = {
-    "ViT": ViTConfig(**SMALL, intermediate_size=64),
-    "DINOv2": Dinov2Config(**SMALL, mlp_ratio=2),
-    "Swin": SwinConfig(image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
-    "ConvNeXt": ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, patch_size=4, image_size=32),
-    "ResNet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
-}
+ARCHITECTURES = ("ViT", "Dinov2", "Swin", "ConvNext", "ResNet")
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -117,10 +101,7 @@ def saved(name: str, folder: Path) -> Path:
     if name in backbones.LITE:
         model, processor = backbones.load(name, labels=DIAGNOSES, image_size=32)
     else:
-        config = ARCHITECTURES[name]
-        config.id2label = dict(enumerate(DIAGNOSES))
-        model, processor = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)](config), ViTImageProcessorPil()
-        processor.size = {"height": 32, "width": 32}
+        model, processor = network(name), ViTImageProcessorPil(size={"height": SIDE, "width": SIDE})
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
