@@ -302,59 +302,46 @@ def test_the_own_origin_is_that_of_the_space_or_the_host_that_was_asked(monkeypa
 FORGED = "x\n2026-01-01 INFO forged by a visitor\n"
 
 
-def in_the_path(url: str) -> None:
-    httpx.post(url + API + "/call/judge", json={"data": [{"path": FORGED, "meta": {"_type": "gradio.FileData"}}]})
-
-
-def in_the_query(url: str) -> None:
-    with contextlib.suppress(httpx.HTTPError):  # there is no such visitor
-        httpx.get(url + API + "/queue/data", params={"session_hash": FORGED})
-    httpx.get(url + API + "/upload_progress", params={"upload_id": FORGED})
-
-
-def in_the_name_of_an_upload(url: str) -> None:
-    httpx.post(url + API + "/upload", files={"files": (FORGED, b"x")})
-    httpx.post(url + API + "/upload", **form(b'name="files"; filename="forged by a visitor\x00"\r\n\r\nx'))
-
-
-def in_the_name_of_a_route(url: str) -> None:
-    httpx.post(url + API + "/run/forged by a visitor", json={"data": []})
-    httpx.post(url + API + "/call/forged", json={"data": ["forged by a visitor"]})
-
-
-def in_a_header(url: str) -> None:
-    for name in ("x-forwarded-host", "x-gradio-server", "user-agent", "range"):
-        httpx.get(url + "/config", headers={name: "bytes=forged by a visitor"})
-
-
-def in_no_http(url: str) -> None:
-    sent(url, b"forged by a visitor\r\n\r\n")
-
-
-def in_another_type(url: str) -> None:
-    forged = [{"forged by a visitor": FORGED}, [[FORGED]], {"path": [FORGED]}, {"path": "/x", "url": FORGED}]
-    for data in forged:
-        httpx.post(url + API + "/call/judge", json={"data": [data]})
-        httpx.post(url + API + "/queue/join", json={"data": [data], "fn_index": 1, "session_hash": FORGED})
-
-
-@pytest.mark.parametrize(
-    "visit",
-    [
-        in_the_path,
-        in_the_query,
-        in_the_name_of_an_upload,
-        in_the_name_of_a_route,
-        in_a_header,
-        in_no_http,
-        in_another_type,
+META = {"meta": {"_type": "gradio.FileData"}}
+TYPES = [{"forged by a visitor": FORGED}, [[FORGED]], {"path": [FORGED]}, {"path": "/x", "url": FORGED}]
+HEADERS = ("x-forwarded-host", "x-gradio-server", "user-agent", "range")
+FORGERIES = {
+    "the path": [("POST", f"{API}/call/judge", {"json": {"data": [{"path": FORGED} | META]}})],
+    "the query": [
+        ("GET", f"{API}/queue/data", {"params": {"session_hash": FORGED}}),  # there is no such visitor
+        ("GET", f"{API}/upload_progress", {"params": {"upload_id": FORGED}}),
     ],
-)
-def test_no_line_of_the_log_is_a_visitors(url, home, visit):
+    "the name of an upload": [
+        ("POST", f"{API}/upload", {"files": {"files": (FORGED, b"x")}}),
+        ("POST", f"{API}/upload", form(b'name="files"; filename="forged by a visitor\x00"\r\n\r\nx')),
+    ],
+    "the name of a route": [
+        ("POST", f"{API}/run/forged by a visitor", {"json": {"data": []}}),
+        ("POST", f"{API}/call/forged", {"json": {"data": ["forged by a visitor"]}}),
+    ],
+    "a header": [("GET", "/config", {"headers": {name: "bytes=forged by a visitor"}}) for name in HEADERS],
+    "no HTTP": [b"forged by a visitor\r\n\r\n"],
+    "another type": [
+        *(("POST", f"{API}/call/judge", {"json": {"data": [data]}}) for data in TYPES),
+        *(
+            ("POST", f"{API}/queue/join", {"json": {"data": [data], "fn_index": 1, "session_hash": FORGED}})
+            for data in TYPES
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("where", FORGERIES)
+def test_no_line_of_the_log_is_a_visitors(url, home, where):
     log = home / "home" / "log"
     before = log.stat().st_size
-    for _ in range(3):
-        visit(url)
+    for request in FORGERIES[where] * 3:
+        with contextlib.suppress(httpx.HTTPError):
+            if isinstance(request, bytes):
+                sent(url, request)
+            else:
+                method, path, more = request
+                httpx.request(method, url + path, **more)
     time.sleep(1)
     written = log.read_bytes()[before:].decode(errors="replace")
     assert "forged" not in written and "Traceback" not in written
@@ -470,10 +457,10 @@ def test_a_batch_is_answered_beside_many_others(url, tmp_path):
     """Of one visitor, each of whose batches takes long."""
     with contextlib.closing(Visitor(url)) as visitor:
         paths = []
-        for number in range(20):
+        for number in range(10):
             make_image((2000, 1500), seed=number).save(tmp_path / f"{number}.jpg")
             paths.append(visitor.upload(tmp_path / f"{number}.jpg"))
-        for _ in range(6):
+        for _ in range(4):
             visitor.ask("triage", paths)
         began = time.monotonic()
         kind, (answer,) = visitor.call("triage", paths[:1])
