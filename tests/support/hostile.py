@@ -47,7 +47,7 @@ NAMES = [
 
 def files(folder: Path, n: int, *, seed: int = 0) -> list[Path]:
     """Write n files, of each kind in turn, half of them under a name from `NAMES`; each in a folder of its own."""
-    kinds, paths = list(KINDS.items()), []
+    kinds, paths = sorted(KINDS.items()), []
     for number in range(n):
         kind, make = kinds[number % len(kinds)]
         chance = random.Random(f"{seed} {number}")
@@ -66,19 +66,14 @@ KINDS: dict[str, Callable[[random.Random], bytes]] = {}
 """What makes the content of a file of each kind; its attribute `ending` is that of the name."""
 
 
-def kind(ending: str) -> Callable:
-    """Register a kind under its function's name."""
-
-    def register(make: Callable[[random.Random], bytes]) -> Callable[[random.Random], bytes]:
-        _register(make.__name__.replace("_", " "), ending, make)
-        return make
-
-    return register
-
-
-def _register(name: str, ending: str, make: Callable[[random.Random], bytes]) -> None:
+def register(name: str, ending: str, make: Callable[[random.Random], bytes]) -> None:
     make.ending = ending
     KINDS[name] = make
+
+
+def kind(ending: str) -> Callable:
+    """Register a function's own name as a kind."""
+    return lambda make: register(make.__name__.replace("_", " "), ending, make)
 
 
 def honest(chance: random.Random, format: str = "PNG", *, size: tuple[int, int] | None = None, **settings) -> bytes:
@@ -112,9 +107,9 @@ for _format, _ending in FORMATS.items():
             content[chance.randrange(len(content))] = chance.randrange(256)
         return bytes(content)
 
-    _register(f"cut {_format}", _ending, cut)
-    _register(f"header of {_format}", _ending, header)
-    _register(f"damaged {_format}", _ending, damaged)
+    register(f"cut {_format}", _ending, cut)
+    register(f"header of {_format}", _ending, header)
+    register(f"damaged {_format}", _ending, damaged)
 
 
 # Headers that lie, and bombs
@@ -144,25 +139,6 @@ def tiff(width: int, height: int, *, strips: int = 1, more: tuple = (), data: by
     return (b"II*\0" + struct.pack("<I", 8) + directory).ljust(512, b"\0") + struct.pack("<I", 600) * strips + data
 
 
-@kind("png")
-def millions_of_pixels(chance: random.Random) -> bytes:
-    return png(
-        *chance.choice([(8000, 7000), (4000, 4000), (3_000_000, 16), (16, 3_000_000)]), color=chance.choice([0, 2, 6])
-    )
-
-
-@kind("png")
-def png_that_claims_too_much(chance: random.Random) -> bytes:
-    return png(
-        *chance.choice([(60_000, 60_000), (2**31 - 1, 2**31 - 1), (8001, 8000), (2**31 - 1, 1), (0, 0)]), pixels=b""
-    )
-
-
-@kind("gif")
-def gif_that_claims_too_much(_: random.Random) -> bytes:
-    return b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0x80, 0, 0) + bytes(6) + b"\x2c" + bytes(9) + b"\2\0;"
-
-
 @kind("bmp")
 def bmp_that_claims_too_much(chance: random.Random) -> bytes:
     side = chance.choice([2**31 - 1, -(2**31), 40_000, 0])
@@ -178,42 +154,12 @@ def webp_that_claims_too_much(chance: random.Random) -> bytes:
     return bytes(content)
 
 
-@kind("tif")
-def tiff_that_claims_too_much(chance: random.Random) -> bytes:
-    return tiff(*chance.choice([(2**32 - 1, 2**32 - 1), (2**31, 1), (9000, 9000), (0, 5)]))
-
-
 @kind("jpg")
 def jpeg_that_claims_too_much(chance: random.Random) -> bytes:
     content = bytearray(honest(chance, "JPEG"))
     at = content.index(b"\xff\xc0") + 5
     content[at : at + 4] = chance.choice([b"\xff\xff\xff\xff", b"\x1f\x40\x1f\x40", b"\0\0\0\0"])
     return bytes(content)
-
-
-@kind("tif")
-def tiff_with_too_many_strips(_: random.Random) -> bytes:
-    return tiff(8, 8, strips=300_000)
-
-
-@kind("tif")
-def tiff_that_goes_in_circles(chance: random.Random) -> bytes:
-    return tiff(8, 8, more=((330, 8), (34665, 8), (chance.choice([34853, 700]), 8)), data=bytes(200))
-
-
-@kind("tif")
-def tiff_deflated(_: random.Random) -> bytes:
-    return saved(Image.new("L", (7000, 7000)), "TIFF", compression="tiff_adobe_deflate")
-
-
-@kind("tif")
-def tiff_of_fractions(chance: random.Random) -> bytes:
-    return saved(Image.new("F", (30, 30), chance.choice([float("nan"), float("inf"), 0.5])), "TIFF")
-
-
-@kind("tif")
-def tiff_of_odd_numbers(chance: random.Random) -> bytes:
-    return saved(Image.new("I", (30, 30), chance.choice([-1, 2**31 - 1, 70_000])), "TIFF")
 
 
 @kind("png")
@@ -228,25 +174,10 @@ def texts_that_unpack(_: random.Random) -> bytes:
     return png(8, 8, *(chunk(b"zTXt", b"a%d\0\0" % i + text) for i in range(100)))
 
 
-@kind("png")
-def profile_that_unpacks(_: random.Random) -> bytes:
-    return png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100_000_000), 9)))
-
-
-@kind("png")
-def thousands_of_chunks(_: random.Random) -> bytes:
-    return png(8, 8, chunk(b"abCd", b"") * 50_000)
-
-
 @kind("jpg")
 def thousands_of_segments(chance: random.Random) -> bytes:
     content = honest(chance, "JPEG")
     return content[:2] + chance.choice([b"\xff\xfe\0\2", b"\xff\xe1\0\4xx"]) * 50_000 + content[2:]
-
-
-@kind("jpg")
-def thousands_of_scans(chance: random.Random) -> bytes:
-    return scans(honest(chance, "JPEG", size=(1000, 1000), progressive=True), 3000)
 
 
 def scans(content: bytes, more: int) -> bytes:
@@ -300,16 +231,6 @@ def second_picture_out_of_reach(chance: random.Random) -> bytes:
     return bytes(content)
 
 
-@kind("png")
-def one_pixel_or_few(chance: random.Random) -> bytes:
-    return honest(chance, size=chance.choice([(1, 1), (3, 3), (1, 3), (3, 1), (4, 4), (1, 5000), (5000, 1), (3, 500)]))
-
-
-@kind("png")
-def in_a_rare_mode(chance: random.Random) -> bytes:
-    return saved(Image.new(chance.choice(["1", "LA", "L", "I;16", "RGBA", "P"]), (30, 30)), "PNG")
-
-
 # Other types
 
 _OTHERS: dict[str, tuple[str, bytes]] = {
@@ -357,7 +278,7 @@ _OTHERS: dict[str, tuple[str, bytes]] = {
     "font": ("ttf", b"\0\1\0\0" + bytes(200)),
 }
 for _name, (_ending, _content) in _OTHERS.items():
-    _register(_name, _ending, lambda _, content=_content: content)
+    register(_name, _ending, lambda _, content=_content: content)
 
 # Pictures that Pillow would open and that are not read.
 for _format, _ending in {
@@ -368,27 +289,7 @@ for _format, _ending in {
     "PPM": "ppm",
     "EPS": "eps",
 }.items():
-    _register(f"picture as {_format}", _ending, lambda chance, format=_format: honest(chance, format))
-
-
-@kind("jpg")
-def random_bytes(chance: random.Random) -> bytes:
-    return chance.randbytes(chance.randint(1, 100_000))
-
-
-@kind("psd")
-def layers(_: random.Random) -> bytes:
-    return b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 30_000, 30_000, 8, 3) + bytes(100)
-
-
-@kind("jpg")
-def picture_with_an_archive_behind(chance: random.Random) -> bytes:
-    return honest(chance, "JPEG") + archive({"../evil.sh": b"#!/bin/sh\n"})
-
-
-@kind("png")
-def picture_with_a_page_behind(chance: random.Random) -> bytes:
-    return honest(chance) + b"<script>alert(1)</script>"
+    register(f"picture as {_format}", _ending, lambda chance, format=_format: honest(chance, format))
 
 
 # Archives
@@ -417,19 +318,9 @@ def with_flags(content: bytes, *, flags: int = 0, size: int | None = None) -> by
 
 
 @kind("zip")
-def empty_archive(_: random.Random) -> bytes:
-    return archive({})
-
-
-@kind("zip")
 def archive_of_bad_and_good(chance: random.Random) -> bytes:
     bad = {name: KINDS[name](chance) for name in chance.sample([*_OTHERS, "cut PNG", "cut JPEG"], 5)}
     return archive(bad | {"good.png": honest(chance)})
-
-
-@kind("zip")
-def archive_that_slips(chance: random.Random) -> bytes:
-    return archive({name: honest(chance, size=(20, 20)) for name in chance.sample(NAMES, 6)})
 
 
 @kind("zip")
@@ -447,36 +338,11 @@ def archive_damaged(chance: random.Random) -> bytes:
 
 
 @kind("zip")
-def archive_locked(chance: random.Random) -> bytes:
-    return with_flags(archive({"locked.png": honest(chance)}), flags=1)
-
-
-@kind("zip")
-def archive_packed_otherwise(chance: random.Random) -> bytes:
-    return archive({"a.png": honest(chance)}, compression=chance.choice([zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2]))
-
-
-@kind("zip")
 def archive_in_archive(chance: random.Random) -> bytes:
     inner = archive({"a.png": honest(chance)})
     for depth in range(chance.randint(1, 20)):
         inner = archive({f"{depth}.zip": inner})
     return inner
-
-
-@kind("zip")
-def archive_bomb(chance: random.Random) -> bytes:
-    return archive({"bomb.bmp": bytes(chance.choice([20_000_000, 250_000_000]))})
-
-
-@kind("zip")
-def archive_that_claims_less(chance: random.Random) -> bytes:
-    return with_flags(archive({"bomb.bmp": bytes(20_000_000)}), size=chance.choice([0, 1000]))
-
-
-@kind("zip")
-def archive_that_claims_more(chance: random.Random) -> bytes:
-    return with_flags(archive({"a.png": honest(chance)}), size=chance.choice([2**32 - 2, 150_000_000, 900_000]))
 
 
 @kind("zip")
@@ -490,11 +356,6 @@ def archive_of_one_member_often(chance: random.Random) -> bytes:
 
 
 @kind("zip")
-def archive_of_thousands(chance: random.Random) -> bytes:
-    return archive({f"{i}.png": b"" for i in range(chance.choice([500, 2000]))})
-
-
-@kind("zip")
 def archive_with_a_link(_: random.Random) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
@@ -504,11 +365,68 @@ def archive_with_a_link(_: random.Random) -> bytes:
     return buffer.getvalue()
 
 
-@kind("zip")
-def archive_of_folders(_: random.Random) -> bytes:
-    return archive({f"{'deep/' * i}": b"" for i in range(1, 200)})
-
-
-@kind("docx")
-def office_document(_: random.Random) -> bytes:
-    return archive({"[Content_Types].xml": b"<Types/>", "word/document.xml": b"<document/>"})
+OF_ONE_LINE: dict[str, dict[str, Callable]] = {
+    "png": {
+        "millions of pixels": lambda c: png(
+            *c.choice([(8000, 7000), (4000, 4000), (3_000_000, 16), (16, 3_000_000)]), color=c.choice([0, 2, 6])
+        ),
+        "png that claims too much": lambda c: png(
+            *c.choice([(60_000, 60_000), (2**31 - 1, 2**31 - 1), (8001, 8000), (2**31 - 1, 1), (0, 0)]), pixels=b""
+        ),
+        "profile that unpacks": lambda _: png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100_000_000), 9))),
+        "thousands of chunks": lambda _: png(8, 8, chunk(b"abCd", b"") * 50_000),
+        "one pixel or few": lambda c: honest(
+            c, size=c.choice([(1, 1), (3, 3), (1, 3), (3, 1), (4, 4), (1, 5000), (5000, 1), (3, 500)])
+        ),
+        "in a rare mode": lambda c: saved(Image.new(c.choice(["1", "LA", "L", "I;16", "RGBA", "P"]), (30, 30)), "PNG"),
+        "picture with a page behind": lambda c: honest(c) + b"<script>alert(1)</script>",
+    },
+    "gif": {
+        "gif that claims too much": lambda _: (
+            b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0x80, 0, 0) + bytes(6) + b"\x2c" + bytes(9) + b"\2\0;"
+        )
+    },
+    "tif": {
+        "tiff that claims too much": lambda c: tiff(
+            *c.choice([(2**32 - 1, 2**32 - 1), (2**31, 1), (9000, 9000), (0, 5)])
+        ),
+        "tiff with too many strips": lambda _: tiff(8, 8, strips=300_000),
+        "tiff that goes in circles": lambda c: tiff(
+            8, 8, more=((330, 8), (34665, 8), (c.choice([34853, 700]), 8)), data=bytes(200)
+        ),
+        "tiff deflated": lambda _: saved(Image.new("L", (7000, 7000)), "TIFF", compression="tiff_adobe_deflate"),
+        "tiff of fractions": lambda c: saved(
+            Image.new("F", (30, 30), c.choice([float("nan"), float("inf"), 0.5])), "TIFF"
+        ),
+        "tiff of odd numbers": lambda c: saved(Image.new("I", (30, 30), c.choice([-1, 2**31 - 1, 70_000])), "TIFF"),
+    },
+    "jpg": {
+        "thousands of scans": lambda c: scans(honest(c, "JPEG", size=(1000, 1000), progressive=True), 3000),
+        "random bytes": lambda c: c.randbytes(c.randint(1, 100_000)),
+        "picture with an archive behind": lambda c: honest(c, "JPEG") + archive({"../evil.sh": b"#!/bin/sh\n"}),
+    },
+    "psd": {"layers": lambda _: b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 30_000, 30_000, 8, 3) + bytes(100)},
+    "zip": {
+        "empty archive": lambda _: archive({}),
+        "archive that slips": lambda c: archive({name: honest(c, size=(20, 20)) for name in c.sample(NAMES, 6)}),
+        "archive locked": lambda c: with_flags(archive({"locked.png": honest(c)}), flags=1),
+        "archive packed otherwise": lambda c: archive(
+            {"a.png": honest(c)}, compression=c.choice([zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+        ),
+        "archive bomb": lambda c: archive({"bomb.bmp": bytes(c.choice([20_000_000, 250_000_000]))}),
+        "archive that claims less": lambda c: with_flags(
+            archive({"bomb.bmp": bytes(20_000_000)}), size=c.choice([0, 1000])
+        ),
+        "archive that claims more": lambda c: with_flags(
+            archive({"a.png": honest(c)}), size=c.choice([2**32 - 2, 150_000_000, 900_000])
+        ),
+        "archive of thousands": lambda c: archive({f"{i}.png": b"" for i in range(c.choice([500, 2000]))}),
+        "archive of folders": lambda _: archive({f"{'deep/' * i}": b"" for i in range(1, 200)}),
+    },
+    "docx": {
+        "office document": lambda _: archive({"[Content_Types].xml": b"<Types/>", "word/document.xml": b"<document/>"})
+    },
+}
+for _ending, _kinds in OF_ONE_LINE.items():
+    for _name, _make in _kinds.items():
+        register(_name, _ending, _make)

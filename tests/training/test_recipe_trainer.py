@@ -120,6 +120,7 @@ def test_the_average_follows_the_weights_and_changes_places_with_them():
     assert model.weight.item() == 199
 
 
+@pytest.mark.integration
 def test_the_trainer_evaluates_and_saves_the_average_and_keeps_the_weights_beside_it(tmp_path):
     data = [{"x": torch.tensor([1.0]), "labels": torch.tensor([1.0])}] * 16
     arguments = TrainingArguments(
@@ -146,6 +147,7 @@ def test_the_trainer_evaluates_and_saves_the_average_and_keeps_the_weights_besid
     assert saved["weight"] < latest["weight"]  # the weights grow towards 1, and the average lags behind
 
 
+@pytest.mark.integration
 def test_the_trainer_draws_by_the_weights(tmp_path):
     fetched = []
 
