@@ -133,11 +133,10 @@ def in_view(locator) -> bool:
 # One lesion
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-def test_an_upload_gives_a_sentence_and_nine_probabilities(visit, demo_space, demo_release, tmp_path, color_scheme):
+def test_an_upload_gives_a_sentence_and_nine_probabilities(visit, demo_space, demo_release, tmp_path):
     make_image((640, 480), seed=1).save(tmp_path / "lesion.png")
     plain = pipeline("image-classification", model=str(demo_release))(str(tmp_path / "lesion.png"), top_k=9)
-    page = visit(demo_space, color_scheme=color_scheme)
+    page = visit(demo_space)
     upload(page, tmp_path / "lesion.png")
     expect(page.locator("#result .sentence")).to_contain_text("Melanoma alert: the probability of melanoma is")
     for body, names in zip(page.locator("#result tbody").all(), CLINICAL_GROUPS.values(), strict=True):
