@@ -14,25 +14,25 @@ from dermalert.taxonomy import DIAGNOSES
 ONCE = np.ones(60)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_metrics_equal_scikit_learns_with_and_without_ties(seed):
     truth, probabilities = random_case(seed, ties=seed % 2 == 0)
     prediction = probabilities.argmax(1)
-    assert metrics.balanced_accuracy(truth, prediction, ONCE) == pytest.approx(
-        sklearn_metrics.balanced_accuracy_score(truth, prediction)
-    )
-    assert metrics.auroc(truth == 3, probabilities[:, 3], ONCE) == pytest.approx(
-        sklearn_metrics.roc_auc_score(truth == 3, probabilities[:, 3])
-    )
-    assert metrics.macro_auroc(truth, probabilities, ONCE) == pytest.approx(
-        sklearn_metrics.roc_auc_score(truth, probabilities, multi_class="ovr")
-    )
-    assert metrics.negative_log_likelihood(truth, probabilities, ONCE) == pytest.approx(
-        sklearn_metrics.log_loss(truth, probabilities, labels=range(9))
-    )
-    assert np.array_equal(
-        metrics.confusion(truth, prediction), sklearn_metrics.confusion_matrix(truth, prediction, labels=range(9))
-    )
+    ours = [
+        metrics.balanced_accuracy(truth, prediction, ONCE),
+        metrics.auroc(truth == 3, probabilities[:, 3], ONCE),
+        metrics.macro_auroc(truth, probabilities, ONCE),
+        metrics.negative_log_likelihood(truth, probabilities, ONCE),
+    ]
+    theirs = [
+        sklearn_metrics.balanced_accuracy_score(truth, prediction),
+        sklearn_metrics.roc_auc_score(truth == 3, probabilities[:, 3]),
+        sklearn_metrics.roc_auc_score(truth, probabilities, multi_class="ovr"),
+        sklearn_metrics.log_loss(truth, probabilities, labels=range(9)),
+    ]
+    assert ours == pytest.approx(theirs)
+    confusion = sklearn_metrics.confusion_matrix(truth, prediction, labels=range(9))
+    assert np.array_equal(metrics.confusion(truth, prediction), confusion)
 
 
 def at_ninety(positive, score, weights):
@@ -49,16 +49,14 @@ def test_a_weight_counts_an_image_as_often_as_a_copy_of_it_would(seed):
     copies = np.repeat(np.arange(60), weights.astype(int))
     once = np.ones(len(copies))
     for metric in BINARY:
-        assert metric(truth == 3, probabilities[:, 3], weights) == pytest.approx(
-            metric(truth[copies] == 3, probabilities[copies, 3], once)
-        )
+        copied = metric(truth[copies] == 3, probabilities[copies, 3], once)
+        assert metric(truth == 3, probabilities[:, 3], weights) == pytest.approx(copied)
     for metric in (metrics.macro_auroc, metrics.calibration_error, metrics.brier, metrics.negative_log_likelihood):
-        assert metric(truth, probabilities, weights) == pytest.approx(
-            metric(truth[copies], probabilities[copies], once)
-        )
+        copied = metric(truth[copies], probabilities[copies], once)
+        assert metric(truth, probabilities, weights) == pytest.approx(copied)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(12))
 def test_the_partial_area_is_the_one_of_the_isic_2024_challenge(seed):
     rng = np.random.default_rng(seed)
     truth, weights = np.arange(60) < rng.integers(1, 59), rng.integers(1, 4, 60)
@@ -70,7 +68,7 @@ def test_the_partial_area_is_the_one_of_the_isic_2024_challenge(seed):
     assert metrics.partial_auc_80(truth, score, weights) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(9))
 def test_the_specificity_at_a_sensitivity_is_the_best_of_all_thresholds(seed):
     rng = np.random.default_rng(seed)
     truth = np.arange(60) < 20
@@ -83,8 +81,10 @@ def test_the_specificity_at_a_sensitivity_is_the_best_of_all_thresholds(seed):
 
 def test_what_an_alert_means_at_a_prevalence_by_hand():
     # Of 100 images 5 melanomas: 4.5 are caught, and 19 of the 95 others raise an alert.
-    found = metrics.predictive_values(0.9, 0.8, 0.05)
-    assert found == pytest.approx({"ppv": 4.5 / 23.5, "npv": 76 / 76.5, "alerts_per_100": 23.5, "missed_per_100": 0.5})
+    figures = metrics.predictive_values(0.9, 0.8, 0.05)
+    assert figures == pytest.approx(
+        {"ppv": 4.5 / 23.5, "npv": 76 / 76.5, "alerts_per_100": 23.5, "missed_per_100": 0.5}
+    )
 
 
 def test_a_shared_highest_probability_is_undecided_and_never_right():
@@ -106,7 +106,7 @@ def scorer():
 
 
 def oracle_case(seed):
-    """Return truth, probabilities and weights: by the seed with ties, empty classes, one class, unequal weights."""
+    """Truth, probabilities and weights: by the seed with ties, empty classes, one class, unequal weights."""
     rng = np.random.default_rng(seed)
     n, classes = rng.integers(3, 90), rng.integers(2, 10)
     occurring = rng.permutation(classes)[: 1 if seed % 5 == 0 else rng.integers(2, classes + 1)]
@@ -118,7 +118,7 @@ def oracle_case(seed):
 
 
 def where_eighty_percent_are_caught(positive, score, weights):
-    """Return the lowest false positive rate at which the ROC curve comes to a sensitivity of 0.8."""
+    """The lowest false positive rate at which the ROC curve comes to a sensitivity of 0.8."""
     false_alarms, caught, _ = sklearn_metrics.roc_curve(
         positive[weights > 0], score[weights > 0], sample_weight=weights[weights > 0], drop_intermediate=False
     )
@@ -186,7 +186,6 @@ def test_figures_equal_the_isic_scorers_and_stay_undefined_where_it_gives_one(sc
                 continue
             row["cases"] += 1
             row["largest difference"] = max(row["largest difference"], abs(float(ours) - theirs()))
-    print(f"\n{pd.DataFrame(table).T}")
     assert min(row["cases"] for row in table.values()) >= 200
     assert max(row["largest difference"] for row in table.values()) < 1e-6
 

@@ -10,19 +10,16 @@ from dermalert.evaluation.report import report
 NOTHING = Estimate()
 
 
+def values(figures, *names):
+    return [getattr(figures, name).value for name in names]
+
+
 def test_what_is_undefined_is_null_and_never_one():
     truth, probabilities = np.full(10, 4), special.softmax(np.random.default_rng(0).normal(size=(10, 9)), axis=1)
     figures = report(truth, probabilities, np.arange(10), alert=None)
     melanoma = figures.melanoma
-    for name in (
-        "auroc",
-        "auroc_nevi",
-        "partial_auc_80",
-        "average_precision",
-        "sensitivity",
-        "sensitivity_refusals_missed",
-        "refused",
-    ):
+    names = ["auroc", "auroc_nevi", "partial_auc_80", "average_precision"]
+    for name in [*names, "sensitivity", "sensitivity_refusals_missed", "refused"]:
         assert getattr(melanoma, name) == NOTHING, name
     for name in ("specificity_at_sensitivity", "specificity_nevi_at_sensitivity"):
         assert getattr(melanoma, name) == {"0.866": NOTHING, "0.90": NOTHING, "0.95": NOTHING}
@@ -55,14 +52,9 @@ def test_melanoma_figures_are_those_at_the_threshold():
     probabilities[:, 3] = [0.9, 0.2, 0.19, 0.2, 0.1, 0.3]
     alert = probabilities[:, 3] >= 0.2
     melanoma = report(truth, probabilities, np.arange(6), alert=alert).melanoma
-    expected = {
-        "auroc": 5.5 / 9,
-        "auroc_nevi": 4.5 / 6,
-        "sensitivity": 2 / 3,
-        "specificity": 1 / 3,
-        "specificity_nevi": 1 / 2,
-    }
-    assert {name: getattr(melanoma, name).value for name in expected} == pytest.approx(expected)
+    assert values(melanoma, "auroc", "auroc_nevi") == pytest.approx([5.5 / 9, 4.5 / 6])
+    shares = values(melanoma, "sensitivity", "specificity", "specificity_nevi")
+    assert shares == pytest.approx([2 / 3, 1 / 3, 1 / 2])
     assert melanoma.predictive_values["0.05"]["missed_per_100"].value == pytest.approx(5 / 3)
     # All three melanomas score 0.19 or more, and so do a nevus and the actinic keratosis.
     assert melanoma.specificity_at_sensitivity["0.95"].value == pytest.approx(1 / 3)
@@ -78,27 +70,25 @@ def test_no_interval_at_a_sensitivity_that_fewer_than_three_lesions_may_miss(mel
     truth = np.repeat(np.where(lesions < melanomas, 3, 4), 2)  # two photos each: it is lesions that count
     logits = np.random.default_rng(0).normal(size=(len(truth), 9)) + np.eye(9)[truth]
     probabilities = special.softmax(logits, axis=1)
-    found = report(truth, probabilities, np.repeat(lesions, 2), alert=None).melanoma
-    for name in ("specificity_at_sensitivity", "specificity_nevi_at_sensitivity"):
-        assert [at for at, figure in getattr(found, name).items() if figure.low is None] == missing
-        assert all(figure.value is not None for figure in getattr(found, name).values())
+    melanoma = report(truth, probabilities, np.repeat(lesions, 2), alert=None).melanoma
+    for figures in (melanoma.specificity_at_sensitivity, melanoma.specificity_nevi_at_sensitivity):
+        assert [at for at, figure in figures.items() if figure.low is None] == missing
+        assert all(figure.value is not None for figure in figures.values())
 
 
 def test_a_refused_melanoma_counts_as_missed():
     truth, probabilities = random_case(2)
     alert, abstained = np.ones(60, bool), np.arange(60) % 2 == 0
-    can, cannot = (
-        report(truth, probabilities, np.arange(60), alert=alert, abstained=which).melanoma
-        for which in (abstained, None)
-    )
+    arguments = (truth, probabilities, np.arange(60))
+    can, cannot = (report(*arguments, alert=alert, abstained=which).melanoma for which in (abstained, None))
     share = abstained[truth == 3].mean()
-    assert (can.refused.value, can.sensitivity_refusals_missed.value) == pytest.approx((share, 1 - share))
+    assert values(can, "refused", "sensitivity_refusals_missed") == pytest.approx([share, 1 - share])
     assert can.sensitivity == cannot.sensitivity == cannot.sensitivity_refusals_missed
     assert cannot.refused == Estimate(0.0)
 
 
 def malignant_side():
-    """Return a split of four lesions with two photos each (melanoma, carcinoma, precursor, nevus) and a lone nevus."""
+    """A split of four lesions with two photos each (melanoma, carcinoma, precursor, nevus) and a lone nevus."""
     truth = np.array([3, 3, 1, 1, 0, 0, 4, 4, 4])
     groups = np.array(["a", "a", "b", "b", "c", "c", "d", "d", "e"])
     probabilities = np.full((9, 9), 0.01)
@@ -106,27 +96,17 @@ def malignant_side():
     return truth, groups, probabilities
 
 
-def values(figures, *names):
-    return [getattr(figures, name).value for name in names]
-
-
 @pytest.mark.parametrize(
     ("abstained", "images", "lesions"),
-    [
-        ([], 4 / 6, 1 / 3),
-        ([0], 3 / 6, 1 / 3),
-        ([2], 3 / 6, 0),
-        ([2, 3, 0], 1 / 6, 0),
-        ([1, 4], 4 / 6, 1 / 3),
-        ([6], 4 / 6, 1 / 3),
-    ],
+    [([], 4 / 6, 1 / 3), ([0], 3 / 6, 1 / 3), ([2], 3 / 6, 0), ([2, 3, 0], 1 / 6, 0)]
+    + [([1, 4], 4 / 6, 1 / 3), ([6], 4 / 6, 1 / 3)],
 )
 def test_a_malignant_lesion_is_found_as_served_if_every_photo_of_it_is(abstained, images, lesions):
     truth, groups, probabilities = malignant_side()
     attention = probabilities[:, [0, 1, 3, 7]].sum(1) >= 0.5
-    side = report(
-        truth, probabilities, groups, alert=None, attention=attention, abstained=np.isin(np.arange(9), abstained)
-    ).malignant
+    abstained = np.isin(np.arange(9), abstained)
+    figures = report(truth, probabilities, groups, alert=None, attention=attention, abstained=abstained)
+    side = figures.malignant
     assert (side.n, side.others, side.lesions.n) == (6, 3, 3)
     assert values(side, "sensitivity", "sensitivity_as_served") == pytest.approx([4 / 6, images])
     assert values(side.lesions, "sensitivity", "sensitivity_as_served") == pytest.approx([1 / 3, lesions])
@@ -146,19 +126,19 @@ def test_an_alert_that_is_not_served_is_no_false_alert():
 def test_without_an_operating_point_its_figures_are_null_and_the_area_is_not():
     truth, groups, probabilities = malignant_side()
     side = report(truth, probabilities, groups, alert=None)
-    for name in ("sensitivity", "sensitivity_as_served", "specificity", "specificity_as_served"):
-        assert getattr(side.malignant, name) == NOTHING
-    for name in ("malignant", "melanoma"):
-        assert getattr(side, name).lesions.sensitivity == getattr(side, name).lesions.sensitivity_as_served == NOTHING
-        assert getattr(side, name).auroc.value is not None
+    names = ["sensitivity", "sensitivity_as_served", "specificity", "specificity_as_served"]
+    assert values(side.malignant, *names) == [None] * 4
+    for figures in (side.malignant, side.melanoma):
+        assert figures.lesions.sensitivity == figures.lesions.sensitivity_as_served == NOTHING
+        assert figures.auroc.value is not None
 
 
 def test_each_source_has_the_figures_of_its_own_images():
     truth, probabilities = random_case(4, n=200)
     groups, alert, sources = np.arange(200), probabilities[:, 3] >= 0.2, np.array(["HAM10000", None] * 100)
-    found = report(truth, probabilities, groups, alert=alert, sources=sources).melanoma.by_source
-    assert list(found) == ["HAM10000", "not known"]
-    for source, figures in zip((0, 1), found.values(), strict=True):
+    by_source = report(truth, probabilities, groups, alert=alert, sources=sources).melanoma.by_source
+    assert list(by_source) == ["HAM10000", "not known"]
+    for source, figures in enumerate(by_source.values()):
         alone = report(truth[source::2], probabilities[source::2], groups[source::2], alert=alert[source::2])
         assert (figures.n, figures.others) == (alone.melanoma.n, 100 - alone.melanoma.n)
         assert figures.auroc.value == pytest.approx(alone.melanoma.auroc.value)
@@ -201,9 +181,8 @@ def test_at_equal_priors_a_rare_diagnosis_wins_where_it_is_likelier_than_its_sha
     probabilities[:, 4] = 0.8
     probabilities[:20, 3] = 0.1  # ten times its share, and never the likeliest
     groups = np.arange(40)
-    plain = report(truth, probabilities, groups, alert=None)
-    asked = report(truth, probabilities, groups, alert=None, prior=prior)
-    assert plain.balanced_accuracy.value == asked.balanced_accuracy.value == 0.5
-    assert asked.balanced_accuracy_equal_priors.value == 1
+    plain, equal = (report(truth, probabilities, groups, alert=None, prior=each) for each in (None, prior))
+    assert plain.balanced_accuracy.value == equal.balanced_accuracy.value == 0.5
+    assert equal.balanced_accuracy_equal_priors.value == 1
     assert plain.balanced_accuracy_equal_priors is None
     assert "balanced_accuracy_equal_priors" not in plain.to_json()
