@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image
 from support.pictures import class_folders, picture, write_table
 from typer.testing import CliRunner
@@ -23,21 +24,31 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def drawn() -> list[Image.Image]:
     return [synthetic_lesions.lesion(DIAGNOSES[i % 9], lesion_seed=i, size=96) for i in range(54)]
 
 
-@pytest.fixture
-def folder(drawn, tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def sound(drawn, tmp_path_factory) -> Path:
     """A data set with nothing wrong: of each diagnosis 4 training and 2 test images, their ids mixed."""
-    root = tmp_path / "lesions"
+    root = tmp_path_factory.mktemp("sound") / "lesions"
     for i, image in enumerate(drawn):
-        split = "Test" if i // 9 in (2, 5) else "Train"
-        place = root / split / DIAGNOSES[i % 9]
+        place = root / ("Test" if i // 9 in (2, 5) else "Train") / DIAGNOSES[i % 9]
         place.mkdir(parents=True, exist_ok=True)
         image.save(place / f"lesion_{i}.png")
     return root
+
+
+@pytest.fixture
+def folder(sound, tmp_path) -> Path:
+    """A copy of it to spoil."""
+    return shutil.copytree(sound, tmp_path / "lesions")
+
+
+@pytest.fixture(scope="module")
+def dataset(sound) -> Dataset:
+    return loading.load([str(sound)])
 
 
 def report_on(folder: Path) -> dict:
@@ -46,7 +57,8 @@ def report_on(folder: Path) -> dict:
     return audit(dataset, unreadable=faults)
 
 
-def found(report: dict) -> dict[str, int]:
+def counts(report: dict) -> dict[str, int]:
+    """How often each fault was found that was."""
     return {kind: finding["count"] for kind, finding in report["findings"].items() if finding["found"]}
 
 
@@ -54,18 +66,12 @@ def image_of(folder: Path, number: int) -> Path:
     return next(folder.rglob(f"lesion_{number}.png"))
 
 
-def test_in_a_sound_set_nothing_is_found(folder):
-    report = report_on(folder)
-    assert found(report) == {}
+def test_in_a_sound_set_nothing_is_found(sound):
+    report = report_on(sound)
+    assert counts(report) == {}
     assert list(report["findings"]) == list(KINDS)
     assert (report["files"], report["image_ids"], report["different_images"]) == (54, 54, 54)
     assert report["shipped_splits"] == {"test": 18, "train": 36}
-
-
-def test_the_report_is_plain_json(folder):
-    shutil.copy(image_of(folder, 0), image_of(folder, 1).parent / "again.png")
-    report = report_on(folder)
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
 def test_files_that_are_no_image_are_named(folder):
@@ -92,21 +98,21 @@ def test_tiny_and_blank_images_are_found(folder):
     )
     Image.new("RGB", (100, 100), "pink").save(folder / "Train" / "nevus" / "pink.png")
     report = report_on(folder)
-    assert found(report) == {"tiny": 1, "blank": 1}
+    assert counts(report) == {"tiny": 1, "blank": 1}
     assert report["findings"]["tiny"]["cases"][0]["pixels"] == [100, 40]
     assert report["findings"]["blank"]["cases"][0]["images"][0]["image_id"] == "pink"
 
 
 def test_a_copy_is_found_with_its_other_id(folder):
     shutil.copy(image_of(folder, 0), image_of(folder, 0).parent / "another.png")
-    assert found(report_on(folder)) == {"exact-duplicates": 1, "several-ids": 1}
+    assert counts(report_on(folder)) == {"exact-duplicates": 1, "several-ids": 1}
 
 
 def test_an_image_under_two_labels_is_a_contradiction(folder):
     original = image_of(folder, 3)
     shutil.copy(original, folder / "Train" / "seborrheic keratosis" / original.name)
     report = report_on(folder)
-    assert found(report) == {"exact-duplicates": 1, "contradictions": 1}
+    assert counts(report) == {"exact-duplicates": 1, "contradictions": 1}
     assert report["findings"]["contradictions"]["by_labels"] == {"melanoma / seborrheic keratosis": 1}
 
 
@@ -114,7 +120,7 @@ def test_an_image_under_two_labels_is_a_contradiction(folder):
 def test_the_same_picture_in_other_bytes_is_found(folder, drawn, label):
     drawn[3].resize((80, 80)).save(folder / "Train" / label / "again.jpg", quality=70)
     report = report_on(folder)
-    assert found(report) == {"near-duplicates": 1} | ({"near-contradictions": 1} if label == "nevus" else {})
+    assert counts(report) == {"near-duplicates": 1} | ({"near-contradictions": 1} if label == "nevus" else {})
     names = [image["image_id"] for image in report["findings"]["near-duplicates"]["cases"][0]["images"]]
     assert sorted(names) == ["again", "lesion_3"]
 
@@ -123,7 +129,8 @@ def test_a_training_image_among_the_test_images_is_a_leak(folder):
     shutil.copy(image_of(folder, 3), folder / "Test" / "nevus" / "leak.png")
     report = report_on(folder)
     kinds = {"exact-duplicates": 1, "several-ids": 1, "contradictions": 1, "leaks": 1, "kin-leaks": 1}
-    assert found(report) == kinds
+    assert counts(report) == kinds
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["findings"]["leaks"]["text"] == "1 of them under another label there"
     assert report["findings"]["kin-leaks"]["by_tie"]["the same bytes"] == 1
 
@@ -131,20 +138,19 @@ def test_a_training_image_among_the_test_images_is_a_leak(folder):
 def test_a_training_picture_among_the_test_images_is_kin(folder, drawn):
     drawn[3].transpose(Image.Transpose.ROTATE_90).save(folder / "Test" / "melanoma" / "turned.jpg")
     report = report_on(folder)
-    assert found(report) == {"near-duplicates": 1, "kin-leaks": 1}
+    assert counts(report) == {"near-duplicates": 1, "kin-leaks": 1}
     assert report["findings"]["kin-leaks"]["by_content_alone"] == 1
     assert report["findings"]["kin-leaks"]["known_from"] == "content"
 
 
 @pytest.mark.parametrize("what", ["lesion", "patient"])
-def test_a_lesion_or_patient_in_both_splits_is_found(folder, what):
-    dataset = loading.load([str(folder)])
+def test_a_lesion_or_patient_in_both_splits_is_found(dataset, what):
     ids = {name: f"{what} {name}" for name in dataset["image_id"]}
     ids["lesion_18"] = ids["lesion_0"]  # a test image, and a training image
     column = f"{what}_id"
     dataset = dataset.map(lambda row: {column: ids[row["image_id"]]}, features=dataset.features)
     report = audit(dataset)
-    assert found(report) == {f"{what}-leaks": 1, "kin-leaks": 1}
+    assert counts(report) == {f"{what}-leaks": 1, "kin-leaks": 1}
     assert report["findings"][f"{what}-leaks"]["known_from"] == "metadata"
     assert report["findings"]["kin-leaks"]["by_content_alone"] == 0
     assert report["findings"]["kin-leaks"]["known_from"] == "content, metadata"
@@ -172,18 +178,16 @@ def test_without_a_shipped_split_there_are_no_leaks_to_find(folder):
         assert report["findings"][kind]["text"] == "no test split is shipped"
 
 
-def test_a_source_that_gives_the_melanomas_away_is_found(folder):
-    dataset = loading.load([str(folder)])
-
-    def told(source_of) -> dict:
+def test_a_source_that_gives_the_melanomas_away_is_found(dataset):
+    def confounding(source_of) -> dict:
         moved = dataset.map(lambda row: {"source": source_of(row)}, features=dataset.features)
         return audit(moved)["findings"]["source-confounding"]
 
     melanoma = DIAGNOSES.index("melanoma")
-    telling = told(lambda row: "A" if row["label"] in (melanoma, 4) else "B")
+    telling = confounding(lambda row: "A" if row["label"] in (melanoma, 4) else "B")
     assert (telling["found"], telling["count"]) == (True, 9)
     assert telling["predicts_melanoma"]["files"] == {"n": 54, "melanomas": 6, "sensitivity": 1.0, "specificity": 0.875}
-    mixed = told(lambda row: "A" if int(row["image_id"].split("_")[1]) // 9 % 2 else "B")
+    mixed = confounding(lambda row: "A" if int(row["image_id"].split("_")[1]) // 9 % 2 else "B")
     assert (mixed["found"], mixed["count"]) == (False, 0)
 
 
@@ -215,10 +219,9 @@ def test_images_that_several_data_sets_hold_are_found(folder, drawn, tmp_path):
     shared = audit(loading.load(names, merge=False))["findings"]["shared"]
     assert (shared["count"], shared["of"], shared["text"]) == (3, 55, "3 lesions / other")
     assert shared["known_from"] == "content, image ids"
-    told = [[(image["image_id"], image["named"]) for image in case["images"]] for case in shared["cases"]]
-    assert [("lesion_4", "lesions"), ("same bytes", "other")] in told
-    assert [("lesion_13", "lesions"), ("same picture", "other")] in told
-    assert [("ISIC_8000000", "lesions"), ("ISIC_8000000", "other")] in told
+    cases = [[(image["image_id"], image["named"]) for image in case["images"]] for case in shared["cases"]]
+    for here, there in (("lesion_4", "same bytes"), ("lesion_13", "same picture"), ("ISIC_8000000", "ISIC_8000000")):
+        assert [(here, "lesions"), (there, "other")] in cases
     assert audit(loading.load(names[:1], merge=False))["findings"]["shared"]["count"] is None
 
 
@@ -287,7 +290,6 @@ def test_the_command_takes_columns(tmp_path):
         ("--json", "file/audit.json", "--json cannot be written to "),
         ("--json", "closed/new/audit.json", "--json cannot be written to "),
         ("--figures", "file", "--figures 'file' is a file: name a folder"),
-        ("--figures", "file/sheets", "--figures cannot be written to "),
         ("--figures", "closed", "--figures cannot be written to "),
     ],
 )
@@ -309,22 +311,17 @@ def test_what_cannot_be_written_is_said_before_the_work(option, place, sentence,
     ("arguments", "sentence"),
     [
         (["missing"], "'missing' is neither"),
-        (["demo", "--fail-on", "leak"], r"--fail-on 'leak' is no kind of finding. Did you mean 'leaks'"),
+        (["demo", "--fail-on", "leak"], "'leak' is no kind of finding. Did you mean 'leaks'"),
+        (["demo", "--jason", "x"], "--jason"),
+        ([], ""),
     ],
 )
 def test_the_exit_code_is_2_for_a_wrong_question(arguments, sentence):
     result = command(*arguments)
-    assert result.exit_code == 2
-    assert sentence in result.stderr
+    assert (result.exit_code, sentence in result.stderr) == (2, True)
 
 
-def test_an_unknown_option_is_a_wrong_question():
-    assert command("demo", "--jason", "x").exit_code == 2
-    assert command().exit_code == 2
-
-
-def test_a_sheet_shows_cases_from_everywhere_when_there_are_many(folder, tmp_path):
-    dataset = loading.load([str(folder)])
+def test_a_sheet_shows_cases_from_everywhere_when_there_are_many(dataset, tmp_path):
     report = audit(dataset)
     case = {"row": 0, "image_id": "a very long name of an image", "label": "pigmented benign keratosis", "source": "x"}
     report["findings"]["blank"]["cases"] = [{"images": [case | {"row": i}]} for i in range(54)]
@@ -332,59 +329,6 @@ def test_a_sheet_shows_cases_from_everywhere_when_there_are_many(folder, tmp_pat
     with Image.open(path) as sheet:
         assert sheet.height < 1000
         assert np.asarray(sheet.convert("L")).std() > 10
-
-
-# The real set.
-
-
-@pytest.fixture(scope="module")
-def real_report(real_images) -> dict:
-    return report_on(real_images / "isic9")
-
-
-def test_what_is_wrong_with_the_nine_class_set_is_found_by_content_alone(real_report):
-    findings = real_report["findings"]
-    # Two pairs of ids hold the same bytes each.
-    assert (real_report["files"], real_report["image_ids"], real_report["different_images"]) == (2357, 2202, 2200)
-    assert findings["several-ids"]["count"] == 2
-    assert findings["contradictions"]["count"] == 155
-    assert findings["contradictions"]["by_labels"] == {
-        "melanoma / seborrheic keratosis": 78,
-        "actinic keratosis / nevus": 77,
-    }
-    assert findings["leaks"]["count"] == 18
-    assert findings["sorted-split"]["count"] == 9
-    telling = findings["source-confounding"]["predicts_melanoma"]["files"]
-    assert (telling["sensitivity"], telling["specificity"]) == (1.0, pytest.approx(0.80, abs=0.01))
-    assert all(findings[kind]["count"] == 0 for kind in ("unreadable", "tiny", "blank"))
-
-
-def test_what_is_wrong_with_the_nine_class_set_is_found_with_the_facts(real_report):
-    findings = real_report["findings"]
-    assert (findings["kin-leaks"]["count"], findings["kin-leaks"]["of"]) == (44, 118)
-    assert findings["kin-leaks"]["by_content_alone"] == 19
-    assert findings["label-disagreement"]["count"] == 158
-    assert findings["label-disagreement"]["none_right"] == ["seborrheic keratosis"]
-    assert "none of the 80 seborrheic keratosis files is one" in findings["label-disagreement"]["text"]
-    for kind, known_from in (
-        ("contradictions", "content"),
-        ("lesion-leaks", "facts table"),
-        ("kin-leaks", "content, facts table"),
-        ("label-disagreement", "facts table"),
-    ):
-        assert findings[kind]["known_from"] == known_from
-
-
-def test_the_known_near_duplicates_of_the_nine_class_set_are_found(real_report):
-    cases = real_report["findings"]["near-duplicates"]["cases"]
-    pairs = {tuple(sorted(image["image_id"] for image in case["images"])) for case in cases}
-    assert {
-        ("ISIC_0000521", "ISIC_0010990"),
-        ("ISIC_0000399", "ISIC_0001124"),
-        ("ISIC_0000520", "ISIC_0010302"),
-        ("ISIC_0025434", "ISIC_0028165"),
-    } <= pairs
-    assert len(pairs) < 12
 
 
 def test_a_benign_and_malignant_set_is_audited_too(tmp_path):
@@ -401,6 +345,5 @@ def test_what_could_not_be_read_is_named_whatever_its_suffix_and_through_links(t
     (tmp_path / "set").mkdir()
     for name in ("nevus", "melanoma"):
         (tmp_path / "set" / name).symlink_to(folder / name)
-    found = report_on(tmp_path / "set")["findings"]["unreadable"]
-    assert [case["file"] for case in found["cases"]] == ["set/nevus/bad.heic"]
-    assert found["of"] == 7
+    finding = report_on(tmp_path / "set")["findings"]["unreadable"]
+    assert ([case["file"] for case in finding["cases"]], finding["of"]) == (["set/nevus/bad.heic"], 7)

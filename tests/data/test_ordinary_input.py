@@ -81,16 +81,8 @@ def test_a_folder_called_like_a_split_that_holds_no_classes_is_none(tmp_path, fo
     class_folders(tmp_path, images=3)
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / "roc.png").write_bytes(next(tmp_path.rglob("*.png")).read_bytes())
-    assert (
-        len(
-            [
-                r
-                for r in folders.records(tmp_path, table_columns.Columns(None))
-                if identifiers.clean(r.name) != "figures"
-            ]
-        )
-        >= 27
-    )
+    records = folders.records(tmp_path, table_columns.Columns(None))
+    assert sum(identifiers.clean(record.name) != "figures" for record in records) >= 27
 
 
 @pytest.mark.parametrize("name", ["BiopsyTest", "patch_test", "patch-testing", "TR"])

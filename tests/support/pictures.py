@@ -17,6 +17,12 @@ def picture(seed: int, *, size: int = 32, tint: int = 0) -> Image.Image:
     return Image.fromarray((rng.integers(64, 192, (size, size, 3)) + colour).astype(np.uint8))
 
 
+def put(path: Path, seed: int, **options) -> None:
+    """Write a picture into a folder, which is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(seed, **options).save(path)
+
+
 def jpeg(image: Image.Image, quality: int = 90) -> bytes:
     """The file of a picture."""
     buffer = io.BytesIO()
