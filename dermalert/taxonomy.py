@@ -36,6 +36,9 @@ CLINICAL_GROUPS = {
 }
 """As a release tells its serving side."""
 
+# Parts of HAM10000's `bkl` that are none of the nine by their own names.
+_OF_BKL = frozenset({"solar lentigo", "ink spot lentigo", "lichenoid keratosis"})
+
 # Without the nine themselves. In the order of: HAM10000 (`dx`) and the ISIC challenges, PAD-UFES-20, the archive
 # (older names, levels of `diagnosis_1` to `_5`, the misspelt names of its diagnosis list), HAM10000 on the Hub.
 _OTHER_NAMES = {
@@ -58,15 +61,33 @@ _OTHER_NAMES = {
         "nevus, nos",
     ),
     # ISIC writes "pigmented benign keratosis" for HAM10000's `bkl`, which mixes seborrheic keratosis, solar lentigo
-    # and lichen-planus-like keratosis (Tschandl 2018, doi 10.1038/sdata.2018.161).
-    "pigmented benign keratosis": ("bkl", "benign ketarosis", "benign keratosis", "benign keratosis like lesions"),
+    # and lichen-planus-like keratosis (Tschandl 2018, doi 10.1038/sdata.2018.161); so do BKL of ISIC 2019 and of
+    # MILK10k, the ink-spot lentigo (a reticulated solar lentigo) among them. Where seborrheic keratosis is named it is
+    # that; the others' names have no class of their own, so that they stay in this one.
+    "pigmented benign keratosis": (
+        "bkl",
+        "benign ketarosis",
+        "benign keratosis",
+        "benign keratosis like lesions",
+        *sorted(_OF_BKL),
+    ),
     "seborrheic keratosis": ("sek", "sk", "seborrheic ketarosis"),
-    # In situ too (Bowen's disease): so the archive does with the part of HAM10000's `akiec` that is.
+    # In situ too (Bowen's disease): so the archive does with the part of HAM10000's `akiec` that is, and PAD-UFES-20.
+    # MILK10k's AKIEC holds it beside actinic keratosis; its fine diagnosis tells. A keratoacanthoma is malignant in the
+    # archive, and with invasive carcinoma one class of MILK10k (SCCKA).
     "squamous cell carcinoma": (
         "scc",
+        "sccka",
         "squamous cell carcinoma in situ",
+        "squamous cell carcinoma in situ, bowens disease",
+        "bowen disease",
+        "bowens disease",
+        "bowen's disease",
+        "intraepidermal carcinoma",
+        "intraepithelial carcinoma",
         "squamous cell carcinoma, invasive",
         "squamous cell carcinoma, nos",
+        "keratoacanthoma",
     ),
     # "Angiomas, angiokeratomas, pyogenic granulomas and hemorrhage" (Tschandl 2018).
     "vascular lesion": (
@@ -86,7 +107,7 @@ MIXED = dict.fromkeys(("akiec", "actinic keratoses"), frozenset({"actinic kerato
 name tells which; with the archive's diagnosis of the image it is known."""
 
 # What HAM10000's `bkl` and the challenges' `BKL` mix (Tschandl 2018): beside a name of its parts, theirs counts.
-_COARSE = frozenset({"pigmented benign keratosis", "seborrheic keratosis", "solar lentigo", "lichenoid keratosis"})
+_COARSE = frozenset({"pigmented benign keratosis", "seborrheic keratosis"}) | _OF_BKL
 
 BINARY = frozenset({"benign", "malignant", "indeterminate", "indeterminate/benign", "indeterminate/malignant"})
 """What a source says that does not name a diagnosis at all."""
@@ -107,24 +128,23 @@ _OUTSIDE = SILENT | {
     "epidermal nevus",
     "lentigo nos",
     "lentigo simplex",
-    "lichenoid keratosis",
     "merkel cell carcinoma",
     "mucosal melanosis",
     "neurofibroma",
     "scar",
     "sebaceous adenoma",
     "sebaceous hyperplasia",
-    "solar lentigo",
     "verruca",
 }
 
 
-# The spellings of Britain and of Latin, and plurals: one word each.
+# The spellings of Britain and of Latin, plurals, and two words for one thing: one word each.
 _SPELLINGS = [
     (re.compile(r"\bna?e?vi\b|\bn(?:ae|æ)vus\b"), "nevus"),
     (re.compile(r"\bseborrh(?:oe|œ)ic\b"), "seborrheic"),
     (re.compile(r"\bh(?:ae|æ)m(?=orrhag|angio)"), "hem"),
     (re.compile(r"\btumour"), "tumor"),
+    (re.compile(r"\blichen planus like\b"), "lichenoid"),
 ]
 
 
@@ -191,9 +211,9 @@ def _may_be(name: str) -> frozenset[str]:
         label = find(name)
     except KeyError:
         return frozenset({name})
-    if label == "pigmented benign keratosis":
-        return _COARSE
     word = plain(name.split(":")[-1])
+    if label == "pigmented benign keratosis":
+        return frozenset({word}) if word in _OF_BKL else _COARSE
     if label or word in MIXED:
         return frozenset({label}) if label else MIXED[word]
     return frozenset({word} & _OUTSIDE - SILENT)

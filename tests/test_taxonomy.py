@@ -13,7 +13,8 @@ NAMES = {
     "ISIC 2019": {"MEL": MEL, "NV": NV, "BCC": BCC, "AK": AK, "BKL": PBK, "DF": DF, "VASC": VASC, "SCC": SCC}
     | {"UNK": None},
     "ISIC 2020": {"melanoma": MEL, "nevus": NV, "seborrheic keratosis": SK}
-    | dict.fromkeys(("unknown", "lentigo NOS", "lichenoid keratosis", "solar lentigo", "cafe-au-lait macule"))
+    | {"lichenoid keratosis": PBK, "solar lentigo": PBK}
+    | dict.fromkeys(("unknown", "lentigo NOS", "cafe-au-lait macule"))
     | {"atypical melanocytic proliferation": None},
     "PAD-UFES-20": {"ACK": AK, "BCC": BCC, "MEL": MEL, "NEV": NV, "SCC": SCC, "SEK": SK},
     "HAM10000 on the Hub": {"actinic_keratoses": None, "basal_cell_carcinoma": BCC, "dermatofibroma": DF}
@@ -28,7 +29,7 @@ NAMES = {
         "Benign:Benign melanocytic proliferations:Lentigo simplex": None,
         "Benign:Benign epidermal proliferations:Seborrheic keratosis:Seborrheic keratosis, Clonal": SK,
         "Benign:Benign epidermal proliferations:Pigmented benign keratosis": PBK,
-        "Benign:Benign epidermal proliferations:Solar lentigo": None,
+        "Benign:Benign epidermal proliferations:Solar lentigo": PBK,
         "Benign:Benign epidermal proliferations:Epidermal nevus": None,
         "Benign:Benign soft tissue proliferations - Fibro-histiocytic:Dermatofibroma": DF,
         "Benign:Benign soft tissue proliferations - Fibro-histiocytic:Scar": None,
@@ -42,7 +43,12 @@ NAMES = {
         "Malignant:Malignant epidermal proliferations:Squamous cell carcinoma in situ": SCC,
         "Malignant:Malignant epidermal proliferations:Squamous cell carcinoma, Invasive": SCC,
         "Malignant:Malignant epidermal proliferations:Squamous cell carcinoma, NOS": SCC,
-        "Malignant:Malignant epidermal proliferations:Keratoacanthoma": None,
+        "Malignant:Malignant epidermal proliferations:Keratoacanthoma": SCC,
+        "Malignant:Malignant epidermal proliferations:Squamous cell carcinoma in situ:"
+        "Squamous cell carcinoma in situ, Bowens disease": SCC,
+        "Malignant:Collision - At least one malignant proliferation": None,
+        "Benign:Benign epidermal proliferations:Lichen planus like keratosis": PBK,
+        "Benign:Benign epidermal proliferations:Clear cell acanthoma": None,
         "Malignant:Malignant melanocytic proliferations (Melanoma):Melanoma in situ": MEL,
         "Malignant:Malignant melanocytic proliferations (Melanoma):Melanoma Invasive:Melanoma Invasive, Nodular": MEL,
         "Malignant:Merkel cell proliferation:Merkel cell carcinoma": None,
@@ -67,8 +73,8 @@ def test_a_name_that_nobody_knows_is_refused_with_the_nearest():
         find("nevuss")
     with pytest.raises(UsageError, match=r"'nevuss' is none of the nine diagnoses. Did you mean 'nevus'"):
         diagnosis("nevuss")
-    with pytest.raises(UsageError, match=r"'solar lentigo' is none of the nine"):
-        diagnosis("solar lentigo")
+    with pytest.raises(UsageError, match=r"'scar' is none of the nine"):
+        diagnosis("scar")
 
 
 def test_what_is_malignant():
@@ -80,7 +86,8 @@ def test_what_is_malignant():
     ("name", "word"),
     [(name, "malignant") for name in ("malignant", "mel", "SCC")]
     + [(name, "benign") for name in ("Benign", "ACK", "bkl")]
-    + [(name, None) for name in ("Indeterminate", "indeterminate/malignant", "akiec", "unknown", "solar lentigo", "")]
+    + [(name, None) for name in ("Indeterminate", "indeterminate/malignant", "akiec", "unknown", "scar", "")]
+    + [("solar lentigo", "benign"), ("keratoacanthoma", "malignant")]
     + [
         ("Malignant:Merkel cell proliferation:Merkel cell carcinoma", "malignant"),
         ("Benign:Benign epidermal proliferations:Solar lentigo", "benign"),
@@ -103,8 +110,10 @@ def test_akiec_is_malignant_where_the_image_is_known_to_show_a_carcinoma():
     + [("bkl", "seborrheic_keratosis", "seborrheic_keratosis"), ("solar lentigo", "BKL", "solar lentigo")]
     + [("bkl", "df", None), ("unknown", "nv", "nv"), ("nv", "malignant", "nv"), ("", "unknown", "")]
     + [("melanoma", "nv", None), ("melanoma", "solar lentigo", None), ("nv", "nevuss", None)]
+    + [("keratoacanthoma", "AK", None), ("solar lentigo", "seborrheic_keratosis", None)]
+    + [("Benign:Lichen planus-like keratosis", "lichenoid keratosis", "Benign:Lichen planus-like keratosis")]
     + [
-        ("Malignant:Malignant epidermal proliferations:Keratoacanthoma", "SCC", "SCC"),
+        ("SCC", "Malignant:Malignant epidermal proliferations:Keratoacanthoma", "SCC"),
         (
             "bkl",
             "Benign:Benign epidermal proliferations:Solar lentigo",

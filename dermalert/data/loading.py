@@ -312,7 +312,7 @@ def _row(record: Record, label: int, content: str, *, of_archive: bool) -> dict:
     row = {
         "label": label,
         "image_id": record.image_id,
-        "source": provenance.origin(record.image_id, record.source),
+        "source": provenance.origin(record.image_id, record.source, record.facts.get("source")),
         "content": content,
     }
     more = {"shipped_split": record.shipped_split, "twins": record.twins}

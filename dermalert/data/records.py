@@ -32,7 +32,7 @@ class Record:
     twins: tuple[str, ...] = ()
     """Images that the source calls copies of this one."""
     facts: dict = dataclasses.field(default_factory=dict)
-    """Lesion, patient, age, sex and site, of those that the source knows."""
+    """Lesion, patient, age, sex, site and who made the picture, of those that the source knows."""
 
 
 def warn_of_nobody(nobody: Counter, where: str) -> None:

@@ -68,10 +68,12 @@ def same_image(row: Mapping) -> tuple[str | None, ...]:
 
 
 def fill(row: dict, other: Mapping) -> None:
-    """Add to a row what is known of its image otherwise and not there yet, of `FACTS`."""
+    """Add to a row what is known of its image otherwise and not there yet, of `FACTS`, and its clinic."""
     for name in FACTS:
         if row.get(name) is None and other.get(name) is not None:
             row[name] = other[name]
+    if "source" in row:
+        row["source"] = provenance.finer(row["source"], other.get("source"))
 
 
 def _contradictions(dataset: Dataset) -> dict[str, set[int]]:

@@ -64,7 +64,7 @@ def malignancy_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str
 
 
 def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Counter | None = None) -> dict:
-    """Return lesion, patient, age, sex and site, of those that the row knows.
+    """Return lesion, patient, age, sex, site and source (who made the picture), of those that the row knows.
 
     Args:
         row: of a table.
@@ -81,6 +81,7 @@ def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Cou
         ids["lesion_id"] = f"{ids['patient_id']}_{ids['lesion_id']}"
     facts = {"age": age_of(row, columns), "sex": sex_of(row, columns), "site": site_of(row, columns)}
     facts |= {"skin_type": skin_type_of(row, columns)}
+    facts |= {"source": identifiers.clean(row.get(columns.get("source"))) or None}
     return ids | {name: value for name, value in facts.items() if value is not None}
 
 

@@ -28,6 +28,7 @@ COLUMNS = {
     "skin_type": ("fitzpatrick_skin_type", "fitzpatrick", "fitspatrick", "skin_type"),
     "site": ("anatom_site_general", "anatom_site_general_challenge", "anatom_site_1", "localization", "region", "site"),
     "image_type": ("image_type", "modality"),
+    "source": ("attribution",),
     "split": (
         *("split", "data_split", "dataset_split", "partition", "subset", "set", "phase", "usage", "fold", "is_test"),
         *("is_testing", "test", "test_set", "in_test", "is_train", "is_training", "train", "train_set", "in_train"),

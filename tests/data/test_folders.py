@@ -138,7 +138,7 @@ LAYOUTS = {
         ".",
         (LEVEL, "Malignant:Malignant melanocytic proliferations (Melanoma):Melanoma, NOS", LEVEL, LEVEL),
         (4, 3, 4, 4),
-        outside="Benign:Benign epidermal proliferations:Solar lentigo",
+        outside="Benign:Benign epidermal proliferations:Verruca",
     ),
     "archive, before levels": Layout(
         archive_before_levels, ".", ("melanoma", "nevus", "angioma", "nevus"), (3, 4, 8, 4), outside="lentigo NOS"
@@ -479,13 +479,13 @@ def test_a_table_or_folders_of_benign_and_malignant_are_refused(tmp_path, column
 
 
 def test_a_folder_that_fits_none_of_the_nine_is_left_out(tmp_path, caplog):
-    assert len(load(class_folders(tmp_path, images=2, labels=("nevus", "solar lentigo")))) == 2
-    assert "2 solar lentigo" in caplog.text
+    assert len(load(class_folders(tmp_path, images=2, labels=("nevus", "scar")))) == 2
+    assert "2 scar" in caplog.text
 
 
 def test_a_folder_with_none_of_the_nine_is_refused(tmp_path):
-    class_folders(tmp_path, images=2, labels=("solar lentigo", "akiec"))
-    with pytest.raises(UsageError, match=r"no image of the nine diagnoses: (2 solar lentigo, 2|2) akiec"):
+    class_folders(tmp_path, images=2, labels=("scar", "akiec"))
+    with pytest.raises(UsageError, match=r"no image of the nine diagnoses: (2 scar, 2|2) akiec"):
         load(tmp_path)
 
 
