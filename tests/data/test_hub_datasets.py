@@ -1,6 +1,7 @@
 """Data sets of the Hub, in the columns that HAM10000 has there, from the Hub on loopback."""
 
 import io
+import itertools
 import socket
 from pathlib import Path
 
@@ -23,7 +24,14 @@ ROWS = [
 ]
 
 
+pytestmark = pytest.mark.integration
 both_ways = pytest.mark.parametrize("options", [{}, {"streaming": True}], ids=["downloaded", "streamed"])
+
+
+def in_turns(name: str, values):
+    """A mark: each of these, downloaded and streamed in turns."""
+    ways = itertools.cycle([{}, {"streaming": True}])
+    return pytest.mark.parametrize((name, "options"), list(zip(values, ways, strict=False)))
 
 
 def parquet(rows: Dataset) -> bytes:
@@ -54,6 +62,14 @@ def publish(hub, files: dict[str, bytes], name: str = "tester/lesions") -> str:
     return hub.commit(name, files, repo_type="dataset")
 
 
+def published(hub, features: dict, rows: list[dict]) -> None:
+    """Publish rows of these columns; where none is of images, with one of these."""
+    if not any(isinstance(feature, Image) for feature in features.values()):
+        features = {"image": Image()} | features
+        rows = [{"image": encoded(i)} | row for i, row in enumerate(rows)]
+    publish(hub, {"data/train-0.parquet": parquet(Dataset.from_list(rows, features=Features(features)))})
+
+
 def load(name: str = "tester/lesions", **options) -> Dataset:
     return loading.load([name], **options)
 
@@ -63,12 +79,8 @@ def test_a_data_set_of_the_hub_is_read_into_the_schema(hub, options):
     publish(hub, {"data/train-00000-of-00001.parquet": ham10000()})
     dataset = load(**options)
     assert dataset.features == schema.FEATURES
-    assert [DIAGNOSES[i] for i in dataset["label"]] == [
-        "nevus",
-        "nevus",
-        "melanoma",
-        "pigmented benign keratosis",
-    ]
+    names = ["nevus", "nevus", "melanoma", "pigmented benign keratosis"]
+    assert [DIAGNOSES[i] for i in dataset["label"]] == names
     assert dataset["image_id"] == [row[0] for row in ROWS]
     assert dataset["group"] == [row[1] for row in ROWS]
     assert set(dataset["site"]) == {"head/neck"}
@@ -110,9 +122,8 @@ def test_a_stream_is_written_once_and_downloads_no_file(hub):
 
 
 def test_a_stream_leaves_out_other_columns_of_images(hub):
-    features = Features({"image": Image(), "mask": Image(), "dx": Value("string")})
     rows = [{"image": encoded(i), "mask": encoded(9 + i), "dx": "mel"} for i in range(2)]
-    publish(hub, {"data/train-0.parquet": parquet(Dataset.from_list(rows, features=features))})
+    published(hub, {"image": Image(), "mask": Image(), "dx": Value("string")}, rows)
     dataset = load(streaming=True, columns={"image": "image"})
     assert [image.tobytes() for image in dataset["image"]] == [picture(i).tobytes() for i in range(2)]
 
@@ -133,16 +144,13 @@ def test_a_revision_is_what_it_was(hub):
     publish(hub, {"data/train-0.parquet": ham10000(ROWS[:1])})
     assert len(load()) == 1
     assert len(load(f"tester/lesions@{first}")) == 4
-    with pytest.raises(
-        UsageError, match="'tester/lesions@v9' is neither a folder nor a data set that the Hub has at revision 'v9'"
-    ):
+    with pytest.raises(UsageError, match=r"'tester/lesions@v9' is neither .* that the Hub has at revision 'v9'"):
         load("tester/lesions@v9")
 
 
 def test_class_labels_and_no_names_of_images_are_enough(hub):
-    features = Features({"picture": Image(), "label": ClassLabel(names=["mel", "nv"])})
-    rows = Dataset.from_list([{"picture": encoded(i), "label": i % 2} for i in range(3)], features=features)
-    publish(hub, {"data/train-0.parquet": parquet(rows)})
+    features = {"picture": Image(), "label": ClassLabel(names=["mel", "nv"])}
+    published(hub, features, [{"picture": encoded(i), "label": i % 2} for i in range(3)])
     dataset = load()
     assert dataset["label"] == [3, 4, 3]
     assert set(dataset["source"]) == {"tester/lesions"}
@@ -165,8 +173,7 @@ def test_what_cannot_be_used_is_named_and_left_out(hub, caplog, options):
     # The copy of a row stays: the audit counts it, and a repair merges it.
     assert dataset["image_id"] == [row[0] for row in ROWS] + ["ISIC_8000008", "ISIC_8000000"]
     assert [dataset[4][name] for name in ("age", "sex", "site")] == [None, None, None]
-    left_out = "left out 2 images of 'tester/lesions' that are none of the nine diagnoses: 1 unknown, 1 without"
-    assert left_out in caplog.text
+    assert "left out 2 images of 'tester/lesions'" in caplog.text and "1 unknown, 1 without" in caplog.text
     assert "skipped 2 of 8 files in 'tester/lesions': 'ISIC_8000006'" in caplog.text
     assert "'ISIC_8000007' (there is no file)" in caplog.text
     with pytest.raises(UsageError, match="2 of 8 files in 'tester/lesions' are no images"):
@@ -174,9 +181,7 @@ def test_what_cannot_be_used_is_named_and_left_out(hub, caplog, options):
 
 
 def test_a_set_of_benign_and_malignant_is_refused_for_training_and_loaded_as_such(hub):
-    features = Features({"image": Image(), "target": ClassLabel(names=["benign", "malignant"])})
-    rows = Dataset.from_list([{"image": encoded(i), "target": i % 2} for i in range(3)], features=features)
-    publish(hub, {"data/train-0.parquet": parquet(rows)})
+    published(hub, {"target": ClassLabel(names=["benign", "malignant"])}, [{"target": i % 2} for i in range(3)])
     with pytest.raises(UsageError, match="says of its images only whether they are malignant"):
         load()
     assert loading.load(["tester/lesions"], labels=MALIGNANCIES)["label"] == [0, 1, 0]
@@ -189,9 +194,9 @@ def test_a_name_that_nobody_knows_is_refused(hub):
 
 
 def test_columns_with_names_of_their_own_can_be_named(hub):
-    features = Features({"a": Image(), "b": Image(), "finding": Value("string"), "no": Value("int64")})
+    features = {"a": Image(), "b": Image(), "finding": Value("string"), "no": Value("int64")}
     rows = [{"a": encoded(i), "b": encoded(9 + i), "finding": "melanoma", "no": 7} for i in range(2)]
-    publish(hub, {"data/train-0.parquet": parquet(Dataset.from_list(rows, features=features))})
+    published(hub, features, rows)
     with pytest.raises(UsageError, match=r"'tester/lesions' has 2 columns of images \(a, b\): name one"):
         load()
     with pytest.raises(UsageError, match="has no column that names a diagnosis among finding, no"):
@@ -206,9 +211,8 @@ def test_columns_with_names_of_their_own_can_be_named(hub):
 
 
 def test_columns_that_a_folder_and_the_hub_name_differently_can_be_named_for_both(hub, tmp_path):
-    features = Features({"img": Image(), "finding": Value("string")})
     rows = [{"img": encoded(i), "finding": "melanoma"} for i in range(2)]
-    publish(hub, {"data/train-0.parquet": parquet(Dataset.from_list(rows, features=features))})
+    published(hub, {"img": Image(), "finding": Value("string")}, rows)
     (tmp_path / "set").mkdir()
     picture(9).save(tmp_path / "set" / "a.png")
     write_table(tmp_path / "set" / "list.csv", [{"img": "a.png", "finding": "nevus"}])
@@ -261,25 +265,18 @@ def test_an_image_that_a_folder_holds_too_is_one_row(hub, tmp_path):
     assert mine["image"].tobytes() == picture(77).tobytes()
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_the_archives_number_is_read_from_the_file_where_no_column_says_it(hub, streaming):
+@both_ways
+def test_the_archives_number_is_read_from_the_file_where_no_column_says_it(hub, options):
     """As in a set of images and labels alone: two of its nevi are actinic keratoses in the archive."""
-    known = [image_id for image_id, row in isic9.metadata().items() if row["diagnosis"] == "actinic keratosis"][:2]
-    pictures = [encoded(i) | {"path": f"{image_id}.png"} for i, image_id in enumerate([*known, "other", "other"])]
-    features = Features({"image": Image(), "label": ClassLabel(names=["nevus", "melanoma"])})
-    rows = Dataset.from_dict({"image": pictures, "label": [0, 0, 0, 1]}, features=features)
-    publish(hub, {"data/train-00000-of-00001.parquet": parquet(rows)})
-    dataset = load(streaming=streaming)
-    assert dataset["image_id"][:2] == known
+    keratoses = [image_id for image_id, row in isic9.metadata().items() if row["diagnosis"] == "actinic keratosis"][:2]
+    files = [*keratoses, "other", "other"]
+    rows = [{"image": encoded(i) | {"path": f"{name}.png"}, "label": int(i == 3)} for i, name in enumerate(files)]
+    published(hub, {"image": Image(), "label": ClassLabel(names=["nevus", "melanoma"])}, rows)
+    dataset = load(**options)
+    assert dataset["image_id"][:2] == keratoses
     assert dataset["image_id"][2:] == ["tester/lesions/train/2", "tester/lesions/train/3"]
     _, report = label_repair.repair(dataset, "archive")
     assert report.relabelled == {"nevus": {"actinic keratosis": 2}}
-
-
-def published(hub, features: dict, rows: list[dict]) -> None:
-    rows = [{"image": encoded(i)} | row for i, row in enumerate(rows)]
-    table = Dataset.from_list(rows, features=Features({"image": Image(), **features}))
-    publish(hub, {"data/train-0.parquet": parquet(table)})
 
 
 LIST_LABELS = {
@@ -289,9 +286,8 @@ LIST_LABELS = {
 }
 
 
-@both_ways
-@pytest.mark.parametrize("kind", LIST_LABELS)
-def test_a_list_as_a_label_is_refused_as_a_list(hub, options, kind):
+@in_turns("kind", LIST_LABELS)
+def test_a_list_as_a_label_is_refused_as_a_list(hub, kind, options):
     feature, label = LIST_LABELS[kind]
     published(hub, {"label": feature}, [{"label": label}, {"label": label}])
     with pytest.raises(UsageError, match=r"'tester/lesions' gives a list as the diagnosis of an image") as error:
@@ -308,16 +304,15 @@ def test_every_column_that_is_not_used_is_said(hub, options, caplog):
     assert "3 columns of 'tester/lesions' are not used (--columns FIELD=COLUMN reads one): case_no" in caplog.text
 
 
-@both_ways
-@pytest.mark.parametrize("column", ["image_path", "path", "img", "filepath", "file", "file_name", "image_name"])
-def test_the_column_of_names_is_known_by_its_usual_names(hub, options, column):
+@in_turns("column", ["image_path", "path", "img", "filepath", "file", "file_name", "image_name"])
+def test_the_column_of_names_is_known_by_its_usual_names(hub, column, options):
     published(hub, {"label": Value("string"), column: Value("string")}, [{"label": "nevus", column: "a/ISIC_81.png"}])
     assert load(**options)["image_id"] == ["ISIC_81"]
 
 
 def test_the_archives_number_of_a_file_tells_more_than_a_column_without_it(hub):
     row = {"image": encoded(1) | {"path": "ISIC_0025818.png"}, "label": "nevus", "file": "17.png"}
-    published(hub, {"label": Value("string"), "file": Value("string")}, [row])
+    published(hub, {"image": Image(), "label": Value("string"), "file": Value("string")}, [row])
     assert load()["image_id"] == ["ISIC_0025818"]
 
 
@@ -329,9 +324,8 @@ SPLITS = {
 }
 
 
-@both_ways
-@pytest.mark.parametrize("column", SPLITS)
-def test_a_column_that_plainly_says_a_split_is_one(hub, options, column):
+@in_turns("column", SPLITS)
+def test_a_column_that_plainly_says_a_split_is_one(hub, column, options):
     feature, test, train = SPLITS[column]
     rows = [{"label": "nevus", "fold": i, column: test if i == 2 else train} for i in range(3)]
     published(hub, {"label": Value("string"), "fold": Value("int64"), column: feature}, rows)

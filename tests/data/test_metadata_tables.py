@@ -2,17 +2,12 @@
 
 import pytest
 from datasets import Dataset
-from support.pictures import picture, write_table
+from support.pictures import put, write_table
 
 from dermalert.data import hub_datasets, loading, table_columns
 
 LABELS = ("melanoma", "nevus")
 TEST_WORDS = ["Hold-Out 2", "blind_test", "testB", "ISIC2016 Test Images", "TESTSET"]
-
-
-def put(path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture(seed).save(path)
 
 
 def clinic(root, n: int = 6, folders: bool = False):
@@ -24,6 +19,12 @@ def clinic(root, n: int = 6, folders: bool = False):
 
 def of(i: int, **cells) -> dict:
     return {"file_name": f"im{i}.png", "dx": LABELS[i % 2]} | cells
+
+
+def records(rows: list[dict], split: str) -> list:
+    """What is read of rows of a data set of the Hub."""
+    columns = table_columns.columns_of(list(rows[0]))
+    return list(hub_datasets._records(Dataset.from_list(rows), split, columns, [""] * len(rows), first=0))
 
 
 def load(root):
@@ -39,8 +40,7 @@ def test_a_word_for_the_test_is_one_in_a_cell_a_folder_and_a_split_of_the_hub(tm
     write_table(tmp_path / "folders" / "m.csv", [of(i) for i in range(6)])
     for root in (tmp_path / "cells", tmp_path / "folders"):
         assert [row["shipped_split"] for _, row in sorted(load(root).items())] == ["test"] * 2 + ["train"] * 4
-    row = Dataset.from_list([of(0)])
-    (record,) = hub_datasets._records(row, f"user/x/{word}", table_columns.columns_of(row.column_names), [""], first=0)
+    (record,) = records([of(0)], f"user/x/{word}")
     assert record.shipped_split == "test"
 
 
@@ -56,8 +56,8 @@ def test_a_folder_whose_name_only_looks_like_a_split_is_none(tmp_path, folder):
 def test_class_folders_under_a_word_for_the_test_are_the_test(tmp_path, folder):
     for i in range(6):
         put(tmp_path / ("Training-Set" if i < 4 else folder) / LABELS[i % 2] / f"im{i}.png", i)
-    found = load(tmp_path)
-    assert [name for name in sorted(found) if found[name]["shipped_split"] == "test"] == ["im4", "im5"]
+    images = load(tmp_path)
+    assert [name for name in sorted(images) if images[name]["shipped_split"] == "test"] == ["im4", "im5"]
 
 
 def test_of_rows_that_list_an_image_twice_any_test_and_any_other_kind_counts(tmp_path):
@@ -66,13 +66,15 @@ def test_of_rows_that_list_an_image_twice_any_test_and_any_other_kind_counts(tmp
     twice = [of(0) | sure | {"split": "Test"}, of(1) | sure | {"image_type": "TBP tile"}, of(2) | sure]
     write_table(root / "a.csv", [*twice, *(of(i) | sure for i in range(8))])
     write_table(root / "b.csv", [of(2) | sure | {"split": "private test", "image_type": ""}, of(3, **sure)])
-    found = load(root)
-    assert {name for name, row in found.items() if row["shipped_split"] == "test"} == {"im0", "im2"}
-    assert found.keys() == {f"im{i}" for i in (0, 2, 3, 4, 5, 6, 7)}
+    images = load(root)
+    assert {name for name, row in images.items() if row["shipped_split"] == "test"} == {"im0", "im2"}
+    assert images.keys() == {f"im{i}" for i in (0, 2, 3, 4, 5, 6, 7)}
 
 
-@pytest.mark.parametrize("field", ["lesion_id", "patient_id"])
-@pytest.mark.parametrize("files", [("a.csv", "a.csv"), ("a.csv", "b.csv"), ("z/a.csv", "z/b.csv")])
+@pytest.mark.parametrize(
+    ("field", "files"),
+    [("lesion_id", ("a.csv", "a.csv")), ("patient_id", ("a.csv", "b.csv")), ("lesion_id", ("z/a.csv", "z/b.csv"))],
+)
 def test_two_patients_or_lesions_of_an_image_are_said_and_the_first_counts(tmp_path, caplog, field, files):
     root = clinic(tmp_path, 6, folders=True)
     rows = [of(i, **{field: f"K{i}"}) for i in range(6)]
@@ -82,8 +84,8 @@ def test_two_patients_or_lesions_of_an_image_are_said_and_the_first_counts(tmp_p
     else:
         write_table(root / files[0], rows)
         write_table(root / files[1], others)
-    found = load(root)
-    assert [found[f"im{i}"][field].split(": ")[1] for i in range(6)] == [f"K{i}" for i in range(6)]
+    images = load(root)
+    assert [images[f"im{i}"][field].split(": ")[1] for i in range(6)] == [f"K{i}" for i in range(6)]
     (line,) = [r.getMessage() for r in caplog.records if "several lesions or patients" in r.getMessage()]
     assert line.startswith("2 images") and "im1.png" in line and "im2.png" in line
 
@@ -105,24 +107,20 @@ def test_a_word_for_nothing_is_no_other_kind_of_picture(tmp_path, word, left):
     rows = [of(i, image_type=word if i < 2 else "dermoscopic") for i in range(4)]
     write_table(clinic(tmp_path, 4) / "m.csv", rows)
     assert len(load(tmp_path)) == left
-    told = Dataset.from_list(rows)
-    assert (
-        len(
-            list(
-                hub_datasets._records(
-                    told, "user/x/train", table_columns.columns_of(told.column_names), [""] * 4, first=0
-                )
-            )
-        )
-        == left
-    )
+    assert len(records(rows, "user/x/train")) == left
 
 
-@pytest.mark.parametrize("column", ["file_name", "FileName", "photo_file_name", "Derm file name"])
 @pytest.mark.parametrize(
-    "others", [{"image_id": "zz{}"}, {"isic_id": "{}", "img_id": "P{}"}, {"image_name": "im0"}, {}]
+    ("column", "others", "folders"),
+    [
+        ("file_name", {"image_id": "zz{}"}, True),
+        ("FileName", {"isic_id": "{}", "img_id": "P{}"}, False),
+        ("photo_file_name", {"image_name": "im0"}, True),
+        ("Derm file name", {}, False),
+        ("photo_file_name", {"image_id": "zz{}"}, False),
+        ("Derm file name", {"isic_id": "{}", "img_id": "P{}"}, True),
+    ],
 )
-@pytest.mark.parametrize("folders", [True, False])
 def test_a_column_of_file_names_that_are_there_is_the_images(tmp_path, column, others, folders):
     root = clinic(tmp_path, 6, folders=folders)
     rows = [
@@ -132,8 +130,8 @@ def test_a_column_of_file_names_that_are_there_is_the_images(tmp_path, column, o
         for i in range(6)
     ]
     write_table(root / "metadata.csv", rows)
-    found = load(root)
-    assert [found[f"im{i}"]["lesion_id"].split(": ")[1] for i in range(6)] == [f"K{i}" for i in range(6)]
+    images = load(root)
+    assert [images[f"im{i}"]["lesion_id"].split(": ")[1] for i in range(6)] == [f"K{i}" for i in range(6)]
 
 
 def test_another_column_names_the_images_where_the_file_names_are_not_those_here(tmp_path):
@@ -144,8 +142,8 @@ def test_another_column_names_the_images_where_the_file_names_are_not_those_here
 def test_a_column_that_a_person_names_is_the_images_whatever_a_column_of_file_names_holds(tmp_path):
     rows = [of(i, shot=f"im{3 - i}", lesion_id=f"K{i}") for i in range(4)]
     write_table(clinic(tmp_path, 4) / "m.csv", [row | {"dx": "nevus"} for row in rows])
-    found = loading.load([str(tmp_path)], columns={"image": "shot"})
-    assert found["lesion_id"] == [f"{tmp_path.name}: K{3 - i}" for i in range(4)]
+    dataset = loading.load([str(tmp_path)], columns={"image": "shot"})
+    assert dataset["lesion_id"] == [f"{tmp_path.name}: K{3 - i}" for i in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -166,17 +164,23 @@ def test_a_text_that_holds_a_table_or_list_of_images_is_said(tmp_path, caplog, n
 
 
 @pytest.mark.parametrize(
-    "content", ["", "Images of a clinic, with labels.\nim0.png is a melanoma.\nAll else\nis\nnot.\n", "1. 2\n2. 3\n"]
+    ("name", "content"),
+    [
+        ("LICENSE.txt", ""),
+        ("README.md", "Images of a clinic, with labels.\nim0.png is a melanoma.\nAll else\nis\nnot.\n"),
+        ("attribution.txt", "1. 2\n2. 3\n"),
+    ],
 )
-@pytest.mark.parametrize("name", ["LICENSE.txt", "README.md", "attribution.txt"])
 def test_texts_in_prose_are_not_said(tmp_path, caplog, name, content):
     (clinic(tmp_path, 6, folders=True) / name).write_text(content)
     load(tmp_path)
     assert not caplog.records
 
 
-@pytest.mark.parametrize("places", [("", ""), ("Train", ""), ("Train", "Train")])
-@pytest.mark.parametrize("named", ["x.png", "IMG_0001.JPG", "nevus 3.png"])
+@pytest.mark.parametrize(
+    ("places", "named"),
+    [(("", ""), "x.png"), (("Train", ""), "IMG_0001.JPG"), (("Train", "Train"), "nevus 3.png")],
+)
 def test_images_beside_class_folders_are_said(tmp_path, caplog, places, named):
     clinic(tmp_path / places[0], 6, folders=True)
     put(tmp_path / places[1] / named, 77)
@@ -186,9 +190,10 @@ def test_images_beside_class_folders_are_said(tmp_path, caplog, places, named):
 
 
 @pytest.mark.parametrize(
-    "name", ["face_mask.png", "K7_Segmentation.png", "42_superpixels.png", "ISIC_0000001_mask.png"]
+    ("name", "folders"),
+    [("face_mask.png", True), ("K7_Segmentation.png", False), ("42_superpixels.png", True)]
+    + [("ISIC_0000001_mask.png", False)],
 )
-@pytest.mark.parametrize("folders", [True, False])
 def test_an_image_that_is_called_a_mask_without_its_photo_is_said(tmp_path, caplog, name, folders):
     root = clinic(tmp_path, 4, folders=folders)
     if not folders:
@@ -202,10 +207,8 @@ def test_an_image_that_is_called_a_mask_without_its_photo_is_said(tmp_path, capl
 
 def test_rows_without_an_image_and_tables_without_rows_are_said(tmp_path, caplog):
     root = clinic(tmp_path, 4, folders=True)
-    rows = [
-        *(of(i, lesion_id=f"K{i}") for i in range(4)),
-        *(of(0, lesion_id="L") | {"file_name": x} for x in ("", " ")),
-    ]
+    rows = [of(i, lesion_id=f"K{i}") for i in range(4)]
+    rows += [of(0, lesion_id="L") | {"file_name": name} for name in ("", " ")]
     write_table(root / "a.csv", [*rows, dict.fromkeys(rows[0], "")])
     (root / "b.csv").write_text("image,patient_id\n")
     (root / "c.tsv").write_text("img_name\tlesion\n\n")
