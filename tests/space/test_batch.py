@@ -554,14 +554,15 @@ def run(*arguments: str | Path, cwd: Path = SPACE.parent, **settings) -> subproc
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **settings)
 
 
-def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path):
+def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path, capsys):
     paths = pictures(tmp_path / "lesions", 12)
     (tmp_path / "lesions" / "letter.txt").write_text("Dear colleague")
     tables = tmp_path / "table.csv", tmp_path / "table.json"
-    done = run(tmp_path / "lesions", "--model", folder, "--csv", tables[0], "--json", tables[1])
-    assert done.returncode == 1, "a letter cannot be judged"
-    assert NOT_A_DEVICE in done.stdout
-    assert "13 of 13 files judged" in done.stderr
+    letter = command(tmp_path / "lesions", "--model", folder, "--csv", tables[0], "--json", tables[1])
+    assert letter == 1, "a letter cannot be judged"
+    out, err = capsys.readouterr()
+    assert NOT_A_DEVICE in out
+    assert "13 of 13 files judged" in err
     with tables[0].open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 13
@@ -569,7 +570,7 @@ def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path):
     states = [row["state"] for row in rows]
     assert states == sorted(states, key=list(STATES).index) and states[-1] == "unreadable"
     assert [row["file"] for row in rows] == [file["file"] for file in json.loads(tables[1].read_text())["files"]]
-    lines = done.stdout.splitlines()
+    lines = out.splitlines()
     assert lines[13:15] == ["", "1 file could not be read as an image:"]
     assert [row["file"] in line for row, line in zip(rows, lines[1:13] + lines[15:16], strict=True)] == [True] * 13
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lesions", "table.csv", "table.json"]
