@@ -118,6 +118,13 @@ def real_images() -> Path:
     return DATA
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Import no module of integration tests alone where these are left out: imports take longer than the units."""
+    if collection_path.suffix == ".py" and "not integration" in config.option.markexpr:
+        return "\npytestmark = pytest.mark.integration\n" in collection_path.read_text() or None
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not name
 def pytest_collection_modifyitems(items):
     """Mark what asks the Hub: no unit does."""
