@@ -32,8 +32,8 @@ def main(folder: Path) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for image_id in sorted(archive):
-            found = {"lesion_id": twins.get(image_id)} | official.get(image_id, {})
-            writer.writerow({"image_id": image_id, "diagnosis": archive[image_id]} | found)
+            row = {"image_id": image_id, "diagnosis": archive[image_id], "lesion_id": twins.get(image_id)}
+            writer.writerow(row | official.get(image_id, {}))
     written = list(read(TABLE))
     print(f"{TABLE}: {len(written)} images; {dict(sorted(Counter(row['diagnosis'] for row in written).items()))}")
     print("known:", {name: sum(bool(row[name]) for row in written) for name in COLUMNS[2:]})
@@ -59,8 +59,8 @@ def check(archive: dict[str, str], folder: Path) -> None:
 
 
 def official_facts(folder: Path) -> dict[str, dict]:
-    """Return lesion, age, sex and site by image, of the most detailed official list that has them."""
-    found: dict[str, dict] = {}
+    """Lesion, age, sex and site by image, of the most detailed official list that has them."""
+    metadata: dict[str, dict] = {}
     for file in (
         "ISIC_2019_Training_Metadata.csv",
         "HAM10000_metadata.csv",
@@ -69,19 +69,19 @@ def official_facts(folder: Path) -> dict[str, dict]:
     ):
         for row in read(folder / file):
             facts = {"lesion_id": row.get("lesion_id"), "age": age_of(row), "sex": sex_of(row), "site": site_of(row)}
-            before = found.setdefault(row.get("image_id") or row.get("image"), {})
+            before = metadata.setdefault(row.get("image_id") or row.get("image"), {})
             for name, value in facts.items():
                 if value:
                     assert name == "site" or before.get(name, value) == value, (file, row, before)
                     before.setdefault(name, value)
-    for facts in found.values():
+    for facts in metadata.values():
         if "age" in facts:
             facts["age"] = f"{facts['age']:g}"
-    return found
+    return metadata
 
 
 def same_photograph(folder: Path) -> dict[str, str]:
-    """Return for each image that the archive holds under two numbers the first of them, which stands for the lesion."""
+    """The lesion, called by its first number, of each image that the archive holds under two."""
     pairs = [(row["id_a"], row["id_b"]) for row in read(folder / "isic9_near_duplicate_pairs.csv")]
     return {image_id: a for a, b in pairs for image_id in (a, b)}
 

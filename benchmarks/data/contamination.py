@@ -23,7 +23,7 @@ _MIRRORED, _TURNED = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_90
 
 
 def copies() -> dict:
-    """Return by kind what makes a copy's file of an image."""
+    """What makes a copy's file of an image, by kind."""
     kinds = {f"JPEG {q}": (lambda image, q=q: _file(image, q)) for q in (50, 75, 95)}
     kinds |= {f"scaled {s}": (lambda image, s=s: _file(_scaled(image, s), 90)) for s in (0.5, 0.7, 0.9)}
     kinds |= {"mirrored, JPEG 75": lambda image: _file(image.transpose(_MIRRORED), 75)}
@@ -40,13 +40,13 @@ def _file(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def distances(thumbnails: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return how many bits (n,) each picture's nearest hash differs by, in whatever position; 256 if by over 40."""
-    index, found = near_duplicates.Index(known), np.full(len(thumbnails), 256)
+def distances(thumbnails: np.ndarray, exposed: np.ndarray) -> np.ndarray:
+    """How many bits (n,) each picture's nearest hash differs by, in whatever position; 256 if by over 40."""
+    index, nearest = near_duplicates.Index(exposed), np.full(len(thumbnails), 256)
     for codes in near_duplicates.hashes_in_all_positions(thumbnails):
-        asked, _, bits = index.within(codes, max(RADII))
-        np.minimum.at(found, asked, bits)
-    return found
+        rows, _, bits = index.within(codes, max(RADII))
+        np.minimum.at(nearest, rows, bits)
+    return nearest
 
 
 def main() -> None:
@@ -61,12 +61,12 @@ def main() -> None:
     half = set(rng.permutation(sorted(set(groups)))[::2].tolist())
     learnt = np.array([group in half for group in groups])
     thumbnails = thumbnail.fingerprints(dataset).thumbnails[:]
-    known = near_duplicates.perceptual_hashes(thumbnails[learnt])
-    measured = {"new images": distances(thumbnails[~learnt], known)}
+    exposed = near_duplicates.perceptual_hashes(thumbnails[learnt])
+    measured = {"new images": distances(thumbnails[~learnt], exposed)}
     chosen = [read_image(dataset[int(row)]["image"]) for row in rng.choice(np.flatnonzero(learnt), args.images, False)]
     for kind, copy in copies().items():
         rows = np.frombuffer(b"".join(thumbnail.fingerprint(copy(image)) for image in chosen), thumbnail.ROW)
-        measured[kind] = distances(rows["thumbnail"], known)
+        measured[kind] = distances(rows["thumbnail"], exposed)
     print(f"{learnt.sum()} images learnt from, {(~learnt).sum()} new; the shipped radius is {contamination.RADIUS}")
     print(f"{'radius':20}" + "".join(f"{radius:>8}" for radius in RADII))
     for kind, bits in measured.items():

@@ -36,7 +36,7 @@ _FOLDS = 5
 
 
 def without_chance_sharpness(pixels: torch.Tensor) -> torch.Tensor:
-    """Return what the robust augmentation makes of pixels if it leaves their sharpness to the copies."""
+    """What the robust augmentation makes of pixels if it leaves their sharpness to the copies."""
     with mock.patch.object(sharpness, "randomize_sharpness", lambda pixels: pixels):
         return augmentation.augment(pixels)
 
@@ -52,22 +52,22 @@ SEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `benchmarks/README.md` shows."""
     dataset, _ = label_repair.repair(loading.load(arguments.dataset, merge=False), "archive")
-    found = pairs(dataset, arguments.images)
-    if not found:
+    copies = pairs(dataset, arguments.images)
+    if not copies:
         raise UsageError(f"--dataset: no diagnosis of one source has {_FEWEST} images in two of these.")
     print("| source, diagnosis | copies | images | " + " | ".join(SEEN) + " |")
     print("|---" * (len(SEEN) + 3) + "|")
-    for (source, label, names), rows in found.items():
+    for (source, label, names), rows in copies.items():
         torch.manual_seed(0)
         pixels = torch.cat([_pixels(dataset.select(part), arguments.image_size) for part in rows])
         which = np.repeat([0, 1], [len(part) for part in rows])
-        areas = [f"{told_apart(change, pixels, which):.2f}" for change in SEEN.values()]
+        areas = [f"{separability(change, pixels, which):.2f}" for change in SEEN.values()]
         sizes = " + ".join(str(len(part)) for part in rows)
         print(f"| {source}, {DIAGNOSES[label]} | {' / '.join(names)} | {sizes} | " + " | ".join(areas) + " |")
 
 
 def pairs(dataset: Dataset, most: int) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
-    """Return rows of each two data sets that hold pictures of one diagnosis from one source: at most so many of each.
+    """Rows of each two data sets that hold pictures of one diagnosis from one source: at most so many of each.
 
     Args:
         dataset: with the column `named`, of `sources.load(merge=False)`.
@@ -76,22 +76,22 @@ def pairs(dataset: Dataset, most: int) -> dict[tuple, tuple[np.ndarray, np.ndarr
     where = defaultdict(list)
     for i, key in enumerate(zip(*(dataset[name] for name in ("source", "label", "named")), strict=True)):
         where[key].append(i)
-    rng, found = np.random.default_rng(0), {}
+    rng, rows_of = np.random.default_rng(0), {}
     for (one, rows), (other, others) in itertools.combinations(sorted(where.items()), 2):
         if one[:2] == other[:2] and min(len(rows), len(others)) >= _FEWEST:
             chosen = (rng.permutation(rows)[:most], rng.permutation(others)[:most])
-            found[(*one[:2], (one[2], other[2]))] = chosen
-    return found
+            rows_of[(*one[:2], (one[2], other[2]))] = chosen
+    return rows_of
 
 
 def _pixels(dataset: Dataset, side: int) -> torch.Tensor:
-    """Return pictures as the network's input would be without normalisation: (n, 3, side, side) in [0, 1]."""
+    """Pictures as the network's input would be without normalisation: (n, 3, side, side) in [0, 1]."""
     squares = [np.asarray(read_image(image).resize((side, side), 3)) for image in dataset["image"]]  # bicubic
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255
 
 
-def told_apart(change: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, which: np.ndarray) -> float:
-    """Return the cross-validated AUROC of a linear model that tells which (n,) of two copies pictures are of."""
+def separability(change: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, which: np.ndarray) -> float:
+    """The cross-validated AUROC of a linear model that tells which (n,) of two copies pictures are of."""
     levels = torch.cat([sharpness.spectral_profile(change(part)) for part in pixels.split(_BATCH)]).numpy()
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight="balanced", max_iter=5000))
     scores = cross_val_predict(model, levels, which, cv=_FOLDS, method="decision_function")

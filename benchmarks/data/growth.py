@@ -41,28 +41,28 @@ def main(arguments: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|")
     for count in arguments.images:
         with tempfile.TemporaryDirectory() as scratch:
-            made(count, Path(scratch))
-            tiny(Path(scratch) / "model")
+            write_images(count, Path(scratch))
+            save_model(Path(scratch) / "model")
             for step in arguments.steps:
                 clock, used, own, everything = np.median([run(step, scratch) for _ in range(arguments.repeats)], axis=0)
                 cells = f"{1000 * clock / count:.2f} | {1000 * used / count:.2f} | {own:.0f} | {everything:.0f}"
                 print(f"| {count:,} | {step} | {cells} |", flush=True)
 
 
-def made(count: int, folder: Path) -> None:
+def write_images(count: int, folder: Path) -> None:
     """Write images as files, a folder a diagnosis, and as shards."""
     (folder / "shards").mkdir()
     for name in DIAGNOSES:
         (folder / "files" / name).mkdir(parents=True)
     for start in range(0, count, SHARD):
-        rows = [drawn(number) for number in range(start, min(start + SHARD, count))]
+        rows = [draw_image(number) for number in range(start, min(start + SHARD, count))]
         for row in rows:
             (folder / "files" / row["label"] / f"{row['image_id']}.jpg").write_bytes(row["image"]["bytes"])
         pq.write_table(pa.Table.from_pylist(rows), folder / "shards" / f"{start // SHARD:05}.parquet")
 
 
-def drawn(number: int) -> dict:
-    """Return an image unlike all others, even when it is small, with its name and label."""
+def draw_image(number: int) -> dict:
+    """An image unlike all others, even when it is small, with its name and label."""
     coarse = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
@@ -71,7 +71,7 @@ def drawn(number: int) -> dict:
     return {"image_id": name, "label": DIAGNOSES[number % 9], "image": {"bytes": file.getvalue(), "path": None}}
 
 
-def tiny(folder: Path) -> None:
+def save_model(folder: Path) -> None:
     """Save a release of random weights."""
     from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 
@@ -95,7 +95,7 @@ def run(step: str, scratch: str) -> list[float]:
 
 def step(name: str, folder: Path) -> None:
     """Take a step and tell what it took, as JSON."""
-    work = prepared(name, folder)
+    work = prepare_step(name, folder)
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:
@@ -113,12 +113,12 @@ def step(name: str, folder: Path) -> None:
 
 
 def memory(kind: str) -> float:
-    """Return a line of what the system says of this program's memory, in MB."""
+    """A line of what the system says of this program's memory, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(kind))
 
 
-def prepared(name: str, folder: Path) -> Callable[[], object]:
+def prepare_step(name: str, folder: Path) -> Callable[[], object]:
     """Import what a step needs, and return what does it."""
     import torch
 
@@ -133,7 +133,7 @@ def prepared(name: str, folder: Path) -> Callable[[], object]:
     from dermalert.data import hub_datasets, loading, near_duplicates, splits
 
     if name == "stream":
-        return lambda: streamed(hub_datasets, folder)
+        return lambda: read_stream(hub_datasets, folder)
 
     def load() -> dict:
         shipped = near_duplicates.link(loading.load([str(folder / "files")]))
@@ -142,7 +142,7 @@ def prepared(name: str, folder: Path) -> Callable[[], object]:
     return load if name == "load" else epoch(load(), folder)
 
 
-def streamed(hub, folder: Path) -> None:
+def read_stream(hub, folder: Path) -> None:
     """Read the shards as `--streaming` reads those of the Hub, but from the disk."""
     from datasets import Features, Value, load_dataset
     from datasets import Image as Picture
@@ -160,7 +160,7 @@ def streamed(hub, folder: Path) -> None:
 
 
 def epoch(sides: dict, folder: Path) -> Callable[[], object]:
-    """Return what trains one epoch."""
+    """What trains one epoch."""
     import train_hf
 
     config = Config(base_model=str(folder / "model"), image_size=64, epochs=1)

@@ -23,12 +23,12 @@ SIZES = (118, 311, 1583)
 
 
 def lesions(rng: np.random.Generator, n: int, *, alone: bool) -> np.ndarray:
-    """Return the lesion of each of n photos."""
+    """The lesion of each of n photos."""
     return np.arange(n) if alone else np.repeat(np.arange(n), rng.integers(1, 5, n))[:n]
 
 
-def correlated(rng: np.random.Generator, lesion: np.ndarray) -> np.ndarray:
-    """Return a standard normal value a photo, shared in part by those of a lesion."""
+def draw_normal(rng: np.random.Generator, lesion: np.ndarray) -> np.ndarray:
+    """A standard normal value a photo, shared in part by those of a lesion."""
     shared = rng.normal(size=lesion.max() + 1)[lesion]
     return shared * CORRELATION**0.5 + rng.normal(size=len(lesion)) * (1 - CORRELATION) ** 0.5
 
@@ -44,16 +44,16 @@ probability (0 to 1)."""
 
 
 def world(rng: np.random.Generator, n: int, shape: str, error: float, *, alone: bool) -> tuple[np.ndarray, ...]:
-    """Return truth (n,), probabilities (n, 9) and lesions (n,) of images with about that calibration error."""
+    """Truth (n,), probabilities (n, 9) and lesions (n,) of images with about that calibration error."""
     lesion = lesions(rng, n, alone=alone)
-    rank = stats.norm.cdf(correlated(rng, lesion))
+    rank = stats.norm.cdf(draw_normal(rng, lesion))
     top = 0.4 + 0.58 * rank
-    right = stats.norm.cdf(correlated(rng, lesion)) < np.clip(top + error * SHAPES[shape](rank), 0, 1)
+    right = stats.norm.cdf(draw_normal(rng, lesion)) < np.clip(top + error * SHAPES[shape](rank), 0, 1)
     return (~right).astype(int), np.column_stack([top, *[(1 - top) / 8] * 8]), lesion
 
 
 def true_error(shape: str, error: float) -> float:
-    """Return the error of a world to three digits: a bin may hold images of both kinds."""
+    """The error of a world to three digits: a bin may hold images of both kinds."""
     rank = (np.arange(200_000) + 0.5) / 200_000
     top = 0.4 + 0.58 * rank
     gaps = np.clip(top + error * SHAPES[shape](rank), 0, 1) - top
@@ -61,14 +61,14 @@ def true_error(shape: str, error: float) -> float:
 
 
 def coverage_of_error(n: int, shape: str, error: float, *, alone: bool, draws: int, seed: int = 0) -> dict[str, float]:
-    """Return how often the interval of the calibration error holds it, and where it begins and ends on average."""
+    """How often the interval of the calibration error holds it, and where it begins and ends on average."""
     rng, truth = np.random.default_rng([n, seed]), true_error(shape, error)
-    found = np.empty((draws, 3))
-    for row in found:
+    figures = np.empty((draws, 3))
+    for row in figures:
         images, probabilities, lesion = world(rng, n, shape, error, alone=alone)
         figure = Intervals(lesion, draws=200).of_calibration_error(images, probabilities)
         row[:] = figure.low, figure.value, figure.high
-    low, value, high = found.T
+    low, value, high = figures.T
     held = (low <= truth + 1e-9) & (truth <= high)
     means = {"value": value.mean(), "low": low.mean(), "high": high.mean()}
     return {"true": truth, "held": held.mean(), "too high": (low > truth + 1e-9).mean()} | means
@@ -77,7 +77,7 @@ def coverage_of_error(n: int, shape: str, error: float, *, alone: bool, draws: i
 def coverage_of_logistic(
     n: int, share: float, slope: float, intercept: float, *, alone: bool, draws: int, seed: int = 0
 ) -> dict[str, float]:
-    """Return how often the intervals hold the slope, and intercept and ratio of what was observed and expected.
+    """How often the intervals hold the slope, and intercept and ratio of what was observed and expected.
 
     Args:
         n: images.
@@ -90,23 +90,23 @@ def coverage_of_logistic(
     """
     rng = np.random.default_rng([n, seed])
 
-    def said(lesion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logit = special.logit(share) - 1.0 + 1.8 * correlated(rng, lesion)
+    def draw(lesion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logit = special.logit(share) - 1.0 + 1.8 * draw_normal(rng, lesion)
         return logit, special.expit(intercept + slope * logit)
 
-    logit, true = said(np.arange(1_000_000))
+    logit, true = draw(np.arange(1_000_000))
     large = _intercept(logit, true)
-    wanted = {"observed_over_expected": true.sum() / special.expit(logit).sum(), "slope": slope, "intercept": large}
-    held, defined = dict.fromkeys(wanted, 0), 0
+    truth = {"observed_over_expected": true.sum() / special.expit(logit).sum(), "slope": slope, "intercept": large}
+    held, defined = dict.fromkeys(truth, 0), 0
     for _ in range(draws):
         lesion = lesions(rng, n, alone=alone)
-        logit, true = said(lesion)
-        positive = stats.norm.cdf(correlated(rng, lesion)) < true
+        logit, true = draw(lesion)
+        positive = stats.norm.cdf(draw_normal(rng, lesion)) < true
         figures = Intervals(lesion, draws=1).of_logistic(positive, special.expit(logit))
         if figures.slope.value is None:
             continue
         defined += 1
-        for name, value in wanted.items():
+        for name, value in truth.items():
             figure = getattr(figures, name)
             held[name] += figure.low <= value <= figure.high
     return {"melanomas": true.mean() * n, "defined": defined / draws} | {
@@ -115,7 +115,7 @@ def coverage_of_logistic(
 
 
 def _intercept(logit: np.ndarray, true: np.ndarray) -> float:
-    """Return the intercept that makes the mean of what is said that of what is true."""
+    """The intercept that makes the mean of what is said that of what is true."""
     low, high = -10.0, 10.0
     for _ in range(50):
         middle = (low + high) / 2

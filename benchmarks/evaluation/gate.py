@@ -28,7 +28,7 @@ FOUND = 0.95
 
 
 def pair(rng: np.random.Generator, melanomas: int, *, alert: float = 0, attention: float = 0, area: float = 0):
-    """Return a pair of releases, the second worse by so much in one thing.
+    """A pair of releases, the second worse by so much in one thing.
 
     Args:
         rng: what decides.
@@ -55,8 +55,8 @@ def pair(rng: np.random.Generator, melanomas: int, *, alert: float = 0, attentio
                 scores.append(score + places * positive)
     if not (alert or attention or area):
         swapped = (rng.random(len(labels)) < 0.5)[lesion]
-        scores = _swapped(scores, swapped)
-        flags = {name: _swapped(both, swapped) for name, both in flags.items()}
+        scores = _swap(scores, swapped)
+        flags = {name: _swap(both, swapped) for name, both in flags.items()}
     probabilities = [np.zeros((len(lesion), len(DIAGNOSES))) for _ in scores]
     for table, score in zip(probabilities, scores, strict=True):
         table[:, DIAGNOSES.index("melanoma")] = score
@@ -76,23 +76,23 @@ def _common(rng: np.random.Generator, lesion: np.ndarray) -> np.ndarray:
     return (shared * LESION**0.5 + own * (1 - LESION) ** 0.5) * SHARED**0.5
 
 
-def _swapped(both: list[np.ndarray], swapped: np.ndarray) -> list[np.ndarray]:
+def _swap(both: list[np.ndarray], swapped: np.ndarray) -> list[np.ndarray]:
     old, new = both
     return [np.where(swapped, new, old), np.where(swapped, old, new)]
 
 
 def refusals(melanomas: int, worse: str, pairs: int, seed: int = 0) -> dict[str, float]:
-    """Return how often pairs are refused, by any rule and by each, and the power that the gate states on average."""
+    """How often pairs are refused, by any rule and by each, and the power that the gate states on average."""
     rng = np.random.default_rng([melanomas, seed])
-    found = []
+    rows = []
     for _ in range(pairs):
         tests = regression_gate.run_tests(pair(rng, melanomas, **WORSE[worse]))
-        found.append(
+        rows.append(
             [any(test["loss_shown"] for test in tests.values())]
             + [test[key] for key in ("loss_shown", "power") for test in tests.values()]
         )
     names = ["AUROC", "sensitivity", "malignant"]
-    return dict(zip(["any", *names, *(f"power {name}" for name in names)], np.mean(found, axis=0), strict=True))
+    return dict(zip(["any", *names, *(f"power {name}" for name in names)], np.mean(rows, axis=0), strict=True))
 
 
 def main(pairs: int) -> None:
@@ -107,8 +107,8 @@ def main(pairs: int) -> None:
     for melanomas in MELANOMAS:
         for worse in WORSE:
             row = refusals(melanomas, worse, pairs)
-            said = "equal" if worse == "equal" else f"worse by 0.05: {worse}"
-            print(f"| {melanomas} | {said} | " + " | ".join(f"{x:.3f}" for x in row.values()) + " |", flush=True)
+            name = "equal" if worse == "equal" else f"worse by 0.05: {worse}"
+            print(f"| {melanomas} | {name} | " + " | ".join(f"{x:.3f}" for x in row.values()) + " |", flush=True)
     print(f"\n{pairs} pairs a row, {time.perf_counter() - start:.0f} seconds")
 
 

@@ -40,7 +40,7 @@ def _folder(package: str, inside: str) -> Path:
 
 
 def photographs() -> dict[str, list[Path]]:
-    """Return photographs that installed packages ship, by what they were used for."""
+    """Photographs that installed packages ship, by what they were used for."""
     ours = _folder("skimage", "data")
     return {
         "photographs, looked at": [ours / name for name in _SKIMAGE.split()]
@@ -81,10 +81,10 @@ FAULTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def share_of(release: Release, images: Iterable[tuple[str, Image.Image]]) -> tuple[int, Estimate]:
-    """Return how many pictures there are, and which share is declined; those of one group belong together."""
-    found = [(group, release.predict(image).abstained is not None) for group, image in images]
-    groups, abstained = (np.array(column) for column in zip(*found, strict=True))
-    return len(found), Intervals(groups).of_proportion(abstained, np.ones(len(found), bool))
+    """How many pictures there are, and which share is declined; those of one group belong together."""
+    pairs = [(group, release.predict(image).abstained is not None) for group, image in images]
+    groups, abstained = (np.array(column) for column in zip(*pairs, strict=True))
+    return len(pairs), Intervals(groups).of_proportion(abstained, np.ones(len(pairs), bool))
 
 
 def of_another_source(release: Release, sides: dict[str, Dataset]) -> Iterator[tuple[str, int, Estimate]]:
@@ -93,16 +93,16 @@ def of_another_source(release: Release, sides: dict[str, Dataset]) -> Iterator[t
     The network itself has learnt from both.
     """
     sources = sorted(set(sides["train"]["source"]))
-    for known in sources:
-        few = _of(sides["train"], known).shuffle(seed=0)
+    for fitted in sources:
+        few = _of(sides["train"], fitted).shuffle(seed=0)
         few = few.select(range(min(len(few), 2500)))
-        statistics = fit_abstention.statistics_of(fit_abstention.features_of(release, few, name=f"images of {known}"))
-        _, signals = fit_abstention.examine(release, statistics, _of(sides["calibration"], known))
+        statistics = fit_abstention.statistics_of(fit_abstention.features_of(release, few, name=f"images of {fitted}"))
+        _, signals = fit_abstention.examine(release, statistics, _of(sides["calibration"], fitted))
         declines = abstention.Abstention(fit_abstention.thresholds(release, signals)["thresholds"], statistics)
-        alone = Release(release.model, release.processor, name=known, abstention=declines)
+        alone = Release(release.model, release.processor, name=fitted, abstention=declines)
         for other in sources:
             n, share = share_of(alone, _read(_of(sides["held_out"], other)))
-            yield f"lesions of {other}, thresholds of {known}", n, share
+            yield f"lesions of {other}, thresholds of {fitted}", n, share
 
 
 def _of(dataset: Dataset, source: str) -> Dataset:

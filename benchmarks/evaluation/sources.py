@@ -39,8 +39,8 @@ def main(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     sides = prepare.prepare(arguments.dataset, Config.repair).split(seed=Config.split_seed)
-    known = with_melanomas(sides["train"])
-    if len(known) < 2:
+    sources = with_melanomas(sides["train"])
+    if len(sources) < 2:
         raise UsageError(f"--dataset: two sources with at least {_FEWEST} melanomas to train on are needed.")
     config = Config(
         base_model=arguments.base_model,
@@ -53,9 +53,9 @@ def main(arguments: argparse.Namespace) -> None:
     if contamination.read(contract.find(config.base_model)):
         raise UsageError(f"--base_model '{config.base_model}' has learnt from lesions already: name one that has not.")
     data = {side: schema.describe(rows)["fingerprint"] for side, rows in sides.items()}
-    for name in arguments.leave_out or known:
-        if name not in known:
-            raise UsageError(f"--leave_out '{name}' is none of the sources: {', '.join(known)}.")
+    for name in arguments.leave_out or sources:
+        if name not in sources:
+            raise UsageError(f"--leave_out '{name}' is none of the sources: {', '.join(sources)}.")
         run = folder / name.replace(" ", "-")
         settings = dataclasses.asdict(config) | {"dataset": arguments.dataset, "left_out": name}
         run_folder.is_finished(run, settings)  # refuses a folder of other settings
@@ -67,14 +67,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def with_melanomas(train: Dataset) -> list[str]:
-    """Return the sources that have melanomas enough, in order."""
+    """The sources that have melanomas enough, in order."""
     origin = np.array([source or "not known" for source in train["source"]])
     melanoma = np.array(train["label"]) == _MELANOMA
     return [str(name) for name in np.unique(origin) if (melanoma & (origin == name)).sum() >= _FEWEST]
 
 
 def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path) -> dict:
-    """Return the figures of a model that has not seen a source, there and among its own."""
+    """The figures of a model that has not seen a source, there and among its own."""
     own = {side: of_source(rows, name, inside=False) for side, rows in sides.items()}
     splits.check_classes({side: own[side] for side in splits.SHARES})
     foreign = [of_source(sides[side], name, inside=True) for side in ("train", "calibration", "held_out")]
@@ -103,18 +103,18 @@ def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path
 
 
 def of_source(dataset: Dataset, name: str, *, inside: bool) -> Dataset:
-    """Return the images that were made at a source, or all others."""
+    """The images that were made at a source, or all others."""
     return dataset.select([i for i, s in enumerate(dataset["source"]) if ((s or "not known") == name) == inside])
 
 
-def as_markdown(found: list[dict]) -> str:
-    """Return the table that `benchmarks/README.md` shows."""
+def as_markdown(runs: list[dict]) -> str:
+    """The table that `benchmarks/README.md` shows."""
     lines = [
         "| left out | epochs | n, melanomas | melanoma AUROC | against nevi | sensitivity at the alert | specificity "
         "| ECE | best baseline there | melanoma AUROC among its own, held out |",
         "|---" * 10 + "|",
     ]
-    for figures in found:
+    for figures in runs:
         there, own = figures["splits"]["left_out"], figures["splits"]["held_out"]
         melanoma = there["melanoma"]
         rival = max(figures["baselines"].values(), key=lambda baseline: baseline["melanoma_auroc"]["value"] or 0)

@@ -29,17 +29,17 @@ def main(arguments: argparse.Namespace) -> None:
     paths = images(arguments.dataset, arguments.images)
     with tempfile.TemporaryDirectory() as scratch:
         _, model = releases(contract.find(arguments.model), Path(scratch))
-        shards = made(paths, arguments.shards, Path(scratch) / "shards")
+        shards = write_shards(paths, arguments.shards, Path(scratch) / "shards")
         print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {arguments.shards} shards")
-        found = {workers: [] for workers in arguments.workers}
+        runs = {workers: [] for workers in arguments.workers}
         for turn in tqdm(range(arguments.turns), desc="Turns"):
-            for workers in found:
-                found[workers].append(triaged(shards, model, Path(scratch) / f"{turn} {workers}", workers))
-        check_same([Path(scratch) / f"0 {workers}" for workers in found])
-    print(as_table({workers: np.array(each) for workers, each in found.items()}, arguments.images))
+            for workers in runs:
+                runs[workers].append(time_triage(shards, model, Path(scratch) / f"{turn} {workers}", workers))
+        check_same([Path(scratch) / f"0 {workers}" for workers in runs])
+    print(as_table({workers: np.array(each) for workers, each in runs.items()}, arguments.images))
 
 
-def made(paths: list[Path], count: int, folder: Path) -> Path:
+def write_shards(paths: list[Path], count: int, folder: Path) -> Path:
     """Write images as so many shards."""
     folder.mkdir()
     for shard in range(count):
@@ -49,8 +49,8 @@ def made(paths: list[Path], count: int, folder: Path) -> Path:
     return folder
 
 
-def triaged(shards: Path, model: Path, output: Path, workers: int) -> tuple[float, float, float]:
-    """Return the seconds of a run: the whole by the clock and by the processor, and from its first result on."""
+def time_triage(shards: Path, model: Path, output: Path, workers: int) -> tuple[float, float, float]:
+    """The seconds of a run: the whole by the clock and by the processor, and from its first result on."""
     options = ["--model", model, "--output", output, "--workers", str(workers)]
     line = [sys.executable, "-m", "dermalert", "triage-archive", shards, *options]
     before, began, first = os.times(), time.perf_counter(), None
@@ -73,17 +73,17 @@ def check_same(outputs: list[Path]) -> None:
             raise RunError(f"{path.name} has other answers on other numbers of processes.")
 
 
-def as_table(found: dict[int, np.ndarray], count: int) -> str:
-    """Return medians and quartiles of the runs, and of the efficiency: the gain by the number of processes."""
-    one = next(iter(found.values()))
+def as_table(runs: dict[int, np.ndarray], count: int) -> str:
+    """Medians and quartiles of the runs, and of the efficiency: the gain by the number of processes."""
+    one = next(iter(runs.values()))
     lines = [
         f"| {count} images, n = {len(one)} turns [quartiles] | s, all | s once judging | images a second then "
         "| efficiency then |",
         "|---|---|---|---|---|",
     ]
-    for workers, each in found.items():
+    for workers, each in runs.items():
         cells = [spread(each[:, 0], 1), spread(each[:, 2], 1), spread(count / each[:, 2], 1)]
-        cells.append(spread(one[:, 2] / each[:, 2] / (workers / next(iter(found))), 2))
+        cells.append(spread(one[:, 2] / each[:, 2] / (workers / next(iter(runs))), 2))
         lines.append(f"| {' | '.join([f'{workers} process' + 'es' * (workers > 1), *cells])} |")
     return "\n".join(lines)
 

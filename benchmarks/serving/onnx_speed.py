@@ -34,16 +34,16 @@ def main(arguments: argparse.Namespace) -> None:
         shutil.copytree(contract.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
         release = Release.load(folder)
         pixels = onnx_export.prepare(folder, release, sides["train"], "all")
-        told = onnx_export.compare(folder, release, predict(release, held_out, name="held out"))
+        differences = onnx_export.compare(folder, release, predict(release, held_out, name="held out"))
         speeds = {
             threads: onnx_export.speeds(folder, release, pixels, threads=threads) for threads in arguments.threads
         }
-    print(as_markdown(told, speeds, images=len(held_out), batch_size=len(pixels)))
+    print(as_markdown(differences, speeds, images=len(held_out), batch_size=len(pixels)))
 
 
-def as_markdown(told: dict[str, dict], speeds: dict[int, dict], *, images: int, batch_size: int) -> str:
-    """Return the tables that `benchmarks/README.md` shows."""
-    files = [told[name] for name in _COLUMNS]
+def as_markdown(differences: dict[str, dict], speeds: dict[int, dict], *, images: int, batch_size: int) -> str:
+    """The tables that `benchmarks/README.md` shows."""
+    files = [differences[name] for name in _COLUMNS]
     lines = [
         _line(f"n = {images} held-out images", list(_COLUMNS.values())),
         _line("---", ["---"] * len(_COLUMNS)),
@@ -53,9 +53,9 @@ def as_markdown(told: dict[str, dict], speeds: dict[int, dict], *, images: int, 
         _line("alerts to melanomas lost", [each["melanomas_lost"] for each in files]),
         _line("change of melanoma AUROC", [format_estimate(each["auroc_change"], 4) for each in files]),
     ]
-    for threads, found in speeds.items():
+    for threads, speed in speeds.items():
         for kind, title in (("single", "one image"), ("batch", f"{batch_size} images at once")):
-            times = {name: each[kind] for name, each in found.items()}
+            times = {name: each[kind] for name, each in speed.items()}
             times["quantized"] *= times["model"]
             cells = [f"{times[name]:.1f} times as fast as torch" for name in _COLUMNS]
             lines.append(_line(f"{title}, {threads} thread{'s' * (threads > 1)}", cells))

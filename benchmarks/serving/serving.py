@@ -68,15 +68,15 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def images(folders: list[str], count: int) -> list[Path]:
-    """Return so many JPEGs of some folders, by chance."""
-    found = sorted(path for folder in folders for path in Path(folder).rglob("*.jpg"))
-    if len(found) < count:
-        raise UsageError(f"{', '.join(folders)} hold {len(found)} JPEGs, fewer than --images {count}.")
-    return random.Random(0).sample(found, count)
+    """JPEGs of some folders, so many by chance."""
+    paths = sorted(path for folder in folders for path in Path(folder).rglob("*.jpg"))
+    if len(paths) < count:
+        raise UsageError(f"{', '.join(folders)} hold {len(paths)} JPEGs, fewer than --images {count}.")
+    return random.Random(0).sample(paths, count)
 
 
 def releases(folder: Path, scratch: Path) -> tuple[Path, Path]:
-    """Return a release without a graph for ONNX Runtime, and the same with one."""
+    """A release without a graph for ONNX Runtime, and the same with one."""
     plain, fast = (scratch / name / folder.name for name in ("plain", "fast"))
     for to in (plain, fast):
         shutil.copytree(folder, to, ignore=shutil.ignore_patterns("onnx"))
@@ -86,7 +86,7 @@ def releases(folder: Path, scratch: Path) -> tuple[Path, Path]:
 
 
 def singles(plain: Path, fast: Path) -> dict[str, Way]:
-    """Return ways to judge one image."""
+    """Ways to judge one image."""
     processor = AutoImageProcessor.from_pretrained(plain, backend="pil", trust_remote_code=False)
     never = {"trust_remote_code": False}
     network = AutoModelForImageClassification.from_pretrained(plain, dtype=torch.float32, **never).eval()
@@ -101,29 +101,29 @@ def singles(plain: Path, fast: Path) -> dict[str, Way]:
 
 
 def one_by_one(folder: Path) -> Way:
-    """Return what judges images alone."""
+    """What judges images alone."""
     release = Release.load(folder)
     return lambda paths: rows([release.predict(path).probabilities for path in paths], release.labels)
 
 
-def rows(found: Iterable[dict[str, float]], labels: list[str]) -> np.ndarray:
-    """Return probabilities by name as (n, labels)."""
-    return np.array([[each[label] for label in labels] for each in found])
+def rows(predictions: Iterable[dict[str, float]], labels: list[str]) -> np.ndarray:
+    """Probabilities by name as an array (n, labels)."""
+    return np.array([[each[label] for label in labels] for each in predictions])
 
 
 def batches(plain: Path, fast: Path) -> dict[str, Way]:
-    """Return ways to judge many images."""
+    """Ways to judge many images."""
     processor = AutoImageProcessor.from_pretrained(plain, backend="pil", trust_remote_code=False)
     own = {"image_processor": processor, "dtype": torch.float32, "trust_remote_code": False}
     classify = pipeline("image-classification", model=str(plain), **own)
     labels = list(classify.model.config.id2label.values())
 
-    def told(found: list) -> np.ndarray:
-        return rows(({one["label"]: one["score"] for one in each} for each in found), labels)
+    def scores(answers: list) -> np.ndarray:
+        return rows(({one["label"]: one["score"] for one in each} for each in answers), labels)
 
     return {
-        "pipeline, one by one": lambda paths: told([classify(str(path), top_k=len(labels)) for path in paths]),
-        "pipeline, batch_size=16": lambda paths: told(
+        "pipeline, one by one": lambda paths: scores([classify(str(path), top_k=len(labels)) for path in paths]),
+        "pipeline, batch_size=16": lambda paths: scores(
             classify([str(path) for path in paths], top_k=len(labels), batch_size=16)
         ),
         "`batch.predict_files`, torch": together(plain),
@@ -132,18 +132,18 @@ def batches(plain: Path, fast: Path) -> dict[str, Way]:
 
 
 def together(folder: Path) -> Way:
-    """Return what judges files as `triage.py` does."""
+    """What judges files as `triage.py` does."""
     release = Release.load(folder)
 
     def predicted(paths: list[Path]) -> np.ndarray:
-        found = batch.predict_files(release, inputs.expand(paths))
-        return rows((row.prediction.probabilities for row in found), release.labels)
+        predictions = batch.predict_files(release, inputs.expand(paths))
+        return rows((row.prediction.probabilities for row in predictions), release.labels)
 
     return predicted
 
 
 def in_turns(ways: dict[str, Way], turns: list[list[Path]]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return the seconds an image of each way in each turn, by clock and processor, and how far its answers are off."""
+    """The seconds an image of each way in each turn, by clock and processor, and how far its answers are off."""
     seconds, off = {name: [] for name in ways}, dict.fromkeys(ways, 0.0)
     for way in ways.values():
         way(turns[0][:16])  # the first one allocates
@@ -154,78 +154,78 @@ def in_turns(ways: dict[str, Way], turns: list[list[Path]]) -> tuple[dict[str, n
             answers[name] = way(paths)
             seconds[name].append((clocks() - began) / len(paths))
         first = next(iter(answers.values()))
-        off = {name: max(off[name], float(np.abs(found - first).max())) for name, found in answers.items()}
-    return {name: np.array(found) for name, found in seconds.items()}, off
+        off = {name: max(off[name], float(np.abs(answer - first).max())) for name, answer in answers.items()}
+    return {name: np.array(each) for name, each in seconds.items()}, off
 
 
 def clocks() -> np.ndarray:
-    """Return the seconds of the clock and those of the processor."""
+    """The seconds of the clock and those of the processor."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def as_table(seconds: dict[str, np.ndarray], off: dict[str, float], base: str) -> str:
-    """Return medians and quartiles of the time an image, and of its share of that of one of the ways."""
+    """Medians and quartiles of the time an image, and of its share of that of one of the ways."""
     n = len(seconds[base])
     lines = [
         f"| medians of n = {n} turns [quartiles] | ms of the clock | ms of the processor | times as fast, by the clock "
         "| by the processor | probabilities off by at most |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in seconds.items():
-        cells = [spread(1000 * found[:, 0], 1), spread(1000 * found[:, 1], 1)]
-        cells += [spread((seconds[base] / found)[:, clock], 2) for clock in (0, 1)]
+    for name, each in seconds.items():
+        cells = [spread(1000 * each[:, 0], 1), spread(1000 * each[:, 1], 1)]
+        cells += [spread((seconds[base] / each)[:, clock], 2) for clock in (0, 1)]
         lines.append(f"| {' | '.join([name, *cells, f'{off[name]:.1g}'])} |")
     return "\n".join([*lines, ""])
 
 
 def spread(values: np.ndarray, digits: int) -> str:
-    """Return a median with the quartiles."""
+    """A median with the quartiles."""
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     return f"{middle:.{digits}f} [{low:.{digits}f}-{high:.{digits}f}]"
 
 
 def cold_starts(folders: dict[str, Path], image: Path, repeats: int) -> str:
-    """Return how long a new program takes to its first answer, and its memory then."""
+    """How long a new program takes to its first answer, and its memory then."""
     programs = {f"`release.Release`, {name}": ("triage", at) for name, at in folders.items()}
     programs |= {"`pipeline`": ("pipeline", folders["torch"])}
-    found = {name: [] for name in programs}
+    figures = {name: [] for name in programs}
     for _ in tqdm(range(repeats), desc="Starts"):
         for name, (kind, folder) in programs.items():
-            found[name].append(started(kind, folder, image))
+            figures[name].append(time_start(kind, folder, image))
     lines = [
         f"| from nothing to the first answer, n = {repeats} [quartiles] | s of the clock | s of the processor | MB |"
     ]
     lines.append("|---|---|---|---|")
-    for name, each in found.items():
+    for name, each in figures.items():
         each = np.array(each)
         lines.append(f"| {name} | {spread(each[:, 0], 1)} | {spread(each[:, 1], 1)} | {spread(each[:, 2], 0)} |")
     return "\n".join([*lines, ""])
 
 
-def started(kind: str, folder: Path, image: Path) -> tuple[float, float, float]:
-    """Return the seconds of the clock and of the processor that a program takes, and its peak of memory in MB."""
+def time_start(kind: str, folder: Path, image: Path) -> tuple[float, float, float]:
+    """The seconds of the clock and of the processor that a program takes, and its peak of memory in MB."""
     command = [sys.executable, "-c", f"import sys; {COLD[kind]}{_TOLD}", folder, image]
     environment = os.environ | {"PYTHONPATH": str(SPACE.parent)}
     before, began = os.times(), time.perf_counter()
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     after = os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
-    return time.perf_counter() - began, used, int(told.split()[-1]) / 1024
+    return time.perf_counter() - began, used, int(output.split()[-1]) / 1024
 
 
 def through_the_api(folders: dict[str, Path], paths: list[Path], scratch: Path) -> str:
-    """Return what an answer of a Space on this machine takes, upload included, by gradio_client."""
+    """What an answer of a Space on this machine takes, upload included, by gradio_client."""
     lines = [f"| through the API, medians of n = {len(paths)} images [quartiles] | ms of the clock |", "|---|---|"]
     for name, folder in folders.items():
-        with served(folder, scratch) as ask:
+        with serve(folder, scratch) as ask:
             ask(paths[0])
-            found = [timed(lambda path=path: ask(path)) for path in tqdm(paths, desc="API")]
-        lines.append(f"| `/judge`, {name} | {spread(1000 * np.array(found), 0)} |")
+            seconds = [seconds_of(lambda path=path: ask(path)) for path in tqdm(paths, desc="API")]
+        lines.append(f"| `/judge`, {name} | {spread(1000 * np.array(seconds), 0)} |")
     return "\n".join(lines)
 
 
 @contextlib.contextmanager
-def served(folder: Path, scratch: Path) -> Iterator[Callable[[Path], dict]]:
+def serve(folder: Path, scratch: Path) -> Iterator[Callable[[Path], dict]]:
     """Start the Space with a release, and give what asks it about an image."""
     environment = os.environ | {
         "MODEL_ID": str(folder),
@@ -248,8 +248,8 @@ def served(folder: Path, scratch: Path) -> Iterator[Callable[[Path], dict]]:
         server.wait()
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Return the seconds of the clock that a call takes."""
+def seconds_of(call: Callable[[], object]) -> float:
+    """The seconds of the clock that a call takes."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

@@ -96,21 +96,21 @@ def main(arguments: argparse.Namespace) -> None:
     }
     for (number, seed), config in configs.items():
         config = deliver.check(config)
-        if number in arguments.rows and not kept_in(folder, number, seed).is_file():
-            train(number, config, sides, kept_in(folder, number, seed))
-    found = {key: answers(kept_in(folder, *key), key[0], config, sides) for key, config in configs.items()}
-    table = compare({key: kept for key, kept in found.items() if kept}, sides["validation"])
+        if number in arguments.rows and not path_of(folder, number, seed).is_file():
+            train(number, config, sides, path_of(folder, number, seed))
+    kept = {key: read_answers(path_of(folder, *key), key[0], config, sides) for key, config in configs.items()}
+    table = compare({key: run for key, run in kept.items() if run}, sides["validation"])
     (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
     print(as_markdown(table))
 
 
-def kept_in(folder: Path, row: int, seed: int) -> Path:
-    """Return the file of a row's answers."""
+def path_of(folder: Path, row: int, seed: int) -> Path:
+    """The file of a row's answers."""
     return folder / f"row{row}-seed{seed}.npz"
 
 
 def load(names: list[str]) -> dict[str, Dataset]:
-    """Return the sides of data sets as `train_hf.py` makes them."""
+    """The sides of data sets as `train_hf.py` makes them."""
     return prepare.prepare(names, Config.repair).split(seed=Config.split_seed)
 
 
@@ -128,36 +128,36 @@ def train(row: int, config: Config, sides: dict[str, Dataset], path: Path) -> No
     model.config.alert = {"label": "melanoma", "threshold": None}
     release = Release(model.eval(), processor, name=path.stem)
     validation = sides["validation"]
-    told = {"plain": predict.predict_images(release, validation, name="validation").probabilities}
+    probabilities = {"plain": predict.predict_images(release, validation, name="validation").probabilities}
     for name in ALTERED:
-        answers = predict.predict_images(release, altered(validation, name), name=f"validation with {name}")
-        told[name] = answers.probabilities
+        answers = predict.predict_images(release, with_artefact(validation, name), name=f"validation with {name}")
+        probabilities[name] = answers.probabilities
     # As if all diagnoses were equally common, whatever mix the row has learnt.
     mix = Draws(sides["train"]["label"], sides["train"]["source"], config.sampling, config.rebalance).training_prior
-    told = {name: at_mix(p, 1 / mix) for name, p in told.items()}
+    probabilities = {name: at_mix(p, 1 / mix) for name, p in probabilities.items()}
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, seconds=seconds, of=made_with(row, config, sides), **told)
+    np.savez(partial, seconds=seconds, of=provenance(row, config, sides), **probabilities)
     partial.replace(path)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def at_mix(probabilities: np.ndarray, mix: np.ndarray) -> np.ndarray:
-    """Return the probabilities (n, 9) that hold where diagnoses are so many times (9,) as common."""
+    """The probabilities (n, 9) that hold where diagnoses are so many times (9,) as common."""
     weighed = probabilities * mix
     return weighed / weighed.sum(axis=1, keepdims=True)
 
 
-def made_with(row: int, config: Config, sides: dict[str, Dataset]) -> str:
-    """Return what answers depend on, as text: the row, the settings, the images and what is done to them."""
+def provenance(row: int, config: Config, sides: dict[str, Dataset]) -> str:
+    """What answers depend on, as text: the row, the settings, the images and what is done to them."""
     contents = {side: sides[side]["content"][:] for side in ("train", "validation")}
     digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
     code = "".join(map(inspect.getsource, (image_dataset, augmentation, sharpness, recipe_trainer)))
-    told = {"row": list(ROWS)[row], "images": digest, "code": hashlib.sha256(code.encode()).hexdigest()}
-    return json.dumps(dataclasses.asdict(config) | told)
+    parts = {"row": list(ROWS)[row], "images": digest, "code": hashlib.sha256(code.encode()).hexdigest()}
+    return json.dumps(dataclasses.asdict(config) | parts)
 
 
-def answers(path: Path, row: int, config: Config, sides: dict[str, Dataset]) -> dict | None:
-    """Return the answers that were kept of a row and a seed, or None.
+def read_answers(path: Path, row: int, config: Config, sides: dict[str, Dataset]) -> dict | None:
+    """The answers that were kept of a row and a seed, or None.
 
     Raises:
         UsageError: they were made with other settings, or of other images.
@@ -165,13 +165,13 @@ def answers(path: Path, row: int, config: Config, sides: dict[str, Dataset]) -> 
     if not path.is_file():
         return None
     kept = dict(np.load(path))
-    if str(kept["of"]) != made_with(row, config, sides):
+    if str(kept["of"]) != provenance(row, config, sides):
         raise UsageError(f"'{path}' was made with other settings or of other images: name a new --output_dir.")
     return kept
 
 
-def altered(dataset: Dataset, artefact: str) -> Dataset:
-    """Return a data set whose pictures get an artefact when they are read."""
+def with_artefact(dataset: Dataset, artefact: str) -> Dataset:
+    """A data set whose pictures get an artefact when they are read."""
 
     def transform(rows: dict) -> dict:
         images = [read_image(image) for image in rows["image"]]
@@ -181,11 +181,11 @@ def altered(dataset: Dataset, artefact: str) -> Dataset:
     return dataset.select_columns(["image", "image_id"]).with_transform(transform)
 
 
-def compare(found: dict[tuple[int, int], dict], validation: Dataset) -> dict:
-    """Return the figures of each row, the mean of its seeds, and the difference from the first row's same seeds.
+def compare(runs: dict[tuple[int, int], dict], validation: Dataset) -> dict:
+    """The figures of each row, the mean of its seeds, and the difference from the first row's same seeds.
 
     Args:
-        found: answers by row and seed.
+        runs: answers by row and seed.
         validation: the side that they are to.
 
     Raises:
@@ -209,25 +209,25 @@ def compare(found: dict[tuple[int, int], dict], validation: Dataset) -> dict:
         "macro AUROC": lambda a, w: metrics.macro_auroc(truth, a["plain"], w),
     }
     table = {"images": len(truth), "groups": intervals.groups, "sources": both, "rows": {}}
-    for number in sorted({number for number, _ in found}):
-        seeds = sorted(seed for row, seed in found if row == number)
-        row = [found[number, seed] for seed in seeds]
-        if any((0, seed) not in found for seed in seeds):
+    for number in sorted({number for number, _ in runs}):
+        seeds = sorted(seed for row, seed in runs if row == number)
+        row = [runs[number, seed] for seed in seeds]
+        if any((0, seed) not in runs for seed in seeds):
             raise UsageError("the first row is missing, with which all others are compared: add it to --rows.")
-        paired = list(zip(row, (found[0, seed] for seed in seeds), strict=True))
-        known = table["rows"][list(ROWS)[number]] = {"seeds": seeds, "seconds": [float(a["seconds"]) for a in row]}
+        paired = list(zip(row, (runs[0, seed] for seed in seeds), strict=True))
+        figures = table["rows"][list(ROWS)[number]] = {"seeds": seeds, "seconds": [float(a["seconds"]) for a in row]}
         for measure, figure in measures.items():
             estimate = intervals.of(lambda w, row=row, f=figure: np.mean([f(a, w) for a in row], axis=0))
-            known[measure] = estimate.to_json()
+            figures[measure] = estimate.to_json()
             if number:
-                known[measure]["difference"] = intervals.of(
+                figures[measure]["difference"] = intervals.of(
                     lambda w, paired=paired, f=figure: np.mean([f(a, w) - f(b, w) for a, b in paired], axis=0)
                 ).to_json()
     return table
 
 
 def as_markdown(table: dict) -> str:
-    """Return the table that `benchmarks/README.md` shows."""
+    """The table that `benchmarks/README.md` shows."""
     names = [name for name in next(iter(table["rows"].values())) if name not in ("seeds", "seconds")]
     lines = [f"n = {table['images']} images in {table['groups']} groups\n", "| | minutes | " + " | ".join(names) + " |"]
     lines += ["|---" * (len(names) + 2) + "|"]
@@ -238,7 +238,7 @@ def as_markdown(table: dict) -> str:
 
 
 def cell(figure: dict) -> str:
-    """Return a figure with its interval, and in bold the difference from the first row."""
+    """A figure with its interval, and in bold the difference from the first row."""
     return format_estimate(figure) + (
         f"; **{format_estimate(figure['difference'])}**" if "difference" in figure else ""
     )

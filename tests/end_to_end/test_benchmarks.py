@@ -14,8 +14,6 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from support.networks import blinkered, grain
-from support.networks import release as network_release
 from support.paths import REPOSITORY
 from support.pictures import class_folders, softened, textures
 from support.releases import make_image, make_release
@@ -29,7 +27,6 @@ from dermalert.taxonomy import DIAGNOSES
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "data"))
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "training"))
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "evaluation"))
-import attribution as maps_that_count
 import copies
 import growth
 import recipe
@@ -207,9 +204,9 @@ def test_copies_are_told_apart_without_a_mistake_as_they_are_and_with_mistakes_o
     pixels = torch.cat([textures(80), softened(textures(80, seed=1))])
     which = np.repeat([0, 1], 80)
     torch.manual_seed(0)
-    assert copies.told_apart(copies.SEEN["as they are"], pixels, which) == 1
+    assert copies.separability(copies.SEEN["as they are"], pixels, which) == 1
     # All of these have one spectrum, so that less than of real pictures is left to chance.
-    assert copies.told_apart(sharpness.randomize_sharpness, pixels, which) < 0.95
+    assert copies.separability(sharpness.randomize_sharpness, pixels, which) < 0.95
 
 
 def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
@@ -218,51 +215,6 @@ def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
     copies.SEEN["robust, without chance sharpness"](torch.zeros(1, 3, 8, 8))
     assert asked[0] is not levelled
     assert sharpness.randomize_sharpness is levelled
-
-
-def test_maps_are_asked_whether_they_mark_what_counts(clinics, tmp_path, capsys):
-    release = str(make_release(tmp_path / "release"))
-    maps_that_count.main(settings(clinics, tmp_path, model=release, side="held_out", images=4, shuffled=2))
-    told = capsys.readouterr().out
-    assert told.count("same shapes elsewhere") == 6
-    assert "n = 4 images in " in told
-    assert "| the last layer | " in told
-
-
-def test_deleting_what_the_model_looks_at_counts_and_deleting_the_rest_does_not():
-    release = blinkered(network_release("ViT"), slice(0, 16), slice(0, 16))
-    images, there, rest = [grain((64, 64), seed=seed) for seed in range(6)], np.zeros((64, 64)), np.zeros((64, 64))
-    there[4:28, 4:28], rest[36:60, 36:60] = 1, 1
-    found = {
-        name: maps_that_count.deletion(release, images, [mask.astype(np.float32)] * 6)
-        for name, mask in (("there", there), ("rest", rest))
-    }
-    for share in maps_that_count.SHARES:
-        for instead in maps_that_count.REPLACED_BY:
-            changed = {name: told[()][:, None] - told["marked", share, instead] for name, told in found.items()}
-            assert np.abs(changed["there"][..., 0]).min() > 1e-5
-            assert not changed["rest"].any()
-
-
-def test_what_is_moved_is_as_much_in_as_many_pieces_and_elsewhere():
-    mask = np.zeros((40, 60), bool)
-    mask[5:15, 10:30] = True
-    placed = {maps_that_count.moved(mask, np.random.default_rng(seed)).tobytes() for seed in range(20)}
-    assert len(placed) == 20
-    for pixels in placed:
-        elsewhere = np.frombuffer(pixels, bool).reshape(mask.shape)
-        assert elsewhere.sum() == mask.sum()
-        assert sorted(np.unique(elsewhere.sum(0))) == [0, 10]
-        assert sorted(np.unique(elsewhere.sum(1))) == [0, 20]
-
-
-def test_no_more_is_marked_than_the_map_gives_a_colour():
-    found = np.zeros((10, 10), np.float32)
-    found[0, :7] = np.arange(7) + 1
-    found[9] = np.nan
-    assert maps_that_count.most(found, 0.05).sum() == 5
-    assert maps_that_count.most(found, 0.05)[0, 2:7].all()
-    assert maps_that_count.most(found, 0.3).sum() == 7
 
 
 @pytest.mark.long
