@@ -9,7 +9,6 @@ from support.pictures import class_folders, picture, put, write_table
 from dermalert.data import label_repair, loading, near_duplicates, schema, table_columns
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
-from train_hf import parse
 
 
 def load(*folders, **options):
@@ -239,6 +238,8 @@ def test_columns_are_named_as_pairs_or_in_a_file(tmp_path):
         assert table_columns.mapping(arguments) == {"label": "finding", "image": "photo"}
     assert table_columns.mapping(["label=a=b"]) == {"label": "a=b"}
     assert table_columns.mapping([]) == {}
+    from train_hf import parse  # which imports torch
+
     assert parse(["--columns", "label=finding", "image=photo"]).columns == ["label=finding", "image=photo"]
     assert (parse([]).columns, parse([]).streaming, parse(["--streaming"]).streaming) == (None, False, True)
 
