@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import datasets
 
-from dermalert.data import audit_images, audit_labels, audit_splits, near_duplicates
+from dermalert.data import audit_images, audit_labels, audit_splits, copies, near_duplicates
 from dermalert.data.audit_rows import Rows
 from dermalert.errors import UsageError, did_you_mean
 
@@ -22,6 +22,7 @@ KINDS = {
     "contradictions": "images that stand under two labels",
     "near-duplicates": "pairs that show the same picture",
     "near-contradictions": "pairs that show the same picture under different labels",
+    "cross-source-copies": "pairs of two sources that are one photograph, in another crop or other colours",
     "shared": "images that several of the named data sets hold",
     "leaks": "test images that are training images, byte for byte",
     "lesion-leaks": "lesions in both shipped splits",
@@ -35,7 +36,11 @@ KINDS = {
 
 
 def audit(
-    dataset: datasets.Dataset, pairs: near_duplicates.Pairs | None = None, *, unreadable: Sequence[str] = ()
+    dataset: datasets.Dataset,
+    pairs: near_duplicates.Pairs | None = None,
+    across: copies.Copies | None = None,
+    *,
+    unreadable: Sequence[str] = (),
 ) -> dict:
     """What is wrong with a data set, ready for JSON.
 
@@ -43,6 +48,7 @@ def audit(
         dataset: in the schema of `schema.FEATURES` or `schema.BINARY_FEATURES`; of several data sets, as
             `loading.load(merge=False)` gives it, or what they share cannot be told.
         pairs: its near duplicates, by `near_duplicates.search`; without them, they are searched.
+        across: its copies across sources, by `copies.search`; likewise.
         unreadable: the files that were no images and are therefore not in it, the `faults` of `loading.load`.
 
     Returns:
@@ -50,7 +56,8 @@ def audit(
         finding is `{"found", "count", "of", "unit", "known_from", "text", "cases": [{"images": [...], ...}], ...}`;
         `count` is None where the data set cannot tell, such as leaks where no test split is shipped.
     """
-    rows = Rows(dataset, near_duplicates.search(dataset) if pairs is None else pairs)
+    pairs = near_duplicates.search(dataset) if pairs is None else pairs
+    rows = Rows(dataset, pairs, copies.search(dataset) if across is None else across)
     return {
         "schema": 1,
         "files": len(rows.label),

@@ -22,6 +22,7 @@ def findings(rows: Rows, unreadable: Sequence[str]) -> dict[str, dict]:
         "contradictions": _contradictions(rows),
         "near-duplicates": _near_duplicates(rows),
         "near-contradictions": _near_contradictions(rows),
+        "cross-source-copies": _cross_source_copies(rows),
         "shared": _shared_images(rows),
     }
 
@@ -92,6 +93,18 @@ def _near_contradictions(rows: Rows) -> dict:
     cases = [rows.case((a, b), **how) for a, b, how in disagreeing]
     text = count_in_words(pairs) or "both images of every pair have the same label"
     return finding(text, cases, of=len(rows.near), unit="pairs of images", known_from=CONTENT)
+
+
+def _cross_source_copies(rows: Rows) -> dict:
+    if len(set(rows.source)) < 2:
+        return cannot_tell("all images are of one source", unit="pairs of images", known_from=CONTENT)
+    pairs = list(zip(*(column.tolist() for column in rows.across), strict=True))
+    counts = Counter(" / ".join(sorted((rows.source[a], rows.source[b]))) for a, b, *_ in pairs)
+    cases = [rows.case((a, b), matches=matches, similarity=round(how, 4)) for a, b, matches, how in pairs]
+    text = count_in_words(counts) or "no two sources share a photograph"
+    return finding(
+        text, cases, of=len(rows.copies), unit="pairs of images", known_from=CONTENT, by_sources=dict(counts)
+    )
 
 
 def _shared_images(rows: Rows) -> dict:

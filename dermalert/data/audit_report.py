@@ -23,6 +23,7 @@ _SHOWN = (
     "contradictions",
     "near-duplicates",
     "near-contradictions",
+    "cross-source-copies",
     "shared",
     "leaks",
     "lesion-leaks",

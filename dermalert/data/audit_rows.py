@@ -7,7 +7,7 @@ from functools import cached_property
 import datasets
 
 from dermalert import taxonomy
-from dermalert.data import isic9, near_duplicates
+from dermalert.data import copies, isic9, near_duplicates
 from dermalert.imaging import thumbnail
 from dermalert.taxonomy import MALIGNANCIES
 
@@ -20,8 +20,8 @@ NO_SPLIT = "no test split is shipped"
 class Rows:
     """The columns of a data set as lists, and what the checks share; `i` is always a row."""
 
-    def __init__(self, dataset: datasets.Dataset, pairs: near_duplicates.Pairs):
-        self.dataset, self.pairs = dataset, pairs
+    def __init__(self, dataset: datasets.Dataset, pairs: near_duplicates.Pairs, across: copies.Copies):
+        self.dataset, self.pairs, self.across = dataset, pairs, across
         self.content, self.image_id = list(dataset["content"]), list(dataset["image_id"])
         self.names = dataset.features["label"].names
         self.label = [None if label is None else self.names[label] for label in dataset["label"]]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from dermalert.data import contamination, label_repair, loading, near_duplicates, schema
+from dermalert.data import contamination, copies, label_repair, loading, near_duplicates, schema
 from dermalert.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -70,4 +70,5 @@ def _link(taught: Dataset, loaded: Dataset) -> Dataset:
     """Link both, one after the other, so that a near copy of an image that was learnt from is in its group."""
     both = concatenate_datasets([taught, loaded])
     # Those among the images that are learnt from are in one group already.
-    return near_duplicates.link(both, near_duplicates.search(both, start=len(taught)))
+    start = len(taught)
+    return near_duplicates.link(both, near_duplicates.search(both, start=start), copies.search(both, start=start))

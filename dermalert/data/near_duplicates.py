@@ -5,6 +5,7 @@ finds them, and the thumbnails themselves, laid over one another, confirm them. 
 moment apart are near duplicates too; two photos of it from elsewhere are not, and only a lesion id tells them.
 """
 
+from itertools import chain
 from typing import NamedTuple
 
 import datasets
@@ -14,6 +15,7 @@ from scipy import fft, ndimage
 from tqdm.auto import tqdm
 
 from dermalert.data import schema, splits
+from dermalert.data.copies import Copies
 from dermalert.imaging.thumbnail import BLANK, SIDE, Thumbnails, contrast, fingerprints
 
 HASH_SIDE = 16  # lowest frequencies a direction: 256 bits propose a tenth of the false pairs that the usual 64 do
@@ -338,10 +340,10 @@ def search(dataset: datasets.Dataset, *, start: int = 0) -> Pairs:
     return pairs.where(np.argsort(-pairs.similarity, kind="stable"))
 
 
-def link(dataset: datasets.Dataset, pairs: Pairs | None = None) -> datasets.Dataset:
-    """Put near duplicates into one group, so that no split can part them; without `pairs`, they are searched."""
-    pairs = search(dataset) if pairs is None else pairs
-    links = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
+def link(dataset: datasets.Dataset, *related: Pairs | Copies) -> datasets.Dataset:
+    """Put related images into one group, so that no split can part them; without any, near duplicates are searched."""
+    columns = ((pairs.first.tolist(), pairs.second.tolist()) for pairs in related or [search(dataset)])
+    links = chain.from_iterable(zip(first, second, strict=True) for first, second in columns)
     # With all that each image belongs to, so that the key stays the most telling name: a copy that joins from another
     # source must not move the lesion to another side.
     rows = dataset.select_columns(["lesion_id", "patient_id", "image_id", "content", "group"])

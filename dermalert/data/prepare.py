@@ -1,7 +1,7 @@
-"""The way from the names of data sets to splits, in one order: load, link near duplicates, repair, split.
+"""The way from the names of data sets to splits, in one order: load, link related images, repair, split.
 
-Near duplicates are linked before the repair, because an image that the repair drops may join two others. They are
-searched once: whoever audits the data set takes the same pairs.
+Near duplicates, and copies across sources, are linked before the repair, because an image that the repair drops may
+join two others. They are searched once: whoever audits the data set takes the same pairs.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from datasets import Dataset
 
-from dermalert.data import audit, contamination, label_repair, loading, near_duplicates, splits
+from dermalert.data import audit, contamination, copies, label_repair, loading, near_duplicates, splits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,12 +17,14 @@ class Prepared:
     """A data set before and after its repair."""
 
     shipped: Dataset
-    """As loaded, with near duplicates in one group."""
+    """As loaded, with near duplicates and copies across sources in one group."""
     dataset: Dataset
     """As the repair leaves it."""
     repair: label_repair.RepairReport
     pairs: near_duplicates.Pairs
     """The near duplicates, by their rows in `shipped`."""
+    copies: copies.Copies
+    """The copies across sources, likewise."""
     unreadable: Sequence[str] = ()
     """The files that are no images, each by its place in its data set."""
 
@@ -37,7 +39,7 @@ class Prepared:
 
     def audit(self) -> dict:
         """Audit the data set as it was shipped; see `audit.audit`."""
-        return audit.audit(self.shipped, self.pairs, unreadable=self.unreadable)
+        return audit.audit(self.shipped, self.pairs, self.copies, unreadable=self.unreadable)
 
 
 def prepare(names: Iterable[str], policy: str = "archive", **options) -> Prepared:
@@ -50,7 +52,7 @@ def prepare(names: Iterable[str], policy: str = "archive", **options) -> Prepare
 
     Raises:
         UsageError: see `loading.load` and `label_repair.repair`.
-        RunError: the Hub cannot be reached, or there is no room for the thumbnails.
+        RunError: the Hub cannot be reached, or there is no room for the thumbnails or features.
     """
     unreadable: list[str] = []
     return link_and_repair(loading.load(names, faults=unreadable, **options), policy, unreadable=unreadable)
@@ -59,6 +61,7 @@ def prepare(names: Iterable[str], policy: str = "archive", **options) -> Prepare
 def link_and_repair(loaded: Dataset, policy: str = "archive", *, unreadable: Sequence[str] = ()) -> Prepared:
     """Link and repair what `loading.load` returns; `unreadable` are its `faults`."""
     pairs = near_duplicates.search(loaded)
-    shipped = near_duplicates.link(loaded, pairs)
+    across = copies.search(loaded)
+    shipped = near_duplicates.link(loaded, pairs, across)
     dataset, report = label_repair.repair(shipped, policy)
-    return Prepared(shipped=shipped, dataset=dataset, repair=report, pairs=pairs, unreadable=unreadable)
+    return Prepared(shipped=shipped, dataset=dataset, repair=report, pairs=pairs, copies=across, unreadable=unreadable)
