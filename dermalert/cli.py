@@ -176,7 +176,7 @@ def _evaluate(
     for sentence in any_checkpoint.remarks(report):
         typer.echo(sentence)
     if json:
-        files.write_json(json, report)
+        files.write_json(json, report.to_json())
 
 
 @app.command()

@@ -7,7 +7,7 @@ class that covers its diagnosis. Images of diagnoses that no class covers are le
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from dermalert_space import checks
 from dermalert_space.contract import find, locate, public_name
-from dermalert_space.estimate import format_estimate
+from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import threshold_share
 from dermalert_space.pretrained import UNLOADABLE, load_processor, missing_from_cache
 from dermalert_space.release import NoRelease, Release
@@ -32,7 +32,7 @@ from dermalert.data import contamination
 from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import predict
 from dermalert.evaluation.evaluate import measure
-from dermalert.evaluation.label_map import classes
+from dermalert.evaluation.label_map import Classes, classes
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY, lower_bound
 from dermalert.evaluation.report import Failure, Failures, SplitReport
 from dermalert.formatting import percent, percent_at_least
@@ -44,6 +44,42 @@ _OTHER_PROBLEMS = {
     "multi_label_classification": "each class has a probability of its own, whatever the others'",
     "regression": "it answers amounts and no probabilities",
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointReport:
+    """The figures of a checkpoint on a data set, each split under the diagnoses that its classes stand for."""
+
+    model: str
+    covering: Classes
+    threshold: float | None
+    """Of the alert; None: it alerts where the positive class is the likeliest."""
+    abstained: int | None
+    """Images on which it abstains; None: it never does."""
+    exposure_recorded: bool
+    """Whether its training images are on record; then `left_out` of these are among them."""
+    left_out: int
+    without_class: dict[str, int]
+    """Images left out by diagnosis, for want of a class."""
+    sources: list[str]
+    splits: dict[str, SplitReport]
+
+    def to_json(self) -> dict:
+        """All of it under the checkpoint's own names, for machines."""
+        covers = zip(self.covering.names, self.covering.covers, strict=True)
+        rule = "likeliest class" if self.threshold is None else "threshold"
+        return {
+            "schema": 1,
+            "model": self.model,
+            "classes": {name: sorted(covered) for name, covered in covers},
+            "positive": self.covering.positive,
+            "alert": {"rule": rule, "threshold": self.threshold},
+            "abstained": self.abstained,
+            "learnt_from": {"known": self.exposure_recorded, "left_out": self.left_out},
+            "no_class_for": self.without_class,
+            "sources": self.sources,
+            "splits": {name: self.covering.rename(split.to_json()) for name, split in self.splits.items()},
+        }
 
 
 def load(name: str) -> Release:
@@ -122,7 +158,7 @@ def evaluate(
     *,
     shipped: Dataset | None = None,
     label_map: Mapping[str, str | None] | None = None,
-) -> dict:
+) -> CheckpointReport:
     """The figures of a checkpoint on a data set.
 
     A dermalert release alerts by its threshold, and is measured on no image that it was trained on. Any other alerts
@@ -153,29 +189,23 @@ def evaluate(
         )
     dataset = dataset.select(measurable)
     predictions = predict.predict(release, dataset, name=f"images with {_public_name(release)}")
-    spread = covering.spread(predictions.probabilities)
-    rule = {"rule": "threshold", "threshold": release.threshold}
-    alert = predictions.alert
+    spread, alert = covering.spread(predictions.probabilities), predictions.alert
     if alert is None:
-        rule, alert = {"rule": "likeliest class", "threshold": None}, spread.argmax(1) == DIAGNOSES.index(ALERT)
+        alert = spread.argmax(1) == DIAGNOSES.index(ALERT)
     numbered = _relabel(dataset, truth[measurable])
     predictions = dataclasses.replace(predictions, dataset=numbered, probabilities=spread, alert=alert)
-
-    return {
-        "schema": 1,
-        "model": _public_name(release),
-        "classes": {name: sorted(covered) for name, covered in zip(covering.names, covering.covers, strict=True)},
-        "positive": covering.positive,
-        "alert": rule,
-        "abstained": None if predictions.abstained is None else int(predictions.abstained.sum()),
-        "learnt_from": {"known": bool(exposure), "left_out": int((~fresh).sum())},
-        "no_class_for": dict(left_out),
-        "sources": sorted(set(dataset["source"])),
-        "splits": {
-            name: covering.rename(_with_images(measure(predictions.select(rows)).report, dataset).to_json())
-            for name, rows in _parts(dataset, dataset if shipped is None else shipped).items()
-        },
-    }
+    parts = _parts(dataset, dataset if shipped is None else shipped)
+    return CheckpointReport(
+        model=_public_name(release),
+        covering=covering,
+        threshold=release.threshold,
+        abstained=None if predictions.abstained is None else int(predictions.abstained.sum()),
+        exposure_recorded=bool(exposure),
+        left_out=int((~fresh).sum()),
+        without_class=dict(left_out),
+        sources=sorted(set(dataset["source"])),
+        splits={name: _with_images(measure(predictions.select(rows)).report, dataset) for name, rows in parts.items()},
+    )
 
 
 def _relabel(dataset: Dataset, truth: np.ndarray) -> Dataset:
@@ -221,79 +251,72 @@ def _parts(dataset: Dataset, shipped: Dataset) -> dict[str, np.ndarray]:
 def _public_name(release: Release) -> str:
     """A release's name without the folders of the machine it lies on."""
     path = Path(release.name)
-    if not path.exists():
-        return str(release)
-    return public_name(path)
+    return public_name(path) if path.exists() else str(release)
 
 
-def as_table(report: dict) -> Table:
+def as_table(report: CheckpointReport) -> Table:
     """The figures as a table that a person can read."""
-    table = Table(title=f"{report['model']}: {report['positive']} against the rest, and all classes")
+    table = Table(title=f"{report.model}: {report.covering.positive} against the rest, and all classes")
     table.add_column("figure")
-    for name, figures in report["splits"].items():
-        table.add_column(f"{name} (n = {figures['n']}, {figures['groups']} groups)", justify="right")
+    for name, split in report.splits.items():
+        table.add_column(f"{name} (n = {split.n}, {split.groups} groups)", justify="right")
+    table.add_row("images of the positive class", *(str(split.melanoma.n) for split in report.splits.values()))
     for name, figure in _LINES.items():
-        cells = [figure(figures, report["positive"]) for figures in report["splits"].values()]
-        table.add_row(name, *(cell if isinstance(cell, str) else format_estimate(cell) for cell in cells))
+        table.add_row(name, *(format_estimate(figure(split)) for split in report.splits.values()))
     return table
 
 
-_LINES = {
-    "images of the positive class": lambda figures, positive: str(figures[positive]["n"]),
-    "accuracy": lambda figures, _: figures["accuracy"],
-    "balanced accuracy": lambda figures, _: figures["balanced_accuracy"],
-    "macro AUROC": lambda figures, _: figures["macro_auroc"],
-    "AUROC": lambda figures, positive: figures[positive]["auroc"],
-    "sensitivity, without abstention": lambda figures, positive: figures[positive]["sensitivity"],
-    "sensitivity, as served": lambda figures, positive: figures[positive]["sensitivity_refusals_missed"],
-    "specificity, without abstention": lambda figures, positive: figures[positive]["specificity"],
-    "specificity at sensitivity 0.95": lambda figures, positive: figures[positive]["specificity_at_sensitivity"][
-        "0.95"
-    ],
-    "expected calibration error": lambda figures, _: figures["calibration"]["ece"],
+_LINES: dict[str, Callable[[SplitReport], Estimate]] = {
+    "accuracy": lambda split: split.accuracy,
+    "balanced accuracy": lambda split: split.balanced_accuracy,
+    "macro AUROC": lambda split: split.macro_auroc,
+    "AUROC": lambda split: split.melanoma.auroc,
+    "sensitivity, without abstention": lambda split: split.melanoma.sensitivity,
+    "sensitivity, as served": lambda split: split.melanoma.sensitivity_refusals_missed,
+    "specificity, without abstention": lambda split: split.melanoma.specificity,
+    "specificity at sensitivity 0.95": lambda split: split.melanoma.specificity_at_sensitivity["0.95"],
+    "expected calibration error": lambda split: split.calibration.ece,
 }
 
 
-def remarks(report: dict) -> list[str]:
+def remarks(report: CheckpointReport) -> list[str]:
     """Remarks without which the figures cannot be read, in sentences."""
-    rule = report["alert"]
-    sentences = [
-        f"It alerts from a melanoma probability of {threshold_share(rule['threshold'])}."
-        if rule["rule"] == "threshold"
-        else f"It counts as an alert where {report['positive']} is its likeliest class."
-    ]
-    if "test" in report["splits"]:
+    positive = report.covering.positive
+    sentences = [f"It counts as an alert where {positive} is its likeliest class."]
+    if report.threshold is not None:
+        sentences = [f"It alerts from a melanoma probability of {threshold_share(report.threshold)}."]
+    if "test" in report.splits:
         sentences.append(
             "test is the shipped test split under the labels that --repair leaves, clean_test the part of it without "
             "kin in the rest; the official_test of a release's card has the labels as they were shipped."
         )
-    sentences += _as_served(report)
-    exposure = report["learnt_from"]
-    if exposure["known"]:
+    sentences += _as_served(report, positive)
+    if report.exposure_recorded:
         sentences.append(
-            f"{exposure['left_out']} images that it has learnt from were left out: known by number, lesion, "
+            f"{report.left_out} images that it has learnt from were left out: known by number, lesion, "
             "patient, bytes or, where its list has them, perceptual hashes."
         )
     else:
         sentences.append("Which images it has learnt from is not known: those of them among these flatter it.")
-    if report["no_class_for"]:
-        each = ", ".join(f"{n} of {name}" for name, n in report["no_class_for"].items())
+    if report.without_class:
+        each = ", ".join(f"{n} of {name}" for name, n in report.without_class.items())
         sentences.append(f"It has no class for these, which were left out: {each}.")
     return sentences
 
 
-def _as_served(report: dict) -> list[str]:
+def _as_served(report: CheckpointReport, positive: str) -> list[str]:
     """The number of images on which a release abstains, and the sensitivity of its alert on the lesions."""
-    if report["abstained"] is None:
+    if report.abstained is None:
         return []
-    figures = report["splits"]["all"]
-    sentences = [f"It abstains on {report['abstained']} of {figures['n']} images, which raise no alert."]
-    lesions = figures[report["positive"]]["lesions"]
-    if report["alert"]["rule"] == "threshold" and lesions["n"]:
-        flagged = round(lesions["sensitivity_as_served"]["value"] * lesions["n"])
-        bound = lower_bound(lesions["n"], lesions["n"] - flagged)
+    split = report.splits["all"]
+    sentences = [f"It abstains on {report.abstained} of {split.n} images, which raise no alert."]
+    lesions = split.melanoma.lesions
+    share = lesions.sensitivity_as_served.value
+    if report.threshold is not None and share is not None:
+        flagged = round(share * lesions.n)
+        bound = lower_bound(lesions.n, lesions.n - flagged)
         sentences.append(
-            f"As served it flags {flagged} of {lesions['n']} {report['positive']} lesions in each of their photos: at "
+            f"As served it flags {flagged} of {lesions.n} {positive} lesions in each of their photos: at "
             f"least {percent_at_least(bound)} (exact, one-sided 95 % limit), of {percent(TARGET_SENSITIVITY)} wanted."
         )
     return sentences

@@ -20,7 +20,7 @@ FEWEST_LOGISTIC = 5
 
 
 def clopper_pearson(hits: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact two-sided interval of a proportion (Clopper & Pearson 1934); counts may be fractions."""
+    """The exact two-sided interval of a proportion (Clopper & Pearson 1934); counts may be fractions."""
     tail = (1 - confidence) / 2
     low = stats.beta.ppf(tail, hits, n - hits + 1) if hits > 0 else 0.0
     high = stats.beta.ppf(1 - tail, hits + 1, n - hits) if hits < n else 1.0
@@ -28,7 +28,7 @@ def clopper_pearson(hits: float, n: float, *, confidence: float = 0.95) -> tuple
 
 
 def exact_proportion(hits: int, n: int) -> Estimate:
-    """Return the share of n independent trials that are hits, with its exact interval; undefined where n is 0."""
+    """The share of n independent trials that are hits, with its exact interval; undefined where n is 0."""
     return Estimate.of(hits / n, *clopper_pearson(hits, n)) if n else UNDEFINED
 
 
@@ -60,7 +60,7 @@ class Intervals:
         self._counts = rng.multinomial(self.groups, np.full(self.groups, 1 / max(self.groups, 1)), size=draws)
 
     def of(self, metric: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-        """Return value, low and high of a metric of the weights, by the percentiles of the bootstrap.
+        """Value, low and high of a metric of the weights, by the percentiles of the bootstrap.
 
         Where every draw gives the same (a loss of two equal images) there is no interval rather than one of no width.
 
@@ -71,7 +71,7 @@ class Intervals:
         return Estimate.of(value, *(np.percentile(draws, [2.5, 97.5]) if len(draws) else (np.nan, np.nan)))
 
     def of_calibration_error(self, truth: np.ndarray, probabilities: np.ndarray) -> Estimate:
-        """Return the expected calibration error with an interval that holds whatever the true error is.
+        """The expected calibration error with an interval that holds whatever the true error is.
 
         The error is the sum of the sizes of 15 gaps, each a mean over images. Chance adds to that sum, so no percentile
         of it will do. By the triangle inequality the value is above the true error by at most the sum of the sizes of
@@ -92,7 +92,7 @@ class Intervals:
         return Estimate.of(value, max(value - above, 0), min(value + below, 1))
 
     def of_logistic(self, positive: np.ndarray, score: np.ndarray) -> Logistic:
-        """Return how well the probability (n,) of a diagnosis fits the truth (n,).
+        """How well the probability (n,) of a diagnosis fits the truth (n,).
 
         `observed_over_expected`: images that show it over the sum of the probabilities. `intercept`: of a logistic
         regression on the logit of the probability with a slope fixed at 1 (calibration in the large). `slope`: of that
@@ -124,7 +124,7 @@ class Intervals:
     def _regression(
         self, positive: np.ndarray, columns: np.ndarray, offset: np.ndarray | float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return coefficients and standard errors of a logistic regression, by Newton's method with halved steps."""
+        """Coefficients and standard errors of a logistic regression, by Newton's method with halved steps."""
 
         def loss(coefficients: np.ndarray) -> float:
             return np.logaddexp(0, np.where(positive, -1, 1) * (columns @ coefficients + offset)).sum()
@@ -163,7 +163,7 @@ class Intervals:
         among: np.ndarray | None = None,
         full: float = 1,
     ) -> Estimate:
-        """Return an area under a curve, with the bootstrap's standard error on the logit scale times Student's t.
+        """An area under a curve, with the bootstrap's standard error on the logit scale times Student's t.
 
         Percentiles miss the true area too often, the more so the better the model and the fewer the melanomas (in 12 %
         of data sets with 20 of them and an AUROC of 0.92). So the scale is the logit (Pepe 2003), and t has the degrees
@@ -190,7 +190,7 @@ class Intervals:
         return self.of(lambda weights: weights @ values / weights.sum(-1))
 
     def of_proportion(self, hits: np.ndarray, among: np.ndarray) -> Estimate:
-        """Return a proportion with the exact interval of as many independent images as its photos are worth.
+        """A proportion with the exact interval of as many independent images as its photos are worth.
 
         That is all of them where each photo is a group of its own; else the number of which a share would vary as much
         as it does in the bootstrap (Korn & Graubard 1998), or the groups where it does not vary at all (all are hits).
@@ -200,8 +200,8 @@ class Intervals:
             return UNDEFINED
         share, worth = (hits & among).sum() / n, self.groups_of(among)
         if worth < n:
-            found, looked_at = (np.bincount(self._member, images) for images in (hits & among, among))
-            variance = np.nanvar(ratio(self._counts @ found, self._counts @ looked_at))
+            of_hits, of_all = (np.bincount(self._member, images) for images in (hits & among, among))
+            variance = np.nanvar(ratio(self._counts @ of_hits, self._counts @ of_all))
             worth = min(n, share * (1 - share) / variance) if variance > 0 else worth
         return Estimate.of(share, *clopper_pearson(share * worth, worth))
 
@@ -219,7 +219,7 @@ class Intervals:
         return len(np.unique(self._member[among]))
 
     def _errors_by_chance(self, top: np.ndarray) -> np.ndarray:
-        """Return what the calibration error of these images comes to, (200,), if a top label is as right as it says.
+        """What the calibration error of these images comes to, (200,), if a top label is as right as it says.
 
         Photos of a group are right or wrong together as far as their probabilities allow, which chance can add most to;
         so groups need not be resampled.
@@ -229,7 +229,7 @@ class Intervals:
         return ratio(np.abs(gaps @ top_label_bins(top)).sum(1), np.full(_SIMULATIONS, len(top)))
 
     def _sample(self, metric: Callable[[np.ndarray], np.ndarray]) -> tuple[float, np.ndarray]:
-        """Return a metric of the images as they are, and of those draws where it is defined."""
+        """A metric of the images as they are, and of those draws where it is defined."""
         chunks = np.array_split(self._counts, max(len(self._counts) // _CHUNK, 1))
         draws = np.concatenate([metric(counts[:, self._member].astype(float)) for counts in chunks])
         return float(metric(np.ones(len(self._member)))), draws[np.isfinite(draws)]

@@ -7,6 +7,7 @@ functions against.
 """
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
 from dermalert.taxonomy import DIAGNOSES
 
@@ -26,18 +27,18 @@ def balanced_accuracy(truth: np.ndarray, prediction: np.ndarray, weights: np.nda
 
 
 def auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve; ties count one half (Mann-Whitney)."""
-    ups, downs, _, below = _climb(positive, score, weights)
+    """The area under the ROC curve; ties count one half (Mann-Whitney)."""
+    ups, downs, _, below = roc_steps(positive, score, weights)
     return ratio((ups * (below + downs / 2)).sum(-1), ups.sum(-1) * downs.sum(-1))
 
 
 def partial_auc_80(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the area below the ROC curve and above a sensitivity of 80 %: 0 to 0.2 (ISIC 2024), 0.02 by chance.
+    """The area below the ROC curve and above a sensitivity of 80 %: 0 to 0.2 (ISIC 2024), 0.02 by chance.
 
     Ties are straight pieces of the curve. The `auc_sens_80` of the ISIC scorer is another area, of the same piece of
     the curve but down to a sensitivity of 0.
     """
-    ups, downs, missed, below = _climb(positive, score, weights)
+    ups, downs, missed, below = roc_steps(positive, score, weights)
     positives = ups.sum(-1, keepdims=True)
     within = np.clip(0.2 * positives - missed, 0, ups)  # of each tied block, what the most missed fifth has of it
     share = within / np.maximum(ups, _TINY)
@@ -45,8 +46,8 @@ def partial_auc_80(positive: np.ndarray, score: np.ndarray, weights: np.ndarray)
 
 
 def average_precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean precision over the positives as the threshold falls; a step, not a line, between thresholds."""
-    ups, downs, missed, below = _climb(positive, score, weights)
+    """The mean precision over the positives as the threshold falls; a step, not a line, between thresholds."""
+    ups, downs, missed, below = roc_steps(positive, score, weights)
     caught = ups.sum(-1, keepdims=True) - missed
     called = caught + downs.sum(-1, keepdims=True) - below
     return ratio((ups * caught / np.maximum(called, _TINY)).sum(-1), ups.sum(-1))
@@ -55,12 +56,12 @@ def average_precision(positive: np.ndarray, score: np.ndarray, weights: np.ndarr
 def specificity_at_sensitivity(
     positive: np.ndarray, score: np.ndarray, weights: np.ndarray, sensitivity: float
 ) -> np.ndarray:
-    """Return the best specificity of a threshold whose sensitivity is at least the one given.
+    """The best specificity of a threshold whose sensitivity is at least the one given.
 
     The threshold is chosen on these very images, to stand a model beside a published point of the ROC curve; no
     threshold that was fixed before promises as much.
     """
-    ups, downs, missed, below = _climb(positive, score, weights)
+    ups, downs, missed, below = roc_steps(positive, score, weights)
     positives, negatives = ups.sum(-1), downs.sum(-1)
     # The margin is for rounding: of 1000 positives 50 may be missed at 0.95.
     allowed = missed <= ((1 - sensitivity) * positives + 1e-9)[..., None]
@@ -68,7 +69,7 @@ def specificity_at_sensitivity(
 
 
 def predictive_values(sensitivity: np.ndarray, specificity: np.ndarray, prevalence: float) -> dict[str, np.ndarray]:
-    """Return what the alert means at a prevalence of melanoma (Bayes): ppv, npv; alerts and missed melanomas per 100.
+    """What the alert means at a prevalence of melanoma (Bayes): ppv, npv; alerts and missed melanomas per 100.
 
     Args:
         sensitivity: 0 to 1, any shape.
@@ -111,19 +112,17 @@ def negative_log_likelihood(truth: np.ndarray, probabilities: np.ndarray, weight
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return the counts: truth down, prediction across; what is undecided (-1) is in no column."""
-    table, decided = np.zeros((len(DIAGNOSES), len(DIAGNOSES)), int), prediction >= 0
-    np.add.at(table, (truth[decided], prediction[decided]), 1)
-    return table
+    """The counts: truth down, prediction across; what is undecided (-1) is in no column."""
+    return confusion_matrix(truth, prediction, labels=range(len(DIAGNOSES)))
 
 
 def top_label_bins(top: np.ndarray) -> np.ndarray:
-    """Return 1 in the column of the bin of each top probability, else 0, (n, 15)."""
+    """The bin of each top probability as a 1 among zeros, (n, 15)."""
     return np.eye(_BINS)[np.minimum((top * _BINS).astype(int), _BINS - 1)]
 
 
-def _climb(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the ROC curve as the threshold rises over the k different scores, each (..., k).
+def roc_steps(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The ROC curve as the threshold rises over the k different scores, each (..., k).
 
     They are the weights of the positives and of the others that have a score, and of those that score less: what the
     threshold misses of the positives, and what it clears of the others.

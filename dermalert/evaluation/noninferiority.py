@@ -11,7 +11,7 @@ REFUSALS_OF_EQUALS = 0.05
 
 
 def p_of_lost_answers(old: np.ndarray, new: np.ndarray, groups: np.ndarray) -> float:
-    """Return how probable so large a loss of hits is by chance, one-sided and exact, were the releases exchangeable.
+    """How probable so large a loss of hits is by chance, one-sided and exact, were the releases exchangeable.
 
     Of each group the answers of the two could then as well be swapped: the loss is held against all such swaps. Where
     each image is a group of its own that is McNemar's exact test.
@@ -32,7 +32,7 @@ def p_of_lost_answers(old: np.ndarray, new: np.ndarray, groups: np.ndarray) -> f
 
 
 def worth(old: np.ndarray, new: np.ndarray, groups: np.ndarray) -> tuple[int, float]:
-    """Return how many independent images these are worth, and the discordance of releases with a loss of `MARGIN`.
+    """How many independent images these are worth, and the discordance of releases with a loss of `MARGIN`.
 
     Images of a group that change together are worth one; where none changes, each group is. The discordance is the
     share of images to which the two answer otherwise, and what the loss that they show lacks of the margin.
@@ -46,7 +46,7 @@ def worth(old: np.ndarray, new: np.ndarray, groups: np.ndarray) -> tuple[int, fl
 
 
 def power_of_lost_answers(lesions: int, discordance: float, level: float) -> float:
-    """Return how probable it is that the exact test at a level finds a loss of `MARGIN` in independent images.
+    """How probable it is that the exact test at a level finds a loss of `MARGIN` in independent images.
 
     Args:
         lesions: how many they are.
@@ -58,12 +58,12 @@ def power_of_lost_answers(lesions: int, discordance: float, level: float) -> flo
     # Of so many lesions answered otherwise, the fewest that must be lost.
     needed = stats.binom.isf(level, differing, 0.5) + 1
     needed += stats.binom.sf(needed - 1, differing, 0.5) > level
-    found = stats.binom.sf(needed - 1, differing, (discordance + MARGIN) / (2 * discordance))
-    return float((stats.binom.pmf(differing, lesions, discordance) * found).sum())
+    power = stats.binom.sf(needed - 1, differing, (discordance + MARGIN) / (2 * discordance))
+    return float((stats.binom.pmf(differing, lesions, discordance) * power).sum())
 
 
 def area_change(positive: np.ndarray, old: np.ndarray, new: np.ndarray, groups: np.ndarray) -> tuple[float, float, int]:
-    """Return the change of the AUROC, its standard error and degrees of freedom (DeLong 1988; groups: Obuchowski 1997).
+    """The change of the AUROC, its standard error and degrees of freedom (DeLong 1988; groups: Obuchowski 1997).
 
     Args:
         positive: (n,) which images show the diagnosis; some do, some do not.
@@ -99,7 +99,7 @@ def power_of_lower_area(error: float, freedom: int, level: float) -> float:
 
 
 def _places(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each positive the share of others that score less, and for each other that of positives above."""
+    """Of each positive the share of others that score less, of each other that of positives above."""
     ups, downs = np.sort(score[positive]), np.sort(score[~positive])
 
     def below(values: np.ndarray, ranked: np.ndarray) -> np.ndarray:

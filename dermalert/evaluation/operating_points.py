@@ -48,7 +48,7 @@ def fit(release: Release, calibration: SplitPredictions) -> dict[str, dict]:
 
 
 def score(probabilities: np.ndarray, names: list[str], labels: list[str] | tuple[str, ...]) -> np.ndarray:
-    """Return the summed probability (n,) of some labels, in double precision as a serving side sums it.
+    """The summed probability (n,) of some labels, in double precision as a serving side sums it.
 
     Args:
         probabilities: (n, classes).
@@ -59,7 +59,7 @@ def score(probabilities: np.ndarray, names: list[str], labels: list[str] | tuple
 
 
 def operating_point(scores: np.ndarray, lesions: np.ndarray, abstained: np.ndarray) -> dict:
-    """Return the largest threshold whose bound on the sensitivity meets the target as served.
+    """The largest threshold whose bound on the sensitivity meets the target as served.
 
     Each lesion counts once, with the lowest score of its photos, and is missed if the release abstains on any of them.
     The bound is the exact one-sided lower limit (Clopper & Pearson 1934) of the share of lesions that are flagged. It
@@ -107,12 +107,12 @@ def _threshold(scores: np.ndarray, without: np.ndarray) -> float | None:
 
 
 def _most_missed(n: int) -> int:
-    """Return how many of n lesions may be missed, so that the bound meets the target; -1 where not even none may be."""
+    """How many of n lesions may be missed, so that the bound meets the target; -1 where not even none may be."""
     return next((missed - 1 for missed in range(n) if lower_bound(n, missed) < TARGET_SENSITIVITY), n - 1)
 
 
 def _bound(missed: np.ndarray) -> dict:
-    """Return how many lesions (n,) are missed, and what that shows."""
+    """How many lesions (n,) are missed, and what that shows."""
     if not len(missed):
         return {"missed": None, "lower_bound": None, "bound_met": False}
     count = int(missed.sum())

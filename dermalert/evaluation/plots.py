@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from dermalert.evaluation.intervals import Intervals, clopper_pearson
-from dermalert.evaluation.metrics import predictive_values
+from dermalert.evaluation.metrics import predictive_values, roc_steps, top_label_bins
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
@@ -49,7 +49,6 @@ _STYLE: list[str | dict[str, object]] = [
 
 _MELANOMA, _NEVUS = DIAGNOSES.index(ALERT), DIAGNOSES.index("nevus")
 _SHORT = ("AK", "BCC", "DF", "MEL", "NV", "BKL", "SK", "SCC", "VASC")  # as the ISIC challenges and HAM10000 write them
-_BINS = 15  # of the top label's probability, as in the expected calibration error
 _FALSE_ALARMS = np.linspace(0, 1, 201)  # where the band around a ROC curve is computed
 _PREVALENCES = {0.01: (_BLUE, "-"), 0.05: (_ORANGE, "--"), 0.20: (_GREEN, "-.")}
 
@@ -164,10 +163,9 @@ def _roc_curve(axis: Axes, positive: np.ndarray, score: np.ndarray, groups: np.n
 
 def _roc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """1 - specificity and sensitivity at every threshold, the highest first; images of one score go together."""
-    order = np.argsort(-score, kind="stable")
-    lasts = np.flatnonzero(np.r_[np.diff(score[order]) != 0, True])
-    alarms = [np.cumsum((weights * among)[order])[lasts] for among in (~positive, positive)]
-    return tuple(np.r_[0, counts / counts[-1]] for counts in alarms)
+    ups, downs, *_ = roc_steps(positive, score, weights)
+    false_alarms, sensitivity = (np.r_[0, np.cumsum(side[::-1]) / side.sum()] for side in (downs, ups))
+    return false_alarms, sensitivity
 
 
 def _roc_band(positive: np.ndarray, score: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -323,11 +321,11 @@ def _reliability(held_out: dict, images: _Images) -> Figure:
     both = melanoma.any() and not melanoma.all()
     figure = Figure(figsize=(_WIDTH, 4.2))
     axes = np.ravel(figure.subplots(1, 1 + both))
-    bins = np.minimum((top * _BINS).astype(int), _BINS - 1)
-    sizes = _reliability_curve(axes[0], top, right, bins, images.groups)
-    axes[0].text(0.5 / _BINS, -0.1, "n", ha="center", va="center")  # with nine labels no image is in the first bin
+    columns = top_label_bins(top)
+    sizes, bins = _reliability_curve(axes[0], top, right, columns.argmax(1), images.groups), columns.shape[1]
+    axes[0].text(0.5 / bins, -0.1, "n", ha="center", va="center")  # with nine labels no image is in the first bin
     for number, n in sizes.items():
-        axes[0].text((number + 0.5) / _BINS, -0.1, n, rotation=90, ha="center", va="center")
+        axes[0].text((number + 0.5) / bins, -0.1, n, rotation=90, ha="center", va="center")
     axes[0].set(xlabel="probability of the top diagnosis", ylabel="share that are right")
     axes[0].set_title(f"Top diagnosis\nECE {format_estimate(held_out['calibration']['ece'], 3)}")
     if both:
@@ -345,11 +343,13 @@ def _reliability_curve(
     """Draw the share of hits in each bin over its mean probability, and return the images of each bin."""
     intervals = Intervals(groups)
     axis.plot([0, 1], [0, 1], ":", color=_GREY)
+    sizes = {}
     for number in np.unique(bins):
         among = bins == number
+        sizes[int(number)] = int(among.sum())
         _point(axis, Estimate(probability[among].mean()), intervals.of_proportion(hit, among), _BLUE)
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.18, 1.02), box_aspect=1)
-    return {int(number): int((bins == number).sum()) for number in np.unique(bins)}
+    return sizes
 
 
 def _quantile_bins(score: np.ndarray) -> np.ndarray:

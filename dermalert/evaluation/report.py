@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -80,16 +79,9 @@ class MelanomaReport:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MalignantReport:
+class MalignantReport(SourceReport):
     """Malignant or precursor against the rest, at the threshold of attention where there is one."""
 
-    n: int
-    others: int
-    auroc: Estimate
-    sensitivity: Estimate
-    sensitivity_as_served: Estimate
-    specificity: Estimate
-    specificity_as_served: Estimate
     lesions: Lesions
 
 
@@ -112,13 +104,7 @@ class MelanomaCalibration:
     observed_over_expected: Estimate
     slope: Estimate
     intercept: Estimate
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MelanomaCalibrationBySource(MelanomaCalibration):
-    """The same of all images, and of those of each source."""
-
-    by_source: dict[str, MelanomaCalibration]
+    by_source: "dict[str, MelanomaCalibration] | None" = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +121,7 @@ class CalibrationReport(_Report):
     ece: Estimate
     brier: Estimate
     nll: Estimate
-    melanoma: MelanomaCalibrationBySource
+    melanoma: MelanomaCalibration
     before: "CalibrationReport | None" = None
     """The same without the calibration."""
 
@@ -183,7 +169,7 @@ class SplitReport(_Report):
     artefacts: dict[str, ArtefactReport] | None = None
 
 
-_OPTIONAL = {"before"} | {field.name for field in dataclasses.fields(SplitReport) if field.default is None}
+_OPTIONAL = {"before", "by_source"} | {field.name for field in dataclasses.fields(SplitReport) if field.default is None}
 
 
 def _without_unmeasured(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -221,6 +207,9 @@ def report(
     intervals = Intervals(groups)
     prediction = likeliest(probabilities)
     merged_truth, merged_prediction = (np.where(np.isin(x, _BENIGN_KERATOSES), 5, x) for x in (truth, prediction))
+    melanoma = _Task(truth == _MELANOMA, probabilities[:, _MELANOMA], alert, abstained, intervals)
+    score = probabilities[:, _MALIGNANT].astype(np.float64).sum(1)
+    malignant = _Task(np.isin(truth, _MALIGNANT), score, attention, abstained, intervals)
 
     def balanced(truth: np.ndarray, prediction: np.ndarray) -> Estimate:
         return intervals.of(lambda w: metrics.balanced_accuracy(truth, prediction, w))
@@ -232,8 +221,8 @@ def report(
         balanced_accuracy=balanced(truth, prediction),
         balanced_accuracy_benign_keratosis_merged=balanced(merged_truth, merged_prediction),
         macro_auroc=intervals.of(lambda w: metrics.macro_auroc(truth, probabilities, w)),
-        melanoma=_melanoma(truth, probabilities[:, _MELANOMA], alert, _named(sources), abstained, intervals),
-        malignant=_malignant(truth, probabilities, attention, abstained, intervals),
+        melanoma=_melanoma(melanoma, truth == _NEVUS, _source_names(sources)),
+        malignant=MalignantReport(**_against_the_rest(malignant, np.ones(len(truth), bool))),
         per_class={
             name: _one_class(truth == label, prediction == label, probabilities[:, label], intervals)
             for label, name in enumerate(DIAGNOSES)
@@ -253,153 +242,109 @@ def calibration(
     before: CalibrationReport | None = None,
 ) -> CalibrationReport:
     """Measure how far probabilities (n, 9) can be taken at their word, for melanoma also by source (n,)."""
-    melanoma, score, named = truth == _MELANOMA, probabilities[:, _MELANOMA], _named(sources)
+    melanoma, score, named = truth == _MELANOMA, probabilities[:, _MELANOMA], _source_names(sources)
 
-    def within(rows: np.ndarray) -> MelanomaCalibration:
-        return MelanomaCalibration(**_logistic(melanoma[rows], score[rows], intervals.among(rows)))
+    def fit(rows: np.ndarray, intervals: Intervals) -> MelanomaCalibration:
+        logistic = intervals.of_logistic(melanoma[rows], score[rows])
+        return MelanomaCalibration(n=int(rows.sum()), melanomas=int(melanoma[rows].sum()), **logistic._asdict())
 
+    by_source = {str(name): fit(named == name, intervals.among(named == name)) for name in np.unique(named)}
     return CalibrationReport(
         ece=intervals.of_calibration_error(truth, probabilities),
         brier=intervals.of(lambda w: metrics.brier(truth, probabilities, w)),
         nll=intervals.of(lambda w: metrics.negative_log_likelihood(truth, probabilities, w)),
-        melanoma=MelanomaCalibrationBySource(
-            **_logistic(melanoma, score, intervals),
-            by_source={str(source): within(named == source) for source in np.unique(named)},
-        ),
+        melanoma=dataclasses.replace(fit(np.ones(len(truth), bool), intervals), by_source=by_source),
         before=before,
     )
 
 
-def _logistic(melanoma: np.ndarray, score: np.ndarray, intervals: Intervals) -> dict:
-    fit = intervals.of_logistic(melanoma, score)
-    return {"n": len(melanoma), "melanomas": int(melanoma.sum())} | fit._asdict()
-
-
-def _named(sources: Sequence[str | None] | None) -> np.ndarray:
+def _source_names(sources: Sequence[str | None] | None) -> np.ndarray:
     return np.array([] if sources is None else [source or "not known" for source in sources], str)
 
 
-def _melanoma(
-    truth: np.ndarray,
-    score: np.ndarray,
-    alert: np.ndarray | None,
-    sources: np.ndarray,
-    abstained: np.ndarray | None,
-    intervals: Intervals,
-) -> MelanomaReport:
-    melanoma, nevus, everywhere = truth == _MELANOMA, truth == _NEVUS, np.ones(len(truth), bool)
-    point = _at_point(melanoma, alert, abstained, intervals)
+class _Task(NamedTuple):
+    """One diagnosis, or several, against the rest: truth, score, and what a release does at its threshold."""
+
+    positive: np.ndarray
+    score: np.ndarray
+    flagged: np.ndarray | None
+    abstained: np.ndarray | None
+    intervals: Intervals
+
+    def auroc(self, among: np.ndarray) -> Estimate:
+        return self.intervals.of_area(metrics.auroc, self.positive, self.score, among=among)
+
+    def at_point(self, among: np.ndarray) -> OperatingPoint:
+        """The operating point; all is undefined where there is none (`flagged` is None): a share among no images."""
+        ups, downs, flagged, intervals = self.positive & among, ~self.positive & among, self.flagged, self.intervals
+        lesions = intervals.groups_of(ups)
+        if flagged is None:
+            flagged = ups = downs = np.zeros(len(among), bool)
+        served = flagged if self.abstained is None else flagged & ~self.abstained
+        return OperatingPoint(
+            sensitivity=intervals.of_proportion(flagged, ups),
+            sensitivity_as_served=intervals.of_proportion(served, ups),
+            specificity=intervals.of_proportion(~flagged, downs),
+            specificity_as_served=intervals.of_proportion(~served, downs),
+            lesions=Lesions(
+                n=lesions,
+                sensitivity=intervals.of_lesions(flagged, ups),
+                sensitivity_as_served=intervals.of_lesions(served, ups),
+            ),
+        )
+
+    def share_abstained(self) -> Estimate:
+        """The share of the positives on which the release abstains: 0 where it never does."""
+        if self.abstained is None:
+            return Estimate(0.0) if self.positive.any() else UNDEFINED
+        return self.intervals.of_proportion(self.abstained, self.positive)
+
+    def specificity_at(self, sensitivity: float, among: np.ndarray) -> Estimate:
+        """The specificity at a sensitivity, over the images where `among` (n,) is true.
+
+        There is no interval where fewer than three groups of positives may be missed: the threshold is then that of one
+        of the very lowest scores, and the bootstrap covers the truth too seldom (67 % at 0.95 with 16 melanomas).
+        """
+        estimate = self.intervals.of(
+            lambda w: metrics.specificity_at_sensitivity(self.positive, self.score, w * among, sensitivity)
+        )
+        # The margin is for rounding: of 30 groups 3 may be missed at 0.90.
+        missed = (1 - sensitivity) * self.intervals.groups_of(self.positive & among)
+        return Estimate(estimate.value) if missed < _FEWEST_MISSED - 1e-12 else estimate
+
+
+def _against_the_rest(task: _Task, among: np.ndarray) -> dict:
+    counts = {"n": int((task.positive & among).sum()), "others": int((~task.positive & among).sum())}
+    return counts | {"auroc": task.auroc(among)} | task.at_point(among)._asdict()
+
+
+def _one_source(task: _Task, among: np.ndarray) -> SourceReport:
+    figures = _against_the_rest(task, among)
+    del figures["lesions"]
+    return SourceReport(**figures)
+
+
+def _melanoma(task: _Task, nevus: np.ndarray, sources: np.ndarray) -> MelanomaReport:
+    everywhere, among_nevi = np.ones(len(nevus), bool), task.positive | nevus
+    point = task.at_point(everywhere)
     return MelanomaReport(
-        n=int(melanoma.sum()),
-        auroc=intervals.of_area(metrics.auroc, melanoma, score),
-        auroc_nevi=intervals.of_area(metrics.auroc, melanoma, score, among=melanoma | nevus),
-        partial_auc_80=intervals.of_area(metrics.partial_auc_80, melanoma, score, full=0.2),
-        average_precision=intervals.of_area(metrics.average_precision, melanoma, score),
+        n=int(task.positive.sum()),
+        auroc=task.auroc(everywhere),
+        auroc_nevi=task.auroc(among_nevi),
+        partial_auc_80=task.intervals.of_area(metrics.partial_auc_80, task.positive, task.score, full=0.2),
+        average_precision=task.intervals.of_area(metrics.average_precision, task.positive, task.score),
         sensitivity=point.sensitivity,
         specificity=point.specificity,
         specificity_as_served=point.specificity_as_served,
-        specificity_nevi=_at_point(melanoma, alert, abstained, intervals, among=nevus).specificity,
+        specificity_nevi=task.at_point(nevus).specificity,
         sensitivity_refusals_missed=point.sensitivity_as_served,
         lesions=point.lesions,
-        refused=_abstained(abstained, melanoma, intervals),
+        refused=task.share_abstained(),
         predictive_values=at_prevalences(point.sensitivity_as_served, point.specificity_as_served),
-        specificity_at_sensitivity=_at_references(melanoma, score, everywhere, intervals),
-        specificity_nevi_at_sensitivity=_at_references(melanoma, score, melanoma | nevus, intervals),
-        by_source={
-            str(source): _one_source(melanoma, score, alert, abstained, sources == source, intervals)
-            for source in np.unique(sources)
-        },
+        specificity_at_sensitivity={name: task.specificity_at(float(name), everywhere) for name in _REFERENCES},
+        specificity_nevi_at_sensitivity={name: task.specificity_at(float(name), among_nevi) for name in _REFERENCES},
+        by_source={str(source): _one_source(task, sources == source) for source in np.unique(sources)},
     )
-
-
-def _one_source(
-    melanoma: np.ndarray,
-    score: np.ndarray,
-    alert: np.ndarray | None,
-    abstained: np.ndarray | None,
-    among: np.ndarray,
-    intervals: Intervals,
-) -> SourceReport:
-    point = _at_point(melanoma, alert, abstained, intervals, among=among)
-    return SourceReport(
-        n=int((melanoma & among).sum()),
-        others=int((~melanoma & among).sum()),
-        auroc=intervals.of_area(metrics.auroc, melanoma, score, among=among),
-        sensitivity=point.sensitivity,
-        sensitivity_as_served=point.sensitivity_as_served,
-        specificity=point.specificity,
-        specificity_as_served=point.specificity_as_served,
-    )
-
-
-def _malignant(
-    truth: np.ndarray,
-    probabilities: np.ndarray,
-    attention: np.ndarray | None,
-    abstained: np.ndarray | None,
-    intervals: Intervals,
-) -> MalignantReport:
-    positive, score = np.isin(truth, _MALIGNANT), probabilities[:, _MALIGNANT].astype(np.float64).sum(1)
-    return MalignantReport(
-        n=int(positive.sum()),
-        others=int((~positive).sum()),
-        auroc=intervals.of_area(metrics.auroc, positive, score),
-        **_at_point(positive, attention, abstained, intervals)._asdict(),
-    )
-
-
-def _at_point(
-    positive: np.ndarray,
-    flagged: np.ndarray | None,
-    abstained: np.ndarray | None,
-    intervals: Intervals,
-    *,
-    among: np.ndarray | None = None,
-) -> OperatingPoint:
-    """Measure an operating point; all is undefined where there is none (`flagged` is None): a share among no images."""
-    among = np.ones(len(positive), bool) if among is None else among
-    ups, downs = positive & among, ~positive & among
-    lesions = intervals.groups_of(ups)
-    if flagged is None:
-        flagged = ups = downs = np.zeros(len(positive), bool)
-    served = flagged if abstained is None else flagged & ~abstained
-    return OperatingPoint(
-        sensitivity=intervals.of_proportion(flagged, ups),
-        sensitivity_as_served=intervals.of_proportion(served, ups),
-        specificity=intervals.of_proportion(~flagged, downs),
-        specificity_as_served=intervals.of_proportion(~served, downs),
-        lesions=Lesions(
-            n=lesions,
-            sensitivity=intervals.of_lesions(flagged, ups),
-            sensitivity_as_served=intervals.of_lesions(served, ups),
-        ),
-    )
-
-
-def _abstained(abstained: np.ndarray | None, melanoma: np.ndarray, intervals: Intervals) -> Estimate:
-    """Measure the share of the melanomas on which the release abstains: 0 where it never does."""
-    if abstained is None:
-        return Estimate(0.0) if melanoma.any() else UNDEFINED
-    return intervals.of_proportion(abstained, melanoma)
-
-
-def _at_references(
-    melanoma: np.ndarray, score: np.ndarray, among: np.ndarray, intervals: Intervals
-) -> dict[str, Estimate]:
-    """Measure `specificity_at_sensitivity` at each reference, over the images where `among` (n,) is true.
-
-    There is no interval where fewer than three groups of melanomas may be missed: the threshold is then that of one of
-    the very lowest scores, and the bootstrap covers the truth too seldom (67 % at 0.95 with 16 melanomas).
-    """
-    groups = intervals.groups_of(melanoma & among)
-
-    def specificity(weights: np.ndarray, reference: str) -> np.ndarray:
-        return metrics.specificity_at_sensitivity(melanoma, score, weights * among, float(reference))
-
-    figures = {reference: intervals.of(partial(specificity, reference=reference)) for reference in _REFERENCES}
-    # The margin is for rounding: of 30 groups 3 may be missed at 0.90.
-    too_few = [reference for reference in _REFERENCES if (1 - float(reference)) * groups < _FEWEST_MISSED - 1e-12]
-    return figures | {reference: Estimate(figures[reference].value) for reference in too_few}
 
 
 def at_prevalences(sensitivity: Estimate, specificity: Estimate) -> dict[str, dict[str, Estimate]]:

@@ -137,7 +137,7 @@ def _by(kind: str, dataset: Dataset, probabilities: np.ndarray, alert: np.ndarra
 
 
 def _names(kind: str, dataset: Dataset) -> tuple[list[str | None], list[str]]:
-    """Return the subgroup of each image, None where it is not recorded, and those that occur, in their order."""
+    """The subgroup of each image, None where it is not recorded, and those that occur, in their order."""
     column, name_of, order = _KINDS[kind]
     names = [name_of(cell) for cell in dataset[column]] if column in dataset.column_names else []
     recorded = {name for name in names if name is not None}
@@ -197,7 +197,7 @@ def _detection(alert: np.ndarray, lesions: np.ndarray, among: np.ndarray) -> Det
 
 
 def holm(p: list[float]) -> list[float]:
-    """Return p-values corrected for their number, so that one below 0.05 is by chance in 5 % at most (Holm 1979)."""
+    """P-values corrected for their number, so that one below 0.05 is by chance in 5 % at most (Holm 1979)."""
     order = np.argsort(p, kind="stable")
     steps = np.minimum(np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1)), 1)
     corrected = np.empty(len(p))
