@@ -96,7 +96,7 @@ class Config:
 
 
 def parse(arguments: list[str] | None = None, *, manual: str | None = None) -> Config:
-    """Return the settings that a command line gives; a bad one ends with argparse's message and exit code 2."""
+    """The settings that a command line gives; a bad one ends with argparse's message and exit code 2."""
     parser = HfArgumentParser(
         [Config],  # type: ignore[list-item]  # transformers calls the instance's type a `DataClassType`
         allow_abbrev=False,

@@ -14,14 +14,14 @@ class RunError(Exception):
     """It went wrong (exit code 1): the text says what, which, and what to do."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ' Did you mean ...?' with the nearest of the known words, or an empty string."""
-    near = get_close_matches(word, list(known), n=3, cutoff=0.5)
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return ' Did you mean ...?' with the nearest of the words, or an empty string."""
+    near = get_close_matches(word, list(words), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
 def first_few(items: Iterable, most: int = 5) -> str:
-    """Return the first items in words, and how many more there are."""
+    """The first items in words, and how many more there are."""
     items = list(items)
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(str(item) for item in items[:most]) + more

@@ -35,7 +35,7 @@ from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals
 from dermalert.evaluation.predict import SplitPredictions, predict
 from dermalert.taxonomy import ALERT, DIAGNOSES
-from dermalert.training import backbones
+from dermalert.training import efficientnet_lite
 
 FILES = {"graph": GRAPH, "model": "onnx/model.onnx", "quantized": "onnx/model_quantized.onnx"}
 """In a release, by what `metrics.json` calls them."""
@@ -152,7 +152,7 @@ def export(folder: Path, processor, name: str) -> None:
         name: `graph` or `model`.
     """
     model = _load(folder)
-    backbones.skip_identity_gates(model)
+    efficientnet_lite.skip_identity_gates(model)
     _EXPORTS[name](model, processor, folder / FILES[name])
 
 

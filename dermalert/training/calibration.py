@@ -68,7 +68,7 @@ def fit(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray | None) -> tupl
 
 
 def calibrated_loss(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray | None) -> float:
-    """Return the mean negative log-likelihood, in nats, that is left once logits are calibrated on these same images.
+    """The mean negative log-likelihood, in nats, that is left once logits are calibrated on these same images.
 
     By it the epochs of a training are compared: the loss as it is rises as a model grows too sure of itself, while it
     still learns to tell the classes apart (Ranjan 2024, arXiv 2404.07815); a calibration takes that back. NaN where the
@@ -86,7 +86,7 @@ def calibrated_loss(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray | N
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Return the temperature, in [0.05, 20], that minimises the negative log-likelihood (Guo 2017, arXiv 1706.04599).
+    """The temperature, in [0.05, 20], that minimises the negative log-likelihood (Guo 2017, arXiv 1706.04599).
 
     Args:
         logits: (n, classes).
@@ -100,7 +100,7 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 
 
 def fit_prior(logits: np.ndarray, truth: np.ndarray, prior: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the temperature and the bias a class that minimise the negative log-likelihood.
+    """The temperature and the bias a class that minimise the negative log-likelihood.
 
     A classifier trained as if all classes were equally common answers for that mix; the logarithm of the shares gives
     the mix of the data back (Menon 2021, arXiv 2007.07314). The biases start there and are held there by a normal

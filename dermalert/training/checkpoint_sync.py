@@ -36,14 +36,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.hub import client
 from dermalert.hub.retries import with_retries
-from dermalert.training import run_folder
+from dermalert.training import checkpoints, run_folder
+from dermalert.training.checkpoints import STATE, step_of
 from dermalert.training.recipe_trainer import WeightAverage
 
 logger = logging.getLogger(__name__)
 
-_STATE = "trainer_state.json"
-_RESUMABLE = (*MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", _STATE)
-_STEP = re.compile(rf"checkpoints/checkpoint-(\d+)/{_STATE}")
+_RESUMABLE = (*MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", STATE)
+_STEP = re.compile(rf"checkpoints/checkpoint-(\d+)/{STATE}")
 _RESERVED = re.compile(r"main|staging-.*|v\d.*|refs/.*|.*\.lock")  # by releases, by git
 _NAME = re.compile(r"\w[\w-]*([./]\w[\w-]*)*", re.ASCII)
 
@@ -116,7 +116,7 @@ def find(text: str, folder: Path, settings: dict) -> Snapshot:
     if held.run is None or not held.step:
         raise UsageError(f"{flag} '{branch}' holds no checkpoint of a run.")
     run_folder.check_settings(held.run, public(settings), f"{flag} '{branch}'", "name another branch")
-    here = run_folder.last_step(folder)
+    here = checkpoints.last_step(folder)
     if 0 < here < held.step:
         raise UsageError(
             f"'{folder}' has step {here} of this run and '{branch}' step {held.step}: name a new --output_dir to go on "
@@ -131,7 +131,7 @@ def fetch(held: Snapshot, folder: Path) -> None:
     Raises:
         RunError: the Hub cannot be reached, or no longer has them.
     """
-    here = run_folder.last_step(folder)
+    here = checkpoints.last_step(folder)
     if here:
         print(f"'{folder}' has step {here}, '{held.branch}' step {held.step}: the folder's is taken.")
         return
@@ -141,7 +141,7 @@ def fetch(held: Snapshot, folder: Path) -> None:
         client.download(held.branch.repo_id, held.commit, filter(_is_resumable, held.files), partial)
     (folder / "checkpoints").mkdir(exist_ok=True)
     # The best one first: it alone cannot be resumed from.
-    for path in sorted((partial / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1])):
+    for path in sorted((partial / "checkpoints").iterdir(), key=step_of):
         shutil.rmtree(folder / "checkpoints" / path.name, ignore_errors=True)  # one that was cut short
         path.replace(folder / "checkpoints" / path.name)
     shutil.rmtree(partial)
@@ -190,7 +190,7 @@ class Pushes(TrainerCallback):
         if held.run is None:
             raise UsageError(f"{flag} holds things that are no run: name a new branch.")
         run_folder.check_settings(held.run, public(settings), flag, "name a new branch")
-        here = max(run_folder.last_step(self.folder), resumed.step if resumed else 0)
+        here = max(checkpoints.last_step(self.folder), resumed.step if resumed else 0)
         if here < held.step:
             raise UsageError(
                 f"{flag} holds step {held.step} of this run and '{self.folder}' {f'step {here}' if here else 'none'}: "
@@ -225,7 +225,7 @@ class Pushes(TrainerCallback):
     def finish(self) -> str | None:
         """Push what the branch lacks; return a sentence where that fails, or None."""
         self._wait()
-        last = run_folder.last_step(self.folder)
+        last = checkpoints.last_step(self.folder)
         if last > self._pushed:
             try:
                 self._lay_out(last)
@@ -267,14 +267,14 @@ class Pushes(TrainerCallback):
         """Make a folder as the branch will be, of links: the Trainer may delete its own files meanwhile."""
         target, saved = self._links / str(step), self.folder / "checkpoints"
         shutil.rmtree(target, ignore_errors=True)
-        state = json.loads((saved / f"checkpoint-{step}" / _STATE).read_text())
+        state = json.loads((saved / f"checkpoint-{step}" / STATE).read_text())
         best = state["best_global_step"]
         state["best_model_checkpoint"] = None if best is None else f"checkpoint-{best}"  # no folder of this machine
         for each, patterns in {best: MODEL, step: _RESUMABLE}.items():
             if each is not None:
                 _link(saved / f"checkpoint-{each}", target / "checkpoints" / f"checkpoint-{each}", patterns)
-        (target / "checkpoints" / f"checkpoint-{step}" / _STATE).unlink()
-        write_json(target / "checkpoints" / f"checkpoint-{step}" / _STATE, state, finite=False)
+        (target / "checkpoints" / f"checkpoint-{step}" / STATE).unlink()
+        write_json(target / "checkpoints" / f"checkpoint-{step}" / STATE, state, finite=False)
         write_json(target / "run.json", self._run(), finite=False)
 
     def _run(self) -> dict:

@@ -26,11 +26,12 @@ from dermalert.errors import RunError, UsageError
 _Answer = TypeVar("_Answer")
 
 _PATIENCE = timedelta(days=2)  # that a process waits for the main one; one that has died is noticed at once
-_ENGINES = {
+_UNSUPPORTED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism",
+    "ACCELERATE_DYNAMO_BACKEND": "a compiler",
 }
 _OFF = ("", "0", "no", "false", "off", "n", "f")
 _GONE = "the run was stopped, or one of its processes has ended: the same command goes on from the last checkpoint."
@@ -86,7 +87,7 @@ def _is_of_the_connection(error: RuntimeError) -> bool:
 
 
 def broadcast_from_main(decide: Callable[[], _Answer]) -> _Answer:
-    """Return what the main process decides, in all of them; if it fails there, the others end without a word.
+    """What the main process decides, in all of them; if it fails there, the others end without a word.
 
     Raises:
         SystemExit: it failed in the main process, and this is another.
@@ -108,7 +109,7 @@ def broadcast_from_main(decide: Callable[[], _Answer]) -> _Answer:
 
 
 def run_on_main(do: Callable[[], _Answer]) -> _Answer | None:
-    """Return what the main process does while the others wait; in them None."""
+    """What the main process does while the others wait; in them None."""
     done = []
     broadcast_from_main(lambda: done.append(do()))
     return done[0] if done else None
@@ -152,33 +153,31 @@ def computes_in_bfloat16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def asked_precision() -> str | None:
-    """Return the mixed precision that accelerate's configuration asks for, `bf16` or `fp16`; None: the device's own.
+def requested_precision() -> str | None:
+    """The mixed precision that accelerate's configuration asks for, `bf16` or `fp16`; None: the device's own.
 
     Raises:
         UsageError: it asks for what a training here cannot do, or would not do as asked.
     """
-    for name, engine in _ENGINES.items():
+    for name, feature in _UNSUPPORTED.items():
         if _variable(name) not in _OFF:
-            raise _unfit(name, engine)
-    if _variable("ACCELERATE_DYNAMO_BACKEND") not in _OFF:
-        raise _unfit("ACCELERATE_DYNAMO_BACKEND", "a compiler")
+            raise _unfit(name, feature)
     if _variable("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") not in ("", "1"):
         raise _unfit("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "accumulated gradients")
     name = "ACCELERATE_MIXED_PRECISION"
-    asked = _variable(name)
-    if asked in _OFF or asked == _own_precision():
+    requested = _variable(name)
+    if requested in _OFF or requested == _own_precision():
         return None
-    if asked not in ("bf16", "fp16"):
-        raise _unfit(name, f"mixed precision '{asked}'")
-    if asked == "fp16" and not torch.accelerator.is_available():
+    if requested not in ("bf16", "fp16"):
+        raise _unfit(name, f"mixed precision '{requested}'")
+    if requested == "fp16" and not torch.accelerator.is_available():
         raise _unfit(name, "mixed precision 'fp16'", " on a CPU")
-    return asked
+    return requested
 
 
 def precision() -> str:
     """The mixed precision of a training here: `no`, `bf16` or `fp16`."""
-    return asked_precision() or _own_precision()
+    return requested_precision() or _own_precision()
 
 
 def _own_precision() -> str:
@@ -189,8 +188,8 @@ def _variable(name: str) -> str:
     return os.environ.get(name, "").strip().lower()
 
 
-def _unfit(name: str, asked: str, where: str = "") -> UsageError:
+def _unfit(name: str, feature: str, where: str = "") -> UsageError:
     return UsageError(
-        f"accelerate's configuration asks for {asked} ({name}={os.environ[name]}), which this training does not "
+        f"accelerate's configuration asks for {feature} ({name}={os.environ[name]}), which this training does not "
         f"support{where}: take it out of the configuration, or start without `accelerate launch`."
     )

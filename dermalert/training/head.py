@@ -15,7 +15,7 @@ def fold(layer: nn.Linear, temperature: float, bias: np.ndarray) -> None:
 
 @torch.no_grad()
 def last_linear(model: nn.Module, pixels: torch.Tensor) -> nn.Linear:
-    """Return the linear layer whose output is what a classifier gives as its logits.
+    """The linear layer whose output is what a classifier gives as its logits.
 
     Args:
         model: any transformers image classifier.

@@ -19,7 +19,7 @@ from transformers import (
 from dermalert.errors import RunError
 from dermalert.evaluation.trainer_metric import SkinLesionMetric
 from dermalert.imaging.device import to_device
-from dermalert.training import calibration, distributed, run_folder
+from dermalert.training import calibration, checkpoints, distributed
 from dermalert.training.sampling import Draws, WeightedSampler
 
 
@@ -93,7 +93,7 @@ class Seal(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Seal what was saved."""
         if distributed.is_main():
-            run_folder.seal(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+            checkpoints.seal(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
 
 class RecipeTrainer(Trainer):

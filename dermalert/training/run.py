@@ -17,7 +17,7 @@ from dermalert import commit
 from dermalert.config import Config
 from dermalert.errors import RunError, UsageError
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
-from dermalert.training import backbones, checkpoint_sync, distributed, run_folder
+from dermalert.training import backbones, checkpoint_sync, checkpoints, distributed, run_folder
 from dermalert.training.calibration import Calibration
 from dermalert.training.recipe_trainer import RecipeTrainer
 
@@ -47,7 +47,7 @@ class Run:
         self.config, self.folder = config, Path(config.output_dir)
         self.settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
         """What the result depends on: called again with others, the run is another one."""
-        self.settings["mixed_precision"] = distributed.asked_precision()
+        self.settings["mixed_precision"] = distributed.requested_precision()
         self._pushes = None
         if config.checkpoints_to and distributed.is_main():
             self._pushes = checkpoint_sync.Pushes(config.checkpoints_to, self.folder)
@@ -133,7 +133,7 @@ def start(config: Config, folder: Path, data: dict) -> tuple[PreTrainedModel, Ba
         folder: of the run, or of a fold.
         data: see `schema.describe`.
     """
-    checkpoint = distributed.broadcast_from_main(lambda: run_folder.last_checkpoint(folder))
+    checkpoint = distributed.broadcast_from_main(lambda: checkpoints.last_checkpoint(folder))
     model, processor = load_model(config, checkpoint)
     if checkpoint:
         print(f"Going on from '{checkpoint}'.")
@@ -149,7 +149,7 @@ def load_best(config: Config, folder: Path, state: TrainerState) -> tuple[PreTra
     Raises:
         RunError: the training diverged.
     """
-    model, processor = load_model(config, run_folder.best_checkpoint(folder, state.best_global_step))
+    model, processor = load_model(config, checkpoints.best_checkpoint(folder, state.best_global_step))
     model.config.clinical_groups = CLINICAL_GROUPS
     # Those of a release that was trained on from are of another model.
     model.config.refusal = model.config.attention = None
@@ -220,7 +220,7 @@ def load_model(config: Config, checkpoint: Path | None = None) -> tuple[PreTrain
 
 
 def about(model, *, base_model: str, data: dict, split_seed: int) -> dict:
-    """Return what a release's config will say of its making; what its base was trained on is part of that.
+    """What a release's config will say of its making; what its base was trained on is part of that.
 
     A base model's folder is named by its version or its last part, never by its path.
     """

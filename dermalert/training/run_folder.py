@@ -1,7 +1,7 @@
-"""The folder of a run: whose it is, where it stopped, and what it lacks.
+"""The folder of a run: whose it is, and whether it can be written to.
 
 - RUN/run.json: the settings that decide what the run computes
-- RUN/checkpoints/: the Trainer's, until the release stands
+- RUN/checkpoints/: the Trainer's, until the release stands; see `checkpoints`
 - RUN/folds/: the same for each fold, then its answers, until the release stands
 - RUN/pushing/: links to what `checkpoint_sync` pushes to the Hub
 - RUN/release/: appears whole, or not at all
@@ -10,19 +10,14 @@
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shutil
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
 from dermalert_space import files
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import TrainerState
 
 from dermalert.errors import RunError, UsageError, first_few
@@ -31,11 +26,10 @@ from dermalert.training import locks
 MAY_NAME_FOLDERS = ("dataset", "base_model", "weights_from", "external", "columns")
 """Settings that may hold a path of this machine, and stay out of what is published."""
 
-_ENDED = "ended.json"
-_STATE = "trainer_state.json"
-_DIGESTS = "digests.json"
+ENDED = "ended.json"
 _LOCK = ".dermalert-run.lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_IN_WORDS = ("os error 28", "os error 27", "PytorchStreamWriter", "inline_container")  # of safetensors and torch
 
 
 def check_name(folder: Path) -> None:
@@ -127,7 +121,7 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int, hold: Callable[[],
                 f"{needed_bytes / 1e6:,.0f} MB: make room, or name another --output_dir."
             )
         hold()
-        recorded = _read(folder / "run.json") or settings  # another run may have begun since this one looked
+        recorded = read_json(folder / "run.json") or settings  # another run may have begun since this one looked
         own = {key: value for key, value in settings.items() if key not in ("data", "sides")}
         check_settings(recorded, own, f"--output_dir '{folder}'", "name a new folder")
         check_images(recorded, settings, str(folder), "name a new --output_dir")
@@ -151,7 +145,7 @@ def check_shared(folder: Path, settings: dict) -> None:
 
 
 def disk_needed(model, *, pushed: bool) -> int:
-    """Return about how many bytes a run writes: the release with its copies in ONNX, and its checkpoints.
+    """About how many bytes a run writes: the release with its copies in ONNX, and its checkpoints.
 
     These are three, and two more while they are pushed; each holds the averaged weights, those to train on with, and
     Adam's two moments.
@@ -167,180 +161,24 @@ def drop_checkpoints(folder: Path) -> None:
     for name in ("folds", "pushing", "fetched.partial"):
         shutil.rmtree(folder / name, ignore_errors=True)
     with contextlib.suppress(OSError):
-        (folder / "checkpoints" / _ENDED).unlink(missing_ok=True)
+        (folder / "checkpoints" / ENDED).unlink(missing_ok=True)
         (folder / "checkpoints").rmdir()
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint that can be gone on from; what was cut short or damaged after it is removed.
-
-    Its state names the best checkpoint by a path; that is brought up to date, because the folder may have moved.
-
-    Raises:
-        RunError: all of them are damaged.
-    """
-    checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"), key=_step, reverse=True)
-    unfinished = [path for path in checkpoints if not (path / _STATE).exists()]  # what the Trainer writes last
-    checkpoints = [path for path in checkpoints if path not in unfinished]
-    # An earlier one without a state is the best one's model, fetched from a branch.
-    unfinished = [path for path in unfinished if not checkpoints or _step(path) > _step(checkpoints[0])]
-    damages = {}
-    for path in checkpoints:
-        damages[path] = _damage(folder, path)
-        if not damages[path]:
-            break
-    usable = next((path for path, damage in damages.items() if not damage), None)
-    if checkpoints and not usable:
-        raise RunError(
-            f"no checkpoint in '{folder / 'checkpoints'}' can be gone on from "
-            f"({'; '.join(filter(None, damages.values()))}): delete "
-            "that folder to train anew, or name a new --output_dir, with --resume_from if a branch has the checkpoints."
-        )
-    with writing(folder):
-        for path in unfinished:
-            shutil.rmtree(path)
-        if usable:
-            _go_back(folder, usable, {path: damage for path, damage in damages.items() if damage})
-    return usable
-
-
-def _go_back(folder: Path, usable: Path, damages: dict[Path, str]) -> None:
-    """Drop damaged checkpoints after the one that is gone on from, and bring its state up to date."""
-    for path, damage in damages.items():
-        print(f"{damage}: the one before it is taken, '{usable.name}'.")
-        shutil.rmtree(path)
-        (folder / "checkpoints" / _ENDED).unlink(missing_ok=True)  # that was with the one that is dropped
-    state = json.loads((usable / _STATE).read_text())
-    state["best_model_checkpoint"] = str(best_checkpoint(folder, state["best_global_step"]))
-    files.write_json(usable / _STATE, state, finite=False)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("-")[1])
-
-
-def seal(checkpoint: Path) -> None:
-    """Have a checkpoint on the disk, and note what its files must hash to, but for those of other processes."""
-    files.sync(checkpoint)
-    names = sorted(path.name for path in checkpoint.iterdir() if not path.match("rng_state_*"))
-    files.write_json(checkpoint / _DIGESTS, {name: _digest(checkpoint / name) for name in names if name != _DIGESTS})
-
-
-def _digest(path: Path) -> str:
-    if path.name == _STATE:  # without the path that is brought up to date
-        state = {key: value for key, value in json.loads(path.read_text()).items() if key != "best_model_checkpoint"}
-        return hashlib.blake2b(json.dumps(state, sort_keys=True).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def _damage(folder: Path, checkpoint: Path) -> str | None:
-    """Return, as a clause, what keeps a checkpoint from being gone on from; None where nothing does."""
-    if not _is_sound_state(checkpoint):
-        return f"'{checkpoint.name}' is damaged ({_STATE})"
-    best = json.loads((checkpoint / _STATE).read_text())["best_global_step"]
-    random_states = [path.name for path in checkpoint.glob("rng_state*.pth")] or ["rng_state.pth"]
-    needed = ["optimizer.pt", "scheduler.pt", *random_states]
-    damaged = [*_damaged_weights(checkpoint), *_damaged_files(checkpoint, needed)]
-    if damaged:
-        return f"'{checkpoint.name}' is damaged ({first_few(damaged)})"
-    best = best and best_checkpoint(folder, best)
-    damaged = _damaged_weights(best) if best else []
-    return (
-        f"'{best.name}', the best one until '{checkpoint.name}', is damaged ({first_few(damaged)})" if damaged else None
-    )
-
-
-def _is_sound_state(checkpoint: Path) -> bool:
-    """Tell whether the state of a checkpoint is one, of this step."""
-    state = _read(checkpoint / _STATE)
-    if state is None or not {"global_step", "epoch", "best_global_step", "stateful_callbacks"} <= state.keys():
-        return False
-    try:
-        TrainerState(**state)
-    except (TypeError, ValueError, AttributeError, KeyError):
-        return False
-    return state["global_step"] == _step(checkpoint) and not _damaged_files(checkpoint, [_STATE])
-
-
-def _damaged_weights(checkpoint: Path) -> list[str]:
-    """The names of the files of a checkpoint's model that are missing, or not as they were written."""
-    weights = {path.name for path in checkpoint.glob("*.safetensors")}
-    weights |= {name for name in _read(checkpoint / _DIGESTS) or {} if name.endswith(".safetensors")}
-    if not any(name.startswith("model") for name in weights):
-        weights |= {"model.safetensors"}
-    return _damaged_files(checkpoint, ["config.json", "preprocessor_config.json", *sorted(weights)])
-
-
-def _damaged_files(checkpoint: Path, names: Iterable[str]) -> list[str]:
-    """Which of the files of a checkpoint are missing, or not as they were written."""
-    digests = _read(checkpoint / _DIGESTS) or {}  # of a branch, or of a run made before, there are none
-    return [name for name in names if not _is_sound(checkpoint / name, digests.get(name))]
-
-
-def _is_sound(path: Path, digest: str | None) -> bool:
-    """Tell whether a file hashes to its digest; where it has none, whether it is whole, as far as that can be seen."""
-    try:
-        if digest is not None:
-            return _digest(path) == digest
-        if path.suffix == ".json":
-            return _read(path) is not None
-        if path.suffix != ".safetensors":
-            return _is_sound_zip(path)
-        with safe_open(path, "pt"):  # it checks the length
-            return True
-    except (OSError, ValueError, SafetensorError):
-        return False
-
-
-def _is_sound_zip(path: Path) -> bool:
-    """Tell whether a file that `torch.save` wrote is whole: a zip whose members have their checksums, and that opens.
-
-    What it holds beside tensors is not judged here: that is refused when it is read.
-    """
-    try:
-        with zipfile.ZipFile(path) as file:
-            if file.testzip() is not None:
-                return False
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UnpicklingError:
-        return True
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError):
-        return False
-    return True
-
-
-def last_step(folder: Path) -> int:
-    """Return the step of the last checkpoint that was written whole, 0 where there is none; nothing is changed."""
-    states = (folder / "checkpoints").glob("checkpoint-*/trainer_state.json")
-    return max((int(path.parent.name.split("-")[1]) for path in states if _read(path)), default=0)
-
-
-def best_checkpoint(folder: Path, step: int | None) -> Path:
-    """Return the checkpoint of a step.
-
-    Raises:
-        RunError: no step was the best one, because no validation figure was a number.
-    """
-    if step is None:
-        raise RunError("the training diverged: no epoch has a validation figure. Try a lower --learning_rate.")
-    return folder / "checkpoints" / f"checkpoint-{step}"
 
 
 def write_end(folder: Path, state: TrainerState, speed: dict) -> None:
     """Remember that the training has ended, how, and how fast it was."""
     content = {"state": dataclasses.asdict(state), "speed": speed}
-    files.write_json(folder / "checkpoints" / _ENDED, content, finite=False)  # a loss may be no number
+    files.write_json(folder / "checkpoints" / ENDED, content, finite=False)  # a loss may be no number
 
 
 def read_end(folder: Path) -> tuple[TrainerState, dict] | None:
-    """Return the state and the speed of a training that has ended, or None."""
-    recorded = _read(folder / "checkpoints" / _ENDED)
+    """The state and the speed of a training that has ended, or None."""
+    recorded = read_json(folder / "checkpoints" / ENDED)
     return (TrainerState(**recorded["state"]), recorded["speed"]) if recorded else None
 
 
-def _read(path: Path) -> dict | None:
-    """Return what a JSON file holds, or None where it is missing or cut short."""
+def read_json(path: Path) -> dict | None:
+    """What a JSON file holds, or None where it is missing or cut short."""
     try:
         recorded = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -348,11 +186,12 @@ def _read(path: Path) -> dict | None:
     return recorded if isinstance(recorded, dict) else None
 
 
-class Alone:
+class Alone(contextlib.ExitStack):
     """Keeps a run's folder to one run, from its start if the folder is there, else from when it is."""
 
     def __init__(self, folder: Path):
-        self._folder, self._stack, self._held = folder, contextlib.ExitStack(), False
+        super().__init__()
+        self._folder, self._held = folder, False
 
     def hold(self) -> None:
         """Take the folder if it is there.
@@ -362,14 +201,8 @@ class Alone:
         """
         if not self._held and self._folder.is_dir():
             with writing(self._folder):
-                self._stack.enter_context(locks.held(self._folder / _LOCK, waits=False))
+                self.enter_context(locks.held(self._folder / _LOCK, waits=False))
             self._held = True
-
-    def __enter__(self) -> "Alone":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stack.close()
 
 
 @contextlib.contextmanager
@@ -383,11 +216,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         number = getattr(error, "errno", None)
-        text = str(error)
-        # safetensors and torch report a failed write as errors of their own.
-        if number in _FULL or any(
-            word in text for word in ("os error 28", "os error 27", "PytorchStreamWriter", "inline_container")
-        ):
+        if number in _FULL or any(words in str(error) for words in _FULL_IN_WORDS):
             raise RunError(
                 f"the disk of '{folder}' is full: make room and run the same command again; it goes on from the last "
                 "checkpoint."

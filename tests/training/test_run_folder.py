@@ -13,7 +13,7 @@ from dermalert_space import files
 from safetensors.torch import save_file
 
 from dermalert.errors import RunError, UsageError
-from dermalert.training import locks, run_folder
+from dermalert.training import checkpoints, locks, run_folder
 
 LOCK = ".dermalert-run.lock"
 
@@ -30,7 +30,7 @@ def checkpoint(run, step, *, best=None, sealed=True):
     state = {"global_step": step, "epoch": step / 10, "best_global_step": best or step, "stateful_callbacks": {}}
     (folder / "trainer_state.json").write_text(json.dumps(state))
     if sealed:
-        run_folder.seal(folder)
+        checkpoints.seal(folder)
     return folder
 
 
@@ -72,7 +72,7 @@ def test_of_a_damaged_last_checkpoint_the_one_before_is_taken_and_that_is_said(t
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
     files.write_json(tmp_path / "checkpoints" / "ended.json", {})
     damage(last / name)
-    assert run_folder.last_checkpoint(tmp_path) == before
+    assert checkpoints.last_checkpoint(tmp_path) == before
     assert not last.exists()
     if not (name == "trainer_state.json" and damage is os.unlink):  # that one was never finished
         said = capsys.readouterr().out
@@ -84,15 +84,15 @@ def test_of_a_damaged_last_checkpoint_the_one_before_is_taken_and_that_is_said(t
 def test_changed_bytes_in_the_middle_are_damage_too(tmp_path, name):
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
     scrambled(last / name)
-    assert run_folder.last_checkpoint(tmp_path) == before
+    assert checkpoints.last_checkpoint(tmp_path) == before
 
 
 def test_a_checkpoint_of_a_run_made_before_there_were_digests_is_taken(tmp_path):
     checkpoint(tmp_path, 10)
     last = checkpoint(tmp_path, 20, sealed=False)
-    assert run_folder.last_checkpoint(tmp_path) == last
+    assert checkpoints.last_checkpoint(tmp_path) == last
     halved(last / "model.safetensors")
-    assert run_folder.last_checkpoint(tmp_path).name == "checkpoint-10"
+    assert checkpoints.last_checkpoint(tmp_path).name == "checkpoint-10"
 
 
 def test_the_model_of_the_best_checkpoint_alone_as_a_branch_holds_it_is_kept(tmp_path):
@@ -101,7 +101,7 @@ def test_the_model_of_the_best_checkpoint_alone_as_a_branch_holds_it_is_kept(tmp
         (best / name).unlink()
     (best / "digests.json").unlink()
     (unfinished / "trainer_state.json").unlink()
-    assert run_folder.last_checkpoint(tmp_path) == last
+    assert checkpoints.last_checkpoint(tmp_path) == last
     assert best.exists() and not unfinished.exists()
 
 
@@ -110,7 +110,7 @@ def test_where_all_are_damaged_one_sentence_says_so_and_nothing_is_deleted(tmp_p
     halved(first / "optimizer.pt")
     emptied(last / "rng_state.pth")
     with pytest.raises(RunError, match=r"checkpoint-20' is damaged \(rng_state.pth\).*checkpoint-10.*optimizer.pt"):
-        run_folder.last_checkpoint(tmp_path)
+        checkpoints.last_checkpoint(tmp_path)
     assert first.exists() and last.exists()
 
 
@@ -119,7 +119,7 @@ def test_a_last_checkpoint_whose_best_one_is_damaged_is_not_gone_on_from(tmp_pat
     checkpoint(tmp_path, 20, best=10)
     halved(best / "model.safetensors")
     with pytest.raises(RunError, match="'checkpoint-10', the best one until 'checkpoint-20', is damaged"):
-        run_folder.last_checkpoint(tmp_path)
+        checkpoints.last_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[1", '{"a": NaN', "null"])
@@ -203,12 +203,12 @@ def test_a_flipped_bit_anywhere_is_damage_or_changes_nothing(tmp_path, name, sea
     content, expected = whole.read_bytes(), torch.load(whole)
     for at in range(0, len(content), 29):
         flipped(whole, at)
-        sound = not run_folder._damaged_files(whole.parent, [name])
+        sound = not checkpoints._damaged_files(whole.parent, [name])
         assert not (sound and sealed), at
         if sound:
             assert torch.load(whole)["state"].equal(expected["state"]), at
         whole.write_bytes(content)
-    assert not run_folder._damaged_files(whole.parent, [name])
+    assert not checkpoints._damaged_files(whole.parent, [name])
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_what_stands_behind_the_end_of_a_json_file_is_damage(tmp_path, name, end
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, sealed=False)
     with (last / name).open("a", errors="surrogateescape") as file:
         file.write(ending)
-    assert run_folder.last_checkpoint(tmp_path) == before
+    assert checkpoints.last_checkpoint(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_what_stands_behind_the_end_of_a_json_file_is_damage(tmp_path, name, end
 def test_a_state_that_is_none_of_its_step_is_damage(tmp_path, capsys, state):
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, sealed=False)
     (last / "trainer_state.json").write_text(json.dumps(state))
-    assert run_folder.last_checkpoint(tmp_path) == before
+    assert checkpoints.last_checkpoint(tmp_path) == before
     assert "'checkpoint-20' is damaged (trainer_state.json)" in capsys.readouterr().out
 
 
@@ -248,18 +248,18 @@ def test_a_changed_figure_in_a_state_or_a_config_is_damage_where_digests_tell(tm
     before, last = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
     state = json.loads((last / "trainer_state.json").read_text())
     (last / "trainer_state.json").write_text(json.dumps(state | {"epoch": 3.0}))
-    assert run_folder.last_checkpoint(tmp_path) == before
+    assert checkpoints.last_checkpoint(tmp_path) == before
     last = checkpoint(tmp_path, 20)
     (last / "config.json").write_text('{"hidden_size": 33}')
-    assert run_folder.last_checkpoint(tmp_path) == before
+    assert checkpoints.last_checkpoint(tmp_path) == before
 
 
 def test_a_folder_that_has_moved_keeps_its_checkpoints_whole(tmp_path):
     checkpoint(tmp_path / "here", 10)
-    run_folder.last_checkpoint(tmp_path / "here")
+    checkpoints.last_checkpoint(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     for _ in range(2):
-        assert run_folder.last_checkpoint(tmp_path / "there").name == "checkpoint-10"
+        assert checkpoints.last_checkpoint(tmp_path / "there").name == "checkpoint-10"
     state = json.loads((tmp_path / "there/checkpoints/checkpoint-10/trainer_state.json").read_text())
     assert state["best_model_checkpoint"] == str(tmp_path / "there/checkpoints/checkpoint-10")
 
@@ -268,9 +268,9 @@ def test_a_random_state_of_another_process_may_be_written_after_the_seal(tmp_pat
     last = checkpoint(tmp_path, 10)
     for rank in range(2):
         torch.save({"state": torch.ones(3)}, last / f"rng_state_{rank}.pth")
-    run_folder.seal(last)
+    checkpoints.seal(last)
     torch.save({"state": torch.zeros(5)}, last / "rng_state_1.pth")
-    assert run_folder.last_checkpoint(tmp_path) == last
+    assert checkpoints.last_checkpoint(tmp_path) == last
 
 
 @pytest.mark.parametrize("name", [b"r\xe9sultat", b"caf\xe9/run", b"\xff\xfe", b"ok/\xe4"])
