@@ -13,7 +13,7 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 9000000000
 export MALLOC_TOP_PAD_ ?= 268435456
 
-.PHONY: demo model test test-unit test-all test-oldest-hub space lint clean
+.PHONY: demo model test test-unit test-all test-oldest-hub space lint docs clean
 
 # Re-installs only when the list of dependencies changes.
 .venv/ready: pyproject.toml
@@ -64,6 +64,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_docs.py
+
+docs: .venv/ready ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## all that the other targets made
-	rm -rf .venv .venv-oldest runs .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-oldest runs site .pytest_cache .ruff_cache *.egg-info

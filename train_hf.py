@@ -3,7 +3,7 @@ r"""Fine-tune an image classifier on skin lesions, measure it on images held out
     python train_hf.py --dataset isic9/ --base_model efficientnet-lite0 --output_dir runs/isic9 \
         --push_to_hub USER/REPO --version v1.0.0
 
-README.md tells what came out of it, on this set and on three together. In two minutes, on generated lesions (`make
+docs/results.md has what came out of it, on this set and on three together. In two minutes, on generated lesions (`make
 demo`):
 
     python train_hf.py --dataset demo --output_dir runs/demo --image_size 96 --epochs 6

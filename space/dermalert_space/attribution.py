@@ -123,7 +123,7 @@ def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | No
     """Return the layer whose features (1, channels, rows, columns) Grad-CAM is to read; None of a network of tokens.
 
     It is the last one before the features are made coarser for the last time: each place of those that come after sees
-    nearly the whole picture, and deleting what they mark does less (benchmarks/README.md).
+    nearly the whole picture, and deleting what they mark does less (docs/measurements.md).
     """
     layers: list[tuple[int, nn.Module]] = []
 

@@ -22,6 +22,7 @@ from dermalert.taxonomy import DIAGNOSES
 pytestmark = pytest.mark.integration
 
 MOST_BYTES = 12_000_000
+README, RESULTS = REPOSITORY / "README.md", REPOSITORY / "docs" / "results.md"
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,9 @@ def test_it_says_what_made_it(figures):
         ("after it", ["calibration", "ece"]),
     ],
 )
-def test_the_readme_quotes_its_figures(figures, row, keys):
-    lines = (REPOSITORY / "README.md").read_text().splitlines()
-    first = next(i for i, line in enumerate(lines) if line == "### The bundled release")
+def test_the_results_quote_its_figures(figures, row, keys):
+    lines = RESULTS.read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line == "## The bundled release")
     cells = next(line for line in lines[first:] if line.startswith(f"| {row} |")).split("|")[2:-1]
     for name, cell in zip(("held_out", "official_test", "clean_test"), cells, strict=True):
         found = figures["splits"][name]
@@ -107,9 +108,33 @@ def test_the_readme_quotes_its_figures(figures, row, keys):
         assert cell.strip() == format_estimate(found), name
 
 
-def test_the_readme_says_of_it_what_was_measured(figures):
-    text = (REPOSITORY / "README.md").read_text()
-    text = " ".join(text[text.index("### The bundled release") : text.index("**At another clinic")].split())
+@pytest.mark.parametrize(("split", "row"), [("held_out", "held out, two"), ("official_test", "Test of the nine-class")])
+def test_the_table_of_the_readme_quotes_its_figures(figures, split, row):
+    line = next(line for line in README.read_text().splitlines() if line.startswith(f"| {row}"))
+    measured = figures["splits"][split]
+    melanoma = measured["melanoma"]
+    keys = ("auroc", "sensitivity_refusals_missed", "specificity_as_served")
+    quoted = [f"{measured['n']}, {melanoma['n']}", *(format_estimate(melanoma[key]) for key in keys)]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == quoted
+
+
+def test_the_readme_says_what_is_not_good(figures):
+    text, held_out = README.read_text(), figures["splits"]["held_out"]
+    alarms = 1 - held_out["melanoma"]["specificity_as_served"]["value"]
+    weakest = held_out["subgroup_sensitivity"]["weakest"]
+    assert f"{alarms * 100:.0f} of 100 held-out images that show no melanoma raise the alert" in text
+    assert f"{format_estimate(held_out['per_class']['melanoma']['sensitivity'])} of the melanomas" in text
+    assert weakest["name"] in text
+    assert f"{format_estimate(weakest['sensitivity'])}, of {weakest['n_melanomas']} melanoma lesions" in text
+    assert (
+        f"above it by {format_estimate(figures['baselines']['mean_colour']['margin']['melanoma_auroc'])}"
+        in " ".join(RESULTS.read_text().split())
+    )
+
+
+def test_the_results_say_of_it_what_was_measured(figures):
+    text = RESULTS.read_text()
+    text = " ".join(text[text.index("## The bundled release") : text.index("## At another clinic")].split())
     held_out, training = figures["splits"]["held_out"], figures["training"]
     quoted = [each["auroc"] for each in held_out["melanoma"]["by_source"].values()]
     quoted += [held_out["melanoma"]["auroc"], held_out["melanoma"]["specificity_nevi_at_sensitivity"]["0.866"]]
@@ -136,19 +161,20 @@ def test_the_readme_says_of_it_what_was_measured(figures):
     assert f"p = {weakest['p']:.2g}, and {weakest['p_corrected']:.2g} corrected" in text
 
 
-def test_each_sensitivity_of_the_readme_says_whether_abstention_counts():
-    text = (REPOSITORY / "README.md").read_text()
+@pytest.mark.parametrize(("page", "n_rows", "n_sentences"), [(README, 0, 1), (RESULTS, 7, 5)])
+def test_each_sensitivity_says_whether_abstention_counts(page, n_rows, n_sentences):
+    text = page.read_text()
     rows = [line for line in text.splitlines() if re.match(r"\| [^|]*(sensitivity|specificity)[^|]* \| \d", line)]
     sentences = re.split(r"(?<=[.:;]) |\n\n", re.sub(r"(?<!\n)\n(?!\n)", " ", re.sub(r"(?m)^\|.*$", "", text)))
     measured = [line for line in sentences if re.search(r"sensitivity.* \d\.\d+", line)]
-    assert len(rows) == 7 and len(measured) >= 5
+    assert len(rows) == n_rows and len(measured) >= n_sentences
     assert [line for line in rows + measured if "as served" not in line and "without abstention" not in line] == []
 
 
-def test_the_readme_says_how_fast_its_graph_is_by_the_comparator_of_its_card(figures):
+def test_the_docs_say_how_fast_its_graph_is_by_the_comparator_of_its_card(figures):
     speed = figures["onnx"]["graph"]["speed"]
     quoted = f"one image {speed['single']:.1f} times and 16 at once {speed['batch']:.1f} times as fast as by PyTorch"
-    assert quoted in " ".join((REPOSITORY / "README.md").read_text().split())
+    assert quoted in " ".join((REPOSITORY / "docs" / "release.md").read_text().split())
     assert figures["onnx"]["batch_size"] == 16
 
 
