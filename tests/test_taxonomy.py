@@ -1,4 +1,7 @@
+import re
+
 import pytest
+from support.paths import REPOSITORY
 
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES, MALIGNANT, PRECURSOR, diagnosis, find, finer, malignancy
@@ -125,3 +128,12 @@ def test_of_two_names_the_one_that_says_more_counts_unless_they_contradict_each_
     assert finer(first, second) == name
     other = finer(second, first)
     assert other == name or {finer(first, other), finer(second, other)} == {first, second}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_names_that_the_documentation_accepts_are_accepted(page):
+    lines = (REPOSITORY / page).read_text().splitlines()
+    rows = {cells[1].strip(): cells[2] for line in lines if len(cells := line.split("|")) == 4}
+    listed = {name: label for label in DIAGNOSES for name in re.findall("`([^`]+)`", rows[label])}
+    assert len(listed) > 25
+    assert {name: find(name) for name in listed} == listed

@@ -50,7 +50,7 @@ SEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print the table that `benchmarks/README.md` shows."""
+    """Print the table that `docs/results.md` shows."""
     dataset, _ = label_repair.repair(loading.load(arguments.dataset, merge=False), "archive")
     copies = pairs(dataset, arguments.images)
     if not copies:

@@ -35,7 +35,7 @@ STEPS = ("load", "stream", "epoch", "triage")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure and print what `benchmarks/README.md` shows."""
+    """Measure and print what `docs/measurements.md` shows."""
     print(f"load average {os.getloadavg()[0]:.1f}")
     print("| images | step | ms of the clock an image | of the processor | MB of its own | MB of all |")
     print("|---|---|---|---|---|---|")

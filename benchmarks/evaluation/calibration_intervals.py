@@ -134,7 +134,7 @@ def line(*cells) -> None:
 
 
 def main(draws: int) -> None:
-    """Measure and print what `benchmarks/README.md` shows.
+    """Measure and print what `docs/measurements.md` shows.
 
     Args:
         draws: data sets a row.

@@ -96,7 +96,7 @@ def refusals(melanomas: int, worse: str, pairs: int, seed: int = 0) -> dict[str,
 
 
 def main(pairs: int) -> None:
-    """Measure and print what `benchmarks/README.md` shows.
+    """Measure and print what `docs/measurements.md` shows.
 
     Args:
         pairs: of releases a row.

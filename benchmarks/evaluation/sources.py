@@ -108,7 +108,7 @@ def of_source(dataset: Dataset, name: str, *, inside: bool) -> Dataset:
 
 
 def as_markdown(runs: list[dict]) -> str:
-    """The table that `benchmarks/README.md` shows."""
+    """The table that `docs/results.md` shows."""
     lines = [
         "| left out | epochs | n, melanomas | melanoma AUROC | against nevi | sensitivity at the alert | specificity "
         "| ECE | best baseline there | melanoma AUROC among its own, held out |",

@@ -25,7 +25,7 @@ from dermalert.errors import RunError, run_command
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure and print what `benchmarks/README.md` shows."""
+    """Measure and print what `docs/measurements.md` shows."""
     paths = images(arguments.dataset, arguments.images)
     with tempfile.TemporaryDirectory() as scratch:
         _, model = releases(contract.find(arguments.model), Path(scratch))

@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def as_markdown(differences: dict[str, dict], speeds: dict[int, dict], *, images: int, batch_size: int) -> str:
-    """The tables that `benchmarks/README.md` shows."""
+    """The tables that `docs/measurements.md` shows."""
     files = [differences[name] for name in _COLUMNS]
     lines = [
         _line(f"n = {images} held-out images", list(_COLUMNS.values())),

@@ -49,7 +49,7 @@ Way = Callable[[list[Path]], np.ndarray]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure and print what `benchmarks/README.md` shows."""
+    """Measure and print what `docs/measurements.md` shows."""
     torch.set_num_threads(arguments.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

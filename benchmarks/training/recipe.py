@@ -227,7 +227,7 @@ def compare(runs: dict[tuple[int, int], dict], validation: Dataset) -> dict:
 
 
 def as_markdown(table: dict) -> str:
-    """The table that `benchmarks/README.md` shows."""
+    """The table that `docs/results.md` shows."""
     names = [name for name in next(iter(table["rows"].values())) if name not in ("seeds", "seconds")]
     lines = [f"n = {table['images']} images in {table['groups']} groups\n", "| | minutes | " + " | ".join(names) + " |"]
     lines += ["|---" * (len(names) + 2) + "|"]
