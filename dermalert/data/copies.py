@@ -26,8 +26,8 @@ from dermalert.errors import RunError
 from dermalert.imaging import local_features
 from dermalert.imaging.local_features import FEATURES
 
-# Of 25 pairs of MILK10k and HAM10000, each had at least 11 matches and correlated by 0.45 or more; of 25 pairs of two
-# different lesions, none had even four matches.
+# Chosen on half of 663 pairs of MILK10k and HAM10000, among 4,124 images; of the other half, 327 of 329 are found. Of all
+# 815 pairs reported there, 793 were known before, and the others showed one lesion to the eye.
 MATCHES = 8  # least features that lie where they should
 SIMILAR = 0.3  # least correlation of the details
 
@@ -205,7 +205,7 @@ def _most_votes(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _proposals(features: np.ndarray, blocks: list[np.ndarray]) -> Iterator[tuple[int, int]]:
     index = _Index(features)
-    with tqdm(total=len(features), desc="Searching copies across sources", unit=" images", delay=2) as bar:
+    with tqdm(total=sum(map(len, blocks[1:])), desc="Searching copies across sources", unit=" images", delay=2) as bar:
         for number, block in enumerate(blocks):
             for chunk in _chunks(block) if number else ():
                 for position, alike in zip(chunk.tolist(), index.most_alike(features[chunk]), strict=True):
