@@ -150,7 +150,10 @@ def test_the_results_say_of_it_what_was_measured(figures):
     assert [
         found for found in (format_estimate(ratio["observed_over_expected"]) for ratio in ratios) if found not in text
     ] == []
-    for name, sentence in (("alert", "{missed} of {lesions} melanomas"), ("attention", "{missed} of {lesions} missed")):
+    for name, sentence in (
+        ("alert", "{missed} of {lesions} melanomas"),
+        ("attention", "{missed} of {lesions} are missed"),
+    ):
         point = figures[name]
         assert sentence.format(**point) in text
         assert f"threshold ({threshold_share(point['threshold']).replace('%', ' %')})" in text
