@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from dermalert_space import files
+from dermalert_space import contract, files
 
 from dermalert.data import table_columns
 from dermalert.errors import RunError, UsageError, run_command
@@ -17,7 +17,17 @@ Repair = Annotated[
     typer.Option(help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing"),
 ]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+ModelRepo = Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")]
+
+
+class _Jobs(typer.core.TyperGroup):
+    def invoke(self, ctx) -> None:
+        """Run a command; an error of ours is one sentence and an exit code."""
+        run = super().invoke
+        raise typer.Exit(run_command(lambda: run(ctx)))
+
+
+app = typer.Typer(cls=_Jobs, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -54,38 +64,26 @@ def audit(
     ] = None,
 ) -> None:
     """Say what is wrong with a data set: duplicates, contradictions, leaks, confounding, damaged files."""
-    options = {"columns": columns or [], "streaming": streaming}
-    raise typer.Exit(run_command(lambda: _audit(dataset, options, json, figures, fail_on or [])))
-
-
-def _audit(names: list[str], options: dict, json: Path | None, figures: Path | None, fail_on: list[str]) -> None:
     from dermalert.data import audit, audit_report, loading
 
-    audit.check_kinds(fail_on)
+    audit.check_kinds(fail_on or [])
     _check_targets(json, figures)
-    columns = table_columns.mapping(options["columns"])
-    faults: list[str] = []
-    options |= {"columns": columns, "merge": False, "faults": faults}
-    dataset = loading.load(names, labels=None, **options)
-    report = audit.audit(dataset, unreadable=faults)
+    mapping, faults = table_columns.mapping(columns or []), []
+    rows = loading.load(dataset, labels=None, columns=mapping, streaming=streaming, merge=False, faults=faults)
+    report = audit.audit(rows, unreadable=faults)
     typer.echo(audit_report.headline(report))
     audit_report.show(report)
     if json:
         files.write_json(json, report)
     if figures:
-        drawn = audit_report.contact_sheets(report, dataset, figures)
+        drawn = audit_report.contact_sheets(report, rows, figures)
         typer.echo(f"{len(drawn)} contact sheets in '{figures}'.")
-    failed = audit.failures(report, fail_on)
-    if failed:
+    if failed := audit.failures(report, fail_on or []):
         raise RunError(f"found {', '.join(failed)} (--fail-on).")
 
 
 def _check_targets(json: Path | None, figures: Path | None) -> None:
-    """Refuse what a report could not be written to, before the work is done.
-
-    Raises:
-        UsageError: a file where a folder is meant or the other way round, or no right to write there.
-    """
+    """Refuse what a report could not be written to, before the work is done."""
     if json and json.is_dir():
         raise UsageError(f"--json '{json}' is a folder: name a file.")
     if figures and figures.exists() and not figures.is_dir():
@@ -114,19 +112,15 @@ def publish_dataset(
     ] = False,
 ) -> None:
     """Publish a data set, repaired, split without leaks and audited, with a card; the image files as they are."""
-    raise typer.Exit(run_command(lambda: _publish_dataset(dataset, repo_id, repair, license, public)))
-
-
-def _publish_dataset(names: list[str], repo_id: str, policy: str, license: str | None, public: bool) -> None:
     from dermalert.data import loading
     from dermalert.publishing import datasets
 
     exists = datasets.check_can_publish(repo_id, public=public, license=license)
     faults: list[str] = []
-    shipped = loading.load(names, faults=faults)
+    shipped = loading.load(dataset, faults=faults)
     license = datasets.license_of(shipped, license)
     typer.echo(f"{repo_id} will be {'public' if public else 'private'}, under the licence {license}.")
-    parts, figures = datasets.prepare(shipped, policy, license, unreadable=faults)
+    parts, figures = datasets.prepare(shipped, repair, license, unreadable=faults)
     changed = datasets.publish(parts, figures, repo_id, public=public, must_exist=exists)
     done = "Published" if changed else "Nothing to do, it is there already"
     typer.echo(f'{done}: {figures["data"]["images"]} images, load_dataset("{repo_id}").')
@@ -154,12 +148,6 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="write all figures there, for machines", metavar="FILE")] = None,
 ) -> None:
     """Measure anyone's checkpoint on anyone's data, with intervals; seven, eight and two classes will do too."""
-    raise typer.Exit(run_command(lambda: _evaluate(model, dataset, label_map, repair, columns or [], json)))
-
-
-def _evaluate(
-    model: str, names: list[str], label_map: Path | None, policy: str, columns: list[str], json: Path | None
-) -> None:
     from rich.console import Console
 
     from dermalert.data.prepare import prepare
@@ -170,7 +158,7 @@ def _evaluate(
     _check_targets(json, None)
     judge = any_checkpoint.load(model)
     classes(judge.labels, mapping)  # refused before the images are read
-    prepared = prepare(names, policy, labels=None, columns=table_columns.mapping(columns))
+    prepared = prepare(dataset, repair, labels=None, columns=table_columns.mapping(columns or []))
     report = any_checkpoint.evaluate(judge, prepared.dataset, shipped=prepared.shipped, label_map=mapping)
     Console().print(any_checkpoint.as_table(report))
     for sentence in any_checkpoint.remarks(report):
@@ -182,7 +170,7 @@ def _evaluate(
 @app.command()
 def publish(
     run: Annotated[str, typer.Argument(help="a run that has finished, or the folder of a release", metavar="RUN")],
-    repo_id: Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")],
+    repo_id: ModelRepo,
     version: Annotated[str, typer.Option(help="tag of the release, above the last one", metavar="vX.Y.Z")],
     accept_regression: Annotated[
         str | None,
@@ -194,26 +182,14 @@ def publish(
     ] = None,
 ) -> None:
     """Publish a release as a tag, unless it is worse than the one before; called again, it finishes the job."""
-    raise typer.Exit(run_command(lambda: _publish(run, repo_id, version, accept_regression)))
-
-
-def _publish(run: str, repo_id: str, version: str, accept: str | None) -> None:
-    from dermalert_space import contract
-
     from dermalert.publishing import models
 
-    typer.echo(models.publish(contract.find(run), repo_id, version, accept=accept))
+    typer.echo(models.publish(contract.find(run), repo_id, version, accept=accept_regression))
 
 
 @app.command()
-def versions(
-    repo_id: Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")],
-) -> None:
+def versions(repo_id: ModelRepo) -> None:
     """List the releases of a repository: tags, dates and headline figures."""
-    raise typer.Exit(run_command(lambda: _versions(repo_id)))
-
-
-def _versions(repo_id: str) -> None:
     from rich.console import Console
 
     from dermalert.publishing import models
@@ -237,24 +213,18 @@ def compare(
     ] = None,
 ) -> None:
     """Say in what two releases differ on images held out of both, melanomas won and lost, and what the gate says."""
-    raise typer.Exit(run_command(lambda: _compare(old, new, json, record, accept_regression)))
-
-
-def _compare(old: str, new: str, json: Path | None, record: bool, accept: str | None) -> None:
-    from dermalert_space import contract
-
     from dermalert.publishing import models
     from dermalert.release import regression_gate
 
-    models.check_reason(accept)
-    if accept is not None and not record:
+    models.check_reason(accept_regression)
+    if accept_regression is not None and not record:
         raise UsageError("--accept-regression is recorded: add --record.")
     _check_targets(json, None)
     before, after = regression_gate.load(old), regression_gate.load(new)
     report = regression_gate.compare(before, after)
     verdict = regression_gate.gate(after, before)
     if record:
-        verdict = regression_gate.record(contract.find(new), contract.find(old), accept=accept)
+        verdict = regression_gate.record(contract.find(new), contract.find(old), accept=accept_regression)
     for sentence in [*regression_gate.sentences(report), *regression_gate.verdict(verdict)]:
         typer.echo(sentence)
     if json:
@@ -267,14 +237,10 @@ def _compare(old: str, new: str, json: Path | None, record: bool, accept: str | 
 
 @app.command()
 def rollback(
-    repo_id: Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")],
+    repo_id: ModelRepo,
     version: Annotated[str, typer.Argument(help="tag of the release that main shall hold again", metavar="vX.Y.Z")],
 ) -> None:
     """Make main hold an earlier release again, by a new commit; tags stay as they are."""
-    raise typer.Exit(run_command(lambda: _rollback(repo_id, version)))
-
-
-def _rollback(repo_id: str, version: str) -> None:
     from dermalert.publishing import models
 
     typer.echo(models.rollback(repo_id, version))
@@ -297,10 +263,6 @@ def deploy_space(
     ] = None,
 ) -> None:
     """Have a Space of the Hub serve a release, and wait until it runs; again, it changes only what is not so yet."""
-    raise typer.Exit(run_command(lambda: _deploy_space(space_id, model, private, examples)))
-
-
-def _deploy_space(space_id: str, model: str, private: bool, examples: Path | None) -> None:
     from dermalert.publishing import spaces
 
     spaces.deploy(space_id, model, private=private, shown=examples, say=typer.echo)
@@ -321,10 +283,6 @@ def triage_archive(
     ] = None,
 ) -> None:
     """Judge an archive, shard by shard; what is missing after a crash is judged by a second run."""
-    raise typer.Exit(run_command(lambda: _triage_archive(shards, model, output, workers, cluster)))
-
-
-def _triage_archive(shards: list[Path], model: str, output: Path, workers: int, cluster: str | None) -> None:
     from transformers.utils import logging
 
     from dermalert.release import archive_triage
