@@ -4,6 +4,7 @@ Thresholds and statistics travel in the release (`refusal` in its config, `refus
 them with the functions of this file, on calibration images.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ REASONS = {
 
 
 def signals(image: Image.Image) -> dict[str, float]:
-    """Return what can be told of an RGB image without a model; the lower, the worse.
+    """What an RGB image shows without a model; the lower, the worse.
 
     Returns:
         `side`, pixels of the shorter side; `light`, the 95th percentile of the luminance, 0 to 1; `contrast`, the
@@ -45,7 +46,7 @@ def signals(image: Image.Image) -> dict[str, float]:
 
 
 def features(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the mean of each channel of each layer of a model, (n, d) float32.
+    """The mean of each channel of each layer of a model, (n, d) float32.
 
     The early layers see colour and texture and tell a street from a lesion; the last ones alone hardly do.
 
@@ -65,29 +66,20 @@ class Abstention:
 
     @classmethod
     def read(cls, thresholds: dict[str, float], path: Path) -> "Abstention":
-        """Read the statistics of a release.
+        """Read the statistics of a release, whose shapes `checks.statistics` has checked.
 
         Raises:
-            OSError, SafetensorError, KeyError, ValueError: they are not there, damaged, or not these.
+            OSError, SafetensorError, KeyError, ValueError: they are not there, damaged, or no distance follows.
         """
         statistics = load_file(path)
-        d = len(statistics["mean"])
-        shapes = {"mean": (d,), "scale": (d,), "basis": (len(statistics["variance"]), d), "noise": (1,)}
-        for name, shape in shapes.items():
-            if tuple(statistics[name].shape) != shape:
-                raise ValueError(f"'{name}' has the shape {tuple(statistics[name].shape)} instead of {shape}")
-        return cls({name: float(thresholds[name]) for name in REASONS}, statistics)
-
-    def is_finite(self) -> bool:
-        """Whether thresholds and statistics are numbers that a distance can be made of."""
-        held = self._statistics
-        positive = all((held[name] > 0).all() for name in ("scale", "variance", "noise"))
-        return positive and all(
-            np.isfinite(each).all() for each in (*held.values(), np.array([*self.thresholds.values()]))
-        )
+        limits = {name: float(thresholds[name]) for name in REASONS}
+        finite = all(map(math.isfinite, limits.values())) and all(each.isfinite().all() for each in statistics.values())
+        if not finite or not all((statistics[name] > 0).all() for name in ("scale", "variance", "noise")):
+            raise ValueError("these are not numbers that a distance can be made of")
+        return cls(limits, statistics)
 
     def distances(self, features: np.ndarray) -> np.ndarray:
-        """Return how far features (n, d) are from those of the training images, (n,); about 1 for those themselves.
+        """The distances of features (n, d) from those of the training images, (n,); about 1 for those themselves.
 
         The Mahalanobis distance by the root of d, under a normal distribution that has a few directions of its own and
         one variance for all others (Tipping & Bishop 1999, probabilistic principal components; for networks' layers
@@ -101,14 +93,14 @@ class Abstention:
         return np.sqrt(squares / deviations.shape[1])
 
     def reasons(self, images: Sequence[Image.Image], features: np.ndarray) -> list[str | None]:
-        """Return of each RGB image, with its features (n, d), why it cannot be assessed; None where it can."""
+        """Why each RGB image, with its features (n, d), cannot be assessed; None where it can."""
         return [
             self.reason(signals(image) | {"distance": distance})
             for image, distance in zip(images, self.distances(features).tolist(), strict=True)
         ]
 
     def reason(self, values: dict[str, float]) -> str | None:
-        """Return why an image with these signals, `distance` among them, cannot be assessed; None where it can."""
+        """Why an image with these signals, `distance` among them, cannot be assessed; None where it can."""
         for name, reason in REASONS.items():
             value, threshold = values[name], self.thresholds[name]
             # The other way round, so that a distance that is no number is refused.

@@ -46,7 +46,7 @@ _COLOURS = np.frombuffer(
 
 
 def attribute(release: Release, image: Image.Image, diagnosis: str | None = None) -> np.ndarray:
-    """Return where in an image a release found what speaks for a diagnosis.
+    """The places of an image that speak for a diagnosis.
 
     Several threads may ask at once, while others judge: the network that is served is not touched.
 
@@ -74,20 +74,15 @@ def attribute(release: Release, image: Image.Image, diagnosis: str | None = None
 
 
 def overlay(image: Image.Image, saliency: np.ndarray) -> Image.Image:
-    """Return a map laid over its image in colours, at the map's size; what the model does not see is veiled.
-
-    Args:
-        image: RGB, the one of which the map was made.
-        saliency: as `attribute` returns it.
-    """
+    """The map of `attribute` over its RGB image, in colours, at its size; what the model does not see is veiled."""
     height, width = saliency.shape
     # Grey, so that no colour of the lesion is taken for one of the map: the lesion's own stand in the image beside.
     grey = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS).convert("L"), np.float32)
     base = np.repeat(grey[..., None], 3, axis=-1)
     steps = np.linspace(0, 1, len(_COLOURS))
-    seen = np.nan_to_num(saliency)
-    colours = np.stack([np.interp(seen, steps, channel) for channel in _COLOURS.T], axis=-1)
-    share = 0.75 * np.clip((seen - _FAINT) * 2.5, 0, 1)[..., None]
+    values = np.nan_to_num(saliency)
+    colours = np.stack([np.interp(values, steps, channel) for channel in _COLOURS.T], axis=-1)
+    share = 0.75 * np.clip((values - _FAINT) * 2.5, 0, 1)[..., None]
     pixels = np.where(np.isnan(saliency)[..., None], 0.3 * base + 0.7 * 255, (1 - share) * base + share * colours)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
@@ -101,13 +96,7 @@ def _twin(network: nn.Module) -> nn.Module:
 
 
 def _gradcam_or_occlusion(network: nn.Module, pixels: torch.Tensor, index: int) -> np.ndarray:
-    """Return how much each place of what the model sees raised the log-odds of a label, float32 (rows, columns).
-
-    Args:
-        network: a twin, which may be hooked.
-        pixels: (1, 3, height, width), as the processor makes them.
-        index: of the label.
-    """
+    """How much each place that the model sees raised the log-odds of a label, float32 (rows, columns)."""
 
     def log_odds(pixels: torch.Tensor) -> torch.Tensor:
         logits = network(pixel_values=pixels).logits
@@ -120,7 +109,7 @@ def _gradcam_or_occlusion(network: nn.Module, pixels: torch.Tensor, index: int) 
 
 
 def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | None:
-    """Return the layer whose features (1, channels, rows, columns) Grad-CAM is to read; None of a network of tokens.
+    """The layer whose features (1, channels, rows, columns) Grad-CAM is to read; None of a network of tokens.
 
     It is the last one before the features are made coarser for the last time: each place of those that come after sees
     nearly the whole picture, and deleting what they mark does less (docs/measurements.md).
@@ -145,7 +134,7 @@ def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | No
 
 
 def _occlusion(score, pixels: torch.Tensor) -> torch.Tensor:
-    """Return by how much the score falls where a window hides a place, (8, 8): the mean of the windows over it."""
+    """The fall of the score where a window hides a place, (8, 8): the mean of the windows over it."""
     height, width = pixels.shape[2:]
     down, right = -(-height // _STRIDES), -(-width // _STRIDES)
     drops = Occlusion(score).attribute(
@@ -165,10 +154,9 @@ def _border(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _visible_box(processor, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return which part of an image the model sees: left, top, right, bottom, in shares of its sides.
+    """The part of an image that the model sees: left, top, right, bottom, in shares of its sides.
 
-    Processors scale, squash, crop and pad, each in its own way: so this one is asked, with pictures whose grey is the
-    place.
+    Processors scale, squash, crop and pad, each in its own way: so this one gets pictures whose grey is the place.
     """
     scale = min(1, _RAMP / min(size)) if processor.do_resize else 1
     width, height = (max(2, round(side * scale)) for side in size)
@@ -186,7 +174,7 @@ def _visible_box(processor, size: tuple[int, int]) -> tuple[float, float, float,
 
 
 def _ends(places: np.ndarray, at: np.ndarray, *, length: int, side: int) -> tuple[float, float]:
-    """Return where the model's first pixel begins and its last one ends, in shares of a side of the image.
+    """Where the model's first pixel begins and its last one ends, in shares of a side of the image.
 
     Args:
         places: (n,) of some of the model's pixels, 0 for the image's first pixel and 1 for its last.
@@ -201,17 +189,11 @@ def _ends(places: np.ndarray, at: np.ndarray, *, length: int, side: int) -> tupl
     return first, last
 
 
-def _onto_image(raised: np.ndarray, size: tuple[int, int], seen: tuple[float, float, float, float]) -> np.ndarray:
-    """Return places laid on an image, smoothly: float32 (height, width), NaN where the model sees nothing.
-
-    Args:
-        raised: (rows, columns) of what the model sees.
-        size: width and height of the image in pixels.
-        seen: as `_visible_box` returns it.
-    """
+def _onto_image(raised: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
+    """Places (rows, columns) laid on an image, smoothly: float32 (height, width), NaN where the model sees nothing."""
     scale = min(1, SIDE / max(size))
     width, height = (max(1, round(side * scale)) for side in size)
-    left, top, right, bottom = seen
+    left, top, right, bottom = box
     rows, columns = raised.shape
     across, down = columns / (right - left), rows / (bottom - top)
     # From a pixel of the map to a place: what Pillow asks for.

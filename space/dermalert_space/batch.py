@@ -50,12 +50,6 @@ def predict_files(
     """Judge files, as `inputs.expand` yields them, and yield a row of each in their order.
 
     The next few are decoded in threads while the model judges the last; at most so many lie in memory as `WEIGHT` says.
-
-    Args:
-        release: what judges.
-        files: names, and contents or paths; where there is a problem instead it is passed on.
-        batch_size: images that the model takes at once, at most.
-        thumbnails: whether the rows get small copies of the images.
     """
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:

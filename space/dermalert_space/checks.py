@@ -6,15 +6,16 @@ time than there is. Nothing here runs or decodes what it looks at, but for JSON 
 
 import itertools
 import json
-import os
+import math
 import stat
 from pathlib import Path
 
+from dermalert_space import contract
 from dermalert_space.contract import EXPOSURE, GRAPH, METRICS, PREDICTIONS, REFERENCE, STATISTICS, WEIGHTS
 
 LARGEST = {
-    "config.json": 5_000_000,
-    "preprocessor_config.json": 1_000_000,
+    contract.CONFIG: 5_000_000,
+    contract.PROCESSOR: 1_000_000,
     WEIGHTS: 4_000_000_000,
     STATISTICS: 500_000_000,
     GRAPH: 50_000_000,
@@ -53,22 +54,10 @@ class Unfit(ValueError):
 
 
 def regular(path: Path, name: str, root: Path) -> Path:
-    """Return a file of a release, if it is one, lies in the release and is not too large.
-
-    Args:
-        path: where it lies.
-        name: what the release calls it.
-        root: the folder of the release; in the Hub's cache its files are links to `blobs` of the same repository.
-
-    Raises:
-        Unfit: it is a link that leaves the release, no file at all, or too large.
-    """
-    real, homes = Path(os.path.realpath(path)), [Path(os.path.realpath(root))]
-    if homes[0].parent.name == "snapshots":
-        homes.append(homes[0].parent.parent / "blobs")
-    if not any(real.is_relative_to(home) for home in homes):
+    """The path of a file of a release, called `name` there, if it lies in the release and is not too large."""
+    if contract.leaves(path, root):
         raise Unfit("is a link that leaves the release")
-    status = real.stat()
+    status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device is read for ever
         raise Unfit("is no file")
     if status.st_size > LARGEST.get(name, OTHER):
@@ -77,11 +66,7 @@ def regular(path: Path, name: str, root: Path) -> Path:
 
 
 def json_object(path: Path) -> dict:
-    """Return the object that a JSON file holds.
-
-    Raises:
-        Unfit: it holds none, or is damaged.
-    """
+    """The object that a JSON file of a bounded size holds."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -92,37 +77,21 @@ def json_object(path: Path) -> dict:
 
 
 def no_code(config: dict) -> None:
-    """Refuse a config that wants code of the release run.
-
-    Raises:
-        Unfit: it does.
-    """
+    """Refuse a config that wants code of the release run."""
     for key in ("auto_map", "custom_pipelines", "trust_remote_code"):
         if config.get(key):
             raise Unfit(f"asks for code of its own ('{key}'), which is never run")
 
 
 def config(content: dict, tensors: int) -> None:
-    """Check the labels of a config, and that what it describes can be built.
-
-    Args:
-        content: of `config.json`.
-        tensors: that the weights have; each layer has one at least.
-
-    Raises:
-        Unfit: it is not usable.
-    """
+    """Refuse a config whose labels are unusable, or that describes more layers than there are `tensors`."""
     no_code(content)
     _labels(content.get("id2label"))
     _numbers({key: value for key, value in content.items() if key not in ("id2label", "label2id")}, tensors, "")
 
 
 def processor(content: dict) -> None:
-    """Check what a processor is told to make of an image.
-
-    Raises:
-        Unfit: it wants code of its own, or images of a size that nobody has.
-    """
+    """Refuse a processor that wants code of its own, or images of a size that nobody has."""
     no_code(content)
     _sides(content, "")
 
@@ -174,15 +143,7 @@ def _numbers(value, tensors: int, key: str) -> None:
 
 
 def tensors(path: Path, *, few: bool = False) -> Tensors:
-    """Return the tensors of a safetensors file, type and shape by name, of which only the table is read.
-
-    Args:
-        path: of the file.
-        few: there may be a hundred at most.
-
-    Raises:
-        Unfit: it is damaged, cut short, or its table claims what it does not hold.
-    """
+    """The tensors of a safetensors file, of which only the table is read; a hundred at most where they are `few`."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -194,19 +155,16 @@ def tensors(path: Path, *, few: bool = False) -> Tensors:
         for name, entry in table.items():
             if name == "__metadata__":
                 continue
-            shape, size = tuple(entry["shape"]), _BYTES[entry["dtype"]]
+            shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
             if not all(isinstance(side, int) and side >= 0 for side in shape):
                 raise ValueError
-            for side in shape:
-                size *= side
-            first, last = entry["data_offsets"]
-            if last - first != size:
+            if last - first != _BYTES[entry["dtype"]] * math.prod(shape):
                 raise ValueError
             shapes[name] = (entry["dtype"], shape)
             ends.append((first, last))
+    except Unfit:
+        raise
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, Unfit):
-            raise
         raise Unfit("is damaged, cut short, or of another kind") from error
     ends = [(0, 0), *sorted(ends), (held, held)]
     if any(last != first for (_, last), (first, _) in itertools.pairwise(ends)):
@@ -235,11 +193,7 @@ def statistics(tensors: Tensors, d: int) -> None:
 
 
 def table(path: Path) -> None:
-    """Refuse a parquet file that would unpack to more than there is room for; only its end is read.
-
-    Raises:
-        Unfit: it would, or is damaged.
-    """
+    """Refuse a parquet file that would unpack to more than there is room for; only its end is read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -39,38 +39,27 @@ class Shelf:
         return not Path(self.served.name).is_dir()
 
     def tags(self) -> list[str]:
-        """Return the tags of the repository, the newest first, without the served one.
-
-        Raises:
-            NotThere: the Hub cannot be asked.
-        """
+        """The tags of the repository, the newest first, without the served one."""
         try:
-            found = [ref.name for ref in HfApi().list_repo_refs(self.served.name).tags]
+            tags = [ref.name for ref in HfApi().list_repo_refs(self.served.name).tags]
         except Exception as error:  # of the Hub, of the line to it, of the system: not one type
             raise NotThere("The Hub cannot be asked for other versions just now.") from error
-        return sorted((tag for tag in found if tag != self.served.revision), key=_in_order, reverse=True)
+        return sorted((tag for tag in tags if tag != self.served.revision), key=_in_order, reverse=True)
 
     def get(self, tag: str) -> Release:
-        """Return the release of a tag, loaded where it is not the last one that was asked for.
-
-        Raises:
-            NotThere: there is no such tag, it is no release, or answers otherwise than it was measured.
-        """
+        """The release of a tag, loaded where it is not the one before; NotThere where it cannot be compared."""
         with self._lock:
             if self._other is None or self._other.revision != tag:
                 self._other = None  # two in memory, not three
-                self._other = self._loaded(tag)
+                if tag not in self.tags():
+                    raise NotThere(f"{self.served.name} has no tag {tag}.")
+                try:
+                    release = Release.load(self.served.name, tag)
+                    release.verify_parity()
+                except NoRelease as error:
+                    raise NotThere(f"{tag} cannot be compared: {error}") from error
+                self._other = release
             return self._other
-
-    def _loaded(self, tag: str) -> Release:
-        if tag not in self.tags():
-            raise NotThere(f"{self.served.name} has no tag {tag}.")
-        try:
-            release = Release.load(self.served.name, tag)
-            release.verify_parity()
-        except NoRelease as error:
-            raise NotThere(f"{tag} cannot be compared: {error}") from error
-        return release
 
 
 def _in_order(tag: str) -> list[tuple[int, str]]:
@@ -139,10 +128,7 @@ def _archive_number(image_id: str) -> str | None:
 def pair(old: HeldOut, new: HeldOut, archive_number: Callable[[str], str | None] = _archive_number) -> Pairs:
     """Pair the predictions of two releases, of images that can be told from all others.
 
-    Args:
-        old: what one release predicted.
-        new: what the other did.
-        archive_number: finds the archive's number of an image in its id.
+    `archive_number` gives the archive's number of an image by its id.
     """
     exposure = {*old.exposure, *new.exposure}
     (places, one), (others, other) = ((_places(side.rows), _groups_and_truth(side.rows)) for side in (old, new))
@@ -175,11 +161,7 @@ def _groups_and_truth(rows: pa.Table) -> list[tuple[str, str]]:
 
 
 def compare(served: Release, other: Release) -> Compared:
-    """Compare the served release with another one on what both held out; an abstention raises no alert.
-
-    Raises:
-        NotThere: one of them has no predictions, or no threshold.
-    """
+    """Compare the served release with another one on what both held out; an abstention raises no alert."""
     held_out = [_held_out(release) for release in (other, served)]
     pairs = pair(held_out[0], held_out[1])
     (old, old_attention, old_top), (new, new_attention, new_top) = (
@@ -190,18 +172,15 @@ def compare(served: Release, other: Release) -> Compared:
     ids, truth = pairs.new["image_id"].to_numpy(), pairs.new["truth"].to_pylist()
     watched = np.array([label == served.alert_label for label in truth], bool)
 
-    def named(chosen: np.ndarray) -> list[str]:
-        return ids[chosen].tolist()
-
     return Compared(
         images=len(truth),
         watched=int(watched.sum()),
         flagged=(int((old & watched).sum()), int((new & watched).sum())),
         false=(int((old & ~watched).sum()), int((new & ~watched).sum())),
-        won=named(new & ~old & watched),
-        lost=named(old & ~new & watched),
-        false_new=named(new & ~old & ~watched),
-        false_gone=named(old & ~new & ~watched),
+        won=ids[new & ~old & watched].tolist(),
+        lost=ids[old & ~new & watched].tolist(),
+        false_new=ids[new & ~old & ~watched].tolist(),
+        false_gone=ids[old & ~new & ~watched].tolist(),
         diagnoses=int((old_top != new_top).sum()),
         left_out=pairs.exposed + pairs.relabelled,
         unknown=[str(r) for r, side in zip((other, served), held_out, strict=True) if not side.exposure],
@@ -210,7 +189,7 @@ def compare(served: Release, other: Release) -> Compared:
 
 
 def _served(release: Release, rows: pa.Table) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
-    """Return of each image whether it raises the alert, whether it asks for attention, and its likeliest diagnosis."""
+    """Whether each image raises the alert, whether it asks for attention, and its likeliest diagnosis."""
     columns = [rows[label].to_numpy().astype(np.float32) for label in release.labels]
     probabilities, abstained = np.stack(columns, axis=1), rows["refused"].to_numpy().astype(bool)
     flags = release.alerts(probabilities), release.attentions(probabilities)
@@ -245,14 +224,9 @@ def _held_out(release: Release) -> HeldOut:
 
 
 def _table(release: Release, name: str) -> Path | None:
-    """Return where a table of a release lies, if it has one.
-
-    Raises:
-        NotThere: it is damaged, or unpacks to more than there is room for.
-    """
+    """The path of a table of a release, if it has one; NotThere where it is damaged or unpacks to too much."""
     try:
-        path = release.file(name)
-        if path is not None:
+        if path := release.file(name):
             checks.table(path)
         return path
     except (NoRelease, checks.Unfit) as error:

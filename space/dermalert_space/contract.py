@@ -1,8 +1,9 @@
 """The release contract: file names, keys and tolerances that training and serving share.
 
-A name of ours that both sides need stands here once; those of transformers, such as config.json, are its own.
+A name that both sides need stands here once.
 """
 
+import os
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,10 +11,16 @@ from typing import NamedTuple
 
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
 
+CONFIG = "config.json"
+
+PROCESSOR = "preprocessor_config.json"
+
+CARD = "README.md"
+
 REFERENCE = "evaluation/parity.safetensors"
 """In a release: `images`, uint8 (n, H, W, 3), and the `probabilities` (n, labels) that it must give of them."""
 
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+PROCESSORS = (PROCESSOR, "processor_config.json")
 """Files of a release that say how an image becomes pixels of the model; of the two, transformers prefers the latter."""
 
 METRICS = "evaluation/metrics.json"
@@ -35,12 +42,14 @@ GRAPH = "onnx/graph.onnx"
 
 WEIGHTS = "model.safetensors"
 
+WEIGHTS_INDEX = "model.safetensors.index.json"
+
 FIGURES = "evaluation/figures"
 
-MODEL = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
+MODEL = (CONFIG, "model*.safetensors", WEIGHTS_INDEX, PROCESSOR)
 """Patterns of what `pipeline` loads."""
 
-RELEASE = ("README.md", *MODEL, STATISTICS, "evaluation/*", f"{FIGURES}/*", "onnx/*.onnx")
+RELEASE = (CARD, *MODEL, STATISTICS, "evaluation/*", f"{FIGURES}/*", "onnx/*.onnx")
 """Patterns of all that belongs to a release: nothing else is uploaded, nor deleted from a repository."""
 
 SERVED = (*MODEL, STATISTICS, GRAPH, REFERENCE, METRICS, PREDICTIONS, EXPOSURE, f"{FIGURES}/*.png")
@@ -77,7 +86,7 @@ def is_hub_name(text: str) -> bool:
 def find(name: str | Path) -> Path:
     """The release folder that a run's folder holds, or the folder itself."""
     inside = Path(name) / "release"
-    return inside if (inside / "config.json").is_file() else Path(name)
+    return inside if (inside / CONFIG).is_file() else Path(name)
 
 
 def public_name(folder: Path) -> str:
@@ -86,7 +95,7 @@ def public_name(folder: Path) -> str:
 
 
 def files(folder: Path) -> list[str]:
-    """Return the files of a folder that belong to a release, by name; pickles, optimizers and notes do not.
+    """The files of a folder that belong to a release, by name; pickles, optimizers and notes do not.
 
     A link that leaves the folder is no file of it: what it points to was never meant to be published.
     """
@@ -95,13 +104,13 @@ def files(folder: Path) -> list[str]:
 
 
 def leaves(path: Path, folder: Path) -> bool:
-    """Tell whether a file lies elsewhere than in its folder, or in the Hub's cache in the `blobs` beside that."""
-    home, real = folder.resolve(), path.resolve()
+    """Whether a file lies elsewhere than in its folder, or in the Hub's cache in the `blobs` beside that."""
+    home, real = (Path(os.path.realpath(each)) for each in (folder, path))
     blobs = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
     return not any(real.is_relative_to(each) for each in (home, *blobs))
 
 
 def belongs(name: str) -> bool:
-    """Tell whether a file of this name is part of the release contract."""
+    """Whether a file of this name is part of the release contract."""
     # `fnmatch` lets a star stand for slashes too: what lies in other folders is not ours.
     return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in RELEASE)

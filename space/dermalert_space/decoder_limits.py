@@ -28,7 +28,7 @@ _STRIPS = {273, 324}  # the tags that say where a TIFF's strips and tiles lie
 
 
 def asks_too_much(content: bytes) -> bool:
-    """Return whether a file is made of more parts than pictures are; False of what is no picture."""
+    """Whether a file is made of more parts than pictures are; False of what is no picture."""
     if content.startswith(b"\xff\xd8"):
         return _jpeg(content)
     if content.startswith(b"\x89PNG"):

@@ -29,13 +29,8 @@ def atomic_write(path: Path, *, partial: Path | None = None) -> Iterator[Path]:
 def write_json(path: Path, content: object, *, finite: bool = True) -> None:
     """Write a JSON file whole or not at all, and make its folder.
 
-    Args:
-        path: of the file.
-        content: what `json` can write.
-        finite: whether a number that is none, or is infinite, is an error.
-
     Raises:
-        ValueError: there is such a number where there must be none.
+        ValueError: a number is none or infinite, where all must be `finite`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:

@@ -52,7 +52,7 @@ _BARE_DICOM = tuple(bytes((group, 0, element, 0)) for group in (2, 8) for elemen
 
 
 def other(content: bytes) -> str | None:
-    """Return what a file is that is none of the kinds that are read, and what to do; None where it begins as those."""
+    """What a file is that is none of the kinds that are read, and what to do; None where it begins as those."""
     if content.startswith(_READ) or (content[:4], content[8:12]) == (b"RIFF", b"WEBP"):
         return None
     if not content:
@@ -100,7 +100,7 @@ def _iso_media(content: bytes) -> str:
 
 
 def unfit(image: Image.Image) -> str | None:
-    """Return what an opened file is that holds another thing than one picture, and what to do; None where it does not.
+    """What an opened file holds that is not one picture, and what to do; None where it is one.
 
     A photo that carries smaller copies or a mask of itself is one picture; so is the first of those that a phone's JPEG
     carries behind it.

@@ -36,7 +36,7 @@ class NoImage(UnreadableImage):
 
 
 def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
-    """Return an image as 8-bit RGB, turned upright by its EXIF orientation.
+    """An image as 8-bit RGB, turned upright by its EXIF orientation.
 
     Transparent parts are laid on white, 16-bit grey is scaled to 8 bits, CMYK and palettes are converted.
 
@@ -76,7 +76,7 @@ def too_large(size: int) -> str:
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
-    """Return an image of which only the header is read.
+    """An image of which only the header is read.
 
     Raises:
         NoImage: it is something else, or holds several pictures.

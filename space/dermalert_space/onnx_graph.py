@@ -17,13 +17,14 @@ import torch
 from PIL import Image
 
 from dermalert_space.abstention import features
+from dermalert_space.contract import WEIGHTS
 from dermalert_space.trial import OUT_OF_MEMORY
 
 TRIAL = Path(__file__).with_name("trial.py")
 
 OUTPUTS = ["logits", "features"]
 
-PLACE = "model.safetensors"
+PLACE = WEIGHTS
 """Where the file says that its weights lie, since ONNX wants a place; nothing is read from there, nor from another."""
 
 CLOSE = 1e-4
@@ -46,12 +47,7 @@ class Graph:
     """What ONNX Runtime makes of a graph with a model's weights, on the CPU and on as many threads as torch has."""
 
     def __init__(self, file: Path, model: torch.nn.Module):
-        """Open a file.
-
-        Raises:
-            Unfit: it is damaged, or of another model; or a package is missing.
-            OSError: it cannot be read.
-        """
+        """Open a file; it is `Unfit` where it is damaged or of another model, or where a package is missing."""
         content = file.read_bytes()
         try:
             import onnxruntime  # takes a moment, which a release without such a file need not wait for
@@ -78,19 +74,16 @@ class Graph:
             raise Unfit("is damaged, cut short, or made for other weights") from error
 
     def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits (n, labels) and features (n, d) of pixels (n, 3, height, width), all float32 on the CPU."""
+        """Logits (n, labels) and features (n, d) of pixels (n, 3, height, width), all float32 on the CPU."""
         logits, features = self._session.run(OUTPUTS, {"pixel_values": pixels.numpy()})
         return torch.from_numpy(logits), torch.from_numpy(features)
 
     @torch.inference_mode()
     def check(self, model: torch.nn.Module, pixels: torch.Tensor) -> None:
-        """Refuse to go on where torch gives other answers to some pixels than this, together or to the first alone.
+        """Refuse a graph that gives other answers to some pixels than torch, together or to the first alone.
 
         That finds what names and shapes do not tell: another architecture with the same weights, parts left out, or
         pictures of a batch that have a part in each other's answers.
-
-        Raises:
-            Unfit: it does.
         """
         expected = model(pixel_values=pixels, output_hidden_states=True)
         probabilities, expected_features = expected.logits.softmax(-1), features(expected.hidden_states)
@@ -119,7 +112,7 @@ def noise(processor) -> torch.Tensor:
 
 
 def session_options():
-    """Return what ONNX Runtime is to do: work on as many threads as torch has, and say nothing but errors."""
+    """The settings of ONNX Runtime: as many threads as torch has, and no message but errors."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -131,7 +124,7 @@ def session_options():
 
 
 def weights_named(content: bytes) -> list[str]:
-    """Return the names of the weights that an ONNX file wants to be handed.
+    """The names of the weights that an ONNX file wants to be handed.
 
     Raises:
         Unfit: it wants others than such, from wherever: of a path, ONNX Runtime would read what lies there.
@@ -160,10 +153,6 @@ def try_out(file: Path, model: torch.nn.Module, pixels: torch.Tensor) -> None:
     """Refuse a graph that does not come to an end, or takes all memory: it is run in a process that can be ended.
 
     Whatever else is wrong with it is left to `Graph`.
-
-    Raises:
-        Unfit: it is one, or has what no graph of a model needs.
-        OSError: it cannot be read.
     """
     content = file.read_bytes()
     try:
@@ -193,7 +182,7 @@ def try_out(file: Path, model: torch.nn.Module, pixels: torch.Tensor) -> None:
 
 
 def _tensors(message) -> Iterator:
-    """Yield each tensor of an ONNX message, however deep it lies."""
+    """Each tensor of an ONNX message, however deep it lies."""
     if message.DESCRIPTOR.name == "TensorProto":
         yield message
     for field, value in message.ListFields():

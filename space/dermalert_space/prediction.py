@@ -16,7 +16,7 @@ STATES = {
 
 
 def likeliest(probabilities: np.ndarray) -> np.ndarray:
-    """Return the label of the highest probability, (n,); -1, undecided and so never right, where two share it."""
+    """The label of the highest probability, (n,); -1, undecided and so never right, where two share it."""
     tied = (probabilities == probabilities.max(1, keepdims=True)).sum(1) > 1
     return np.where(tied, -1, probabilities.argmax(1))
 
@@ -55,13 +55,7 @@ class Prediction:
 
 
 def state(alert: bool | None, attention: bool, abstained: str | None) -> str:
-    """Return the state of an image that was read, one of `STATES`.
-
-    Args:
-        alert: whether it raises the alert; None where the release has no threshold.
-        attention: whether it asks for attention; False where the release has no such threshold.
-        abstained: why it cannot be assessed; None where it can.
-    """
+    """The state of an image that was read, one of `STATES`; `alert` is None where the release has no threshold."""
     if abstained:
         return "cannot_assess"
     if alert or attention:
@@ -75,10 +69,7 @@ def word(state: str, label: str) -> str:
 
 
 def shares(value: float, threshold: float) -> tuple[str, str]:
-    """Return a probability and a threshold in percent.
-
-    They have so many digits that what is below the threshold does not look as if it had reached it.
-    """
+    """A probability and a threshold in percent, with so many digits that what is below does not look as if reached."""
     first = threshold_digits(threshold)
     enough = (n for n in range(first, first + 7) if value >= threshold or share(value, n) != share(threshold, n))
     digits = next(enough, first + 7)
@@ -103,7 +94,7 @@ def printable(text: str) -> str:
 
 
 def share(value: float, digits: int = 1) -> str:
-    """Return a probability in percent; one that is not 0 is never shown as 0, and one below 1 never as 1."""
+    """A probability in percent; one that is not 0 is never shown as 0, and one below 1 never as 1."""
     least = 10.0 ** -(digits + 2)
     if 0 < value < least / 2:
         return f"<{least:.{digits}%}"

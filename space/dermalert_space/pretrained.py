@@ -8,6 +8,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, ImageProcessingMixin, PilBackend
 
+from dermalert_space.contract import CONFIG, PROCESSOR, WEIGHTS, WEIGHTS_INDEX
+
 UNLOADABLE = (
     OSError,
     ValueError,
@@ -23,11 +25,7 @@ one that wants a library that is not installed (timm), and weights that cannot b
 
 
 def load_processor(name: str, revision: str | None = None):
-    """Load an image processor that resizes by Pillow, which does so alike on every machine; torchvision does otherwise.
-
-    Args:
-        name: a folder or `USER/REPO`.
-        revision: tag, branch or commit of the repository.
+    """An image processor that resizes by Pillow, which does so alike on every machine; torchvision does otherwise.
 
     Raises:
         OSError, ValueError: there is none.
@@ -50,10 +48,10 @@ def missing_from_cache(name: str, revision: str | None = None) -> str | None:
             return None
         return path if isinstance(path, str) else None
 
-    weights, index = ["model.safetensors"], cached("model.safetensors.index.json")
+    weights, index = [WEIGHTS], cached(WEIGHTS_INDEX)
     if index:
         weights = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
-    missing = [file for file in ("config.json", "preprocessor_config.json", *weights) if not cached(file)]
+    missing = [file for file in (CONFIG, PROCESSOR, *weights) if not cached(file)]
     if not missing:
         return None
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")

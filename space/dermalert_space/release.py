@@ -126,10 +126,7 @@ class Release:
             if path is None:
                 raise KeyError(STATISTICS)
             checks.statistics(checks.tensors(path, few=True), self.features([Image.new("RGB", (64, 64))]).shape[1])
-            fitted = Abstention.read(config["thresholds"], path)
-            if not fitted.is_finite():
-                raise ValueError("not numbers")
-            return fitted
+            return Abstention.read(config["thresholds"], path)
         except NoRelease:
             raise
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
@@ -139,11 +136,7 @@ class Release:
         return str(HubName(self.name, self.revision))
 
     def metrics(self) -> dict | None:
-        """The content of `evaluation/metrics.json`; None where the release has none.
-
-        Raises:
-            NoRelease: they cannot be read.
-        """
+        """The content of `METRICS`; None where the release has none."""
         path = self.file(METRICS)
         try:
             figures = None if path is None else checks.json_object(path)
@@ -154,11 +147,7 @@ class Release:
             raise NoRelease(f"cannot read {METRICS} of {self}: damaged, cut short, or of another kind.") from error
 
     def file(self, name: str) -> Path | None:
-        """The path of a file of the release on this machine; None where the release has no such file.
-
-        Raises:
-            NoRelease: it is a link that leaves the release, no file, or far too large.
-        """
+        """The path of a file on this machine, None where the release lacks it; a link that leaves is a `NoRelease`."""
         return release_loading.locate(self.name, self.revision, name)
 
     def probabilities(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> np.ndarray:
@@ -229,10 +218,7 @@ class Release:
         return float(np.nan_to_num(np.abs(probabilities - recorded), nan=1.0).max())
 
     def verify_parity(self, say: Callable[[str], object] = lambda _: None) -> None:
-        """Check that the reference images get the recorded probabilities, within `TOLERANCE`.
-
-        Args:
-            say: called with a sentence where the release has no reference images, and nothing is checked.
+        """Check that the reference images, if there are any, get the recorded probabilities, within `TOLERANCE`.
 
         Raises:
             ParityError: a probability is further off.
@@ -248,11 +234,7 @@ class Release:
             )
 
     def predict(self, image: str | Path | bytes | Image.Image) -> Prediction:
-        """Predict one image.
-
-        Raises:
-            UnreadableImage: see `read_image`.
-        """
+        """Predict one image, or raise what `read_image` raises."""
         return self.predict_all([read_image(image)])[0]
 
     def predict_all(self, images: Sequence[Image.Image]) -> list[Prediction]:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, BaseImageP
 from transformers.utils import cached_file
 
 from dermalert_space import checks
-from dermalert_space.contract import PROCESSORS, WEIGHTS, HubName
+from dermalert_space.contract import CONFIG, PROCESSORS, WEIGHTS, HubName
 from dermalert_space.prediction import printable
 from dermalert_space.pretrained import load_processor, missing_from_cache
 
@@ -38,7 +38,7 @@ def read_config(name: str, revision: str | None) -> tuple[dict, checks.Tensors]:
     Raises:
         NoRelease: something is not there, damaged, wants code run, or asks for more than there is.
     """
-    at = "config.json"
+    at = CONFIG
     try:
         if (path := locate(name, revision, at)) is None:
             raise checks.Unfit("is not there")
@@ -53,7 +53,7 @@ def read_config(name: str, revision: str | None) -> tuple[dict, checks.Tensors]:
         if (path := locate(name, revision, at)) is None:
             raise checks.Unfit("is not there")
         tensors = checks.tensors(path)
-        at = "config.json"
+        at = CONFIG
         checks.config(config, len(tensors))
         if alert["label"] not in config["id2label"].values():
             raise _no_alert(name, revision)
@@ -116,7 +116,7 @@ def first_line(error: Exception) -> str:
 
 
 def problems(config, threshold) -> Iterator[str]:
-    """Yield why the config of a release gives no predictions that can be used, each as a clause."""
+    """Why the config of a release gives no predictions that can be used, each as a clause."""
     if threshold is not None and not _is_share(threshold):
         yield f"the threshold of its alert is {threshold!r}, and no number above 0 and at most 1"
     problem = getattr(config, "problem_type", None)

@@ -18,7 +18,7 @@ _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the latter wide, as they are
 
 
 def by_urgency(rows: Iterable[Row]) -> list[Row]:
-    """Return rows in the order in which a dermatologist should look at them.
+    """Rows in the order in which a dermatologist should look at them.
 
     What raises the alert or asks for attention comes first, by how many times its threshold the probability is. Then
     comes what only a person can judge, by the probability of what the release alerts to; then the others, by that of
@@ -52,7 +52,7 @@ def not_read(rows: Iterable[Row]) -> str:
 
 
 def as_text(rows: Iterable[Row], release: Release) -> str:
-    """Return rows as lines to read, the verdict first, and what stands below them."""
+    """Rows as lines to read, the verdict first, and what stands below them."""
     rows = list(rows)
     label = release.alert_label
     lines = [f"{'':18} {label:>10} {'malignant':>10}"]
@@ -76,7 +76,7 @@ def _line(row: Row, prediction: Prediction, label: str) -> str:
 
 
 def as_csv(rows: Iterable[Row], release: Release) -> str:
-    """Return rows as a CSV table, probabilities in [0, 1] with all the digits that the state follows from.
+    """Rows as a CSV table, probabilities in [0, 1] with all the digits that the state follows from.
 
     A text that a spreadsheet would run as a formula gets an apostrophe before it.
     """
@@ -105,7 +105,7 @@ def _cell(value: str | float | bool | None) -> str | float:
 
 
 def as_json(rows: Iterable[Row], release: Release) -> str:
-    """Return rows as JSON, with the release that judged them and what it is not."""
+    """Rows as JSON, with the release that judged them and what it is not."""
     about: dict[str, object] = {"notice": NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
     about |= {"alert": {"label": release.alert_label, "threshold": release.threshold}}
     about |= {"attention": release.attention and dataclasses.asdict(release.attention)}
@@ -113,7 +113,7 @@ def as_json(rows: Iterable[Row], release: Release) -> str:
 
 
 def _record(row: Row, release: Release) -> dict:
-    """Return what is written of a row; None where there is nothing."""
+    """What is written of a row; None where there is nothing."""
     prediction = row.prediction
     return {
         "file": row.file,
@@ -130,10 +130,10 @@ def _record(row: Row, release: Release) -> dict:
 
 
 def _finite(probability: float | None) -> float | None:
-    """Return a probability; None of what is no number, which a damaged release may answer."""
+    """A probability; None of what is no number, which a damaged release may answer."""
     return None if probability is None or not math.isfinite(probability) else probability
 
 
 def _name(release: Release) -> str:
-    """Return the release's name; of a folder only the last part: where it lies is nobody's business."""
+    """The release's name; of a folder only the last part: where it lies is nobody's business."""
     return Path(release.name).resolve().name if Path(release.name).is_dir() else release.name

@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from PIL import Image
 
@@ -88,15 +88,7 @@ class CannotRead(NoPicture):
 
 
 def upload_path(file: dict | None, cache: str) -> Path:
-    """Return where an upload lies on this server.
-
-    Args:
-        file: what gradio makes of an upload; its `path` is what the caller claims.
-        cache: the folder of the uploads.
-
-    Raises:
-        NoPicture: nothing was uploaded there, or it has been deleted.
-    """
+    """The path of an upload in the folder of the uploads; NoPicture where it is elsewhere or has been deleted."""
     claimed = file.get("path") if isinstance(file, dict) else None
     try:
         path = Path(claimed or "").resolve()
@@ -109,7 +101,7 @@ def upload_path(file: dict | None, cache: str) -> Path:
 
 
 def image_of(data: list) -> dict | bytes | None:
-    """Return what a program sends to have one image judged: an upload, or the content of an address of base64.
+    """The image that a program sends to have it judged: an upload, or the content of an address of base64.
 
     Args:
         data: the arguments of the call; of these the first is an upload as gradio has it, the path or the address of
@@ -142,18 +134,13 @@ _IMAGE = "an upload, its path, or a text data:image/...;base64,... with the file
 
 
 def _address(file: object) -> str | None:
-    """Return the address of base64 that is sent in the place of an upload; None where there is none."""
+    """The address of base64 that is sent in the place of an upload; None where there is none."""
     text = file.get("url") if isinstance(file, dict) else file
     return text if isinstance(text, str) and text[:5].lower() == "data:" else None
 
 
 def read(file: dict | bytes | None, cache: str) -> Image.Image:
-    """Return an upload, or the content of a file, as an image, see `images.read_image`.
-
-    Raises:
-        CannotRead: it is none.
-        NoPicture: there is none.
-    """
+    """An upload, or the content of a file, as an image, see `images.read_image`."""
     try:
         return read_image(file if isinstance(file, bytes) else upload_path(file, cache).read_bytes())
     except UnreadableImage as error:
@@ -164,31 +151,27 @@ def read(file: dict | bytes | None, cache: str) -> Image.Image:
 
 def prediction_record(release: Release, prediction: Prediction) -> PredictionRecord:
     """The answer of `/judge` to an image; `refused` says why it cannot be assessed, if it cannot."""
-    return {
-        "state": prediction.state,
-        "sentence": prediction.sentence,
-        "alert": prediction.alert,
-        "refused": prediction.abstained,
-        "probabilities": prediction.probabilities,
-        "malignant": prediction.malignant,
-        "attention": prediction.attention,
-        "release": markup.name_of(release),
-        "notice": NOT_A_DEVICE,
-    }
+    return _record(release, prediction.state, _fields(prediction))
 
 
 def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
     """The answer to a file that is no image that can be read: its state, the reason, and nothing of a model."""
+    return _record(release, "unreadable", _fields(None) | {"sentence": str(error), "probabilities": {}})
+
+
+def _record(release: Release, state: str, fields: dict[str, Any]) -> PredictionRecord:
+    return {"state": state, **fields, "release": markup.name_of(release), "notice": NOT_A_DEVICE}  # type: ignore[typeddict-item]
+
+
+def _fields(prediction: Prediction | None) -> dict[str, Any]:
+    """The part of an answer that is a model's; None each where the file could not be read."""
     return {
-        "state": "unreadable",
-        "sentence": str(error),
-        "alert": None,
-        "refused": None,
-        "probabilities": {},
-        "malignant": None,
-        "attention": None,
-        "release": markup.name_of(release),
-        "notice": NOT_A_DEVICE,
+        "sentence": prediction and prediction.sentence,
+        "alert": prediction and prediction.alert,
+        "refused": prediction and prediction.abstained,
+        "probabilities": prediction and prediction.probabilities,
+        "malignant": prediction and prediction.malignant,
+        "attention": prediction and prediction.attention,
     }
 
 
@@ -202,28 +185,26 @@ def upload_paths(files: list, cache: str) -> list[Path]:
 
 
 def batch_inputs(files: list, cache: str) -> Iterator[tuple[str, Input]]:
-    """Yield what programs send as a batch, see `inputs.expand`.
+    """The files that programs send as a batch, see `inputs.expand`; of what is named again there is an `Again`.
 
     Args:
         files: uploads as gradio has them, or texts: the path that an upload was given, or the picture itself as an
             address of base64 (`data:image/png;base64,...`), which is all that an MCP client can list.
         cache: the folder of the uploads.
-
-    What is named again is an `Again`: a short request must not ask for hours of work.
     """
-    yield from itertools.islice(_batch_inputs(files, cache), inputs.LIMIT + 1)
+    return itertools.islice(_batch_inputs(files, cache), inputs.LIMIT + 1)
 
 
 class Again(str):
-    """In the place of a source that was named before; `number` is that of its row then."""
+    """In the place of a source that was named before: a short request must not ask for hours of work."""
 
     number: int
+    """Of its row then."""
 
-
-def _again(number: int) -> Again:
-    again = Again("it is named above.")
-    again.number = number
-    return again
+    def __new__(cls, number: int) -> "Again":  # noqa: D102
+        again = super().__new__(cls, "it is named above.")
+        again.number = number
+        return again
 
 
 def _batch_inputs(files: list, cache: str) -> Iterator[tuple[str, Input]]:
@@ -243,7 +224,7 @@ def _batch_inputs(files: list, cache: str) -> Iterator[tuple[str, Input]]:
         key = hashlib.sha256(content).digest() if isinstance(content, bytes) else content
         if key in rows:
             # An upload that is named again has the name that it had, and so has each file of an archive.
-            entries = (("" if isinstance(content, Path) else name, _again(row)) for row in rows[key])
+            entries = (("" if isinstance(content, Path) else name, Again(row)) for row in rows[key])
         else:
             entries = inputs.expand([content]) if isinstance(content, Path) else [(name, content)]
         first = total
@@ -272,22 +253,11 @@ def batch_record(release: Release, rows: Iterable[batch.Row]) -> Batch:
 
 
 def _file_record(row: batch.Row) -> Sorted:
-    prediction = row.prediction
-    return {
-        "file": row.file,
-        "state": row.state,
-        "problem": row.problem,
-        "sentence": None if prediction is None else prediction.sentence,
-        "alert": None if prediction is None else prediction.alert,
-        "refused": None if prediction is None else prediction.abstained,
-        "probabilities": None if prediction is None else prediction.probabilities,
-        "malignant": None if prediction is None else prediction.malignant,
-        "attention": None if prediction is None else prediction.attention,
-    }
+    return {"file": row.file, "state": row.state, "problem": row.problem, **_fields(row.prediction)}  # type: ignore[typeddict-item]
 
 
 def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
-    """Return a row; of what is named again what became of it the first time, under the name that it has now."""
+    """A row; of what is named again what became of it the first time, under the name that it has now."""
     if not isinstance(row.problem, Again):
         return row
     first = given[row.problem.number]

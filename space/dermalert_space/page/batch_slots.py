@@ -51,7 +51,7 @@ class Places:
                 self._taken.remove(place)
 
     def _is_due(self, place: _Place) -> bool:
-        """Tell whether it is the oldest of the places of one who has several, and has had its share."""
+        """Whether it is the oldest of the places of one who has several, and has had its share."""
         with self._lock:
             own = [taken for taken in self._taken if taken.visitor == place.visitor]
             full = len(self._taken) >= AT_ONCE and time.monotonic() > place.since + SHARE
@@ -62,12 +62,9 @@ class Places:
 
 
 def visitor(request) -> str:
-    """Return the address of who asks: on the Hub, that which the last of its proxies saw from outside.
+    """The address of who sends gradio's request: on the Hub, that which the last of its proxies saw from outside.
 
     What stands before it in the header may be of the visitor's own invention.
-
-    Args:
-        request: gradio's, or None where a program is asked in the same process.
     """
     if request is None or request.client is None:
         return ""

@@ -10,7 +10,7 @@ from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
 from dermalert_space import batch
-from dermalert_space.contract import METRICS
+from dermalert_space.contract import CONFIG, METRICS
 from dermalert_space.page import (
     api,
     batch_slots,
@@ -38,7 +38,7 @@ class Page(gr.Blocks):
     """A page that says in a sentence what is wrong with what a program sends: gradio gives an error of no text."""
 
     async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
-        """Return the arguments of a function; those of `/judge` as `api.image_of` has them."""
+        """The arguments of a function; those of `/judge` as `api.image_of` has them."""
         try:
             if block_fn.api_name == "judge":
                 image = api.image_of(inputs)
@@ -58,7 +58,7 @@ _WRONG = "Not read: what was sent is no upload to this server, or not the argume
 
 
 def build_demo(release: Release) -> gr.Blocks:
-    """Return the page that judges images with `release`; nothing is launched."""
+    """The page that judges images with `release`; nothing is launched."""
     metrics = release.metrics()
 
     def waiting() -> int:
@@ -155,16 +155,12 @@ def _as_it_is(_: mcp.GradioMCPServer, arguments: Any, __: list) -> Any:
 
 
 def launch(release: Release) -> None:
-    """Serve the page until the process is told to end.
-
-    Raises:
-        NoRelease: what the release says of itself cannot be shown.
-    """
+    """Serve the page until the process is told to end, or raise NoRelease where the page cannot be built."""
     try:
         demo = build_demo(release)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise NoRelease(
-            f"{release} cannot be shown: its config.json or {METRICS} lacks or misstates something "
+            f"{release} cannot be shown: its {CONFIG} or {METRICS} lacks or misstates something "
             f"({type(error).__name__}: {str(error)[:100]})."
         ) from error
     # What a program sends in a tool call comes to `Page.preprocess_data` as it is; gradio would write it to a file.

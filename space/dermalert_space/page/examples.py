@@ -28,7 +28,7 @@ class Example(NamedTuple):
 
 
 def read(folder: Path) -> list[Example]:
-    """Return the examples in a folder, in the order of its table.
+    """The examples in a folder, in the order of its table.
 
     Raises:
         BadExamples: no table, an image without a row or a row without an image, no words, too many or too large, not

@@ -29,10 +29,10 @@ def say(what: str, error: BaseException | None = None) -> None:
             return
         _times.append(now)
         more = "; more of this minute is not written" if len(_times) == MOST else ""
-    print(f"dermalert: {what}{_told(error)}{more}", file=sys.__stderr__, flush=True)
+    print(f"dermalert: {what}{_where(error)}{more}", file=sys.__stderr__, flush=True)
 
 
-def _told(error: BaseException | None) -> str:
+def _where(error: BaseException | None) -> str:
     if error is None:
         return ""
     frames = traceback.extract_tb(error.__traceback__)[-_PLACES:]
@@ -60,7 +60,7 @@ def keep_to_the_code() -> None:
         f"warning {category.__name__} at {_short(file)}:{line}"
     )
     sys.excepthook = lambda _, error, __: say("an error", error)
-    threading.excepthook = lambda found: say("an error of a thread", found.exc_value)
+    threading.excepthook = lambda failure: say("an error of a thread", failure.exc_value)
     root = logging.getLogger()
     root.handlers = [_Handler(logging.WARNING)]
     for logger in logging.root.manager.loggerDict.values():

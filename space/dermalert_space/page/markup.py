@@ -43,7 +43,7 @@ GROUPS = {"malignant": "Malignant", "precursor": "Precursor of a carcinoma", "be
 
 
 def escaped(text: object) -> str:
-    """Return a text as HTML shows it; what cannot be seen, or turns the line round, replaced."""
+    """A text as HTML shows it; what cannot be seen, or turns the line round, replaced."""
     return html.escape(printable(str(text)))
 
 
@@ -52,7 +52,7 @@ figure = functools.partial(format_estimate, keep_off_ends=True)
 
 
 def table(caption: str, head: list[str], rows: Sequence[Sequence[object]], *, note: str = "") -> str:
-    """Return a table whose first column names its rows; texts are escaped."""
+    """A table whose first column names its rows; texts are escaped."""
     heads = "".join(f'<th scope="col">{escaped(text)}</th>' for text in head)
     lines = "".join(
         f'<tr><th scope="row">{escaped(first)}</th>' + "".join(f"<td>{_cell(cell)}</td>" for cell in rest) + "</tr>"
@@ -72,7 +72,7 @@ def _cell(value: object) -> str:
 
 
 def picture(image: Image.Image, alt: str, *, caption: str = "") -> str:
-    """Return a picture as part of the page itself: nothing is written to a disk, and no metadata goes with it."""
+    """A picture as part of the page itself: nothing is written to a disk, and no metadata goes with it."""
     buffer, bare = io.BytesIO(), image.convert("RGB").copy()
     bare.info.clear()  # Pillow would write a comment of the file into the new one
     bare.save(buffer, "JPEG", quality=90)
@@ -86,7 +86,7 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def sentence(text: str, *, kind: str = "", aloud: bool = True) -> str:
-    """Return a sentence as the answer of the page.
+    """A sentence as the answer of the page.
 
     Args:
         text: the sentence.
@@ -97,12 +97,12 @@ def sentence(text: str, *, kind: str = "", aloud: bool = True) -> str:
 
 
 def marks(state: str) -> str:
-    """Return the attributes by which an element shows a state: its name and its icon; "" of what is none."""
+    """The attributes by which an element shows a state: its name and its icon; "" of what is none."""
     return f' data-state="{state}" data-icon="{ICONS[state]}"' if state in ICONS else ""
 
 
 def answer(release: Release, prediction: Prediction, *, aloud: bool = True) -> str:
-    """Return what the page says of one image; of one that is refused no probabilities."""
+    """What the page says of one image; of one that is refused no probabilities."""
     if prediction.abstained:
         assessment = sentence(prediction.sentence, kind=prediction.state, aloud=aloud)
         return f'{assessment}<p class="second">{FOR_DERMOSCOPY}</p>'
@@ -115,7 +115,7 @@ def answer(release: Release, prediction: Prediction, *, aloud: bool = True) -> s
 
 
 def second_line(release: Release, prediction: Prediction) -> str:
-    """Return how probable any malignant diagnosis or precursor is; "" where the release does not know these."""
+    """How probable any malignant diagnosis or precursor is; "" where the release does not name these."""
     point, watched = release.attention, release.alert_label
     value = prediction.malignant if point is None else prediction.attention
     if value is None:
@@ -138,14 +138,10 @@ def _listed(names: list[str]) -> str:
 
 
 def probabilities(release: Release, prediction: Prediction) -> str:
-    """Return each diagnosis with its probability: by clinical group, the likeliest first in each."""
+    """Each diagnosis with its probability: by clinical group, the likeliest first in each."""
     by_label = prediction.probabilities
     caption = "<caption>Calibrated probability of each diagnosis</caption>"
-    if not release.groups:
-        return (
-            f'<table class="shares">{caption}<tbody>{_shares(by_label, by_label, release.alert_label)}</tbody></table>'
-        )
-    bodies = ""
+    bodies = "" if release.groups else f"<tbody>{_shares(by_label, by_label, release.alert_label)}</tbody>"
     for key, title in GROUPS.items():
         names = [name for name in by_label if name in release.groups.get(key, [])]
         total = share(sum(by_label[name] for name in names))
@@ -228,12 +224,9 @@ def _at_prevalences(measured: dict, watched: str, note: str) -> str:
 
 
 def lesions_as_served(kind: str, name: str, tests: list[dict]) -> dict | None:
-    """Return `n_melanomas`, `n_found` and `sensitivity` of a subgroup's lesions; None where they were not compared.
+    """`n_melanomas`, `n_found` and `sensitivity` of a subgroup's lesions; None where they were not compared.
 
-    Args:
-        kind: of the subgroup.
-        name: of the subgroup.
-        tests: those of `subgroup_sensitivity` in metrics.json; of two subgroups it has one, the other as its rest.
+    Of two subgroups the `tests` of `subgroup_sensitivity` in metrics.json hold one, and the other as its rest.
     """
     of_kind = [test for test in tests if test["kind"] == kind]
     rest = of_kind[0]["rest"] if len(of_kind) == 1 else None
@@ -268,10 +261,9 @@ def version_of(release: Release) -> str:
 
 
 def source(release: Release) -> str:
-    """Return, as one line, the release and tag that are served and what the release says of its making."""
-    parts = [f"Release: {name_of(release)}"]
+    """One line on the release and tag that are served and what the release says of its making."""
+    parts = [f"Release: {name_of(release) if Path(release.name).is_dir() else release.name}"]
     if not Path(release.name).is_dir():
-        parts = [f"Release: {release.name}"]
         parts.append(f"tag {release.revision}" if release.revision else "its newest state, no tag")
     parts.append(version if (version := version_of(release)) in UNVERSIONED else f"version {version}")
     if data := about(release).get("data"):

@@ -142,7 +142,7 @@ class Guard:
         await self._app(scope, body if most == MAX_UPLOAD else await self._whole(scope, body), answer)
 
     async def _whole(self, scope, body: "_Body"):
-        """Read a body that is held in memory; return what gives it to the application."""
+        """Read a body that is held in memory, and give what hands it to the application."""
         if scope["method"] not in ("POST", "DELETE"):
             return body
         content = bytearray()
@@ -167,7 +167,7 @@ class Guard:
 
 
 def declared(method: str, path: str) -> bool:
-    """Tell whether a request is one that the page or a documented program makes."""
+    """Whether a request is one that the page or a documented program makes."""
     path = path if path == "/" else path.rstrip("/")
     if method in ("GET", "HEAD"):
         return READ.fullmatch(path) is not None and ".." not in path.split("/")
@@ -175,11 +175,7 @@ def declared(method: str, path: str) -> bool:
 
 
 def _settle_origin(scope, headers: Headers) -> bool:
-    """Return whether a page of this server asks; one elsewhere may neither write nor learn what it reads.
-
-    Raises:
-        Refused: it would write.
-    """
+    """Whether a page of this server asks; one elsewhere may neither write (`Refused`) nor learn what it reads."""
     origin = headers.get("origin")
     own = origin is None or is_own(origin, headers.get("host", ""))
     if not own and scope["method"] not in ("GET", "HEAD"):
@@ -191,16 +187,16 @@ def _settle_origin(scope, headers: Headers) -> bool:
 
 
 def is_own(origin: str, host: str) -> bool:
-    """Tell whether an origin is this server's: that of the Space, or locally the host that was asked."""
+    """Whether an origin is this server's: that of the Space, or locally the host that was asked."""
     try:
-        asking, asked = urlsplit(origin), urlsplit(f"//{host}")
+        page, server = urlsplit(origin), urlsplit(f"//{host}")
         names = {name.strip().lower() for name in os.environ.get("SPACE_HOST", "").split(",") if name.strip()}
-        if asking.scheme not in ("http", "https") or not asking.hostname:
+        if page.scheme not in ("http", "https") or not page.hostname:
             return False
         if names:
-            return asking.hostname in names
-        local = asking.hostname in _LOCAL and asked.hostname in _LOCAL and asking.port == asked.port
-        return local or asking.netloc.lower() == host.lower()
+            return page.hostname in names
+        local = page.hostname in _LOCAL and server.hostname in _LOCAL and page.port == server.port
+        return local or page.netloc.lower() == host.lower()
     except ValueError:
         return False
 
@@ -235,14 +231,11 @@ class _Body:
 
 
 def _once(content: bytearray, rest: _Body):
-    """Return what gives a body once, and then whatever else comes."""
-    given: list[bool] = []
+    """What gives a body once, and then whatever else comes."""
+    first = iter([{"type": "http.request", "body": content, "more_body": False}])
 
     async def receive() -> dict:
-        if given:
-            return await rest()
-        given.append(True)
-        return {"type": "http.request", "body": content, "more_body": False}
+        return next(first, None) or await rest()
 
     return receive
 
@@ -318,7 +311,7 @@ def _what_is_wrong(error: RequestValidationError) -> str:
 
 
 def _asks_for_nothing(request: Request, error: Exception) -> bool:
-    """Tell whether there is no endpoint of this name, as gradio looks it up by."""
+    """Whether there is no endpoint of this name, as gradio looks it up by."""
     return isinstance(error, KeyError) and error.args == (f"/{request.path_params.get('api_name')}",)
 
 
@@ -352,12 +345,7 @@ class Form(route_utils.GradioMultiPartParser):
 
 
 def lifespan(demo, folder: Path):
-    """Return what gradio's application does while it runs: it stands behind the guard, and forgets results.
-
-    Args:
-        demo: the page.
-        folder: of the uploads.
-    """
+    """What gradio's application does while it runs: it stands behind the guard, and forgets results."""
     route_utils.GradioMultiPartParser = Form  # type: ignore[misc]
 
     @contextlib.asynccontextmanager
@@ -386,7 +374,7 @@ async def _keep_forgetting(demo) -> None:
 
 
 class Unread:
-    """What visitors were to be told and nobody has read, and since when it waits."""
+    """The messages to visitors that nobody has read, and since when each waits."""
 
     def __init__(self, queue):
         self._queue = queue

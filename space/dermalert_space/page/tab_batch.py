@@ -73,15 +73,7 @@ def add(release: Release, held: batch_slots.Places) -> None:
 def answers(
     release: Release, uploads: list[dict] | None, cache: str, held: batch_slots.Places, visitor: str
 ) -> Iterator[str]:
-    """Give how far a batch is, again and again, and at last its list.
-
-    Args:
-        release: the judge.
-        uploads: as gradio has them; None where there are none.
-        cache: the folder of the uploads.
-        held: the places for batches.
-        visitor: who has this one.
-    """
+    """Give how far a batch is, again and again, and at last its list."""
     try:
         paths = list(dict.fromkeys(api.upload_path(file, cache) for file in (uploads or [])[: LIMIT + 1]))
     except api.NoPicture:

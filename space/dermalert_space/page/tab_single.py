@@ -81,13 +81,7 @@ def _thumbnail(example: examples.Example) -> str:
 
 
 def answers(release: Release, file: dict | None, cache: str) -> Iterator[tuple[str, str]]:
-    """Give what the page says of an upload, and the same again with where the model looked.
-
-    Args:
-        release: the judge.
-        file: the upload; None where there is none.
-        cache: the folder of the uploads.
-    """
+    """Give what the page says of an upload, and the same again with where the model looked."""
     if file is None:
         yield markup.sentence(markup.HINT), ""
         return

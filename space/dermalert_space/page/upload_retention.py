@@ -94,8 +94,8 @@ def forget(demo, *, age: float) -> None:
     if holder is None:
         return
     before = datetime.datetime.now() - datetime.timedelta(seconds=age)
-    for visitor, seen in list(holder.time_last_used.items()):
-        if seen < before:
+    for visitor, last_used in list(holder.time_last_used.items()):
+        if last_used < before:
             with holder.lock:
                 holder.session_data.pop(visitor, None)
                 holder.time_last_used.pop(visitor, None)
