@@ -32,6 +32,9 @@ NOT_THERE = (
     "its start, and never again: find out who has removed it, then run the same command again."
 )
 
+EMPTY = {".gitattributes", contract.CARD}
+"""The files that the Hub's page puts into a new repository."""
+
 Content = Mapping[str, Collection[str]]
 """Files by path, each with the ids that the Hub may give it: git's, or its sha256 where it is kept in LFS."""
 
@@ -95,11 +98,7 @@ class Refs:
 
 
 def refs(api: HfApi, repo_id: str, *, must_exist: bool = False) -> Refs:
-    """The branches and tags of a repository.
-
-    Raises:
-        RunError: the repository must exist, because a moment ago it did, and does not.
-    """
+    """The branches and tags of a repository, which must exist where it did a moment ago."""
     try:
         listed = with_retries(api.list_repo_refs, repo_id)
     except RepositoryNotFoundError as error:
@@ -159,16 +158,9 @@ def download(repo_id: str, commit: str, names: Iterable[str], to: Path) -> None:
 def commit(
     api: HfApi, repo_id: str, branch: str, operations: Callable[[], list], *, parent: str, target: Content, message: str
 ) -> str:
-    """Commit to a branch, and return the commit, which then holds the release.
+    """Commit to a branch, whose head is `parent`, and return the commit, which then holds the `target`.
 
-    Args:
-        api: client.
-        repo_id: repository.
-        branch: the branch to move.
-        operations: makes the operations that lead from the parent to `target`, anew for each attempt.
-        parent: the commit that the branch points to.
-        target: the release's files after the commit.
-        message: of the commit.
+    `operations` makes what leads from the parent to the target, anew for each attempt.
 
     Raises:
         RunError: somebody else has moved the branch meanwhile.

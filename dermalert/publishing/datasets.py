@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +13,10 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo
 from datasets.info import DatasetInfosDict
 from datasets.table import embed_table_storage
+from dermalert_space.contract import CARD
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from tqdm.auto import tqdm
 
 from dermalert.data import audit, provenance, schema, splits
@@ -24,10 +25,9 @@ from dermalert.errors import UsageError, first_few
 from dermalert.hub import client
 from dermalert.release import card
 
-_CARD = Path(__file__).parents[2] / "dataset_card.md"
+_TEMPLATE = Path(__file__).parents[2] / "dataset_card.md"
 # What belongs to a published data set: nothing else is uploaded, and nothing else is deleted from a repository.
-_OURS = ("README.md", "audit.json", "data/*.parquet")
-_EMPTY = {".gitattributes", "README.md"}  # what the Hub's page puts into a new repository
+_OURS = [CARD, "audit.json", "data/*.parquet"]
 _ROWS = 50  # images in memory at once, and in a row group
 _SHARD = 450 * 2**20  # bytes of a Parquet file, at most, unless that many images are more
 
@@ -35,7 +35,7 @@ _NUMBERED = re.compile(r"(ISIC|PAT|DEMO)_\d")
 
 
 def check_can_publish(repo_id: str, *, public: bool, license: str | None) -> bool:
-    """Find out, before the work is done, whether a data set could be published; return whether the repository exists.
+    """Refuse, before the work is done, a data set that could not be published; whether the repository exists.
 
     Raises:
         UsageError: malformed name, no token, a token that may not write there, a repository that holds something else
@@ -62,7 +62,7 @@ def _check_repository(api: HfApi, repo_id: str, *, public: bool) -> bool:
     if not info.private and not public:
         raise UsageError(f"{repo_id} is public: add --public, or choose another name.")
     names = {file.rfilename for file in info.siblings or ()}
-    if "audit.json" not in names and names - _EMPTY:
+    if "audit.json" not in names and names - client.EMPTY:
         raise UsageError(f"{repo_id} holds another data set ({first_few(sorted(names))}): choose another name.")
     return True
 
@@ -80,12 +80,8 @@ def _check_license(name: str) -> None:
 def license_of(dataset: Dataset, given: str | None = None) -> str:
     """The licence under which images may be published: the strictest of their sources', or the one given.
 
-    Args:
-        dataset: with the columns `source` and `image_id`.
-        given: an id of the Hub; needed where a source's licence is not known here.
-
     Raises:
-        UsageError: it is not known and not given, or what is given allows more than a source does.
+        UsageError: it is neither recorded here nor given, or what is given allows more than a source does.
     """
     terms = _terms(dataset)
     unknown = sorted(source for source, origin in terms if origin is None)
@@ -119,12 +115,6 @@ def _terms(dataset: Dataset) -> Counter[tuple[str, provenance.Origin | None]]:
 
 def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Sequence[str] = ()) -> tuple[dict, dict]:
     """Repair and split a data set, and gather what its card says.
-
-    Args:
-        shipped: as `loading.load` gives it.
-        policy: one of `label_repair.POLICIES`.
-        license: see `license_of`.
-        unreadable: the `faults` of `loading.load`.
 
     Returns:
         The rows of each part: the four sides, `test`, `set_aside`, and `clean_test`, which is part of `test`; and the
@@ -179,18 +169,14 @@ def publish(parts: dict[str, Dataset], figures: dict, repo_id: str, *, public: b
         before = api.dataset_info(repo_id)
         uploads, sizes = _upload(api, repo_id, parts, Path(scratch))
         card = render_card(figures, repo_id, sizes)
-        texts = {"README.md": card, "audit.json": json.dumps(figures["audit"], indent=1, allow_nan=False) + "\n"}
+        texts = {CARD: card, "audit.json": json.dumps(figures["audit"], indent=1, allow_nan=False) + "\n"}
         uploads += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
         names = {upload.path_in_repo for upload in uploads}
         old = [file.rfilename for file in before.siblings or ()]
-        stale = [CommitOperationDelete(name) for name in old if _is_ours(name) and name not in names]
+        stale = [CommitOperationDelete(n) for n in filter_repo_objects(old, allow_patterns=_OURS) if n not in names]
         message = f"{figures['data']['images']} images, --repair {figures['repair']['policy']}"
         commit = api.create_commit(repo_id, [*uploads, *stale], commit_message=message, repo_type="dataset")
     return commit.oid != before.sha
-
-
-def _is_ours(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in _OURS)
 
 
 def _upload(
@@ -251,7 +237,7 @@ def render_card(figures: dict, repo_id: str, sizes: dict[str, int]) -> str:
     """The card that belongs to the figures; `sizes` are the bytes of each split."""
     counts = {**figures["data"]["sides"], "clean_test": figures["data"]["clean_test"]}
     return card.render(
-        _CARD,
+        _TEMPLATE,
         metadata=_metadata(figures, repo_id, sizes).to_yaml(),
         repo_id=repo_id,
         shares=splits.SHARES,

@@ -15,11 +15,7 @@ from dermalert.training.run import Run
 
 
 def check(config: Config) -> Config:
-    """The settings, with those of the release that `weights_from` names where it is given.
-
-    Raises:
-        UsageError: a setting makes no sense.
-    """
+    """The settings, with those of the release that `weights_from` names; UsageError where one makes no sense."""
     if config.weights_from:
         config = remeasure.settings(config)
     for name in ("epochs", "patience", "batch_size", "learning_rate", "image_size"):
@@ -47,12 +43,7 @@ def check(config: Config) -> Config:
 
 
 def can_publish(config: Config) -> bool:
-    """Find out, before the work is done, whether the release could be published; return whether the repository exists.
-
-    Raises:
-        UsageError: see `models.check_can_publish`.
-        RunError: the Hub cannot be reached.
-    """
+    """Refuse, before the work is done, a release that could not be published; whether the repository exists."""
     repo_id, version = config.push_to_hub, config.version
     if not repo_id:
         return False
@@ -61,18 +52,13 @@ def can_publish(config: Config) -> bool:
 
 
 def deliver(run: Run, *, must_exist: bool) -> dict:
-    """Publish the release of a run if that is asked for, and print what it is worth; return its `metrics.json`.
-
-    Args:
-        run: whose release stands in its folder.
-        must_exist: the repository was there before the training.
+    """Publish the release in a run's folder if that is asked for, and print what it is worth; its `metrics.json`.
 
     Raises:
         RunError: the release is refused, the Hub cannot be reached, or a branch lacks the last checkpoint.
     """
     config, release = run.config, run.folder / "release"
-    behind = run.finish()
-    if behind:
+    if behind := run.finish():
         print(behind)  # here too, because the release may be refused
     if config.push_to_hub:
         assert config.version is not None  # `check` refuses one without the other

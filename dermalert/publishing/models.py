@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dermalert_space import contract, files
-from dermalert_space.contract import METRICS
+from dermalert_space.contract import CARD, CONFIG, METRICS
 from dermalert_space.estimate import format_estimate
 from dermalert_space.release import NoRelease, ParityError, Release
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
@@ -33,7 +33,7 @@ _ADDED = ("released", "previous", "history", "gate")  # to the figures, when a r
 
 
 def check_can_publish(repo_id: str, version: str) -> bool:
-    """Find out, before the work is done, whether a release could be published; return whether the repository exists.
+    """Refuse, before the work is done, a release that could not be published; whether the repository exists.
 
     Raises:
         UsageError: malformed name or version, no token, a token that may not write there, a tag that is taken, a
@@ -102,7 +102,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
 
     Args:
         folder: of the release; it is left as it is.
-        repo_id: model repository; made if need be, once, and not again if it vanishes.
+        repo_id: made if need be, once, and not again if it vanishes.
         version: the tag.
         accept: why a release that `regression_gate.gate` refuses is published all the same; goes into figures and card.
             What finishes a release keeps the reason that it was begun with.
@@ -123,7 +123,10 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
         client.check_token(api, repo_id)
         refs = client.refs(api, repo_id, must_exist=must_exist)
         if version in refs.tags:
-            _check_same(api, repo_id, refs.tags[version], folder, version, Path(scratch))
+            published = _figures(repo_id, refs.tags[version], Path(scratch) / "tagged") or {}
+            ready = _stamp(folder, Path(scratch) / "ready", version, published)
+            if _is_another(api, repo_id, refs.tags[version], ready):
+                raise _taken(repo_id, version)
             outcome = f"Nothing to do: {repo_id}@{version} holds this release already."
         else:
             _check_order(repo_id, refs.tags, version)
@@ -137,14 +140,6 @@ def check_reason(accept: str | None) -> None:
     """Refuse to accept a worse release for no reason."""
     if accept is not None and not accept.strip():
         raise UsageError("--accept-regression needs the reason, in words: it is published with the release.")
-
-
-def _check_same(api: HfApi, repo_id: str, tagged: str, folder: Path, version: str, scratch: Path) -> None:
-    """Refuse a version whose tag holds another release."""
-    published = _figures(repo_id, tagged, scratch / "tagged") or {}
-    ready = _stamp(folder, scratch / "ready", version, published)
-    if _is_another(api, repo_id, tagged, ready):
-        raise _taken(repo_id, version)
 
 
 def _publish(
@@ -196,7 +191,7 @@ def _differing(api: HfApi, repo_id: str, commit: str, ready: Path) -> list[str]:
 
 def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
     """Whether a commit holds another release; an earlier dermalert may have worded its card otherwise."""
-    return bool(set(_differing(api, repo_id, commit, ready)) - {"README.md"})
+    return bool(set(_differing(api, repo_id, commit, ready)) - {CARD})
 
 
 def _figures(repo_id: str, commit: str, to: Path) -> dict | None:
@@ -207,16 +202,8 @@ def _figures(repo_id: str, commit: str, to: Path) -> dict | None:
 def _predecessor(repo_id: str, tags: Collection[str], on_main: dict, version: str) -> str | None:
     """The tag of the release that a new one replaces: the last one, or the one that was rolled back to.
 
-    Where `main` holds the new one already, without its tag, the predecessor is what `main` held before.
-
-    Args:
-        repo_id: repository.
-        tags: of the repository.
-        on_main: the figures of the release that `main` holds; {} where it holds none of ours.
-        version: of the new release.
-
-    Raises:
-        UsageError: `main` holds a release without a tag, with which nothing could be compared later on.
+    Where `main` holds the new one already, without its tag, the predecessor is what `main` held before. A `main` that
+    holds another one without a tag is refused: nothing could be compared with that later on.
     """
     last, current = _last(tags), on_main.get("version")
     if current == version:
@@ -233,11 +220,7 @@ def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> regression_gat
 
 
 def _pass_gate(gate: dict, repo_id: str, version: str, accept: str | None) -> dict:
-    """The gate's report, with the reason for passing it if there has to be one.
-
-    Raises:
-        RunError: the gate refuses the release, and no reason to accept that is given.
-    """
+    """The gate's report, with the reason for passing it if there has to be one; RunError where that is lacking."""
     if gate["refused_for"] and accept is None:
         against = f" in the place of {gate['against']}" if gate["against"] else ""
         figures = f" {_describe(gate)}" if gate["compared"] else ""
@@ -308,9 +291,9 @@ def _stamp(folder: Path, to: Path, version: str, added: dict) -> Path:
     for name in contract.files(folder):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, to / name)
-    config = json.loads((to / "config.json").read_text())
+    config = json.loads((to / CONFIG).read_text())
     config["dermalert"]["version"] = version
-    (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (to / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     files.write_json(to / METRICS, _figures_of(folder, version, added))
     release_folder.write_card(to)
     return to
@@ -335,8 +318,7 @@ def _to_main(api: HfApi, repo_id: str, branches: dict[str, str], ready: Path, ve
         with_retries(api.create_branch, repo_id, branch=staging, revision=main, exist_ok=True)
     staged = _put(api, repo_id, staging, branches.get(staging, main), ready, f"Stage {version}")
     back = client.fetch(repo_id, staged, set(contract.files(ready)), scratch)
-    wrong = client.differing(client.content_of(back), client.content_of(ready))
-    if wrong:
+    if wrong := client.differing(client.content_of(back), client.content_of(ready)):
         raise RunError(f"what the Hub gives back of {repo_id} is not what was sent ({first_few(wrong)}): try again.")
     _check_parity(back, f"{repo_id} at {staged}")
     return _put(api, repo_id, "main", main, ready, f"Release {version}")
@@ -382,7 +364,7 @@ def rollback(repo_id: str, version: str) -> str:
         if version not in refs.tags:
             raise UsageError(f"{repo_id} has no {version}, only {first_few(sorted(refs.tags)) or 'nothing'}.")
         target, main = client.content(api, repo_id, refs.tags[version]), refs.branches["main"]
-        if "config.json" not in target or METRICS not in target:
+        if CONFIG not in target or METRICS not in target:
             raise UsageError(f"{repo_id}@{version} is no dermalert release.")
         names = client.differing(client.content(api, repo_id, main), target)
         if not names:
@@ -432,16 +414,8 @@ def versions(repo_id: str) -> list[Version]:
 def as_table(rows: list[Version], *, title: str) -> Table:
     """The headline of each version, on what was held out of it, as a table."""
     table = Table(title=title, caption="Each on its own held-out images; `compare` takes those of both.")
-    for name in (
-        "tag",
-        "released",
-        "n",
-        "melanoma AUROC",
-        "sensitivity as served",
-        "specificity without abstention",
-        "balanced accuracy",
-        "ECE",
-    ):
+    heads = ("sensitivity as served", "specificity without abstention", "balanced accuracy", "ECE")
+    for name in ("tag", "released", "n", "melanoma AUROC", *heads):
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(row.tag + " (main)" * row.is_on_main, *_cells(row.figures))
@@ -452,11 +426,7 @@ def _cells(figures: dict | None) -> list[str]:
     if figures is None:
         return ["no dermalert release"]
     held_out = figures["splits"]["held_out"]
-    melanoma = [
-        format_estimate(held_out["melanoma"][name]) for name in ("auroc", "sensitivity_refusals_missed", "specificity")
-    ]
-    balanced, ece = (
-        format_estimate(held_out["balanced_accuracy"]),
-        format_estimate(held_out["calibration"]["ece"], 3),
-    )
-    return [figures.get("released") or "not known", str(held_out["n"]), *melanoma, balanced, ece]
+    estimates = [held_out["melanoma"][name] for name in ("auroc", "sensitivity_refusals_missed", "specificity")]
+    cells = map(format_estimate, [*estimates, held_out["balanced_accuracy"]])
+    ece = format_estimate(held_out["calibration"]["ece"], 3)
+    return [figures.get("released") or "not known", str(held_out["n"]), *cells, ece]

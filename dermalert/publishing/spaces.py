@@ -3,23 +3,18 @@
 import importlib.metadata
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import dermalert_space
 import yaml
-from dermalert_space.contract import SERVED, HubName
+from dermalert_space.contract import CARD, SERVED, HubName
 from dermalert_space.page import examples
 from dermalert_space.release import NoRelease, Release
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    SpaceCard,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -31,12 +26,11 @@ SOURCE = Path(dermalert_space.__file__).parents[1]
 
 # What belongs to the Space, by folder; nothing else is uploaded, and nothing else is deleted from it.
 _OURS = {
-    "": ("README.md", "*.py", "*.css", "*requirements.txt", "packages.txt"),
+    "": (CARD, "*.py", "*.css", "*requirements.txt", "packages.txt"),
     "dermalert_space": ("*.py",),
     "dermalert_space/page": ("*.py", "*.css"),
     "examples": (*(f"*{kind}" for kind in examples.KINDS), examples.TABLE),
 }
-_EMPTY = {".gitattributes", "README.md"}  # what the Hub's page puts into a new repository
 # huggingface.co/docs/hub/spaces-config-reference, November 2026, of Spaces with gradio.
 _KEYS = (
     *("title", "emoji", "colorFrom", "colorTo", "short_description", "license", "tags", "thumbnail", "header"),
@@ -89,7 +83,7 @@ def deploy(
         api = HfApi()
         client.check_token(api, space_id)
         exists = _check_space(api, space_id, private=private)
-        files = local | {"README.md": _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
+        files = local | {CARD: _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
     with client.on_the_hub(f"deploying {space_id}"):
         if not exists:
             space = {"repo_type": "space", "space_sdk": "gradio", "private": private or None}
@@ -118,14 +112,9 @@ def _parts(model: str) -> tuple[str, str]:
 
 
 def check_front_matter(folder: Path) -> None:
-    """Refuse a Space whose README the Hub would build otherwise than what runs here, or not at all.
-
-    Raises:
-        UsageError: an unknown key, another gradio than the one that is installed, a Python that a requirement does not
-            run on, or no app.
-    """
+    """Refuse a Space whose README the Hub would build otherwise than what runs here, or not at all."""
     try:
-        data = SpaceCard.load(folder / "README.md").data.to_dict()
+        data = SpaceCard.load(folder / CARD).data.to_dict()
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"'{folder / 'README.md'}' has no metadata that can be read: {error}") from error
     for wrong in _wrongs(data, folder):
@@ -166,7 +155,7 @@ def _check_space(api: HfApi, space_id: str, *, private: bool) -> bool:
     if private and not there.private:
         raise UsageError(f"{space_id} is public: make it private in its settings on the Hub, or leave out --private.")
     names = {file.rfilename for file in there.siblings or []}
-    if "triage.py" not in names and names - _EMPTY:
+    if "triage.py" not in names and names - client.EMPTY:
         raise UsageError(f"{space_id} holds another app ({first_few(sorted(names))}): choose another name.")
     return True
 
@@ -175,17 +164,16 @@ def _commit_of(api: HfApi, repo_id: str, tag: str) -> str:
     refs = client.refs(api, repo_id)
     if not refs.branches:
         raise UsageError(f"--model: the Hub has no {repo_id}, or does not show it to this token.")
-    tags = refs.tags
-    if tag not in tags:
-        raise UsageError(f"--model: {repo_id} has no tag {tag}, only {first_few(sorted(tags)) or 'none at all'}.")
-    return tags[tag]
+    if tag not in refs.tags:
+        raise UsageError(f"--model: {repo_id} has no tag {tag}, only {first_few(sorted(refs.tags)) or 'none at all'}.")
+    return refs.tags[tag]
 
 
 def _readme(api: HfApi, repo_id: str, commit: str, say: Callable[[str], object]) -> str:
     """The Space's README with the release in its metadata, once the release has been loaded here."""
-    names = {name for name in with_retries(api.list_repo_files, repo_id, revision=commit) if _is_served(name)}
+    names = served(with_retries(api.list_repo_files, repo_id, revision=commit))
     _try_out(repo_id, commit, names)
-    card, info = SpaceCard.load(SOURCE / "README.md"), with_retries(api.model_info, repo_id)
+    card, info = SpaceCard.load(SOURCE / CARD), with_retries(api.model_info, repo_id)
     card.data.models = [repo_id]
     if info.private or info.gated:
         say(f"{repo_id} is not open to all: give the Space a secret HF_TOKEN, in its settings, that may read it.")
@@ -205,8 +193,9 @@ def _try_out(repo_id: str, commit: str, names: set[str]) -> None:
             raise UsageError(f"--model: {reason}") from error
 
 
-def _is_served(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in SERVED)
+def served(names: Iterable[str]) -> set[str]:
+    """Those of a release's files that a Space reads."""
+    return set(filter_repo_objects(names, allow_patterns=list(SERVED)))
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -216,11 +205,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _examples(folder: Path) -> dict[str, bytes]:
-    """Return the examples in a folder by their names in a Space.
-
-    Raises:
-        UsageError: they cannot be shown, and why.
-    """
+    """The examples in a folder by their names in a Space."""
     try:
         names = [examples.TABLE, *(each.path.name for each in examples.read(folder))]
     except examples.BadExamples as error:
@@ -234,7 +219,7 @@ def _belongs(name: str) -> bool:
 
 
 def _set_variables(api: HfApi, space_id: str, variables: dict[str, str]) -> bool:
-    """Give a Space the variables that it lacks, and tell whether there were any."""
+    """Give a Space the variables that it lacks; whether there were any."""
     there = {key: variable.value for key, variable in with_retries(api.get_space_variables, space_id).items()}
     missing = {key: value for key, value in variables.items() if there.get(key) != value}
     for key, value in missing.items():
@@ -250,9 +235,8 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
     gone = [name for name in there if _belongs(name) and name not in files]
 
     def make() -> str:  # with operations of its own for each try: the client notes in them what it has sent
-        operations: list[CommitOperationAdd | CommitOperationDelete]
-        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in files.items()]
-        operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
+        operations: list = [CommitOperationAdd(name, data) for name, data in files.items()]
+        operations += [CommitOperationDelete(name) for name in gone]
         return api.create_commit(
             space_id, operations, commit_message=message, repo_type="space", parent_commit=parent
         ).oid
@@ -276,13 +260,13 @@ def _head(api: HfApi, space_id: str) -> str:
 
 
 def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> bool:
-    """Tell whether a commit of a Space holds these files and none of ours besides."""
+    """Whether a commit of a Space holds these files and none of ours besides."""
     there = client.content(api, space_id, commit, belongs=_belongs, repo_type="space")
     return not client.differing(there, {name: client.ids(data) for name, data in files.items()})
 
 
 def _restart_if_down(api: HfApi, space_id: str) -> bool:
-    """Restart a Space that has stopped or failed, which a commit alone need not do, and tell whether it had."""
+    """Restart a Space that has stopped or failed, which a commit alone need not do; whether it had."""
     down = with_retries(api.get_space_runtime, space_id).stage in _DOWN
     if down:
         with_retries(api.restart_space, space_id)
@@ -290,11 +274,7 @@ def _restart_if_down(api: HfApi, space_id: str) -> bool:
 
 
 def _wait(api: HfApi, space_id: str, commit: str, say: Callable[[str], object], proofs: Collection[str | None]) -> None:
-    """Look at a Space until it runs a commit; the last argument is that of `_states`.
-
-    Raises:
-        RunError: it ends otherwise, or takes longer than `PATIENCE`.
-    """
+    """Look at a Space until it runs a commit; the last argument is that of `_states`."""
     stage, page = None, f"{api.endpoint}/spaces/{space_id}"
     for state in _states(api, space_id, commit, proofs):
         if state["stage"] != stage:
@@ -312,14 +292,10 @@ def _wait(api: HfApi, space_id: str, commit: str, say: Callable[[str], object], 
 
 
 def _states(api: HfApi, space_id: str, commit: str, proofs: Collection[str | None]) -> Iterator[dict]:
-    """Give what the Hub says of a Space's state, look by look, for `PATIENCE`; not what may be from before a change.
+    """The states of a Space that is to run a commit, look by look, for `PATIENCE`; none that may be of before a change.
 
-    Args:
-        api: client.
-        space_id: the Space.
-        commit: what it is to run; an answer that names another one is left out.
-        proofs: the `sha` (None: no `sha`) of answers that are believed at once. Others are believed from the first
-            stage on the way on, or after `GRACE`.
+    An answer with a `sha` among `proofs` (None: no `sha`) is believed at once; others are believed from the first stage
+    on the way on, or after `GRACE`. One that names another commit is left out.
     """
     begun, moved = time.monotonic(), False
     while (waited := time.monotonic() - begun) < PATIENCE:
@@ -332,7 +308,7 @@ def _states(api: HfApi, space_id: str, commit: str, proofs: Collection[str | Non
 
 
 def _state(api: HfApi, space_id: str) -> dict:
-    """Return what the Hub says of a Space's state; {} where it cannot answer just now, which the next look makes up."""
+    """The state of a Space as the Hub has it; {} where it cannot answer just now, which the next look makes up."""
     try:
         return api.get_space_runtime(space_id).raw
     except HTTP_ERROR as error:

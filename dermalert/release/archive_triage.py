@@ -15,6 +15,7 @@ import functools
 import glob
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from dermalert_space import batch, decoder_limits, files, images
-from dermalert_space.contract import GRAPH, NOT_A_DEVICE, PROCESSORS, STATISTICS
+from dermalert_space.contract import CONFIG, GRAPH, NOT_A_DEVICE, PROCESSORS, STATISTICS
 from dermalert_space.images import KINDS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE
 from dermalert_space.release import NoRelease, Release
 from dermalert_space.zip_archives import Input
@@ -112,11 +113,7 @@ def _triage(shards: list[Path], release: str, model: str, output: Path, workers:
 
 
 def find_shards(paths: list[Path]) -> list[Path]:
-    """The shards among files and folders, in order.
-
-    Raises:
-        UsageError: there are none, or two of one name.
-    """
+    """The shards among files and folders, in order; UsageError where there are none, or two of one name."""
     shards = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
     lost = [str(path) for path in shards if not path.is_file()]
     if lost or not shards:
@@ -129,11 +126,7 @@ def find_shards(paths: list[Path]) -> list[Path]:
 
 
 def check_columns(shards: list[Path]) -> None:
-    """Refuse a first shard that lacks what is needed: the others are likely like it, and named when their turn comes.
-
-    Raises:
-        UsageError: it is no parquet file, or lacks a column.
-    """
+    """Refuse a first shard that lacks a column: the others are likely like it, and named when their turn comes."""
     try:
         columns = pq.read_schema(shards[0]).names
     except (pa.ArrowInvalid, OSError):
@@ -174,11 +167,9 @@ def _why_outdated(result: Path, shard: Path, release: str) -> str | None:
             rows = sum(len(some) for some in file.iter_batches())  # which finds out whether all of it can be read
     except (pa.ArrowException, OSError):
         return _ANEW[3]
-    expected = {_RELEASE: release, _SETTINGS: settings()}
-    if metadata.get(_SHARD) != fingerprint(shard).encode():
-        return _ANEW[0]
-    for key, why in ((_RELEASE, _ANEW[1]), (_SETTINGS, _ANEW[2])):
-        if metadata.get(key) != expected[key].encode():
+    expected = {_SHARD: fingerprint(shard), _RELEASE: release, _SETTINGS: settings()}
+    for (key, value), why in zip(expected.items(), _ANEW, strict=False):
+        if metadata.get(key) != value.encode():
             return why
     return None if rows == pq.read_metadata(shard).num_rows else _ANEW[3]
 
@@ -251,7 +242,7 @@ def _release(model: str) -> Release:
 def identity(release: Release) -> str:
     """A hash of all files of a release that its answers depend on, whatever its name."""
     digest = hashlib.sha256(release.processor.to_json_string().encode())  # with what no file sets
-    for name in ("config.json", *PROCESSORS, STATISTICS, GRAPH):
+    for name in (CONFIG, *PROCESSORS, STATISTICS, GRAPH):
         path = release.file(name)
         content = path.read_bytes() if path else b""
         digest.update(f"{name} {len(content)}\n".encode() + content)
@@ -270,11 +261,7 @@ def in_turn(shards: list[Path], model: str, output: Path) -> Iterator[ShardResul
 
 
 def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None) -> Iterator[ShardResult]:
-    """Triage shards as tasks of Ray, in the order in which they end.
-
-    Raises:
-        UsageError: Ray is not installed, or there is no such cluster.
-    """
+    """Triage shards as tasks of Ray, in the order in which they end."""
     ray = _start_ray(workers, cluster)
     try:
         # A worker that dies is replaced and its task repeated, wherever there is a free core.
@@ -323,7 +310,8 @@ def triage_shard(shard: Path, model: str, output: Path) -> ShardResult:
         with _atomic_result(output / shard.name) as part:
             with pq.ParquetWriter(part, columns, write_page_checksum=True) as writer:
                 rows = 0
-                for some in _chunks(batch.predict_files(release, read_rows(shard))):
+                predicted = batch.predict_files(release, read_rows(shard))
+                for some in iter(lambda: list(itertools.islice(predicted, _ROWS)), []):
                     writer.write_table(as_table(some, release).replace_schema_metadata(columns.metadata))
                     rows += len(some)
             after = shard.stat()
@@ -370,16 +358,6 @@ def _source(content: bytes | None) -> Input:
     if content is None:
         return "the row holds no image."
     return content if len(content) <= images.MAX_BYTES else images.too_large(len(content))
-
-
-def _chunks(rows: Iterator[batch.Row]) -> Iterator[list[batch.Row]]:
-    some = []
-    for row in rows:
-        some.append(row)
-        if len(some) == _ROWS:
-            yield some
-            some = []
-    yield some
 
 
 def schema(release: Release) -> pa.Schema:

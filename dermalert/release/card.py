@@ -5,7 +5,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import jinja2
-from dermalert_space.contract import NOT_A_DEVICE, HubName
+from dermalert_space.contract import FIGURES, NOT_A_DEVICE, HubName
 from dermalert_space.estimate import UNDEFINED, format_estimate
 from dermalert_space.page.markup import lesions_as_served
 from dermalert_space.prediction import threshold_share
@@ -16,7 +16,7 @@ from dermalert.data import provenance
 from dermalert.evaluation import subgroups
 from dermalert.formatting import COMPARED, at_most, percent, percent_at_least, percent_at_most
 
-_CARD = Path(__file__).parents[2] / "model_card.md"
+_TEMPLATE = Path(__file__).parents[2] / "model_card.md"
 
 _MEANINGS = {
     "official_test": "the test split that the data set ships, as it is, with its labels as they are",
@@ -53,23 +53,15 @@ _HEADLINE = {
 
 
 def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
-    """The card that belongs to the figures.
-
-    Args:
-        metrics: what `metrics.json` holds.
-        pictures: the names of the files in `evaluation/figures/`.
-
-    Raises:
-        jinja2.UndefinedError: the template asks for what the figures do not have.
-    """
+    """The card that belongs to the figures of `metrics.json`, with the files in `FIGURES` that `pictures` names."""
 
     def picture(name: str, title: str) -> str:
-        return f"![{title}](evaluation/figures/{name})\n" if name in pictures else ""
+        return f"![{title}]({FIGURES}/{name})\n" if name in pictures else ""
 
     held_out = metrics["splits"]["held_out"]
     tests = held_out.get("subgroup_sensitivity", {}).get("tests", [])
     return render(
-        _CARD,
+        _TEMPLATE,
         metrics=metrics,
         differing=subgroups.differing([subgroups.SubgroupTest.read(test) for test in tests]),
         of_lesions=lambda kind, name: lesions_as_served(kind, name, tests),
@@ -176,7 +168,7 @@ def _meanings(metrics: dict) -> dict[str, str]:
 
 
 def _shortcut_sentence(metrics: dict) -> str:
-    """Say whether a model without medicine does as well, and in what."""
+    """Whether a model without medicine does as well, and in what."""
     shortcut = metrics["shortcut"]
 
     def names(figure: str) -> str:

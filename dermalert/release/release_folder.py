@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from dermalert_space import files
-from dermalert_space.contract import FIGURES, METRICS
+from dermalert_space.contract import CARD, FIGURES, METRICS
 
 from dermalert.release import card
 
@@ -59,4 +59,4 @@ def find_metrics(folder: Path) -> dict | None:
 def write_card(folder: Path) -> None:
     """Write the card of a release folder, every number of it out of `metrics.json`."""
     pictures = frozenset(path.name for path in (folder / FIGURES).glob("*.png"))
-    (folder / "README.md").write_text(card.render_card(read_metrics(folder), pictures))
+    (folder / CARD).write_text(card.render_card(read_metrics(folder), pictures))

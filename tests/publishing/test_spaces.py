@@ -545,7 +545,7 @@ def test_all_that_a_release_is_served_by_is_fetched(tmp_path):
     """Of the bundled release as it would be downloaded: what is left out would be missing."""
     for path in (path for path in BUNDLED.rglob("*") if path.is_file()):
         name = path.relative_to(BUNDLED).as_posix()
-        if spaces._is_served(name):
+        if spaces.served([name]):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / name)
     release = Release.load(tmp_path)

@@ -77,12 +77,12 @@ def picture(image: Image.Image, alt: str, *, caption: str = "") -> str:
     bare.info.clear()  # Pillow would write a comment of the file into the new one
     bare.save(buffer, "JPEG", quality=90)
     below = f"<figcaption>{escaped(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="{data_uri(buffer.getvalue(), "jpeg")}" alt="{escaped(alt)}">{below}</figure>'
+    return f'<figure><img src="{data_uri(buffer.getvalue(), "image/jpeg")}" alt="{escaped(alt)}">{below}</figure>'
 
 
-def data_uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, mime: str) -> str:
     """A file as an address that holds it."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
 def sentence(text: str, *, kind: str = "", aloud: bool = True) -> str:

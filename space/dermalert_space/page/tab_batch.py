@@ -1,6 +1,5 @@
 """The tab that judges many files and lists them by urgency; the list is held by the visitor's browser alone."""
 
-import base64
 import io
 import time
 from collections import Counter
@@ -42,11 +41,8 @@ def add(release: Release, held: batch_slots.Places) -> None:
         start = gr.Button("Judge these files", variant="primary", elem_id="start")
         stop = gr.Button("Stop", elem_id="stop")
     with gr.Row():
-        choices = [
-            ("all", "all"),
-            *((f"{markup.ICONS[state]} {_word(release, state)}", state) for state in STATES),
-        ]
-        kind = gr.Radio(choices, value="all", label="Show", elem_id="kind")
+        choices = ((f"{markup.ICONS[state]} {_word(release, state)}", state) for state in STATES)
+        kind = gr.Radio([("all", "all"), *choices], value="all", label="Show", elem_id="kind")
         text = gr.Textbox("", label="File name contains", elem_id="text")
     rows = gr.HTML("", elem_id="rows", elem_classes="words")
 
@@ -129,10 +125,10 @@ def _counts(release: Release, rows: Sequence[batch.Row]) -> str:
     )
 
 
-def _link(name: str, kind: str, content: str) -> str:
+def _link(name: str, mime: str, content: str) -> str:
     """A link that holds the file to download: none is written to the server's disk."""
-    held = base64.b64encode(content.encode()).decode()
-    return f'<a class="download" download="{name}" href="data:{kind};charset=utf-8;base64,{held}">Download {name}</a> '
+    address = markup.data_uri(content.encode(), f"{mime};charset=utf-8")
+    return f'<a class="download" download="{name}" href="{address}">Download {name}</a> '
 
 
 def _row(release: Release, row: batch.Row) -> str:
@@ -165,4 +161,4 @@ def _thumbnail(image: Image.Image | None) -> str:
         return '<span class="thumbnail"></span>'
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
-    return f'<img class="thumbnail" alt="" src="{markup.data_uri(buffer.getvalue(), "jpeg")}">'
+    return f'<img class="thumbnail" alt="" src="{markup.data_uri(buffer.getvalue(), "image/jpeg")}">'

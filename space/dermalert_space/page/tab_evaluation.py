@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from dermalert_space import reader_studies
+from dermalert_space import contract, reader_studies
 from dermalert_space.page import markup
 from dermalert_space.prediction import threshold_share
 from dermalert_space.release import NoRelease, Release
@@ -20,7 +20,7 @@ FIGURES = {
     "artefacts": "What artefacts such as ink and rulers do to the melanoma probability",
     "learning_curves": "Learning curves of the training",
 }
-"""Of a release, in `evaluation/figures`, and what they show."""
+"""Of a release, in `contract.FIGURES`, and what they show."""
 
 SIDES = {
     "held_out": "held out",
@@ -48,7 +48,7 @@ def add(release: Release, metrics: dict | None, tab: gr.Tab) -> None:
 
 
 def html(release: Release, metrics: dict | None) -> str:
-    """Return all that the tab says."""
+    """All that the tab says."""
     subgroups = metrics["splits"]["held_out"]["subgroups"] if metrics else {}
     lines = "".join(f"<li>{markup.escaped(line)}</li>" for line in (*LIMITS, *_unmeasured(subgroups)))
     limits = f"<h2>Limits</h2><ul>{lines}</ul>"
@@ -70,19 +70,19 @@ def html(release: Release, metrics: dict | None) -> str:
 
 
 def _unmeasured(subgroups: dict) -> Iterator[str]:
-    for kind, found in subgroups.items():
-        if "not_measured" in found:
-            yield f"How it does by {kind} is not known: {found['not_measured']}."
+    for kind, groups in subgroups.items():
+        if "not_measured" in groups:
+            yield f"How it does by {kind} is not known: {groups['not_measured']}."
 
 
 def _drawn(release: Release, name: str, *, alt: str | None = None) -> str:
     try:
-        path = release.file(f"evaluation/figures/{name}.png")
+        path = release.file(f"{contract.FIGURES}/{name}.png")
     except NoRelease:  # a link to what is no file of the release
         path = None
     if path is None:
         return ""
-    image = markup.data_uri(Path(path).read_bytes(), "png")
+    image = markup.data_uri(Path(path).read_bytes(), "image/png")
     return f'<figure class="drawn"><img src="{image}" alt="{markup.escaped(alt or FIGURES[name])}"></figure>'
 
 
@@ -90,9 +90,9 @@ def _by_side(metrics: dict) -> str:
     sides = {name: side for name, side in metrics["splits"].items() if side["n"]}
     rows = [["images", *(side["n"] for side in sides.values())]]
     for name, keys in _FIGURES_OF_A_SIDE.items():
-        found = [_value_at(side, keys) for side in sides.values()]
-        if any(value is not None for value in found):
-            rows.append([name, *("not measured" if value is None else _shown(value) for value in found)])
+        values = [_value_at(side, keys) for side in sides.values()]
+        if any(value is not None for value in values):
+            rows.append([name, *("not measured" if value is None else _shown(value) for value in values)])
     note = (
         "As served, what cannot be assessed raises no alert: a melanoma among it is missed. A lesion is found if each "
         "of its photos is. Square brackets: 95 % interval. Held out: images of lesions and patients that it was not "
@@ -129,16 +129,17 @@ def _value_at(side: dict, keys: str) -> Any:
 
 
 def _shown(value: Any) -> object:
-    """Return a count as it is, and a figure with its interval; what is neither raises an error here, not in a cell."""
-    return value if value is None or isinstance(value, int) else markup.figure(value)
+    """A count as it is, and a figure with its interval; what is neither raises an error here, not in a cell."""
+    return value if isinstance(value, int) else markup.figure(value)
 
 
 def _served(figures: dict, key: str) -> str:
-    """Return a figure as served; of a release made before there were such figures the one without abstention."""
+    """A figure as served; of a release made before there were such figures the one without abstention."""
     return markup.figure(figures.get(f"{key}_as_served") or figures[key])
 
 
 def _by_source(held_out: dict) -> str:
+    sources = held_out["melanoma"].get("by_source", {})
     rows = [
         [
             name,
@@ -148,16 +149,15 @@ def _by_source(held_out: dict) -> str:
             _served(of, "sensitivity"),
             _served(of, "specificity"),
         ]
-        for name, of in held_out["melanoma"].get("by_source", {}).items()
+        for name, of in sources.items()
     ]
-    served = all("sensitivity_as_served" in of for of in held_out["melanoma"].get("by_source", {}).values())
-    how = "as served" if served else "without abstention"
+    how = "as served" if all("sensitivity_as_served" in of for of in sources.values()) else "without abstention"
     head = ["source", "melanomas", "others", "AUROC", f"sensitivity, {how}", f"specificity, {how}"]
     return markup.table("Held-out images by where they were made", head, rows) if rows else ""
 
 
 def _beside(release: Release, metrics: dict) -> str:
-    """Return the ROC curve, and where lesions are real the dermatologists beside it."""
+    """The ROC curve, and where lesions are real the dermatologists beside it."""
     if markup.is_generated(release, metrics):
         return f"<h2>ROC curves</h2>{_drawn(release, 'roc', alt='ROC curves of melanoma, without abstention')}"
     table = _beside_readers(metrics["splits"]["held_out"])
@@ -230,18 +230,10 @@ def _declined(metrics: dict) -> str:
     refusal, melanoma = metrics.get("refusal"), metrics["splits"]["held_out"]["melanoma"]
     if refusal is None:
         return "<p>It declines no image: it names a diagnosis of whatever it is shown.</p>"
-    rows = [
-        [
-            "held out" if source == "all" else f"held out, {source}",
-            share["n"],
-            markup.figure(share["refused"], digits=3),
-        ]
-        for source, share in refusal["held_out"].items()
-    ]
-    rows += [
-        [f"{kind} (generated or spoilt)", share["n"], markup.figure(share["refused"])]
-        for kind, share in refusal["unfit"].items()
-    ]
+    sources = {"held out" if name == "all" else f"held out, {name}": of for name, of in refusal["held_out"].items()}
+    rows = [[name, of["n"], markup.figure(of["refused"], digits=3)] for name, of in sources.items()]
+    spoilt = {f"{kind} (generated or spoilt)": of for kind, of in refusal["unfit"].items()}
+    rows += [[name, of["n"], markup.figure(of["refused"])] for name, of in spoilt.items()]
     share = markup.figure(melanoma["refused"], digits=3)
     note = (
         f"Of the {melanoma['n']} held-out melanomas a share of {share} is declined; as served, they are missed. "
@@ -261,12 +253,13 @@ def _subgroups(held_out: dict) -> str:
             _of_lesions(markup.lesions_as_served(kind, name, tests)),
             *(markup.figure(of[key]) for key in ("auroc", "sensitivity", "specificity")),
         ]
-        for kind, found in held_out["subgroups"].items()
-        for name, of in found.get("of", {}).items()
+        for kind, groups in held_out["subgroups"].items()
+        for name, of in groups.get("of", {}).items()
     ]
     raw = [f"{name}, without abstention" for name in ("sensitivity", "specificity")]
     head = ["subgroup", "images", "melanomas", "sensitivity as served, lesions", "AUROC", *raw]
-    lines = "".join(f"<li>{markup.escaped(line)}</li>" for line in _in_words(held_out))
+    differing = held_out.get("subgroup_sensitivity", {}).get("sentences", [])
+    lines = "".join(f"<li>{markup.escaped(line)} Lesions, as served.</li>" for line in differing)
     note = "A lesion is found if each of its photos raises the alert; one that cannot be assessed is missed."
     table = markup.table("Melanoma in subgroups of the held-out images", head, rows, note=note)
     return f"<ul>{lines}</ul>{table}" if lines else table
@@ -274,12 +267,6 @@ def _subgroups(held_out: dict) -> str:
 
 def _of_lesions(served: dict | None) -> str:
     return f"{markup.figure(served['sensitivity'])} (n = {served['n_melanomas']})" if served else ""
-
-
-def _in_words(held_out: dict) -> Iterator[str]:
-    """Yield what differs beyond chance, and the weakest subgroup: lesions, as served."""
-    for line in held_out.get("subgroup_sensitivity", {}).get("sentences", []):
-        yield f"{line} Lesions, as served."
 
 
 def _artefacts(held_out: dict) -> str:
@@ -298,8 +285,7 @@ def _artefacts(held_out: dict) -> str:
 
 
 def _made(metrics: dict) -> str:
-    data = metrics["data"]
-    return "".join(f"<p>{markup.escaped(line)}</p>" for line in _making(metrics, data))
+    return "".join(f"<p>{markup.escaped(line)}</p>" for line in _making(metrics, metrics["data"]))
 
 
 def _making(metrics: dict, data: dict) -> Iterator[str]:
@@ -322,7 +308,7 @@ _ATTENTION = "lesions that are malignant or a precursor"
 
 
 def _set_on(point: dict, lesions: str) -> str:
-    """Return what a threshold was set on, and what that shows of it as served."""
+    """What a threshold was set on, and what that shows of it as served."""
     name = "attention" if lesions == _ATTENTION else "the alert"
     few = point["lesions"] < point.get("lesions_needed", 0)
     shown = "which shows with" if point["bound_met"] else f"{'too few to' if few else 'which does not'} show with"

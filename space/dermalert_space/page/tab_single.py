@@ -35,7 +35,7 @@ def add(release: Release, metrics: dict | None) -> gr.Image:
     # The former answer goes at once: it must not stand beside another image, whatever becomes of this one.
     picture.change(None, outputs=both, js=_WAIT, show_progress="hidden")
     # preprocess=False: gr.Image would decode the file itself, and fail or re-encode where `triage` knows better.
-    asked = picture.change(
+    run = picture.change(
         show,
         picture,
         both,
@@ -44,9 +44,8 @@ def add(release: Release, metrics: dict | None) -> gr.Image:
         api_visibility="private",
         show_progress="hidden",  # its overlay would lie on the sentence where the server is busy
     )
-    asked.failure(
-        None, outputs=both, js=f"() => [{markup.sentence(markup.BUSY, kind='refused')!r}, '']", show_progress="hidden"
-    )
+    busy = f"() => [{markup.sentence(markup.BUSY, kind='refused')!r}, '']"
+    run.failure(None, outputs=both, js=busy, show_progress="hidden")
     return picture
 
 

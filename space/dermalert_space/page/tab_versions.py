@@ -38,22 +38,24 @@ def add(release: Release, tab: gr.Tab) -> None:
         sentence = _CHOOSE.format(served=release) if tags else _NONE
         return gr.update(choices=tags, value=None), markup.sentence(sentence)
 
-    def evaluated(tag: str | None) -> str:
-        return over_the_evaluation(shelf, tag)
-
     def compared_on_image(tag: str | None, file: dict | None) -> str:
         return on_an_image(shelf, tag, file, picture.GRADIO_CACHE)
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
+    busy = f"() => {markup.sentence(markup.BUSY, kind='refused')!r}"
+    quiet: dict[str, Any] = {
+        "api_visibility": "private",
+        "preprocess": False,
+        "show_progress": "hidden",
+        "concurrency_id": "versions",
+    }
     tab.select(choices, None, [tag, over], queue=False, show_progress="hidden", api_visibility="private")
     # `input`, not `change`: filling the list is no choice of a visitor.
     tag.input(None, outputs=[over, both], js="() => ['<p>The version is being loaded.</p>', '']")
-    chosen = tag.input(evaluated, tag, over, concurrency_id="versions", **quiet)
-    chosen.failure(None, outputs=over, js=f"() => {markup.sentence(markup.BUSY, kind='refused')!r}")
-    chosen.then(compared_on_image, [tag, picture], both, concurrency_id="versions", **quiet)
+    chosen = tag.input(lambda tag: over_the_evaluation(shelf, tag), tag, over, **quiet)
+    chosen.failure(None, outputs=over, js=busy)
+    chosen.then(compared_on_image, [tag, picture], both, **quiet)
     picture.change(None, outputs=both, js=_WAIT)
-    asked = picture.change(compared_on_image, [tag, picture], both, concurrency_id="versions", **quiet)
-    asked.failure(None, outputs=both, js=f"() => {markup.sentence(markup.BUSY, kind='refused')!r}")
+    picture.change(compared_on_image, [tag, picture], both, **quiet).failure(None, outputs=both, js=busy)
 
 
 def over_the_evaluation(shelf: comparison.Shelf, tag: str | None) -> str:
@@ -78,14 +80,12 @@ def _sentences(served: Release, other: Release, compared: comparison.Compared) -
         f"{len(compared.false_new)} false alerts are new and {len(compared.false_gone)} gone, of {rest} other images."
     )
     rows = [
-        [f"{watched}s flagged, of {compared.watched}", *compared.flagged, _chance(compared.won, compared.lost)],
-        [f"others flagged, of {rest}", *compared.false, _chance(compared.false_new, compared.false_gone)],
+        [f"{watched}s flagged, of {compared.watched}", *compared.flagged, _p(len(compared.won), len(compared.lost))],
+        [f"others flagged, of {rest}", *compared.false, _p(len(compared.false_new), len(compared.false_gone))],
     ]
     if compared.attended:
-        p = _p(*compared.attended_alone)
-        rows.append(
-            [f"malignant or precursor at the point of attention, of {compared.malignant}", *compared.attended, p]
-        )
+        name = f"malignant or precursor at the point of attention, of {compared.malignant}"
+        rows.append([name, *compared.attended, _p(*compared.attended_alone)])
     notes = [f"The likeliest diagnosis differs on {compared.diagnoses} images; {compared.left_out} were left out."]
     notes += [
         f"{name} does not say what it has learnt from: these images may be among it." for name in compared.unknown
@@ -103,10 +103,6 @@ def _sentences(served: Release, other: Release, compared: comparison.Compared) -
         + markup.table("Alerts on the images that both held out", head, rows, note=" ".join(notes))
         + "".join(_ids(name, ids) for name, ids in lists.items() if ids)
     )
-
-
-def _chance(gained: list[str], lost: list[str]) -> str:
-    return _p(len(gained), len(lost))
 
 
 def _p(gained: int, lost: int) -> str:
