@@ -228,8 +228,8 @@ def compare(
     for sentence in [*regression_gate.sentences(report), *regression_gate.verdict(verdict)]:
         typer.echo(sentence)
     if json:
-        files.write_json(json, report)
-    if record and verdict["refused_for"] and not verdict["accepted_because"]:
+        files.write_json(json, report.to_json())
+    if record and verdict.refused_for and not verdict.accepted_because:
         raise RunError(
             f"'{new}' does not take the place of '{old}': --accept-regression WHY lets it, and its card says why."
         )

@@ -88,8 +88,8 @@ def refusals(melanomas: int, worse: str, pairs: int, seed: int = 0) -> dict[str,
     for _ in range(pairs):
         tests = regression_gate.run_tests(pair(rng, melanomas, **WORSE[worse]))
         rows.append(
-            [any(test["loss_shown"] for test in tests.values())]
-            + [test[key] for key in ("loss_shown", "power") for test in tests.values()]
+            [any(test.loss_shown for test in tests.values())]
+            + [getattr(test, key) for key in ("loss_shown", "power") for test in tests.values()]
         )
     names = ["AUROC", "sensitivity", "malignant"]
     return dict(zip(["any", *names, *(f"power {name}" for name in names)], np.mean(rows, axis=0), strict=True))

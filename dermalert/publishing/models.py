@@ -22,11 +22,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.errors import HfHubHTTPError
 from rich.table import Table
 
-from dermalert import formatting
 from dermalert.errors import RunError, UsageError, first_few
+from dermalert.formatting import COMPARED
 from dermalert.hub import client
 from dermalert.hub.retries import status, with_retries
 from dermalert.release import regression_gate, release_folder
+from dermalert.release.regression_gate import Gate, ReleasePredictions
 
 _VERSION = re.compile(r"v\d+\.\d+\.\d+")
 _ADDED = ("released", "previous", "history", "gate")  # to the figures, when a release is published
@@ -167,12 +168,12 @@ def _prepare(
     folder: Path,
     to: Path,
     version: str,
-    gate: dict,
-    old: regression_gate.ReleasePredictions | None,
+    gate: Gate,
+    old: ReleasePredictions | None,
     begun: Iterable[dict | None],
 ) -> Path:
     """Make the folder of the release as it will be published."""
-    added = {"gate": gate} | (_lineage(old.figures, release_folder.read_metrics(folder)) if old else {})
+    added = {"gate": gate.to_json()} | (_lineage(old.figures, release_folder.read_metrics(folder)) if old else {})
     added["released"] = _today()
     added |= _begun_with(_figures_of(folder, version, added), begun)
     return _stamp(folder, to, version, added)
@@ -213,36 +214,32 @@ def _predecessor(repo_id: str, tags: Collection[str], on_main: dict, version: st
     return current if current is not None and current in tags else last
 
 
-def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> regression_gate.ReleasePredictions | None:
+def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> ReleasePredictions | None:
     """The predictions of the release at a tag; None where it is none of ours."""
     folder = client.fetch(repo_id, commit, set(regression_gate.FILES), to)
     return regression_gate.read(folder, tag) if release_folder.find_metrics(folder) else None
 
 
-def _pass_gate(gate: dict, repo_id: str, version: str, accept: str | None) -> dict:
+def _pass_gate(gate: Gate, repo_id: str, version: str, accept: str | None) -> Gate:
     """The gate's report, with the reason for passing it if there has to be one; RunError where that is lacking."""
-    if gate["refused_for"] and accept is None:
-        against = f" in the place of {gate['against']}" if gate["against"] else ""
-        figures = f" {_describe(gate)}" if gate["compared"] else ""
+    if gate.refused_for and accept is None:
+        against = f" in the place of {gate.against}" if gate.against else ""
+        figures = f" {_describe(gate)}" if gate.compared else ""
         raise RunError(
-            f"{version} is refused{against} on {repo_id}: {'; '.join(gate['refused_for'])}.{figures} Improve it, or "
+            f"{version} is refused{against} on {repo_id}: {'; '.join(gate.refused_for)}.{figures} Improve it, or "
             'publish it all the same with --accept-regression "WHY", which its card will say.'
         )
-    return regression_gate.with_reason(gate, accept)
+    return gate.with_reason(accept)
 
 
-def _describe(gate: dict, tag: str | None = None) -> str:
+def _describe(gate: Gate, tag: str | None = None) -> str:
     """A sentence about what a release was compared with, and the figures."""
-    compared = gate["compared"]
+    compared = gate.compared
     if compared is None:
         return f"Compared with nothing: {tag} is no dermalert release." if tag else "It is the first release there."
-    changes = [
-        f"{text} {format_estimate(compared[key]['difference'], 3)}"
-        for key, text in formatting.COMPARED.items()
-        if key in compared
-    ]
+    changes = [f"{COMPARED[key]} {format_estimate(change.difference, 3)}" for key, change in compared.changes.items()]
     return (
-        f"Changes from {gate['against']} on {compared['n']} images held out of both ({compared['melanomas']} "
+        f"Changes from {gate.against} on {compared.n} images held out of both ({compared.melanomas} "
         f"melanomas): {', '.join(changes) or 'none'}."
     )
 

@@ -1,6 +1,6 @@
 """Two releases on the images held out of both; and the gate, which refuses one that is shown to be worse.
 
-A release carries its predictions of the images held out of it (`evaluation/predictions.parquet`) and a list of the
+A release carries its predictions of the images held out of it (`contract.PREDICTIONS`) and a list of the
 images it was trained on (`contamination.py`): so two can be compared without a picture.
 """
 
@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dermalert_space import comparison, contract, files
 from dermalert_space.comparison import HeldOut
-from dermalert_space.contract import EXPOSURE, METRICS, PREDICTIONS
-from dermalert_space.estimate import format_estimate
+from dermalert_space.contract import CONFIG, EXPOSURE, METRICS, PREDICTIONS
+from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import likeliest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -35,7 +35,7 @@ from dermalert.hub.retries import with_retries
 from dermalert.release import release_folder
 from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
 
-FILES = ("config.json", METRICS, PREDICTIONS, EXPOSURE)
+FILES = (CONFIG, METRICS, PREDICTIONS, EXPOSURE)
 """What is needed of a release to compare it."""
 
 FEWEST = 50
@@ -44,6 +44,14 @@ hardly ever found (see `benchmarks/evaluation/gate.py`)."""
 
 ECE = 0.10
 """How large the expected calibration error of a release may be."""
+
+_RULES = {
+    "fewest": FEWEST,
+    "fall": noninferiority.MARGIN,
+    "margin": noninferiority.MARGIN,
+    "refusals_of_equals": noninferiority.REFUSALS_OF_EQUALS,
+    "ece": ECE,
+}
 
 _MELANOMA = DIAGNOSES.index(ALERT)
 _MALIGNANT = [label for label, name in enumerate(DIAGNOSES) if name in MALIGNANT or name == PRECURSOR]
@@ -64,12 +72,7 @@ class ReleasePredictions(HeldOut):
 
 
 def load(name: str) -> ReleasePredictions:
-    """The predictions of a release: a folder, a run, or `USER/REPO[@TAG]` on the Hub.
-
-    Raises:
-        UsageError: it is none, or not there.
-        RunError: the Hub cannot be asked.
-    """
+    """The predictions of a release: a folder, a run, or `USER/REPO[@TAG]` on the Hub."""
     folder = contract.find(name)
     if folder.exists() or "/" not in name:
         return read(folder, name)
@@ -85,16 +88,12 @@ def load(name: str) -> ReleasePredictions:
 
 
 def read(folder: Path, name: str) -> ReleasePredictions:
-    """The predictions of the release in a folder.
-
-    Raises:
-        UsageError: it is no dermalert release, or a table of it is damaged.
-    """
+    """The predictions of the release in a folder; UsageError where it is none, or a table of it is damaged."""
     figures = release_folder.find_metrics(folder)
     if figures is None:
-        raise UsageError(f"'{name}' is no dermalert release: it has no evaluation/metrics.json of one.")
+        raise UsageError(f"'{name}' is no dermalert release: it has no {METRICS} of one.")
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / CONFIG).read_text())
         threshold, attention = config["alert"]["threshold"], (config.get("attention") or {}).get("threshold")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
@@ -156,19 +155,16 @@ def pair(old: ReleasePredictions, new: ReleasePredictions) -> Pair:
     pairs = comparison.pair(old, new, archive_number)
     before, after = _probabilities(pairs.old), _probabilities(pairs.new)
 
-    def flags(labels: list[int], thresholds: tuple[float | None, float | None]) -> Flags:
-        return (
-            _flags(pairs.old, before, labels, thresholds[0]),
-            _flags(pairs.new, after, labels, thresholds[1]),
-        )
+    def flags(labels: list[int], one: float | None, other: float | None) -> Flags:
+        return _flags(pairs.old, before, labels, one), _flags(pairs.new, after, labels, other)
 
     return Pair(
         image_ids=pairs.new["image_id"].to_numpy(),
         truth=np.array([DIAGNOSES.index(name) for name in pairs.new["truth"].to_pylist()], int),
         groups=_join_groups(pairs.old["group"].to_numpy(), pairs.new["group"].to_numpy()),
         probabilities=(before, after),
-        alerts=flags([_MELANOMA], (old.threshold, new.threshold)),
-        attentions=flags(_MALIGNANT, (old.attention, new.attention)),
+        alerts=flags([_MELANOMA], old.threshold, new.threshold),
+        attentions=flags(_MALIGNANT, old.attention, new.attention),
         left_out={"learnt_from": pairs.exposed, "other_label": pairs.relabelled},
     )
 
@@ -193,51 +189,103 @@ def _join_groups(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return splits.components(edges, len(old) + len(new))[olds]
 
 
-def compare(old: ReleasePredictions, new: ReleasePredictions) -> dict:
-    """The differences of two releases on the images held out of both, with the ids of the images.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+    """A figure of the old release and of the new one, and the new less the old; groups are resampled alike for both."""
 
-    The interval of a difference resamples groups, the same for both. McNemar's test is the exact one; it counts images,
-    as if no two were of one lesion.
+    old: Estimate
+    new: Estimate
+    difference: Estimate
 
-    Returns:
-        `old` and `new` (names), `n`, `groups`, `melanomas` and `others` (groups of them), `left_out`,
-        `learnt_from_not_known` (`old`, `new`, or both: those without a list of their training images, so that
-        nothing could be left out on its account), `melanoma_auroc`,
-        `sensitivity` and `specificity` of the alert and `malignant_sensitivity`, as served (each `old`, `new` and
-        `difference`, new less old), `alerts` (`melanomas` and
-        `others`, of these `images`, the ids `gained` and `lost`, and `p`; None where a release has no threshold), and
-        `diagnoses`, the images whose likeliest diagnosis has changed.
-    """
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlertChanges:
+    """The images, by id, that have gained an alert and those that have lost theirs."""
+
+    images: int
+    gained: list[str]
+    lost: list[str]
+    p: float
+    """Of McNemar's exact test, which counts images as if no two were of one lesion."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiagnosisChange:
+    """An image whose likeliest diagnosis has changed; None stands for a tie."""
+
+    image_id: str
+    truth: str
+    old: str | None
+    new: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The differences of two releases on the images held out of both, as served."""
+
+    old: str
+    new: str
+    n: int
+    groups: int
+    melanomas: int
+    """Groups of them."""
+    others: int
+    """Groups of them."""
+    left_out: dict[str, int]
+    learnt_from_not_known: list[str]
+    """`old` and `new` where it lists no training images, so that nothing could be left out on its account."""
+    changes: dict[str, Change]
+    """By the keys of `COMPARED`, as far as both releases have thresholds."""
+    alerts: dict[str, AlertChanges] | None
+    """Of `melanomas` and `others`; None where a release has no threshold."""
+    diagnoses: list[DiagnosisChange]
+
+    def to_json(self) -> dict:
+        """All of it, the changes side by side with the counts."""
+        content = dataclasses.asdict(self)
+        changes, ids = content.pop("changes"), {key: content.pop(key) for key in ("alerts", "diagnoses")}
+        return content | changes | ids
+
+    def in_short(self) -> dict:
+        """The same without names, and with counts in the place of ids."""
+        content = self.to_json()
+        for side in (content["alerts"] or {}).values():
+            side |= {key: len(side[key]) for key in ("gained", "lost")}
+        rest = {key: value for key, value in content.items() if key not in ("old", "new")}
+        return rest | {"diagnoses": len(self.diagnoses)}
+
+
+def compare(old: ReleasePredictions, new: ReleasePredictions) -> Comparison:
+    """Compare two releases on the images held out of both."""
     both = pair(old, new)
     melanoma = both.truth == _MELANOMA
-    report = {
-        "old": old.name,
-        "new": new.name,
-        "n": len(melanoma),
-        "groups": len(np.unique(both.groups)),
-        "melanomas": len(np.unique(both.groups[melanoma])),
-        "others": len(np.unique(both.groups[~melanoma])),
-        "left_out": both.left_out,
-        "learnt_from_not_known": [name for name, release in (("old", old), ("new", new)) if not release.exposure],
-    }
-    report |= _differences(both, melanoma) if len(melanoma) else {}
-    return report | {"alerts": _alert_changes(both, melanoma), "diagnoses": _diagnosis_changes(both)}
+    return Comparison(
+        old=old.name,
+        new=new.name,
+        n=len(melanoma),
+        groups=len(np.unique(both.groups)),
+        melanomas=len(np.unique(both.groups[melanoma])),
+        others=len(np.unique(both.groups[~melanoma])),
+        left_out=both.left_out,
+        learnt_from_not_known=[name for name, release in (("old", old), ("new", new)) if not release.exposure],
+        changes=_changes(both, melanoma) if len(melanoma) else {},
+        alerts=_alert_changes(both, melanoma),
+        diagnoses=_diagnosis_changes(both),
+    )
 
 
-def _differences(both: Pair, melanoma: np.ndarray) -> dict:
+def _changes(both: Pair, melanoma: np.ndarray) -> dict[str, Change]:
     intervals = Intervals(both.groups)
 
-    def difference(metric, old, new) -> dict:
-        return intervals.of(lambda w: metric(new, w) - metric(old, w)).to_json()
+    def difference(metric, old, new) -> Estimate:
+        return intervals.of(lambda w: metric(new, w) - metric(old, w))
 
     def area(score: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return metrics.auroc(melanoma, score, weights)
 
     scores = [probabilities[:, _MELANOMA] for probabilities in both.probabilities]
-    areas = [intervals.of_area(metrics.auroc, melanoma, score).to_json() for score in scores]
-    changes = {
-        "melanoma_auroc": dict(zip(("old", "new"), areas, strict=True)) | {"difference": difference(area, *scores)}
-    }
+    old, new = (intervals.of_area(metrics.auroc, melanoma, score) for score in scores)
+    changes = {"melanoma_auroc": Change(old=old, new=new, difference=difference(area, *scores))}
     shares = {
         "sensitivity": (melanoma, both.alerts, True),
         "specificity": (~melanoma, both.alerts, False),
@@ -246,65 +294,63 @@ def _differences(both: Pair, melanoma: np.ndarray) -> dict:
     for name, (among, flags, raised) in shares.items():
         hits = [np.equal(flag, raised) for flag in flags if flag is not None]
         if len(hits) == len(flags):
-            sides = [intervals.of_proportion(hit, among).to_json() for hit in hits]
+            old, new = (intervals.of_proportion(hit, among) for hit in hits)
             change = difference(lambda hit, w, among=among: metrics.proportion(hit, among, w), *hits)
-            changes[name] = dict(zip(("old", "new"), sides, strict=True)) | {"difference": change}
+            changes[name] = Change(old=old, new=new, difference=change)
     return changes
 
 
-def _alert_changes(both: Pair, melanoma: np.ndarray) -> dict | None:
+def _alert_changes(both: Pair, melanoma: np.ndarray) -> dict[str, AlertChanges] | None:
     old, new = both.alerts
     if old is None or new is None:
         return None
     return {
-        name: {"images": int(among.sum())} | _gains_and_losses(both.image_ids[among], old[among], new[among])
+        name: _gains_and_losses(both.image_ids[among], old[among], new[among])
         for name, among in (("melanomas", melanoma), ("others", ~melanoma))
     }
 
 
-def _gains_and_losses(image_ids: np.ndarray, old: np.ndarray, new: np.ndarray) -> dict:
-    """The images that have gained an alert and those that have lost theirs, and how probable that is by chance."""
+def _gains_and_losses(image_ids: np.ndarray, old: np.ndarray, new: np.ndarray) -> AlertChanges:
     gained, lost = image_ids[new & ~old].tolist(), image_ids[old & ~new].tolist()
     p = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
-    return {"gained": gained, "lost": lost, "p": float(p)}
+    return AlertChanges(images=len(image_ids), gained=gained, lost=lost, p=float(p))
 
 
-def _diagnosis_changes(both: Pair) -> list[dict]:
-    """The images whose likeliest diagnosis has changed; None stands for a tie."""
+def _diagnosis_changes(both: Pair) -> list[DiagnosisChange]:
     old, new = (likeliest(probabilities) for probabilities in both.probabilities)
     names = [*DIAGNOSES, None]
     return [
-        {"image_id": str(image_id), "truth": names[truth], "old": names[one], "new": names[other]}
+        DiagnosisChange(image_id=str(image_id), truth=DIAGNOSES[truth], old=names[one], new=names[other])
         for image_id, truth, one, other in zip(both.image_ids, both.truth, old, new, strict=True)
         if one != other
     ]
 
 
-def sentences(report: dict) -> list[str]:
-    """The report of `compare`, in sentences."""
+def sentences(report: Comparison) -> list[str]:
+    """A comparison in sentences."""
     left_out = {"learnt_from": "known to one of them by what it has learnt from", "other_label": "under another label"}
-    left = [f"{n} {left_out[reason]}" for reason, n in report["left_out"].items() if n]
-    compared = f"{report['new']} against {report['old']}: {report['n']} images in {report['groups']} groups"
+    left = [f"{n} {left_out[reason]}" for reason, n in report.left_out.items() if n]
+    compared = f"{report.new} against {report.old}: {report.n} images in {report.groups} groups"
     lines = [f"{compared} were held out of both" + (f"; left out: {', '.join(left)}." if left else ".")]
     lines += [
-        f"What {report[side]} has learnt from is not known ({EXPOSURE} is not there): these images may be among it."
-        for side in report["learnt_from_not_known"]
+        f"What {getattr(report, side)} has learnt from is not known ({EXPOSURE} is not there): these images may be "
+        "among it."
+        for side in report.learnt_from_not_known
     ]
-    for key, name in COMPARED.items():
-        if key in report:
-            old, new, change = (format_estimate(report[key][side], 3) for side in ("old", "new", "difference"))
-            lines.append(f"{name}: {old} there, {new} now; change {change}")
-    for name, side in (report["alerts"] or {}).items():
-        won, lost = (f"{len(side[k])}{_id_list(side[k])}" for k in ("gained", "lost"))
+    for key, change in report.changes.items():
+        old, new, difference = (format_estimate(each, 3) for each in (change.old, change.new, change.difference))
+        lines.append(f"{COMPARED[key]}: {old} there, {new} now; change {difference}")
+    for name, side in (report.alerts or {}).items():
+        won, lost = (f"{len(ids)}{_id_list(ids)}" for ids in (side.gained, side.lost))
         ends = ("won", "lost") if name == "melanomas" else ("new false alerts", "false alerts gone")
-        lines.append(f"{name} (n = {side['images']}): {ends[0]} {won}; {ends[1]} {lost}; McNemar's p = {side['p']:.3g}")
-    if report["alerts"] is None:
+        lines.append(f"{name} (n = {side.images}): {ends[0]} {won}; {ends[1]} {lost}; McNemar's p = {side.p:.3g}")
+    if report.alerts is None:
         lines.append("alerts: one of them has no threshold.")
-    changes = report["diagnoses"]
-    righted, wronged = ([row["image_id"] for row in changes if row[side] == row["truth"]] for side in ("new", "old"))
+    righted = [row.image_id for row in report.diagnoses if row.new == row.truth]
+    wronged = [row.image_id for row in report.diagnoses if row.old == row.truth]
     lines.append(
-        f"likeliest diagnosis: {len(changes)} changed, {len(righted)} righted{_id_list(righted)}, {len(wronged)} "
-        f"wronged{_id_list(wronged)}"
+        f"likeliest diagnosis: {len(report.diagnoses)} changed, {len(righted)} righted{_id_list(righted)}, "
+        f"{len(wronged)} wronged{_id_list(wronged)}"
     )
     return lines
 
@@ -313,78 +359,80 @@ def _id_list(image_ids: list[str]) -> str:
     return f" ({first_few(image_ids, 10)})" if image_ids else ""
 
 
-def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> dict:
-    """The reasons for and against a release taking another's place.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossTest:
+    """A test of whether the new release is worse in one figure."""
+
+    n: int
+    """Lesions that can show a loss."""
+    p: float
+    """One-sided."""
+    level: float
+    loss_shown: bool
+    power: float
+    """Of finding a loss of the margin."""
+    excludes_zero: bool = False
+    """Whether the 95 % interval of the change holds no 0."""
+    not_inferior: bool = False
+    """Whether it holds no loss of the margin."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gate:
+    """The reasons for and against a release taking another's place."""
+
+    against: str | None
+    ece: dict
+    """As `metrics.json` has it."""
+    compared: Comparison | None
+    tests: dict[str, LossTest]
+    """By the keys of `COMPARED`; none where nothing can be compared."""
+    refused_for: list[str]
+    """A sentence for each rule that it breaks."""
+    verdict: str
+    """`refused`; `first`; `not inferior`: each test excludes a loss of the margin; or `no loss shown`."""
+    accepted_because: str | None = None
+    """Why it takes the place though it is refused."""
+
+    def with_reason(self, why: str | None) -> "Gate":
+        """The same with the reason, in one line, why a release that it refuses is taken all the same."""
+        return dataclasses.replace(self, accepted_because=" ".join(why.split()) if why and self.refused_for else None)
+
+    def to_json(self) -> dict:
+        """What figures and card of a release hold of it."""
+        short = self.compared and self.compared.in_short()
+        return {"against": self.against, "rules": _RULES, **dataclasses.asdict(self), "compared": short}
+
+
+def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> Gate:
+    """Judge whether a release may take the place of the one before; of the first, only the calibration is asked.
 
     The gate refuses a release that is shown to lose melanoma AUROC, sensitivity of the alert, or sensitivity for
     malignant or precursor, as served. Each has a one-sided test, at a level such that all of them together refuse equal
     releases in 5 % at most (Bonferroni). A loss that is not shown may still be there: `power` is the probability of
     finding one of the margin, and `not_inferior` says whether one is excluded.
-
-    Args:
-        new: the release to be published.
-        old: the one before; None for the first, of which only the calibration is asked.
-
-    Returns:
-        What a card says: `against` (a name or None), `rules`, `ece`, `compared` (of `compare`, with counts of ids),
-        `tests` (of `run_tests`, with `excludes_zero` and `not_inferior`; {} where nothing can be compared),
-        `refused_for`, a sentence for each rule that it breaks, and `verdict`: `refused`, `not inferior` (no loss shown,
-        and one of the margin excluded by each test), `no loss shown`, or `first`.
     """
     ece = new.figures["splits"]["held_out"]["calibration"]["ece"]
-    report: dict = {}
-    tests: dict[str, dict] = {}
-    reasons: list[str] = []
+    compared, tests, reasons = None, {}, []
     if old:
-        report = compare(old, new)
-        if min(report["melanomas"], report["others"]) >= FEWEST:
+        compared = compare(old, new)
+        if min(compared.melanomas, compared.others) >= FEWEST:
             tests = run_tests(pair(old, new))
-        tests = {name: test | _of_interval(name, report[name]["difference"], test["n"]) for name, test in tests.items()}
-        reasons = _reasons(report, tests, old, new)
+        tests = {name: _with_interval(name, test, compared.changes[name].difference) for name, test in tests.items()}
+        reasons = _reasons(compared, tests, old, new)
     if ece["value"] > ECE:
         reasons.append(f"the expected calibration error is {format_estimate(ece, 3)}, above {ECE:.2f}")
-    passed = "not inferior" if all(test["not_inferior"] for test in tests.values()) else "no loss shown"
-    return {
-        "against": old.name if old else None,
-        "rules": {
-            "fewest": FEWEST,
-            "fall": noninferiority.MARGIN,
-            "margin": noninferiority.MARGIN,
-            "refusals_of_equals": noninferiority.REFUSALS_OF_EQUALS,
-            "ece": ECE,
-        },
-        "ece": ece,
-        "compared": _in_short(report) if report else None,
-        "tests": tests,
-        "refused_for": reasons,
-        "verdict": "refused" if reasons else passed if old else "first",
-    }
+    passed = "not inferior" if all(test.not_inferior for test in tests.values()) else "no loss shown"
+    verdict = "refused" if reasons else passed if old else "first"
+    against = old.name if old else None
+    return Gate(against=against, ece=ece, compared=compared, tests=tests, refused_for=reasons, verdict=verdict)
 
 
-def _in_short(report: dict) -> dict:
-    """A comparison without the ids of its images."""
-    alerts = report["alerts"] and {
-        name: side | {"gained": len(side["gained"]), "lost": len(side["lost"])}
-        for name, side in report["alerts"].items()
-    }
-    rest = {key: value for key, value in report.items() if key not in ("old", "new")}
-    return rest | {"alerts": alerts, "diagnoses": len(report["diagnoses"])}
-
-
-def run_tests(both: Pair) -> dict[str, dict]:
-    """The tests of the gate, by the keys of what is compared.
-
-    Args:
-        both: the predictions, of melanomas and others.
-
-    Returns:
-        Of each `n` (lesions that can show a loss), `p` (one-sided), `level`, `loss_shown`, and `power` of finding a
-        loss of the margin.
-    """
-    melanoma = both.truth == _MELANOMA
+def run_tests(both: Pair) -> dict[str, LossTest]:
+    """The tests of the gate, by the keys of `COMPARED`, on melanomas and others."""
     rules = {
-        "melanoma_auroc": (melanoma, None),
-        "sensitivity": (melanoma, both.alerts),
+        "melanoma_auroc": (both.truth == _MELANOMA, None),
+        "sensitivity": (both.truth == _MELANOMA, both.alerts),
         "malignant_sensitivity": (np.isin(both.truth, _MALIGNANT), both.attentions),
     }
     rules = {name: rule for name, rule in rules.items() if rule[1] is None or all(flag is not None for flag in rule[1])}
@@ -392,7 +440,7 @@ def run_tests(both: Pair) -> dict[str, dict]:
     return {name: _test(both, *rule, level) for name, rule in rules.items()}
 
 
-def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -> dict:
+def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -> LossTest:
     groups = both.groups[positive]
     n = len(np.unique(groups))
     if flags is None:
@@ -403,34 +451,35 @@ def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -
         old, new = (flag[positive] for flag in flags)
         p = noninferiority.p_of_lost_answers(old, new, groups)
         power = noninferiority.power_of_lost_answers(*noninferiority.worth(old, new, groups), level)
-    return {"n": n, "p": p, "level": level, "loss_shown": p <= level, "power": power}
+    return LossTest(n=n, p=p, level=level, loss_shown=p <= level, power=power)
 
 
-def _of_interval(name: str, difference: dict, lesions: int) -> dict:
-    """Whether the 95 % interval of a change holds no 0, and no loss of the margin.
+def _with_interval(name: str, test: LossTest, difference: Estimate) -> LossTest:
+    """A test with what the 95 % interval of the change excludes.
 
     Where the two answer alike, resampling has no interval. Of answers, a share may be lost all the same, by the exact
     interval for none of so many lesions; of equal scores, no area.
     """
-    low, high = difference["low"], difference["high"]
-    if low is None:
-        unseen = 0 if name == "melanoma_auroc" else 1 - 0.025 ** (1 / lesions)
-        low, high = difference["value"] - unseen, difference["value"] + unseen
-    return {
-        "excludes_zero": low > 0 or high < 0,
-        "not_inferior": low > -noninferiority.MARGIN,
-    }
+    low, high = difference.low, difference.high
+    if low is None or high is None:
+        assert difference.value is not None  # there are melanomas and others
+        unseen = 0 if name == "melanoma_auroc" else 1 - 0.025 ** (1 / test.n)
+        low, high = difference.value - unseen, difference.value + unseen
+    excludes_zero, not_inferior = low > 0 or high < 0, low > -noninferiority.MARGIN
+    return dataclasses.replace(test, excludes_zero=excludes_zero, not_inferior=not_inferior)
 
 
-def _reasons(report: dict, tests: dict, old: ReleasePredictions, new: ReleasePredictions) -> list[str]:
+def _reasons(
+    compared: Comparison, tests: dict[str, LossTest], old: ReleasePredictions, new: ReleasePredictions
+) -> list[str]:
     if not tests:
-        few = f"{report['melanomas']} melanomas and {report['others']} others (each lesion once, where it is known)"
+        few = f"{compared.melanomas} melanomas and {compared.others} others (each lesion once, where it is known)"
         return [f"{few} were held out of both, and it takes {FEWEST} of each to compare"]
     reasons = [
-        f"the {COMPARED[name]} has changed by {format_estimate(report[name]['difference'], 3)}, a loss beyond "
-        f"chance (one-sided p = {test['p']:.2g})"
+        f"the {COMPARED[name]} has changed by {format_estimate(compared.changes[name].difference, 3)}, a loss beyond "
+        f"chance (one-sided p = {test.p:.2g})"
         for name, test in tests.items()
-        if test["loss_shown"]
+        if test.loss_shown
     ]
     if new.threshold is None and old.threshold is not None:
         reasons.append("it has no alert threshold, and the one before has")
@@ -439,39 +488,29 @@ def _reasons(report: dict, tests: dict, old: ReleasePredictions, new: ReleasePre
     return reasons
 
 
-def verdict(report: dict) -> list[str]:
-    """The report of `gate`, in sentences: the verdict, then the losses that the tests could have shown."""
-    if report["refused_for"]:
-        lines = [f"The gate refuses it: {'; '.join(report['refused_for'])}."]
-    elif report["against"] is None:
+def verdict(report: Gate) -> list[str]:
+    """The verdict of a gate, then the losses that its tests could have shown."""
+    if report.refused_for:
+        lines = [f"The gate refuses it: {'; '.join(report.refused_for)}."]
+    elif report.against is None:
         return ["The gate has nothing to compare it with."]
     else:
         lines = ["The gate lets it pass: no loss is shown."]
-    for name, test in report["tests"].items():
-        excluded = "excluded" if test["not_inferior"] else "not excluded"
+    for name, test in report.tests.items():
+        excluded = "excluded" if test.not_inferior else "not excluded"
         lines.append(
-            f"{COMPARED[name]} ({test['n']} lesions): a loss of {report['rules']['margin']:.2f} is {excluded}; the "
-            f"test finds one with a probability of {percent_at_least(test['power'])}. The 95 % interval "
-            f"of the change {'does not hold' if test['excludes_zero'] else 'holds'} zero."
+            f"{COMPARED[name]} ({test.n} lesions): a loss of {noninferiority.MARGIN:.2f} is {excluded}; the "
+            f"test finds one with a probability of {percent_at_least(test.power)}. The 95 % interval "
+            f"of the change {'does not hold' if test.excludes_zero else 'holds'} zero."
         )
     return lines
 
 
-def with_reason(report: dict, why: str | None) -> dict:
-    """The report of `gate` with the reason, in one line, why a release that it refuses is taken all the same."""
-    return report | {"accepted_because": " ".join(why.split()) if why and report["refused_for"] else None}
-
-
-def record(folder: Path, old: Path, *, accept: str | None = None) -> dict:
-    """Write into figures and card of the release in a folder what the gate says of it in the place of an old one.
-
-    Returns:
-        Of `gate`, with `accepted_because`: why it takes the place though it is refused, which is what `accept` says.
-    """
+def record(folder: Path, old: Path, *, accept: str | None = None) -> Gate:
+    """Write into figures and card of the release in a folder what the gate says of it in the place of an old one."""
     before = read(old, str(old))
     before = dataclasses.replace(before, name=before.figures["version"] or "the release before")
-    report = with_reason(gate(read(folder, str(folder)), before), accept)
-    figures = release_folder.read_metrics(folder) | {"gate": report}
-    files.write_json(folder / METRICS, figures)
+    report = gate(read(folder, str(folder)), before).with_reason(accept)
+    files.write_json(folder / METRICS, release_folder.read_metrics(folder) | {"gate": report.to_json()})
     release_folder.write_card(folder)
     return report

@@ -75,31 +75,39 @@ def answers(
     )
 
 
+def compare(old, new) -> dict:
+    return regression_gate.compare(old, new).to_json()
+
+
+def gate(new, old) -> dict:
+    return regression_gate.gate(new, old).to_json()
+
+
 FOUR = ["melanoma", "melanoma", "nevus", "nevus"]
 
 
 def test_alerts_that_flip_are_told_with_their_ids():
     old = answers([0.9, 0.6, 0.4, 0.7], FOUR)
     new = answers([0.4, 0.6, 0.6, 0.2], FOUR)
-    moved = regression_gate.compare(old, new)["alerts"]
+    moved = compare(old, new)["alerts"]
     assert moved["melanomas"] == {"images": 2, "gained": [], "lost": ["ISIC_0000000"], "p": 1.0}
     assert moved["others"] == {"images": 2, "gained": ["ISIC_0000002"], "lost": ["ISIC_0000003"], "p": 1.0}
 
 
 def test_each_release_alerts_by_its_own_threshold():
     old, new = (answers([0.4, 0.4, 0.1, 0.1], FOUR, threshold=threshold) for threshold in (0.5, 0.3))
-    assert regression_gate.compare(old, new)["alerts"]["melanomas"]["gained"] == ["ISIC_0000000", "ISIC_0000001"]
+    assert compare(old, new)["alerts"]["melanomas"]["gained"] == ["ISIC_0000000", "ISIC_0000001"]
 
 
 def test_what_a_release_declines_to_judge_raises_no_alert():
     old = answers([0.9, 0.9, 0.9, 0.1], FOUR)
     new = answers([0.9, 0.9, 0.9, 0.1], FOUR, refused=[True, False, True, False])
-    told = regression_gate.compare(old, new)["alerts"]
+    told = compare(old, new)["alerts"]
     assert (told["melanomas"]["lost"], told["others"]["lost"]) == (["ISIC_0000000"], ["ISIC_0000002"])
 
 
 def test_likeliest_diagnoses_that_flip_are_told_with_their_ids():
-    told = regression_gate.compare(answers([0.9, 0.1, 0.1, 0.1], FOUR), answers([0.1, 0.1, 0.9, 0.1], FOUR))
+    told = compare(answers([0.9, 0.1, 0.1, 0.1], FOUR), answers([0.1, 0.1, 0.9, 0.1], FOUR))
     assert told["diagnoses"] == [
         {"image_id": "ISIC_0000000", "truth": "melanoma", "old": "melanoma", "new": "nevus"},
         {"image_id": "ISIC_0000002", "truth": "nevus", "old": "nevus", "new": "melanoma"},
@@ -112,7 +120,7 @@ def test_mcnemars_test_is_the_exact_one(won, lost):
     old = answers([0.1] * won + [0.9] * lost + [0.9] * (12 - won - lost), truth)
     new = answers([0.9] * won + [0.1] * lost + [0.9] * (12 - won - lost), truth)
     tail = sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1)) / 2 ** (won + lost)
-    assert regression_gate.compare(old, new)["alerts"]["melanomas"]["p"] == pytest.approx(min(1, 2 * tail))
+    assert compare(old, new)["alerts"]["melanomas"]["p"] == pytest.approx(min(1, 2 * tail))
 
 
 def test_only_images_held_out_of_both_and_learnt_from_by_neither_are_compared():
@@ -144,8 +152,8 @@ def test_images_belong_together_that_do_so_in_either_release():
 
 def test_what_a_release_without_a_list_has_learnt_from_is_said_to_be_not_known():
     listed, unlisted = answers([0.5] * 4, FOUR, known=("x",), name="v1.1.0"), answers([0.5] * 4, FOUR, name="v1.0.0")
-    assert regression_gate.gate(listed, unlisted)["compared"]["learnt_from_not_known"] == ["old"]
-    assert regression_gate.compare(unlisted, unlisted)["learnt_from_not_known"] == ["old", "new"]
+    assert gate(listed, unlisted)["compared"]["learnt_from_not_known"] == ["old"]
+    assert compare(unlisted, unlisted)["learnt_from_not_known"] == ["old", "new"]
     text = "\n".join(regression_gate.sentences(regression_gate.compare(unlisted, listed)))
     assert "What v1.0.0 has learnt from is not known" in text
     assert "What v1.1.0" not in text
@@ -157,7 +165,7 @@ def test_the_order_of_the_images_does_not_matter(folders, tmp_path):
     path = turned / "evaluation" / "predictions.parquet"
     pq.write_table(pq.read_table(path).take(list(range(IMAGES))[::-1]), path)
     told, other = (
-        regression_gate.compare(regression_gate.load(str(folders["good"])), regression_gate.load(str(folder)))
+        compare(regression_gate.load(str(folders["good"])), regression_gate.load(str(folder)))
         for folder in (folders["worse"], turned)
     )
     for key in ("old", "new"):
@@ -167,7 +175,7 @@ def test_the_order_of_the_images_does_not_matter(folders, tmp_path):
 
 def test_the_difference_is_that_of_the_figures_and_turns_with_the_order(folders):
     good, worse = (regression_gate.load(str(folders[name])) for name in ("good", "worse"))
-    told, turned = regression_gate.compare(good, worse), regression_gate.compare(worse, good)
+    told, turned = compare(good, worse), compare(worse, good)
     truth, probabilities = made_up_answers(0.3)
     score = probabilities.astype(np.float32)[:, MELANOMA]
     alone = float(metrics.auroc(truth == MELANOMA, score, np.ones(len(truth))))
@@ -179,9 +187,7 @@ def test_the_difference_is_that_of_the_figures_and_turns_with_the_order(folders)
 
 
 def test_a_paired_interval_is_narrower_than_that_of_two_separate_figures(folders):
-    told = regression_gate.compare(*(regression_gate.load(str(folders[name])) for name in ("good", "worse")))[
-        "melanoma_auroc"
-    ]
+    told = compare(*(regression_gate.load(str(folders[name])) for name in ("good", "worse")))["melanoma_auroc"]
     widths = [told[key]["high"] - told[key]["low"] for key in ("old", "new", "difference")]
     assert widths[2] < math.hypot(widths[0], widths[1])
 
@@ -189,9 +195,12 @@ def test_a_paired_interval_is_narrower_than_that_of_two_separate_figures(folders
 @pytest.mark.parametrize("threshold", [None, 0.5])
 def test_nothing_in_common_is_told_and_raises_nothing(threshold):
     other = answers([0.5] * 2, FOUR[:2], ids=["a", "b"], threshold=threshold)
-    told = regression_gate.compare(answers([0.5] * 4, FOUR), other)
+    told = compare(answers([0.5] * 4, FOUR), other)
     assert told["n"] == told["melanomas"] == told["others"] == 0
-    assert "0 images in 0 groups were held out of both" in regression_gate.sentences(told)[0]
+    assert (
+        "0 images in 0 groups were held out of both"
+        in regression_gate.sentences(regression_gate.compare(answers([0.5] * 4, FOUR), other))[0]
+    )
 
 
 def test_the_sentences_name_the_melanomas_won_and_lost():
@@ -218,7 +227,7 @@ def spread(melanomas: int, others: int, *, melanoma: float = 0.8, other: float =
 
 
 def test_a_release_as_good_as_the_last_passes():
-    told = regression_gate.gate(spread(100, 60), spread(100, 60, name="v1.0.0"))
+    told = gate(spread(100, 60), spread(100, 60, name="v1.0.0"))
     assert told["refused_for"] == []
     assert told["verdict"] == "not inferior"
     assert told["against"] == "v1.0.0"
@@ -228,7 +237,7 @@ def test_a_release_as_good_as_the_last_passes():
 @pytest.mark.parametrize(("melanomas", "excluded"), [(50, False), (71, False), (72, True), (200, True)])
 def test_of_too_few_lesions_equal_answers_exclude_no_loss(melanomas, excluded):
     # Were 0.05 of all lost, of 71 none would be with a probability of 0.026, and of 72 of 0.025.
-    told = regression_gate.gate(spread(melanomas, 60), spread(melanomas, 60))
+    told = gate(spread(melanomas, 60), spread(melanomas, 60))
     assert told["refused_for"] == []
     assert told["tests"]["sensitivity"]["not_inferior"] == (stats.binom.pmf(0, melanomas, 0.05) < 0.025) == excluded
     assert not told["tests"]["sensitivity"]["excludes_zero"]
@@ -239,7 +248,7 @@ def test_of_too_few_lesions_equal_answers_exclude_no_loss(melanomas, excluded):
 @pytest.mark.parametrize("melanomas", [60, 100, 400])
 def test_melanomas_lost_are_refused_where_they_are_beyond_chance(melanomas, missed, refused):
     # Two rules share the 5 %: one half to the power of 6 is below 0.025, and to that of 5 above it.
-    told = regression_gate.gate(spread(melanomas, 60, missed=missed), spread(melanomas, 60))
+    told = gate(spread(melanomas, 60, missed=missed), spread(melanomas, 60))
     assert told["tests"]["sensitivity"]["p"] == pytest.approx(0.5**missed)
     assert any("melanoma sensitivity has changed by -0." in reason for reason in told["refused_for"]) == refused
     assert (told["verdict"] == "refused") >= refused
@@ -248,7 +257,7 @@ def test_melanomas_lost_are_refused_where_they_are_beyond_chance(melanomas, miss
 def test_a_loss_that_one_lesion_of_many_photos_makes_is_not_shown():
     groups = ["one"] * 12 + [str(i) for i in range(120)]
     old, new = spread(12 + 60, 60, groups=groups), spread(12 + 60, 60, groups=groups, missed=12)
-    told = regression_gate.gate(new, old)
+    told = gate(new, old)
     assert told["tests"]["sensitivity"]["p"] == 0.5
     assert not any("sensitivity" in reason for reason in told["refused_for"])
     assert not told["tests"]["sensitivity"]["not_inferior"]
@@ -257,8 +266,8 @@ def test_a_loss_that_one_lesion_of_many_photos_makes_is_not_shown():
 def test_a_loss_of_the_malignant_point_is_refused_as_served():
     old, same = (dataclasses.replace(spread(60, 60), attention=0.5) for _ in range(2))
     abstained = dataclasses.replace(spread(60, 60, refused=[True] * 8 + [False] * 112), attention=0.5)
-    assert regression_gate.gate(same, old)["refused_for"] == []
-    told = regression_gate.gate(abstained, old)
+    assert gate(same, old)["refused_for"] == []
+    told = gate(abstained, old)
     assert told["tests"]["malignant_sensitivity"] == {
         "n": 60,
         "p": pytest.approx(0.5**8),
@@ -270,14 +279,12 @@ def test_a_loss_of_the_malignant_point_is_refused_as_served():
     }
     assert "sensitivity for malignant or precursor has changed by -0.1" in told["refused_for"][-1]
     without = dataclasses.replace(old, attention=None)
-    assert "malignant_sensitivity" not in regression_gate.gate(old, without)["tests"]
-    assert regression_gate.gate(without, old)["refused_for"] == [
-        "it has no threshold for malignant lesions, and the one before has"
-    ]
+    assert "malignant_sensitivity" not in gate(old, without)["tests"]
+    assert gate(without, old)["refused_for"] == ["it has no threshold for malignant lesions, and the one before has"]
 
 
 def test_an_auroc_shown_to_be_below_the_last_is_refused_however_little():
-    told = regression_gate.gate(spread(400, 400, missed=6), spread(400, 400))
+    told = gate(spread(400, 400, missed=6), spread(400, 400))
     difference = told["compared"]["melanoma_auroc"]["difference"]
     assert -0.02 < difference["value"] < difference["high"] < 0
     assert told["refused_for"][0].startswith("the melanoma AUROC has changed by -0.0")
@@ -342,31 +349,31 @@ def test_a_refused_release_does_not_replace_the_bundled_one(folders, tmp_path):
 @pytest.mark.parametrize(("ece", "refused"), [(0.10, False), (0.11, True)])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_calibration_error_above_a_tenth_is_refused(ece, refused, first):
-    told = regression_gate.gate(spread(60, 60, ece=ece), None if first else spread(60, 60, ece=0.3))
+    told = gate(spread(60, 60, ece=ece), None if first else spread(60, 60, ece=0.3))
     assert [reason.split(" is ")[0] for reason in told["refused_for"]] == ["the expected calibration error"] * refused
 
 
 @pytest.mark.parametrize(("melanomas", "others"), [(49, 60), (60, 49)])
 def test_too_few_images_in_common_are_refused(melanomas, others):
-    (reason,) = regression_gate.gate(spread(melanomas, others), spread(melanomas, others))["refused_for"]
+    (reason,) = gate(spread(melanomas, others), spread(melanomas, others))["refused_for"]
     assert reason.startswith(f"{melanomas} melanomas and {others} others")
-    assert regression_gate.gate(spread(50, 50), spread(50, 50))["refused_for"] == []
+    assert gate(spread(50, 50), spread(50, 50))["refused_for"] == []
 
 
 def test_photos_of_one_lesion_count_once():
     groups = [str(i // 2) for i in range(120)]
-    (reason,) = regression_gate.gate(spread(60, 60, groups=groups), spread(60, 60, groups=groups))["refused_for"]
+    (reason,) = gate(spread(60, 60, groups=groups), spread(60, 60, groups=groups))["refused_for"]
     assert reason.startswith("30 melanomas and 30 others")
 
 
 def test_a_threshold_that_is_lost_is_refused_and_one_that_was_never_there_is_not_missed():
     without, whole = spread(60, 60, threshold=None), spread(60, 60)
-    assert regression_gate.gate(without, whole)["refused_for"] == ["it has no alert threshold, and the one before has"]
-    assert regression_gate.gate(whole, without)["refused_for"] == []
+    assert gate(without, whole)["refused_for"] == ["it has no alert threshold, and the one before has"]
+    assert gate(whole, without)["refused_for"] == []
 
 
 def test_what_the_card_gets_has_counts_and_no_ids(folders):
-    told = regression_gate.gate(*(regression_gate.load(str(folders[name])) for name in ("worse", "good")))
+    told = gate(*(regression_gate.load(str(folders[name])) for name in ("worse", "good")))
     assert "ISIC_" not in json.dumps(told)
     assert told["compared"]["alerts"]["others"]["gained"] > 0
     assert str(folders["good"]) not in json.dumps(told["compared"])

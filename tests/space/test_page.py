@@ -430,7 +430,9 @@ def test_a_release_of_generated_lesions_shows_neither_dermatologists_nor_prevale
 
 
 def test_another_version_is_set_beside_the_served_one(visit, hub_space, versions, tmp_path):
-    report = regression_gate.compare(*(regression_gate.read(versions[tag], tag) for tag in ("v1.0.0", "v1.1.0")))
+    report = regression_gate.compare(
+        *(regression_gate.read(versions[tag], tag) for tag in ("v1.0.0", "v1.1.0"))
+    ).to_json()
     make_image((64, 48)).save(tmp_path / "lesion.png")
     page = visit(hub_space, "Versions")
     page.get_by_label("Compare with").click()
