@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 from dermalert_space import contract, files
+from typer import Argument, Option
 
 from dermalert.data import table_columns
 from dermalert.errors import RunError, UsageError, run_command
@@ -14,10 +15,10 @@ from dermalert.errors import RunError, UsageError, run_command
 
 Repair = Annotated[
     Literal["archive", "drop-conflicts", "none"],
-    typer.Option(help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing"),
+    Option(help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing"),
 ]
 
-ModelRepo = Annotated[str, typer.Argument(help="model repository of the Hub", metavar="USER/REPO")]
+ModelRepo = Annotated[str, Argument(help="model repository of the Hub", metavar="USER/REPO")]
 
 
 class _Jobs(typer.core.TyperGroup):
@@ -39,28 +40,26 @@ def _commands() -> None:
 def audit(
     dataset: Annotated[
         list[str],
-        typer.Argument(help="'demo', folders or data sets of the Hub; of several, what they share is found too"),
+        Argument(help="'demo', folders or data sets of the Hub; of several, what they share is found too"),
     ],
     columns: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="a column that a data set names in its own way, such as label=finding; may be repeated; or a JSON "
             "file that maps fields to columns",
             metavar="FIELD=COLUMN",
         ),
     ] = None,
     streaming: Annotated[
-        bool, typer.Option("--streaming", help="read data sets of the Hub row by row, without their files on the disk")
+        bool, Option("--streaming", help="read data sets of the Hub row by row, without their files on the disk")
     ] = False,
-    json: Annotated[
-        Path | None, typer.Option(help="write the whole report there, for machines", metavar="FILE")
-    ] = None,
+    json: Annotated[Path | None, Option(help="write the whole report there, for machines", metavar="FILE")] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="draw the offending images there, a contact sheet a kind", metavar="DIR")
+        Path | None, Option(help="draw the offending images there, a contact sheet a kind", metavar="DIR")
     ] = None,
     fail_on: Annotated[
         list[str] | None,
-        typer.Option(help="exit with 1 if this kind is found, such as leaks, or any; may be repeated", metavar="KIND"),
+        Option(help="exit with 1 if this kind is found, such as leaks, or any; may be repeated", metavar="KIND"),
     ] = None,
 ) -> None:
     """Say what is wrong with a data set: duplicates, contradictions, leaks, confounding, damaged files."""
@@ -99,16 +98,16 @@ def _check_targets(json: Path | None, figures: Path | None) -> None:
 def publish_dataset(
     dataset: Annotated[
         list[str],
-        typer.Argument(help="'demo', folders or data sets of the Hub; several become one", metavar="DATASET"),
+        Argument(help="'demo', folders or data sets of the Hub; several become one", metavar="DATASET"),
     ],
-    repo_id: Annotated[str, typer.Argument(help="data set repository of the Hub", metavar="USER/REPO")],
+    repo_id: Annotated[str, Argument(help="data set repository of the Hub", metavar="USER/REPO")],
     repair: Repair = "archive",
     license: Annotated[
         str | None,
-        typer.Option(help="licence of images whose source is not known, as the Hub calls it, or other", metavar="ID"),
+        Option(help="licence of images whose source is not known, as the Hub calls it, or other", metavar="ID"),
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="for everybody to see, where the licence lets you; else private")
+        bool, Option("--public", help="for everybody to see, where the licence lets you; else private")
     ] = False,
 ) -> None:
     """Publish a data set, repaired, split without leaks and audited, with a card; the image files as they are."""
@@ -129,23 +128,21 @@ def publish_dataset(
 @app.command()
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
+        str, Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
     ],
     dataset: Annotated[
         list[str],
-        typer.Argument(help="folders or data sets of the Hub; several are taken as one", metavar="DATASET..."),
+        Argument(help="folders or data sets of the Hub; several are taken as one", metavar="DATASET..."),
     ],
     label_map: Annotated[
         Path | None,
-        typer.Option(
-            help='JSON object from classes of the model to diagnoses, such as {"LABEL_0": "nevus"}', metavar="FILE"
-        ),
+        Option(help='JSON object from classes of the model to diagnoses, such as {"LABEL_0": "nevus"}', metavar="FILE"),
     ] = None,
     repair: Repair = "archive",
     columns: Annotated[
-        list[str] | None, typer.Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
+        list[str] | None, Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="write all figures there, for machines", metavar="FILE")] = None,
+    json: Annotated[Path | None, Option(help="write all figures there, for machines", metavar="FILE")] = None,
 ) -> None:
     """Measure anyone's checkpoint on anyone's data, with intervals; seven, eight and two classes will do too."""
     from rich.console import Console
@@ -169,12 +166,12 @@ def evaluate(
 
 @app.command()
 def publish(
-    run: Annotated[str, typer.Argument(help="a run that has finished, or the folder of a release", metavar="RUN")],
+    run: Annotated[str, Argument(help="a run that has finished, or the folder of a release", metavar="RUN")],
     repo_id: ModelRepo,
-    version: Annotated[str, typer.Option(help="tag of the release, above the last one", metavar="vX.Y.Z")],
+    version: Annotated[str, Option(help="tag of the release, above the last one", metavar="vX.Y.Z")],
     accept_regression: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="why a release is published that is worse than the one before, or cannot be compared with it; its "
             "card says it",
             metavar="WHY",
@@ -199,17 +196,17 @@ def versions(repo_id: ModelRepo) -> None:
 
 @app.command()
 def compare(
-    old: Annotated[str, typer.Argument(help="a folder, a run, or a release of the Hub, USER/REPO@TAG", metavar="OLD")],
-    new: Annotated[str, typer.Argument(help="another one", metavar="NEW")],
-    json: Annotated[Path | None, typer.Option(help="write all of it there, for machines", metavar="FILE")] = None,
+    old: Annotated[str, Argument(help="a folder, a run, or a release of the Hub, USER/REPO@TAG", metavar="OLD")],
+    new: Annotated[str, Argument(help="another one", metavar="NEW")],
+    json: Annotated[Path | None, Option(help="write all of it there, for machines", metavar="FILE")] = None,
     record: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--record", help="write what the gate says into figures and card of NEW (both are folders); refused: exit 1"
         ),
     ] = False,
     accept_regression: Annotated[
-        str | None, typer.Option(help="why NEW takes the place all the same, as its card says", metavar="WHY")
+        str | None, Option(help="why NEW takes the place all the same, as its card says", metavar="WHY")
     ] = None,
 ) -> None:
     """Say in what two releases differ on images held out of both, melanomas won and lost, and what the gate says."""
@@ -238,7 +235,7 @@ def compare(
 @app.command()
 def rollback(
     repo_id: ModelRepo,
-    version: Annotated[str, typer.Argument(help="tag of the release that main shall hold again", metavar="vX.Y.Z")],
+    version: Annotated[str, Argument(help="tag of the release that main shall hold again", metavar="vX.Y.Z")],
 ) -> None:
     """Make main hold an earlier release again, by a new commit; tags stay as they are."""
     from dermalert.publishing import models
@@ -248,14 +245,14 @@ def rollback(
 
 @app.command()
 def deploy_space(
-    space_id: Annotated[str, typer.Argument(help="Space of the Hub; made where it is missing", metavar="USER/SPACE")],
+    space_id: Annotated[str, Argument(help="Space of the Hub; made where it is missing", metavar="USER/SPACE")],
     model: Annotated[
-        str, typer.Option(help="the release that it serves, a model repository at a tag", metavar="USER/REPO@TAG")
+        str, Option(help="the release that it serves, a model repository at a tag", metavar="USER/REPO@TAG")
     ],
-    private: Annotated[bool, typer.Option("--private", help="for nobody else to see")] = False,
+    private: Annotated[bool, Option("--private", help="for nobody else to see")] = False,
     examples: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="folder of your own images to show, with attribution.csv (file, caption, attribution), in the place "
             "of the generated ones",
             metavar="DIR",
@@ -271,15 +268,15 @@ def deploy_space(
 @app.command()
 def triage_archive(
     shards: Annotated[
-        list[Path], typer.Argument(help="parquet files with the columns image and image_id, and folders of them")
+        list[Path], Argument(help="parquet files with the columns image and image_id, and folders of them")
     ],
-    model: Annotated[str, typer.Option(help="the release: a folder, or USER/REPO@TAG of the Hub", metavar="MODEL")],
-    output: Annotated[Path, typer.Option(help="folder of the results, a parquet file a shard", metavar="DIR")],
+    model: Annotated[str, Option(help="the release: a folder, or USER/REPO@TAG of the Hub", metavar="MODEL")],
+    output: Annotated[Path, Option(help="folder of the results, a parquet file a shard", metavar="DIR")],
     workers: Annotated[
-        int, typer.Option(help="processes, of one thread each; by default one a core; more than 1 need Ray", min=1)
+        int, Option(help="processes, of one thread each; by default one a core; more than 1 need Ray", min=1)
     ] = os.cpu_count() or 1,
     cluster: Annotated[
-        str | None, typer.Option(help="a Ray cluster that does it instead, auto or HOST:PORT", metavar="ADDRESS")
+        str | None, Option(help="a Ray cluster that does it instead, auto or HOST:PORT", metavar="ADDRESS")
     ] = None,
 ) -> None:
     """Judge an archive, shard by shard; what is missing after a crash is judged by a second run."""

@@ -226,7 +226,7 @@ def _shards(rows: Dataset, stem: str, folder: Path) -> Iterator[tuple[Path, int,
 
 
 def _tables(rows: Dataset) -> Iterator[pa.Table]:
-    """Yield the rows in the order of their hashes, a few at a time, with the images' bytes, without their folders."""
+    """The rows in the order of their hashes, a few at a time, with the images' bytes, without their folders."""
     keys = list(zip(rows["content"], rows["label"], rows["image_id"], strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     for table in rows.select(order).with_format("arrow").iter(batch_size=_ROWS):

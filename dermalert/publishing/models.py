@@ -10,9 +10,10 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dermalert_space import contract, files
 from dermalert_space.contract import CARD, CONFIG, METRICS
@@ -308,28 +309,33 @@ def _check_parity(folder: Path, name: str) -> None:
 
 def _to_main(api: HfApi, repo_id: str, branches: dict[str, str], ready: Path, version: str, scratch: Path) -> str:
     """Stage a release, read it back, and move `main` to it; return the commit."""
-    staging, main = f"staging-{version}", branches["main"]
+    staging, main, target = f"staging-{version}", branches["main"], client.content_of(ready)
+
+    def add(name: str) -> CommitOperationAdd:
+        return CommitOperationAdd(name, ready / name)
+
     if not _differing(api, repo_id, main, ready):
         return main
     if staging not in branches:
         with_retries(api.create_branch, repo_id, branch=staging, revision=main, exist_ok=True)
-    staged = _put(api, repo_id, staging, branches.get(staging, main), ready, f"Stage {version}")
-    back = client.fetch(repo_id, staged, set(contract.files(ready)), scratch)
-    if wrong := client.differing(client.content_of(back), client.content_of(ready)):
+    staged = _put(api, repo_id, staging, branches.get(staging, main), target, add, f"Stage {version}")
+    back = client.fetch(repo_id, staged, set(target), scratch)
+    if wrong := client.differing(client.content_of(back), target):
         raise RunError(f"what the Hub gives back of {repo_id} is not what was sent ({first_few(wrong)}): try again.")
     _check_parity(back, f"{repo_id} at {staged}")
-    return _put(api, repo_id, "main", main, ready, f"Release {version}")
+    return _put(api, repo_id, "main", main, target, add, f"Release {version}")
 
 
-def _put(api: HfApi, repo_id: str, branch: str, parent: str, ready: Path, message: str) -> str:
-    """Make a branch hold the release in a folder, in one commit; files that are no part of a release are left alone."""
-    target = client.content_of(ready)
+def _put(
+    api: HfApi, repo_id: str, branch: str, parent: str, target: client.Content, add: Callable[[str], Any], message: str
+) -> str:
+    """Make a branch hold these files of a release, in one commit or in none; `add` gives the operation for a file."""
     names = client.differing(client.content(api, repo_id, parent), target)
     if not names:
         return parent
 
     def operations() -> list:
-        return [CommitOperationAdd(n, ready / n) if n in target else CommitOperationDelete(n) for n in names]
+        return [add(name) if name in target else CommitOperationDelete(name) for name in names]
 
     return client.commit(api, repo_id, branch, operations, parent=parent, target=target, message=message)
 
@@ -347,12 +353,7 @@ def _tag(api: HfApi, repo_id: str, commit: str, ready: Path, version: str) -> No
 
 
 def rollback(repo_id: str, version: str) -> str:
-    """Make `main` hold an earlier release again, in a commit of its own, and return a sentence about it.
-
-    Raises:
-        UsageError: malformed name, no token, a token that may not write there, or no release of that version.
-        RunError: somebody else changed `main` at the same time, or it failed on the way.
-    """
+    """Make `main` hold an earlier release again, in a commit of its own, and return a sentence about it."""
     _check_names(repo_id, version)
     with client.on_the_hub(f"rolling {repo_id} back to {version}"):
         api = HfApi()
@@ -363,19 +364,12 @@ def rollback(repo_id: str, version: str) -> str:
         target, main = client.content(api, repo_id, refs.tags[version]), refs.branches["main"]
         if CONFIG not in target or METRICS not in target:
             raise UsageError(f"{repo_id}@{version} is no dermalert release.")
-        names = client.differing(client.content(api, repo_id, main), target)
-        if not names:
+
+        def copy(name: str) -> CommitOperationCopy:  # by the Hub itself: no weights travel
+            return CommitOperationCopy(name, name, src_revision=refs.tags[version])
+
+        if _put(api, repo_id, "main", main, target, copy, f"Roll back to {version}") == main:
             return f"Nothing to do: main of {repo_id} holds {version} already."
-
-        def operations() -> list:
-            # The Hub copies large files itself: no weights travel.
-            return [
-                CommitOperationCopy(n, n, src_revision=refs.tags[version]) if n in target else CommitOperationDelete(n)
-                for n in names
-            ]
-
-        message = f"Roll back to {version}"
-        client.commit(api, repo_id, "main", operations, parent=main, target=target, message=message)
     return f"main of {repo_id} holds {version} again, as a commit of its own; all tags are as they were."
 
 
@@ -389,12 +383,7 @@ class Version:
 
 
 def versions(repo_id: str) -> list[Version]:
-    """The tags of a repository, the last first.
-
-    Raises:
-        UsageError: no such repository, or none that one may see.
-        RunError: the Hub cannot be asked.
-    """
+    """The tags of a repository, the last first."""
     client.check_repo(repo_id, write=False)
     with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"asking the Hub about {repo_id}"):
         refs = client.refs(HfApi(), repo_id)

@@ -4,11 +4,11 @@ import importlib.metadata
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 import dermalert_space
 import yaml
+from dermalert_space import contract
 from dermalert_space.contract import CARD, SERVED, HubName
 from dermalert_space.page import examples
 from dermalert_space.release import NoRelease, Release
@@ -24,13 +24,13 @@ from dermalert.hub.retries import HTTP_ERROR, status, with_retries
 
 SOURCE = Path(dermalert_space.__file__).parents[1]
 
-# What belongs to the Space, by folder; nothing else is uploaded, and nothing else is deleted from it.
-_OURS = {
-    "": (CARD, "*.py", "*.css", "*requirements.txt", "packages.txt"),
-    "dermalert_space": ("*.py",),
-    "dermalert_space/page": ("*.py", "*.css"),
-    "examples": (*(f"*{kind}" for kind in examples.KINDS), examples.TABLE),
-}
+# What belongs to the Space; nothing else is uploaded, and nothing else is deleted from it.
+_OURS = (
+    *(CARD, "*.py", "*.css", "*requirements.txt", "packages.txt", "dermalert_space/*.py"),
+    *("dermalert_space/page/*.py", "dermalert_space/page/*.css"),
+    *(f"examples/*{kind}" for kind in examples.KINDS),
+    f"examples/{examples.TABLE}",
+)
 # huggingface.co/docs/hub/spaces-config-reference, November 2026, of Spaces with gradio.
 _KEYS = (
     *("title", "emoji", "colorFrom", "colorTo", "short_description", "license", "tags", "thumbnail", "header"),
@@ -214,8 +214,7 @@ def _examples(folder: Path) -> dict[str, bytes]:
 
 
 def _belongs(name: str) -> bool:
-    folder, _, last = name.rpartition("/")
-    return any(fnmatch(last, pattern) for pattern in _OURS.get(folder, ()))
+    return contract.belongs(name, _OURS)
 
 
 def _set_variables(api: HfApi, space_id: str, variables: dict[str, str]) -> bool:

@@ -143,11 +143,7 @@ def tidy(output: Path, token: str) -> None:
 
 
 def find_missing(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Counter]:
-    """The shards to triage, and how many of them have a result, by the reason it does not count.
-
-    Raises:
-        UsageError: a file that is no result bears a name that one would get.
-    """
+    """The shards to triage, and how many of them have a result, by the reason it does not count."""
     missing: list[Path] = []
     anew: Counter[str] = Counter()
     for shard in shards:
@@ -175,11 +171,7 @@ def _why_outdated(result: Path, shard: Path, release: str) -> str | None:
 
 
 def _metadata(result: Path, shard: Path) -> dict[bytes, bytes] | None:
-    """The metadata of a result; None where it is damaged.
-
-    Raises:
-        UsageError: it is no result of this command.
-    """
+    """The metadata of a result, None where it is damaged; UsageError where it is no result of this command."""
     if result.is_file() and not result.samefile(shard):
         try:
             metadata = pq.read_schema(result).metadata or {}
@@ -336,7 +328,7 @@ def _atomic_result(path: Path) -> Iterator[Path]:
 
 
 def read_rows(shard: Path) -> Iterator[tuple[str, Input]]:
-    """Yield the name and the image of each row of a shard, or why there is none; little of it is in memory at once."""
+    """The name and the image of each row of a shard, or why there is none; little of it is in memory at once."""
     with pq.ParquetFile(shard) as file:
         for some in file.iter_batches(batch_size=_ROWS, columns=list(NEEDED)):
             for name, image in zip(some["image_id"].to_pylist(), some["image"].to_pylist(), strict=True):

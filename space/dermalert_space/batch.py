@@ -65,7 +65,7 @@ def predict_files(
 
 
 def _groups(files: Iterable[tuple[str, Input]], batch_size: int) -> Iterator[list[tuple[str, bytes | str]]]:
-    """Yield so many files, read, as the model takes at once and the memory holds."""
+    """So many files, read, as the model takes at once and the memory holds."""
     group: list[tuple[str, bytes | str]] = []
     weight = 0
     for name, source in files:

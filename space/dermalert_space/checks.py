@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from dermalert_space import contract
@@ -87,24 +88,26 @@ def config(content: dict, tensors: int) -> None:
     """Refuse a config whose labels are unusable, or that describes more layers than there are `tensors`."""
     no_code(content)
     _labels(content.get("id2label"))
-    _numbers({key: value for key, value in content.items() if key not in ("id2label", "label2id")}, tensors, "")
+    _numbers({key: value for key, value in content.items() if key not in ("id2label", "label2id")}, tensors)
 
 
 def processor(content: dict) -> None:
     """Refuse a processor that wants code of its own, or images of a size that nobody has."""
     no_code(content)
-    _sides(content, "")
+    for key, value in _values(content):
+        if isinstance(value, int | float) and not abs(value) <= MAX_SIZE:
+            raise Unfit(f"has {str(value)[:30]} for '{key}': {MAX_SIZE:,} at most")
 
 
-def _sides(value, key: str) -> None:
+def _values(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Each value of a JSON object, however deep it lies, with the key that it or its list stands under."""
+    yield key, value
     if isinstance(value, dict):
         for name, each in value.items():
-            _sides(each, str(name))
+            yield from _values(each, str(name))
     elif isinstance(value, list):
-        for each in value[:MAX_LABELS]:
-            _sides(each, key)
-    elif isinstance(value, int | float) and not abs(value) <= MAX_SIZE:
-        raise Unfit(f"has {str(value)[:30]} for '{key}': {MAX_SIZE:,} at most")
+        for each in value:
+            yield from _values(each, key)
 
 
 def _labels(labels) -> None:
@@ -123,22 +126,16 @@ def _labels(labels) -> None:
         raise Unfit("names a diagnosis twice in 'id2label'")
 
 
-def _numbers(value, tensors: int, key: str) -> None:
-    """Refuse numbers that nobody builds a model of, however deep they lie."""
-    many = any(part in key for part in _COUNTS)
-    if isinstance(value, dict):
-        for name, each in value.items():
-            _numbers(each, tensors, str(name))
-    elif isinstance(value, list):
-        if len(value) > MAX_LABELS:
+def _numbers(content: dict, tensors: int) -> None:
+    """Refuse numbers that nobody builds a model of."""
+    for key, value in _values(content):
+        many = any(part in key for part in _COUNTS)
+        if isinstance(value, list) and len(value) > MAX_LABELS:
             raise Unfit(f"has {len(value):,} values in '{key}'")
-        if many and sum(each for each in value if isinstance(each, int)) > max(tensors, 2):
+        if isinstance(value, list) and many and sum(each for each in value if isinstance(each, int)) > max(tensors, 2):
             raise Unfit(f"describes more layers in '{key}' than its weights have tensors")
-        for each in value:
-            _numbers(each, tensors, key)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
         size = MAX_SIZE if "image_size" in key else max(tensors, 2) if many else MAX_NUMBER
-        if isinstance(value, int) and abs(value) > size:
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) > size:
             raise Unfit(f"has {value} for '{key}': {size:,} at most" if len(str(value)) < 30 else f"has a huge '{key}'")
 
 

@@ -5,25 +5,26 @@ A name that both sides need stands here once.
 
 import os
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
 
-CONFIG = "config.json"
-
-PROCESSOR = "preprocessor_config.json"
-
 CARD = "README.md"
+CONFIG = "config.json"
+PROCESSOR = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+METRICS = "evaluation/metrics.json"
+FIGURES = "evaluation/figures"
 
 REFERENCE = "evaluation/parity.safetensors"
 """In a release: `images`, uint8 (n, H, W, 3), and the `probabilities` (n, labels) that it must give of them."""
 
 PROCESSORS = (PROCESSOR, "processor_config.json")
 """Files of a release that say how an image becomes pixels of the model; of the two, transformers prefers the latter."""
-
-METRICS = "evaluation/metrics.json"
 
 TOLERANCE = 1e-3
 """How far a probability may be from the recorded one on another machine; on the same one it is below 1e-5."""
@@ -39,12 +40,6 @@ STATISTICS = "refusal.safetensors"
 
 GRAPH = "onnx/graph.onnx"
 """`logits` (n, labels) and `features` (n, d) of `pixel_values`, for ONNX Runtime; its weights are `WEIGHTS`."""
-
-WEIGHTS = "model.safetensors"
-
-WEIGHTS_INDEX = "model.safetensors.index.json"
-
-FIGURES = "evaluation/figures"
 
 MODEL = (CONFIG, "model*.safetensors", WEIGHTS_INDEX, PROCESSOR)
 """Patterns of what `pipeline` loads."""
@@ -110,7 +105,7 @@ def leaves(path: Path, folder: Path) -> bool:
     return not any(real.is_relative_to(each) for each in (home, *blobs))
 
 
-def belongs(name: str) -> bool:
-    """Whether a file of this name is part of the release contract."""
+def belongs(name: str, patterns: Iterable[str] = RELEASE) -> bool:
+    """Whether a file of this name is part of the release contract, or of what else is named by patterns."""
     # `fnmatch` lets a star stand for slashes too: what lies in other folders is not ours.
-    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in RELEASE)
+    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in patterns)

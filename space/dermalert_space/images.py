@@ -95,11 +95,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The same picture as 8-bit RGB: 16-bit grey scaled, transparent parts on white.
-
-    Raises:
-        UnreadableImage: its values have no known range.
-    """
+    """The same picture as 8-bit RGB: 16-bit grey scaled, transparent parts on white."""
     if image.mode.startswith("I"):  # 16 bits a pixel, or 32 of which so many are used; Pillow would clip at 255
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:

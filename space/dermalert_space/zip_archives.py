@@ -38,7 +38,7 @@ def is_zip(path: Path) -> bool:
 
 
 def in_zip(path: Path, name: str) -> Entries:
-    """Yield the files of an archive that are not left out; of a damaged one, its name with the reason."""
+    """The files of an archive that are not left out; of a damaged one, its name with the reason."""
     try:
         with _Archive(path) as file, zipfile.ZipFile(file) as archive:
             budget = _Budget(MAX_RATIO * max(path.stat().st_size, FREE))

@@ -36,7 +36,7 @@ class Places:
         self._taken: list[_Place] = []
 
     def held(self, rows: Iterable[batch.Row], visitor: str) -> Iterator[batch.Row]:
-        """Yield the rows of a batch while it may keep its place; then a last one that says that it could not."""
+        """The rows of a batch while it may keep its place; then a last one that says that it could not."""
         place = _Place(visitor, time.monotonic())
         with self._lock:
             self._taken.append(place)

@@ -68,7 +68,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def keep_fresh(items: Iterable[T], paths: Sequence[Path]) -> Iterator[T]:
-    """Yield what is found in uploads one after the other, without any of them growing old meanwhile."""
+    """Items that are made of uploads, none of which grows old meanwhile."""
     touched = 0.0
     for each in items:
         if time.monotonic() > touched + EVERY:
