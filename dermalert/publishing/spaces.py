@@ -93,7 +93,9 @@ def deploy(
         before = _head(api, space_id)
         head = _upload(api, space_id, files, f"Serve {model}", parent=before)
         say(f"{space_id}: {'changed' if changed or head != before else 'nothing to change'}; it is to serve {model}.")
-        if _restart_if_down(api, space_id) or (changed and head == before):
+        if down := with_retries(api.get_space_runtime, space_id).stage in _DOWN:
+            with_retries(api.restart_space, space_id)  # which a commit alone need not do
+        if down or (changed and head == before):
             proofs: set[str | None] = set()  # the state before was of the same commit
         else:
             proofs = {head} if head != before else {head, None}
@@ -262,14 +264,6 @@ def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> b
     """Whether a commit of a Space holds these files and none of ours besides."""
     there = client.content(api, space_id, commit, belongs=_belongs, repo_type="space")
     return not client.differing(there, {name: client.ids(data) for name, data in files.items()})
-
-
-def _restart_if_down(api: HfApi, space_id: str) -> bool:
-    """Restart a Space that has stopped or failed, which a commit alone need not do; whether it had."""
-    down = with_retries(api.get_space_runtime, space_id).stage in _DOWN
-    if down:
-        with_retries(api.restart_space, space_id)
-    return down
 
 
 def _wait(api: HfApi, space_id: str, commit: str, say: Callable[[str], object], proofs: Collection[str | None]) -> None:

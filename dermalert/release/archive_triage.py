@@ -21,7 +21,7 @@ import logging
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,9 +100,12 @@ def _triage(shards: list[Path], release: str, model: str, output: Path, workers:
     say(f"{len(shards):,} shards, of which {len(shards) - len(missing):,} are judged already.")
     for why, number in anew.items():
         say(f"{number:,} are judged anew, because of the result: {why}.")
-    run = in_turn if workers == 1 and cluster is None else functools.partial(on_ray, workers=workers, cluster=cluster)
+    if workers == 1 and cluster is None:
+        results: Iterable[ShardResult] = (triage_shard(shard, model, output) for shard in missing)
+    else:
+        results = on_ray(missing, model, output, workers=workers, cluster=cluster)
     failed = []
-    for done, (shard, rows, why) in enumerate(run(missing, model, output), start=1):
+    for done, (shard, rows, why) in enumerate(results, start=1):
         say(f"{done:,} of {len(missing):,}: {shard.name}, {why or f'{rows:,} images'}.")
         failed += [f"{shard.name} ({why})"] if why else []
     if failed:
@@ -243,15 +246,6 @@ def identity(release: Release) -> str:
     return digest.hexdigest()
 
 
-# The engines
-
-
-def in_turn(shards: list[Path], model: str, output: Path) -> Iterator[ShardResult]:
-    """Triage shards one after the other in this process."""
-    for shard in shards:
-        yield triage_shard(shard, model, output)
-
-
 def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None) -> Iterator[ShardResult]:
     """Triage shards as tasks of Ray, in the order in which they end."""
     ray = _start_ray(workers, cluster)
@@ -288,9 +282,6 @@ def _start_ray(workers: int, cluster: str | None):
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"cannot reach the Ray cluster '{cluster}': {first_line(error)}.") from error
     return ray
-
-
-# A shard
 
 
 def triage_shard(shard: Path, model: str, output: Path) -> ShardResult:

@@ -131,17 +131,18 @@ def pair(old: HeldOut, new: HeldOut, archive_number: Callable[[str], str | None]
     `archive_number` gives the archive's number of an image by its id.
     """
     exposure = {*old.exposure, *new.exposure}
-    (places, one), (others, other) = ((_places(side.rows), _groups_and_truth(side.rows)) for side in (old, new))
-    rows, exposed, relabelled = [], 0, 0
-    for key, j in others.items():
+    before, after = (side.rows.select(["group", "truth"]).to_pydict() for side in (old, new))
+    places, rows, exposed, relabelled = _places(old.rows), [], 0, 0
+    for key, j in _places(new.rows).items():
         if (i := places.get(key)) is None:
             continue
-        (group, truth), (other_group, other_truth) = one[i], other[j]
         number = archive_number(key[0])
-        names = {group, other_group} | ({hashlib.sha256(number.encode()).hexdigest()[:16]} if number else set())
+        names = {before["group"][i], after["group"][j]} | (
+            {hashlib.sha256(number.encode()).hexdigest()[:16]} if number else set()
+        )
         if names & exposure:
             exposed += 1
-        elif truth != other_truth:
+        elif before["truth"][i] != after["truth"][j]:
             relabelled += 1
         else:
             rows.append((i, j))
@@ -154,10 +155,6 @@ def _places(rows: pa.Table) -> dict[tuple[str, str], int]:
     keys = list(zip(rows["image_id"].to_pylist(), rows["source"].to_pylist(), strict=True))
     often = Counter(keys)
     return {key: i for i, key in enumerate(keys) if often[key] == 1}
-
-
-def _groups_and_truth(rows: pa.Table) -> list[tuple[str, str]]:
-    return list(zip(rows["group"].to_pylist(), rows["truth"].to_pylist(), strict=True))
 
 
 def compare(served: Release, other: Release) -> Compared:

@@ -108,28 +108,28 @@ class Guard:
         if scope["type"] != "http":  # gradio needs no web sockets
             await send({"type": "websocket.close", "code": 1008})
             return
-        answer = _Answer(send)
+        response = _Response(receive, send)
         self._open += 1
         try:
-            await self._answered(scope, receive, answer)
+            await self._respond(scope, receive, response)
         except Refused as refused:
-            await answer.refuse(refused)
+            await response.refuse(refused)
         except ClientDisconnect:
             pass
         except Exception as error:
             logs.say("a request failed", error)
-            await answer.refuse(Refused(500, "The server cannot answer this."))
+            await response.refuse(Refused(500, "The server cannot answer this."))
         finally:
             self._open -= 1
 
-    async def _answered(self, scope, receive, answer: "_Answer") -> None:
+    async def _respond(self, scope, receive, response: "_Response") -> None:
         if self._open > MAX_OPEN:
             raise Refused(503, "The server is busy: try again in a minute.")
         path = scope["path"]
         if not declared(scope["method"], path):
             raise Refused(404, "There is nothing here.")
         headers = Headers(scope=scope)
-        answer.same_origin = _settle_origin(scope, headers)
+        response.same_origin = _settle_origin(scope, headers)
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused(415, "The body is compressed: send it as it is.")
         most = MAX_UPLOAD if path.rstrip("/") == UPLOAD else MAX_JSON
@@ -138,8 +138,8 @@ class Guard:
             raise large(most)
         if most == MAX_UPLOAD and shutil.disk_usage(self._folder).free < FREE_DISK:
             raise Refused(503, "The server's disk is full: try again in ten minutes.")
-        body = answer.body = _Body(receive, most)
-        await self._app(scope, body if most == MAX_UPLOAD else await self._whole(scope, body), answer)
+        body = response.body = _Body(receive, most)
+        await self._app(scope, body if most == MAX_UPLOAD else await self._whole(scope, body), response)
 
     async def _whole(self, scope, body: "_Body"):
         """Read a body that is held in memory, and give what hands it to the application."""
@@ -240,11 +240,11 @@ def _once(content: bytearray, rest: _Body):
     return receive
 
 
-class _Answer:
+class _Response:
     """What is sent to a visitor, with the headers of each answer."""
 
-    def __init__(self, send):
-        self._send, self._begun = send, False
+    def __init__(self, receive, send):
+        self._receive, self._send, self._begun = receive, send, False
         self.same_origin = False
         self.body: _Body | None = None
 
@@ -268,13 +268,8 @@ class _Answer:
         """Say why a request is not answered, unless an answer has begun."""
         if self._begun:
             return
-        text = str(why).encode()
-        headers = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(text))}
-        headers |= {"connection": "close"} if why.status == 408 else {}
-        headers |= {"retry-after": "60"} if why.status == 503 else {}
-        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self({"type": "http.response.start", "status": why.status, "headers": pairs})
-        await self({"type": "http.response.body", "body": text})
+        headers = {408: {"connection": "close"}, 503: {"retry-after": "60"}}.get(why.status)
+        await PlainTextResponse(str(why), why.status, headers)({"type": "http"}, self._receive, self)
 
 
 async def _nowhere(_: dict) -> None:
