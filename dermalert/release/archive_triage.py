@@ -30,6 +30,7 @@ import torch
 from dermalert_space import batch, decoder_limits, files, images
 from dermalert_space.contract import CONFIG, GRAPH, NOT_A_DEVICE, PROCESSORS, STATISTICS
 from dermalert_space.images import KINDS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE
+from dermalert_space.prediction import fields
 from dermalert_space.release import NoRelease, Release
 from dermalert_space.zip_archives import Input
 from PIL import features
@@ -362,14 +363,7 @@ def schema(release: Release) -> pa.Schema:
 
 def as_table(rows: list[batch.Row], release: Release) -> pa.Table:
     """Predicted rows as `schema` has them."""
-    return pa.Table.from_pylist([_record(row) for row in rows], schema=schema(release))
-
-
-def _record(row: batch.Row) -> dict:
-    """The cells of a row; those that are left out are null."""
-    cells: dict[str, object] = {"image_id": row.file, "state": row.state, "problem": row.problem}
-    if row.prediction is None:
-        return cells
-    cells |= {"refused": row.prediction.abstained, "alert": row.prediction.alert}
-    cells |= {"malignant": row.prediction.malignant, "attention": row.prediction.attention}
-    return cells | row.prediction.probabilities
+    cells = [
+        fields(row.prediction) | {"image_id": row.file, "state": row.state, "problem": row.problem} for row in rows
+    ]
+    return pa.Table.from_pylist([row | (row["probabilities"] or {}) for row in cells], schema=schema(release))

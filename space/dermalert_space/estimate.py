@@ -44,7 +44,6 @@ def format_estimate(
     digits: int = 2,
     *,
     times: float = 1,
-    unit: str = "",
     keep_off_ends: bool = False,
 ) -> str:
     """Format a figure with its interval, such as `0.87 [0.81-0.92]`.
@@ -53,7 +52,6 @@ def format_estimate(
         estimate: as an object, or as `metrics.json` has it.
         digits: after the point; more are shown where fewer would make the interval a point.
         times: what the numbers are multiplied by.
-        unit: what follows the value.
         keep_off_ends: whether more digits are shown, too, where fewer would round a value up to 1 or down to 0.
     """
     if not isinstance(estimate, Estimate):
@@ -62,10 +60,10 @@ def format_estimate(
         return "not defined"
     value = f"{estimate.value * times:.{digits}f}"
     if estimate.low is None or estimate.high is None:
-        return f"{value}{unit} [no interval]"
+        return f"{value} [no interval]"
     low, high = (f"{end * times:.{digits}f}" for end in (estimate.low, estimate.high))
     at_an_end = value in {f"{end * times:.{digits}f}" for end in (0, 1)} and estimate.value not in (0, 1)
     if digits < _MOST_DIGITS and (low == high or (keep_off_ends and at_an_end)):
-        return format_estimate(estimate, digits + 1, times=times, unit=unit, keep_off_ends=keep_off_ends)
+        return format_estimate(estimate, digits + 1, times=times, keep_off_ends=keep_off_ends)
     to = " to " if "-" in low + high else "-"
-    return f"{value}{unit} [{low}{to}{high}]"
+    return f"{value} [{low}{to}{high}]"

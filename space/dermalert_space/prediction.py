@@ -2,6 +2,7 @@
 
 import dataclasses
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,18 @@ class Prediction:
     urgency: float | None
     """How many times its threshold the alert's probability is, or that of attention where that is more; None where the
     release has no threshold."""
+
+
+def fields(prediction: Prediction | None) -> dict[str, Any]:
+    """A prediction by its published names; None each where the file could not be read."""
+    return {
+        "sentence": prediction and prediction.sentence,
+        "alert": prediction and prediction.alert,
+        "refused": prediction and prediction.abstained,
+        "probabilities": prediction and prediction.probabilities,
+        "malignant": prediction and prediction.malignant,
+        "attention": prediction and prediction.attention,
+    }
 
 
 def state(alert: bool | None, attention: bool, abstained: str | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dermalert_space.batch import Row
 from dermalert_space.contract import NOT_A_DEVICE
-from dermalert_space.prediction import STATES, Prediction, printable, threshold_share, word
+from dermalert_space.prediction import STATES, Prediction, fields, printable, threshold_share, word
 from dermalert_space.release import Release
 
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the latter wide, as they are typed in East Asia
@@ -114,18 +114,16 @@ def as_json(rows: Iterable[Row], release: Release) -> str:
 
 def _record(row: Row, release: Release) -> dict:
     """What is written of a row; None where there is nothing."""
-    prediction = row.prediction
+    cells = fields(row.prediction)
     return {
         "file": row.file,
         "state": row.state,
-        "sentence": prediction and prediction.sentence,
-        "alert": prediction and prediction.alert,
-        "refused": prediction and prediction.abstained,
+        **{name: cells[name] for name in ("sentence", "alert", "refused")},
         "problem": row.problem,
         f"{release.alert_label} probability": _finite(row.watched),
-        "malignant probability": prediction and _finite(prediction.malignant),
-        "attention probability": prediction and _finite(prediction.attention),
-        "probabilities": prediction and {label: _finite(p) for label, p in prediction.probabilities.items()},
+        "malignant probability": _finite(cells["malignant"]),
+        "attention probability": _finite(cells["attention"]),
+        "probabilities": row.prediction and {label: _finite(p) for label, p in cells["probabilities"].items()},
     }
 
 

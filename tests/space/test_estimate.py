@@ -24,7 +24,7 @@ def test_a_value_near_an_end_is_not_rounded_up_to_it_where_that_is_asked():
     estimate = Estimate(0.998, 0.98, 1.0)
     assert format_estimate(estimate) == "1.00 [0.98-1.00]"
     assert format_estimate(estimate, keep_off_ends=True) == "0.998 [0.980-1.000]"
-    assert format_estimate(estimate, 0, times=100, unit=" %", keep_off_ends=True) == "99.8 % [98.0-100.0]"
+    assert format_estimate(estimate, 0, times=100, keep_off_ends=True) == "99.8 [98.0-100.0]"
 
 
 def test_an_estimate_of_floats_keeps_what_is_defined():

@@ -16,7 +16,7 @@ from dermalert_space import batch, inputs, tables
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.images import UnreadableImage, read_image
 from dermalert_space.page import markup
-from dermalert_space.prediction import STATES, Prediction
+from dermalert_space.prediction import STATES, Prediction, fields
 from dermalert_space.release import Release
 from dermalert_space.zip_archives import Input
 
@@ -151,28 +151,16 @@ def read(file: dict | bytes | None, cache: str) -> Image.Image:
 
 def prediction_record(release: Release, prediction: Prediction) -> PredictionRecord:
     """The answer of `/judge` to an image; `refused` says why it cannot be assessed, if it cannot."""
-    return _record(release, prediction.state, _fields(prediction))
+    return _record(release, prediction.state, fields(prediction))
 
 
 def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
     """The answer to a file that is no image that can be read: its state, the reason, and nothing of a model."""
-    return _record(release, "unreadable", _fields(None) | {"sentence": str(error), "probabilities": {}})
+    return _record(release, "unreadable", fields(None) | {"sentence": str(error), "probabilities": {}})
 
 
-def _record(release: Release, state: str, fields: dict[str, Any]) -> PredictionRecord:
-    return {"state": state, **fields, "release": markup.name_of(release), "notice": NOT_A_DEVICE}  # type: ignore[typeddict-item]
-
-
-def _fields(prediction: Prediction | None) -> dict[str, Any]:
-    """The part of an answer that is a model's; None each where the file could not be read."""
-    return {
-        "sentence": prediction and prediction.sentence,
-        "alert": prediction and prediction.alert,
-        "refused": prediction and prediction.abstained,
-        "probabilities": prediction and prediction.probabilities,
-        "malignant": prediction and prediction.malignant,
-        "attention": prediction and prediction.attention,
-    }
+def _record(release: Release, state: str, content: dict[str, Any]) -> PredictionRecord:
+    return {"state": state, **content, "release": markup.name_of(release), "notice": NOT_A_DEVICE}  # type: ignore[typeddict-item]
 
 
 def upload_paths(files: list, cache: str) -> list[Path]:
@@ -253,7 +241,7 @@ def batch_record(release: Release, rows: Iterable[batch.Row]) -> Batch:
 
 
 def _file_record(row: batch.Row) -> Sorted:
-    return {"file": row.file, "state": row.state, "problem": row.problem, **_fields(row.prediction)}  # type: ignore[typeddict-item]
+    return {"file": row.file, "state": row.state, "problem": row.problem, **fields(row.prediction)}  # type: ignore[typeddict-item]
 
 
 def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
