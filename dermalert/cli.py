@@ -211,18 +211,18 @@ def compare(
 ) -> None:
     """Say in what two releases differ on images held out of both, melanomas won and lost, and what the gate says."""
     from dermalert.publishing import models
-    from dermalert.release import regression_gate
+    from dermalert.release import regression_gate, release_comparison
 
     models.check_reason(accept_regression)
     if accept_regression is not None and not record:
         raise UsageError("--accept-regression is recorded: add --record.")
     _check_targets(json, None)
-    before, after = regression_gate.load(old), regression_gate.load(new)
-    report = regression_gate.compare(before, after)
+    before, after = release_comparison.load(old), release_comparison.load(new)
+    report = release_comparison.compare(before, after)
     verdict = regression_gate.gate(after, before)
     if record:
         verdict = regression_gate.record(contract.find(new), contract.find(old), accept=accept_regression)
-    for sentence in [*regression_gate.sentences(report), *regression_gate.verdict(verdict)]:
+    for sentence in [*release_comparison.sentences(report), *regression_gate.verdict(verdict)]:
         typer.echo(sentence)
     if json:
         files.write_json(json, report.to_json())

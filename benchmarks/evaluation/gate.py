@@ -15,7 +15,7 @@ import time
 import numpy as np
 from scipy import stats
 
-from dermalert.release import regression_gate
+from dermalert.release import regression_gate, release_comparison
 from dermalert.taxonomy import DIAGNOSES
 
 MELANOMAS = (50, 100, 200)
@@ -60,7 +60,7 @@ def pair(rng: np.random.Generator, melanomas: int, *, alert: float = 0, attentio
     probabilities = [np.zeros((len(lesion), len(DIAGNOSES))) for _ in scores]
     for table, score in zip(probabilities, scores, strict=True):
         table[:, DIAGNOSES.index("melanoma")] = score
-    return regression_gate.Pair(
+    return release_comparison.Pair(
         image_ids=lesion,
         truth=truth,
         groups=lesion,

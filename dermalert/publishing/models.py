@@ -27,8 +27,9 @@ from dermalert.errors import RunError, UsageError, first_few
 from dermalert.formatting import COMPARED
 from dermalert.hub import client
 from dermalert.hub.retries import status, with_retries
-from dermalert.release import regression_gate, release_folder
-from dermalert.release.regression_gate import Gate, ReleasePredictions
+from dermalert.release import regression_gate, release_comparison, release_folder
+from dermalert.release.regression_gate import Gate
+from dermalert.release.release_comparison import ReleasePredictions
 
 _VERSION = re.compile(r"v\d+\.\d+\.\d+")
 _ADDED = ("released", "previous", "history", "gate")  # to the figures, when a release is published
@@ -151,7 +152,7 @@ def _publish(
     begun = {name: _figures(repo_id, branches[name], scratch / name) for name in ("main", staging) if name in branches}
     tag = _predecessor(repo_id, refs.tags, begun.get("main") or {}, version)
     old = _release_at(repo_id, tag, refs.tags[tag], scratch / "old") if tag else None
-    gate = _pass_gate(regression_gate.gate(regression_gate.read(folder, version), old), repo_id, version, accept)
+    gate = _pass_gate(regression_gate.gate(release_comparison.read(folder, version), old), repo_id, version, accept)
     ready = _prepare(folder, scratch / "ready", version, gate, old, begun.values())
     on_main = begun.get("main") or {}
     # By a call that was stopped before the tag: of the same release, or of another, whose version this is.
@@ -217,8 +218,8 @@ def _predecessor(repo_id: str, tags: Collection[str], on_main: dict, version: st
 
 def _release_at(repo_id: str, tag: str, commit: str, to: Path) -> ReleasePredictions | None:
     """The predictions of the release at a tag; None where it is none of ours."""
-    folder = client.fetch(repo_id, commit, set(regression_gate.FILES), to)
-    return regression_gate.read(folder, tag) if release_folder.find_metrics(folder) else None
+    folder = client.fetch(repo_id, commit, set(release_comparison.FILES), to)
+    return release_comparison.read(folder, tag) if release_folder.find_metrics(folder) else None
 
 
 def _pass_gate(gate: Gate, repo_id: str, version: str, accept: str | None) -> Gate:

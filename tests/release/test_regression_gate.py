@@ -24,7 +24,7 @@ from dermalert.cli import app
 from dermalert.data import contamination
 from dermalert.errors import RunError, UsageError
 from dermalert.evaluation import metrics, noninferiority
-from dermalert.release import regression_gate
+from dermalert.release import regression_gate, release_comparison
 
 MELANOMA = LABELS.index("melanoma")
 
@@ -51,7 +51,7 @@ def answers(
     split: str = "held_out",
     refused: list[bool] | None = None,
     ece: float = 0.05,
-) -> regression_gate.ReleasePredictions:
+) -> release_comparison.ReleasePredictions:
     """A release that gives melanoma the scores and shares the rest evenly among the others, nevus a bit ahead."""
     probabilities = np.repeat((1 - np.array(score))[:, None] / 9, 9, axis=1)
     probabilities[:, LABELS.index("nevus")] *= 2
@@ -66,7 +66,7 @@ def answers(
     }
     table = pa.table(columns | {label: probabilities[:, i].astype(np.float32) for i, label in enumerate(LABELS)})
     calibration = {"ece": {"value": ece, "low": 0.0, "high": 2 * ece}}
-    return regression_gate.ReleasePredictions(
+    return release_comparison.ReleasePredictions(
         name=name,
         figures={"splits": {"held_out": {"calibration": calibration}}},
         threshold=threshold,
@@ -76,7 +76,7 @@ def answers(
 
 
 def compare(old, new) -> dict:
-    return regression_gate.compare(old, new).to_json()
+    return release_comparison.compare(old, new).to_json()
 
 
 def gate(new, old) -> dict:
@@ -129,23 +129,25 @@ def test_only_images_held_out_of_both_and_learnt_from_by_neither_are_compared():
     groups = ["lesion 1", "lesion 2", "lesion 3", "lesion 4", "lesion 5"]
     old = answers([0.5] * 5, truth, ids=ids, groups=groups, known=("lesion 4",))
     new = answers([0.5] * 5, truth, ids=[*ids[:4], "another"], groups=groups, known=("ISIC_0000001",))
-    both = regression_gate.pair(old, new)
+    both = release_comparison.pair(old, new)
     assert both.image_ids.tolist() == ["ISIC_0000002", "ISIC_0000003"]
     assert both.left_out == {"learnt_from": 2, "other_label": 0}
 
 
 def test_images_under_another_label_or_of_another_side_or_that_stand_twice_are_left_out():
     old = answers([0.5] * 4, FOUR)
-    assert regression_gate.pair(old, answers([0.5] * 4, ["melanoma", "nevus", *FOUR[2:]])).left_out["other_label"] == 1
-    assert len(regression_gate.pair(old, answers([0.5] * 4, FOUR, split="official_test")).truth) == 0
+    assert (
+        release_comparison.pair(old, answers([0.5] * 4, ["melanoma", "nevus", *FOUR[2:]])).left_out["other_label"] == 1
+    )
+    assert len(release_comparison.pair(old, answers([0.5] * 4, FOUR, split="official_test")).truth) == 0
     twice = answers([0.5] * 4, FOUR, ids=["ISIC_0000000", "ISIC_0000000", "ISIC_0000002", "ISIC_0000003"])
-    assert regression_gate.pair(old, twice).image_ids.tolist() == ["ISIC_0000002", "ISIC_0000003"]
+    assert release_comparison.pair(old, twice).image_ids.tolist() == ["ISIC_0000002", "ISIC_0000003"]
 
 
 def test_images_belong_together_that_do_so_in_either_release():
     old = answers([0.5] * 5, [*FOUR, "nevus"], groups=["a", "a", "b", "c", "d"])
     new = answers([0.5] * 5, [*FOUR, "nevus"], groups=["p", "q", "q", "r", "s"])
-    groups = regression_gate.pair(old, new).groups.tolist()
+    groups = release_comparison.pair(old, new).groups.tolist()
     assert groups[0] == groups[1] == groups[2]
     assert len(set(groups)) == 3
 
@@ -154,10 +156,10 @@ def test_what_a_release_without_a_list_has_learnt_from_is_said_to_be_not_known()
     listed, unlisted = answers([0.5] * 4, FOUR, known=("x",), name="v1.1.0"), answers([0.5] * 4, FOUR, name="v1.0.0")
     assert gate(listed, unlisted)["compared"]["learnt_from_not_known"] == ["old"]
     assert compare(unlisted, unlisted)["learnt_from_not_known"] == ["old", "new"]
-    text = "\n".join(regression_gate.sentences(regression_gate.compare(unlisted, listed)))
+    text = "\n".join(release_comparison.sentences(release_comparison.compare(unlisted, listed)))
     assert "What v1.0.0 has learnt from is not known" in text
     assert "What v1.1.0" not in text
-    assert "is not known" not in "\n".join(regression_gate.sentences(regression_gate.compare(listed, listed)))
+    assert "is not known" not in "\n".join(release_comparison.sentences(release_comparison.compare(listed, listed)))
 
 
 def test_the_order_of_the_images_does_not_matter(folders, tmp_path):
@@ -165,7 +167,7 @@ def test_the_order_of_the_images_does_not_matter(folders, tmp_path):
     path = turned / "evaluation" / "predictions.parquet"
     pq.write_table(pq.read_table(path).take(list(range(IMAGES))[::-1]), path)
     told, other = (
-        compare(regression_gate.load(str(folders["good"])), regression_gate.load(str(folder)))
+        compare(release_comparison.load(str(folders["good"])), release_comparison.load(str(folder)))
         for folder in (folders["worse"], turned)
     )
     for key in ("old", "new"):
@@ -174,7 +176,7 @@ def test_the_order_of_the_images_does_not_matter(folders, tmp_path):
 
 
 def test_the_difference_is_that_of_the_figures_and_turns_with_the_order(folders):
-    good, worse = (regression_gate.load(str(folders[name])) for name in ("good", "worse"))
+    good, worse = (release_comparison.load(str(folders[name])) for name in ("good", "worse"))
     told, turned = compare(good, worse), compare(worse, good)
     truth, probabilities = made_up_answers(0.3)
     score = probabilities.astype(np.float32)[:, MELANOMA]
@@ -187,7 +189,7 @@ def test_the_difference_is_that_of_the_figures_and_turns_with_the_order(folders)
 
 
 def test_a_paired_interval_is_narrower_than_that_of_two_separate_figures(folders):
-    told = compare(*(regression_gate.load(str(folders[name])) for name in ("good", "worse")))["melanoma_auroc"]
+    told = compare(*(release_comparison.load(str(folders[name])) for name in ("good", "worse")))["melanoma_auroc"]
     widths = [told[key]["high"] - told[key]["low"] for key in ("old", "new", "difference")]
     assert widths[2] < math.hypot(widths[0], widths[1])
 
@@ -199,14 +201,14 @@ def test_nothing_in_common_is_told_and_raises_nothing(threshold):
     assert told["n"] == told["melanomas"] == told["others"] == 0
     assert (
         "0 images in 0 groups were held out of both"
-        in regression_gate.sentences(regression_gate.compare(answers([0.5] * 4, FOUR), other))[0]
+        in release_comparison.sentences(release_comparison.compare(answers([0.5] * 4, FOUR), other))[0]
     )
 
 
 def test_the_sentences_name_the_melanomas_won_and_lost():
     old = answers([0.9, 0.1, 0.1, 0.1], FOUR, name="v1.0.0")
     new = answers([0.1, 0.9, 0.9, 0.1], FOUR, name="v1.1.0", known=("ISIC_0000003",))
-    text = "\n".join(regression_gate.sentences(regression_gate.compare(old, new)))
+    text = "\n".join(release_comparison.sentences(release_comparison.compare(old, new)))
     assert text.startswith(
         "v1.1.0 against v1.0.0: 3 images in 3 groups were held out of both; left out: 1 known to one"
     )
@@ -373,7 +375,7 @@ def test_a_threshold_that_is_lost_is_refused_and_one_that_was_never_there_is_not
 
 
 def test_what_the_card_gets_has_counts_and_no_ids(folders):
-    told = gate(*(regression_gate.load(str(folders[name])) for name in ("worse", "good")))
+    told = gate(*(release_comparison.load(str(folders[name])) for name in ("worse", "good")))
     assert "ISIC_" not in json.dumps(told)
     assert told["compared"]["alerts"]["others"]["gained"] > 0
     assert str(folders["good"]) not in json.dumps(told["compared"])
@@ -390,7 +392,7 @@ def test_folders_runs_and_tags_of_the_hub_give_the_same_answers(hub, folders, tm
     hub.repo("tester/derm").tags["v1.0.0"] = tagged
     hub.commit("tester/derm", {"config.json": b"{}"})
     for name in (str(folders["stricter"]), str(tmp_path / "run"), "tester/derm@v1.0.0"):
-        found = regression_gate.load(name)
+        found = release_comparison.load(name)
         assert found.threshold == 0.3
         assert found.rows.num_rows == IMAGES
         assert contamination.hash_name("a lesion") in found.exposure
@@ -399,14 +401,14 @@ def test_folders_runs_and_tags_of_the_hub_give_the_same_answers(hub, folders, tm
 @pytest.mark.usefixtures("hub")
 def test_what_is_no_release_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere' is no dermalert release"):
-        regression_gate.load("nowhere")
+        release_comparison.load("nowhere")
     with pytest.raises(UsageError, match="'tester/nothing' is neither a folder nor a release that the Hub has"):
-        regression_gate.load("tester/nothing")
+        release_comparison.load("tester/nothing")
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(figures()))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"its config.json has no usable 'alert'"):
-        regression_gate.load(str(tmp_path))
+        release_comparison.load(str(tmp_path))
 
 
 @pytest.mark.parametrize("file", ["evaluation/predictions.parquet", "evaluation/seen.parquet"])
@@ -421,7 +423,7 @@ def test_a_table_that_is_damaged_is_named(file, damage, folders, tmp_path):
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"PAR1" + bytes(40) + whole[44:])
     with pytest.raises(UsageError, match=f"^{file} of '.*' is damaged"):
-        regression_gate.load(str(tmp_path))
+        release_comparison.load(str(tmp_path))
 
 
 def test_a_hub_that_does_not_answer_is_told(hub, monkeypatch):
@@ -430,4 +432,4 @@ def test_a_hub_that_does_not_answer_is_told(hub, monkeypatch):
     hub.create("tester/derm")
     hub.faults.append(Fault("GET", "/api/models", 503, times=100))
     with pytest.raises(RunError, match=r"asking the Hub about tester/derm@v1.0.0 failed"):
-        regression_gate.load("tester/derm@v1.0.0")
+        release_comparison.load("tester/derm@v1.0.0")

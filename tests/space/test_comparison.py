@@ -14,7 +14,7 @@ from scipy import stats
 from support.releases import LABELS, measured_release
 
 from dermalert.publishing import models
-from dermalert.release import regression_gate
+from dermalert.release import release_comparison
 from dermalert.taxonomy import MALIGNANT, PRECURSOR
 
 
@@ -35,7 +35,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
 
 def test_two_versions_differ_as_the_gate_of_a_release_finds(folders):
     told = comparison.compare(Release.load(folders[1]), Release.load(folders[0]))
-    report = regression_gate.compare(*(regression_gate.read(folder, folder.name) for folder in folders)).to_json()
+    report = release_comparison.compare(*(release_comparison.read(folder, folder.name) for folder in folders)).to_json()
     assert told.images == report["n"]
     assert told.left_out == sum(report["left_out"].values()) == 7
     melanomas, others = report["alerts"]["melanomas"], report["alerts"]["others"]
@@ -60,9 +60,9 @@ def test_the_points_of_attention_differ_as_the_gate_of_a_release_finds(folders, 
         }
         (folder / "config.json").write_text(json.dumps(config))
     told = comparison.compare(Release.load(asking[1]), Release.load(asking[0]))
-    measured = regression_gate.compare(*(regression_gate.read(folder, folder.name) for folder in asking)).to_json()[
-        "malignant_sensitivity"
-    ]
+    measured = release_comparison.compare(
+        *(release_comparison.read(folder, folder.name) for folder in asking)
+    ).to_json()["malignant_sensitivity"]
     assert [flagged / told.malignant for flagged in told.attended] == pytest.approx(
         [measured[side]["value"] for side in ("old", "new")]
     )
@@ -165,5 +165,5 @@ def test_a_tie_is_undecided_as_the_gate_counts_it(folders, tmp_path):
         table = table.set_column(table.schema.get_field_index(label), label, even)
     pq.write_table(table, tied[0] / PREDICTIONS)
     compared = comparison.compare(Release.load(tied[1]), Release.load(tied[0]))
-    report = regression_gate.compare(*(regression_gate.read(folder, folder.name) for folder in tied)).to_json()
+    report = release_comparison.compare(*(release_comparison.read(folder, folder.name) for folder in tied)).to_json()
     assert compared.diagnoses == len(report["diagnoses"]) == compared.images

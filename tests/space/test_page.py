@@ -21,7 +21,7 @@ from support.releases import make_image, measured_release
 from transformers import pipeline
 
 from dermalert.publishing import models
-from dermalert.release import regression_gate
+from dermalert.release import release_comparison
 from dermalert.taxonomy import CLINICAL_GROUPS
 
 pytestmark = pytest.mark.integration
@@ -430,8 +430,8 @@ def test_a_release_of_generated_lesions_shows_neither_dermatologists_nor_prevale
 
 
 def test_another_version_is_set_beside_the_served_one(visit, hub_space, versions, tmp_path):
-    report = regression_gate.compare(
-        *(regression_gate.read(versions[tag], tag) for tag in ("v1.0.0", "v1.1.0"))
+    report = release_comparison.compare(
+        *(release_comparison.read(versions[tag], tag) for tag in ("v1.0.0", "v1.1.0"))
     ).to_json()
     make_image((64, 48)).save(tmp_path / "lesion.png")
     page = visit(hub_space, "Versions")
