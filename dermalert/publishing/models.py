@@ -153,7 +153,10 @@ def _publish(
     tag = _predecessor(repo_id, refs.tags, begun.get("main") or {}, version)
     old = _release_at(repo_id, tag, refs.tags[tag], scratch / "old") if tag else None
     gate = _pass_gate(regression_gate.gate(release_comparison.read(folder, version), old), repo_id, version, accept)
-    ready = _prepare(folder, scratch / "ready", version, gate, old, begun.values())
+    added = {"gate": gate.to_json(), "released": _today()}
+    added |= _lineage(old.figures, release_folder.read_metrics(folder)) if old else {}
+    added |= _begun_with(_figures_of(folder, version, added), begun.values())
+    ready = _stamp(folder, scratch / "ready", version, added)
     on_main = begun.get("main") or {}
     # By a call that was stopped before the tag: of the same release, or of another, whose version this is.
     if on_main.get("version") == version and _is_another(api, repo_id, branches["main"], ready):
@@ -164,21 +167,6 @@ def _publish(
     head = _to_main(api, repo_id, branches, ready, version, scratch / "back")
     _tag(api, repo_id, head, ready, version)
     return f"Published: {repo_id}@{version}. {_describe(gate, tag)}"
-
-
-def _prepare(
-    folder: Path,
-    to: Path,
-    version: str,
-    gate: Gate,
-    old: ReleasePredictions | None,
-    begun: Iterable[dict | None],
-) -> Path:
-    """Make the folder of the release as it will be published."""
-    added = {"gate": gate.to_json()} | (_lineage(old.figures, release_folder.read_metrics(folder)) if old else {})
-    added["released"] = _today()
-    added |= _begun_with(_figures_of(folder, version, added), begun)
-    return _stamp(folder, to, version, added)
 
 
 def _figures_of(folder: Path, version: str, added: dict) -> dict:
