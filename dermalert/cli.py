@@ -153,10 +153,10 @@ def evaluate(
 
     mapping = read_label_map(label_map)
     _check_targets(json, None)
-    judge = any_checkpoint.load(model)
-    classes(judge.labels, mapping)  # refused before the images are read
+    checkpoint = any_checkpoint.load(model)
+    classes(checkpoint.labels, mapping)  # refused before the images are read
     prepared = prepare(dataset, repair, labels=None, columns=table_columns.mapping(columns or []))
-    report = any_checkpoint.evaluate(judge, prepared.dataset, shipped=prepared.shipped, label_map=mapping)
+    report = any_checkpoint.evaluate(checkpoint, prepared.dataset, shipped=prepared.shipped, label_map=mapping)
     Console().print(any_checkpoint.as_table(report))
     for sentence in any_checkpoint.remarks(report):
         typer.echo(sentence)

@@ -63,8 +63,8 @@ def _wait(cause: BaseException, pause: float) -> None:
     seconds = max(pause, _requested_pause(cause))
     if seconds > _LONGEST:
         raise RunError(f"the Hub asks to wait for {seconds:,.0f} seconds: run the same command again then.") from cause
-    answer = f"answers {status(cause)}" if status(cause) else "does not answer"
-    print(f"The Hub {answer}: asking again in {seconds:.0f} s.", file=sys.stderr)
+    reply = f"answers {status(cause)}" if status(cause) else "does not answer"
+    print(f"The Hub {reply}: asking again in {seconds:.0f} s.", file=sys.stderr)
     time.sleep(seconds * SECOND)
 
 

@@ -200,8 +200,8 @@ def _upload(
 def _by_file(parts: dict[str, Dataset]) -> dict[str, Dataset]:
     """The rows of each kind of file: the test split has two, so that its clean part needs no copies."""
     clean = parts["clean_test"]
-    kin = _where(parts["test"], "content", set(parts["test"]["content"]) - set(clean["content"]))
-    files = {name: parts[name] for name in splits.SHARES} | {"test-clean": clean, "test-kin": kin}
+    related = _where(parts["test"], "content", set(parts["test"]["content"]) - set(clean["content"]))
+    files = {name: parts[name] for name in splits.SHARES} | {"test-clean": clean, "test-kin": related}
     return {stem: rows for stem, rows in (files | {"set_aside": parts["set_aside"]}).items() if len(rows)}
 
 
