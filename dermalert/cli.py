@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from dermalert_space import contract, files
 from typer import Argument, Option
+from typer.core import TyperGroup
 
 from dermalert.data import table_columns
 from dermalert.errors import RunError, UsageError, run_command
@@ -21,7 +22,7 @@ Repair = Annotated[
 ModelRepo = Annotated[str, Argument(help="model repository of the Hub", metavar="USER/REPO")]
 
 
-class _Jobs(typer.core.TyperGroup):
+class _Jobs(TyperGroup):
     def invoke(self, ctx) -> None:
         """Run a command; an error of ours is one sentence and an exit code."""
         run = super().invoke
@@ -67,7 +68,8 @@ def audit(
 
     audit.check_kinds(fail_on or [])
     _check_targets(json, figures)
-    mapping, faults = table_columns.mapping(columns or []), []
+    mapping = table_columns.mapping(columns or [])
+    faults: list[str] = []
     rows = loading.load(dataset, labels=None, columns=mapping, streaming=streaming, merge=False, faults=faults)
     report = audit.audit(rows, unreadable=faults)
     typer.echo(audit_report.headline(report))

@@ -153,7 +153,7 @@ def _publish(
     tag = _predecessor(repo_id, refs.tags, begun.get("main") or {}, version)
     old = _release_at(repo_id, tag, refs.tags[tag], scratch / "old") if tag else None
     gate = _pass_gate(regression_gate.gate(release_comparison.read(folder, version), old), repo_id, version, accept)
-    added = {"gate": gate.to_json(), "released": _today()}
+    added: dict = {"gate": gate.to_json(), "released": _today()}
     added |= _lineage(old.figures, release_folder.read_metrics(folder)) if old else {}
     added |= _begun_with(_figures_of(folder, version, added), begun.values())
     ready = _stamp(folder, scratch / "ready", version, added)

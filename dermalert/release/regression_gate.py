@@ -83,7 +83,9 @@ def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> Gate:
     finding one of the margin, and `not_inferior` says whether one is excluded.
     """
     ece = new.figures["splits"]["held_out"]["calibration"]["ece"]
-    compared, tests, reasons = None, {}, []
+    compared: Comparison | None = None
+    tests: dict[str, LossTest] = {}
+    reasons: list[str] = []
     if old:
         compared = compare(old, new)
         if min(compared.melanomas, compared.others) >= FEWEST:

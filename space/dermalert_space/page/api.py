@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from PIL import Image
 
@@ -160,7 +160,8 @@ def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
 
 
 def _record(release: Release, state: str, content: dict[str, Any]) -> PredictionRecord:
-    return {"state": state, **content, "release": markup.name_of(release), "notice": NOT_A_DEVICE}  # type: ignore[typeddict-item]
+    origin = {"release": markup.name_of(release), "notice": NOT_A_DEVICE}
+    return cast(PredictionRecord, {"state": state, **content, **origin})
 
 
 def upload_paths(files: list, cache: str) -> list[Path]:
@@ -241,7 +242,7 @@ def batch_record(release: Release, rows: Iterable[batch.Row]) -> Batch:
 
 
 def _file_record(row: batch.Row) -> Sorted:
-    return {"file": row.file, "state": row.state, "problem": row.problem, **fields(row.prediction)}  # type: ignore[typeddict-item]
+    return cast(Sorted, {"file": row.file, "state": row.state, "problem": row.problem, **fields(row.prediction)})
 
 
 def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
