@@ -21,6 +21,7 @@ from gradio.routes import file_upload_statuses as uploads
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
+from starlette.types import Message
 
 from dermalert_space.page import logs, upload_retention
 
@@ -248,7 +249,7 @@ class _Response:
         self.same_origin = False
         self.body: _Body | None = None
 
-    async def __call__(self, message: dict) -> None:
+    async def __call__(self, message: Message) -> None:
         if self.body and self.body.refused:  # the application would say that it failed
             why, self.body = self.body.refused, None
             await self.refuse(why)
