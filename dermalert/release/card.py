@@ -16,7 +16,7 @@ from dermalert.data import provenance
 from dermalert.evaluation import subgroups
 from dermalert.formatting import COMPARED, at_most, percent, percent_at_least, percent_at_most
 
-_TEMPLATE = Path(__file__).parents[2] / "model_card.md"
+_CARD = Path(__file__).parents[2] / "model_card.md"
 
 _MEANINGS = {
     "official_test": "the test split that the data set ships, as it is, with its labels as they are",
@@ -61,7 +61,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
     held_out = metrics["splits"]["held_out"]
     tests = held_out.get("subgroup_sensitivity", {}).get("tests", [])
     return render(
-        _TEMPLATE,
+        _CARD,
         metrics=metrics,
         differing=subgroups.differing([subgroups.SubgroupTest.read(test) for test in tests]),
         of_lesions=lambda kind, name: lesions_as_served(kind, name, tests),
