@@ -41,7 +41,12 @@ class Evaluation:
 
 
 def evaluate(
-    release: Release, splits: Mapping[str, Dataset], *, undone: Undo | None = None, prior: np.ndarray | None = None
+    release: Release,
+    splits: Mapping[str, Dataset],
+    *,
+    undone: Undo | None = None,
+    prior: np.ndarray | None = None,
+    keep: bool = False,
 ) -> dict[str, Evaluation]:
     """Predict and measure each split that has images.
 
@@ -50,10 +55,11 @@ def evaluate(
         splits: by name, in the schema of `schema.FEATURES`.
         undone: gives the probabilities before the calibration from those after it.
         prior: (9,) the mix of diagnoses that the probabilities hold for.
+        keep: see `predict.inputs`.
     """
     return {
         name: measure(predictions, undone=undone, prior=prior)
-        for name, predictions in predict_splits(release, splits).items()
+        for name, predictions in predict_splits(release, splits, keep=keep).items()
     }
 
 

@@ -2,17 +2,20 @@
 
 import dataclasses
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from dermalert_space import files
 from dermalert_space.images import read_image
-from dermalert_space.release import Predictions, Release
+from dermalert_space.release import Inputs, Predictions, Release
 from tqdm.auto import tqdm
 
-_CHUNK = 256  # images in memory at once
+from dermalert.imaging.byte_processor import ByteProcessor
+from dermalert.imaging.pixel_cache import PixelCache
+
+_BATCH = 16  # images in memory at once, and in a batch of the model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,12 +44,14 @@ class SplitPredictions:
         return SplitPredictions(dataset=self.dataset.select(rows), probabilities=self.probabilities[rows], **taken)
 
 
-def predict(release: Release, dataset: Dataset, *, name: str) -> SplitPredictions:
-    """Predict a data set's images, with a progress bar."""
-    return predict_splits(release, {name: dataset})[name]
+def predict(release: Release, dataset: Dataset, *, name: str, keep: bool = False) -> SplitPredictions:
+    """Predict a data set's images, with a progress bar; for `keep` see `inputs`."""
+    return predict_splits(release, {name: dataset}, keep=keep)[name]
 
 
-def predict_splits(release: Release, splits: Mapping[str, Dataset]) -> dict[str, SplitPredictions]:
+def predict_splits(
+    release: Release, splits: Mapping[str, Dataset], *, keep: bool = False
+) -> dict[str, SplitPredictions]:
     """Predict each split that has images; an image that is in several of them, by its content, is predicted once."""
     rows: dict[str, tuple[np.ndarray, str | None]] = {}
     by_split = {}
@@ -55,7 +60,7 @@ def predict_splits(release: Release, splits: Mapping[str, Dataset]) -> dict[str,
             continue
         contents = list(dataset["content"])
         new = [i for i, content in enumerate(contents) if content not in rows]
-        predictions = predict_images(release, dataset.select(new), name=name)
+        predictions = predict_images(release, dataset.select(new), name=name, keep=keep)
         pairs = zip(predictions.probabilities, predictions.abstained, strict=True)
         rows |= zip((contents[i] for i in new), pairs, strict=True)
         if len(new) < len(dataset):
@@ -65,17 +70,39 @@ def predict_splits(release: Release, splits: Mapping[str, Dataset]) -> dict[str,
     return by_split
 
 
-def predict_images(release: Release, dataset: Dataset, *, name: str) -> Predictions:
-    """Return probabilities (n, labels of the release) and reasons for abstention, with a progress bar."""
-    rows, abstained = [np.empty((0, len(release.labels)), np.float32)], list[str | None]()
-    with tqdm(total=len(dataset), desc=f"Judging {name}", unit=" images", disable=not len(dataset)) as bar:
-        for start in range(0, len(dataset), _CHUNK):
-            images = dataset[start : start + _CHUNK]["image"]
-            predictions = release.predict_arrays([read_image(image) for image in images])
-            rows.append(predictions.probabilities)
-            abstained += predictions.abstained
-            bar.update(len(images))
-    return Predictions(probabilities=np.concatenate(rows), abstained=abstained)
+def predict_images(release: Release, dataset: Dataset, *, name: str, keep: bool = False) -> Predictions:
+    """The predictions of a data set's images as arrays, with a progress bar; for `keep` see `inputs`."""
+    return release.predict_batches(inputs(release, dataset, f"Judging {name}", keep=keep))
+
+
+def inputs(release: Release, dataset: Dataset, title: str, *, keep: bool = True) -> Iterator[Inputs]:
+    """What a release looks at of a data set's images, in batches of 16, with a progress bar.
+
+    Args:
+        release: that looks.
+        dataset: with the column `image`.
+        title: of the progress bar.
+        keep: take it from the pixel cache, where it stays for whoever looks at the images again; they need the column
+            `content` for that.
+    """
+    look = _look(release, dataset, keep=keep)
+    with tqdm(total=len(dataset), desc=title, unit=" images", disable=not len(dataset)) as bar:
+        for start in range(0, len(dataset), _BATCH):
+            rows = range(start, min(start + _BATCH, len(dataset)))
+            yield look(rows)
+            bar.update(len(rows))
+
+
+def _look(release: Release, dataset: Dataset, *, keep: bool) -> Callable[[range], Inputs]:
+    if keep and "content" in dataset.column_names and (processed := ByteProcessor(release.processor)).is_exact:
+        cache = PixelCache(dataset, processed)
+
+        def look(rows: range) -> Inputs:
+            pixels, signals = cache.looks(rows)
+            return Inputs(pixels={"pixel_values": processed.exact_values(pixels)}, signals=signals)
+
+        return look
+    return lambda rows: release.inputs([read_image(image) for image in dataset[rows]["image"]])
 
 
 def of_split(release: Release, dataset: Dataset, predictions: Predictions) -> SplitPredictions:

@@ -1,5 +1,7 @@
 """A model's image processor, its output kept as RGB bytes; how it scales colours is measured on test images."""
 
+import functools
+
 import numpy as np
 import torch
 from PIL import Image
@@ -19,6 +21,7 @@ class ByteProcessor:
         scale: (3, 1, 1), and
         offset: (3, 1, 1), which turn values in [0, 1], in that order, into `pixel_values`. The processor's settings do
             not tell them: EfficientNet's, for one, divides twice.
+        is_exact: whether the bytes give the processor's `pixel_values` to the bit, see `exact_values`.
 
     Raises:
         UsageError: the processor does more than resize, crop and scale.
@@ -38,6 +41,7 @@ class ByteProcessor:
         tolerance = float(self.scale.abs().max()) / 5000
         if direct.shape != self.shape or not torch.allclose(by_bytes, direct, rtol=0, atol=tolerance):
             raise UsageError(f"{type(processor).__name__} does more than resize, crop and scale: take another base.")
+        self.is_exact = torch.equal(self.exact_values(self.to_bytes(noise)[None])[0], direct)
 
     def _measure_channels(self, black: torch.Tensor) -> tuple[int, ...]:
         """Find out which of red, green and blue each channel responds to.
@@ -68,6 +72,20 @@ class ByteProcessor:
             rgb = rgb[..., self.channels, :, :]
         scale, offset = self._on_device
         return rgb.mul_(scale).add_(offset)
+
+    def exact_values(self, rgb: np.ndarray) -> torch.Tensor:
+        """The very `pixel_values` (n, 3, H, W) that the processor makes of an image of these bytes (n, 3, H, W)."""
+        values = torch.empty(rgb.shape)
+        for channel, colour in enumerate(self.channels):
+            values[:, channel] = self._values[channel][torch.from_numpy(rgb[:, colour]).int()]
+        return values
+
+    @functools.cached_property
+    def _values(self) -> torch.Tensor:
+        """What the processor makes of each byte: (3, 256)."""
+        greys = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
+        as_they_are = self.processor([greys], do_resize=False, do_center_crop=False, return_tensors="pt")
+        return as_they_are["pixel_values"][0].flatten(1)
 
     def to_bytes(self, image: Image.Image) -> np.ndarray:
         """Process an RGB image, and return it as RGB bytes: uint8 (3, H, W)."""

@@ -1,10 +1,10 @@
-"""Images decoded and resized once: what a processor makes of each file, kept as bytes by the content of the file.
+"""Images decoded and resized once: what a release looks at of each file, kept by the content of the file.
 
-CACHE/pixels-1/KEY/*.pack, where KEY stands for the processor. A pack holds the SHA-256 of some thousand files, their
-pixels, and a digest of each file's pixels, and never changes: it is written beside and takes its name when it is whole,
-so that a run that is killed leaves all packs but the last, and nothing half-written is read. Pixels that are not those
-of their digest are made anew. Packs are memory-mapped. They hold patients' pictures:
-nobody but their owner can read them.
+CACHE/pixels-1/KEY/*.pack, where KEY stands for the processor. A pack holds the SHA-256 of some thousand files, of
+each the pixels as bytes and the signals by which a release abstains, and a digest of these. A pack never changes: it
+is written beside and takes its name when it is whole, so that a run that is killed leaves all packs but the last, and
+nothing half-written is read. What is not of its digest is made anew. Packs are memory-mapped. They hold patients'
+pictures: nobody but their owner can read them.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ import numpy as np
 import PIL
 import transformers
 from datasets import Dataset
-from dermalert_space import files, images
+from dermalert_space import abstention, files, images
 from dermalert_space.images import read_image
 from PIL import Image, features
 from tqdm.auto import tqdm
@@ -44,7 +44,8 @@ AT_MOST = 20_000_000_000
 _PACK = 2048  # images; what a killed run has to do again, at most
 _CHUNK = 64  # images in memory at once
 _HASH = 32  # bytes
-_LAYOUT = "names, pixels, digests"  # of a pack; part of the key, so that others are not opened
+_SIGNALS = tuple(name for name in abstention.REASONS if name != "distance")  # which is the model's
+_LAYOUT = "names, pixels and signals, digests"  # of a pack; part of the key, so that others are not opened
 _ABANDONED = 86_400  # seconds after which a pack that is not whole is that of a run that was killed
 
 _mapped: set[Path] = set()
@@ -52,7 +53,7 @@ _mapped: set[Path] = set()
 
 
 class PixelCache:
-    """The bytes of a data set's images, by row: from packs where they are kept, else decoded when they are asked for.
+    """What a release looks at of a data set's images: from packs, else decoded when it is asked for.
 
     Args:
         dataset: with the columns `image` and `content`, the SHA-256 of the file in hexadecimal.
@@ -62,6 +63,7 @@ class PixelCache:
     def __init__(self, dataset: Dataset, processed: ByteProcessor):
         self._images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
         self._contents, self._processed = dataset.select_columns("content"), processed
+        self._kept = np.dtype([("pixels", "u1", processed.shape), ("signals", "<f8", len(_SIGNALS))])
         contents = list(dataset["content"])
         first = dict(zip(reversed(contents), reversed(range(len(contents))), strict=True))
         self._packs: list[mmap.mmap] = []
@@ -77,30 +79,37 @@ class PixelCache:
 
     def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
         """The bytes of some rows: uint8 (n, 3, H, W)."""
-        pixels = np.empty((len(rows), *self._processed.shape), np.uint8)
+        return self.looks(rows)[0]
+
+    def looks(self, rows: Sequence[int]) -> tuple[np.ndarray, list[dict[str, float]]]:
+        """The bytes of some rows, uint8 (n, 3, H, W), and the signals of each, see `abstention.signals`."""
+        pixels, signals = np.empty((len(rows), *self._processed.shape), np.uint8), []
         maps = set()
         for i, row in enumerate(rows):
             number, offset = self._places[row].tolist()
             if number >= 0:
-                pack = self._packs[number]
-                pixels[i] = np.frombuffer(pack, np.uint8, pixels[i].size, offset).reshape(pixels[i].shape)
-                maps.add(pack)
+                kept = np.frombuffer(self._packs[number], self._kept, 1, offset)[0]
+                maps.add(self._packs[number])
             else:
-                pixels[i] = self._decoded(row)
+                kept = self._decoded(row)
+            pixels[i] = kept["pixels"]
+            signals.append(dict(zip(_SIGNALS, kept["signals"].tolist(), strict=True)))
         for pack in maps:  # else the whole set would end up in resident memory; the system keeps what it has room for
             if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
                 pack.madvise(mmap.MADV_DONTNEED)
-        return pixels
+        return pixels, signals
 
-    def _decoded(self, row: int) -> np.ndarray:
-        """The bytes of a row's image, made of the very file that its content stands for."""
+    def _decoded(self, row: int) -> np.void:
+        """What is kept of a row's image, made of the very file that its content stands for."""
         image = self._images[row]["image"]
         content, file = content_of(image)
         if content != self._contents[row]["content"] or not isinstance(file, bytes):
             raise RunError(
                 f"'{image['path']}' was changed or removed while the run read it: run the same command again."
             )
-        return self._processed.to_bytes(read_image(Image.open(io.BytesIO(file))))
+        picture = read_image(Image.open(io.BytesIO(file)))
+        signals = tuple(abstention.signals(picture).values())
+        return np.array([(self._processed.to_bytes(picture), signals)], self._kept)[0]
 
     def _keep(self, folder: Path, first: Mapping[str, int]) -> None:
         """Find the packs that hold the images, of which each has a first row, and write what they lack."""
@@ -123,7 +132,7 @@ class PixelCache:
 
     @property
     def _size(self) -> int:
-        return int(np.prod(self._processed.shape))
+        return self._kept.itemsize
 
     def _open(self, path: Path, first: Mapping[str, int]) -> None:
         """Learn what a pack holds."""
@@ -151,7 +160,7 @@ class PixelCache:
                     os.utime(path)
 
     def _is_sound(self, pack: mmap.mmap, count: int, i: int, name: str) -> bool:
-        """Tell whether the pixels of an image in a pack are those that were written of this file."""
+        """Tell whether what a pack holds of an image is what was written of this file."""
         start, end = count * _HASH + i * self._size, count * (_HASH + self._size) + i * _HASH
         with memoryview(pack) as held:
             return held[end : end + _HASH] == _digest(name, held[start : start + self._size])
@@ -178,9 +187,9 @@ class PixelCache:
         digests: list[bytes] = []
         with ThreadPoolExecutor(_threads()) as pool:
             for start in range(0, len(rows), _CHUNK):
-                for pixels in pool.map(self._decoded, rows[start : start + _CHUNK]):
-                    digests.append(_digest(contents[len(digests)], pixels.tobytes()))
-                    file.write(pixels.tobytes())
+                for kept in pool.map(self._decoded, rows[start : start + _CHUNK]):
+                    digests.append(_digest(contents[len(digests)], kept.tobytes()))
+                    file.write(kept.tobytes())
                     bar.update()
         file.write(b"".join(digests))
 
@@ -195,13 +204,13 @@ def _key(processed: ByteProcessor) -> str:
     processor = processed.processor
     parts = [_LAYOUT, processor.to_json_string(), type(processor).__name__, processed.shape, processed.channels]
     parts += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
-    parts += [inspect.getsource(function) for function in (images.read_image, images.to_rgb)]
+    parts += [inspect.getsource(function) for function in (images.read_image, images.to_rgb, abstention.signals)]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _digest(name: str, pixels: bytes | memoryview) -> bytes:
-    """What a file's pixels must hash to in a pack."""
-    return hashlib.blake2b(pixels, digest_size=_HASH, key=bytes.fromhex(name)).digest()
+def _digest(name: str, kept: bytes | memoryview) -> bytes:
+    """What is kept of a file must hash to this."""
+    return hashlib.blake2b(kept, digest_size=_HASH, key=bytes.fromhex(name)).digest()
 
 
 def _name(contents: list[str]) -> str:

@@ -54,10 +54,10 @@ def predict_fold(
         return None
     if trained:
         release = Release(trained.model.eval(), trained.processor, name=f"fold {number}")
-        calibration = predict.predict(release, fold["calibration"], name="calibration images")
+        calibration = predict.predict(release, fold["calibration"], name="calibration images", keep=True)
         release.model.config.update(operating_points.fit(release, calibration))
         release = Release(release.model, release.processor, name=release.name)
-        predictions = predict.predict(release, fold["held_out"], name=release.name)
+        predictions = predict.predict(release, fold["held_out"], name=release.name, keep=True)
         predict.write_predictions(folder / "answers.npz", predictions)
     run_folder.drop_checkpoints(folder)
     return predictions
@@ -109,9 +109,10 @@ def _measure(
     release: Release, trained: Trained, splits: dict[str, Dataset], external: dict[str, Dataset]
 ) -> dict[str, Evaluation]:
     """The evaluation of every reported split and external set as a serving side predicts them, by name."""
-    reported = {name: splits[name] for name in ("held_out", "official_test", "clean_test")} | external
+    own = {name: splits[name] for name in ("held_out", "official_test", "clean_test")}
     prior = sampling.class_frequencies(splits["train"]["label"])  # that of the calibration split, but for chance
-    measured = evaluate.evaluate(release, reported, undone=trained.calibration.undone, prior=prior)
+    options: dict = {"undone": trained.calibration.undone, "prior": prior}
+    measured = evaluate.evaluate(release, own, **options, keep=True) | evaluate.evaluate(release, external, **options)
     held_out = measured["held_out"]
     return measured | {"held_out": held_out.with_artefacts(stress_test.stress(release, held_out.predictions))}
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,12 @@ import torch
 from datasets import Dataset
 from dermalert_space import abstention
 from dermalert_space.contract import STATISTICS
-from dermalert_space.images import read_image
 from dermalert_space.release import Predictions, Release
 from PIL import Image
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 
 from dermalert.evaluation.intervals import Intervals
-from dermalert.evaluation.predict import SplitPredictions, of_split, predict_images
+from dermalert.evaluation.predict import SplitPredictions, inputs, of_split, predict_images
 from dermalert.imaging import non_lesions
 
 FALSE_ABSTENTIONS = 0.0075
@@ -25,7 +23,6 @@ FALSE_ABSTENTIONS = 0.0075
 
 _TRAINING_IMAGES = 2500  # that the statistics are of, at most: more hardly move them
 _DIRECTIONS = 16  # of the normal distribution that are its own; chosen, as the rate above, on the validation split
-_BATCH = 16  # images
 _RANKED = ("light", "contrast", "detail")  # whose thresholds are the lowest value of the calibration split
 _SPENT = len(_RANKED) + 1  # images of the rate that these and the short side may take
 _MARGIN = 1e-4  # so that rounding in another batch or on another machine costs no image that set a threshold
@@ -79,10 +76,10 @@ class _Examination(abstention.Abstention):
         super().__init__({}, statistics)
         self.signals: list[dict[str, float]] = []
 
-    def reasons(self, images: Sequence[Image.Image], features: np.ndarray) -> list[str | None]:
-        for image, distance in zip(images, self.distances(features).tolist(), strict=True):
-            self.signals.append(abstention.signals(image) | {"distance": distance})
-        return [None] * len(images)
+    def reasons(self, signals: Sequence[Mapping[str, float]], features: np.ndarray) -> list[str | None]:
+        distances = self.distances(features).tolist()
+        self.signals += [{**each, "distance": d} for each, d in zip(signals, distances, strict=True)]
+        return [None] * len(signals)
 
 
 def examine(
@@ -91,7 +88,7 @@ def examine(
     """A release's predictions of a data set, without abstention, and the signals of each image for one."""
     examination = _Examination(statistics)
     examining = Release(release.model, release.processor, name=release.name, abstention=examination)
-    return predict_images(examining, dataset, name="calibration images"), examination.signals
+    return predict_images(examining, dataset, name="calibration images", keep=True), examination.signals
 
 
 def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> dict:
@@ -129,13 +126,8 @@ def _input_side(release: Release) -> int:
 
 def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
     """The features that `abstention.Abstention` looks at, float32 (n, d), of a data set's images."""
-    batches = []
-    with tqdm(total=len(dataset), desc=f"Learning what to decline from {name}", unit=" images") as bar:
-        for start in range(0, len(dataset), _BATCH):
-            images = dataset[start : start + _BATCH]["image"]
-            batches.append(release.features([read_image(image) for image in images]))
-            bar.update(len(images))
-    return np.concatenate(batches)
+    batches = inputs(release, dataset, f"Learning what to decline from {name}")
+    return np.concatenate([release.features(batch) for batch in batches])
 
 
 def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:

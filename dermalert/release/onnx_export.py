@@ -21,11 +21,9 @@ import torch
 from datasets import Dataset
 from dermalert_space import abstention, onnx_graph
 from dermalert_space.contract import GRAPH, TOLERANCE
-from dermalert_space.images import read_image
 from dermalert_space.release import Release
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from PIL import Image
 from scipy import special
 from transformers import AutoModelForImageClassification
 
@@ -33,7 +31,7 @@ from dermalert.config import Export
 from dermalert.errors import RunError, UsageError, first_line
 from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals
-from dermalert.evaluation.predict import SplitPredictions, predict
+from dermalert.evaluation.predict import SplitPredictions, inputs, predict
 from dermalert.taxonomy import ALERT, DIAGNOSES
 from dermalert.training import efficientnet_lite
 
@@ -96,7 +94,7 @@ def write(
     for name, speed in speeds(folder, release, pixels, threads=1).items():
         report[name]["speed"] = speed
     if "quantized" in report:
-        coarse, validation = report["quantized"], predict(release, splits["validation"], name="validation")
+        coarse, validation = report["quantized"], predict(release, splits["validation"], name="validation", keep=True)
         coarse["validation_auroc_change"] = compare(folder, release, validation)["quantized"]["auroc_change"]
         coarse["kept"] = pays(coarse)
         if not coarse["kept"]:
@@ -118,7 +116,7 @@ def _check_same(report: dict[str, dict], release: Release) -> None:
 def prepare(folder: Path, release: Release, train: Dataset, files: Export) -> np.ndarray:
     """Write the files, and return a batch of pixels to measure their speed with; for the rest see `write`."""
     (folder / "onnx").mkdir()
-    some = _pixels(release.processor, _read(train.select(_spread(len(train), _RANGES))))
+    some = np.concatenate([*_batches(release, train.select(_spread(len(train), _RANGES)))])
     for name in _names(files):
         export(folder, release.processor, name)
     if files == "all":
@@ -136,7 +134,7 @@ def prepare(folder: Path, release: Release, train: Dataset, files: Export) -> np
 def compare(folder: Path, release: Release, held_out: SplitPredictions) -> dict[str, dict]:
     """Size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
     models = sessions(folder, release)
-    probabilities = answers(release.processor, held_out.dataset, list(models.values()))
+    probabilities = answers(release, held_out.dataset, list(models.values()))
     return {
         name: _about(folder / FILES[name], release, held_out, rows)
         for name, rows in zip(models, probabilities, strict=True)
@@ -317,23 +315,15 @@ def plain(folder: Path) -> Run:
     return run
 
 
-def answers(processor, dataset: Dataset, runs: list[Run]) -> list[np.ndarray]:
-    """The probabilities (n, labels) of a data set's images, of each of several models."""
-    logits = [[run(batch) for run in runs] for batch in _batches(processor, dataset)]
+def answers(release: Release, dataset: Dataset, runs: list[Run]) -> list[np.ndarray]:
+    """The probabilities (n, labels) of a data set's images, of each of several models that take a release's pixels."""
+    logits = [[run(batch) for run in runs] for batch in _batches(release, dataset)]
     return [special.softmax(np.concatenate(batches).astype(float), axis=1) for batches in zip(*logits, strict=True)]
 
 
-def _batches(processor, dataset: Dataset) -> Iterator[np.ndarray]:
-    for start in range(0, len(dataset), _BATCH):
-        yield _pixels(processor, _read(dataset.select(range(start, min(start + _BATCH, len(dataset))))))
-
-
-def _read(dataset: Dataset) -> list[Image.Image]:
-    return [read_image(image) for image in dataset["image"]]
-
-
-def _pixels(processor, images: list[Image.Image]) -> np.ndarray:
-    return processor(images, return_tensors="pt")["pixel_values"].numpy()
+def _batches(release: Release, dataset: Dataset) -> Iterator[np.ndarray]:
+    for batch in inputs(release, dataset, "Comparing the export"):
+        yield batch.pixels["pixel_values"].numpy()
 
 
 def _spread(n: int, most: int) -> list[int]:

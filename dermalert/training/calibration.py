@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 from datasets import Dataset
-from dermalert_space.images import read_image
+from dermalert_space import onnx_graph
 from dermalert_space.release import Release
 from scipy import optimize, special
 from transformers import PreTrainedModel
@@ -49,12 +49,12 @@ def calibrate(model: PreTrainedModel, processor, dataset: Dataset, *, prior: np.
     model.config.alert = {"label": ALERT, "threshold": None}
     serving = Release(model, processor, name="calibration")
     # Logarithms of probabilities are logits up to a constant an image, which no softmax sees.
-    probabilities = predict_images(serving, dataset, name="calibration images").probabilities
+    probabilities = predict_images(serving, dataset, name="calibration images", keep=True).probabilities
     if not np.isfinite(probabilities).all():
         raise RunError("the training diverged: the model's answers are not numbers. Try a lower --learning_rate.")
     logits = np.log(np.maximum(probabilities, _TINY))
     truth = np.array(dataset["label"])
-    layer = head.last_linear(model, processor(read_image(dataset[0]["image"]), return_tensors="pt")["pixel_values"])
+    layer = head.last_linear(model, onnx_graph.noise(processor))
     temperature, bias = fit(logits, truth, None if layer.bias is None else prior)
     head.fold(layer, temperature, bias)
     return Calibration(temperature=temperature, bias=bias.tolist(), images=len(truth))

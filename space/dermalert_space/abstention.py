@@ -5,7 +5,7 @@ them with the functions of this file, on calibration images.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,14 +92,12 @@ class Abstention:
         squares = (along**2 / statistics["variance"]).sum(1) + rest / statistics["noise"]
         return np.sqrt(squares / deviations.shape[1])
 
-    def reasons(self, images: Sequence[Image.Image], features: np.ndarray) -> list[str | None]:
-        """Why each RGB image, with its features (n, d), cannot be assessed; None where it can."""
-        return [
-            self.reason(signals(image) | {"distance": distance})
-            for image, distance in zip(images, self.distances(features).tolist(), strict=True)
-        ]
+    def reasons(self, signals: Sequence[Mapping[str, float]], features: np.ndarray) -> list[str | None]:
+        """Why each image, by its signals and features (n, d), cannot be assessed; None where it can."""
+        distances = self.distances(features).tolist()
+        return [self.reason({**each, "distance": d}) for each, d in zip(signals, distances, strict=True)]
 
-    def reason(self, values: dict[str, float]) -> str | None:
+    def reason(self, values: Mapping[str, float]) -> str | None:
         """Why an image with these signals, `distance` among them, cannot be assessed; None where it can."""
         for name, reason in REASONS.items():
             value, threshold = values[name], self.thresholds[name]

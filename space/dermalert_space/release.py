@@ -6,7 +6,7 @@ takes `onnx` and `onnxruntime` too.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,16 @@ class Predictions:
     """(images, diagnoses) float32, calibrated, each row summing to 1."""
     abstained: list[str | None]
     """Why an image cannot be assessed, in words; None where it can."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a release looks at of a batch of images."""
+
+    pixels: Mapping[str, torch.Tensor]
+    """As its processor makes them: `pixel_values` (images, 3, height, width), and for some models more."""
+    signals: Sequence[Mapping[str, float]]
+    """Of each image, see `abstention.signals`; a release that never abstains needs none."""
 
 
 class Release:
@@ -93,7 +103,8 @@ class Release:
         """Refuse a release that cannot answer to an image, whatever in its files is the cause."""
         try:
             black = [Image.new("RGB", (64, 64))]
-            if self.probabilities(black).shape == (1, len(self.labels)) and self.features(black).ndim == 2:
+            features = self.features(self.inputs(black))
+            if self.probabilities(black).shape == (1, len(self.labels)) and features.ndim == 2:
                 return
             raise ValueError("answers of another shape")
         except Exception as error:
@@ -125,7 +136,8 @@ class Release:
             path = self.file(STATISTICS)
             if path is None:
                 raise KeyError(STATISTICS)
-            checks.statistics(checks.tensors(path, few=True), self.features([Image.new("RGB", (64, 64))]).shape[1])
+            features = self.features(self.inputs([Image.new("RGB", (64, 64))]))
+            checks.statistics(checks.tensors(path, few=True), features.shape[1])
             return Abstention.read(config["thresholds"], path)
         except NoRelease:
             raise
@@ -154,14 +166,22 @@ class Release:
         """The calibrated probabilities of RGB images: float32, images x diagnoses, each row summing to 1."""
         return self.predict_arrays(images, batch_size=batch_size).probabilities
 
-    @torch.inference_mode()
     def predict_arrays(self, images: Sequence[Image.Image], *, batch_size: int = 16) -> Predictions:
         """Predict RGB images as arrays, and say from which of them the release abstains."""
+        batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+        return self.predict_batches(map(self.inputs, batches))
+
+    def inputs(self, images: Sequence[Image.Image]) -> Inputs:
+        """What the release looks at of RGB images."""
+        signals = [] if self.abstention is None else [abstention.signals(image) for image in images]
+        return Inputs(pixels=self.processor(images, return_tensors="pt"), signals=signals)
+
+    def predict_batches(self, batches: Iterable[Inputs]) -> Predictions:
+        """Predict batches of images as arrays, and say from which of them the release abstains."""
         rows = [np.empty((0, len(self.labels)), np.float32)]
         reasons: list[str | None] = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            logits, features = self._forward(batch, with_features=self.abstention is not None)
+        for batch in batches:
+            logits, features = self.forward(batch, with_features=self.abstention is not None)
             rows.append(logits.softmax(-1).numpy())
             reasons += self._reasons(batch, features)
         probabilities = np.concatenate(rows)
@@ -169,27 +189,25 @@ class Release:
         abstained = [reason if number else _NO_NUMBER for reason, number in zip(reasons, numbers, strict=True)]
         return Predictions(probabilities=probabilities, abstained=abstained)
 
-    def _reasons(self, images: Sequence[Image.Image], features: torch.Tensor | None) -> Sequence[str | None]:
+    def _reasons(self, batch: Inputs, features: torch.Tensor | None) -> Sequence[str | None]:
         if self.abstention is None or features is None:
-            return [None] * len(images)
-        return self.abstention.reasons(images, features.numpy())
+            return [None] * len(batch.pixels["pixel_values"])
+        return self.abstention.reasons(batch.signals, features.numpy())
 
-    @torch.inference_mode()
-    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """The features of a batch of RGB images, (images, d) float32, see `Abstention.distances`."""
-        _, features = self._forward(images, with_features=True)
+    def features(self, batch: Inputs) -> np.ndarray:
+        """The features of a batch, (images, d) float32, see `Abstention.distances`."""
+        _, features = self.forward(batch, with_features=True)
         assert features is not None  # they were asked for
         return features.numpy()
 
-    def _forward(
-        self, images: Sequence[Image.Image], *, with_features: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Compute logits (n, labels) of a batch, and its features (n, d) if they are asked for."""
-        pixels = self.processor(images, return_tensors="pt")
+    @torch.inference_mode()
+    def forward(self, batch: Inputs, *, with_features: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The logits (n, labels) of a batch, and its features (n, d) if they are asked for, both on the CPU."""
         if self.graph is not None:
-            return self.graph(pixels["pixel_values"])
+            return self.graph(batch.pixels["pixel_values"])
         hidden = {"output_hidden_states": True} if with_features else {}
-        output = self.model(**pixels.to(self.model.device), **hidden)
+        pixels = {name: tensor.to(self.model.device) for name, tensor in batch.pixels.items()}
+        output = self.model(**pixels, **hidden)
         return output.logits.cpu(), abstention.features(output.hidden_states).cpu() if with_features else None
 
     def parity_error(self) -> float | None:

@@ -103,16 +103,16 @@ def plain(pictures, tiny_vit, tmp_path_factory) -> SimpleNamespace:
     folder, noted = tmp_path_factory.mktemp("plain"), SimpleNamespace(searched=[], predicted=Counter(), shares=[])
     noted.folder, noted.augmented, noted.drawn = folder / "run", [], []
     other = class_folders(folder / "other", images=2, first_seed=5000)
-    search, forward, augment = near_duplicates.near_duplicates, Release._forward, image_dataset.augment
+    search, forward, augment = near_duplicates.near_duplicates, Release.forward, image_dataset.augment
     balanced, weigh = recipe_trainer.balanced_softmax, sampling.sampling_weights
 
     def searching(thumbnails, rows, **options):
         noted.searched.append(len(rows))
         return search(thumbnails, rows, **options)
 
-    def predicting(self, images, **options):
-        noted.predicted.update(image.tobytes() for image in images)
-        return forward(self, images, **options)
+    def predicting(self, batch, **options):
+        noted.predicted.update(pixels.numpy().tobytes() for pixels in batch.pixels["pixel_values"])
+        return forward(self, batch, **options)
 
     def augmenting(pixels, **options):
         noted.augmented.append(len(pixels))
@@ -128,7 +128,7 @@ def plain(pictures, tiny_vit, tmp_path_factory) -> SimpleNamespace:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(near_duplicates, "near_duplicates", searching)
-        patch.setattr(Release, "_forward", predicting)
+        patch.setattr(Release, "forward", predicting)
         patch.setattr(image_dataset, "augment", augmenting)
         patch.setattr(recipe_trainer, "balanced_softmax", balancing)
         patch.setattr(sampling, "sampling_weights", weighing)
@@ -142,7 +142,9 @@ def test_near_duplicates_are_searched_once_and_for_each_external_set_once_more(p
 
 
 def test_an_image_is_predicted_once_for_all_that_ask(plain, pictures):
-    times = {path.stem: plain.predicted[read_image(path).tobytes()] for path in pictures.rglob("*.*")}
+    inputs = Release.load(plain.folder / "release").inputs
+    pixels = {path.stem: inputs([read_image(path)]).pixels["pixel_values"][0] for path in pictures.rglob("*.*")}
+    times = {image_id: plain.predicted[values.numpy().tobytes()] for image_id, values in pixels.items()}
     rows = pq.read_table(plain.folder / "release" / PREDICTIONS).to_pylist()
     measured = {row["image_id"] for row in rows if not row["split"].startswith("external")}
     assert {row["split"] for row in rows} >= {"held_out", "official_test", "clean_test"}

@@ -22,7 +22,8 @@ from dermalert.imaging.pixel_cache import PixelCache
 from dermalert.training import image_dataset
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})
-ROW = 2 * 32 + 3 * 16 * 16  # bytes
+KEPT = 3 * 16 * 16 + 4 * 8  # bytes of an image: pixels and signals
+ROW = 2 * 32 + KEPT
 
 
 @pytest.fixture(autouse=True)
@@ -260,21 +261,21 @@ def test_a_model_that_takes_bgr_is_trained_on_the_very_pixels_that_it_is_served(
     assert torch.allclose(trained, served)
 
 
-def _pixels_of(content, i, size=3 * 16 * 16):
-    count = len(content) // (size + 64)
-    return slice(count * 32 + i * size, count * 32 + (i + 1) * size)
+def _kept_of(content, i):
+    count = len(content) // ROW
+    return slice(count * 32 + i * KEPT, count * 32 + (i + 1) * KEPT)
 
 
 def rotten(content):
-    content[_pixels_of(content, 3).start + 7] ^= 1
+    content[_kept_of(content, 3).start + 7] ^= 1
 
 
 def blackened(content):
-    content[_pixels_of(content, 0)] = bytes(3 * 16 * 16)
+    content[_kept_of(content, 0)] = bytes(KEPT)
 
 
 def swapped(content):
-    one, other = _pixels_of(content, 1), _pixels_of(content, 2)
+    one, other = _kept_of(content, 1), _kept_of(content, 2)
     content[one], content[other] = content[other], content[one]
 
 
