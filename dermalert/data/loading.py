@@ -70,6 +70,7 @@ def load(
     merge: bool = True,
     beside: Iterable[str] = (),
     faults: list[str] | None = None,
+    shortcuts: bool = False,
 ) -> Dataset:
     """Load one or more data sets into the schema `FEATURES`.
 
@@ -92,6 +93,7 @@ def load(
             names each row was loaded.
         beside: names of what is loaded apart and compared with these, whose patients must not be taken for theirs.
         faults: a list, to which the files that cannot be read are added, each by its place in its data set.
+        shortcuts: see `thumbnail.look`.
 
     Raises:
         UsageError: no such data set, no images in it, a name that is no diagnosis, or (strict) a bad file.
@@ -105,7 +107,8 @@ def load(
         of_fields.check()
     labels = labels or _common_labels(records for _, records, _ in opened)
     opened = [(name, with_labels(records, name, labels), images) for name, records, images in opened]
-    sources = [_read(*source, labels, [] if faults is None else faults, strict=strict) for source in opened]
+    faults = [] if faults is None else faults
+    sources = [_read(*source, labels, faults, strict=strict, shortcuts=shortcuts) for source in opened]
     _complete(sources)
     if merge and len(sources) > 1:
         _merge_copies(sources)
@@ -258,13 +261,20 @@ def _in_parts(rows: Iterable[Mapping], features: Features) -> Dataset:
 
 
 def _read(
-    name: str, records: list[Record], images: Dataset, labels: tuple[str, ...], faults: list[str], *, strict: bool
+    name: str,
+    records: list[Record],
+    images: Dataset,
+    labels: tuple[str, ...],
+    faults: list[str],
+    *,
+    strict: bool,
+    shortcuts: bool,
 ) -> _Source:
     """Look at every image: whether it is one, and what its bytes are."""
     count, in_order = len(records), [record.row for record in records]
     files = (images[row]["image"] for row in in_order)
     of_archive = _has_archive_ids(name, records)
-    looks = tqdm(thumbnail.look(files), total=count, desc=f"Reading {name}", unit=" images")
+    looks = tqdm(thumbnail.look(files, shortcuts=shortcuts), total=count, desc=f"Reading {name}", unit=" images")
     rows: list[dict] = []
     numbers, bad, places = [], [], []
     records.reverse()

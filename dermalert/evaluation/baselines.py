@@ -5,36 +5,23 @@ on pictures whose lesion is hidden was shown by Bissoto et al. (2019, arXiv 1904
 """
 
 import dataclasses
-import io
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import datasets
 import numpy as np
-import torch
 from datasets import Dataset
 from dermalert_space.estimate import UNDEFINED, Estimate
-from dermalert_space.images import read_image
 from dermalert_space.prediction import likeliest
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tqdm.auto import tqdm
 
 from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals
-from dermalert.imaging import sharpness
+from dermalert.imaging import thumbnail
+from dermalert.imaging.shortcut_features import FEATURES
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
 _MELANOMA = DIAGNOSES.index(ALERT)
-_SIZE = 64  # pixels a side, to which every picture is shrunk
-_SHARP = 160  # pixels a side, at which the sharpness is measured: about what networks are given
-_BINS = 16  # of the histogram of one colour
-_CELL = 8  # pixels a side, of a cell of the coarse thumbnail
-_FRAME = 3  # pixels: 5 % of a side
-_MARGIN = 5  # pixels: 8 % of a side, so that the hidden square covers 71 % of the picture
 _STRENGTH = 0.1  # 1 / regularisation: of 0.01, 0.1 and 1 the best on balance in cross-validation on the Kaggle set
 
 _TEXTS = {
@@ -107,8 +94,7 @@ def baselines(sides: Mapping[str, Dataset], probabilities: np.ndarray | None = N
         probabilities: (n, 9) the model's of the images held out, in their order; without them no margins.
     """
     train, held_out = sides["train"], sides["held_out"]
-    with tqdm(total=len(train) + len(held_out), desc="Looking for shortcuts", unit=" images") as bar:
-        trained_on, measured_on = _features_of(train, bar), _features_of(held_out, bar)
+    trained_on, measured_on = _features_of(train), _features_of(held_out)
     origins = sorted(set(_origins(train)))
     trained_on["source_only"], measured_on["source_only"] = _one_hot(train, origins), _one_hot(held_out, origins)
     diagnoses = np.array(train["label"], int)
@@ -141,66 +127,10 @@ def _exceeds(margin: Estimate) -> bool:
     return least is None or least > 0
 
 
-def _features_of(dataset: Dataset, bar: tqdm) -> dict[str, np.ndarray]:
-    """Return what each baseline sees of the pictures, (n, features); a picture is read once and then forgotten."""
-    images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    rows = []
-    with ThreadPoolExecutor() as pool:
-        for features in pool.map(lambda i: _features(_picture(images[i]["image"])), range(len(images))):
-            rows.append(features)
-            bar.update()
-    return {name: np.array([row[name] for row in rows]) for name in _TEXTS if name != "source_only"}
-
-
-def _picture(image: dict) -> Image.Image:
-    """A picture of a data set as 8-bit RGB, of a size that shows how sharp it is."""
-    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-    with Image.open(io.BytesIO(content)) as opened:
-        opened.draft(None, (2 * _SHARP, 2 * _SHARP))  # a large JPEG is decoded at a fraction of its size
-        return read_image(opened)
-
-
-def _features(image: Image.Image) -> dict[str, np.ndarray]:
-    """What each baseline sees of a picture, whose aspect is squashed."""
-    picture = np.asarray(image.resize((_SIZE, _SIZE), Image.Resampling.BOX))
-    surroundings = _border(_MARGIN)
-    return {
-        "mean_colour": np.concatenate([picture.mean((0, 1)), picture.std((0, 1))]),
-        "frame_only": _histograms(picture[_border(_FRAME)]),
-        "sharpness_only": _sharpness(image),
-        "lesion_hidden": np.concatenate([_histograms(picture[surroundings]), _cells(picture, surroundings)]),
-    }
-
-
-def _sharpness(image: Image.Image) -> np.ndarray:
-    pixels = np.asarray(image.resize((_SHARP, _SHARP), Image.Resampling.BICUBIC), np.float32) / 255
-    return sharpness.spectral_profile(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].numpy()
-
-
-def _border(pixels: int) -> np.ndarray:
-    """A mask (64, 64) that is true so many pixels inwards from each side."""
-    mask = np.ones((_SIZE, _SIZE), bool)
-    mask[pixels:-pixels, pixels:-pixels] = False
-    return mask
-
-
-def _histograms(pixels: np.ndarray) -> np.ndarray:
-    """Return the histograms of red, green and blue (48,) of pixels (n, 3).
-
-    As square roots of the shares, or rare colours would be outliers for a linear model.
-    """
-    bins = pixels.astype(int) * _BINS // 256 + np.arange(3) * _BINS
-    return np.sqrt(np.bincount(bins.ravel(), minlength=3 * _BINS) / len(pixels))
-
-
-def _cells(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the mean colours of an 8 x 8 thumbnail, of the pixels in the mask; cells that have none are left out."""
-
-    def sums(values: np.ndarray) -> np.ndarray:
-        return values.reshape(_SIZE // _CELL, _CELL, _SIZE // _CELL, _CELL, -1).sum((1, 3))
-
-    pixels = sums(mask)[..., 0]
-    return (sums(picture * mask[..., None])[pixels > 0] / pixels[pixels > 0][:, None]).ravel()
+def _features_of(dataset: Dataset) -> dict[str, np.ndarray]:
+    """What each baseline sees of the pictures, (n, features)."""
+    rows = thumbnail.shortcut_features(dataset)
+    return {name: rows[name].copy() for name in FEATURES.names or ()}
 
 
 def _origins(dataset: Dataset) -> list[str]:

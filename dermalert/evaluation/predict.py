@@ -95,7 +95,7 @@ def inputs(release: Release, dataset: Dataset, title: str, *, keep: bool = True)
 
 def _look(release: Release, dataset: Dataset, *, keep: bool) -> Callable[[range], Inputs]:
     if keep and "content" in dataset.column_names and (processed := ByteProcessor(release.processor)).is_exact:
-        cache = PixelCache(dataset, processed)
+        cache = PixelCache(dataset, processed, signals="new" if release.abstention is None else "all")
 
         def look(rows: range) -> Inputs:
             pixels, signals = cache.looks(rows)

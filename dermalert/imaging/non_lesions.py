@@ -18,22 +18,19 @@ _SIZE = (400, 300)
 _SKIN = np.array([(250, 221, 200), (236, 188, 155), (216, 160, 120), (180, 122, 84), (128, 80, 52), (78, 50, 36)])
 
 
-def unusable_images(lesions: Dataset) -> dict[str, Iterator[Image.Image]]:
-    """Return pictures of each kind, the same ones each time; those of `DEGRADED` are made of lesions' pictures."""
-    return {name: draw_kind(draw, seed) for seed, (name, draw) in enumerate(GENERATED.items())} | {
-        name: _spoil(lesions, spoil) for name, spoil in DEGRADED.items()
-    }
+def unusable_images(lesions: Dataset) -> Iterator[tuple[str, Image.Image]]:
+    """Yield pictures with their kinds, the same ones each time; those of `DEGRADED` are made of lesions' pictures."""
+    for seed, (name, draw) in enumerate(GENERATED.items()):
+        yield from ((name, picture) for picture in draw_kind(draw, seed))
+    for row in lesions.shuffle(seed=0).select(range(min(len(lesions), _EACH))):
+        lesion = read_image(row["image"])
+        yield from ((name, spoil(lesion)) for name, spoil in DEGRADED.items())
 
 
 def draw_kind(draw: Callable[[Rng], Image.Image], seed: int, *, n: int = _EACH) -> Iterator[Image.Image]:
     """Yield generated pictures of a kind."""
     for number in range(n):
         yield draw(np.random.default_rng((seed, number)))
-
-
-def _spoil(lesions: Dataset, spoil: Callable[[Image.Image], Image.Image]) -> Iterator[Image.Image]:
-    for row in lesions.shuffle(seed=0).select(range(min(len(lesions), _EACH))):
-        yield spoil(read_image(row["image"]))
 
 
 def _noise(rng: Rng) -> Image.Image:

@@ -11,7 +11,9 @@ import contextlib
 import hashlib
 import inspect
 import io
+import json
 import logging
+import math
 import mmap
 import os
 import shutil
@@ -20,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import datasets
 import numpy as np
@@ -45,6 +47,7 @@ _PACK = 2048  # images; what a killed run has to do again, at most
 _CHUNK = 64  # images in memory at once
 _HASH = 32  # bytes
 _SIGNALS = tuple(name for name in abstention.REASONS if name != "distance")  # which is the model's
+_UNKNOWN = (math.nan,) * len(_SIGNALS)
 _LAYOUT = "names, pixels and signals, digests"  # of a pack; part of the key, so that others are not opened
 _ABANDONED = 86_400  # seconds after which a pack that is not whole is that of a run that was killed
 
@@ -58,11 +61,14 @@ class PixelCache:
     Args:
         dataset: with the columns `image` and `content`, the SHA-256 of the file in hexadecimal.
         processed: what makes the bytes.
+        signals: which images' signals are asked for, as they take about as long as decoding: none; those of images
+            that have to be decoded now, or all. The others' are NaN.
     """
 
-    def __init__(self, dataset: Dataset, processed: ByteProcessor):
+    def __init__(self, dataset: Dataset, processed: ByteProcessor, *, signals: Literal["none", "new", "all"] = "none"):
         self._images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
         self._contents, self._processed = dataset.select_columns("content"), processed
+        self._signals = signals
         self._kept = np.dtype([("pixels", "u1", processed.shape), ("signals", "<f8", len(_SIGNALS))])
         contents = list(dataset["content"])
         first = dict(zip(reversed(contents), reversed(range(len(contents))), strict=True))
@@ -108,7 +114,7 @@ class PixelCache:
                 f"'{image['path']}' was changed or removed while the run read it: run the same command again."
             )
         picture = read_image(Image.open(io.BytesIO(file)))
-        signals = tuple(abstention.signals(picture).values())
+        signals = _UNKNOWN if self._signals == "none" else tuple(abstention.signals(picture).values())
         return np.array([(self._processed.to_bytes(picture), signals)], self._kept)[0]
 
     def _keep(self, folder: Path, first: Mapping[str, int]) -> None:
@@ -144,7 +150,9 @@ class PixelCache:
             names = [pack[i * _HASH : (i + 1) * _HASH].hex() for i in range(count)]
             if _name(names) != path.stem:  # cut by whole images, so that the pixels begin elsewhere
                 return
-            places = [(first[name], i, name) for i, name in enumerate(names) if name in first]
+            signals = np.frombuffer(pack, self._kept, count, count * _HASH)["signals"]
+            enough = ~np.isnan(signals).any(1) | (self._signals != "all")
+            places = [(first[name], i, name) for i, name in enumerate(names) if name in first and enough[i]]
             sound = [(row, i) for row, i, name in places if self._is_sound(pack, count, i, name)]
             if hasattr(mmap, "MADV_DONTNEED"):
                 pack.madvise(mmap.MADV_DONTNEED)
@@ -202,7 +210,11 @@ def folder() -> Path:
 def _key(processed: ByteProcessor) -> str:
     """What changes with all that decides on the bytes."""
     processor = processed.processor
-    parts = [_LAYOUT, processor.to_json_string(), type(processor).__name__, processed.shape, processed.channels]
+    settings = json.loads(processor.to_json_string())
+    # A release may call the processor that it was trained with by another name, of the same code.
+    settings.pop("image_processor_type", None)
+    code = next(kind for kind in type(processor).__mro__ if any(map(inspect.isfunction, vars(kind).values())))
+    parts = [_LAYOUT, sorted(settings.items()), code.__name__, processed.shape, processed.channels]
     parts += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
     parts += [inspect.getsource(function) for function in (images.read_image, images.to_rgb, abstention.signals)]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ Whoever reads a data set learns from the fingerprints which files are images at 
 blank, and `near_duplicates.py` which show the same picture.
 """
 
+import functools
 import hashlib
 import logging
 import os
@@ -22,6 +23,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
+from dermalert.imaging.shortcut_features import FEATURES, features
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ _CHUNK = 64  # files in memory at once
 
 ROW = np.dtype([("size", "<i4", 2), ("thumbnail", "u1", (SIDE, SIDE))])
 """A fingerprint as it is cached."""
+
+WITH_SHORTCUTS = np.dtype([*ROW.descr, ("shortcuts", FEATURES)])
+"""The same where shortcut baselines were asked for, which takes twice as long as a fingerprint."""
 
 
 class Fingerprints(NamedTuple):
@@ -89,16 +94,13 @@ class Look(NamedTuple):
 
     Attributes:
         content: the SHA-256 of the file in hexadecimal; None where there is no file.
-        fingerprint: one `ROW`, packed; zeros where the file is no image.
+        fingerprint: one `ROW` or `WITH_SHORTCUTS`, packed; zeros where the file is no image.
         fault: why it is none.
     """
 
     content: str | None
     fingerprint: bytes
     fault: Exception | None
-
-
-_UNREADABLE = bytes(ROW.itemsize)
 
 
 def fingerprints(dataset: datasets.Dataset) -> Fingerprints:
@@ -120,35 +122,53 @@ def fingerprints(dataset: datasets.Dataset) -> Fingerprints:
 
 
 def _look_at_all(dataset: datasets.Dataset) -> Fingerprints:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - `_OnDisk` closes it
+    sizes = [np.empty((0, 2), int)]
+    for rows in _rows(dataset, ROW):
+        file.write(rows.tobytes())
+        sizes.append(rows["size"].astype(int))
+    file.flush()
+    return Fingerprints(_OnDisk(file, len(dataset)), np.concatenate(sizes))
+
+
+def shortcut_features(dataset: datasets.Dataset) -> np.ndarray:
+    """What shortcut baselines see of a data set's images, (n,) of `FEATURES`; for the columns see `fingerprints`.
+
+    Raises:
+        RunError: an image cannot be read any more.
+    """
+    rows = np.concatenate([np.empty(0, WITH_SHORTCUTS), *_rows(dataset, WITH_SHORTCUTS)])
+    if not rows["size"].all():
+        raise RunError("an image was changed or removed while the run read it: run the same command again.")
+    return rows["shortcuts"]
+
+
+def _rows(dataset: datasets.Dataset, kind: np.dtype) -> Iterator[np.ndarray]:
+    """Yield what is kept of a data set's images, some at a time."""
     contents = list(dataset["content"])
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - `_OnDisk` closes it
-    sizes = np.empty((len(contents), 2), int)
     bar = tqdm(total=len(contents), desc="Looking at images", unit=" images", delay=2)
-    with ThreadPoolExecutor() as pool, _Cache() as cache, bar:
+    with ThreadPoolExecutor() as pool, _Cache(kind) as cache, bar:
         for start in range(0, len(contents), _CHUNK):
             part = contents[start : start + _CHUNK]
             cached = cache.read(part)
             missing = {content: start + i for i, content in enumerate(part) if content not in cached}
             looks = _looks([images[row]["image"] for row in missing.values()], pool, cache)
             cached |= {content: look.fingerprint for content, look in zip(missing, looks, strict=True)}
-            rows = b"".join(cached[content] for content in part)
-            file.write(rows)
-            sizes[start : start + _CHUNK] = np.frombuffer(rows, ROW)["size"]
+            yield np.frombuffer(b"".join(cached[content] for content in part), kind)
             bar.update(len(part))
-    file.flush()
-    return Fingerprints(_OnDisk(file, len(contents)), sizes)
 
 
-def look(images: Iterable[Mapping | None]) -> Iterator[Look]:
+def look(images: Iterable[Mapping | None], *, shortcuts: bool = False) -> Iterator[Look]:
     """Look at image files in turn; each different content is decoded, in parallel with others, once and then cached.
 
     Args:
         images: `{"path", "bytes"}` each, as `datasets.Image(decode=False)` gives them; without bytes a file, and None
             where there is no image.
+        shortcuts: also keep what shortcut baselines see, so that `shortcut_features` decodes nothing.
     """
     images = iter(images)
-    with ThreadPoolExecutor() as pool, _Cache() as cache:
+    with ThreadPoolExecutor() as pool, _Cache(WITH_SHORTCUTS if shortcuts else ROW) as cache:
         while chunk := list(islice(images, _CHUNK)):
             yield from _looks(chunk, pool, cache)
 
@@ -158,12 +178,14 @@ def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_
     by_content = {content: file for content, file in files if content}
     cached = cache.read(by_content)
     missing = {content: file for content, file in by_content.items() if content not in cached}
-    fresh = dict(zip(missing, pool.map(_fingerprint_or_fault, missing.values()), strict=True))
+    look = functools.partial(_fingerprint_or_fault, shortcuts=cache.kind is WITH_SHORTCUTS)
+    nothing = bytes(cache.kind.itemsize)
+    fresh = dict(zip(missing, pool.map(look, missing.values()), strict=True))
     # What cannot be read may be read another day.
     cache.write({content: row for content, row in fresh.items() if isinstance(row, bytes)})
     for content, file in files:
-        found = cached.get(content) or fresh[content] if content else file
-        yield Look(content, found, None) if isinstance(found, bytes) else Look(content, _UNREADABLE, found)
+        row = cached.get(content) or fresh[content] if content else file
+        yield Look(content, row, None) if isinstance(row, bytes) else Look(content, nothing, row)
 
 
 def content_of(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
@@ -177,15 +199,15 @@ def content_of(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
     return hashlib.sha256(content).hexdigest(), content
 
 
-def _fingerprint_or_fault(content: bytes) -> bytes | Exception:
+def _fingerprint_or_fault(content: bytes, *, shortcuts: bool) -> bytes | Exception:
     try:
-        return fingerprint(content)
+        return fingerprint(content, shortcuts=shortcuts)
     except UnreadableImage as error:
         return error
 
 
-def fingerprint(content: bytes) -> bytes:
-    """Return the fingerprint of one image file, packed.
+def fingerprint(content: bytes, *, shortcuts: bool = False) -> bytes:
+    """The fingerprint of one image file, packed: a `ROW`, or one `WITH_SHORTCUTS`.
 
     Raises:
         UnreadableImage: it is no image.
@@ -200,14 +222,21 @@ def fingerprint(content: bytes) -> bytes:
     # Pillow's own way of opening a broken file raises what it likes, see `read_image`.
     except Exception as error:
         raise UnreadableImage("the file cannot be read as an image: it is damaged or cut short.") from error
-    thumbnail = read_image(image).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return np.array([(size, np.asarray(thumbnail))], ROW).tobytes()
+    picture = read_image(image)
+    thumbnail = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    row = np.array((size, np.asarray(thumbnail)), ROW).tobytes()
+    return row + features(picture).tobytes() if shortcuts else row
 
 
 class _Cache:
-    """Fingerprints by content, in one small file; without it all works as well, only slower."""
+    """Fingerprints by content, in one small file; without it all works as well, only slower.
 
-    def __init__(self):
+    Args:
+        kind: `ROW`, or `WITH_SHORTCUTS`, in whose place a mere fingerprint counts as missing.
+    """
+
+    def __init__(self, kind: np.dtype):
+        self.kind = kind
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert"
         self._file, self._database = folder / "sketches-1.sqlite", None
 
@@ -232,8 +261,8 @@ class _Cache:
                 for content in contents:
                     query = "SELECT sketch FROM sketches WHERE content = ?"
                     row = self._database.execute(query, (content,)).fetchone()
-                    if row and len(row[0]) == ROW.itemsize:
-                        found[content] = row[0]
+                    if row and len(row[0]) in (self.kind.itemsize, WITH_SHORTCUTS.itemsize):
+                        found[content] = row[0][: self.kind.itemsize]
             except sqlite3.Error as error:
                 self._give_up(error)
         return found

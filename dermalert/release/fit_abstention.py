@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -139,23 +140,21 @@ def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:
         abstained: (n,) whether it has abstained on each.
     """
     sources, intervals = np.array(held_out["source"]), Intervals(np.array(held_out["group"]))
+    unfit: dict[str, list[bool]] = defaultdict(list)
+    for kind, image in non_lesions.unusable_images(held_out):
+        unfit[kind] += [reason is not None for reason in release.predict_arrays([image]).abstained]
     whose = {"all": np.ones(len(sources), bool)} | {str(name): sources == name for name in np.unique(sources)}
     return {
         "held_out": {
             name: {"n": int(among.sum()), "refused": intervals.of_proportion(abstained, among).to_json()}
             for name, among in whose.items()
         },
-        "unfit": {name: _share(release, images) for name, images in non_lesions.unusable_images(held_out).items()},
+        "unfit": {kind: _share(np.array(those)) for kind, those in unfit.items()},
     }
 
 
-def _share(release: Release, images: Iterator[Image.Image]) -> dict:
-    """The share of independent pictures on which a release abstains, with an interval."""
-    abstained = np.array(
-        [reason is not None for image in images for reason in release.predict_arrays([image]).abstained]
-    )
-    everywhere = np.ones(len(abstained), bool)
-    return {
-        "n": len(abstained),
-        "refused": Intervals(np.arange(len(abstained))).of_proportion(abstained, everywhere).to_json(),
-    }
+def _share(abstained: np.ndarray) -> dict:
+    """The share of independent pictures (n,) on which a release has abstained, with an interval."""
+    n = len(abstained)
+    share = Intervals(np.arange(n)).of_proportion(abstained, np.ones(n, bool))
+    return {"n": n, "refused": share.to_json()}

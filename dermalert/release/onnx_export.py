@@ -94,7 +94,8 @@ def write(
     for name, speed in speeds(folder, release, pixels, threads=1).items():
         report[name]["speed"] = speed
     if "quantized" in report:
-        coarse, validation = report["quantized"], predict(release, splits["validation"], name="validation", keep=True)
+        coarse, always = report["quantized"], Release(release.model, release.processor, name=release.name)
+        validation = predict(always, splits["validation"], name="validation", keep=True)
         coarse["validation_auroc_change"] = compare(folder, release, validation)["quantized"]["auroc_change"]
         coarse["kept"] = pays(coarse)
         if not coarse["kept"]:

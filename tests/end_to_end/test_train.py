@@ -1,4 +1,5 @@
 import functools
+import hashlib
 import json
 import os
 import resource
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +24,7 @@ from dermalert_space.release import Release
 from PIL import Image
 from safetensors.torch import load_file
 from scipy import special
+from support import decodes
 from support.card_numbers import typed_by_hand
 from support.paths import REPOSITORY
 from support.pictures import class_folders, write_table
@@ -31,8 +34,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 import train_hf
 from dermalert.data import contamination, development, loading, near_duplicates
 from dermalert.errors import RunError
-from dermalert.evaluation import predict
-from dermalert.imaging import synthetic_lesions
+from dermalert.evaluation import predict, stress_test
+from dermalert.imaging import non_lesions, synthetic_lesions
 from dermalert.release import onnx_export
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import calibration, image_dataset, recipe_trainer, run_folder, sampling
@@ -276,6 +279,34 @@ def test_a_training_that_had_stopped_early_is_not_trained_on_where_its_folder_wa
         train(pictures, tiny_vit, tmp_path / "before", *words)
     (tmp_path / "before").rename(tmp_path / "after")
     assert train(pictures, tiny_vit, tmp_path / "after", *words)["training"]["epochs"] == 3
+
+
+@pytest.mark.usefixtures("cache")
+def test_an_image_is_decoded_for_its_fingerprint_and_by_the_processor_and_never_again(
+    pictures, tiny_vit, tmp_path, monkeypatch
+):
+    """Some images held out are decoded once more, at full size: for artefacts and for spoilt pictures."""
+    drawn_on = []
+
+    def counted_apart(function):
+        def run(*inputs, **options):
+            with decodes.counted() as times:
+                made = function(*inputs, **options)
+                made = iter(list(made)) if isinstance(made, Iterator) else made
+            drawn_on.append(times)
+            return made
+
+        return run
+
+    monkeypatch.setattr(stress_test, "stress", counted_apart(stress_test.stress))
+    monkeypatch.setattr(non_lesions, "unusable_images", counted_apart(non_lesions.unusable_images))
+    with decodes.counted() as times:
+        train(pictures, tiny_vit, tmp_path / "run", "--onnx", "all")
+    contents = {hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures.rglob("*.*")}
+    extra = [Counter({content: n for content, n in some.items() if content in contents}) for some in drawn_on]
+    assert [len(some) for some in extra] == [8, 4]  # as many as `quick` leaves of 200 and 40
+    assert all(set(some.values()) == {1} for some in extra)
+    assert {times[content] - extra[0][content] - extra[1][content] for content in contents} == {2}
 
 
 def test_the_export_for_onnx_runtime_gives_the_recorded_probabilities(run, pictures):

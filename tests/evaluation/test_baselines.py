@@ -1,3 +1,4 @@
+import hashlib
 import io
 
 import numpy as np
@@ -42,8 +43,10 @@ def sides(draw, *, images=120, source=lambda _, rng: rng.choice(["here", "there"
         rng = np.random.default_rng(first)
         truth = rng.choice(labels, images).tolist()
         blank = {name: [None] * images for name in schema.FEATURES}
+        files = [png(draw(first + i, label)) for i, label in enumerate(truth)]
         columns = {
-            "image": [png(draw(first + i, label)) for i, label in enumerate(truth)],
+            "image": files,
+            "content": [hashlib.sha256(file["bytes"]).hexdigest() for file in files],
             "label": truth,
             "source": [source(label, rng) for label in truth],
             "group": [f"{first}-{i // 2}" for i in range(images)],

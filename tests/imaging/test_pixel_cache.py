@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from dermalert_space import abstention
+from dermalert_space.pretrained import load_processor
 from PIL import Image
 from support.paths import REPOSITORY
 from support.pictures import class_folders
@@ -20,6 +22,7 @@ from dermalert.imaging import pixel_cache
 from dermalert.imaging.byte_processor import ByteProcessor
 from dermalert.imaging.pixel_cache import PixelCache
 from dermalert.training import image_dataset
+from dermalert.training.backbones import save_processor
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})
 KEPT = 3 * 16 * 16 + 4 * 8  # bytes of an image: pixels and signals
@@ -199,6 +202,27 @@ def test_two_runs_with_one_process_number_do_not_write_one_file(dataset, packs, 
     assert all(np.array_equal(each[range(18)], expected(dataset)) for each in both)
 
 
+def test_signals_are_those_of_the_whole_picture_and_taken_where_they_are_asked_for(dataset, decoded):
+    served = [abstention.signals(image.convert("RGB")) for image in dataset["image"]]
+    plain = PixelCache(dataset, ByteProcessor(PROCESSOR)).looks(range(18))
+    assert all(np.isnan(list(each.values())).all() for each in plain[1])
+    assert len(decoded) == 18
+    for asked, times in (("new", 18), ("all", 36), ("all", 36), ("none", 36)):
+        pixels, signals = PixelCache(dataset, ByteProcessor(PROCESSOR), signals=asked).looks(range(18))
+        assert len(decoded) == times
+        assert np.array_equal(pixels, plain[0])
+        assert asked == "new" or signals == served
+
+
+def test_a_release_finds_what_was_decoded_by_the_processor_that_it_was_trained_with(dataset, decoded, tmp_path):
+    PixelCache(dataset, ByteProcessor(PROCESSOR))
+    save_processor(PROCESSOR, tmp_path / "release")
+    saved = load_processor(str(tmp_path / "release"))
+    assert type(saved) is not type(PROCESSOR)
+    assert np.array_equal(PixelCache(dataset, ByteProcessor(saved))[range(18)], expected(dataset))
+    assert len(decoded) == 18
+
+
 def test_packs_that_another_run_deletes_meanwhile_can_still_be_read(dataset, packs):
     cache = pixels(dataset)
     for path in packs.glob("*/*.pack"):
@@ -252,6 +276,23 @@ def test_pixels_are_kept_as_rgb_and_fed_as_the_processor_would_feed_them(process
     assert torch.allclose(
         processed.to_pixel_values(rgb)[0], processed(noise), atol=float(processed.scale.abs().max()) / 5000
     )
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        PROCESSOR,
+        MobileViTImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
+        CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 32, "width": 32}),
+        ViTImageProcessorPil(size={"height": 32, "width": 32}, do_rescale=False, image_mean=[90] * 3),
+    ],
+)
+def test_kept_bytes_give_what_is_served_to_the_bit(processor, dataset):
+    processed = ByteProcessor(processor)
+    images = [image.convert("RGB") for image in dataset["image"]]
+    assert processed.is_exact
+    served = processor(images, return_tensors="pt")["pixel_values"]
+    assert torch.equal(processed.exact_values(np.stack([processed.to_bytes(image) for image in images])), served)
 
 
 def test_a_model_that_takes_bgr_is_trained_on_the_very_pixels_that_it_is_served(dataset):

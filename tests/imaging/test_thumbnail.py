@@ -12,7 +12,8 @@ from PIL import Image
 from support.pictures import jpeg
 
 from dermalert.data import loading, near_duplicates, schema
-from dermalert.imaging import synthetic_lesions, thumbnail
+from dermalert.errors import RunError
+from dermalert.imaging import shortcut_features, synthetic_lesions, thumbnail
 from dermalert.taxonomy import DIAGNOSES
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -27,7 +28,7 @@ def lesions() -> list[Image.Image]:
 def decoded(monkeypatch) -> list[bytes]:
     """The contents of all files that are decoded."""
     calls, real = [], thumbnail.fingerprint
-    monkeypatch.setattr(thumbnail, "fingerprint", lambda content: calls.append(content) or real(content))
+    monkeypatch.setattr(thumbnail, "fingerprint", lambda content, **how: calls.append(content) or real(content, **how))
     return calls
 
 
@@ -51,7 +52,7 @@ def test_each_content_is_decoded_once_and_then_never_again(lesions, cache, decod
 
 def test_what_could_not_be_read_is_tried_again(monkeypatch):
     assert thumbnail.fingerprints(dataset_of([b"no image"])).unreadable.all()
-    monkeypatch.setattr(thumbnail, "fingerprint", lambda _: np.ones(1, thumbnail.ROW).tobytes())
+    monkeypatch.setattr(thumbnail, "fingerprint", lambda *_, **__: np.ones(1, thumbnail.ROW).tobytes())
     assert not thumbnail.fingerprints(dataset_of([b"no image"])).unreadable.any()
 
 
@@ -86,6 +87,32 @@ def test_reading_a_folder_decodes_each_file_once_and_again_not_at_all(lesions, d
         dataset = loading.load([str(tmp_path / "set")])
         assert not thumbnail.fingerprints(dataset).unreadable.any()
     assert len(decoded) == 5
+
+
+def test_features_of_shortcuts_come_out_of_the_look_that_asks_for_them(lesions, decoded):
+    files = [jpeg(lesion) for lesion in lesions]
+    dataset = dataset_of(files)
+    assert all(dataset_look.fault is None for dataset_look in thumbnail.look(dataset["image"], shortcuts=True))
+    assert len(decoded) == 5
+    kept = thumbnail.shortcut_features(dataset)
+    assert (thumbnail.fingerprints(dataset).sizes == 128).all()
+    assert len(decoded) == 5
+    for row, file in zip(kept, files, strict=True):
+        assert row.tobytes() == shortcut_features.features(read_image(file)).tobytes()
+
+
+def test_a_fingerprint_without_the_features_of_shortcuts_is_completed(lesions, decoded):
+    dataset = dataset_of([jpeg(lesion) for lesion in lesions])
+    thumbnails = thumbnail.fingerprints(dataset).thumbnails[:]
+    assert thumbnail.shortcut_features(dataset)["mean_colour"].all()
+    assert len(decoded) == 10
+    assert (thumbnail.fingerprints(dataset).thumbnails[:] == thumbnails).all()
+    assert len(decoded) == 10
+
+
+def test_no_features_are_made_up_for_an_image_that_is_gone():
+    with pytest.raises(RunError, match="was changed or removed while the run read it"):
+        thumbnail.shortcut_features(dataset_of([b"no image"]))
 
 
 def test_a_look_tells_what_is_no_image_and_why(lesions, tmp_path):
