@@ -6,18 +6,21 @@ Train without a word, shifts the label ids where a class is missing, loses the l
 finds a truncated file only when the training reads it.
 """
 
-import dataclasses
+import functools
 import io
 import logging
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, Value, concatenate_datasets
+from datasets.table import InMemoryTable
 from dermalert_space.contract import is_hub_name
 from tqdm.auto import tqdm
 
@@ -37,27 +40,16 @@ _PART = 2000  # rows made at once
 _NAMED = {"named": Value("string")}
 """Under which of the names a row was loaded, where copies are not merged."""
 
+_IMAGES = Features({"image": Image(decode=False)})
 
-@dataclasses.dataclass
-class _Source:
-    """The rows of one source, without their images, and the images with the number of each row's."""
-
-    name: str
-    rows: list[dict]
-    images: Dataset
-    numbers: list[int]
-
-    def dataset(self, features: Features) -> Dataset:
-        """The rows with their images, once: the rows are let go on the way, or they would take as much again."""
-        table: list[dict] = [{}] * len(self.images)
-        for number, row in zip(self.numbers, self.rows, strict=True):
-            table[-1 - number] = row
-        self.rows = []
-        features = Features({name: feature for name, feature in features.items() if name != "image"})
-        metadata = _in_parts(({"named": self.name} | table.pop() for _ in range(len(table))), features)
-        # Selected at last, because side by side with other columns a selection would be copied, images and all.
-        joined = concatenate_datasets([self.images, metadata], axis=1).select(self.numbers)
-        return joined.cast_column("image", Image())
+_ROWS = pa.schema(
+    [
+        *(field for field in schema.FEATURES.arrow_schema if field.name not in ("image", "group")),
+        pa.field("twins", pa.list_(pa.string())),
+        pa.field("named", pa.string()),
+        pa.field("number", pa.int64()),  # of the image among those of its source
+    ]
+)
 
 
 def load(
@@ -108,37 +100,51 @@ def load(
     labels = labels or _common_labels(records for _, records, _ in opened)
     opened = [(name, with_labels(records, name, labels), images) for name, records, images in opened]
     faults = [] if faults is None else faults
-    sources = [_read(*source, labels, faults, strict=strict, shortcuts=shortcuts) for source in opened]
-    _complete(sources)
-    if merge and len(sources) > 1:
-        _merge_copies(sources)
-    for source, short in zip(sources, _short_names(names), strict=True):
-        source.name = short
+    images = {short: source[-1] for short, source in zip(_short_names(names), opened, strict=True)}
+    read = functools.partial(_read, labels=labels, faults=faults, strict=strict, shortcuts=shortcuts)
+    rows = pa.concat_tables([read(*source, named=short) for short, source in zip(images, opened, strict=True)])
+    del opened  # the records take more room than their rows
+    rows = _with_groups(rows)
+    if merge and len(images) > 1:
+        rows = _merge_copies(rows)
     features = schema.FEATURES if labels == DIAGNOSES else schema.BINARY_FEATURES
     features = features if merge else Features(features | _NAMED)
-    dataset = concatenate_datasets([source.dataset(features) for source in sources if source.rows])
+    of_each = ((rows.filter(pc.equal(rows["named"], named)), own) for named, own in images.items())
+    dataset = concatenate_datasets([_with_images(some, own, features) for some, own in of_each if len(some)])
     pa.default_memory_pool().release_unused()  # what making the table took on the way; else it stays for good
     schema.warn_of_contradictions(dataset)
     return dataset
 
 
-def _complete(sources: list[_Source]) -> None:
-    """Give each row what the facts know of it, and its group.
+def _with_images(rows: pa.Table, images: Dataset, features: Features) -> Dataset:
+    """The rows of one source with their images."""
+    numbers = rows["number"].to_numpy()
+    places = np.full(len(images), -1)
+    places[numbers] = np.arange(len(numbers))
+    features = Features({name: feature for name, feature in features.items() if name != "image"})
+    beside = rows.select(list(features)).cast(features.arrow_schema).take(pa.array(places, mask=places < 0))
+    # Selected at last, because side by side with other columns a selection would be copied, images and all.
+    joined = concatenate_datasets([images, Dataset(InMemoryTable(beside))], axis=1).select(numbers)
+    return joined.cast_column("image", Image())
 
-    Not a part of `load`, whose list of all rows would keep them when `_Source.dataset` lets them go.
-    """
-    rows = [row for source in sources for row in source.rows]
-    for row in rows:
-        schema.fill(row, isic9.metadata_of(row["image_id"]))
-    for row, group in zip(rows, splits.groups(map(schema.belongings, rows), _twins(sources)), strict=True):
-        row["group"] = group
-    strangers = sum(row["source"] == "HAM10000" and not row.get("lesion_id") for row in rows)
+
+def _with_groups(rows: pa.Table) -> pa.Table:
+    """The rows, each with its group."""
+    strangers = sum(row["source"] == "HAM10000" and not row["lesion_id"] for row in _each(rows, "source", "lesion_id"))
     if strangers:
         logger.warning(
             "%d images of HAM10000 have no lesion id, so that photos of one lesion may stand on two sides: put "
             "HAM10000_metadata.csv beside them",
             strangers,
         )
+    belongings = map(schema.belongings, _each(rows, "lesion_id", "patient_id", "image_id", "content"))
+    return rows.append_column("group", pa.array(splits.groups(belongings, _twins(rows)), pa.string()))
+
+
+def _each(rows: pa.Table, *columns: str) -> Iterator[dict]:
+    """Yield the rows, some columns of them."""
+    for part in rows.select(columns).to_batches(_PART):
+        yield from part.to_pylist()
 
 
 def _short_names(names: list[str]) -> list[str]:
@@ -153,53 +159,52 @@ def _common_labels(sources: Iterable[list[Record]]) -> tuple[str, ...]:
     return DIAGNOSES if all(any(map(names_a_diagnosis, records)) for records in sources) else MALIGNANCIES
 
 
-def _twins(sources: list[_Source]) -> Iterator[tuple[int, int]]:
+def _twins(rows: pa.Table) -> Iterator[tuple[int, int]]:
     """Yield the numbers of rows that their source calls copies of each other, or whose names call them so."""
-    start = 0
-    for source in sources:
-        twins = [(row["image_id"], twin) for row in source.rows for twin in row.get("twins", ())]
-        meant = {name for pair in twins for name in pair}
-        places = {row["image_id"]: start + i for i, row in enumerate(source.rows) if row["image_id"] in meant}
-        yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
-        yield from ((start + first, start + second) for first, second in _augmented_copies(source.rows))
-        start += len(source.rows)
+    names = [(row["named"], row["image_id"]) for row in _each(rows, "named", "image_id")]
+    twins = [(names[i], (names[i][0], twin)) for i, those in enumerate(rows["twins"].to_pylist()) for twin in those]
+    meant = {name for pair in twins for name in pair}
+    places = {name: i for i, name in enumerate(names) if name in meant}
+    yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
+    yield from _augmented_copies(names, rows["label"].to_pylist())
 
 
-def _augmented_copies(rows: list[dict]) -> Iterator[tuple[int, int]]:
-    """Yield pairs of rows of which one is an augmented copy of the other by its name, under one label."""
-    copies = {i: original(row["image_id"]) for i, row in enumerate(rows)}
-    copies = {i: name for i, name in copies.items() if name}
+def _augmented_copies(names: list[tuple[str, str]], labels: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of rows of one source of which one is by its name an augmented copy of the other, under one label."""
+    copies = {i: (named, of) for i, (named, image_id) in enumerate(names) if (of := original(image_id))}
     meant = set(copies.values())
-    first: dict[tuple[str, int], int] = {}
-    for i, row in enumerate(rows) if copies else ():
-        name = copies.get(i) or key(row["image_id"])
+    first: dict[tuple[tuple[str, str], int], int] = {}
+    for i, (named, image_id) in enumerate(names) if copies else ():
+        name = copies.get(i) or (named, key(image_id))
         if name in meant:
-            before = first.setdefault((name, row["label"]), i)
+            before = first.setdefault((name, labels[i]), i)
             if before != i:
                 yield before, i
 
 
-def _merge_copies(sources: list[_Source]) -> None:
+def _merge_copies(table: pa.Table) -> pa.Table:
     """Keep one row of an image that several sources hold under one label, the one shipped for testing or the first."""
-    rows = [(source, i) for source in sources for i in range(len(source.rows))]
-    images = splits.groups(schema.same_image(source.rows[i]) for source, i in rows)
+    images = splits.groups(map(schema.same_image, _each(table, "image_id", "content")))
     copies = defaultdict(list)
-    for image, (source, i) in zip(images, rows, strict=True):
-        copies[image, source.rows[i]["label"]].append((source, i))
-    gone = defaultdict(set)
-    for same in copies.values():
-        kept = max(same, key=lambda copy: copy[0].rows[copy[1]].get("shipped_split") == "test")
+    for place, image in enumerate(zip(images, table["label"].to_pylist(), strict=True)):
+        copies[image].append(place)
+    several = [same for same in copies.values() if len(same) > 1]
+    places = list(chain.from_iterable(several))
+    rows = dict(zip(places, table.take(pa.array(places, pa.int64())).to_pylist(), strict=True))
+    index, merged = np.arange(len(table)), []
+    for same in several:
+        first = max(same, key=lambda place: rows[place]["shipped_split"] == "test")
+        kept = rows[first]
         # Whether an image has kin in a shipped training split must not depend on the order of the sources.
-        if any(source.rows[i].get("shipped_split") == "train" for source, i in same):
-            row = kept[0].rows[kept[1]]
-            row["shipped_split"] = row.get("shipped_split") or "train"
-        for source, i in same:
-            if source is not kept[0]:
-                schema.fill(kept[0].rows[kept[1]], source.rows[i])
-                gone[id(source)].add(i)
-    for source in sources:
-        left = [i for i in range(len(source.rows)) if i not in gone[id(source)]]
-        source.rows, source.numbers = [source.rows[i] for i in left], [source.numbers[i] for i in left]
+        if any(rows[place]["shipped_split"] == "train" for place in same):
+            kept["shipped_split"] = kept["shipped_split"] or "train"
+        for place in same:
+            if rows[place]["named"] != kept["named"]:
+                schema.fill(kept, rows[place])
+                index[place] = -1
+        index[first] = len(table) + len(merged)
+        merged.append(kept)
+    return pa.concat_tables([table, pa.Table.from_pylist(merged, table.schema)]).take(pa.array(index[index >= 0]))
 
 
 def _open(name: str, columns: Columns, space: str | None, *, streaming: bool) -> tuple[list[Record], Dataset]:
@@ -238,62 +243,60 @@ def _demo() -> tuple[list[Record], Dataset]:
     return records, _pictures(pictures)
 
 
-def _file(path: str) -> dict | str:
+def _file(path: str) -> dict:
     """An image's file as `datasets` takes it: by its path, or what it holds where the path is no UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:
         return {"path": None, "bytes": Path(path).read_bytes()}
-    return path
+    return {"path": path, "bytes": None}
 
 
-def _pictures(images: Iterable[dict | str]) -> Dataset:
-    return _in_parts(({"image": image} for image in images), Features({"image": Image(decode=False)}))
+def _pictures(images: Iterable[dict]) -> Dataset:
+    return Dataset(InMemoryTable(_table(({"image": image} for image in images), _IMAGES.arrow_schema)))
 
 
-def _in_parts(rows: Iterable[Mapping], features: Features) -> Dataset:
-    """A data set of rows, made a part at a time: a whole one takes several times its room on the way."""
-    rows, parts = iter(rows), []
-    while part := list(islice(rows, _PART)):
-        columns = {name: [row.get(name) for row in part] for name in features}
-        parts.append(Dataset.from_dict(columns, features=features))
-    return concatenate_datasets(parts)
+def _table(rows: Iterable[dict], columns: pa.Schema) -> pa.Table:
+    """A table of rows, made a part at a time: a column takes half the room of what it is made of."""
+    rows = iter(rows)
+    parts = iter(lambda: list(islice(rows, _PART)), [])
+    return pa.concat_tables([columns.empty_table(), *(pa.Table.from_pylist(part, columns) for part in parts)])
 
 
 def _read(
     name: str,
     records: list[Record],
     images: Dataset,
+    *,
+    named: str,
     labels: tuple[str, ...],
     faults: list[str],
-    *,
     strict: bool,
     shortcuts: bool,
-) -> _Source:
+) -> pa.Table:
     """Look at every image: whether it is one, and what its bytes are."""
-    count, in_order = len(records), [record.row for record in records]
-    files = (images[row]["image"] for row in in_order)
-    of_archive = _has_archive_ids(name, records)
+    count, of_archive, bad, places = len(records), _has_archive_ids(name, records), [], []
+    files = (images[record.row]["image"] for record in records)
     looks = tqdm(thumbnail.look(files, shortcuts=shortcuts), total=count, desc=f"Reading {name}", unit=" images")
-    rows: list[dict] = []
-    numbers, bad, places = [], [], []
-    records.reverse()
-    for look in looks:
-        record = records.pop()  # let go, because it takes as much room as its row
-        if look.fault:
-            bad.append(_in_words(record, look.fault))
-            places.append(_place(name, record))
-        else:
-            rows.append(_row(record, labels.index(record.name), look.content, of_archive=of_archive))
-            numbers.append(record.row)
+
+    def rows() -> Iterator[dict]:
+        for record, look in zip(records, looks, strict=True):
+            if look.fault:
+                bad.append(_in_words(record, look.fault))
+                places.append(_place(name, record))
+            else:
+                row = _row(record, labels.index(record.name), look.content, of_archive=of_archive)
+                yield row | {"named": named}
+
+    table = _table(rows(), _ROWS)
     if bad and strict:
         raise UsageError(f"{len(bad)} of {count} files in '{name}' are no images: {first_few(bad)} (--strict).")
     if bad:
         logger.warning("skipped %d of %d files in '%s': %s", len(bad), count, name, first_few(bad, 20))
     faults += places
-    if not rows:
+    if not len(table):
         raise UsageError(f"none of the {count} files in '{name}' can be read as an image: {first_few(bad)}.")
-    return _Source(name, rows, images, numbers)
+    return table
 
 
 def _in_words(record: Record, fault: Exception) -> str:
@@ -318,21 +321,19 @@ def _has_archive_ids(name: str, records: list[Record]) -> bool:
     )
 
 
-def _row(record: Record, label: int, content: str, *, of_archive: bool) -> dict:
+def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -> dict:
     row = {
         "label": label,
         "image_id": record.image_id,
         "source": provenance.origin(record.image_id, record.source, record.facts.get("source")),
         "content": content,
+        "shipped_split": record.shipped_split,
+        "twins": record.twins,
+        "number": record.row,
     }
-    more = {"shipped_split": record.shipped_split, "twins": record.twins}
-    # What is not known is left out, because there are as many of these as images.
-    return (
-        record.facts
-        | _own_ids(record, of_archive=of_archive)
-        | row
-        | {name: value for name, value in more.items() if value}
-    )
+    row = record.facts | _own_ids(record, of_archive=of_archive) | row
+    schema.fill(row, isic9.metadata_of(record.image_id))
+    return row
 
 
 def _own_ids(record: Record, *, of_archive: bool) -> dict[str, str]:

@@ -283,12 +283,15 @@ def test_of_several_data_sets_a_column_counts_where_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("numbers", [[0, 1, 2], [1, 3], [3, 0, 2]])
-def test_rows_stand_beside_their_images_and_are_let_go(numbers):
+def test_rows_stand_beside_their_images(numbers):
     images = loading.Dataset.from_dict({"image": [{"bytes": b"%d" % i, "path": None} for i in range(4)]})
-    rows = [{"image_id": f"of {number}"} for number in numbers]
-    source = loading._Source("there", rows, images, numbers)
-    features = loading.Features({"image_id": loading.Value("string")})
-    dataset = source.dataset(features).cast_column("image", loading.Image(decode=False))
-    assert dataset["image_id"][:] == [f"of {number}" for number in numbers]
-    assert [image["bytes"] for image in dataset["image"]] == [b"%d" % number for number in numbers]
-    assert not source.rows
+    rows = loading._table(({"image_id": f"of {number}", "number": number} for number in numbers), loading._ROWS)
+    features = loading.Features(
+        {"image": loading.Image(), "image_id": loading.Value("string"), "age": loading.Value("float32")}
+    )
+    found = loading._with_images(rows, images, features)
+    assert found.features == features
+    assert found["image_id"][:] == [f"of {number}" for number in numbers]
+    assert found["age"][:] == [None] * len(numbers)
+    files = found.cast_column("image", loading.Image(decode=False))["image"]
+    assert [image["bytes"] for image in files] == [b"%d" % number for number in numbers]
