@@ -94,8 +94,8 @@ def write(
     for name, speed in speeds(folder, release, pixels, threads=1).items():
         report[name]["speed"] = speed
     if "quantized" in report:
-        coarse, always = report["quantized"], Release(release.model, release.processor, name=release.name)
-        validation = predict(always, splits["validation"], name="validation", keep=True)
+        coarse = report["quantized"]
+        validation = predict(_without_abstention(release), splits["validation"], name="validation", keep=True)
         coarse["validation_auroc_change"] = compare(folder, release, validation)["quantized"]["auroc_change"]
         coarse["kept"] = pays(coarse)
         if not coarse["kept"]:
@@ -323,8 +323,13 @@ def answers(release: Release, dataset: Dataset, runs: list[Run]) -> list[np.ndar
 
 
 def _batches(release: Release, dataset: Dataset) -> Iterator[np.ndarray]:
-    for batch in inputs(release, dataset, "Comparing the export"):
+    for batch in inputs(_without_abstention(release), dataset, "Comparing the export"):
         yield batch.pixels["pixel_values"].numpy()
+
+
+def _without_abstention(release: Release) -> Release:
+    """The same model, which looks at nothing but pixels: an image of the training need not be decoded for more."""
+    return Release(release.model, release.processor, name=release.name)
 
 
 def _spread(n: int, most: int) -> list[int]:
