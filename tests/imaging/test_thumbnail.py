@@ -92,7 +92,8 @@ def test_reading_a_folder_decodes_each_file_once_and_again_not_at_all(lesions, d
 def test_features_of_shortcuts_come_out_of_the_look_that_asks_for_them(lesions, decoded):
     files = [jpeg(lesion) for lesion in lesions]
     dataset = dataset_of(files)
-    assert all(dataset_look.fault is None for dataset_look in thumbnail.look(dataset["image"], shortcuts=True))
+    looks = thumbnail.look([{"bytes": file, "path": None} for file in files], shortcuts=True)
+    assert all(look.fault is None for look in looks)
     assert len(decoded) == 5
     kept = thumbnail.shortcut_features(dataset)
     assert (thumbnail.fingerprints(dataset).sizes == 128).all()
