@@ -191,7 +191,8 @@ def _merge_copies(table: pa.Table) -> pa.Table:
     several = [same for same in copies.values() if len(same) > 1]
     places = list(chain.from_iterable(several))
     rows = dict(zip(places, table.take(pa.array(places, pa.int64())).to_pylist(), strict=True))
-    index, merged = np.arange(len(table)), []
+    index = np.arange(len(table))
+    merged: list[dict] = []
     for same in several:
         first = max(same, key=lambda place: rows[place]["shipped_split"] == "test")
         kept = rows[first]

@@ -214,7 +214,7 @@ def _key(processed: ByteProcessor) -> str:
     # A release may call the processor that it was trained with by another name, of the same code.
     settings.pop("image_processor_type", None)
     code = next(kind for kind in type(processor).__mro__ if any(map(inspect.isfunction, vars(kind).values())))
-    parts = [_LAYOUT, sorted(settings.items()), code.__name__, processed.shape, processed.channels]
+    parts: list = [_LAYOUT, sorted(settings.items()), code.__name__, processed.shape, processed.channels]
     parts += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
     parts += [inspect.getsource(function) for function in (images.read_image, images.to_rgb, abstention.signals)]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

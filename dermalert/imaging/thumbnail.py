@@ -238,7 +238,8 @@ class _Cache:
     def __init__(self, kind: np.dtype):
         self.kind = kind
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert"
-        self._file, self._database = folder / "sketches-1.sqlite", None
+        self._file = folder / "sketches-1.sqlite"
+        self._database: sqlite3.Connection | None = None
 
     def __enter__(self) -> "_Cache":
         try:
@@ -255,17 +256,17 @@ class _Cache:
 
     def read(self, contents: Iterable[str]) -> dict[str, bytes]:
         """The fingerprints that are known."""
-        found = {}
+        kept: dict[str, bytes] = {}
         if self._database:
             try:
                 for content in contents:
                     query = "SELECT sketch FROM sketches WHERE content = ?"
                     row = self._database.execute(query, (content,)).fetchone()
                     if row and len(row[0]) in (self.kind.itemsize, WITH_SHORTCUTS.itemsize):
-                        found[content] = row[0][: self.kind.itemsize]
+                        kept[content] = row[0][: self.kind.itemsize]
             except sqlite3.Error as error:
                 self._give_up(error)
-        return found
+        return kept
 
     def write(self, rows: Mapping[str, bytes]) -> None:
         """Add fingerprints."""
