@@ -19,6 +19,14 @@ Repair = Annotated[
     Option(help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing"),
 ]
 
+ImageTypes = Annotated[
+    list[str] | None,
+    Option(
+        help="a kind of picture that is taken: dermoscopic (the default), clinical or tbp; may be repeated",
+        metavar="TYPE",
+    ),
+]
+
 ModelRepo = Annotated[str, Argument(help="model repository of the Hub", metavar="USER/REPO")]
 
 
@@ -54,6 +62,7 @@ def audit(
     streaming: Annotated[
         bool, Option("--streaming", help="read data sets of the Hub row by row, without their files on the disk")
     ] = False,
+    image_types: ImageTypes = None,
     json: Annotated[Path | None, Option(help="write the whole report there, for machines", metavar="FILE")] = None,
     figures: Annotated[
         Path | None, Option(help="draw the offending images there, a contact sheet a kind", metavar="DIR")
@@ -64,14 +73,15 @@ def audit(
     ] = None,
 ) -> None:
     """Say what is wrong with a data set: duplicates, contradictions, leaks, confounding, damaged files."""
-    from dermalert.data import audit, audit_report, loading
+    from dermalert.data import audit, audit_report, loading, records
 
     audit.check_kinds(fail_on or [])
     _check_targets(json, figures)
-    mapping = table_columns.mapping(columns or [])
+    mapping, selection = table_columns.mapping(columns or []), records.Selection(image_types)
     faults: list[str] = []
-    rows = loading.load(dataset, labels=None, columns=mapping, streaming=streaming, merge=False, faults=faults)
-    report = audit.audit(rows, unreadable=faults)
+    options: dict = {"columns": mapping, "streaming": streaming, "selection": selection, "faults": faults}
+    rows = loading.load(dataset, labels=None, merge=False, **options)
+    report = audit.audit(rows, unreadable=faults, left_out=selection.left_out)
     typer.echo(audit_report.headline(report))
     audit_report.show(report)
     if json:
@@ -113,15 +123,15 @@ def publish_dataset(
     ] = False,
 ) -> None:
     """Publish a data set, repaired, split without leaks and audited, with a card; the image files as they are."""
-    from dermalert.data import loading
+    from dermalert.data import loading, records
     from dermalert.publishing import datasets
 
     exists = datasets.check_can_publish(repo_id, public=public, license=license)
-    faults: list[str] = []
-    shipped = loading.load(dataset, faults=faults)
+    faults, selection = list[str](), records.Selection()
+    shipped = loading.load(dataset, faults=faults, selection=selection)
     license = datasets.license_of(shipped, license)
     typer.echo(f"{repo_id} will be {'public' if public else 'private'}, under the licence {license}.")
-    parts, figures = datasets.prepare(shipped, repair, license, unreadable=faults)
+    parts, figures = datasets.prepare(shipped, repair, license, unreadable=faults, left_out=selection.left_out)
     changed = datasets.publish(parts, figures, repo_id, public=public, must_exist=exists)
     done = "Published" if changed else "Nothing to do, it is there already"
     typer.echo(f'{done}: {figures["data"]["images"]} images, load_dataset("{repo_id}").')
@@ -144,20 +154,23 @@ def evaluate(
     columns: Annotated[
         list[str] | None, Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
     ] = None,
+    image_types: ImageTypes = None,
     json: Annotated[Path | None, Option(help="write all figures there, for machines", metavar="FILE")] = None,
 ) -> None:
     """Measure anyone's checkpoint on anyone's data, with intervals; seven, eight and two classes will do too."""
     from rich.console import Console
 
+    from dermalert.data import records
     from dermalert.data.prepare import prepare
     from dermalert.evaluation import any_checkpoint
     from dermalert.evaluation.label_map import classes, read_label_map
 
-    mapping = read_label_map(label_map)
+    mapping, selection = read_label_map(label_map), records.Selection(image_types)
     _check_targets(json, None)
     checkpoint = any_checkpoint.load(model)
     classes(checkpoint.labels, mapping)  # refused before the images are read
-    prepared = prepare(dataset, repair, labels=None, columns=table_columns.mapping(columns or []))
+    options = {"columns": table_columns.mapping(columns or []), "selection": selection}
+    prepared = prepare(dataset, repair, labels=None, **options)
     report = any_checkpoint.evaluate(checkpoint, prepared.dataset, shipped=prepared.shipped, label_map=mapping)
     Console().print(any_checkpoint.as_table(report))
     for sentence in any_checkpoint.remarks(report):

@@ -77,6 +77,11 @@ class Config:
         "columns that a data set names in its own way, as FIELD=COLUMN such as label=dx, or a .json file that maps "
         "fields to columns; each counts in the data sets that have such a column",
     )
+    image_types: list[str] = _setting(
+        ["dermoscopic"],
+        "kinds of pictures that are taken where a table's image_type tells: dermoscopic, clinical (close-ups and "
+        "overviews) or tbp (of total body photography); others are left out with a count",
+    )
     streaming: bool = _setting(False, "read data sets of the Hub row by row, without their files on the disk")
     strict: bool = _setting(False, "refuse a data set with a file that is no image, instead of skipping it")
     report_to: Literal["none", "tensorboard", "trackio"] = _setting("none", "where curves are recorded as they grow")
@@ -104,7 +109,7 @@ def parse(arguments: list[str] | None = None, *, manual: str | None = None) -> C
         formatter_class=RawDescriptionHelpFormatter,
     )
     words = sys.argv[1:] if arguments is None else arguments
-    for flag in ("--dataset", "--external", "--columns"):
+    for flag in ("--dataset", "--external", "--columns", "--image_types"):
         if words.count(flag) > 1:  # argparse would keep the last alone
             parser.error(f"{flag} stands twice: name all of them after one")
     return Config(**vars(parser.parse_args(arguments)))

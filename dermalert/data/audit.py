@@ -5,7 +5,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import datasets
 
@@ -41,6 +41,7 @@ def audit(
     across: copies.Copies | None = None,
     *,
     unreadable: Sequence[str] = (),
+    left_out: Mapping[str, Mapping] = {},
 ) -> dict:
     """What is wrong with a data set, ready for JSON.
 
@@ -50,11 +51,12 @@ def audit(
         pairs: its near duplicates, by `near_duplicates.search`; without them, they are searched.
         across: its copies across sources, by `copies.search`; likewise.
         unreadable: the files that were no images and are therefore not in it, the `faults` of `loading.load`.
+        left_out: the images that were not taken, and why: `records.Selection.left_out`.
 
     Returns:
-        `{"schema", "files", "image_ids", "different_images", "sources", "labels", "shipped_splits", "findings"}`. A
-        finding is `{"found", "count", "of", "unit", "known_from", "text", "cases": [{"images": [...], ...}], ...}`;
-        `count` is None where the data set cannot tell, such as leaks where no test split is shipped.
+        `{"schema", "files", "image_ids", "different_images", "sources", "labels", "shipped_splits", "left_out",
+        "findings"}`. A finding is `{"found", "count", "of", "unit", "known_from", "text", "cases": [{"images": [...],
+        ...}], ...}`; `count` is None where the data set cannot tell, such as leaks where no test split is shipped.
     """
     pairs = near_duplicates.search(dataset) if pairs is None else pairs
     rows = Rows(dataset, pairs, copies.search(dataset) if across is None else across)
@@ -66,6 +68,7 @@ def audit(
         "sources": dict(Counter(rows.source).most_common()),
         "labels": {name: rows.label.count(name) for name in rows.names if name in rows.label},
         "shipped_splits": dict(Counter(split for split in rows.split if split)),
+        "left_out": dict(left_out),
         "findings": audit_images.findings(rows, unreadable) | audit_splits.findings(rows) | audit_labels.findings(rows),
     }
 

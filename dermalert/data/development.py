@@ -10,6 +10,7 @@ from dermalert_space import contract
 from dermalert.config import Config
 from dermalert.data import contamination, external, schema, splits, table_columns
 from dermalert.data.prepare import Prepared, prepare
+from dermalert.data.records import Selection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Development:
     config: Config
     prepared: Prepared
     options: dict
-    """How data sets are read: columns, streaming, strict."""
+    """How data sets are read: columns, streaming, strict, selection."""
 
     @functools.cached_property
     def base_exposure(self) -> Mapping[str, str]:
@@ -105,6 +106,7 @@ def load(config: Config) -> Development:
     """
     columns = table_columns.Columns(table_columns.mapping(config.columns or []))
     options = {"columns": columns, "streaming": config.streaming, "strict": config.strict}
+    options |= {"selection": Selection(config.image_types)}
     # What the shortcut baselines see comes out of the first look at each image.
     prepared = prepare(config.dataset, config.repair, **options, shortcuts=True)
     return Development(config=config, prepared=prepared, options=options)

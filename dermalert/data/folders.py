@@ -30,7 +30,7 @@ from dermalert.data import (
     table_cells,
     table_columns,
 )
-from dermalert.data.records import Record, warn_of_kinds, warn_of_nobody
+from dermalert.data.records import DERMOSCOPIC, Record, Selection, leave_out_kinds, warn_of_nobody
 from dermalert.data.unused import Unused
 from dermalert.errors import UsageError
 
@@ -40,13 +40,16 @@ _WHOSE = ("lesion_id", "patient_id")
 _NO_FACTS: dict = {}  # one for all images
 
 
-def records(root: Path, columns: table_columns.Columns, space: str | None = None) -> list[Record]:
+def records(
+    root: Path, columns: table_columns.Columns, space: str | None = None, selection: Selection | None = None
+) -> list[Record]:
     """What a folder holds, under the source's own names.
 
     Args:
         root: the folder.
         columns: the fields' columns.
         space: see `Record.space`; by default the name of `home`.
+        selection: which kinds of pictures are taken; by default dermoscopy alone.
 
     Raises:
         UsageError: the layout is none of those above, its tables contradict each other, or columns that were named are
@@ -64,7 +67,7 @@ def records(root: Path, columns: table_columns.Columns, space: str | None = None
         space or identifiers.clean(id_spaces.home(root).name),
     )
     twins = _twins([*files, *near])
-    folder = _Folder(root, images, tables, beside, unused)
+    folder = _Folder(root, images, tables, beside, unused, selection or Selection())
     records = [
         dataclasses.replace(record, row=i, source=source, space=space, twins=tuple(twins.get(record.image_id, ())))
         for i, record in enumerate(_records(folder, columns))
@@ -91,8 +94,9 @@ class _Folder:
         tables: list[metadata_tables.Table],
         beside: list[metadata_tables.Table],
         unused: Unused,
+        selection: Selection,
     ):
-        self.root, self.images, self.unused = root, images, unused
+        self.root, self.images, self.unused, self.selection = root, images, unused, selection
         self.matches: list[tuple[metadata_tables.Table, matching.Match]] = []
         if tables or beside:
             base = len(str(root)) + 1
@@ -121,11 +125,6 @@ class _Folder:
         )
         warn_of_nobody(nobody, str(self.root))
         return by_path
-
-    def kinds(self) -> dict[str, str]:
-        """What is no dermoscopy by any row, by path."""
-        kinds = ((path, table_cells.kind_of(row, table.columns)) for path, row, table in self._rows("image_type"))
-        return {path: kind for path, kind in kinds if kind != "dermoscopic"}
 
     def splits(self) -> dict[str, str]:
         """The shipped split of each image by the tables' own columns: `test` where any row says so."""
@@ -237,7 +236,7 @@ def _class_folders(folder: _Folder) -> list[Record]:
     loose = [os.path.relpath(path, root) for path in folder.images if os.path.dirname(path) in places]
     folder.unused.add("left out {n} images of '{where}' that lie in no folder of a diagnosis", loose)
     _say_test(records, shipped, root)
-    return _without_other_kinds(records, folder.kinds(), root)
+    return _without_other_kinds(records, folder.selection, root)
 
 
 def _merge_splits(one: str | None, other: str | None) -> str | None:
@@ -251,10 +250,11 @@ def _say_test(records: list[Record], shipped: Mapping[str, str], root: Path) -> 
         logger.warning("%d images of '%s' are the test by its table's split, and not trained on", tested, root)
 
 
-def _without_other_kinds(records: list[Record], kinds: Mapping[str, str], root: Path) -> list[Record]:
-    """The records without what a table says is no dermoscopy."""
-    warn_of_kinds(Counter(kinds[record.path] for record in records if record.path in kinds), str(root))
-    return [record for record in records if record.path not in kinds]
+def _without_other_kinds(records: list[Record], selection: Selection, root: Path) -> list[Record]:
+    """The records of the kinds of pictures that are taken; what no table says to be another kind is dermoscopy."""
+    kinds = [record.facts.get("image_type", DERMOSCOPIC) for record in records]
+    leave_out_kinds(Counter(kind for kind in kinds if not selection.admits(kind)), str(root), selection)
+    return [record for record, kind in zip(records, kinds, strict=True) if selection.admits(kind)]
 
 
 def _refine(
@@ -321,7 +321,7 @@ def _from_tables(folder: _Folder) -> list[Record]:
         )
         records.append(dataclasses.replace(record, facts=facts.get(path, _NO_FACTS)))
     _say_test(records, shipped, root)
-    return _without_other_kinds(records, folder.kinds(), root)
+    return _without_other_kinds(records, folder.selection, root)
 
 
 def _labels_by_path(

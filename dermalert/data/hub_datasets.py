@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
 
 from dermalert.data import shipped_splits, table_cells, table_columns
 from dermalert.data.identifiers import archive_number
-from dermalert.data.records import Record, warn_of_kinds, warn_of_nobody
+from dermalert.data.records import Record, Selection, leave_out_kinds, warn_of_nobody
 from dermalert.data.unused import Unused
 from dermalert.errors import RunError, UsageError, did_you_mean, first_line
 from dermalert.hub.retries import HTTP_ERROR
@@ -39,7 +39,9 @@ from dermalert.hub.retries import HTTP_ERROR
 _UNREAD = "{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads one)"
 
 
-def load(name: str, columns: table_columns.Columns, *, streaming: bool = False) -> tuple[list[Record], Dataset]:
+def load(
+    name: str, columns: table_columns.Columns, selection: Selection, *, streaming: bool = False
+) -> tuple[list[Record], Dataset]:
     """What a data set of the Hub holds, and its images: a column `image` that `Record.row` counts in.
 
     The images stay on disk, where `datasets` keeps them: as the files that were downloaded and once more as Arrow.
@@ -49,6 +51,7 @@ def load(name: str, columns: table_columns.Columns, *, streaming: bool = False) 
     Args:
         name: `USER/NAME` or `USER/NAME@REVISION`.
         columns: the fields' columns; `image` is a column of pictures here.
+        selection: which kinds of pictures are taken.
         streaming: leave out the download.
 
     Raises:
@@ -92,7 +95,7 @@ def load(name: str, columns: table_columns.Columns, *, streaming: bool = False) 
         ids = _names(rows, image, f"{name}/{split}")
         table = rows.select_columns(others)
         table = table.rename_columns({a: b for a, b in zip(others, header, strict=True) if a != b})
-        records += _records(table, f"{name}/{split}", fields, ids, first=first)
+        records += _records(table, f"{name}/{split}", fields, ids, selection, first=first)
         first += len(rows)
         pictures.append(rows.select_columns([image]).rename_columns({image: "image"}))
     return records, concatenate_datasets(pictures)
@@ -199,7 +202,13 @@ def _cells(parts: Iterable[Dataset], column: str) -> Iterator[object]:
 
 
 def _records(
-    rows: Dataset, where: str, columns: Mapping[str, str], ids: Sequence[str], *, first: int
+    rows: Dataset,
+    where: str,
+    columns: Mapping[str, str],
+    ids: Sequence[str],
+    selection: Selection,
+    *,
+    first: int,
 ) -> Iterator[Record]:
     name, _, split = where.rpartition("/")
     nobody: Counter[str] = Counter()
@@ -209,7 +218,7 @@ def _records(
             if isinstance(feature, ClassLabel):
                 row[column] = _name_of(feature, row[column])
         kind = table_cells.kind_of(row, columns)
-        if kind != "dermoscopic":
+        if not selection.admits(kind):
             other[kind] += 1
             continue
         shipped = {shipped_splits.shipped_as([split]), shipped_splits.split_of(row, columns)}
@@ -223,5 +232,5 @@ def _records(
             source=name,
             facts=table_cells.facts_of(row, columns, nobody),
         )
-    warn_of_kinds(other, where)
+    leave_out_kinds(other, where, selection)
     warn_of_nobody(nobody, where)

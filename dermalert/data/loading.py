@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from dermalert.data import folder_files, folders, hub_datasets, isic9, patients, provenance, schema, splits
 from dermalert.data.id_spaces import spaces_of
 from dermalert.data.identifiers import archive_number, clean, is_archive_id, key, original, pad_ufes
-from dermalert.data.records import Record, names_a_diagnosis, with_labels
+from dermalert.data.records import Record, Selection, names_a_diagnosis, with_labels
 from dermalert.data.table_columns import Columns
 from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.imaging import synthetic_lesions, thumbnail
@@ -63,6 +63,7 @@ def load(
     beside: Iterable[str] = (),
     faults: list[str] | None = None,
     shortcuts: bool = False,
+    selection: Selection | None = None,
 ) -> Dataset:
     """Load one or more data sets into the schema `FEATURES`.
 
@@ -86,6 +87,7 @@ def load(
         beside: names of what is loaded apart and compared with these, whose patients must not be taken for theirs.
         faults: a list, to which the files that cannot be read are added, each by its place in its data set.
         shortcuts: see `thumbnail.look`.
+        selection: which kinds of pictures are taken, by default dermoscopy alone; what is left out is counted there.
 
     Raises:
         UsageError: no such data set, no images in it, a name that is no diagnosis, or (strict) a bad file.
@@ -94,11 +96,12 @@ def load(
     of_fields = columns if isinstance(columns, Columns) else Columns(columns)
     names = list(names)
     spaces = spaces_of(names, beside)
-    opened = [(name, *_open(name, of_fields, spaces.get(name), streaming=streaming)) for name in names]
+    selection = selection or Selection()
+    opened = [(name, *_open(name, of_fields, spaces.get(name), selection, streaming=streaming)) for name in names]
     if of_fields is not columns:
         of_fields.check()
     labels = labels or _common_labels(records for _, records, _ in opened)
-    opened = [(name, with_labels(records, name, labels), images) for name, records, images in opened]
+    opened = [(name, with_labels(records, name, labels, selection), images) for name, records, images in opened]
     faults = [] if faults is None else faults
     images = {short: source[-1] for short, source in zip(_short_names(names), opened, strict=True)}
     read = functools.partial(_read, labels=labels, faults=faults, strict=strict, shortcuts=shortcuts)
@@ -208,12 +211,14 @@ def _merge_copies(table: pa.Table) -> pa.Table:
     return pa.concat_tables([table, pa.Table.from_pylist(merged, table.schema)]).take(pa.array(index[index >= 0]))
 
 
-def _open(name: str, columns: Columns, space: str | None, *, streaming: bool) -> tuple[list[Record], Dataset]:
+def _open(
+    name: str, columns: Columns, space: str | None, selection: Selection, *, streaming: bool
+) -> tuple[list[Record], Dataset]:
     """What a source holds, under its own names, and its images; no image is decoded yet."""
     if name == "demo":
         return _demo()
     if Path(name).is_dir():
-        records = folders.records(Path(name), columns, space)
+        records = folders.records(Path(name), columns, space, selection)
         if not records:
             raise UsageError(
                 f"'{name}' has no images: it must hold one folder a diagnosis, alone or under Train/ and Test/, or "
@@ -222,7 +227,7 @@ def _open(name: str, columns: Columns, space: str | None, *, streaming: bool) ->
         patients.settle(records, name)
         return records, _pictures(_file(os.path.realpath(record.path)) for record in records)
     if is_hub_name(name):
-        records, images = hub_datasets.load(name, columns, streaming=streaming)
+        records, images = hub_datasets.load(name, columns, selection, streaming=streaming)
         patients.settle(records, name)
         return records, images
     root = Path(name)
@@ -326,7 +331,12 @@ def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -
     row = {
         "label": label,
         "image_id": record.image_id,
-        "source": provenance.origin(record.image_id, record.source, record.facts.get("source")),
+        "source": provenance.source(
+            record.image_id,
+            record.source,
+            attribution=record.facts.get("source"),
+            image_type=record.facts.get("image_type"),
+        ),
         "content": content,
         "shipped_split": record.shipped_split,
         "twins": record.twins,

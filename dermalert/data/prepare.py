@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datasets import Dataset
 
 from dermalert.data import audit, contamination, copies, label_repair, loading, near_duplicates, splits
+from dermalert.data.records import Selection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Prepared:
     """The copies across sources, likewise."""
     unreadable: Sequence[str] = ()
     """The files that are no images, each by its place in its data set."""
+    left_out: Mapping[str, Mapping]
+    """The images that were not taken: see `records.Selection.left_out`."""
 
     def split(self, *, seed: int = 0, exposure: Mapping[str, str] | None = None) -> dict[str, Dataset]:
         """Split by group, without what a base model has learnt from (`exposure`); see `splits.split`.
@@ -39,7 +42,7 @@ class Prepared:
 
     def audit(self) -> dict:
         """Audit the data set as it was shipped; see `audit.audit`."""
-        return audit.audit(self.shipped, self.pairs, self.copies, unreadable=self.unreadable)
+        return audit.audit(self.shipped, self.pairs, self.copies, unreadable=self.unreadable, left_out=self.left_out)
 
 
 def prepare(names: Iterable[str], policy: str = "archive", **options) -> Prepared:
@@ -55,13 +58,29 @@ def prepare(names: Iterable[str], policy: str = "archive", **options) -> Prepare
         RunError: the Hub cannot be reached, or there is no room for the thumbnails or features.
     """
     unreadable: list[str] = []
-    return link_and_repair(loading.load(names, faults=unreadable, **options), policy, unreadable=unreadable)
+    selection = options.pop("selection", None) or Selection()
+    loaded = loading.load(names, faults=unreadable, selection=selection, **options)
+    return link_and_repair(loaded, policy, unreadable=unreadable, left_out=selection.left_out)
 
 
-def link_and_repair(loaded: Dataset, policy: str = "archive", *, unreadable: Sequence[str] = ()) -> Prepared:
-    """Link and repair what `loading.load` returns; `unreadable` are its `faults`."""
+def link_and_repair(
+    loaded: Dataset,
+    policy: str = "archive",
+    *,
+    unreadable: Sequence[str] = (),
+    left_out: Mapping[str, Mapping] = {},
+) -> Prepared:
+    """Link and repair what `loading.load` returns; `unreadable` are its `faults`, `left_out` its selection's."""
     pairs = near_duplicates.search(loaded)
     across = copies.search(loaded)
     shipped = near_duplicates.link(loaded, pairs, across)
     dataset, report = label_repair.repair(shipped, policy)
-    return Prepared(shipped=shipped, dataset=dataset, repair=report, pairs=pairs, copies=across, unreadable=unreadable)
+    return Prepared(
+        shipped=shipped,
+        dataset=dataset,
+        repair=report,
+        pairs=pairs,
+        copies=across,
+        unreadable=unreadable,
+        left_out=left_out,
+    )

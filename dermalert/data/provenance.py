@@ -81,6 +81,21 @@ _LONGEST = 100  # characters of a source's name
 _STRICTEST_FIRST = ("cc-by-nc-4.0", "cc-by-4.0", "apache-2.0")
 
 
+def source(image_id: str, named: str, *, attribution: str | None = None, image_type: str | None = None) -> str:
+    """The source of an image: its `origin`, and what kind of picture it is if that is no dermoscopy.
+
+    Close-ups of a clinic are a source of their own, because they are another domain: figures, sampling and shortcut
+    baselines keep them apart from its dermoscopy, and lesions join the two in one group.
+    """
+    place = origin(image_id, named, attribution)
+    return f"{place}, {image_type[:_LONGEST]}" if image_type else place
+
+
+def terms(source: str) -> Origin | None:
+    """What a source asks of whoever uses its images, of whatever kind they are; None where it is not known here."""
+    return ORIGINS.get(source) or ORIGINS.get(source.rpartition(", ")[0])
+
+
 def origin(image_id: str, named: str, attribution: str | None = None) -> str:
     """An image's origin by its number and attribution: HAM10000 came into the archive as one block, to ISIC_0034320.
 
@@ -94,7 +109,7 @@ def origin(image_id: str, named: str, attribution: str | None = None) -> str:
     number, clinic = archive_number(image_id), _clinic(attribution)
     if number is None:
         named = clinic or named
-        return named if named not in ORIGINS or image_id.startswith("DEMO_") else f"a folder {named}"
+        return named if not terms(named) or image_id.startswith("DEMO_") else f"a folder {named}"
     if "ISIC_0024306" <= number <= "ISIC_0034320":
         return "HAM10000"
     return "older ISIC archive" if number < "ISIC_0024306" else clinic or _ARCHIVE

@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
 
 from dermalert import taxonomy
 from dermalert.data import isic9
-from dermalert.errors import UsageError
+from dermalert.errors import UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,49 @@ class Record:
     """Lesion, patient, age, sex, site and who made the picture, of those that the source knows."""
 
 
+DERMOSCOPIC = "dermoscopic"
+IMAGE_TYPES = (DERMOSCOPIC, "clinical", "tbp")
+"""The archive's kinds of pictures, by the word that its `image_type` begins with."""
+
+
+class Selection:
+    """Which kinds of pictures are taken of a source, and the counts of what is left out of it.
+
+    Args:
+        image_types: some of `IMAGE_TYPES`; by default dermoscopy alone.
+
+    Raises:
+        UsageError: there is no such type.
+    """
+
+    def __init__(self, image_types: Iterable[str] | None = None):
+        self.image_types = tuple(image_types or [DERMOSCOPIC])
+        for word in self.image_types:
+            if word not in IMAGE_TYPES:
+                hint = did_you_mean(word, IMAGE_TYPES)
+                raise UsageError(f"'{word}' is no image type.{hint} They are: {', '.join(IMAGE_TYPES)}.")
+        self._others = tuple(word for word in self.image_types if word != DERMOSCOPIC)
+        self._left_out: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+
+    def admits(self, kind: str) -> bool:
+        """Whether pictures of a kind are taken; `kind` as `table_cells.kind_of` gives it."""
+        return DERMOSCOPIC in self.image_types if kind == DERMOSCOPIC else kind.lower().startswith(self._others)
+
+    def leave_out(self, where: str, field: str, words: Counter[str]) -> None:
+        """Count images that are left out of a source because of what a field says."""
+        if words:
+            name = Path(where).resolve().name if Path(where).is_dir() else where
+            self._left_out[name][field].update(words)
+
+    @property
+    def left_out(self) -> dict[str, dict[str, dict[str, int]]]:
+        """The counts by source, by field of the table (`label`, `malignancy`, `image_type`) and by what it says."""
+        return {
+            where: {field: dict(words.most_common()) for field, words in fields.items()}
+            for where, fields in self._left_out.items()
+        }
+
+
 def warn_of_nobody(nobody: Counter, where: str) -> None:
     """Say which ids of patients and lesions were taken for nobody's, but for those that are just empty."""
     words = {word: n for word, n in nobody.items() if word.casefold() not in ("nan", "none", "null", "na", "n/a")}
@@ -43,13 +88,14 @@ def warn_of_nobody(nobody: Counter, where: str) -> None:
         logger.warning("ids of '%s' that name no patient and no lesion, and join no images: %s", where, each)
 
 
-def with_labels(records: list[Record], where: str, labels: tuple[str, ...] = taxonomy.DIAGNOSES) -> list[Record]:
+def with_labels(records: list[Record], where: str, labels: tuple[str, ...], selection: Selection) -> list[Record]:
     """The records whose name stands for one of the labels, with that; say what is left out.
 
     Args:
         records: under the source's own names.
         where: the source.
         labels: `DIAGNOSES` or `MALIGNANCIES`.
+        selection: where what is left out is counted.
 
     Raises:
         UsageError: names that nobody knows, only benign and malignant where a diagnosis is asked, or no label at all.
@@ -82,6 +128,8 @@ def with_labels(records: list[Record], where: str, labels: tuple[str, ...] = tax
     if left_out and not kept:
         raise _nothing_left(left_out, where, binary=binary)
     if left_out:
+        by_word = Counter({name or "without a diagnosis": n for name, n in left_out.items()})
+        selection.leave_out(where, "malignancy" if binary else "label", by_word)
         total, words = left_out.total(), _in_words(left_out)
         which = (
             "of which it does not say whether they are malignant" if binary else "that are none of the nine diagnoses"
@@ -122,8 +170,11 @@ def _in_words(left_out: Counter) -> str:
     return names + why
 
 
-def warn_of_kinds(other: Counter, where: str) -> None:
-    """Say which images were left out because they are no dermoscopy."""
+def leave_out_kinds(other: Counter, where: str, selection: Selection) -> None:
+    """Count the images that were left out because of their kind, and say it."""
+    selection.leave_out(where, "image_type", other)
     if other:
         kinds = ", ".join(f"{n} {kind}" for kind, n in other.most_common())
-        logger.warning("left out %d images of '%s' that are no dermoscopy: %s", other.total(), where, kinds)
+        only_dermoscopy = selection.image_types == (DERMOSCOPIC,)
+        wanted = "no dermoscopy" if only_dermoscopy else f"not {' or '.join(selection.image_types)}"
+        logger.warning("left out %d images of '%s' that are %s: %s", other.total(), where, wanted, kinds)

@@ -64,7 +64,7 @@ def malignancy_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str
 
 
 def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Counter | None = None) -> dict:
-    """Return lesion, patient, age, sex, site and source (who made the picture), of those that the row knows.
+    """Return lesion, patient, age, sex, site, source (who made the picture) and image type, where the row knows it.
 
     Args:
         row: of a table.
@@ -81,7 +81,9 @@ def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Cou
         ids["lesion_id"] = f"{ids['patient_id']}_{ids['lesion_id']}"
     facts = {"age": age_of(row, columns), "sex": sex_of(row, columns), "site": site_of(row, columns)}
     facts |= {"skin_type": skin_type_of(row, columns)}
+    kind = kind_of(row, columns)
     facts |= {"source": identifiers.clean(row.get(columns.get("source"))) or None}
+    facts |= {"image_type": None if kind == "dermoscopic" else kind}  # so that any row can say that it is none
     return ids | {name: value for name, value in facts.items() if value is not None}
 
 

@@ -5,7 +5,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,11 +109,18 @@ def _terms(dataset: Dataset) -> Counter[tuple[str, provenance.Origin | None]]:
     """
     pairs = zip(dataset["source"], dataset["image_id"], strict=True)
     return Counter(
-        (source, provenance.ORIGINS.get(source) if _NUMBERED.match(image_id) else None) for source, image_id in pairs
+        (source, provenance.terms(source) if _NUMBERED.match(image_id) else None) for source, image_id in pairs
     )
 
 
-def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Sequence[str] = ()) -> tuple[dict, dict]:
+def prepare(
+    shipped: Dataset,
+    policy: str,
+    license: str,
+    *,
+    unreadable: Sequence[str] = (),
+    left_out: Mapping[str, Mapping] = {},
+) -> tuple[dict, dict]:
     """Repair and split a data set, and gather what its card says.
 
     Returns:
@@ -123,7 +130,7 @@ def prepare(shipped: Dataset, policy: str, license: str, *, unreadable: Sequence
     Raises:
         UsageError: no such policy, or a diagnosis has so few groups that a side has none of it.
     """
-    prepared = link_and_repair(shipped, policy, unreadable=unreadable)
+    prepared = link_and_repair(shipped, policy, unreadable=unreadable, left_out=left_out)
     dataset = prepared.dataset
     parts, by_license = _parts(prepared), provenance.Origin(license, "as the source asks for it")
     return parts, {

@@ -121,16 +121,14 @@ def _front_matter(metrics: dict) -> str:
 
 def _licence(data: dict) -> str:
     """The licence of the weights as the Hub names it: the strictest that the images ask for."""
-    names = data["trained_on"]
-    if not provenance.ORIGINS.keys() >= set(names):
-        return "other"
-    return provenance.strictest(provenance.ORIGINS[name].license for name in names)
+    terms = [provenance.terms(name) for name in data["trained_on"]]
+    return provenance.strictest(origin.license for origin in terms if origin) if all(terms) else "other"
 
 
 def _credits(data: dict) -> list[str]:
     """The credits of the pictures; drawn ones need none."""
-    names = [name for name in data["trained_on"] if name in provenance.ORIGINS and name != provenance.GENERATED]
-    return [provenance.ORIGINS[name].credit for name in names]
+    terms = [provenance.terms(name) for name in data["trained_on"] if name != provenance.GENERATED]
+    return list(dict.fromkeys(origin.credit for origin in terms if origin))
 
 
 def _results(name: str, split: dict, data: dict) -> list[EvalResult]:

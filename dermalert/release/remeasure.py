@@ -34,7 +34,7 @@ def settings(config: Config) -> Config:
     figures = release_folder.find_metrics(_source(config))
     if figures is None:
         raise UsageError(f"--weights_from '{config.weights_from}' is no dermalert release: name a release's folder.")
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    defaults = dataclasses.asdict(Config())
     own = {name: value for name, value in figures["training"]["settings"].items() if name in defaults}
     given = [f"--{name}" for name, value in own.items() if getattr(config, name) not in (value, defaults[name])]
     if given:

@@ -5,6 +5,7 @@ from datasets import Dataset
 from support.pictures import put, write_table
 
 from dermalert.data import hub_datasets, loading, table_columns
+from dermalert.data.records import Selection
 
 LABELS = ("melanoma", "nevus")
 TEST_WORDS = ["Hold-Out 2", "blind_test", "testB", "ISIC2016 Test Images", "TESTSET"]
@@ -24,7 +25,7 @@ def of(i: int, **cells) -> dict:
 def records(rows: list[dict], split: str) -> list:
     """What is read of rows of a data set of the Hub."""
     columns = table_columns.columns_of(list(rows[0]))
-    return list(hub_datasets._records(Dataset.from_list(rows), split, columns, [""] * len(rows), first=0))
+    return list(hub_datasets._records(Dataset.from_list(rows), split, columns, [""] * len(rows), Selection(), first=0))
 
 
 def load(root):

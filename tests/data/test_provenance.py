@@ -42,3 +42,19 @@ def test_without_a_number_the_attribution_counts_before_the_folder():
     assert provenance.origin("mole", "folder", "St Elsewhere") == "St Elsewhere"
     assert provenance.origin("mole", "folder", "unknown") == "folder"
     assert provenance.origin("mole", "folder", BARCELONA) == f"a folder {BARCELONA}"
+    assert provenance.origin("mole", "HAM10000, scanned") == "a folder HAM10000, scanned"
+
+
+def test_close_ups_are_a_source_of_their_own_under_their_clinics_terms():
+    made = {"attribution": "MILK study team"}
+    assert provenance.source("ISIC_9005347", "folder", **made) == "MILK10k"
+    close_up = provenance.source("ISIC_9005347", "folder", image_type="clinical: close-up", **made)
+    assert close_up == "MILK10k, clinical: close-up"
+    assert provenance.terms(close_up) == provenance.ORIGINS["MILK10k"]
+    assert provenance.terms("my clinic, clinical: close-up") is None
+
+
+def test_of_two_tables_the_one_that_names_the_clinic_counts():
+    assert provenance.finer("newer ISIC archive", BARCELONA) == BARCELONA
+    assert provenance.finer(BARCELONA, "newer ISIC archive") == BARCELONA
+    assert provenance.finer("newer ISIC archive", "a folder") == "newer ISIC archive"

@@ -9,7 +9,7 @@ from support.training import quick
 import train_hf
 from dermalert.config import Config, parse
 from dermalert.errors import run_command
-from dermalert.release import release_folder
+from dermalert.release import release_folder, remeasure
 
 pytestmark = pytest.mark.integration
 
@@ -72,6 +72,14 @@ def test_settings_that_the_release_decides_are_refused(old, pictures, tmp_path, 
     config = asked(pictures, old, tmp_path / "anew", "--epochs", "3", "--split_seed", "4")
     assert run_command(lambda: train_hf.main(config)) == 2
     assert "leave out --epochs, --split_seed" in capsys.readouterr().err
+
+
+def test_the_kinds_of_pictures_are_those_of_the_release(tmp_path, request):
+    figures = release_folder.read_metrics(request.config.rootpath / "space/model")
+    figures["training"]["settings"]["image_types"] = ["dermoscopic", "clinical"]
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation/metrics.json").write_text(json.dumps(figures))
+    assert remeasure.settings(Config(weights_from=str(tmp_path))).image_types == ["dermoscopic", "clinical"]
 
 
 def test_what_is_no_release_is_refused(tmp_path, capsys):
