@@ -117,6 +117,9 @@ class _Folder:
         against = []
         for path, row, table in self._rows():
             facts, before = table_cells.facts_of(row, table.columns, nobody), by_path.get(path)
+            other = _other_archive_id(before.get("lesion_id"), facts.get("lesion_id")) if before else None
+            if before and other:
+                before, facts = before | {"other_lesion_id": other}, facts | {"lesion_id": before["lesion_id"]}
             if before and not all(map(_agree, map(facts.get, _WHOSE), map(before.get, _WHOSE))):
                 against.append(os.path.relpath(path, self.root))
             by_path[path] = facts | before if before else facts
@@ -165,6 +168,13 @@ class _Folder:
         return list(
             {folder_files.stem(path): os.path.basename(path) for path in self.images if path not in matched}.values()
         )
+
+
+def _other_archive_id(one: str | None, other: str | None) -> str | None:
+    """The second id of a lesion where both are the archive's, such as `HAM_0000897` beside `IL_5004938`."""
+    if not (one and other and identifiers.is_archive_id(one) and identifiers.is_archive_id(other)):
+        return None
+    return other if one.partition("_")[0] != other.partition("_")[0] else None
 
 
 def _agree(one: str | None, other: str | None) -> bool:

@@ -40,12 +40,15 @@ _PART = 2000  # rows made at once
 _NAMED = {"named": Value("string")}
 """Under which of the names a row was loaded, where copies are not merged."""
 
+_IDS = ("lesion_id", "other_lesion_id", "patient_id")
+
 _IMAGES = Features({"image": Image(decode=False)})
 
 _ROWS = pa.schema(
     [
         *(field for field in schema.FEATURES.arrow_schema if field.name not in ("image", "group")),
         pa.field("twins", pa.list_(pa.string())),
+        pa.field("other_lesion_id", pa.string()),
         pa.field("named", pa.string()),
         pa.field("number", pa.int64()),  # of the image among those of its source
     ]
@@ -141,7 +144,8 @@ def _with_groups(rows: pa.Table) -> pa.Table:
             strangers,
         )
     belongings = map(schema.belongings, _each(rows, "lesion_id", "patient_id", "image_id", "content"))
-    return rows.append_column("group", pa.array(splits.groups(belongings, _twins(rows)), pa.string()))
+    links = chain(_twins(rows), _renamed_lesions(rows))
+    return rows.append_column("group", pa.array(splits.groups(belongings, links), pa.string()))
 
 
 def _each(rows: pa.Table, *columns: str) -> Iterator[dict]:
@@ -170,6 +174,13 @@ def _twins(rows: pa.Table) -> Iterator[tuple[int, int]]:
     places = {name: i for i, name in enumerate(names) if name in meant}
     yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
     yield from _augmented_copies(names, rows["label"].to_pylist())
+
+
+def _renamed_lesions(rows: pa.Table) -> Iterator[tuple[int, int]]:
+    """Yield pairs of rows of one lesion, of which one knows it by another of the archive's ids too."""
+    renamed = [(i, lesion) for i, lesion in enumerate(rows["other_lesion_id"].to_pylist()) if lesion]
+    first = {lesion: i for i, lesion in enumerate(rows["lesion_id"].to_pylist()) if lesion} if renamed else {}
+    yield from ((i, first.setdefault(lesion, i)) for i, lesion in renamed)
 
 
 def _augmented_copies(names: list[tuple[str, str]], labels: list[int]) -> Iterator[tuple[int, int]]:
@@ -348,14 +359,14 @@ def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -
 
 
 def _own_ids(record: Record, *, of_archive: bool) -> dict[str, str]:
-    """Return lesion and patient under names that no other source uses.
+    """The lesion and patient under names that no other source uses.
 
     Only the archive's ids, `HAM_0000118`, `IP_0001234` and the like in a source of its images, and those of
     PAD-UFES-20's images are the same everywhere; another source's `patient_1` is another patient.
     """
     of_pad = pad_ufes(record.image_id)
     ids = dict(zip(("patient_id", "lesion_id"), of_pad, strict=True)) if of_pad else {}
-    ids |= {name: record.facts[name] for name in ("lesion_id", "patient_id") if record.facts.get(name)}
+    ids |= {name: record.facts[name] for name in _IDS if record.facts.get(name)}
     return {
         name: value if of_pad or (of_archive and is_archive_id(value)) else f"{record.space or record.source}: {value}"
         for name, value in ids.items()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dermalert import taxonomy
-from dermalert.data import isic9
+from dermalert.data import identifiers, isic9
 from dermalert.errors import UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Selection:
     def leave_out(self, where: str, field: str, words: Counter[str]) -> None:
         """Count images that are left out of a source because of what a field says."""
         if words:
-            name = Path(where).resolve().name if Path(where).is_dir() else where
+            name = identifiers.clean(Path(where).resolve().name) if Path(where).is_dir() else where
             self._left_out[name][field].update(words)
 
     @property

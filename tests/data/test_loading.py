@@ -295,3 +295,19 @@ def test_rows_stand_beside_their_images(numbers):
     assert found["age"][:] == [None] * len(numbers)
     files = found.cast_column("image", loading.Image(decode=False))["image"]
     assert [image["bytes"] for image in files] == [b"%d" % number for number in numbers]
+
+
+def test_a_lesion_under_two_of_the_archives_ids_is_one_group(tmp_path, caplog):
+    for folder, number in (("newer", "ISIC_0029306"), ("ham", "ISIC_0029307")):
+        (tmp_path / folder).mkdir()
+        picture(int(number[-1])).save(tmp_path / folder / f"{number}.png")
+    write_table(
+        tmp_path / "newer" / "metadata.csv", [{"isic_id": "ISIC_0029306", "dx": "nv", "lesion_id": "IL_5004938"}]
+    )
+    rows = [{"image_id": f"ISIC_002930{i}", "dx": "nv", "lesion_id": "HAM_0000897"} for i in (6, 7)]
+    write_table(tmp_path / "HAM10000_metadata.csv", rows)
+    write_table(tmp_path / "ham" / "HAM10000_metadata.csv", rows[1:])
+    dataset = loading.load([str(tmp_path / "newer"), str(tmp_path / "ham")])
+    assert dataset["lesion_id"] == ["IL_5004938", "HAM_0000897"]
+    assert len(set(dataset["group"])) == 1
+    assert "several lesions" not in caplog.text
