@@ -24,7 +24,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from dermalert.data import near_duplicates, schema, splits
 from dermalert.errors import RunError, UsageError, first_line
-from dermalert.hub.retries import HTTP_ERROR
+from dermalert.hub.retries import HTTP_ERROR, with_retries
 from dermalert.imaging.thumbnail import BLANK, contrast, fingerprints
 
 logger = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
         repo, tag = HubName.parse(str(model))
         revision = revision or tag
         try:
-            path = Path(hf_hub_download(repo, EXPOSURE, revision=revision))
+            path = Path(with_retries(hf_hub_download, repo, EXPOSURE, revision=revision))
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the Hub does not answer
             if constants.HF_HUB_OFFLINE and not _may_have_a_list(repo, revision):
                 return {}
