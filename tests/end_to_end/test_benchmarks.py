@@ -72,6 +72,7 @@ def leave_out(clinics, tiny_vit, tmp_path):
     return run
 
 
+@pytest.mark.long
 def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was_chosen(
     leave_out, clinics, tmp_path, monkeypatch, capsys
 ):
@@ -146,6 +147,7 @@ def test_a_source_that_is_not_there_is_refused(leave_out, capsys):
     assert "'nowhere' is none of the sources: here, there." in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_rows_are_trained_compared_and_kept(clinics, tmp_path):
     rows = settings(clinics[:1], tmp_path, image_size=32, seeds=1, rows=[0, 5])
     with quick():
