@@ -1,4 +1,4 @@
-# Each target sets up what it needs in .venv; the second time that takes a moment.
+# Each target sets up what it needs in .venv, `space` in .venv-space; the second time that takes a moment.
 PYTHON ?= python3
 BIN := .venv/bin
 RELEASE ?= $(MODEL_ID)
@@ -19,6 +19,12 @@ export MALLOC_TOP_PAD_ ?= 268435456
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# What serves and no more, in the versions that the Space has on the Hub: half of .venv.
+.venv-space/ready: space/requirements.txt
+	$(PYTHON) -m venv .venv-space
+	.venv-space/bin/python -m pip install --quiet --requirement space/requirements.txt
 	@touch $@
 
 demo: .venv/ready ## fine-tune on generated lesions and print what to do next
@@ -56,8 +62,8 @@ test-oldest-hub: .venv/ready ## the tests of what talks to the Hub, with the old
 		tests/hub tests/publishing/test_models.py tests/publishing/test_spaces.py tests/data/test_hub_datasets.py \
 		tests/training/test_checkpoint_sync.py $(PYTEST_ARGS)
 
-space: .venv/ready ## open the Space locally with RELEASE, by default the bundled one
-	MODEL_ID=$(RELEASE) $(BIN)/python space/app.py
+space: .venv-space/ready ## open the Space locally with RELEASE, by default the bundled one
+	MODEL_ID=$(RELEASE) .venv-space/bin/python space/app.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -70,4 +76,4 @@ docs: .venv/ready ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## all that the other targets made
-	rm -rf .venv .venv-oldest runs site .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-oldest .venv-space build runs site .pytest_cache .ruff_cache *.egg-info

@@ -14,9 +14,8 @@ _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]*)\)")
 
 
 def pages(root: Path) -> list[Path]:
-    """What people read on GitHub and on the site; the cards are templates."""
-    names = [*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("benchmarks/*.md")]
-    return sorted(name for name in names if not name.stem.endswith("_card"))
+    """What people read on GitHub and on the site."""
+    return sorted([*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("benchmarks/*.md")])
 
 
 def long_sentences(text: str) -> Iterator[str]:

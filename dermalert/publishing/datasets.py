@@ -25,7 +25,7 @@ from dermalert.errors import UsageError, first_few
 from dermalert.hub import client
 from dermalert.release import card
 
-_TEMPLATE = Path(__file__).parents[2] / "dataset_card.md"
+_TEMPLATE = Path(__file__).with_name("dataset_card.md")
 # What belongs to a published data set: nothing else is uploaded, and nothing else is deleted from a repository.
 _OURS = [CARD, "audit.json", "data/*.parquet"]
 _ROWS = 50  # images in memory at once, and in a row group

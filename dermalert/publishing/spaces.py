@@ -115,6 +115,8 @@ def _parts(model: str) -> tuple[str, str]:
 
 def check_front_matter(folder: Path) -> None:
     """Refuse a Space whose README the Hub would build otherwise than what runs here, or not at all."""
+    if not (folder / CARD).is_file():
+        raise UsageError("The wheel has no files of a Space: run deploy-space in a clone of the repository.")
     try:
         data = SpaceCard.load(folder / CARD).data.to_dict()
     except (ValueError, yaml.YAMLError) as error:

@@ -16,7 +16,7 @@ from dermalert.data import provenance
 from dermalert.evaluation import subgroups
 from dermalert.formatting import COMPARED, at_most, percent, percent_at_least, percent_at_most
 
-_CARD = Path(__file__).parents[2] / "model_card.md"
+_CARD = Path(__file__).with_name("model_card.md")
 
 _MEANINGS = {
     "official_test": "the test split that the data set ships, as it is, with its labels as they are",

@@ -490,6 +490,11 @@ def test_metadata_that_the_hub_would_build_otherwise_are_refused(case, tmp_path)
         spaces.check_front_matter(folder)
 
 
+def test_an_installed_copy_without_the_files_of_a_space_says_where_to_deploy_from(tmp_path):
+    with pytest.raises(UsageError, match="in a clone of the repository"):
+        spaces.check_front_matter(tmp_path)
+
+
 # The whole way
 
 

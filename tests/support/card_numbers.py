@@ -8,7 +8,7 @@ from dermalert_space.reader_studies import READERS
 from dermalert.data import provenance
 from dermalert.release import card
 
-TEMPLATE = Path(card.__file__).parents[2] / "model_card.md"
+TEMPLATE = Path(card.__file__).with_name("model_card.md")
 EVERYTHING = frozenset(
     f"{name}.png"
     for name in ("learning_curves", "roc", "alert_trade_off", "per_class", "confusion", "reliability", "artefacts")

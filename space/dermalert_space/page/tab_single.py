@@ -64,7 +64,7 @@ def image_input(label: str, alt_text: str, *, elem_id: str) -> gr.Image:
 
 def _add_examples(picture: gr.Image) -> None:
     """Add what a visitor can try who has no image at hand."""
-    shown = examples.read(examples.FOLDER) if examples.FOLDER.is_dir() else []
+    shown = examples.read(examples.FOLDER) if (examples.FOLDER / examples.TABLE).is_file() else []
     with gr.Row(elem_id="examples"):
         for example in shown:
             with gr.Column(min_width=110):
