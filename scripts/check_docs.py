@@ -15,7 +15,8 @@ _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]*)\)")
 
 def pages(root: Path) -> list[Path]:
     """What people read on GitHub and on the site."""
-    return sorted([*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("benchmarks/*.md")])
+    names = {*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("benchmarks/*.md")}
+    return sorted(names - {root / "model_card.md"})  # a template
 
 
 def long_sentences(text: str) -> Iterator[str]:

@@ -63,6 +63,6 @@ def test_what_lies_in_another_folder_is_no_part_of_a_release(name, ours):
 
 
 def test_one_wording_says_that_it_is_no_device():
-    for name in ("README.md", "dermalert/release/model_card.md", "space/README.md"):
+    for name in ("README.md", "model_card.md", "space/README.md"):
         text = (REPOSITORY / name).read_text()
         assert NOT_A_DEVICE in text or "{{ not_a_device }}" in text, name
