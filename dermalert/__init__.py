@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+import dermalert_space  # noqa: F401  # before ONNX Runtime, whose telemetry it turns off
+
 
 def commit() -> str | None:
     """Return the commit of the code that runs, with `+` where files differ from it; None where it is no checkout."""

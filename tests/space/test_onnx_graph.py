@@ -1,6 +1,8 @@
 """The graph that serves a release: it answers as torch does with the release's own weights, or is refused."""
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from dermalert_space.release import NoRelease, Release
 from huggingface_hub import HfApi
 from onnx import TensorProto, helper
 from support.networks import ARCHITECTURES, PATCHES, TOKENS, edited, replaced, saved, with_graph
+from support.paths import REPOSITORY
 from support.pictures import class_folders
 from support.releases import make_image, make_release
 from transformers import (
@@ -327,3 +330,10 @@ def test_a_model_whose_export_answers_otherwise_is_refused_before_the_training(t
     model.__class__ = Odd
     with pytest.raises(UsageError, match=r"cannot be exported to ONNX \(gives other answers .*\): add --onnx none"):
         onnx_export.check(model, ViTImageProcessorPil(size={"height": 32, "width": 32}), "serving")
+
+
+@pytest.mark.parametrize("package", ["dermalert", "dermalert_space"])
+def test_onnx_runtime_neither_keeps_nor_sends_telemetry(package, tmp_path):
+    own = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "space")])}
+    subprocess.run([sys.executable, "-c", f"import {package}, onnxruntime"], env=own, check=True)
+    assert not list(tmp_path.rglob("*"))  # while it is imported, it would write there what it is about to send
