@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from datasets import Dataset
 from dermalert_space import contract
@@ -90,11 +91,17 @@ class Development:
         return (
             self.description
             | {"shipped": schema.describe(self.prepared.shipped), "repair": self.prepared.repair.to_json()}
-            | {"external": external_report}
+            | {"external": external_report, "hub_datasets": _hub_names(self.config.dataset)}
             | {"base_model_learnt_from": "known" if self.base_exposure else "not known"}
             | {"official_test_known_to_base": int(exposed.sum())}
             | splits.describe(self.splits, seed)
         )
+
+
+def _hub_names(datasets: Iterable[str]) -> list[str]:
+    """The data sets of the Hub among those that a configuration names; folders stay out of what is published."""
+    on_hub = (name for name in datasets if contract.is_hub_name(name) and not Path(name).exists())
+    return [contract.HubName.parse(name).repo for name in on_hub]
 
 
 def load(config: Config) -> Development:

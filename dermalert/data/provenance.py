@@ -23,6 +23,8 @@ class Origin:
     here, so that the strictest is stated."""
     credit: str
     """Who is to be named, with the paper."""
+    centres: str = "not recorded"
+    """Where the images were made, as the paper says."""
 
 
 _ARCHIVE = "newer ISIC archive"
@@ -32,7 +34,11 @@ ORIGINS = {
         "cc-by-nc-4.0",
         "ISIC archive, International Skin Imaging Collaboration: Codella 2018, arXiv 1710.05006",
     ),
-    "HAM10000": Origin("cc-by-nc-4.0", "HAM10000: Tschandl, Rosendahl and Kittler 2018, doi 10.1038/sdata.2018.161"),
+    "HAM10000": Origin(
+        "cc-by-nc-4.0",
+        "HAM10000: Tschandl, Rosendahl and Kittler 2018, doi 10.1038/sdata.2018.161",
+        "Medical University of Vienna, Austria; a skin cancer practice in Queensland, Australia",
+    ),
     _ARCHIVE: Origin(
         "cc-by-nc-4.0",
         "ISIC archive, BCN20000 and ISIC 2020: Combalia 2019, arXiv 1908.02288; Rotemberg 2021, arXiv 2008.07360",
@@ -41,11 +47,13 @@ ORIGINS = {
         "cc-by-nc-4.0",
         "MILK10k: MILK study team 2025, ISIC archive, doi 10.34970/648456; Tschandl 2026, "
         "doi 10.1016/j.jid.2025.06.1594",
+        "five centres; which of them made an image is not published",
     ),
     "Hospital Clínic de Barcelona": Origin(
         "cc-by-nc-4.0",
         "Department of Dermatology, Hospital Clínic de Barcelona, ISIC archive: BCN20000, Hernández-Pérez 2024, "
         "doi 10.1038/s41597-024-03387-w",
+        "Hospital Clínic de Barcelona, Spain",
     ),
     "International Dermoscopy Society": Origin("cc-by-nc-4.0", "International Dermoscopy Society, ISIC archive"),
     # CC BY, CC-0 and, of ISIC 2020, CC BY-NC.
@@ -63,7 +71,7 @@ ORIGINS = {
         "(CC BY and CC BY-NC)",
     ),
     "PAD-UFES-20": Origin("cc-by-4.0", "PAD-UFES-20: Pacheco 2020, doi 10.1016/j.dib.2020.106221"),
-    GENERATED: Origin("apache-2.0", "drawn by dermalert"),
+    GENERATED: Origin("apache-2.0", "drawn by dermalert", "none"),
 }
 """By name; a folder that is called so proves nothing, see `origin`."""
 

@@ -1,8 +1,8 @@
 """The figures of a release that a clinician reads: its metrics and predictions in, PNG files out.
 
-All of them are as wide as a model card on the Hub, about 700 pixels, at twice that resolution; their colours are told
-apart by the colour-blind (Okabe & Ito 2008). What is undefined (a split without melanoma, a release without a
-threshold) is left out of its figure, or the figure is not drawn.
+All of them are as wide as a model card on the Hub, about 700 pixels, at twice that resolution, in letters that can be
+read on a phone; the colour-blind can tell their colours apart (Okabe & Ito 2008). What is undefined (a split without
+melanoma, a release without a threshold) is left out of its figure, or the figure is not drawn.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ from dermalert.evaluation.metrics import predictive_values, roc_steps, top_label
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
-_COLOURS = 64  # with those between two of them, at the edges of lines
-_WIDTH = 7.0  # inches: on a card of 700 pixels, 10 points are 14 pixels
+_COLOURS = 40  # with those between two of them, at the edges of lines
+_WIDTH = 5.6  # inches: 10 points are 9 pixels of a phone that is 360 wide, and 17 on a card of 700
 _STYLE: list[str | dict[str, object]] = [
     "default",  # whatever the reader's own matplotlibrc says
     {
@@ -43,7 +43,9 @@ _STYLE: list[str | dict[str, object]] = [
         "font.size": 10,
         "grid.alpha": 0.3,
         "legend.frameon": False,
-        "savefig.dpi": 200,
+        "figure.titlesize": "large",
+        "figure.titleweight": "bold",
+        "savefig.dpi": 250,
     },
 ]
 
@@ -92,10 +94,13 @@ def draw(folder: Path, report: dict, predictions: pa.Table, history: Sequence[di
 
 
 def _save(figure: Figure, file: Path) -> None:
-    """Write a figure in a few colours: a third of the bytes, which depend on what is drawn only."""
+    """Write a figure in a few colours: a third of the bytes, which depend on what is drawn only.
+
+    The octree keeps the colour of a small mark; the median cut would give it that of its neighbours.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer)
-    picture = Image.open(buffer).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+    picture = Image.open(buffer).convert("RGB").quantize(_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     picture.save(file, optimize=True)
 
 
@@ -106,11 +111,18 @@ def _images(predictions: pa.Table, split: str) -> _Images:
     return _Images(truth, probabilities, np.array(rows["group"].to_pylist()))
 
 
+def _figure(title: str, height: float) -> Figure:
+    """An empty figure with a title, some inches high."""
+    figure = Figure(figsize=(_WIDTH, height))
+    figure.suptitle(title, x=0.02, horizontalalignment="left")
+    return figure
+
+
 def _learning_curves(history: Sequence[dict]) -> Figure | None:
     """Draw loss and balanced accuracy by epoch, of the validation split and of as many training images as they are."""
     if not any("eval_validation_loss" in row for row in history):
         return None
-    figure = Figure(figsize=(_WIDTH, 3.2))
+    figure = _figure("Learning curves", 3.0)
     axes = figure.subplots(1, 2)
     for axis, metric in zip(axes, ("loss", "balanced_accuracy"), strict=True):
         for part, colour, line in (("train", _BLUE, "--"), ("validation", _ORANGE, "-")):
@@ -136,18 +148,18 @@ def _roc_figure(held_out: dict, images: _Images, threshold: float | None, *, rea
     panels = {name: panel for name, panel in panels.items() if melanoma.any() and panel[0].any()}
     if not panels:
         return None
-    figure = Figure(figsize=(_WIDTH, 5.3))
+    figure = _figure("ROC of melanoma, held-out images", 5.6)
     axes = np.ravel(figure.subplots(1, len(panels)))
     for axis, (name, (others, specificity, area, task)) in zip(axes, panels.items(), strict=True):
         among = melanoma | others
         _roc_curve(axis, melanoma[among], score[among], images.groups[among])
         if threshold is not None:
-            label = f"this release's alert threshold ({threshold_share(threshold)}), without abstention"
+            label = f"its alert threshold ({threshold_share(threshold)}), without abstention"
             _point(axis, _read(held_out, specificity), _read(held_out, "sensitivity"), _ORANGE, label=label)
         if readers:
             _readers(axis, task)
         counts = f"{melanoma.sum()} and {others.sum()} images"
-        axis.set_title(f"Melanoma against {name}\n{counts}\nAUROC {format_estimate(held_out['melanoma'][area])}")
+        axis.set_title(f"Against {name}\n{counts}\nAUROC {format_estimate(held_out['melanoma'][area])}")
         axis.set(xlabel="specificity", ylabel="sensitivity", xlim=(1.02, -0.02), ylim=(-0.02, 1.02), box_aspect=1)
     entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside lower left")
@@ -191,7 +203,7 @@ def _readers(axis: Axes, task: str) -> None:
     for readers, marker in zip(READERS, "^sD", strict=True):
         if readers.task != task:
             continue
-        name = f"{readers.who}, {readers.task}, on other lesions ({readers.source.split(',')[0]})"
+        name = f"{readers.who}, {readers.task},\non other lesions ({readers.source.split(',')[0]})"
         axis.plot(readers.specificity, readers.sensitivity, marker, color="black", mfc="white", label=name, zorder=3)
 
 
@@ -204,7 +216,7 @@ def _alert_trade_off(held_out: dict, images: _Images, threshold: float | None) -
     at_threshold = [_read(held_out, name) for name in ("sensitivity", "specificity")]
     values = [figure.value for figure in at_threshold if figure.value is not None]
     marked = threshold is not None and len(values) == len(at_threshold)
-    figure = Figure(figsize=(_WIDTH, 4.8))
+    figure = _figure("What a threshold costs", 4.4)
     axis = figure.subplots()
     for prevalence, (colour, line) in _PREVALENCES.items():
         label = f"{100 * prevalence:.0f} % melanomas"
@@ -217,14 +229,14 @@ def _alert_trade_off(held_out: dict, images: _Images, threshold: float | None) -
         )
     axis.set(xlabel="alerts per 100 images", ylabel="melanomas missed of 100 melanomas", xlim=(0, 101), ylim=(-2, 101))
     counts = f"{melanoma.sum()} melanomas and {(~melanoma).sum()} other held-out images"
-    axis.set_title(f"What a threshold costs, on {counts}")
+    axis.set_title(counts)
     if marked and threshold is not None:
         axis.plot(
             [],
             [],
             "o-",
             color="black",
-            label=f"this release's threshold ({threshold_share(threshold)}), without abstention, 95 % interval",
+            label=f"the release's threshold ({threshold_share(threshold)}),\nwithout abstention, 95 % interval",
         )
     axis.legend(title="If the images hold", alignment="left")
     return figure
@@ -241,15 +253,15 @@ def _in_percent(share: Estimate) -> Estimate:
 def _per_class(held_out: dict) -> Figure:
     """Draw sensitivity and AUROC of each diagnosis."""
     per_class = held_out["per_class"]
-    figure = Figure(figsize=(_WIDTH, 4.4))
+    figure = _figure("Each diagnosis", 4.2)
     columns = {
-        "sensitivity (top diagnosis)": [per_class[name]["sensitivity"] for name in DIAGNOSES],
-        "AUROC (dotted: by chance)": [per_class[name]["auroc"] for name in DIAGNOSES],
+        "sensitivity\n(top diagnosis)": [per_class[name]["sensitivity"] for name in DIAGNOSES],
+        "AUROC\n(dots: chance)": [per_class[name]["auroc"] for name in DIAGNOSES],
     }
     axes = _forest(figure, [f"{name}, n = {per_class[name]['n']}" for name in DIAGNOSES], columns)
     axes[1].axvline(0.5, linestyle=":", color=_GREY)
     for axis in axes:
-        axis.set(xlim=(-0.03, 1.03), xticks=np.linspace(0, 1, 5))
+        axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
         axis.xaxis.set_major_formatter("{x:g}")
     return figure
 
@@ -261,17 +273,17 @@ def _artefacts(held_out: dict) -> Figure | None:
         return None
     first = next(iter(artefacts.values()))
     names = {
-        "score_change": f"mean change, with its sign, of the\nmelanoma probability, {first['n']} images",
-        "alerts_gained": f"share of {first['quiet']} others\nthat gain an alert",
-        "alerts_lost": f"share of {first['caught']} melanomas\nthat lose their alert",
+        "score_change": f"mean change\n(with its sign) of\nthe melanoma\nprobability,\n{first['n']} images",
+        "alerts_gained": f"share of\n{first['quiet']} others\nthat gain\nan alert",
+        "alerts_lost": f"share of\n{first['caught']} melanomas\nthat lose\ntheir alert",
     }
     columns = {text: [figures[name] for figures in artefacts.values()] for name, text in names.items()}
-    figure = Figure(figsize=(_WIDTH, 4.4))
+    figure = _figure("What artefacts do", 4.4)
     axes = _forest(figure, [name.replace("_", " ") for name in artefacts], columns)
     axes[0].axvline(0, linestyle=":", color=_GREY)
     for axis in axes[1:]:
         axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
-    axes[0].xaxis.set_major_locator(MaxNLocator(4))
+    axes[0].xaxis.set_major_locator(MaxNLocator(3))
     return figure
 
 
@@ -298,17 +310,17 @@ def _confusion(held_out: dict) -> Figure:
     images = np.array([held_out["per_class"][name]["n"] for name in DIAGNOSES])
     shares = counts / np.maximum(images, 1)[:, None]
     places, shades = range(len(DIAGNOSES)), LinearSegmentedColormap.from_list("", ["white", _BLUE])
-    figure = Figure(figsize=(_WIDTH, 5.2))
+    figure = _figure("Which diagnosis was taken for which", 5.0)
     axis = figure.subplots()
     axis.pcolormesh(places, places, shares, cmap=shades, vmin=0, vmax=1, edgecolors="#d9d9d9", linewidth=0.5)
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if shares[row, column] > 0.6 else "black"
         axis.text(column, row, counts[row, column], color=colour, ha="center", va="center")
     names = [f"{name}\n({short}), n = {n}" for name, short, n in zip(DIAGNOSES, _SHORT, images, strict=True)]
-    axis.set_xticks(places, _SHORT)
+    axis.set_xticks(places, _SHORT, rotation=90)
     axis.set_yticks(places, names)
     axis.set(xlabel="prediction (top diagnosis)", ylabel="truth")
-    axis.set_title("Held-out images; shade: share of the row")
+    figure.supxlabel("held-out images; shade: share of the row", fontsize="medium", color=_GREY)
     axis.invert_yaxis()
     axis.grid(False)
     return figure
@@ -319,21 +331,20 @@ def _reliability(held_out: dict, images: _Images) -> Figure:
     top, right = images.probabilities.max(1), images.probabilities.argmax(1) == images.truth
     melanoma, score = images.truth == _MELANOMA, images.probabilities[:, _MELANOMA]
     both = melanoma.any() and not melanoma.all()
-    figure = Figure(figsize=(_WIDTH, 4.2))
+    figure = _figure("Calibration, held-out images", 3.4)
     axes = np.ravel(figure.subplots(1, 1 + both))
     columns = top_label_bins(top)
     sizes, bins = _reliability_curve(axes[0], top, right, columns.argmax(1), images.groups), columns.shape[1]
     axes[0].text(0.5 / bins, -0.1, "n", ha="center", va="center")  # with nine labels no image is in the first bin
     for number, n in sizes.items():
-        axes[0].text((number + 0.5) / bins, -0.1, n, rotation=90, ha="center", va="center")
+        axes[0].text((number + 0.5) / bins, -0.1, n, rotation=90, ha="center", va="center", fontsize=9)
     axes[0].set(xlabel="probability of the top diagnosis", ylabel="share that are right")
     axes[0].set_title(f"Top diagnosis\nECE {format_estimate(held_out['calibration']['ece'], 3)}")
     if both:
         sizes = _reliability_curve(axes[1], score, melanoma, _quantile_bins(score), images.groups)
-        axes[1].text(0.5, -0.1, f"n = {_span(sizes)} at each point", ha="center", va="center")
         axes[1].set(xlabel="melanoma probability", ylabel="share that are melanomas")
-        axes[1].set_title(f"Melanoma\n{melanoma.sum()} of {len(melanoma)} images")
-    figure.supxlabel("held-out images; lines: 95 % intervals", fontsize="medium", color=_GREY)
+        axes[1].set_title(f"Melanoma, {melanoma.sum()} of {len(melanoma)}\nn = {_span(sizes)} a point")
+    figure.supxlabel("lines: 95 % intervals", fontsize="medium", color=_GREY)
     return figure
 
 

@@ -1,6 +1,8 @@
 """The card of a release: `model_card.md` filled with the numbers of `metrics.json`, and with no others."""
 
 import functools
+import re
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 
@@ -15,21 +17,23 @@ from huggingface_hub import EvalResult, ModelCardData
 from dermalert.data import provenance
 from dermalert.evaluation import subgroups
 from dermalert.formatting import COMPARED, at_most, percent, percent_at_least, percent_at_most
+from dermalert.release import checklist
 
 _CARD = Path(__file__).with_name("model_card.md")
 
 _MEANINGS = {
     "official_test": "the test split that the data set ships, as it is, with its labels as they are",
-    "clean_test": "its images without known kin in the shipped training split, under the ISIC archive's labels",
-    "out_of_fold": "each image answered by the one of several such models that had not learnt from it",
+    "clean_test": "its images unrelated to the shipped training split, under the ISIC archive's labels",
+    "out_of_fold": "each image predicted by the one of several such models that had not learnt from it",
 }
+_PREVALENCE = 0.05  # of melanomas, in the summary: about that of a clinic for suspect moles
 _JOBS = {
     "train": "weights",
     "validation": "early stopping, choice of recipe",
     "calibration": "temperature and prior, abstention, operating points",
     "held_out": "reported; the gate compares releases on it",
     "official_test": "reported; chose nothing",
-    "set_aside": "kin of the shipped test images, or known to the base model: not used",
+    "set_aside": "excluded: related to the shipped test images, or known to the base model",
 }
 _HEADLINE = {
     "images of melanoma": lambda split: str(split["melanoma"]["n"]),
@@ -60,7 +64,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
 
     held_out = metrics["splits"]["held_out"]
     tests = held_out.get("subgroup_sensitivity", {}).get("tests", [])
-    return render(
+    text = render(
         _CARD,
         metrics=metrics,
         differing=subgroups.differing([subgroups.SubgroupTest.read(test) for test in tests]),
@@ -68,8 +72,15 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         front_matter=_front_matter(metrics),
         licence=_licence(metrics["data"]),
         credits=_credits(metrics["data"]),
-        headline=list(_HEADLINE.items()),
-        meanings=_meanings(metrics),
+        title=_title(metrics),
+        prevalence=min(held_out["melanoma"]["predictive_values"], key=lambda p: abs(float(p) - _PREVALENCE)),
+        unseen=_unseen(metrics),
+        by_split=_by_split(metrics["splits"]),
+        by_diagnosis=_by_diagnosis(held_out["per_class"]),
+        by_diagnosis_and_split=_by_diagnosis_and_split(metrics["data"]["classes"]),
+        origins={name: provenance.ORIGINS.get(name) for name in metrics["data"]["trained_on"]},
+        checklist=checklist.items(metrics, external=bool(_unseen(metrics))),
+        meanings=[f"`{name}`: {text}." for name, text in _meanings(metrics).items() if name in metrics["splits"]],
         compared=COMPARED,
         jobs=_JOBS,
         readers=READERS,
@@ -78,11 +89,31 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
         shortcut_sentence=_shortcut_sentence(metrics),
         failures=_failures(held_out["failures"]),
     )
+    return _spaced(text)
 
 
 def render(template: Path, **given) -> str:
     """The card that a template makes of some values; a value that it lacks stops it."""
     return _compile(template).render(not_a_device=NOT_A_DEVICE, **given)
+
+
+def _spaced(text: str) -> str:
+    """A card with one blank line between blocks: without it Markdown takes a table or a list for text."""
+    matter, body = text.split("\n---\n", 1)
+    lines, in_code, before = [], False, ""
+    for line in body.splitlines():
+        fence = line.startswith("```")
+        begins = line.startswith("#") or _block(line) != _block(before)
+        if before and line and begins and not in_code and not line.startswith("  "):
+            lines.append("")
+        lines.append(line)
+        in_code, before = in_code != fence, line
+    return f"{matter}\n---\n" + re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
+
+
+def _block(line: str) -> str:
+    """What kind of block a line of Markdown is part of."""
+    return next((start for start in ("#", "|", "![", "<", "- ", "```") if line.startswith(start)), "")
 
 
 @functools.cache
@@ -104,18 +135,30 @@ def _compile(template: Path) -> jinja2.Template:
     return environment.from_string(template.read_text())
 
 
+def _title(metrics: dict) -> str:
+    """The name of the release, with its version; of generated lesions it says so."""
+    name = "dermalert demo (generated lesions)" if metrics["data"]["generated"] else "dermalert"
+    return f"{name} {metrics['version'] or '(not published)'}"
+
+
 def _front_matter(metrics: dict) -> str:
     data = metrics["data"]
+    base = HubName.parse(metrics["base_model"]).repo if "/" in metrics["base_model"] else None
+    results = [result for name, split in metrics["splits"].items() for result in _results(name, split, data)]
     return ModelCardData(
+        language="en",
         license=_licence(data),
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["dermalert"]
+        tags=["dermalert", "synthetic"]
         if data["generated"]
         else ["dermatology", "dermoscopy", "melanoma", "skin-lesion", "dermalert"],
-        base_model=HubName.parse(metrics["base_model"]).repo if "/" in metrics["base_model"] else None,
-        model_name=f"dermalert {metrics['version'] or '(not published)'}" + ", generated lesions" * data["generated"],
-        eval_results=[result for name, split in metrics["splits"].items() for result in _results(name, split, data)],
+        datasets=data.get("hub_datasets") or None,
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        metrics=sorted({result.metric_type for result in results}),
+        model_name=_title(metrics),
+        eval_results=results,
     ).to_yaml()
 
 
@@ -134,35 +177,62 @@ def _credits(data: dict) -> list[str]:
 def _results(name: str, split: dict, data: dict) -> list[EvalResult]:
     """The entries of a split in the Hub's `model-index`; a figure that is undefined has none."""
     figures = {
-        "accuracy": ("Accuracy", split["accuracy"]),
-        "balanced_accuracy": ("Balanced accuracy", split["balanced_accuracy"]),
-        "roc_auc": ("Macro AUROC", split["macro_auroc"]),
-        "melanoma_roc_auc": ("Melanoma AUROC", split["melanoma"]["auroc"]),
-        "expected_calibration_error": ("Expected calibration error", split["calibration"]["ece"]),
+        "Accuracy": ("accuracy", split["accuracy"]),
+        "Balanced accuracy": ("balanced_accuracy", split["balanced_accuracy"]),
+        "Macro AUROC": ("roc_auc", split["macro_auroc"]),
+        "Melanoma AUROC": ("roc_auc", split["melanoma"]["auroc"]),
+        "Expected calibration error": ("expected_calibration_error", split["calibration"]["ece"]),
     }
     made_of = data["external"][name.removeprefix("external/")] if name.startswith("external/") else data
     where = ", ".join(made_of["sources"])
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=f"dermalert-{made_of['fingerprint']}",
+            dataset_type="imagefolder",  # as the Trainer names what is no data set of the Hub
             dataset_name=f"{name} of {where} (n = {split['n']})",
             dataset_split=name,
             metric_type=kind,
             metric_name=title,
             metric_value=figure["value"],
-            metric_config=f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}"
-            if figure["low"] is not None
-            else None,
         )
-        for kind, (title, figure) in figures.items()
+        for title, (kind, figure) in figures.items()
         if figure["value"] is not None
     ]
 
 
+def _unseen(metrics: dict) -> dict[str, dict]:
+    """The reported splits whose images are all of sources that the release has not learnt from, by name."""
+    external, trained_on = metrics["data"]["external"], set(metrics["data"]["trained_on"])
+    names = [name for name, made_of in external.items() if not trained_on & set(made_of["sources"])]
+    return {name: split for name in names if (split := metrics["splits"].get(f"external/{name}"))}
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def _by_split(splits: Mapping[str, dict]) -> str:
+    head = ["figure", *(f"{name}, n = {split['n']}" for name, split in splits.items())]
+    return _table(head, [[title, *map(figure, splits.values())] for title, figure in _HEADLINE.items()])
+
+
+def _by_diagnosis(per_class: Mapping[str, dict]) -> str:
+    figures = {"sensitivity": "sensitivity", "specificity": "specificity", "auroc": "AUROC"}
+    rows = [[name, str(of["n"]), *(format_estimate(of[key]) for key in figures)] for name, of in per_class.items()]
+    return _table(["diagnosis", "n", *figures.values()], rows)
+
+
+def _by_diagnosis_and_split(classes: Mapping[str, Mapping[str, int]]) -> str:
+    """How many images of each diagnosis each split has."""
+    splits = list(dict.fromkeys(split for counts in classes.values() for split in counts))
+    rows = [[name, *(str(counts.get(split, "-")) for split in splits)] for name, counts in classes.items()]
+    return _table(["diagnosis", *(split.replace("_", " ") for split in splits)], rows)
+
+
 def _meanings(metrics: dict) -> dict[str, str]:
     others = [name for name in metrics["splits"] if name.startswith("external/")]
-    return _MEANINGS | dict.fromkeys(others, "another data set, without images that have kin among those learnt from")
+    return _MEANINGS | dict.fromkeys(others, "another data set, without images related to those learnt from")
 
 
 def _shortcut_sentence(metrics: dict) -> str:

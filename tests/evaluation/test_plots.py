@@ -135,6 +135,7 @@ def test_no_text_is_cut_or_too_small_for_a_card(times, release, figures):
             figure.draw_without_rendering()
             box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
             assert box.x0 > -0.01 and box.y0 > -0.01 and box.x1 < width + 0.01 and box.y1 < height + 0.01, name
+            assert figure.get_suptitle(), name
             assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9, name
 
 
@@ -280,7 +281,7 @@ def test_the_forest_shows_the_reports_figures_and_says_where_one_is_undefined(fi
 def test_artefacts_are_drawn_where_they_were_measured(figures):
     figure = figures["artefacts.png"]
     assert [len(points(axis)) for axis in figure.axes] == [2, 2, 0]
-    assert "dark corners" in words(figure) and "share of 150 others" in words(figure)
+    assert "dark corners" in words(figure) and "share of\n150 others" in words(figure)
 
 
 def test_generated_lesions_are_drawn_beside_no_reader_and_at_no_prevalence(release, figures):

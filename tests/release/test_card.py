@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.estimate import format_estimate
 from huggingface_hub import ModelCard
 from support.card_numbers import CONSTANTS, EVERYTHING, TEMPLATE, body, typed_by_hand
 from support.releases import figures
@@ -83,17 +84,19 @@ def test_the_model_index_is_what_the_hub_reads(tmp_path):
     (tmp_path / "README.md").write_text(card.render_card(figures()))
     results = ModelCard.load(tmp_path / "README.md").data.eval_results
     report = figures()["splits"]
-    found = {(result.dataset_split, result.metric_type): result.metric_value for result in results}
-    assert found["held_out", "melanoma_roc_auc"] == report["held_out"]["melanoma"]["auroc"]["value"]
-    assert found["external/clinic", "accuracy"] == report["held_out"]["accuracy"]["value"]
+    found = {(result.dataset_split, result.metric_name): result.metric_value for result in results}
+    assert found["held_out", "Melanoma AUROC"] == report["held_out"]["melanoma"]["auroc"]["value"]
+    assert found["external/clinic", "Accuracy"] == report["held_out"]["accuracy"]["value"]
     assert all("n = 80" in result.dataset_name for result in results)
+    assert {result.dataset_type for result in results} == {"imagefolder"}
+    assert not any(result.metric_config or result.metric_args for result in results)
 
 
 def test_a_figure_that_is_undefined_is_not_in_the_model_index():
     matter = yaml.safe_load(card.render_card(figures(melanomas=False)).split("---\n", 2)[1])
-    kinds = {metric["type"] for result in matter["model-index"][0]["results"] for metric in result["metrics"]}
-    assert "melanoma_roc_auc" not in kinds
-    assert "accuracy" in kinds
+    names = {metric["name"] for result in matter["model-index"][0]["results"] for metric in result["metrics"]}
+    assert "Melanoma AUROC" not in names
+    assert "Accuracy" in names
 
 
 @pytest.mark.parametrize(
@@ -229,8 +232,9 @@ def test_generated_lesions_stand_beside_no_dermatologist_and_at_no_prevalence():
     for words_of_skin in of_skin:
         assert words_of_skin not in text
         assert words_of_skin in real
-    assert yaml.safe_load(text.split("---\n", 2)[1])["tags"] == ["dermalert"]
-    assert ", generated lesions\n" in text
+    assert yaml.safe_load(text.split("---\n", 2)[1])["tags"] == ["dermalert", "synthetic"]
+    assert "\n# dermalert demo (generated lesions) v1.0.0\n" in text
+    assert "\n# dermalert v1.0.0\n" in real
     assert "generated lesions" not in real
 
 
@@ -281,3 +285,78 @@ def test_the_table_of_subgroups_has_their_lesions_as_served_where_they_were_comp
     table = card.render_card(with_subgroup(1.0)).split("## Subgroups")[1].split("\n## ")[0]
     assert "sensitivity and specificity without abstention" in table
     assert table.count("0.85 [0.62-0.97] (n = 20) |") == 1
+
+
+def summary(text: str) -> dict[str, str]:
+    """The rows of the table on top, by their bold titles."""
+    rows = text.split("## How to use it")[0].splitlines()
+    return dict(re.findall(r"^\| \*\*([^|]*?)\*\*:? ?[^|]*\| (.*) \|$", "\n".join(rows), flags=re.M))
+
+
+def test_the_summary_says_for_whom_how_good_and_what_for_not():
+    report, served = with_subgroup(1.0), figures()["splits"]["held_out"]["melanoma"]
+    rows = summary(card.render_card(report, EVERYTHING))
+    assert "Photographs taken with a phone" in rows["Not for"]
+    assert format_estimate(served["lesions"]["sensitivity_as_served"]) in rows["Melanoma alert, as served"]
+    assert format_estimate(served["specificity_as_served"]) in rows["Melanoma alert, as served"]
+    assert "at least 95.1% with 95.0% confidence" in rows["Melanoma alert, as served"]
+    ppv = served["predictive_values"]["0.05"]["ppv"]
+    assert f"Of 100 alerts, {format_estimate(ppv, 0, times=100)} are melanomas" in rows["Where 5.0% are melanomas"]
+    assert "finds 17 of 20 melanomas" in rows["Weakest subgroup"]
+
+
+def test_an_unseen_clinic_is_one_whose_source_was_not_learnt_from():
+    report = figures()
+    measured = format_estimate(report["splits"]["external/clinic"]["melanoma"]["auroc"])
+    assert f"Melanoma AUROC {measured}" in summary(card.render_card(report))["At an unseen clinic"]
+    assert "| External validation | CLAIM, TRIPOD+AI | reported" in card.render_card(report)
+    report["data"]["trained_on"].append("clinic")
+    text = card.render_card(report)
+    assert summary(text)["At an unseen clinic"].startswith("Not measured in this release.")
+    assert "benchmarks/evaluation/sources.py" in summary(text)["At an unseen clinic"]
+    assert "| External validation | CLAIM, TRIPOD+AI | not done" in text
+
+
+def test_generated_lesions_promise_nothing_of_clinics():
+    report = figures()
+    report["data"] |= {"generated": True, "trained_on": ["generated"], "external": {}}
+    del report["splits"]["external/clinic"]
+    rows = summary(card.render_card(report, EVERYTHING))
+    assert rows["At an unseen clinic"] == "Not measured in this release."
+    assert rows["Not for"].startswith("Real skin.")
+    assert "Where 5.0% are melanomas" not in rows
+
+
+def test_markdown_reads_each_table_and_each_fold_as_one():
+    lines = card.render_card(figures(), EVERYTHING).splitlines()
+    opened = [i for i, line in enumerate(lines) if line == "<details>"]
+    assert len(opened) == lines.count("</details>") > 10
+    assert all(lines[i + 1].startswith("<summary>") and lines[i + 2] == "" for i in opened)
+    first_rows = [i for i, line in enumerate(lines) if line.startswith("|") and not lines[i - 1].startswith("|")]
+    assert len(first_rows) > 10
+    assert all(lines[i - 1] == "" and set(lines[i + 1]) <= set("| -") for i in first_rows)
+
+
+def test_the_front_matter_names_the_language_and_what_is_on_the_hub():
+    report = figures()
+    matter = yaml.safe_load(card.render_card(report).split("---\n", 2)[1])
+    assert (matter["language"], "roc_auc" in matter["metrics"]) == ("en", True)
+    assert not {"datasets", "base_model", "base_model_relation"} & matter.keys()
+    report["base_model"] = "google/vit@main"
+    report["data"]["hub_datasets"] = ["somebody/lesions"]
+    matter = yaml.safe_load(card.render_card(report).split("---\n", 2)[1])
+    assert (matter["base_model"], matter["base_model_relation"]) == ("google/vit", "finetune")
+    assert matter["datasets"] == ["somebody/lesions"]
+
+
+def test_the_figures_of_a_release_made_before_make_a_card():
+    report = figures()
+    for split in report["splits"].values():
+        for key in ("lesions", "specificity_as_served"):
+            split["melanoma"].pop(key, None)
+        for key in ("malignant", "subgroup_sensitivity", "balanced_accuracy_equal_priors"):
+            split.pop(key, None)
+        split["calibration"].pop("melanoma", None)
+    rows = summary(card.render_card(report, EVERYTHING))
+    assert "Melanoma alert, without abstention" in rows
+    assert rows["Weakest subgroup"] == "Not known: not measured in this release."

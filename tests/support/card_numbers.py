@@ -27,6 +27,8 @@ CONSTANTS = {
     "0 and 0.2",
     "80 %",
     "per 100 images",
+    "Of 100 alerts",
+    "Of 100 images",
     "HAM10000",
 }
 CONSTANTS |= {"under 30", "30 to 49", "50 to 69", "70 and over"}  # names of subgroups
