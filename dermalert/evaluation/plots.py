@@ -148,7 +148,7 @@ def _roc_figure(held_out: dict, images: _Images, threshold: float | None, *, rea
     panels = {name: panel for name, panel in panels.items() if melanoma.any() and panel[0].any()}
     if not panels:
         return None
-    figure = _figure("ROC of melanoma, held-out images", 5.6)
+    figure = _figure("ROC of melanoma, held-out images", 5.6 if readers else 4.3)
     axes = np.ravel(figure.subplots(1, len(panels)))
     for axis, (name, (others, specificity, area, task)) in zip(axes, panels.items(), strict=True):
         among = melanoma | others
