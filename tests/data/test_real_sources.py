@@ -7,6 +7,8 @@ import pytest
 from dermalert.data import loading
 from dermalert.taxonomy import DIAGNOSES
 
+pytestmark = pytest.mark.integration
+
 AK, BCC, DF, MEL, NV, PBK, SK, SCC, VASC = DIAGNOSES
 
 HOLDS = {

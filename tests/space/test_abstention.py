@@ -78,6 +78,7 @@ def test_a_channel_that_is_always_the_same_harms_nothing():
     assert np.isfinite(abstention.Abstention({}, fit_abstention.statistics_of(features)).distances(features)).all()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -98,6 +99,7 @@ def test_the_reason_is_named_and_the_probabilities_are_given_all_the_same(releas
     )
 
 
+@pytest.mark.integration
 def test_an_image_beyond_the_distance_is_unlike_those_learnt_from(copy):
     config = json.loads((copy / "config.json").read_text())
     config["refusal"]["thresholds"]["distance"] = 0.1
@@ -105,6 +107,7 @@ def test_an_image_beyond_the_distance_is_unlike_those_learnt_from(copy):
     assert "is unlike the dermoscopy images" in Release.load(copy).predict(lesions(1)[0]).abstained
 
 
+@pytest.mark.integration
 def test_as_many_calibration_images_are_declined_as_the_release_says(release, sides):
     told = release.model.config.refusal
     predictions = [release.predict(image) for image in sides["calibration"]["image"]]
@@ -114,6 +117,7 @@ def test_as_many_calibration_images_are_declined_as_the_release_says(release, si
     assert told["false_refusal_rate"] == pytest.approx((beyond + 5) / (n + 1))
 
 
+@pytest.mark.integration
 def test_lesions_like_those_are_judged(release, sides):
     predictions = release.predict_arrays(sides["validation"]["image"][:])
     assert np.mean([reason is not None for reason in predictions.abstained]) < 0.08
@@ -136,6 +140,7 @@ def test_a_release_that_says_nothing_of_it_declines_nothing(tmp_path):
     assert release.predict(Image.new("RGB", (40, 40))).abstained is None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("damage", ["missing", "empty", "another", "misshapen", "no threshold"])
 def test_damaged_statistics_are_named(copy, damage):
     path = copy / STATISTICS
@@ -155,6 +160,7 @@ def test_damaged_statistics_are_named(copy, damage):
         Release.load(copy)
 
 
+@pytest.mark.integration
 def test_statistics_of_another_model_are_named(copy):
     path = copy / STATISTICS
     statistics = load_file(path)
@@ -163,6 +169,7 @@ def test_statistics_of_another_model_are_named(copy):
         Release.load(copy)
 
 
+@pytest.mark.integration
 def test_what_is_unfit_is_declined_and_measured(release, sides):
     abstained = np.array(
         [reason is not None for reason in release.predict_arrays(sides["held_out"]["image"][:]).abstained]
