@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
-from dermalert_space.contract import EXPOSURE, HubName
+from dermalert_space.contract import CONFIG, EXPOSURE, HubName
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -209,7 +209,7 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
 
 def _may_have_a_list(repo: str, revision: str | None) -> bool:
     """Tell whether a model in the cache may be a release, by its config; any other has no list."""
-    config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    config = try_to_load_from_cache(repo, CONFIG, revision=revision)
     return not isinstance(config, str) or "dermalert" in json.loads(Path(config).read_text())
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import datasets
 import faiss
 import numpy as np
+from dermalert_space import files
 from dermalert_space.images import UnreadableImage, read_image
 from tqdm.auto import tqdm
 
@@ -107,8 +108,7 @@ def _cached(key: list, search: Callable[[], list[Pair]]) -> list[Pair]:
         return json.loads(file.read_text())
     pairs = search()
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(pairs))
+        files.write_json(file, pairs)
     return pairs
 
 
@@ -129,7 +129,7 @@ def _blocks(sources: np.ndarray, asks: np.ndarray) -> list[np.ndarray]:
 
 
 def _features(images: datasets.Dataset, file) -> np.ndarray:
-    """The features of each image, records of `FEATURES` in a file: 100,000 images would be 3 GB in memory."""
+    """The features of each image, records of `FEATURES` in a file: 100,000 images would be 1.7 GB in memory."""
     bar = tqdm(total=len(images), desc="Finding local features", unit=" images", delay=2)
     with ThreadPoolExecutor() as pool, bar:
         for chunk in _chunks(np.arange(len(images))):

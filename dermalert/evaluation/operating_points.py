@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from dermalert_space.contract import CONFIG
 from dermalert_space.release import Release
 from scipy import stats
 
@@ -25,7 +26,7 @@ def add(folder: Path, release: Release, calibration: SplitPredictions) -> Releas
         release: what is loaded from it.
         calibration: its predictions of the calibration split.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     config = json.loads(path.read_text()) | fit(release, calibration)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return Release.load(folder)

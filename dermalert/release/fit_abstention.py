@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from dermalert_space import abstention
-from dermalert_space.contract import STATISTICS
+from dermalert_space.contract import CONFIG, STATISTICS
 from dermalert_space.release import Predictions, Release
 from PIL import Image
 from safetensors.torch import save_file
@@ -39,7 +39,7 @@ def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) ->
     statistics = statistics_of(features_of(release, few, name="training images"))
     save_file(statistics, folder / STATISTICS)
     predictions, signals = examine(release, statistics, calibration)
-    path = folder / "config.json"
+    path = folder / CONFIG
     config = json.loads(path.read_text()) | {"refusal": thresholds(release, signals)}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     release = Release.load(folder)

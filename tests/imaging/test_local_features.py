@@ -49,7 +49,7 @@ def test_a_blank_image_has_no_features_and_lies_on_nothing(lesion):
     assert local_features.registration(blank, look(lesion)[1]) is None
 
 
-def test_features_are_the_strongest_and_the_same_each_time(lesion):
+def test_features_are_so_many_and_the_same_each_time(lesion):
     _, record = look(lesion)
     assert record["count"] == local_features.MOST
     assert record.tobytes() == look(lesion)[1].tobytes()
