@@ -9,6 +9,8 @@ from support.pictures import picture, write_table
 from dermalert.data import contamination, loading
 from dermalert.errors import RunError, UsageError
 
+pytestmark = pytest.mark.integration
+
 
 def rows(*images, **columns):
     """Images by number, each its own lesion unless `lesion_id` says otherwise."""

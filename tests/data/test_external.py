@@ -6,6 +6,8 @@ from support.pictures import class_folders, picture, write_table
 from dermalert.data import contamination, external, loading, near_duplicates, splits
 from dermalert.errors import UsageError
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):

@@ -21,6 +21,8 @@ from dermalert.evaluation.label_map import classes, read_label_map
 from dermalert.release import fit_abstention
 from dermalert.taxonomy import DIAGNOSES, MALIGNANT
 
+pytestmark = pytest.mark.integration
+
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MELANOMA, NEVUS = DIAGNOSES.index("melanoma"), DIAGNOSES.index("nevus")
 

@@ -29,6 +29,8 @@ from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import backbones, efficientnet_lite
 
+pytestmark = pytest.mark.integration
+
 
 def reference_features(weights: dict[str, torch.Tensor], repeats: list[int], pixels: torch.Tensor) -> torch.Tensor:
     """EfficientNet-Lite written straight from the package's tensors, with TensorFlow's SAME padding."""
