@@ -15,7 +15,7 @@ from dermalert.data.prepare import link_and_repair
 from dermalert.imaging import synthetic_lesions
 from dermalert.taxonomy import DIAGNOSES
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cache")]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,6 @@ def real_pairs(real_images) -> list[tuple[Path, Path]]:
     return [(one, files[other]) for one, other in pairs if other in files][::10]
 
 
-@pytest.mark.integration
 def test_nine_in_ten_lesions_that_two_real_archives_share_are_found_and_no_others(real_pairs):
     rows = [row(one.read_bytes(), i, "MILK10k") for i, (one, _) in enumerate(real_pairs)]
     rows += [row(other.read_bytes(), i, "HAM10000") for i, (_, other) in enumerate(real_pairs)]
