@@ -28,11 +28,12 @@ export MALLOC_TOP_PAD_ ?= 268435456
 	@touch $@
 
 demo: .venv/ready ## fine-tune on generated lesions and print what to do next
-	$(BIN)/python train_hf.py --dataset demo --output_dir runs/demo --image_size 96 --epochs 6
+	$(BIN)/python train_hf.py --dataset_name demo --output_dir runs/demo --image_size 96 --num_train_epochs 6
 
 model: .venv/ready ## train the bundled release from isic9/, isic2017/ and ham10000/ in DATA: an hour; called again, it goes on
-	$(BIN)/python train_hf.py --dataset $(DATA)/isic9 $(DATA)/isic2017 $(DATA)/ham10000 \
-		--base_model efficientnet-lite2 --epochs 10 --half_precision --onnx serving --output_dir runs/model
+	$(BIN)/python train_hf.py --dataset_name $(DATA)/isic9 $(DATA)/isic2017 $(DATA)/ham10000 \
+		--model_name_or_path efficientnet-lite2 --num_train_epochs 10 --store_dtype float16 --onnx serving \
+		--output_dir runs/model
 	# Called again when all is done, the release would be compared with itself.
 	test ! -d space/model || diff -rq space/model runs/model/release > /dev/null || \
 		$(BIN)/python -m dermalert compare space/model runs/model/release --record \

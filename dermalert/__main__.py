@@ -1,4 +1,4 @@
-"""`python -m dermalert`: the jobs beside training."""
+"""`python -m dermalert`: all jobs, as the command `dermalert`."""
 
 from dermalert.cli import app
 

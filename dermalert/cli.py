@@ -1,6 +1,8 @@
-"""The jobs beside training, as one command line: `python -m dermalert --help`."""
+"""All jobs, as one command line: `dermalert --help`, or `python -m dermalert --help`."""
 
 import os
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,12 +39,62 @@ class _Jobs(TyperGroup):
         raise typer.Exit(run_command(lambda: run(ctx)))
 
 
+OF_ANOTHER_PARSER = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
 app = typer.Typer(cls=_Jobs, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dermalert {metadata.version('dermalert')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
-    """Audit data sets of skin lesions, measure and publish releases, deploy Spaces."""
+def _commands(
+    _version: Annotated[
+        bool, Option("--version", callback=_say_version, is_eager=True, help="print the version, and exit")
+    ] = False,
+) -> None:
+    """Train on skin lesions, audit data sets, measure and publish releases, triage images, serve and deploy Spaces."""
+
+
+@app.command(context_settings=OF_ANOTHER_PARSER)
+def train(context: typer.Context) -> None:
+    """Fine-tune, measure and leave a release, as `train_hf.py` does: `train --help` lists its flags."""
+    import train_hf
+
+    train_hf.main(train_hf.parse(context.args, manual=train_hf.__doc__, prog="dermalert train"))
+
+
+@app.command(context_settings=OF_ANOTHER_PARSER)
+def triage(context: typer.Context) -> None:
+    """Predict files, folders and zip archives, the most urgent first: `triage --help` lists its flags."""
+    from dermalert_space.cli import main
+
+    raise typer.Exit(main(context.args, prog="dermalert triage"))
+
+
+@app.command()
+def space(
+    model: Annotated[
+        str | None,
+        Argument(
+            help="the release: a folder, or USER/REPO@TAG of the Hub; by default the bundled one", metavar="MODEL"
+        ),
+    ] = None,
+) -> None:
+    """Serve the page of a release on this machine."""
+    import signal
+
+    from dermalert_space import server
+
+    if model:
+        name, _, tag = model.partition("@")
+        is_folder = Path(model).exists()
+        os.environ |= {"MODEL_ID": model} if is_folder or not tag else {"MODEL_ID": name, "MODEL_REVISION": tag}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the uploads are removed then too
+    raise typer.Exit(server.main())
 
 
 @app.command()
@@ -183,7 +235,7 @@ def evaluate(
 def publish(
     run: Annotated[str, Argument(help="a run that has finished, or the folder of a release", metavar="RUN")],
     repo_id: ModelRepo,
-    version: Annotated[str, Option(help="tag of the release, above the last one", metavar="vX.Y.Z")],
+    tag: Annotated[str, Option("--tag", "--version", help="tag of the release, above the last one", metavar="vX.Y.Z")],
     accept_regression: Annotated[
         str | None,
         Option(
@@ -196,7 +248,7 @@ def publish(
     """Publish a release as a tag, unless it is worse than the one before; called again, it finishes the job."""
     from dermalert.publishing import models
 
-    typer.echo(models.publish(contract.find(run), repo_id, version, accept=accept_regression))
+    typer.echo(models.publish(contract.find(run), repo_id, tag, accept=accept_regression))
 
 
 @app.command()

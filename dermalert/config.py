@@ -1,70 +1,34 @@
-"""The settings of a training run, one field each; imported without what a training needs, so that --help is quick."""
+"""The settings of a training: all arguments of the Trainer, whose defaults are the recipe, and ours beside them."""
 
 import dataclasses
-import sys
-from argparse import RawDescriptionHelpFormatter
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from transformers import HfArgumentParser
+from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
 Augmentation = Literal["robust", "plain", "none"]
 Export = Literal["all", "serving", "none"]
 Sampling = Literal["classes-and-sources", "classes", "natural"]
 
 
-def _setting(default, help: str):
+def _setting(default, help: str, **of_the_flag):
+    metadata = {"help": help, **of_the_flag}
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: default, metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """The settings of a run."""
+@dataclasses.dataclass(kw_only=True)
+class DataArguments:
+    """Which images are trained on, and how they are read, repaired and split."""
 
-    dataset: list[str] = _setting(
-        ["demo"], "'demo' (generated lesions), folders, or data sets of the Hub (USER/NAME[@REVISION])"
+    dataset_name: list[str] = dataclasses.field(
+        metadata={"help": "'demo' (generated lesions), folders, or data sets of the Hub (USER/NAME[@REVISION])"}
     )
-    base_model: str = _setting(
-        "efficientnet-lite0",
-        "efficientnet-lite0|1|2, a folder, a run, or an image classifier of the Hub (USER/REPO[@TAG])",
-    )
-    weights_from: str | None = _setting(
-        None,
-        "a release whose weights are taken as they are instead of a training: abstention, operating points and figures "
-        "are made anew from its own images, which --dataset names; its settings are taken too",
-    )
-    output_dir: str = _setting("runs/demo", "folder of the run")
-    repair: Literal["archive", "drop-conflicts", "none"] = _setting(
+    label_repair: Literal["archive", "drop-conflicts", "none"] = _setting(
         "archive", "what is done about wrong labels: take the ISIC archive's, drop images under two labels, or nothing"
     )
-    image_size: int | None = _setting(None, "side of the input in pixels; by default the base model's own")
-    epochs: int = _setting(15, "passes over the training images, at most")
-    patience: int = _setting(8, "epochs without a lower calibrated loss on validation after which training stops")
-    batch_size: int = _setting(32, "images a step")
-    learning_rate: float = _setting(3e-4, "peak of the cosine schedule")
-    augment: Augmentation = _setting(
-        "robust",
-        "'plain' turns, mirrors, scales, shifts and recolours training images; 'robust' more so, and varies what tells "
-        "one clinic from another: sharpness, light, frame, dark corners, hair, rulers, JPEG",
-    )
-    sampling: Sampling = _setting(
-        "classes-and-sources",
-        "which training images are drawn: rare diagnoses more often, and the sources of one alike; or all alike",
-    )
-    rebalance: bool = _setting(
-        True, "train as if all diagnoses were equally common (balanced softmax); the calibration gives their mix back"
-    )
-    average: float = _setting(0.999, "decay, a step, of the moving average of the weights that is kept; 0: none")
-    half_precision: bool = _setting(
-        False, "round the weights to half precision before the calibration, so that the release has half the size"
-    )
-    onnx: Export = _setting(
-        "all",
-        "'serving' adds what the release is served by on a CPU; 'all' also the model for Transformers.js and others' "
-        "ONNX Runtime, in 8 bits too if that pays; 'none' is for a base model that cannot be exported",
-    )
-    seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
     split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
     folds: int = _setting(
         0, "train so many models more, each without one part of the data, and report their answers to it"
@@ -84,9 +48,101 @@ class Config:
     )
     streaming: bool = _setting(False, "read data sets of the Hub row by row, without their files on the disk")
     strict: bool = _setting(False, "refuse a data set with a file that is no image, instead of skipping it")
-    report_to: Literal["none", "tensorboard", "trackio"] = _setting("none", "where curves are recorded as they grow")
-    push_to_hub: str | None = _setting(None, "model repository, as USER/REPO")
-    version: str | None = _setting(None, "tag of the release, such as v1.0.0")
+
+
+@dataclasses.dataclass(kw_only=True)
+class ModelArguments:
+    """Which model is trained, and how its release is stored."""
+
+    model_name_or_path: str = _setting(
+        "efficientnet-lite0",
+        "efficientnet-lite0|1|2, a folder, a run, or an image classifier of the Hub (USER/REPO[@TAG])",
+    )
+    image_size: int | None = _setting(None, "side of the input in pixels; by default the base model's own")
+    weights_from: str | None = _setting(
+        None,
+        "a release whose weights are taken as they are instead of a training: abstention, operating points and figures "
+        "are made anew from its own images, which --dataset_name names; its settings are taken too",
+    )
+    store_dtype: Literal["float32", "float16"] = _setting(
+        "float32", "'float16' rounds the weights before the calibration, so that the release has half the size"
+    )
+    onnx: Export = _setting(
+        "all",
+        "'serving' adds what the release is served by on a CPU; 'all' also the model for Transformers.js and others' "
+        "ONNX Runtime, in 8 bits too if that pays; 'none' is for a base model that cannot be exported",
+    )
+
+
+@dataclasses.dataclass(kw_only=True)
+class RecipeArguments(TrainingArguments):
+    """Every argument of the Trainer, with the recipe as defaults; those it would break are in `flags.REFUSED`.
+
+    Settings alone: `training.arguments` makes the `TrainingArguments` of a run, once its processes are connected.
+    """
+
+    output_dir: str = _setting("", "folder of the run; by default runs/ and the name of the first data set")
+    num_train_epochs: float = _setting(15, "passes over the training images, at most")
+    early_stopping_patience: int = _setting(
+        8, "epochs without a lower calibrated loss on validation after which training stops"
+    )
+    per_device_train_batch_size: int = _setting(32, "images a step in each process")
+    per_device_eval_batch_size: int | None = _setting(  # type: ignore[assignment]
+        None, "images at once in each process when an epoch is evaluated; by default those of a step in all"
+    )
+    # A short warm-up, because the new head's first gradients are large; then down to nothing, in one curve.
+    learning_rate: float = _setting(3e-4, "peak of the schedule")
+    lr_scheduler_type: SchedulerType | str = _setting("cosine", "shape of the schedule")
+    warmup_steps: float = _setting(0.05, "steps up to the peak; below 1, as a share of all steps")
+    weight_decay: float = _setting(0.01, "of AdamW")
+    augmentation: Augmentation = _setting(
+        "robust",
+        "'plain' turns, mirrors, scales, shifts and recolours training images; 'robust' more so, and varies what tells "
+        "one clinic from another: sharpness, light, frame, dark corners, hair, rulers, JPEG",
+    )
+    # Rare diagnoses are drawn more often, and the loss takes out what that and the data teach of their frequencies.
+    sampling: Sampling = _setting(
+        "classes-and-sources",
+        "which training images are drawn: rare diagnoses more often, and the sources of one alike; or all alike",
+    )
+    logit_adjustment: bool = _setting(
+        True, "train as if all diagnoses were equally common (balanced softmax); the calibration gives their mix back"
+    )
+    # What is evaluated and saved after each epoch is a moving average of the weights: see `RecipeTrainer`.
+    ema_decay: float = _setting(0.999, "decay, a step, of the moving average of the weights that is kept; 0: none")
+    eval_strategy: IntervalStrategy | str = _setting("epoch", "when the model is evaluated: each epoch")
+    save_strategy: SaveStrategy | str = _setting("epoch", "when a checkpoint is saved: each epoch")
+    save_total_limit: int | None = _setting(2, "checkpoints that are kept: the last ones, and always the best")
+    logging_strategy: IntervalStrategy | str = _setting("epoch", "when the loss is recorded")
+    logging_steps: float | None = _setting(  # type: ignore[assignment]
+        None, "steps between two records of the loss; by default it is recorded once an epoch"
+    )
+    # Not balanced accuracy: it hangs on a handful of images of the rare diagnoses, and jumps from epoch to epoch.
+    metric_for_best_model: str | None = _setting("eval_validation_calibrated_loss", "what the epoch is chosen by")
+    greater_is_better: bool | None = _setting(False, "of that figure")
+    restore_callback_states_from_checkpoint: bool = _setting(True, "so that the patience survives a kill")
+    remove_unused_columns: bool = _setting(False, "the images are columns that no model's forward names")
+    dataloader_pin_memory: bool = _setting(False, "what is loaded lies on the device")
+    # It would wait for the device at each step, and hide what it finds.
+    logging_nan_inf_filter: bool = _setting(False, "leave losses that are no number out of the record")
+    seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
+    data_seed: int | None = _setting(None, "of the order of images alone; by default --seed")
+    bf16: bool | None = _setting(  # type: ignore[assignment]
+        None, "train in bfloat16; by default where the GPU computes in it", nargs="?", const=True
+    )
+    report_to: list[str] = _setting(["none"], "where curves are recorded: tensorboard, trackio, wandb and others")
+    project: str = _setting("dermalert", "under which trackio records")
+    disable_tqdm: bool | None = _setting(False, "draw no progress bars", nargs="?", const=True)
+    do_train: bool = _setting(True, "train")
+    do_eval: bool = _setting(True, "evaluate each epoch")
+    do_predict: bool = _setting(True, "predict the images held out")
+    push_to_hub: bool = _setting(False, "publish the release when it is done, as --hub_model_id at --tag")
+    hub_model_id: str | None = _setting(None, "model repository that the release goes to, USER/REPO")
+    hub_private_repo: bool | None = _setting(None, "make that repository private, if it is new", nargs="?", const=True)
+    hub_strategy: HubStrategy | str = _setting(
+        "end", "'checkpoint' pushes each checkpoint too, to --hub_model_id, as --checkpoints_to does"
+    )
+    tag: str | None = _setting(None, "tag of the release, such as v1.0.0")
     accept_regression: str | None = _setting(
         None, "why a release is published that is worse than the one before; its card says it"
     )
@@ -95,21 +151,112 @@ class Config:
         "branch that each checkpoint is pushed to, as USER/REPO[@BRANCH], by default run- and the name of the folder; "
         "a repository that is not there is created, private",
     )
-    resume_from: str | None = _setting(
-        None, "branch to go on from, as for --checkpoints_to, where --output_dir has no checkpoint of its own"
+    resume_from_checkpoint: str | None = _setting(
+        None,
+        "branch (USER/REPO[@BRANCH], as for --checkpoints_to) or folder of a run to go on from, where --output_dir has "
+        "no checkpoint of its own; a run goes on from its own without this",
     )
 
+    def __post_init__(self) -> None:
+        """Look for no device yet, as a `TrainingArguments` does."""
 
-def parse(arguments: list[str] | None = None, *, manual: str | None = None) -> Config:
-    """The settings that a command line gives; a bad one ends with argparse's message and exit code 2."""
-    parser = HfArgumentParser(
-        [Config],  # type: ignore[list-item]  # transformers calls the instance's type a `DataClassType`
-        allow_abbrev=False,
-        description=manual,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    words = sys.argv[1:] if arguments is None else arguments
-    for flag in ("--dataset", "--external", "--columns", "--image_types"):
-        if words.count(flag) > 1:  # argparse would keep the last alone
-            parser.error(f"{flag} stands twice: name all of them after one")
-    return Config(**vars(parser.parse_args(arguments)))
+
+@dataclasses.dataclass(kw_only=True)
+class Config(DataArguments, ModelArguments, RecipeArguments):
+    """All settings of a run."""
+
+    def __post_init__(self) -> None:
+        """Name the folder of the run after its first data set, where no other is named."""
+        if not self.output_dir:
+            self.output_dir = f"runs/{Path(self.dataset_name[0].partition('@')[0]).name or 'run'}"
+
+    @property
+    def requested_precision(self) -> str | None:
+        """The mixed precision that flags ask for; None where they leave it to the device."""
+        if self.fp16:
+            return "fp16"
+        return None if self.bf16 is None else "bf16" if self.bf16 else "no"
+
+
+def default(name: str) -> Any:
+    """The value of a setting where none is given."""
+    field = Config.__dataclass_fields__[name]
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+MAY_NAME_FOLDERS = ("dataset_name", "model_name_or_path", "weights_from", "external", "columns")
+"""Settings that may hold a path of this machine, and stay out of what is published."""
+
+PUBLISHED = {
+    "label_repair": "repair",
+    "image_size": "image_size",
+    "num_train_epochs": "epochs",
+    "early_stopping_patience": "patience",
+    "batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "augmentation": "augment",
+    "sampling": "sampling",
+    "logit_adjustment": "rebalance",
+    "ema_decay": "average",
+    "store_dtype": "half_precision",
+    "seed": "seed",
+    "split_seed": "split_seed",
+    "folds": "folds",
+    "image_types": "image_types",
+    "mixed_precision": "mixed_precision",
+}
+"""What `metrics.json` calls the settings that every release states, which is older than the names of the flags."""
+
+OF_THE_RESULT = (
+    *MAY_NAME_FOLDERS,
+    # `batch_size`, of all processes, and `mixed_precision` stand for the flags that they come from.
+    *(name for name in PUBLISHED if name not in ("batch_size", "mixed_precision")),
+    *("max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+    *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("gradient_accumulation_steps", "average_tokens_across_devices", "data_seed"),
+    *("per_device_eval_batch_size", "tf32", "full_determinism", "ddp_broadcast_buffers"),
+    *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+    *("gradient_checkpointing", "gradient_checkpointing_kwargs"),
+    *("activation_checkpointing", "activation_checkpointing_kwargs"),
+)
+"""Settings that change the result: called again with others, the run is another one."""
+
+
+def of_the_result(config: Config, *, processes: int, mixed_precision: str | None) -> dict[str, Any]:
+    """The settings that the result depends on, by the names of their fields.
+
+    Args:
+        config: of the run.
+        processes: that share a step.
+        mixed_precision: None where it is the device's own.
+    """
+    of_all: dict[str, Any] = {
+        "batch_size": config.per_device_train_batch_size * processes,
+        "mixed_precision": mixed_precision,
+    }
+    of_all["num_train_epochs"] = _whole(config.num_train_epochs)
+    return {name: getattr(config, name) for name in OF_THE_RESULT} | of_all
+
+
+def published(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as `metrics.json` states them: those of the recipe, and what else is not as it is by default."""
+    stated = {key: settings[name] for name, key in PUBLISHED.items()}
+    stated["half_precision"] = settings["store_dtype"] == "float16"
+    others = {name for name in settings if name not in PUBLISHED and name not in MAY_NAME_FOLDERS}
+    return stated | {name: settings[name] for name in sorted(others) if settings[name] != default(name)}
+
+
+def from_published(stated: dict[str, Any], *, processes: int) -> dict[str, Any]:
+    """The fields of a configuration with their values, from the settings that a release states."""
+    fields = {field.name for field in dataclasses.fields(Config)}
+    own = {name: stated[key] for name, key in PUBLISHED.items() if key in stated}
+    own |= {name: value for name, value in stated.items() if name not in PUBLISHED.values()}
+    if "store_dtype" in own:
+        own["store_dtype"] = "float16" if own["store_dtype"] else "float32"
+    if "batch_size" in own:
+        own["per_device_train_batch_size"] = own["batch_size"] // processes
+    return {name: value for name, value in own.items() if name in fields}
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number

@@ -163,7 +163,9 @@ def epoch(sides: dict, folder: Path) -> Callable[[], object]:
     """What trains one epoch."""
     import train_hf
 
-    config = Config(base_model=str(folder / "model"), image_size=64, epochs=1)
+    config = Config(
+        dataset_name=["growth"], model_name_or_path=str(folder / "model"), image_size=64, num_train_epochs=1
+    )
     model, processor = load_model(config)
     trainer = train_hf.make_trainer(config, Path(tempfile.mkdtemp(dir=folder)), model, processor, sides)
     trainer.args.eval_strategy, trainer.args.save_strategy = "no", "no"

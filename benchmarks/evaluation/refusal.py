@@ -117,7 +117,7 @@ def _read(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `docs/measurements.md` shows."""
     release = Release.load(contract.find(arguments.model))
-    sides = prepare.prepare(arguments.dataset, Config.repair).split(seed=Config.split_seed)
+    sides = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
     lesions = sides["held_out"].shuffle(seed=0)
     print("| images | n | declined |\n|---|---|---|")
     for kind, paths in photographs().items():

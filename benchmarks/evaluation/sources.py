@@ -38,26 +38,29 @@ def main(arguments: argparse.Namespace) -> None:
     """Train and measure what is missing, then print the table of what is there."""
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    sides = prepare.prepare(arguments.dataset, Config.repair).split(seed=Config.split_seed)
+    sides = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
     sources = with_melanomas(sides["train"])
     if len(sources) < 2:
         raise UsageError(f"--dataset: two sources with at least {_FEWEST} melanomas to train on are needed.")
     config = Config(
-        base_model=arguments.base_model,
+        dataset_name=arguments.dataset,
+        model_name_or_path=arguments.base_model,
         image_size=arguments.image_size,
-        epochs=arguments.epochs,
-        patience=arguments.epochs,
+        num_train_epochs=arguments.epochs,
+        early_stopping_patience=arguments.epochs,
         seed=arguments.seed,
     )
     config = deliver.check(config)
-    if contamination.read(contract.find(config.base_model)):
-        raise UsageError(f"--base_model '{config.base_model}' has learnt from lesions already: name one that has not.")
+    if contamination.read(contract.find(config.model_name_or_path)):
+        raise UsageError(
+            f"--base_model '{config.model_name_or_path}' has learnt from lesions already: name one that has not."
+        )
     data = {side: schema.describe(rows)["fingerprint"] for side, rows in sides.items()}
     for name in arguments.leave_out or sources:
         if name not in sources:
             raise UsageError(f"--leave_out '{name}' is none of the sources: {', '.join(sources)}.")
         run = folder / name.replace(" ", "-")
-        settings = dataclasses.asdict(config) | {"dataset": arguments.dataset, "left_out": name}
+        settings = dataclasses.asdict(config) | {"left_out": name}
         run_folder.is_finished(run, settings)  # refuses a folder of other settings
         run_folder.claim(run, settings | {"data": data}, needed_bytes=0)
         if not (run / _FIGURES).is_file():
@@ -90,9 +93,9 @@ def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path
         "source": name,
         "learnt_from": {DIAGNOSES[i]: own["train"]["label"].count(i) for i in sorted(set(own["train"]["label"]))},
         "settings": {
-            "base_model": contract.public_name(Path(config.base_model)),
+            "base_model": contract.public_name(Path(config.model_name_or_path)),
             "image_size": config.image_size,
-            "epochs": config.epochs,
+            "epochs": int(config.num_train_epochs),
             "seed": config.seed,
         },
         "training": learnt.speed,
@@ -135,9 +138,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py")
     parser.add_argument("--output_dir", default="runs/sources", help="folder of the figures")
-    parser.add_argument("--base_model", default=Config.base_model, help="as for train_hf.py")
+    parser.add_argument("--base_model", default=Config.model_name_or_path, help="as for train_hf.py")
     parser.add_argument("--image_size", type=int, help="side of the input in pixels; by default the base model's own")
-    parser.add_argument("--epochs", type=int, default=Config.epochs, help="passes over the training images")
+    parser.add_argument("--epochs", type=int, default=Config.num_train_epochs, help="passes over the training images")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the order and the augmentation")
     parser.add_argument("--leave_out", nargs="+", help="sources; by default each that has melanomas enough, in turn")
     settings = parser.parse_args()

@@ -26,7 +26,7 @@ _COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precisi
 
 def main(arguments: argparse.Namespace) -> None:
     """Export, compare, and print the two tables."""
-    sides = prepare.prepare(arguments.dataset, Config.repair).split(seed=Config.split_seed)
+    sides = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
     held_out = sides["held_out"].shuffle(seed=0)
     held_out = held_out.select(range(min(arguments.images, len(held_out))))
     with tempfile.TemporaryDirectory() as scratch:

@@ -64,14 +64,14 @@ def as_it_is(_model: nn.Module) -> contextlib.AbstractContextManager:
 
 ROWS = {
     "the defaults": ({}, as_it_is),
-    "plain augmentation": ({"augment": "plain"}, as_it_is),
+    "plain augmentation": ({"augmentation": "plain"}, as_it_is),
     "natural sampling": ({"sampling": "natural"}, as_it_is),
     "sampling by class alone": ({"sampling": "classes"}, as_it_is),
-    "without averaged weights": ({"average": 0.0}, as_it_is),
+    "without averaged weights": ({"ema_decay": 0.0}, as_it_is),
     "frozen batch norms": ({}, frozen_norms),
-    "without balanced softmax": ({"rebalance": False}, as_it_is),
+    "without balanced softmax": ({"logit_adjustment": False}, as_it_is),
     "three times the learning rate": ({"learning_rate": 1e-3}, as_it_is),
-    "efficientnet-lite2": ({"base_model": "efficientnet-lite2"}, as_it_is),
+    "efficientnet-lite2": ({"model_name_or_path": "efficientnet-lite2"}, as_it_is),
     "160 pixels": ({"image_size": 160}, as_it_is),
     "sharpness as it is": ({}, sharpness_kept),
 }
@@ -89,7 +89,8 @@ def main(arguments: argparse.Namespace) -> None:
     sides = load(arguments.dataset)
     configs = {
         (number, seed): Config(
-            **{"image_size": arguments.image_size, "epochs": arguments.epochs, "seed": seed} | settings
+            dataset_name=arguments.dataset,
+            **{"image_size": arguments.image_size, "num_train_epochs": arguments.epochs, "seed": seed} | settings,
         )
         for number, (settings, _) in enumerate(ROWS.values())
         for seed in range(arguments.seeds)
@@ -111,7 +112,7 @@ def path_of(folder: Path, row: int, seed: int) -> Path:
 
 def load(names: list[str]) -> dict[str, Dataset]:
     """The sides of data sets as `train_hf.py` makes them."""
-    return prepare.prepare(names, Config.repair).split(seed=Config.split_seed)
+    return prepare.prepare(names, Config.label_repair).split(seed=Config.split_seed)
 
 
 def train(row: int, config: Config, sides: dict[str, Dataset], path: Path) -> None:
@@ -133,7 +134,9 @@ def train(row: int, config: Config, sides: dict[str, Dataset], path: Path) -> No
         answers = predict.predict_images(release, with_artefact(validation, name), name=f"validation with {name}")
         probabilities[name] = answers.probabilities
     # As if all diagnoses were equally common, whatever mix the row has learnt.
-    mix = Draws(sides["train"]["label"], sides["train"]["source"], config.sampling, config.rebalance).training_prior
+    mix = Draws(
+        sides["train"]["label"], sides["train"]["source"], config.sampling, config.logit_adjustment
+    ).training_prior
     probabilities = {name: at_mix(p, 1 / mix) for name, p in probabilities.items()}
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, seconds=seconds, of=provenance(row, config, sides), **probabilities)

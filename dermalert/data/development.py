@@ -38,7 +38,7 @@ class Development:
     @functools.cached_property
     def base_exposure(self) -> Mapping[str, str]:
         """See `contamination.read`; empty where the base model does not say what it has learnt from."""
-        return contamination.read(contract.find(self.config.base_model))
+        return contamination.read(contract.find(self.config.model_name_or_path))
 
     @functools.cached_property
     def splits(self) -> dict[str, Dataset]:
@@ -78,9 +78,9 @@ class Development:
             UsageError: an external data set cannot be read, or no data set has a column that `--columns` names.
         """
         audit = self.prepared.audit()
-        options = self.options | {"beside": config.dataset}
+        options = self.options | {"beside": config.dataset_name}
         datasets, report = external.load(
-            config.external, sides=self.splits, learnt=self.exposure, policy=config.repair, **options
+            config.external, sides=self.splits, learnt=self.exposure, policy=config.label_repair, **options
         )
         self.options["columns"].check()
         return Reported(audit=audit, external=datasets, external_report=report)
@@ -91,7 +91,7 @@ class Development:
         return (
             self.description
             | {"shipped": schema.describe(self.prepared.shipped), "repair": self.prepared.repair.to_json()}
-            | {"external": external_report, "hub_datasets": _hub_names(self.config.dataset)}
+            | {"external": external_report, "hub_datasets": _hub_names(self.config.dataset_name)}
             | {"base_model_learnt_from": "known" if self.base_exposure else "not known"}
             | {"official_test_known_to_base": int(exposed.sum())}
             | splits.describe(self.splits, seed)
@@ -115,5 +115,5 @@ def load(config: Config) -> Development:
     options = {"columns": columns, "streaming": config.streaming, "strict": config.strict}
     options |= {"selection": Selection(config.image_types)}
     # What the shortcut baselines see comes out of the first look at each image.
-    prepared = prepare(config.dataset, config.repair, **options, shortcuts=True)
+    prepared = prepare(config.dataset_name, config.label_repair, **options, shortcuts=True)
     return Development(config=config, prepared=prepared, options=options)

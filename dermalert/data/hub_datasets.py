@@ -131,7 +131,7 @@ def _failures_in_words(name: str) -> Iterator[None]:
         of = f" at revision '{revision}'" if isinstance(error, RevisionNotFoundError) else ""
         near = did_you_mean(name, ["demo", *map(str, Path(repo).parent.glob("*/"))])
         raise UsageError(
-            f"--dataset '{name}' is neither a folder nor a data set that the Hub has{of}.{near}"
+            f"the data set '{name}' is neither a folder nor a data set that the Hub has{of}.{near}"
         ) from error
     except (HTTP_ERROR, OSError) as error:
         raise _unreachable(name, error) from error
@@ -141,7 +141,7 @@ def _failures_in_words(name: str) -> Iterator[None]:
         if isinstance(cause, (HTTP_ERROR, OSError)):
             raise _unreachable(name, cause) from error
         why = _several(error) or first_line(cause or error)
-        raise UsageError(f"--dataset '{name}' cannot be used: {why}.") from error
+        raise UsageError(f"the data set '{name}' cannot be used: {why}.") from error
 
 
 def _unreachable(name: str, error: Exception) -> RunError:

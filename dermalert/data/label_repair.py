@@ -63,12 +63,12 @@ def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, RepairRe
         UsageError: no such policy, or nothing is left.
     """
     if policy not in POLICIES:
-        raise UsageError(f"--repair '{policy}' is none of {', '.join(POLICIES)}.{did_you_mean(policy, POLICIES)}")
+        raise UsageError(f"label repair '{policy}' is none of {', '.join(POLICIES)}.{did_you_mean(policy, POLICIES)}")
     names, labels = dataset.features["label"].names, list(dataset["label"])
     corrected = isic9.archive_labels(dataset) if policy == "archive" else labels
     repaired, dropped, copies = (dataset, {}, 0) if policy == "none" else _one_row_an_image(dataset, corrected)
     if not len(repaired):
-        raise UsageError(f"--repair {policy} leaves no image: every one stands under two labels.")
+        raise UsageError(f"label repair '{policy}' leaves no image: every one stands under two labels.")
     before, after = Counter(labels), Counter(repaired["label"])
     emptied = {names[i]: _advice(names[i], before[i], len(after)) for i in sorted(before) if not after[i]}
     for sentence in emptied.values():
@@ -120,5 +120,5 @@ def _one_row_an_image(dataset: Dataset, labels: list[int]) -> tuple[Dataset, dic
 
 def _advice(name: str, before: int, left: int) -> str:
     source = _REFILL.get(name, "a source that has it")
-    more = f"add {source} with --dataset, or training goes on with {left} diagnoses."
+    more = f"add {source} with --dataset_name, or training goes on with {left} diagnoses."
     return f"no image of {name} is left of {before}: {more}"

@@ -244,7 +244,7 @@ def _open(
     root = Path(name)
     near = [str(p) for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
     hint = did_you_mean(name, ["demo", *near])
-    raise UsageError(f"--dataset '{name}' is neither 'demo' nor a folder.{hint} A data set of the Hub is USER/NAME.")
+    raise UsageError(f"the data set '{name}' is neither 'demo' nor a folder.{hint} A data set of the Hub is USER/NAME.")
 
 
 def _demo() -> tuple[list[Record], Dataset]:

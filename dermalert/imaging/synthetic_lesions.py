@@ -1,4 +1,4 @@
-"""Generated lesions of nine kinds, for `--dataset demo` and the tests: no download, no patient, no licence.
+"""Generated lesions of nine kinds, for `--dataset_name demo` and the tests: no download, no patient, no licence.
 
 The pictures look like dermoscopy from afar and teach nothing about skin. They let a pipeline be watched at work: what
 tells the kinds apart is structure and border, while colour, skin and artefacts vary within every kind. Kinds overlap

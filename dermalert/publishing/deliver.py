@@ -1,54 +1,96 @@
 """Before and after a training: settings that make no sense are refused first; at last the release is published."""
 
+import dataclasses
 import math
-from importlib.util import find_spec
 from pathlib import Path
 
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from dermalert import flags
 from dermalert.config import Config
 from dermalert.data import external
-from dermalert.errors import RunError, UsageError
+from dermalert.errors import RunError, UsageError, did_you_mean
 from dermalert.publishing import models
 from dermalert.release import release_folder, remeasure
 from dermalert.release.summary import what_next
 from dermalert.training import distributed, run_folder
 from dermalert.training.run import Run
 
+_ABOVE_ZERO = (
+    *("num_train_epochs", "early_stopping_patience", "per_device_train_batch_size", "per_device_eval_batch_size"),
+    *("learning_rate", "image_size", "gradient_accumulation_steps", "logging_steps"),
+)
+
 
 def check(config: Config) -> Config:
     """The settings, with those of the release that `weights_from` names; UsageError where one makes no sense."""
     if config.weights_from:
         config = remeasure.settings(config)
-    for name in ("epochs", "patience", "batch_size", "learning_rate", "image_size"):
+    flags.refuse(config)
+    for name in _ABOVE_ZERO:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"--{name} {value} makes no sense: it must be above 0.")
-    if config.batch_size % distributed.count():
-        raise UsageError(f"--batch_size {config.batch_size} cannot be shared by {distributed.count()} processes.")
-    if not 0 <= config.average < 1:
-        raise UsageError(f"--average {config.average} makes no sense: it must be from 0 to below 1.")
-    if not 0 <= config.seed < 2**32:
-        raise UsageError(f"--seed {config.seed} makes no sense: it must be from 0 to 2**32 - 1.")
+            raise UsageError(f"--{name} {value:g} makes no sense: it must be above 0.")
+    if not 0 <= config.ema_decay < 1:
+        raise UsageError(f"--ema_decay {config.ema_decay} makes no sense: it must be from 0 to below 1.")
+    for name in ("seed", "data_seed"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < 2**32:
+            raise UsageError(f"--{name} {value} makes no sense: it must be from 0 to 2**32 - 1.")
+    if config.fp16 and config.bf16:
+        raise UsageError("--bf16 and --fp16 exclude each other: leave one out.")
+    if config.save_total_limit is not None and config.save_total_limit < 2:
+        raise UsageError("--save_total_limit must be 2 or more: the last checkpoint and the best one are kept.")
     if config.folds == 1 or config.folds < 0:
         raise UsageError(f"--folds {config.folds} makes no sense: it must be 0, for none, or 2 and more.")
     run_folder.check_name(Path(config.output_dir))
     external.check(config.external)
-    if config.report_to != "none" and find_spec(config.report_to) is None:
-        raise UsageError(f"--report_to {config.report_to} is not installed: pip install -e '.[tracking]'.")
-    if (config.push_to_hub is None) != (config.version is None):
-        raise UsageError("--push_to_hub USER/REPO and --version v1.0.0 (the release's tag) need each other.")
-    if config.accept_regression is not None and config.push_to_hub is None:
-        raise UsageError("--accept_regression is said of a release that is published: add --push_to_hub and --version.")
+    _check_reports(config.report_to)
+    return _check_hub(config)
+
+
+def _check_reports(names: list[str]) -> None:
+    """Refuse to record curves where that cannot be done."""
+    for name in names:
+        if name not in (*INTEGRATION_TO_CALLBACK, "none", "all"):
+            known = ["none", "all", *INTEGRATION_TO_CALLBACK]
+            raise UsageError(f"--report_to {name} is none of {', '.join(known)}.{did_you_mean(name, known)}")
+        if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
+            package = "-e '.[tracking]'" if name in ("tensorboard", "trackio") else name
+            raise UsageError(f"--report_to {name} is not installed: pip install {package}.")
+    if len(names) > 1 and {"none", "all"} & set(names):
+        raise UsageError(f"--report_to {' '.join(names)} contradicts itself: leave out none and all.")
+
+
+def _check_hub(config: Config) -> Config:
+    """The settings, with the branch that `--hub_strategy checkpoint` stands for."""
+    if config.hub_strategy not in ("end", "checkpoint"):
+        raise UsageError(f"--hub_strategy {config.hub_strategy} is refused: 'checkpoint' pushes the last and the best.")
+    given = [name for name in ("hub_model_id", "tag") if getattr(config, name) is not None]
+    if given and not config.push_to_hub:
+        raise UsageError(f"--{given[0]} is of a release that is published: add --push_to_hub.")
+    if config.push_to_hub and len(given) < 2:
+        raise UsageError("--push_to_hub, --hub_model_id USER/REPO and --tag v1.0.0 need each other.")
+    if not config.push_to_hub and (config.accept_regression is not None or config.hub_private_repo is not None):
+        name = "hub_private_repo" if config.accept_regression is None else "accept_regression"
+        raise UsageError(
+            f"--{name} is said of a release that is published: add --push_to_hub, --hub_model_id and --tag."
+        )
+    if config.hub_strategy == "checkpoint":
+        if not config.push_to_hub:
+            raise UsageError("--hub_strategy checkpoint needs --push_to_hub; --checkpoints_to USER/REPO does without.")
+        config = dataclasses.replace(config, checkpoints_to=config.checkpoints_to or config.hub_model_id)
     models.check_reason(config.accept_regression)
     return config
 
 
 def can_publish(config: Config) -> bool:
     """Refuse, before the work is done, a release that could not be published; whether the repository exists."""
-    repo_id, version = config.push_to_hub, config.version
-    if not repo_id:
+    repo_id, tag = config.hub_model_id, config.tag
+    if repo_id is None or tag is None:  # `check` refuses one without the other
         return False
-    assert version is not None  # `check` refuses one without the other
-    return distributed.broadcast_from_main(lambda: models.check_can_publish(repo_id, version))
+    return distributed.broadcast_from_main(lambda: models.check_can_publish(repo_id, tag))
 
 
 def deliver(run: Run, *, must_exist: bool) -> dict:
@@ -60,10 +102,9 @@ def deliver(run: Run, *, must_exist: bool) -> dict:
     config, release = run.config, run.folder / "release"
     if behind := run.finish():
         print(behind)  # here too, because the release may be refused
-    if config.push_to_hub:
-        assert config.version is not None  # `check` refuses one without the other
-        accept = config.accept_regression
-        print(models.publish(release, config.push_to_hub, config.version, accept=accept, must_exist=must_exist))
+    if config.hub_model_id is not None and config.tag is not None:
+        how: dict = {"accept": config.accept_regression, "private": config.hub_private_repo}
+        print(models.publish(release, config.hub_model_id, config.tag, **how, must_exist=must_exist))
     metrics = release_folder.read_metrics(release)
     print(what_next(release, metrics))
     if behind:

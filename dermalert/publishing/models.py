@@ -67,14 +67,14 @@ def _check_main(repo_id: str, refs: client.Refs, version: str) -> None:
 
 def _check_names(repo_id: str, version: str) -> None:
     if not _VERSION.fullmatch(version):
-        raise UsageError(f"--version '{version}' is no version: write it like v1.0.0.")
+        raise UsageError(f"--tag '{version}' is no version: write it like v1.0.0.")
     client.check_repo(repo_id)
 
 
 def _check_order(repo_id: str, tags: Iterable[str], version: str) -> None:
     last = _last(tags)
     if last is not None and _order(version) < _order(last):
-        raise UsageError(f"{version} is below {last}, the last version of {repo_id}: choose a higher --version.")
+        raise UsageError(f"{version} is below {last}, the last version of {repo_id}: choose a higher --tag.")
 
 
 def _last(tags: Iterable[str]) -> str | None:
@@ -86,19 +86,27 @@ def _order(version: str) -> list[int]:
 
 
 def _taken(repo_id: str, version: str) -> UsageError:
-    return UsageError(f"{repo_id} has a {version} already: choose the next --version.")
+    return UsageError(f"{repo_id} has a {version} already: choose the next --tag.")
 
 
 def _unfinished(repo_id: str, release: str, tags: Iterable[str]) -> UsageError:
     last = _last(tags)
-    instead = f"take it back (python -m dermalert rollback {repo_id} {last})" if last else "choose the next --version"
+    instead = f"take it back (python -m dermalert rollback {repo_id} {last})" if last else "choose the next --tag"
     return UsageError(
         f"main of {repo_id} holds {release}, which has no tag yet: finish publishing it by the command that began it, "
         f"or {instead}."
     )
 
 
-def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = None, must_exist: bool = False) -> str:
+def publish(
+    folder: Path,
+    repo_id: str,
+    version: str,
+    *,
+    accept: str | None = None,
+    private: bool | None = None,
+    must_exist: bool = False,
+) -> str:
     """Publish a release folder as a tag of a model repository, and return a sentence about it.
 
     Called again after any failure it finishes the job; where the tag already holds this release it does nothing.
@@ -109,6 +117,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
         version: the tag.
         accept: why a release that `regression_gate.gate` refuses is published all the same; goes into figures and card.
             What finishes a release keeps the reason that it was begun with.
+        private: whether only its owner sees a repository that is made; None: as the owner has set it.
         must_exist: the repository has been there since this command began: it is not made.
 
     Raises:
@@ -133,7 +142,7 @@ def publish(folder: Path, repo_id: str, version: str, *, accept: str | None = No
             outcome = f"Nothing to do: {repo_id}@{version} holds this release already."
         else:
             _check_order(repo_id, refs.tags, version)
-            outcome = _publish(api, repo_id, refs, folder, version, accept, Path(scratch))
+            outcome = _publish(api, repo_id, refs, folder, version, accept, private, Path(scratch))
         with contextlib.suppress(RunError, *client.FAILURES):  # a branch that is left over does no harm
             with_retries(api.delete_branch, repo_id, branch=staging)
     return outcome
@@ -146,7 +155,14 @@ def check_reason(accept: str | None) -> None:
 
 
 def _publish(
-    api: HfApi, repo_id: str, refs: client.Refs, folder: Path, version: str, accept: str | None, scratch: Path
+    api: HfApi,
+    repo_id: str,
+    refs: client.Refs,
+    folder: Path,
+    version: str,
+    accept: str | None,
+    private: bool | None,
+    scratch: Path,
 ) -> str:
     branches, staging = refs.branches, f"staging-{version}"
     begun = {name: _figures(repo_id, branches[name], scratch / name) for name in ("main", staging) if name in branches}
@@ -162,7 +178,7 @@ def _publish(
     if on_main.get("version") == version and _is_another(api, repo_id, branches["main"], ready):
         raise _unfinished(repo_id, f"another {version}", refs.tags)
     if not branches:
-        with_retries(api.create_repo, repo_id, exist_ok=True)
+        with_retries(api.create_repo, repo_id, private=private, exist_ok=True)
         branches = client.refs(api, repo_id, must_exist=True).branches
     head = _to_main(api, repo_id, branches, ready, version, scratch / "back")
     _tag(api, repo_id, head, ready, version)

@@ -11,7 +11,7 @@ from dermalert_space.release import Release
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from dermalert import commit
-from dermalert.config import Config
+from dermalert.config import Config, published
 from dermalert.data import contamination
 from dermalert.data.development import Development, Reported
 from dermalert.evaluation import baselines, evaluate, operating_points, predict, stress_test
@@ -77,7 +77,7 @@ def assemble(
     """
     config, splits = run.config, data.splits
     with release_folder.stage(run.folder / "release") as staging:
-        release = _store(trained, staging, half_precision=config.half_precision)
+        release = _store(trained, staging, half_precision=config.store_dtype == "float16")
         release, calibration = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
         release = operating_points.add(staging, release, calibration)
         measured = _measure(release, trained, splits, reported.external)
@@ -145,5 +145,5 @@ def _metrics(
         "training": trained.speed
         | {"epochs": trained.state.epoch, "best_step": trained.state.best_global_step, "folds": run.config.folds}
         | {"measured_by": commit()}
-        | {"settings": {k: v for k, v in run.settings.items() if k not in run_folder.MAY_NAME_FOLDERS}},
+        | {"settings": published(run.settings)},
     }

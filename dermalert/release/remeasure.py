@@ -15,7 +15,7 @@ from dermalert_space import contract
 from dermalert_space.contract import FIGURES, PREDICTIONS
 from transformers import TrainerState
 
-from dermalert.config import Config
+from dermalert.config import Config, default, from_published
 from dermalert.errors import UsageError, first_few
 from dermalert.release import release_folder
 from dermalert.training import distributed
@@ -34,9 +34,8 @@ def settings(config: Config) -> Config:
     figures = release_folder.find_metrics(_source(config))
     if figures is None:
         raise UsageError(f"--weights_from '{config.weights_from}' is no dermalert release: name a release's folder.")
-    defaults = dataclasses.asdict(Config())
-    own = {name: value for name, value in figures["training"]["settings"].items() if name in defaults}
-    given = [f"--{name}" for name, value in own.items() if getattr(config, name) not in (value, defaults[name])]
+    own = from_published(figures["training"]["settings"], processes=distributed.count())
+    given = [f"--{name}" for name, value in own.items() if getattr(config, name) not in (value, default(name))]
     if given:
         raise UsageError(f"--weights_from takes the settings of the release: leave out {first_few(given)}.")
     if own.get("folds"):
@@ -83,7 +82,7 @@ def check_images(name: str, splits: dict[str, Dataset]) -> None:
     ):
         raise UsageError(
             f"the data sets are not those that '{name}' was made of (it has {sizes['held_out']} images held out, these "
-            f"give {len(splits['held_out'])}): name the same in the same order, and the same --base_model."
+            f"give {len(splits['held_out'])}): name the same in the same order, and the same --model_name_or_path."
         )
 
 

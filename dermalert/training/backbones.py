@@ -92,7 +92,7 @@ def _resize(processor, side: int) -> None:
 
 def _check(name: str, model, processor, *, resized: bool) -> None:
     """Refuse, before the training, what could not be trained or calibrated."""
-    other = "take another --base_model"
+    other = "take another --model_name_or_path"
     size = f"take another --image_size, or leave it out, or {other}" if resized else other
     values = _attempt(name, size, lambda: _pixel_values(model, processor))
     _attempt(name, size, lambda: last_linear(model, values))
@@ -141,7 +141,7 @@ def _load_checkpoint(name: str, names: dict):
         )
     except UNLOADABLE as error:
         if missing := missing_from_cache(repo, revision):
-            raise UsageError(f"--base_model '{name}' cannot be loaded: {missing}.") from error
+            raise UsageError(f"--model_name_or_path '{name}' cannot be loaded: {missing}.") from error
         raise _unknown(name, first_line(error)) from error
     return model, processor
 
@@ -169,6 +169,6 @@ def _unknown(name: str, reason: str) -> UsageError:
     beside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     models = [str(path) for path in beside if any((path / part / "config.json").is_file() for part in ("", "release"))]
     return UsageError(
-        f"--base_model '{name}' is neither one of {', '.join(LITE)}, nor a folder or a Hub repository with an image "
-        f"classifier that can be reached ({reason}).{did_you_mean(name, [*LITE, *models])}"
+        f"--model_name_or_path '{name}' is neither one of {', '.join(LITE)}, nor a folder or a Hub repository with an "
+        f"image classifier that can be reached ({reason}).{did_you_mean(name, [*LITE, *models])}"
     )

@@ -33,6 +33,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dermalert.config import MAY_NAME_FOLDERS
 from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.hub import client
 from dermalert.hub.retries import with_retries
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 _RESUMABLE = (*MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", STATE)
 _STEP = re.compile(rf"checkpoints/checkpoint-(\d+)/{STATE}")
+_RESUME = "--resume_from_checkpoint"
 _RESERVED = re.compile(r"main|staging-.*|v\d.*|refs/.*|.*\.lock")  # by releases, by git
 _NAME = re.compile(r"\w[\w-]*([./]\w[\w-]*)*", re.ASCII)
 
@@ -61,9 +63,9 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """A branch at a commit: its files, the content of `run.json` if there is one, and the last step, 0 if none."""
+    """A branch at a commit, or a folder: its files, the content of `run.json` if there is one, the last step or 0."""
 
-    branch: Branch
+    source: Branch | Path
     commit: str
     files: list[str]
     run: dict | None
@@ -86,18 +88,18 @@ def public(settings: dict) -> dict:
 
     Data sets and columns are left out: the fingerprints of the images and of the splits identify them.
     """
-    base = settings["base_model"]
+    base = settings["model_name_or_path"]
     if Path(base).exists() or not is_hub_name(base):
         base = contract.public_name(Path(base))
-    others = {k: v for k, v in settings.items() if k not in run_folder.MAY_NAME_FOLDERS}
-    return others | {"base_model": base, "external": [one.partition("=")[0] for one in settings["external"]]}
+    others = {k: v for k, v in settings.items() if k not in MAY_NAME_FOLDERS}
+    return others | {"model_name_or_path": base, "external": [one.partition("=")[0] for one in settings["external"]]}
 
 
-def find(text: str, folder: Path, settings: dict) -> Snapshot:
+def find(text: str, folder: Path, settings: dict) -> Snapshot | None:
     """Find the checkpoint to resume from, before anything is written.
 
     Args:
-        text: `USER/REPO[@BRANCH]`.
+        text: `USER/REPO[@BRANCH]`, or the folder of a run; the run's own is no other to resume from.
         folder: of the run; checkpoints of its own must be as far as the branch's.
         settings: of the run.
 
@@ -105,7 +107,9 @@ def find(text: str, folder: Path, settings: dict) -> Snapshot:
         UsageError: no such branch, a run of other settings on it, or one that is further than the folder's.
         RunError: the Hub cannot be reached.
     """
-    flag = "--resume_from"
+    flag = _RESUME
+    if Path(text).exists():
+        return _find_folder(Path(text), folder, settings)
     branch = branch_of(flag, text, folder)
     with client.on_the_hub(f"asking the Hub about {branch}"):
         heads = _heads(branch)
@@ -116,32 +120,60 @@ def find(text: str, folder: Path, settings: dict) -> Snapshot:
     if held.run is None or not held.step:
         raise UsageError(f"{flag} '{branch}' holds no checkpoint of a run.")
     run_folder.check_settings(held.run, public(settings), f"{flag} '{branch}'", "name another branch")
+    return _ahead(held, folder)
+
+
+def _find_folder(source: Path, folder: Path, settings: dict) -> Snapshot | None:
+    """The checkpoints of a run's folder, or of the run that a folder of one checkpoint belongs to."""
+    if (source / STATE).is_file():
+        run, step = source.absolute().parent.parent, step_of(source.absolute())
+        if step != checkpoints.last_step(run):
+            raise UsageError(f"{_RESUME} '{source}' is not the last checkpoint of its run: a run goes on from that.")
+        source = run
+    if source.resolve() == folder.resolve():
+        return None  # it goes on from its own anyway
+    recorded, step = run_folder.read_json(source / "run.json"), checkpoints.last_step(source)
+    if recorded is None or not step:
+        raise UsageError(f"{_RESUME} '{source}' holds no checkpoint of a run.")
+    where = f"{_RESUME} '{source}'"
+    run_folder.check_earlier(recorded, where, "name another one")
+    if "model_name_or_path" not in recorded:
+        raise UsageError(f"{where} holds no checkpoint of a run.")
+    run_folder.check_settings(public(recorded), public(settings), where, "name another one")
+    return _ahead(Snapshot(source, "", [], recorded, step), folder)
+
+
+def _ahead(held: Snapshot, folder: Path) -> Snapshot:
+    """The same, unless the run's own folder has checkpoints that are behind."""
     here = checkpoints.last_step(folder)
     if 0 < here < held.step:
         raise UsageError(
-            f"'{folder}' has step {here} of this run and '{branch}' step {held.step}: name a new --output_dir to go on "
-            f"from the branch, or leave out {flag} to go on from the folder."
+            f"'{folder}' has step {here} of this run and '{held.source}' step {held.step}: name a new --output_dir to "
+            f"go on from there, or leave out {_RESUME} to go on from the folder."
         )
     return held
 
 
 def fetch(held: Snapshot, folder: Path) -> None:
-    """Download the checkpoints of a branch into a run's folder, all or none, unless it has its own.
+    """Bring the checkpoints of a branch, or of another folder, into a run's folder, all or none, unless it has its own.
 
     Raises:
         RunError: the Hub cannot be reached, or no longer has them.
     """
     here = checkpoints.last_step(folder)
     if here:
-        print(f"'{folder}' has step {here}, '{held.branch}' step {held.step}: the folder's is taken.")
+        print(f"'{folder}' has step {here}, '{held.source}' step {held.step}: the folder's is taken.")
         return
     partial = folder / "fetched.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    with client.on_the_hub(f"fetching {held.branch}"):
-        client.download(held.branch.repo_id, held.commit, filter(_is_resumable, held.files), partial)
+    if isinstance(held.source, Path):
+        shutil.copytree(held.source / "checkpoints", partial / "checkpoints")
+    else:
+        with client.on_the_hub(f"fetching {held.source}"):
+            client.download(held.source.repo_id, held.commit, filter(_is_resumable, held.files), partial)
     (folder / "checkpoints").mkdir(exist_ok=True)
     # The best one first: it alone cannot be resumed from.
-    for path in sorted((partial / "checkpoints").iterdir(), key=step_of):
+    for path in sorted((partial / "checkpoints").glob("checkpoint-*"), key=step_of):
         shutil.rmtree(folder / "checkpoints" / path.name, ignore_errors=True)  # one that was cut short
         path.replace(folder / "checkpoints" / path.name)
     shutil.rmtree(partial)
@@ -194,12 +226,12 @@ class Pushes(TrainerCallback):
         if here < held.step:
             raise UsageError(
                 f"{flag} holds step {held.step} of this run and '{self.folder}' {f'step {here}' if here else 'none'}: "
-                f"go on from there, in a new --output_dir, by --resume_from {self.branch}, or name a new branch."
+                f"go on from there, in a new --output_dir, by {_RESUME} {self.branch}, or name a new branch."
             )
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_others):
         """Push the checkpoint that the training resumes from, if the branch lacks it."""
-        print(f"Each checkpoint goes to {self.branch}: --resume_from {self.branch} goes on from there elsewhere.")
+        print(f"Each checkpoint goes to {self.branch}: {_RESUME} {self.branch} goes on from there elsewhere.")
         if state.global_step:
             self.on_save(args, state, control)
 
@@ -342,7 +374,8 @@ def _snapshot(branch: Branch, commit: str) -> Snapshot:
 
 def _is_fresh(held: Snapshot) -> bool:
     """Whether nothing was ever pushed to a branch since it left main."""
-    commits = with_retries(HfApi().list_repo_commits, held.branch.repo_id)
+    assert isinstance(held.source, Branch)
+    commits = with_retries(HfApi().list_repo_commits, held.source.repo_id)
     return held.commit in {commit.commit_id for commit in commits}
 
 

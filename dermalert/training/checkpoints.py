@@ -46,7 +46,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         raise RunError(
             f"no checkpoint in '{folder / 'checkpoints'}' can be gone on from "
             f"({'; '.join(damages.values())}): delete "
-            "that folder to train anew, or name a new --output_dir, with --resume_from if a branch has the checkpoints."
+            "that folder to train anew, or name a new --output_dir, with --resume_from_checkpoint if a branch has them."
         )
     with writing(folder):
         for path in unfinished:

@@ -153,8 +153,11 @@ def computes_in_bfloat16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def requested_precision() -> str | None:
-    """The mixed precision that accelerate's configuration asks for, `bf16` or `fp16`; None: the device's own.
+def requested_precision(by_flag: str | None = None) -> str | None:
+    """The mixed precision that is asked for, `bf16`, `fp16` or `no`; None: the device's own.
+
+    Args:
+        by_flag: what flags of the training ask for; where they do not, accelerate's configuration counts.
 
     Raises:
         UsageError: it asks for what a training here cannot do, or would not do as asked.
@@ -164,6 +167,10 @@ def requested_precision() -> str | None:
             raise _unfit(name, feature)
     if _variable("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") not in ("", "1"):
         raise _unfit("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "accumulated gradients")
+    if by_flag == "fp16" and not torch.accelerator.is_available():
+        raise UsageError("--fp16 needs an accelerator: leave it out, or ask for --bf16.")
+    if by_flag:
+        return None if by_flag == _own_precision() else by_flag
     name = "ACCELERATE_MIXED_PRECISION"
     requested = _variable(name)
     if requested in _OFF or requested == _own_precision():
@@ -175,9 +182,9 @@ def requested_precision() -> str | None:
     return requested
 
 
-def precision() -> str:
-    """The mixed precision of a training here: `no`, `bf16` or `fp16`."""
-    return requested_precision() or _own_precision()
+def precision(by_flag: str | None = None) -> str:
+    """The mixed precision of a training here, `no`, `bf16` or `fp16`; see `requested_precision`."""
+    return requested_precision(by_flag) or _own_precision()
 
 
 def _own_precision() -> str:

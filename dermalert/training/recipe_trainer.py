@@ -108,7 +108,9 @@ class RecipeTrainer(Trainer):
             self.add_callback(self.average)
 
     def _get_train_sampler(self, _train_dataset=None) -> Sampler:
-        return WeightedSampler(self.draws.weights, seed=self.args.seed)
+        return WeightedSampler(
+            self.draws.weights, seed=self.args.seed if self.args.data_seed is None else self.args.data_seed
+        )
 
     def floating_point_ops(self, inputs) -> int:
         """Count none: nobody reads the number, and to count all weights at each step takes milliseconds."""
@@ -147,7 +149,7 @@ def round_to_half(model: torch.nn.Module) -> None:
     for name, tensor in _numbers(model).items():
         rounded = tensor.half()
         if not rounded.isfinite().all():
-            raise RunError(f"'{name}' does not fit half precision: leave out --half_precision.")
+            raise RunError(f"'{name}' does not fit half precision: leave out --store_dtype float16.")
         tensor.copy_(rounded)
 
 

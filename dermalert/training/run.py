@@ -14,7 +14,7 @@ from dermalert_space.release import Release
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, TrainerState
 
 from dermalert import commit
-from dermalert.config import Config
+from dermalert.config import Config, of_the_result
 from dermalert.errors import RunError, UsageError
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
 from dermalert.training import backbones, checkpoint_sync, checkpoints, distributed, run_folder
@@ -22,10 +22,6 @@ from dermalert.training.calibration import Calibration
 from dermalert.training.recipe_trainer import RecipeTrainer
 
 _T = TypeVar("_T")
-
-# What a run may be called again with, and still be the same run.
-_ON_THE_HUB = ("push_to_hub", "version", "accept_regression", "checkpoints_to", "resume_from")
-_NOT_OF_THE_RESULT = ("output_dir", *_ON_THE_HUB, "report_to", "strict", "streaming", "onnx")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,9 +41,9 @@ class Run:
 
     def __init__(self, config: Config):
         self.config, self.folder = config, Path(config.output_dir)
-        self.settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RESULT}
+        precision = distributed.requested_precision(config.requested_precision)
+        self.settings = of_the_result(config, processes=distributed.count(), mixed_precision=precision)
         """What the result depends on: called again with others, the run is another one."""
-        self.settings["mixed_precision"] = distributed.requested_precision()
         self._pushes = None
         if config.checkpoints_to and distributed.is_main():
             self._pushes = checkpoint_sync.Pushes(config.checkpoints_to, self.folder)
@@ -60,20 +56,22 @@ class Run:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep the folder to this run, and find the checkpoint on the Hub that `--resume_from` names.
+        """Keep the folder to this run, and find the checkpoint that `--resume_from_checkpoint` names.
 
         Raises:
-            UsageError: another process has the folder, or the branch is another run's.
+            UsageError: another process has the folder, or the checkpoint is another run's.
         """
         if self.settings["mixed_precision"]:
-            print(f"Training in {self.settings['mixed_precision']}, as accelerate's configuration asks.")
+            by = "a flag" if self.config.requested_precision else "accelerate's configuration"
+            precision = self.settings["mixed_precision"].replace("no", "single precision")
+            print(f"Training in {precision}, as {by} asks.")
         with self._alone, self._pushes or contextlib.nullcontext():
             distributed.run_on_main(self._alone.hold)
             self._resumed = distributed.broadcast_from_main(self._find_checkpoint)
             yield
 
     def _find_checkpoint(self) -> checkpoint_sync.Snapshot | None:
-        name = self.config.resume_from
+        name = self.config.resume_from_checkpoint
         resumed = checkpoint_sync.find(name, self.folder, self.settings) if name else None
         if self._pushes:
             self._pushes.check(self.settings, resumed)
@@ -95,8 +93,8 @@ class Run:
         def claim() -> _T:
             prepared = prepare()
             if self._resumed:
-                where = str(self._resumed.branch)
-                run_folder.check_images(self._resumed.run or {}, identity, where, "name another branch")
+                where = str(self._resumed.source)
+                run_folder.check_images(self._resumed.run or {}, identity, where, "name another one")
             needed = run_folder.disk_needed(model, pushed=bool(self.config.checkpoints_to))
             run_folder.claim(self.folder, identity, needed_bytes=needed, hold=self._alone.hold)
             return prepared
@@ -138,7 +136,7 @@ def start(config: Config, folder: Path, data: dict) -> tuple[PreTrainedModel, Ba
     if checkpoint:
         print(f"Going on from '{checkpoint}'.")
     else:
-        base = str(contract.find(config.base_model))
+        base = str(contract.find(config.model_name_or_path))
         model.config.dermalert = about(model, base_model=base, data=data, split_seed=config.split_seed)
     return model, processor, checkpoint
 
@@ -189,7 +187,7 @@ def _note_end(
     speed = {
         "images_per_second": rate,
         "seconds": seconds,
-        "mixed_precision": distributed.precision(),
+        "mixed_precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "no",
         "device": str(trainer.args.device),
         "processes": distributed.count(),
         "trained_by": commit(),
@@ -208,13 +206,13 @@ def load_model(config: Config, checkpoint: Path | None = None) -> tuple[PreTrain
     if config.weights_from:
         served = Release.load(contract.find(config.weights_from))
         return served.model.float(), served.processor
-    name = str(checkpoint or contract.find(config.base_model))
+    name = str(checkpoint or contract.find(config.model_name_or_path))
     model, processor = backbones.load(name, labels=DIAGNOSES, image_size=config.image_size)
     split_seed = getattr(model.config, "dermalert", {}).get("split_seed", config.split_seed)
     if split_seed != config.split_seed:
         raise UsageError(
-            f"--base_model '{name}' was trained with --split_seed {split_seed}: with {config.split_seed} some of its "
-            f"training images would be held out. Use --split_seed {split_seed}."
+            f"--model_name_or_path '{name}' was trained with --split_seed {split_seed}: with {config.split_seed} some "
+            f"of its training images would be held out. Use --split_seed {split_seed}."
         )
     return model, processor
 

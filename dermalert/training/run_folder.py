@@ -23,9 +23,6 @@ from transformers import TrainerState
 from dermalert.errors import RunError, UsageError, first_few
 from dermalert.training import locks
 
-MAY_NAME_FOLDERS = ("dataset", "base_model", "weights_from", "external", "columns")
-"""Settings that may hold a path of this machine, and stay out of what is published."""
-
 ENDED = "ended.json"
 _LOCK = ".dermalert-run.lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -75,11 +72,25 @@ def check_settings(recorded: dict, settings: dict, where: str, advice: str) -> N
     Raises:
         UsageError: says which ones, where they were found, and what to do.
     """
+    check_earlier(recorded, where, advice)
     changed = [
-        f"--{k} {recorded.get(k)} there, {settings.get(k)} here" for k in settings if recorded.get(k) != settings[k]
+        f"{_flag(name)} {recorded.get(name)} there, {settings[name]} here"
+        for name in settings
+        if recorded.get(name) != settings[name]
     ]
     if changed:
         raise UsageError(f"{where} holds another run ({first_few(changed)}): {advice}.")
+
+
+def check_earlier(recorded: dict, where: str, advice: str) -> None:
+    """Refuse to go on with a run that was started when flags had other names."""
+    if "base_model" in recorded and "model_name_or_path" not in recorded:
+        raise UsageError(f"{where} holds a run of an earlier version, whose settings had other names: {advice}.")
+
+
+def _flag(setting: str) -> str:
+    """How a setting is called in a sentence; two stand for several flags."""
+    return setting.replace("_", " ") if setting in ("batch_size", "mixed_precision") else f"--{setting}"
 
 
 def check_images(recorded: dict, settings: dict, where: str, advice: str) -> None:

@@ -20,13 +20,13 @@ from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.release import BUNDLED, NoRelease, Release
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "triage.py") -> int:
     """Predict files, folders and zip archives, print the most urgent first, and return the exit code.
 
     0: each file was predicted, or abstained from with a reason. 1: a file or the release could not be read.
     2: the command was wrong. 130: it was interrupted; nothing is written then.
     """
-    options = _options(arguments)
+    options = _options(arguments, prog)
     # What Pillow warns of (odd metadata) changes no answer.
     warnings.filterwarnings("ignore", module="PIL")
     logging.disable_progress_bar()
@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(row.problem for row in rows) else 0
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="triage.py", allow_abbrev=False, description=f"Judge many dermoscopy images. {NOT_A_DEVICE}"
+        prog=prog, allow_abbrev=False, description=f"Judge many dermoscopy images. {NOT_A_DEVICE}"
     )
     parser.add_argument("images", nargs="+", type=Path, help="files, folders with all below them, and zip archives")
     parser.add_argument(

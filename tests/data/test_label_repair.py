@@ -54,14 +54,14 @@ def test_none_leaves_everything_as_it_is(contradicting):
 
 
 def test_an_unknown_policy_is_refused_with_the_nearest(contradicting):
-    with pytest.raises(UsageError, match=r"--repair 'archives' is none of archive, .*Did you mean 'archive'"):
+    with pytest.raises(UsageError, match=r"label repair 'archives' is none of archive, .*Did you mean 'archive'"):
         label_repair.repair(contradicting, "archives")
 
 
 def test_a_set_of_nothing_but_contradictions_is_refused(tmp_path):
     class_folders(tmp_path, images=1, labels=("nevus",))
     shutil.copytree(tmp_path / "nevus", tmp_path / "melanoma")
-    with pytest.raises(UsageError, match="--repair archive leaves no image"):
+    with pytest.raises(UsageError, match="label repair 'archive' leaves no image"):
         label_repair.repair(loading.load([str(tmp_path)]))
 
 

@@ -238,10 +238,11 @@ def test_columns_are_named_as_pairs_or_in_a_file(tmp_path):
         assert table_columns.mapping(arguments) == {"label": "finding", "image": "photo"}
     assert table_columns.mapping(["label=a=b"]) == {"label": "a=b"}
     assert table_columns.mapping([]) == {}
-    from train_hf import parse  # which imports torch
+    from dermalert.flags import parse  # which imports torch
 
-    assert parse(["--columns", "label=finding", "image=photo"]).columns == ["label=finding", "image=photo"]
-    assert (parse([]).columns, parse([]).streaming, parse(["--streaming"]).streaming) == (None, False, True)
+    demo = ["--dataset_name", "demo"]
+    assert parse([*demo, "--columns", "label=finding", "image=photo"]).columns == ["label=finding", "image=photo"]
+    assert (parse(demo).columns, parse(demo).streaming, parse([*demo, "--streaming"]).streaming) == (None, False, True)
 
 
 WRONG_COLUMNS = {

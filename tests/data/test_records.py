@@ -7,12 +7,12 @@ import pytest
 from support.pictures import picture, write_table
 from typer.testing import CliRunner
 
-from dermalert import config
 from dermalert.cli import app
 from dermalert.data import loading
 from dermalert.data.prepare import prepare
 from dermalert.data.records import Selection
 from dermalert.errors import UsageError
+from dermalert.flags import parse
 
 LEVELS = ("diagnosis_1", "diagnosis_2", "diagnosis_3")
 NEVUS = ("Benign", "Benign melanocytic proliferations", "Nevus")
@@ -103,5 +103,6 @@ def test_an_image_type_that_there_is_not_is_refused():
 
 
 def test_a_training_takes_the_kinds_of_pictures_that_are_named():
-    assert config.parse([]).image_types == ["dermoscopic"]
-    assert config.parse(["--image_types", "dermoscopic", "clinical"]).image_types == ["dermoscopic", "clinical"]
+    demo = ["--dataset_name", "demo"]
+    assert parse(demo).image_types == ["dermoscopic"]
+    assert parse([*demo, "--image_types", "dermoscopic", "clinical"]).image_types == ["dermoscopic", "clinical"]

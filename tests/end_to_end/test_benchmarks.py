@@ -90,7 +90,7 @@ def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was
     assert leave_out() == 0
     assert capsys.readouterr().out.splitlines()[-1] == told.splitlines()[-1]
     assert leave_out(epochs=2) == 2
-    assert "--epochs 1 there, 2 here" in capsys.readouterr().err
+    assert "--num_train_epochs 1 there, 2 here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("left_out", ["here", "there"])
@@ -104,7 +104,7 @@ def test_what_is_given_to_learn_from_holds_nothing_of_the_source_left_out(clinic
     monkeypatch.setattr(left_out_sources.train_hf, "learn", instead)
     sides = recipe.load([str(clinic) for clinic in clinics])
     with pytest.raises(KeyboardInterrupt):
-        left_out_sources.leave_out(left_out, left_out_sources.Config(), sides, tmp_path)
+        left_out_sources.leave_out(left_out, left_out_sources.Config(dataset_name=["here"]), sides, tmp_path)
     for name in ("train", "validation", "calibration", "held_out"):
         assert set(given[0][name]["source"]) == {"here", "there"} - {left_out}
 
@@ -127,7 +127,7 @@ def test_a_lesion_that_two_sources_hold_is_not_asked_about(clinics, tmp_path, mo
 
     monkeypatch.setattr(left_out_sources.evaluate, "evaluate", instead)
     with pytest.raises(KeyboardInterrupt):
-        left_out_sources.leave_out("here", left_out_sources.Config(), sides, tmp_path)
+        left_out_sources.leave_out("here", left_out_sources.Config(dataset_name=["here"]), sides, tmp_path)
     assert set(asked[0]["source"]) == {"here"}
     assert train["image_id"][here] not in asked[0]["image_id"][:]
     rows = sum(sides[name]["source"][:].count("here") for name in ("train", "calibration", "held_out"))

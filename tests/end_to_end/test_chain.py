@@ -41,7 +41,7 @@ class Machine:
         )
 
     def train(self, *words: str) -> subprocess.Popen:
-        return self.start(str(REPOSITORY / "train_hf.py"), "--dataset", "pictures", "--onnx", "none", *words)
+        return self.start(str(REPOSITORY / "train_hf.py"), "--dataset_name", "pictures", "--onnx", "none", *words)
 
 
 def finished(process: subprocess.Popen, code: int = 0) -> str:
@@ -55,26 +55,37 @@ def finished(process: subprocess.Popen, code: int = 0) -> str:
 def test_from_pictures_to_a_space_that_answers_as_the_release_of_its_tag(hub, tiny_vit, tmp_path):
     class_folders(tmp_path / "pictures", images=PER_CLASS)
     here, there = (Machine(hub, tmp_path / name, tmp_path / "pictures") for name in ("here", "there"))
-    publish = ("--push_to_hub", REPO, "--version")
+    publish = ("--push_to_hub", "--hub_model_id", REPO, "--tag")
     said = finished(
-        here.train("--base_model", str(tiny_vit), "--output_dir", "one", "--epochs", "3", *publish, "v1.0.0")
+        here.train(
+            "--model_name_or_path", str(tiny_vit), "--output_dir", "one", "--num_train_epochs", "3", *publish, "v1.0.0"
+        )
     )
     assert "Published: tester/derm@v1.0.0." in said
 
     # The second run is killed when a checkpoint of it has reached the Hub, and goes on where there is nothing else.
-    two = ("--base_model", f"{REPO}@v1.0.0", "--output_dir", "two", "--epochs", "3")
+    two = ("--model_name_or_path", f"{REPO}@v1.0.0", "--output_dir", "two", "--num_train_epochs", "3")
     killed = here.train(*two, "--checkpoints_to", BRANCH)
     while "run.json" not in (hub.files(REPO, "run-two") if "run-two" in hub.branches(REPO) else {}):
         assert killed.poll() is None, killed.communicate()[0]
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    said = finished(there.train(*two, "--resume_from", BRANCH, *publish, "v1.1.0"))
+    said = finished(there.train(*two, "--resume_from_checkpoint", BRANCH, *publish, "v1.1.0"))
     assert "Going on from" in said
     assert "Published: tester/derm@v1.1.0." in said
 
     # One that has learnt nothing is refused.
-    worse = ("--base_model", str(tiny_vit), "--output_dir", "three", "--epochs", "1", "--learning_rate", "1e-9")
+    worse = (
+        "--model_name_or_path",
+        str(tiny_vit),
+        "--output_dir",
+        "three",
+        "--num_train_epochs",
+        "1",
+        "--learning_rate",
+        "1e-9",
+    )
     said = finished(there.train(*worse, *publish, "v1.2.0"), code=1)
     assert "v1.2.0 is refused in the place of v1.1.0" in said
     assert set(hub.tags(REPO)) == {"v1.0.0", "v1.1.0"}

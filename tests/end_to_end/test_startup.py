@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 from support.paths import REPOSITORY
@@ -31,9 +32,32 @@ def test_the_command_line_says_what_it_can_do_at_once(words):
 
 
 @pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--epoch", "3"], 2)])
-def test_the_training_lists_its_flags_and_refuses_others_without_torch(words, code):
+def test_the_training_lists_its_flags_and_refuses_others_before_it_loads_what_it_needs(words, code):
     done, loaded = started("train_hf.py", *words)
     assert done.returncode == code
     assert "--image_size" in done.stdout + done.stderr
     assert ("does nothing once it has finished" in done.stdout) is (code == 0)  # the script's docstring is its manual
+    assert loaded <= {"torch"}  # which `TrainingArguments`, whose flags these are, cannot be imported without
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["triage", "--help"], ["space", "--help"]], ids=" ".join)
+def test_one_command_trains_triages_and_serves(words):
+    done, _ = started("-m", "dermalert", *words)
+    assert done.returncode == 0
+    flag = {"train": "--model_name_or_path", "triage": "--csv", "space": "USER/REPO"}[words[0]]
+    assert flag in done.stdout
+    assert f"dermalert {words[0]}" in done.stdout
+
+
+def test_a_bad_flag_of_the_training_exits_with_2_there_too():
+    done, _ = started("-m", "dermalert", "train", "--epochs", "3")
+    assert done.returncode == 2
+    assert "--epochs has another name: did you mean --num_train_epochs?" in done.stderr
+
+
+def test_the_command_is_installed_and_says_its_version():
+    (command,) = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"].items()
+    assert command == ("dermalert", "dermalert.cli:app")
+    done, loaded = started("-m", "dermalert", "--version")
+    assert re.fullmatch(r"dermalert \d+\.\d+\.\d+", done.stdout.strip())
     assert loaded == set()

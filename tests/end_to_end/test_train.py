@@ -43,7 +43,16 @@ from dermalert.training import calibration, image_dataset, recipe_trainer, run_f
 pytestmark = pytest.mark.integration
 
 FIGURES = ("alert_trade_off", "artefacts", "confusion", "learning_curves", "per_class", "reliability", "roc")
-LEARNS = ("--epochs", "5", "--learning_rate", "3e-3", "--batch_size", "16", "--augment", "none")
+LEARNS = (
+    "--num_train_epochs",
+    "5",
+    "--learning_rate",
+    "3e-3",
+    "--per_device_train_batch_size",
+    "16",
+    "--augmentation",
+    "none",
+)
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +185,7 @@ def test_curves_are_recorded_where_the_flag_says(plain):
     assert list(plain.folder.rglob("events.out.tfevents.*"))
 
 
-BARE = ("--half_precision", "--no_rebalance", "--sampling", "natural", "--augment", "none")
+BARE = ("--store_dtype", "float16", "--no_logit_adjustment", "--sampling", "natural", "--augmentation", "none")
 
 
 def test_a_release_in_half_precision_is_measured_as_it_is_stored(plain, pictures, tiny_vit, tmp_path, monkeypatch):
@@ -209,7 +218,7 @@ def test_the_epoch_that_is_kept_is_that_of_the_lowest_loss_once_calibrated(
 ):
     losses = iter([0.1, 0.1, 0.2, 0.2, 0.3, 0.3])  # of validation and of as many training images, each epoch
     monkeypatch.setattr(recipe_trainer.calibration, "calibrated_loss", lambda *_: next(losses))
-    longer = train(pictures, tiny_vit, tmp_path / "three", "--epochs", "3", "--learning_rate", "3e-3")
+    longer = train(pictures, tiny_vit, tmp_path / "three", "--num_train_epochs", "3", "--learning_rate", "3e-3")
     assert longer["training"]["best_step"] == plain.figures["training"]["best_step"]
 
 
@@ -273,7 +282,7 @@ def test_a_training_that_had_stopped_early_is_not_trained_on_where_its_folder_wa
     pictures, tiny_vit, tmp_path, monkeypatch
 ):
     # With a learning rate of nearly nothing no epoch is better than the first.
-    words = ("--epochs", "9", "--patience", "2", "--learning_rate", "1e-12")
+    words = ("--num_train_epochs", "9", "--early_stopping_patience", "2", "--learning_rate", "1e-12")
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(run_folder, "write_end", lambda *_: 1 / 0)  # killed just before
         train(pictures, tiny_vit, tmp_path / "before", *words)
@@ -448,7 +457,7 @@ def test_columns_count_in_external_sets_too(pictures, tiny_vit, tmp_path, capsys
     assert "no column 'finding' for 'label'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--external", "--dataset", "--columns"])
+@pytest.mark.parametrize("flag", ["--external", "--dataset_name", "--columns"])
 def test_a_flag_that_stands_twice_is_refused(flag, capsys):
     with pytest.raises(SystemExit):
         train_hf.parse([flag, "a=x", flag, "b=y"])
@@ -481,7 +490,16 @@ def test_a_diagnosis_hidden_in_the_frame_is_called_a_shortcut_and_one_in_the_les
         Image.fromarray(pixels).save(folder / f"{photo.image_id}.png")
         rows.append({"image_id": photo.image_id, "dx": photo.diagnosis, "lesion_id": photo.lesion_id})
     write_table(folder / "HAM10000_metadata.csv", rows)
-    command = ["--dataset", folder, "--output_dir", tmp_path / "run", "--image_size", "96", "--epochs", "6"]
+    command = [
+        "--dataset_name",
+        folder,
+        "--output_dir",
+        tmp_path / "run",
+        "--image_size",
+        "96",
+        "--num_train_epochs",
+        "6",
+    ]
     told = train_hf.main(train_hf.parse([str(word) for word in command]))["shortcut"]
     assert told["found"] == (where == "frame")
     if where == "frame":
@@ -557,31 +575,54 @@ def as_if_never_killed(dataset, model, folder: Path, more: list[str]) -> None:
 
 
 def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(pictures, tiny_resnet, tmp_path):
-    as_if_never_killed(pictures, tiny_resnet, tmp_path, ["--epochs", "3"])
+    as_if_never_killed(pictures, tiny_resnet, tmp_path, ["--num_train_epochs", "3"])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("base", ["vit", "efficientnet-lite0"])
 def test_a_killed_training_on_the_demo_lesions_goes_on_too(base, tiny_vit, tmp_path):
     size = "32" if base == "vit" else "96"
-    as_if_never_killed("demo", tiny_vit if base == "vit" else base, tmp_path, ["--epochs", "3", "--image_size", size])
+    as_if_never_killed(
+        "demo", tiny_vit if base == "vit" else base, tmp_path, ["--num_train_epochs", "3", "--image_size", size]
+    )
+
+
+def push(repo_id: str, tag: str) -> list[str]:
+    return ["--push_to_hub", "--hub_model_id", repo_id, "--tag", tag]
 
 
 BAD = {
-    "unknown data set": (["--dataset", "demmo"], "Did you mean 'demo'"),
-    "unknown base model": (["--base_model", "efficientnet-lite9"], "Did you mean 'efficientnet-lite"),
-    "no epochs": (["--epochs", "0"], "--epochs 0 makes no sense"),
+    "unknown data set": (["--dataset_name", "demmo"], "Did you mean 'demo'"),
+    "unknown base model": (["--model_name_or_path", "efficientnet-lite9"], "Did you mean 'efficientnet-lite"),
+    "no epochs": (["--num_train_epochs", "0"], "--num_train_epochs 0 makes no sense"),
     "no pixels": (["--image_size", "0"], "--image_size 0 makes no sense"),
     "a seed below 0": (["--seed", "-1"], "--seed -1 makes no sense"),
     "a learning rate that is no number": (["--learning_rate", "nan"], "--learning_rate nan makes no sense"),
     "an image size that does not suit the model": (["--image_size", "48"], "take another --image_size"),
-    "version without a push": (["--version", "v1.0.0"], "need each other"),
-    "push without a version": (["--push_to_hub", "tester/model"], "need each other"),
-    "push without an owner": (["--push_to_hub", "model", "--version", "v1.0.0"], "write it as USER/REPO"),
-    "push with a bad version": (["--push_to_hub", "tester/model", "--version", "1"], "write it like v1.0.0"),
-    "a reason without a push": (["--accept_regression", "why"], "add --push_to_hub and --version"),
-    "no reason": (["--push_to_hub", "t/m", "--version", "v1.0.0", "--accept_regression", ""], "needs the reason"),
-    "push without a token": (["--push_to_hub", "tester/model", "--version", "v1.0.0"], "needs a token"),
+    "a tag without a push": (["--tag", "v1.0.0"], "--tag is of a release that is published: add --push_to_hub"),
+    "a repository without a push": (["--hub_model_id", "t/m"], "--hub_model_id is of a release that is published"),
+    "push without a tag": (["--push_to_hub", "--hub_model_id", "tester/model"], "need each other"),
+    "push without a repository": (["--push_to_hub", "--tag", "v1.0.0"], "need each other"),
+    "push without an owner": (push("model", "v1.0.0"), "write it as USER/REPO"),
+    "push with a bad tag": (push("tester/model", "1"), "--tag '1' is no version: write it like v1.0.0"),
+    "a reason without a push": (["--accept_regression", "why"], "add --push_to_hub, --hub_model_id and --tag"),
+    "private without a push": (["--hub_private_repo"], "add --push_to_hub, --hub_model_id and --tag"),
+    "no reason": ([*push("t/m", "v1.0.0"), "--accept_regression", ""], "needs the reason"),
+    "push without a token": (push("tester/model", "v1.0.0"), "needs a token"),
+    "each checkpoint, and no push": (["--hub_strategy", "checkpoint"], "--checkpoints_to USER/REPO does without"),
+    "all checkpoints": (["--hub_strategy", "all_checkpoints"], "'checkpoint' pushes the last and the best"),
+    "a tracker that is not installed": (["--report_to", "wandb"], "wandb is not installed: pip install wandb"),
+    "a tracker that is none": (["--report_to", "trakio"], "Did you mean 'trackio'"),
+    "a tracker and none": (["--report_to", "none", "tensorboard"], "contradicts itself"),
+    "two precisions": (["--bf16", "--fp16"], "exclude each other"),
+    "half precision on a CPU": (["--fp16"], "--fp16 needs an accelerator"),
+    "one checkpoint": (["--save_total_limit", "1"], "--save_total_limit must be 2 or more"),
+    "an optimizer that is not installed": (["--optim", "galore_adamw"], "the Trainer refuses these settings"),
+    "a schedule without what it needs": (["--lr_scheduler_type", "cosine_with_min_lr"], "the Trainer refuses"),
+    "a warm-up below 0": (["--warmup_steps", "-1"], "the Trainer refuses"),
+    "no accumulation": (["--gradient_accumulation_steps", "0"], "makes no sense"),
+    "sharded weights": (["--fsdp", "full_shard"], "--fsdp full_shard is refused: a model is trained whole"),
+    "a checkpoint that is none": (["--resume_from_checkpoint", "True"], "'True' is no branch of a repository"),
 }
 
 
@@ -602,8 +643,7 @@ def test_what_could_not_be_published_is_refused_before_the_training(
     commit = hub.create("tester/model").head("main")
     hub.repo("tester/model").tags["v1.0.0"] = commit
     monkeypatch.setenv("HF_TOKEN", token)
-    publish = ["--push_to_hub", "tester/model", "--version", "v1.0.0"]
-    assert command(pictures, tiny_vit, tmp_path / "run", *publish) == 2
+    assert command(pictures, tiny_vit, tmp_path / "run", *push("tester/model", "v1.0.0")) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -619,17 +659,17 @@ def test_a_training_that_diverges_is_said(pictures, tiny_vit, tmp_path, capsys):
     assert "the training diverged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [["--epoch", "3"], ["--nonsense"], ["--epochs", "many"], ["--report_to", "wandb"]])
+@pytest.mark.parametrize("flags", ["--num_train_epoch 3", "--nonsense", "--num_train_epochs many", "--optim adam"])
 def test_an_unknown_flag_is_argparses_message_and_exit_code_2(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
-        train_hf.parse(flags)
+        train_hf.parse(flags.split())
     assert stopped.value.code == 2
     assert "usage:" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(run, pictures, tiny_vit, capsys):
-    assert command(pictures, tiny_vit, run, *LEARNS, "--epochs", "4") == 2
-    assert "holds another run (--epochs 5 there, 4 here)" in capsys.readouterr().err
+    assert command(pictures, tiny_vit, run, *LEARNS, "--num_train_epochs", "4") == 2
+    assert "holds another run (--num_train_epochs 5 there, 4 here)" in capsys.readouterr().err
     assert (run / "release/config.json").is_file()
 
 

@@ -288,7 +288,7 @@ def test_a_release_without_a_tag_on_main_is_not_replaced_uncompared(hub, kinds):
 def test_a_first_release_that_waits_for_its_tag_is_not_said_to_have_one(hub, kinds):
     publish_first(hub, kinds)
     del hub.repo(REPO).tags["v1.0.0"]
-    sentence = "holds another v1.0.0, which has no tag yet: finish publishing it by .* or choose the next --version"
+    sentence = "holds another v1.0.0, which has no tag yet: finish publishing it by .* or choose the next --tag"
     with pytest.raises(UsageError, match=sentence):
         models.publish(kinds["as good"], REPO, "v1.0.0")
     with pytest.raises(UsageError, match=sentence):
@@ -709,7 +709,7 @@ def dermalert(*words: object):
 def test_publish_versions_compare_and_rollback_as_a_user_types_them(kinds, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(kinds["first"], run / "release")
-    assert "Published: tester/derm@v1.0.0." in dermalert("publish", run, REPO, "--version", "v1.0.0").stdout
+    assert "Published: tester/derm@v1.0.0." in dermalert("publish", run, REPO, "--tag", "v1.0.0").stdout
     refused = dermalert("publish", kinds["worse"], REPO, "--version", "v1.1.0")
     assert refused.exit_code == 1
     assert "v1.1.0 is refused in the place of v1.0.0" in refused.stderr
@@ -729,14 +729,15 @@ def test_two_trainings_publish_their_releases_the_second_from_the_tag_of_the_fir
     class_folders(tmp_path / "pictures", images=30)
 
     def run(name: str, base: str, version: str) -> str:
-        more = ("--epochs", "1", "--push_to_hub", REPO, "--version", version)
-        more += ("--accept_regression", "too few pictures to compare")
+        more = ("--num_train_epochs", "1", "--push_to_hub", "--hub_model_id", REPO, "--tag", version)
+        more += ("--accept_regression", "too few pictures to compare", "--hub_private_repo")
         assert command(tmp_path / "pictures", base, tmp_path / name, *more) == 0
         return "".join(capsys.readouterr())
 
     output = run("one", str(make_release(tmp_path / "base", alert=False)), "v1.0.0")
     output += run("two", f"{REPO}@v1.0.0", "v1.1.0")
     assert set(hub.tags(REPO)) == {"v1.0.0", "v1.1.0"}
+    assert hub.repo(REPO).private
     weights = [hub.files(REPO, version)["model.safetensors"] for version in ("v1.0.0", "v1.1.0")]
     assert weights[0] != weights[1]
     for version in ("v1.0.0", "v1.1.0"):

@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 from support.training import quick
 
 import train_hf
-from dermalert.config import Config, parse
+from dermalert.config import Config
 from dermalert.errors import run_command
+from dermalert.flags import parse
 from dermalert.release import release_folder, remeasure
 
 pytestmark = pytest.mark.integration
@@ -17,9 +18,9 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def run(pictures, tiny_vit, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
-    words = ["--dataset", pictures, "--base_model", tiny_vit, "--output_dir", folder, "--onnx", "none"]
+    words = ["--dataset_name", pictures, "--model_name_or_path", tiny_vit, "--output_dir", folder, "--onnx", "none"]
     with quick():
-        train_hf.main(parse([str(word) for word in [*words, "--epochs", "2", "--half_precision"]]))
+        train_hf.main(parse([str(word) for word in [*words, "--num_train_epochs", "2", "--store_dtype", "float16"]]))
     curves = folder / "release/evaluation/figures/learning_curves.png"  # which is not drawn here
     curves.write_bytes(b"curves")
     return folder
@@ -38,7 +39,7 @@ def old(run, tmp_path) -> Path:
 
 
 def asked(pictures, old, output_dir, *more):
-    words = ["--dataset", pictures, "--weights_from", old, "--output_dir", output_dir, "--onnx", "none", *more]
+    words = ["--dataset_name", pictures, "--weights_from", old, "--output_dir", output_dir, "--onnx", "none", *more]
     return parse([str(word) for word in words])
 
 
@@ -69,9 +70,9 @@ def test_other_images_are_refused(old, pictures, tmp_path, capsys):
 
 
 def test_settings_that_the_release_decides_are_refused(old, pictures, tmp_path, capsys):
-    config = asked(pictures, old, tmp_path / "anew", "--epochs", "3", "--split_seed", "4")
+    config = asked(pictures, old, tmp_path / "anew", "--num_train_epochs", "3", "--split_seed", "4")
     assert run_command(lambda: train_hf.main(config)) == 2
-    assert "leave out --epochs, --split_seed" in capsys.readouterr().err
+    assert "leave out --num_train_epochs, --split_seed" in capsys.readouterr().err
 
 
 def test_the_kinds_of_pictures_are_those_of_the_release(tmp_path, request):
@@ -79,10 +80,13 @@ def test_the_kinds_of_pictures_are_those_of_the_release(tmp_path, request):
     figures["training"]["settings"]["image_types"] = ["dermoscopic", "clinical"]
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation/metrics.json").write_text(json.dumps(figures))
-    assert remeasure.settings(Config(weights_from=str(tmp_path))).image_types == ["dermoscopic", "clinical"]
+    assert remeasure.settings(Config(dataset_name=["demo"], weights_from=str(tmp_path))).image_types == [
+        "dermoscopic",
+        "clinical",
+    ]
 
 
 def test_what_is_no_release_is_refused(tmp_path, capsys):
-    config = Config(weights_from=str(tmp_path), output_dir=str(tmp_path / "anew"))
+    config = Config(dataset_name=["demo"], weights_from=str(tmp_path), output_dir=str(tmp_path / "anew"))
     assert run_command(lambda: train_hf.main(config)) == 2
     assert "is no dermalert release" in capsys.readouterr().err

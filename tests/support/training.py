@@ -14,7 +14,12 @@ from dermalert.imaging import non_lesions
 
 
 def arguments(pictures, base, output_dir, *more: str) -> list[str]:
-    plain = {"--dataset": pictures, "--base_model": base, "--output_dir": output_dir, "--epochs": 1}
+    plain = {
+        "--dataset_name": pictures,
+        "--model_name_or_path": base,
+        "--output_dir": output_dir,
+        "--num_train_epochs": 1,
+    }
     words = [word for flag, value in plain.items() if flag not in more for word in (flag, value)]
     # Most of these tests are about something else, and an export takes a second.
     words += [] if "--onnx" in more else ["--onnx", "none"]

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 REPO, NAME = "tester/derm", "run-a"
 TO = ("--checkpoints_to", f"{REPO}@{NAME}")
-FROM = ("--resume_from", f"{REPO}@{NAME}")
+FROM = ("--resume_from_checkpoint", f"{REPO}@{NAME}")
 
 
 def on_the_branch(hub) -> tuple[int, dict[str, bytes]]:
@@ -80,7 +80,7 @@ def test_a_run_killed_on_one_machine_ends_on_another_as_if_it_had_not_been_kille
     base, hub, pictures, tiny_vit, tmp_path, monkeypatch, capfd
 ):
     model = tiny_vit if base == "vit" else base
-    more = ("--epochs", "4", "--image_size", "32")
+    more = ("--num_train_epochs", "4", "--image_size", "32")
     train(pictures, model, tmp_path / "whole", *more)
     (tmp_path / "a").mkdir()
     killed_once_pushed(hub, arguments(pictures, model, tmp_path / "a" / "run", *more, *TO), tmp_path / "a" / "run")
@@ -101,9 +101,19 @@ def test_a_run_killed_on_one_machine_ends_on_another_as_if_it_had_not_been_kille
     assert sorted(path.name for path in (tmp_path / "b" / "other").iterdir()) == ["release", "run.json"]
 
 
-SETTINGS = {"dataset": ["/home/me/isic9"], "base_model": "/home/me/base", "external": ["clinic=/home/me/clinic"]}
-SETTINGS |= {"columns": ["/home/me/columns.json"], "epochs": 4, "data": "images", "sides": "sides"}
-PUBLIC = {"base_model": "base", "external": ["clinic"], "epochs": 4, "data": "images", "sides": "sides"}
+SETTINGS = {
+    "dataset_name": ["/home/me/isic9"],
+    "model_name_or_path": "/home/me/base",
+    "external": ["clinic=/home/me/clinic"],
+}
+SETTINGS |= {"columns": ["/home/me/columns.json"], "num_train_epochs": 4, "data": "images", "sides": "sides"}
+PUBLIC = {
+    "model_name_or_path": "base",
+    "external": ["clinic"],
+    "num_train_epochs": 4,
+    "data": "images",
+    "sides": "sides",
+}
 
 
 def save(folder: Path, step: int, *, best: int | None = None) -> Path:
@@ -438,7 +448,7 @@ def test_two_machines_that_push_to_one_branch_do_not_set_each_other_back(hub, fo
     pushes = push(folder, 10)
     assert "it holds step 20, which another machine has pushed" in caplog.text
     assert on_the_branch(hub)[0] == 20
-    (folder / "run.json").write_text(json.dumps(SETTINGS | {"epochs": 5}))
+    (folder / "run.json").write_text(json.dumps(SETTINGS | {"num_train_epochs": 5}))
     save(folder, 30)
     assert "it holds another run by now" in pushes.finish()
     assert on_the_branch(hub)[0] == 20
@@ -465,7 +475,9 @@ def test_a_folder_that_is_behind_the_branch_is_refused(folder):
     with pytest.raises(UsageError, match=r"holds step 20 of this run and '.*' step 10: go on from there, in a new"):
         checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(UsageError, match=r"holds step 20 of this run and '.*' none: go on .* by --resume_from"):
+    with pytest.raises(
+        UsageError, match=r"holds step 20 of this run and '.*' none: go on .* by --resume_from_checkpoint"
+    ):
         checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
     checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(
         SETTINGS, checkpoint_sync.find(f"{REPO}@{NAME}", folder, SETTINGS)
@@ -488,7 +500,7 @@ def test_a_branch_that_cannot_be_gone_on_from_is_refused_before_anything_is_writ
     there = folder.parent / "there"
     for name, sentence in NO_BRANCH.values():
         # The data set is not there either: the branch is asked for first.
-        assert command("nowhere", "efficientnet-lite0", there, "--resume_from", name) == 2
+        assert command("nowhere", "efficientnet-lite0", there, "--resume_from_checkpoint", name) == 2
         assert sentence in capsys.readouterr().err
     assert not there.exists()
 
@@ -516,7 +528,7 @@ CANNOT_PUSH = {
     "no token": ("", f"{REPO}@new", "needs a token"),
     "another owner": ("hf_write", "somebody/derm", "cannot write to somebody/derm"),
     "another's branch": ("hf_write", f"{REPO}@notes", "holds things that are no run: name a new branch"),
-    "another run's branch": ("hf_write", f"{REPO}@{NAME}", "holds another run (--epochs 4 there, 5 here)"),
+    "another run's branch": ("hf_write", f"{REPO}@{NAME}", "holds another run (--num_train_epochs 4 there, 5 here)"),
     "main": ("hf_write", f"{REPO}@main", "'main' can be no run's branch"),
     "a branch of a release": ("hf_write", f"{REPO}@staging-v1.0.0", "'staging-v1.0.0' can be no run's branch"),
     "a tag's name": ("hf_write", f"{REPO}@v1.0.0", "'v1.0.0' can be no run's branch"),
@@ -531,7 +543,7 @@ def test_a_branch_that_cannot_be_pushed_to_is_refused_before_the_training(hub, f
     for token, name, sentence in CANNOT_PUSH.values():
         monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(UsageError) as refused:
-            checkpoint_sync.Pushes(name, folder).check(SETTINGS | {"epochs": 5}, None)
+            checkpoint_sync.Pushes(name, folder).check(SETTINGS | {"num_train_epochs": 5}, None)
         assert sentence in str(refused.value)
     assert hub.branches(REPO) == before
 
@@ -556,7 +568,7 @@ def stopped(pictures, tiny_vit, tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe_trainer.calibration, "calibrated_loss", loss)
-        assert command(pictures, tiny_vit, folder, "--epochs", "4") == 130
+        assert command(pictures, tiny_vit, folder, "--num_train_epochs", "4") == 130
     assert checkpoints.last_step(folder) == 12
     return folder
 
@@ -601,10 +613,12 @@ def test_a_run_whose_best_epoch_was_not_its_last_goes_on_elsewhere_as_it_does_he
 ):
     losses = [0.3, 0.3, 0.05, 0.05] if best == 24 else [0.3] * 4
     shutil.copytree(stopped, tmp_path / "here")
-    words = [pictures, tiny_vit, tmp_path / "here", "--epochs", "4"]
+    words = [pictures, tiny_vit, tmp_path / "here", "--num_train_epochs", "4"]
     here = best_weights(words, losses, monkeypatch)
     shutil.move(tmp_path / "here", tmp_path / "gone")
-    there = best_weights([pictures, tiny_vit, tmp_path / "there", "--epochs", "4", *FROM], losses, monkeypatch)
+    there = best_weights(
+        [pictures, tiny_vit, tmp_path / "there", "--num_train_epochs", "4", *FROM], losses, monkeypatch
+    )
     assert here
     assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
     states = [
@@ -617,16 +631,16 @@ def test_a_run_whose_best_epoch_was_not_its_last_goes_on_elsewhere_as_it_does_he
 
 def test_other_settings_images_and_sides_than_the_branchs_are_refused(branch, pictures, tiny_vit, tmp_path, capsys):
     there = tmp_path / "there"
-    assert command(pictures, tiny_vit, there, "--epochs", "5", *FROM) == 2
-    sentence = "--resume_from 'tester/derm@run-a' holds another run (--epochs 4 there, 5 here): name another branch."
-    assert sentence in capsys.readouterr().err
+    assert command(pictures, tiny_vit, there, "--num_train_epochs", "5", *FROM) == 2
+    sentence = "'tester/derm@run-a' holds another run (--num_train_epochs 4 there, 5 here): name another branch."
+    assert f"--resume_from_checkpoint {sentence}" in capsys.readouterr().err
     shutil.copytree(pictures, tmp_path / "pictures")
     next((tmp_path / "pictures" / "Train" / "nevus").iterdir()).unlink()
-    assert command(tmp_path / "pictures", tiny_vit, there, "--epochs", "4", *FROM) == 2
+    assert command(tmp_path / "pictures", tiny_vit, there, "--num_train_epochs", "4", *FROM) == 2
     assert "the images have changed since the run in 'tester/derm@run-a' was started" in capsys.readouterr().err
     run = json.loads(branch.files(REPO, NAME)["run.json"])
     branch.commit(REPO, {"run.json": json.dumps(run | {"sides": "others"}).encode()}, branch=NAME)
-    assert command(pictures, tiny_vit, there, "--epochs", "4", *FROM) == 2
+    assert command(pictures, tiny_vit, there, "--num_train_epochs", "4", *FROM) == 2
     assert "but in another order or on other sides: name the same data sets" in capsys.readouterr().err
     assert not there.exists()
 
@@ -648,7 +662,7 @@ def test_code_that_somebody_puts_on_the_branch_is_not_run(branch, pictures, tiny
     names = [f"checkpoints/checkpoint-12/{name}" for name in ("optimizer.pt", "training_args.bin", "pytorch_model.bin")]
     branch.commit(REPO, dict.fromkeys(names, poisoned), branch=NAME)
     with pytest.raises(RunError, match="'checkpoint-12' is damaged"):
-        train(pictures, tiny_vit, tmp_path / "there", "--epochs", "4", *FROM)
+        train(pictures, tiny_vit, tmp_path / "there", "--num_train_epochs", "4", *FROM)
     assert not trap.exists()
     there = {path.name for path in (tmp_path / "there" / "checkpoints" / "checkpoint-12").iterdir()}
     assert there == set(ALL)
@@ -658,7 +672,7 @@ def test_pushes_that_fail_to_the_end_leave_the_release_and_the_same_command_make
     hub, pictures, tiny_vit, tmp_path, capsys, caplog, monkeypatch
 ):
     monkeypatch.setattr(retries, "SECOND", 0)
-    words = (pictures, tiny_vit, tmp_path / "run", "--epochs", "1", *TO)
+    words = (pictures, tiny_vit, tmp_path / "run", "--num_train_epochs", "1", *TO)
     hub.faults.append(Fault("POST", "/commit/", 500, times=10**6))
     assert command(*words) == 1
     sentence = capsys.readouterr().err.strip().splitlines()[-1]

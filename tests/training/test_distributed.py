@@ -17,10 +17,10 @@ from support.paths import REPOSITORY
 from support.pictures import class_folders
 from support.training import quick
 
-from dermalert.config import Config, parse
+from dermalert.config import Config, of_the_result
 from dermalert.data import loading, splits
 from dermalert.errors import UsageError
-from dermalert.publishing.deliver import check
+from dermalert.flags import parse
 from dermalert.training import distributed, run_folder
 from dermalert.training.sampling import WeightedSampler, sampling_weights
 from train_hf import main
@@ -35,7 +35,7 @@ import train_hf
 from support.training import quick
 from dermalert.training import image_dataset, recipe_trainer
 from dermalert.errors import run_command
-from dermalert.config import parse
+from dermalert.flags import parse
 
 def note(**told):
     with open({notes!r} + os.environ["RANK"], "a") as file:
@@ -104,18 +104,18 @@ class Launch:
 
 def words(pictures, base, folder, *more) -> list:
     plain = [
-        "--dataset",
+        "--dataset_name",
         pictures,
-        "--base_model",
+        "--model_name_or_path",
         base,
         "--output_dir",
         folder,
-        "--augment",
+        "--augmentation",
         "plain",
         "--onnx",
         "none",
     ]
-    return [*plain, "--epochs", "2", "--learning_rate", "3e-3", *more]
+    return [*plain, "--num_train_epochs", "2", "--learning_rate", "3e-3", *more]
 
 
 def figures(folder: Path) -> dict:
@@ -137,8 +137,9 @@ def counts(told, path=""):
 def test_two_processes_share_each_step_and_leave_one_release(pictures, tiny_resnet, tmp_path, hub):
     with quick():
         alone = main(parse([str(word) for word in words(pictures, tiny_resnet, tmp_path / "alone")]))
-    publish = ("--push_to_hub", "tester/derm", "--version", "v1.0.0", "--accept_regression", "tiny")
-    launch = Launch(tmp_path, *words(pictures, tiny_resnet, tmp_path / "two", *publish))
+    publish = ("--push_to_hub", "--hub_model_id", "tester/derm", "--tag", "v1.0.0", "--accept_regression", "tiny")
+    half = ("--per_device_train_batch_size", "16")
+    launch = Launch(tmp_path, *words(pictures, tiny_resnet, tmp_path / "two", *half, *publish))
     code, said = launch.wait()
     assert code == 0, said
     assert "Training in 2 processes." in said
@@ -180,7 +181,7 @@ def test_two_processes_share_each_step_and_leave_one_release(pictures, tiny_resn
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_run_which_then_goes_on(pictures, tiny_vit, tmp_path, victim):
     folder = tmp_path / "run"
-    launch = Launch(tmp_path, *words(pictures, tiny_vit, folder, "--epochs", "3"), slow=0.3)
+    launch = Launch(tmp_path, *words(pictures, tiny_vit, folder, "--num_train_epochs", "3"), slow=0.3)
     while not list(folder.glob("checkpoints/checkpoint-*/trainer_state.json")):
         assert launch.process.poll() is None, launch.log.read_text()
         time.sleep(0.05)
@@ -191,7 +192,7 @@ def test_a_killed_process_ends_the_run_which_then_goes_on(pictures, tiny_vit, tm
     assert "dermalert: the run was stopped, or one of its processes has ended: the same command goes on" in said
     assert not (folder / "release").exists()
     assert not list(folder.rglob("*.partial"))
-    again = Launch(tmp_path, *words(pictures, tiny_vit, folder, "--epochs", "3"))
+    again = Launch(tmp_path, *words(pictures, tiny_vit, folder, "--num_train_epochs", "3"))
     code, said = again.wait()
     assert code == 0, said
     assert said.count("Going on from") == 1
@@ -213,7 +214,7 @@ def test_two_machines_are_two_processes(pictures, tiny_vit, tmp_path):
 @pytest.mark.long
 def test_folds_in_two_processes_answer_every_image_once(tiny_vit, tmp_path):
     pictures = class_folders(tmp_path / "pictures", images=60)  # of fewer a fold has classes without validation
-    launch = Launch(tmp_path, *words(pictures, tiny_vit, tmp_path / "run", "--folds", "2", "--epochs", "1"))
+    launch = Launch(tmp_path, *words(pictures, tiny_vit, tmp_path / "run", "--folds", "2", "--num_train_epochs", "1"))
     code, said = launch.wait()
     assert code == 0, said
     told = figures(tmp_path / "run")
@@ -223,16 +224,17 @@ def test_folds_in_two_processes_answer_every_image_once(tiny_vit, tmp_path):
 
 @pytest.mark.long
 def test_what_is_wrong_is_said_once(tmp_path):
-    code, said = Launch(tmp_path, "--dataset", tmp_path / "nowhere", "--output_dir", tmp_path / "run").wait()
+    code, said = Launch(tmp_path, "--dataset_name", tmp_path / "nowhere", "--output_dir", tmp_path / "run").wait()
     assert code != 0
     assert said.count("dermalert: ") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(UsageError, match="--batch_size 32 cannot be shared by 3 processes"):
-        check(Config())
+def test_a_run_goes_on_in_other_processes_if_all_of_them_take_as_many_images_a_step():
+    two, one = (Config(dataset_name=["demo"], per_device_train_batch_size=n) for n in (16, 32))
+    in_two = of_the_result(two, processes=2, mixed_precision=None)
+    assert in_two == of_the_result(one, processes=1, mixed_precision=None)
+    assert in_two != of_the_result(one, processes=2, mixed_precision=None)
 
 
 def test_in_one_process_what_is_decided_is_what_was_found():

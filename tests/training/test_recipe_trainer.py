@@ -183,5 +183,5 @@ def test_a_weight_too_large_for_half_precision_is_told():
     model = nn.Linear(2, 2)
     with torch.no_grad():
         model.weight[0, 0] = 1e6
-    with pytest.raises(RunError, match=r"'weight' does not fit half precision: leave out --half_precision"):
+    with pytest.raises(RunError, match=r"'weight' does not fit half precision: leave out --store_dtype float16"):
         recipe_trainer.round_to_half(model)

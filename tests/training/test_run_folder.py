@@ -284,22 +284,22 @@ def test_a_folder_with_accents_is_taken(tmp_path, name):
     run_folder.check_name(tmp_path / name)
 
 
-MINE = {"epochs": 3, "seed": 0, "data": "images", "sides": "sides"}
+MINE = {"num_train_epochs": 3, "seed": 0, "data": "images", "sides": "sides"}
 
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("other")
 def test_a_run_that_began_meanwhile_in_the_same_new_folder_keeps_its_settings(tmp_path):
-    files.write_json(tmp_path / "run.json", MINE | {"epochs": 5})
+    files.write_json(tmp_path / "run.json", MINE | {"num_train_epochs": 5})
     with pytest.raises(UsageError, match="in use by process"), run_folder.Alone(tmp_path) as alone:
         run_folder.claim(tmp_path, MINE, needed_bytes=0, hold=alone.hold)
-    assert json.loads((tmp_path / "run.json").read_text())["epochs"] == 5
+    assert json.loads((tmp_path / "run.json").read_text())["num_train_epochs"] == 5
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"epochs": 5}, "holds another run .--epochs 5 there, 3 here"),
+        ({"num_train_epochs": 5}, "holds another run .--num_train_epochs 5 there, 3 here"),
         ({"data": "others"}, "the images have changed"),
         ({"sides": "others"}, "in another order or on other sides"),
     ],
