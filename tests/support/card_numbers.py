@@ -43,7 +43,7 @@ def numbers(text: str) -> list[str]:
     """Return the numbers of a card's body in their order, without those of its own words and of what others found."""
     text = body(text)
     for origin in provenance.ORIGINS.values():
-        text = text.replace(origin.credit, " ")
+        text = text.replace(origin.credit, " ").replace(origin.license, " ")
     for reader in READERS:
         text = text.replace(f"{reader.who}, {reader.task}, other images ({reader.source})", " ")
         text = text.replace(f"| {reader.sensitivity} |", "| |").replace(f"{reader.specificity}:", " ")
