@@ -8,12 +8,10 @@ like it. The images with most votes are laid on the image, and those that fit ar
 import contextlib
 import hashlib
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import datasets
@@ -25,6 +23,7 @@ from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
 from dermalert.imaging import local_features
+from dermalert.imaging.cache_folder import cache_folder
 from dermalert.imaging.local_features import FEATURES
 
 # First set by eye on 25 pairs drawn from the whole table of 663 pairs of MILK10k and HAM10000; half of the table agreed
@@ -102,8 +101,7 @@ def _search(images: datasets.Dataset, sources: np.ndarray, blocks: list[np.ndarr
 
 def _cached(key: list, search: Callable[[], list[Pair]]) -> list[Pair]:
     """What a search gives, from the cache where it is there; without a cache all works as well, only slower."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert" / _CACHE
-    file = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
+    file = cache_folder() / _CACHE / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError):
         return json.loads(file.read_text())
     pairs = search()

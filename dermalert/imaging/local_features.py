@@ -106,15 +106,15 @@ def _register(first: np.ndarray, second: np.ndarray) -> Registration | None:
 def agreement(first: np.ndarray, second: np.ndarray, affine: np.ndarray) -> float:
     """The correlation of the details of two images, uint8 (160, 160), the first laid on the second; 0 if they miss."""
 
-    def moved(image: np.ndarray, how: int) -> np.ndarray:
+    def warp(image: np.ndarray, how: int) -> np.ndarray:
         return cv2.warpAffine(image, affine.astype(np.float32), (SIDE, SIDE), flags=how)
 
-    covered = moved(np.ones_like(first), cv2.INTER_NEAREST)
+    covered = warp(np.ones_like(first), cv2.INTER_NEAREST)
     rim = np.ones((_RIM, _RIM), np.uint8)
     both = cv2.erode(covered, rim, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
     if both.sum() < SIDE**2 / 25:
         return 0.0
-    details = [_details(image)[both] for image in (moved(first, cv2.INTER_LINEAR), second)]
+    details = [_details(image)[both] for image in (warp(first, cv2.INTER_LINEAR), second)]
     # A hair or a black border would outweigh the lesion.
     a, b = (np.clip(levels / max(levels.std(), 1e-6), -2, 2) for levels in details)
     return float(np.corrcoef(a, b)[0, 1])

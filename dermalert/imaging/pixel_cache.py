@@ -36,6 +36,7 @@ from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
 from dermalert.imaging.byte_processor import ByteProcessor
+from dermalert.imaging.cache_folder import cache_folder
 from dermalert.imaging.thumbnail import content_of
 
 logger = logging.getLogger(__name__)
@@ -204,7 +205,7 @@ class PixelCache:
 
 def folder() -> Path:
     """Where packs are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert" / "pixels-1"
+    return cache_folder() / "pixels-1"
 
 
 def _key(processed: ByteProcessor) -> str:

@@ -7,7 +7,6 @@ blank, and `near_duplicates.py` which show the same picture.
 import functools
 import hashlib
 import logging
-import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
+from dermalert.imaging.cache_folder import cache_folder
 from dermalert.imaging.shortcut_features import FEATURES, features
 
 logger = logging.getLogger(__name__)
@@ -237,8 +237,7 @@ class _Cache:
 
     def __init__(self, kind: np.dtype):
         self.kind = kind
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermalert"
-        self._file = folder / "sketches-1.sqlite"
+        self._file = cache_folder() / "sketches-1.sqlite"
         self._database: sqlite3.Connection | None = None
 
     def __enter__(self) -> "_Cache":
