@@ -49,7 +49,8 @@ def _shared_ids(rows: Rows, what: str) -> dict:
         return cannot_tell(why, unit=unit, known_from=METADATA)
     both = {key: members for key, members in groups.items() if {"train", "test"} <= {rows.split[i] for i in members}}
     cases = [
-        rows.case(sorted(members, key=lambda i: rows.split[i]), **{f"{what}_id": key}) for key, members in both.items()
+        rows.case(sorted(members, key=lambda i: rows.split[i] or ""), **{f"{what}_id": key})
+        for key, members in both.items()
     ]
     named = [i for i, key in enumerate(keys) if key is not None]
     offending = [i for members in both.values() for i in members]

@@ -178,6 +178,15 @@ def test_without_a_shipped_split_there_are_no_leaks_to_find(folder):
         assert report["findings"][kind]["text"] == "no test split is shipped"
 
 
+def test_a_lesion_in_train_test_and_a_source_without_splits_is_found(dataset):
+    rows = [row | {"lesion_id": "L1"} for row in dataset.select(range(3))]
+    for row, split in zip(rows, ("train", "test", None), strict=True):
+        row["shipped_split"] = split
+    shared = Dataset.from_list(rows, features=dataset.features)
+    found = audit(shared)["findings"]["lesion-leaks"]
+    assert (found["count"], len(found["cases"][0]["images"])) == (1, 3)
+
+
 def test_a_source_that_gives_the_melanomas_away_is_found(dataset):
     def confounding(source_of) -> dict:
         moved = dataset.map(lambda row: {"source": source_of(row)}, features=dataset.features)
