@@ -49,7 +49,7 @@ def hub(monkeypatch) -> HubServer:
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty cache, and the file that fingerprints are kept in there."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "dermalert" / "sketches-1.sqlite"
+    return tmp_path / "cache" / "dermalert" / "looks-1.sqlite"
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ like it. The images with most votes are laid on the image, and those that fit ar
 
 import contextlib
 import hashlib
+import itertools
 import json
 import tempfile
 from collections import Counter
@@ -18,11 +19,10 @@ import datasets
 import faiss
 import numpy as np
 from dermalert_space import files
-from dermalert_space.images import UnreadableImage, read_image
 from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
-from dermalert.imaging import local_features
+from dermalert.imaging import local_features, thumbnail
 from dermalert.imaging.cache_folder import cache_folder
 from dermalert.imaging.local_features import FEATURES
 
@@ -79,7 +79,7 @@ def search(dataset: datasets.Dataset, *, start: int = 0) -> Copies:
     blocks = _blocks(sources, rows >= start)
     if len(set(sources)) < 2 or len(blocks) < 2:
         return _sorted([])
-    images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False)).select(rows)
+    images = dataset.select_columns(["image", "content"]).select(rows)
     key = [dataset.select_columns(["content", "source"])[rows], [block.tolist() for block in blocks]]
     pairs = _cached(key, lambda: _search(images, sources, blocks))
     return _sorted([(rows[a], rows[b], *how) for a, b, *how in pairs])
@@ -128,22 +128,11 @@ def _blocks(sources: np.ndarray, asks: np.ndarray) -> list[np.ndarray]:
 
 def _features(images: datasets.Dataset, file) -> np.ndarray:
     """The features of each image, records of `FEATURES` in a file: 100,000 images would be 1.7 GB in memory."""
-    bar = tqdm(total=len(images), desc="Finding local features", unit=" images", delay=2)
-    with ThreadPoolExecutor() as pool, bar:
-        for chunk in _chunks(np.arange(len(images))):
-            records = pool.map(local_features.features, pool.map(_square, images[chunk]["image"]))
-            file.write(b"".join(record.tobytes() for record in records))
-            bar.update(len(chunk))
+    with ThreadPoolExecutor() as pool:
+        for squares in thumbnail.squares(images, task="Finding local features"):
+            file.write(b"".join(record.tobytes() for record in pool.map(local_features.features, squares)))
     file.flush()
     return np.memmap(file, FEATURES, "r")
-
-
-def _square(image: dict) -> np.ndarray:
-    """The grey levels of an image file; what cannot be read is blank, and has no features."""
-    try:
-        return local_features.square(read_image(image["bytes"] if image["bytes"] is not None else image["path"]))
-    except (UnreadableImage, OSError):
-        return np.zeros((local_features.SIDE, local_features.SIDE), np.uint8)
 
 
 def _chunks(positions: np.ndarray) -> Iterator[np.ndarray]:
@@ -218,13 +207,17 @@ def _proposals(features: np.ndarray, blocks: list[np.ndarray]) -> Iterator[tuple
 
 
 def _confirmed(pairs: list[tuple[int, int]], features: np.ndarray, images: datasets.Dataset) -> Iterator[Pair]:
-    for a, b in tqdm(pairs, desc="Laying images on one another", unit=" pairs", delay=2):
-        placed = local_features.registration(features[a], features[b])
-        if placed and placed.matches >= MATCHES:
-            first, second = (_square(images[i]["image"]) for i in (a, b))
-            similarity = local_features.agreement(first, second, placed.affine)
+    bar = tqdm(pairs, desc="Laying images on one another", unit=" pairs", delay=2)
+    registered = ((a, b, local_features.registration(features[a], features[b])) for a, b in bar)
+    placed = [(a, b, how) for a, b, how in registered if how and how.matches >= MATCHES]
+    for start in range(0, len(placed), _CHUNK):
+        some = placed[start : start + _CHUNK]
+        rows = sorted({row for pair in some for row in pair[:2]})
+        squares = dict(zip(rows, itertools.chain.from_iterable(thumbnail.squares(images.select(rows))), strict=True))
+        for a, b, how in some:
+            similarity = local_features.agreement(squares[a], squares[b], how.affine)
             if similarity >= SIMILAR:
-                yield a, b, placed.matches, similarity
+                yield a, b, how.matches, similarity
 
 
 def _sorted(pairs: list[Pair]) -> Copies:

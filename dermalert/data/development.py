@@ -114,6 +114,7 @@ def load(config: Config) -> Development:
     columns = table_columns.Columns(table_columns.mapping(config.columns or []))
     options = {"columns": columns, "streaming": config.streaming, "strict": config.strict}
     options |= {"selection": Selection(config.image_types)}
-    # What the shortcut baselines see comes out of the first look at each image.
-    prepared = prepare(config.dataset_name, config.label_repair, **options, shortcuts=True)
+    # What the shortcut baselines and the search for copies see comes out of the first look at each image.
+    kept = {"shortcuts": True, "squares": bool(config.external)}
+    prepared = prepare(config.dataset_name, config.label_repair, **options, **kept)
     return Development(config=config, prepared=prepared, options=options)

@@ -51,7 +51,7 @@ def load(
     taught = concatenate_datasets([sides[side] for side in contamination.SIDES])
     datasets, reports = {}, {}
     for name, dataset in check(asked).items():
-        both = _link(taught, loading.load([dataset], **options))
+        both = _link(taught, loading.load([dataset], squares=True, **options))
         repaired, report = label_repair.repair(both.select(range(len(taught), len(both))), policy)
         exposure = set().union(*contamination.names(both.select(range(len(taught)))))
         unseen = contamination.are_unseen(repaired, dict.fromkeys(exposure, "train") | dict(learnt))

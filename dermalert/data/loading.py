@@ -66,6 +66,7 @@ def load(
     beside: Iterable[str] = (),
     faults: list[str] | None = None,
     shortcuts: bool = False,
+    squares: bool = False,
     selection: Selection | None = None,
 ) -> Dataset:
     """Load one or more data sets into the schema `FEATURES`.
@@ -89,7 +90,8 @@ def load(
             names each row was loaded.
         beside: names of what is loaded apart and compared with these, whose patients must not be taken for theirs.
         faults: a list, to which the files that cannot be read are added, each by its place in its data set.
-        shortcuts: see `thumbnail.look`.
+        shortcuts: see `thumbnail.row_type`.
+        squares: the same, although there is one source: it will be compared with others.
         selection: which kinds of pictures are taken, by default dermoscopy alone; what is left out is counted there.
 
     Raises:
@@ -107,7 +109,9 @@ def load(
     opened = [(name, with_labels(records, name, labels, selection), images) for name, records, images in opened]
     faults = [] if faults is None else faults
     images = {short: source[-1] for short, source in zip(_short_names(names), opened, strict=True)}
-    read = functools.partial(_read, labels=labels, faults=faults, strict=strict, shortcuts=shortcuts)
+    several = len({_source(record) for _, records, _ in opened for record in records}) > 1
+    kind = thumbnail.row_type(shortcuts=shortcuts, square=squares or several)  # of several, copies are searched
+    read = functools.partial(_read, labels=labels, faults=faults, strict=strict, kind=kind)
     rows = pa.concat_tables([read(*source, named=short) for short, source in zip(images, opened, strict=True)])
     del opened  # the records take more room than their rows
     rows = _with_groups(rows)
@@ -289,12 +293,12 @@ def _read(
     labels: tuple[str, ...],
     faults: list[str],
     strict: bool,
-    shortcuts: bool,
+    kind: np.dtype,
 ) -> pa.Table:
     """Look at every image: whether it is one, and what its bytes are."""
     count, of_archive, bad, places = len(records), _has_archive_ids(name, records), [], []
     files = (images[record.row]["image"] for record in records)
-    looks = tqdm(thumbnail.look(files, shortcuts=shortcuts), total=count, desc=f"Reading {name}", unit=" images")
+    looks = tqdm(thumbnail.look(files, kind), total=count, desc=f"Reading {name}", unit=" images")
 
     def rows() -> Iterator[dict]:
         for record, look in zip(records, looks, strict=True):
@@ -342,12 +346,7 @@ def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -
     row = {
         "label": label,
         "image_id": record.image_id,
-        "source": provenance.source(
-            record.image_id,
-            record.source,
-            attribution=record.facts.get("source"),
-            image_type=record.facts.get("image_type"),
-        ),
+        "source": _source(record),
         "content": content,
         "shipped_split": record.shipped_split,
         "twins": record.twins,
@@ -356,6 +355,11 @@ def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -
     row = record.facts | _own_ids(record, of_archive=of_archive) | row
     schema.fill(row, isic9.metadata_of(record.image_id))
     return row
+
+
+def _source(record: Record) -> str:
+    attribution, image_type = record.facts.get("source"), record.facts.get("image_type")
+    return provenance.source(record.image_id, record.source, attribution=attribution, image_type=image_type)
 
 
 def _own_ids(record: Record, *, of_archive: bool) -> dict[str, str]:

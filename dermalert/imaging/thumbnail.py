@@ -1,7 +1,8 @@
 """Fingerprints of images, 32 x 32 grey levels and the size: for one, a file is decoded once, and then never again.
 
 Whoever reads a data set learns from the fingerprints which files are images at all, the audit learns which are tiny or
-blank, and `near_duplicates.py` which show the same picture.
+blank, and `near_duplicates.py` which show the same picture. The same look at a file gives what shortcut baselines and
+the search for copies across sources need of it.
 """
 
 import functools
@@ -22,6 +23,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dermalert.errors import RunError
+from dermalert.imaging import local_features
 from dermalert.imaging.cache_folder import cache_folder
 from dermalert.imaging.shortcut_features import FEATURES, features
 
@@ -34,10 +36,19 @@ _DECODED = 256  # pixels: a large JPEG is decoded at a fraction of its size, but
 _CHUNK = 64  # files in memory at once
 
 ROW = np.dtype([("size", "<i4", 2), ("thumbnail", "u1", (SIDE, SIDE))])
-"""A fingerprint as it is cached."""
+"""A fingerprint."""
 
-WITH_SHORTCUTS = np.dtype([*ROW.descr, ("shortcuts", FEATURES)])
-"""The same where shortcut baselines were asked for, which takes twice as long as a fingerprint."""
+
+def row_type(*, shortcuts: bool = False, square: bool = False) -> np.dtype:
+    """A fingerprint and what else is asked for of an image.
+
+    Args:
+        shortcuts: what shortcut baselines see, which takes twice as long as a fingerprint.
+        square: the grey levels of which local features are made, 26 kB.
+    """
+    more: list[tuple] = [("shortcuts", FEATURES)] * shortcuts
+    more += [("square", "u1", (local_features.SIDE, local_features.SIDE))] * square
+    return np.dtype([*ROW.descr, *more])
 
 
 class Fingerprints(NamedTuple):
@@ -94,12 +105,12 @@ class Look(NamedTuple):
 
     Attributes:
         content: the SHA-256 of the file in hexadecimal; None where there is no file.
-        fingerprint: one `ROW` or `WITH_SHORTCUTS`, packed; zeros where the file is no image.
+        row: a fingerprint and what else was asked for, packed; zeros where the file is no image.
         fault: why it is none.
     """
 
     content: str | None
-    fingerprint: bytes
+    row: bytes
     fault: Exception | None
 
 
@@ -137,38 +148,50 @@ def shortcut_features(dataset: datasets.Dataset) -> np.ndarray:
     Raises:
         RunError: an image cannot be read any more.
     """
-    rows = np.concatenate([np.empty(0, WITH_SHORTCUTS), *_rows(dataset, WITH_SHORTCUTS)])
+    kind = row_type(shortcuts=True)
+    rows = np.concatenate([np.empty(0, kind), *_rows(dataset, kind)])
     if not rows["size"].all():
         raise RunError("an image was changed or removed while the run read it: run the same command again.")
     return rows["shortcuts"]
 
 
-def _rows(dataset: datasets.Dataset, kind: np.dtype) -> Iterator[np.ndarray]:
+def squares(dataset: datasets.Dataset, *, task: str = "Looking at images") -> Iterator[np.ndarray]:
+    """Yield the grey levels of a data set's images, uint8 (n, 160, 160), some at a time; what cannot be read is black.
+
+    Args:
+        dataset: for the columns see `fingerprints`.
+        task: what they are needed for, beside the progress bar.
+    """
+    return (rows["square"] for rows in _rows(dataset, row_type(square=True), task))
+
+
+def _rows(dataset: datasets.Dataset, kind: np.dtype, task: str = "Looking at images") -> Iterator[np.ndarray]:
     """Yield what is kept of a data set's images, some at a time."""
     contents = list(dataset["content"])
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    bar = tqdm(total=len(contents), desc="Looking at images", unit=" images", delay=2)
+    bar = tqdm(total=len(contents), desc=task, unit=" images", delay=2)
     with ThreadPoolExecutor() as pool, _Cache(kind) as cache, bar:
         for start in range(0, len(contents), _CHUNK):
             part = contents[start : start + _CHUNK]
             cached = cache.read(part)
             missing = {content: start + i for i, content in enumerate(part) if content not in cached}
             looks = _looks([images[row]["image"] for row in missing.values()], pool, cache)
-            cached |= {content: look.fingerprint for content, look in zip(missing, looks, strict=True)}
+            cached |= {content: look.row for content, look in zip(missing, looks, strict=True)}
             yield np.frombuffer(b"".join(cached[content] for content in part), kind)
             bar.update(len(part))
 
 
-def look(images: Iterable[Mapping | None], *, shortcuts: bool = False) -> Iterator[Look]:
+def look(images: Iterable[Mapping | None], kind: np.dtype = ROW) -> Iterator[Look]:
     """Look at image files in turn; each different content is decoded, in parallel with others, once and then cached.
 
     Args:
         images: `{"path", "bytes"}` each, as `datasets.Image(decode=False)` gives them; without bytes a file, and None
             where there is no image.
-        shortcuts: also keep what shortcut baselines see, so that `shortcut_features` decodes nothing.
+        kind: of `row_type`; what it holds beside a fingerprint is kept too, so that `shortcut_features` or `squares`
+            decodes nothing.
     """
     images = iter(images)
-    with ThreadPoolExecutor() as pool, _Cache(WITH_SHORTCUTS if shortcuts else ROW) as cache:
+    with ThreadPoolExecutor() as pool, _Cache(kind) as cache:
         while chunk := list(islice(images, _CHUNK)):
             yield from _looks(chunk, pool, cache)
 
@@ -178,7 +201,7 @@ def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_
     by_content = {content: file for content, file in files if content}
     cached = cache.read(by_content)
     missing = {content: file for content, file in by_content.items() if content not in cached}
-    look = functools.partial(_fingerprint_or_fault, shortcuts=cache.kind is WITH_SHORTCUTS)
+    look = functools.partial(_fingerprint_or_fault, kind=cache.kind)
     nothing = bytes(cache.kind.itemsize)
     fresh = dict(zip(missing, pool.map(look, missing.values()), strict=True))
     # What cannot be read may be read another day.
@@ -199,15 +222,15 @@ def content_of(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
     return hashlib.sha256(content).hexdigest(), content
 
 
-def _fingerprint_or_fault(content: bytes, *, shortcuts: bool) -> bytes | Exception:
+def _fingerprint_or_fault(content: bytes, *, kind: np.dtype) -> bytes | Exception:
     try:
-        return fingerprint(content, shortcuts=shortcuts)
+        return fingerprint(content, kind=kind)
     except UnreadableImage as error:
         return error
 
 
-def fingerprint(content: bytes, *, shortcuts: bool = False) -> bytes:
-    """The fingerprint of one image file, packed: a `ROW`, or one `WITH_SHORTCUTS`.
+def fingerprint(content: bytes, *, kind: np.dtype = ROW) -> bytes:
+    """The fingerprint of one image file, packed, with what else its kind holds: see `row_type`.
 
     Raises:
         UnreadableImage: it is no image.
@@ -223,28 +246,37 @@ def fingerprint(content: bytes, *, shortcuts: bool = False) -> bytes:
     except Exception as error:
         raise UnreadableImage("the file cannot be read as an image: it is damaged or cut short.") from error
     picture = read_image(image)
-    thumbnail = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    row = np.array((size, np.asarray(thumbnail)), ROW).tobytes()
-    return row + features(picture).tobytes() if shortcuts else row
+    row = np.zeros((), kind)
+    row["size"] = size
+    row["thumbnail"] = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    for part, made_of in {"shortcuts": features, "square": local_features.square}.items():
+        if part in (kind.names or ()):
+            row[part] = made_of(picture)
+    return row.tobytes()
 
 
 class _Cache:
-    """Fingerprints by content, in one small file; without it all works as well, only slower.
+    """What looks at images gave, by content, in one file; without it all works as well, only slower.
 
     Args:
-        kind: `ROW`, or `WITH_SHORTCUTS`, in whose place a mere fingerprint counts as missing.
+        kind: of `row_type`. What lacks a part of it counts as missing.
     """
 
     def __init__(self, kind: np.dtype):
         self.kind = kind
-        self._file = cache_folder() / "sketches-1.sqlite"
+        self._sizes = {"fingerprint": ROW.itemsize}
+        self._sizes |= {part: kind[part].itemsize for part in kind.names or () if part not in (ROW.names or ())}
+        self._file = cache_folder() / "looks-1.sqlite"
         self._database: sqlite3.Connection | None = None
 
     def __enter__(self) -> "_Cache":
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.touch(mode=0o600)  # squares show patients' pictures
             self._database = sqlite3.connect(self._file, timeout=30)
-            self._database.execute("CREATE TABLE IF NOT EXISTS sketches (content TEXT PRIMARY KEY, sketch BLOB)")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS looks (content TEXT, part TEXT, value BLOB, PRIMARY KEY (content, part))"
+            )
         except (OSError, sqlite3.Error) as error:
             self._give_up(error)
         return self
@@ -254,27 +286,36 @@ class _Cache:
             self._database.close()
 
     def read(self, contents: Iterable[str]) -> dict[str, bytes]:
-        """The fingerprints that are known."""
+        """The rows of those contents of which all parts are there."""
         kept: dict[str, bytes] = {}
         if self._database:
+            query = "SELECT value FROM looks WHERE content = ? AND part = ?"
             try:
                 for content in contents:
-                    query = "SELECT sketch FROM sketches WHERE content = ?"
-                    row = self._database.execute(query, (content,)).fetchone()
-                    if row and len(row[0]) in (self.kind.itemsize, WITH_SHORTCUTS.itemsize):
-                        kept[content] = row[0][: self.kind.itemsize]
+                    parts = [self._database.execute(query, (content, part)).fetchone() for part in self._sizes]
+                    row = b"".join(part[0] for part in parts if part)
+                    if len(row) == self.kind.itemsize:
+                        kept[content] = row
             except sqlite3.Error as error:
                 self._give_up(error)
         return kept
 
     def write(self, rows: Mapping[str, bytes]) -> None:
-        """Add fingerprints."""
+        """Add rows."""
         if self._database:
+            parts = ((content, *part) for content, row in rows.items() for part in self._parts(row))
             try:
                 with self._database:
-                    self._database.executemany("INSERT OR REPLACE INTO sketches VALUES (?, ?)", rows.items())
+                    self._database.executemany("INSERT OR REPLACE INTO looks VALUES (?, ?, ?)", parts)
             except sqlite3.Error as error:
                 self._give_up(error)
+
+    def _parts(self, row: bytes) -> Iterator[tuple[str, bytes]]:
+        """Yield each part of a row with its name."""
+        start = 0
+        for part, size in self._sizes.items():
+            yield part, row[start : start + size]
+            start += size
 
     def _give_up(self, error: Exception) -> None:
         logger.warning("'%s' cannot be used (%s): going on without a cache.", self._file, error)

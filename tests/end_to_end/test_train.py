@@ -294,8 +294,17 @@ def test_a_training_that_had_stopped_early_is_not_trained_on_where_its_folder_wa
 def test_an_image_is_decoded_for_its_fingerprint_and_by_the_processor_and_never_again(
     pictures, tiny_vit, tmp_path, monkeypatch
 ):
-    """Some images held out are decoded once more, at full size: for artefacts and for spoilt pictures."""
-    drawn_on = []
+    """Of three sources, two of which show the same photographs; and of one that is only reported.
+
+    Some images held out are decoded once more, at full size: for artefacts and for spoilt pictures.
+    """
+    drawn_on, clinics = [], [tmp_path / name for name in ("north", "south", "reported")]
+    for i in range(4):
+        lesion = synthetic_lesions.lesion("nevus", lesion_seed=i)
+        other = synthetic_lesions.lesion("nevus", lesion_seed=10 + i)
+        for folder, image in zip(clinics, (lesion, lesion.crop((9, 13, 117, 117)), other), strict=True):
+            (folder / "nevus").mkdir(parents=True, exist_ok=True)
+            image.save(folder / "nevus" / f"{folder.name}{i}.png")
 
     def counted_apart(function):
         def run(*inputs, **options):
@@ -309,9 +318,14 @@ def test_an_image_is_decoded_for_its_fingerprint_and_by_the_processor_and_never_
 
     monkeypatch.setattr(stress_test, "stress", counted_apart(stress_test.stress))
     monkeypatch.setattr(non_lesions, "unusable_images", counted_apart(non_lesions.unusable_images))
+    more = ["--dataset_name", pictures, *clinics[:2], "--external", f"there={clinics[2]}"]
     with decodes.counted() as times:
-        train(pictures, tiny_vit, tmp_path / "run", "--onnx", "all")
-    contents = {hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures.rglob("*.*")}
+        train(pictures, tiny_vit, tmp_path / "run", "--onnx", "all", *more)
+    audit = json.loads((tmp_path / "run/release/evaluation/audit.json").read_text())
+    assert audit["findings"]["cross-source-copies"]["count"] == 4
+    contents = {
+        hashlib.sha256(path.read_bytes()).hexdigest() for root in (pictures, *clinics) for path in root.rglob("*.*")
+    }
     extra = [Counter({content: n for content, n in some.items() if content in contents}) for some in drawn_on]
     assert [len(some) for some in extra] == [8, 4]  # as many as `quick` leaves of 200 and 40
     assert all(set(some.values()) == {1} for some in extra)

@@ -13,7 +13,7 @@ from support.pictures import jpeg
 
 from dermalert.data import loading, near_duplicates, schema
 from dermalert.errors import RunError
-from dermalert.imaging import shortcut_features, synthetic_lesions, thumbnail
+from dermalert.imaging import local_features, shortcut_features, synthetic_lesions, thumbnail
 from dermalert.taxonomy import DIAGNOSES
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -89,10 +89,11 @@ def test_reading_a_folder_decodes_each_file_once_and_again_not_at_all(lesions, d
     assert len(decoded) == 5
 
 
-def test_features_of_shortcuts_come_out_of_the_look_that_asks_for_them(lesions, decoded):
+def test_features_of_shortcuts_and_grey_squares_come_out_of_the_look_that_asks_for_them(lesions, decoded):
     files = [jpeg(lesion) for lesion in lesions]
     dataset = dataset_of(files)
-    looks = thumbnail.look([{"bytes": file, "path": None} for file in files], shortcuts=True)
+    kind = thumbnail.row_type(shortcuts=True, square=True)
+    looks = thumbnail.look([{"bytes": file, "path": None} for file in files], kind)
     assert all(look.fault is None for look in looks)
     assert len(decoded) == 5
     kept = thumbnail.shortcut_features(dataset)
@@ -100,6 +101,15 @@ def test_features_of_shortcuts_come_out_of_the_look_that_asks_for_them(lesions, 
     assert len(decoded) == 5
     for row, file in zip(kept, files, strict=True):
         assert row.tobytes() == shortcut_features.features(read_image(file)).tobytes()
+    (squares,) = thumbnail.squares(dataset)
+    assert len(decoded) == 5
+    for square, file in zip(squares, files, strict=True):
+        assert (square == local_features.square(read_image(file))).all()
+
+
+def test_nobody_but_its_owner_reads_the_cache_which_shows_pictures(lesions, cache):
+    thumbnail.fingerprints(dataset_of([jpeg(lesions[0])]))
+    assert cache.stat().st_mode & 0o077 == 0
 
 
 def test_a_fingerprint_without_the_features_of_shortcuts_is_completed(lesions, decoded):
