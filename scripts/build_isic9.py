@@ -17,9 +17,9 @@ from pathlib import Path
 
 from dermalert import taxonomy
 from dermalert.data.isic9 import TABLE
-from dermalert.data.table_cells import age_of, label_of, sex_of, site_of
+from dermalert.data.table_cells import age_of, confirmation_of, label_of, sex_of, site_of
 
-COLUMNS = ("image_id", "diagnosis", "lesion_id", "age", "sex", "site")
+COLUMNS = ("image_id", "diagnosis", "lesion_id", "age", "sex", "site", "confirmation")
 
 
 def main(folder: Path) -> None:
@@ -59,7 +59,7 @@ def check(archive: dict[str, str], folder: Path) -> None:
 
 
 def official_facts(folder: Path) -> dict[str, dict]:
-    """Lesion, age, sex and site by image, of the most detailed official list that has them."""
+    """Lesion, age, sex, site and confirmation by image, of the most detailed official list that has them."""
     metadata: dict[str, dict] = {}
     for file in (
         "ISIC_2019_Training_Metadata.csv",
@@ -69,6 +69,7 @@ def official_facts(folder: Path) -> dict[str, dict]:
     ):
         for row in read(folder / file):
             facts = {"lesion_id": row.get("lesion_id"), "age": age_of(row), "sex": sex_of(row), "site": site_of(row)}
+            facts["confirmation"] = confirmation_of(row)
             before = metadata.setdefault(row.get("image_id") or row.get("image"), {})
             for name, value in facts.items():
                 if value:

@@ -17,7 +17,7 @@ TABLE = Path(__file__).parent / "isic9.csv"
 
 @functools.cache
 def metadata() -> dict[str, dict]:
-    """Return by ISIC id: `diagnosis`, `lesion_id`, `age` (years), `sex` and `site`; None for what is not known."""
+    """By ISIC id `diagnosis`, `lesion_id`, `age` (years), `sex`, `site`, `confirmation`; None for what is not known."""
     with TABLE.open(newline="") as file:
         rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(file)]
     return {str(row.pop("image_id")): row | {"age": float(row["age"]) if row["age"] else None} for row in rows}

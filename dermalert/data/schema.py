@@ -25,6 +25,7 @@ FEATURES = Features(
         "sex": Value("string"),
         "site": Value("string"),
         "skin_type": Value("string"),  # Fitzpatrick, I to VI
+        "confirmation": Value("string"),  # of the diagnosis, the reference standard: one of CONFIRMATIONS
         "group": Value("string"),  # what must stay on one side of the split, as `splits.groups` finds it
         "shipped_split": Value("string"),  # "train" or "test" where the source ships one
         "content": Value("string"),  # SHA-256 of the file
@@ -32,7 +33,10 @@ FEATURES = Features(
 )
 
 
-FACTS = ("lesion_id", "patient_id", "age", "sex", "site", "skin_type")
+CONFIRMATIONS = ("histopathology", "confocal microscopy", "follow-up", "expert consensus", "clinical assessment")
+"""How a diagnosis was confirmed, the surest first."""
+
+FACTS = ("lesion_id", "patient_id", "age", "sex", "site", "skin_type", "confirmation")
 """The columns that a copy of an image may know where another does not."""
 
 BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCIES))})
@@ -51,6 +55,16 @@ def describe(dataset: Dataset) -> dict:
         "contradictions": len(_contradictions(dataset)),
         "groups": len(set(dataset["group"])),
         "fingerprint": hashlib.sha256(repr(pairs).encode()).hexdigest()[:16],
+    }
+
+
+def confirmations(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """How many images of each diagnosis are confirmed in which way, those of which nothing is recorded included."""
+    names = dataset.features["label"].names
+    counts = Counter(zip(dataset["label"], dataset["confirmation"], strict=True))
+    return {
+        name: {how or "not recorded": counts[label, how] for how in (*CONFIRMATIONS, None) if counts[label, how]}
+        for label, name in enumerate(names)
     }
 
 

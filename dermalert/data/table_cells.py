@@ -27,6 +27,18 @@ _SITES = {
 }
 _SITE = {word: site for site, words in _SITES.items() for word in words}
 
+# By how the word begins. PAD-UFES-20 says only whether a biopsy was taken.
+_CONFIRMATIONS = {
+    "histo": "histopathology",
+    "true": "histopathology",
+    "confocal": "confocal microscopy",
+    "follow": "follow-up",
+    "serial imaging": "follow-up",
+    "consensus": "expert consensus",
+    "single image expert": "expert consensus",
+    "single contributor": "clinical assessment",
+}
+
 
 def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
     """What kind of picture an image is, `dermoscopic` where the row does not say that it is another."""
@@ -64,7 +76,7 @@ def malignancy_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str
 
 
 def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Counter | None = None) -> dict:
-    """Return lesion, patient, age, sex, site, source (who made the picture) and image type, where the row knows it.
+    """What the row knows of lesion, patient, age, sex, site, skin type, confirmation, source and image type.
 
     Args:
         row: of a table.
@@ -80,7 +92,7 @@ def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Cou
         # PAD-UFES-20 numbers its lesions; another source's 1765 is another lesion.
         ids["lesion_id"] = f"{ids['patient_id']}_{ids['lesion_id']}"
     facts = {"age": age_of(row, columns), "sex": sex_of(row, columns), "site": site_of(row, columns)}
-    facts |= {"skin_type": skin_type_of(row, columns)}
+    facts |= {"skin_type": skin_type_of(row, columns), "confirmation": confirmation_of(row, columns)}
     kind = kind_of(row, columns)
     facts |= {"source": identifiers.clean(row.get(columns.get("source"))) or None}
     facts |= {"image_type": None if kind == "dermoscopic" else kind}  # so that any row can say that it is none
@@ -112,6 +124,12 @@ def skin_type_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str 
     if word in numbers:
         return word
     return numbers[int(word) - 1] if word in ("1", "2", "3", "4", "5", "6") else None
+
+
+def confirmation_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
+    """How the diagnosis was confirmed, one of `schema.CONFIRMATIONS`, in the archive's, HAM10000's or PAD's words."""
+    word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("confirmation"))).lower()
+    return next((confirmation for start, confirmation in _CONFIRMATIONS.items() if word.startswith(start)), None)
 
 
 def site_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:

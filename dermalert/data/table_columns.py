@@ -26,6 +26,7 @@ COLUMNS = {
     "age": ("age", "age_approx", "age_approximate"),
     "sex": ("sex", "gender"),
     "skin_type": ("fitzpatrick_skin_type", "fitzpatrick", "fitspatrick", "skin_type"),
+    "confirmation": ("diagnosis_confirm_type", "dx_type", "biopsed"),
     "site": ("anatom_site_general", "anatom_site_general_challenge", "anatom_site_1", "localization", "region", "site"),
     "image_type": ("image_type", "modality"),
     "source": ("attribution",),

@@ -1,4 +1,4 @@
-"""Figures by age, sex, site, source and skin type: for whom it was measured, and for whom not.
+"""Figures by age, sex, site, source, skin type and reference standard: for whom it was measured, and for whom not.
 
 A model can do well on the whole and fail a part of the patients (Daneshjou 2022, doi 10.1126/sciadv.abq6147); what no
 source records is said to be not measured rather than left out. A subgroup whose melanomas are found more or less often
@@ -39,6 +39,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], str | None], Mapping[str, float]]] 
     "site": ("site", lambda site: site, {}),
     "source": ("source", lambda source: source, {}),
     "skin type": ("skin_type", lambda skin: skin, {}),
+    "reference standard": ("confirmation", lambda how: how, {}),
 }
 """Of each kind the column, how its cells name a subgroup, and the order of the names where it is not the alphabet's."""
 
@@ -160,7 +161,9 @@ def sensitivity_by_subgroup(dataset: Dataset, alert: np.ndarray | None) -> Subgr
     if alert is None:
         return SubgroupSensitivity(tests=[], weakest=None, sentences=[])
     melanoma, lesions = np.array(dataset["label"]) == _MELANOMA, np.array(dataset["group"])
-    tests = [test for kind in _KINDS for test in _tests(kind, dataset, alert, melanoma, lesions)]
+    # How a diagnosis was confirmed divides no patients: a melanoma is nearly always confirmed by histopathology.
+    of_patients = (kind for kind in _KINDS if kind != "reference standard")
+    tests = [test for kind in of_patients for test in _tests(kind, dataset, alert, melanoma, lesions)]
     corrected = holm([test.p for test in tests])
     tests = [dataclasses.replace(test, p_corrected=p) for test, p in zip(tests, corrected, strict=True)]
     enough = [test for test in tests if test.n_melanomas >= FEWEST]

@@ -26,8 +26,8 @@ def items(metrics: dict, *, external: bool) -> list[Item]:
     return [
         Item("Purpose, users, uses to avoid", _ALL, "reported: In short"),
         Item("Sources, exclusions, splits", _ALL, "reported: Data"),
-        Item("Participants: centres, dates, patients, skin type", _MEDICAL, _participants(generated)),
-        Item("Reference standard", _MEDICAL, _reference(generated)),
+        Item("Participants: centres, dates, patients, skin type", _MEDICAL, _participants(metrics["data"])),
+        Item("Reference standard", _MEDICAL, _reference(metrics["data"])),
         Item("Sample size", _MEDICAL, "partly: what the bound needs; not calculated before"),
         Item("Missing data", _MEDICAL, "partly: counted under Subgroups; nothing is imputed"),
         Item("Model, training, software", _ALL, "reported: Training"),
@@ -50,11 +50,15 @@ def items(metrics: dict, *, external: bool) -> list[Item]:
     ]
 
 
-def _participants(generated: bool) -> str:
-    known = "partly: Data, Subgroups; dates, number of patients and skin type are not recorded"
-    return "not applicable: the lesions are drawn" if generated else known
+def _participants(data: dict) -> str:
+    missing = "dates" if "patients" in data else "dates and number of patients"
+    known = f"partly: Data, Subgroups; {missing} not recorded, skin type of few images"
+    return "not applicable: the lesions are drawn" if data["generated"] else known
 
 
-def _reference(generated: bool) -> str:
-    known = "partly: Data; the share with histopathology is not recorded"
-    return "not applicable: the lesions are drawn" if generated else known
+def _reference(data: dict) -> str:
+    if data["generated"]:
+        return "not applicable: the lesions are drawn"
+    if "reference_standard" in data:
+        return "reported: Data, by diagnosis; subgroups by reference standard"
+    return "partly: Data; the share with histopathology is not recorded"

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 from support.pictures import put, write_table
 
-from dermalert.data import hub_datasets, loading, table_columns
+from dermalert.data import hub_datasets, loading, table_cells, table_columns
 from dermalert.data.records import Selection
 
 LABELS = ("melanoma", "nevus")
@@ -217,3 +217,21 @@ def test_rows_without_an_image_and_tables_without_rows_are_said(tmp_path, caplog
     assert "2 rows of 'a.csv' name no image: row 5, row 6" in caplog.messages
     assert f"2 tables in '{root}' have a header and no rows: b.csv, c.tsv" in caplog.messages
     assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "word", "confirmation"),
+    [
+        ("dx_type", "histo", "histopathology"),
+        ("dx_type", "follow_up", "follow-up"),
+        ("dx_type", "confocal", "confocal microscopy"),
+        ("diagnosis_confirm_type", "serial imaging showing no change", "follow-up"),
+        ("diagnosis_confirm_type", "single image expert consensus", "expert consensus"),
+        ("diagnosis_confirm_type", "single contributor clinical assessment", "clinical assessment"),
+        ("biopsed", "True", "histopathology"),
+        ("biopsed", "False", None),
+        ("dx_type", "", None),
+    ],
+)
+def test_how_a_diagnosis_was_confirmed_is_read_in_the_words_of_each_source(column, word, confirmation):
+    assert table_cells.facts_of({"image_id": "a", column: word}).get("confirmation") == confirmation

@@ -69,7 +69,7 @@ def test_a_release_without_a_threshold_has_neither_sensitivity_nor_specificity()
     assert figures.accuracy.value is not None
 
 
-@pytest.mark.parametrize("kind", ["age", "sex", "site", "skin type"])
+@pytest.mark.parametrize("kind", ["age", "sex", "site", "skin type", "reference standard"])
 def test_what_no_source_records_is_said_to_be_not_measured(kind):
     assert figures_of(side(source=["here", "there"]))[kind] == NotMeasured(
         not_measured=f"no source of these images records the {kind}"
@@ -78,6 +78,12 @@ def test_what_no_source_records_is_said_to_be_not_measured(kind):
 
 def test_the_source_is_a_subgroup_too():
     assert list(figures_of(side(source=["there", "here"]))["source"].of) == ["here", "there"]
+
+
+def test_the_reference_standard_has_figures_but_is_no_subgroup_of_patients():
+    split = side(confirmation=["histopathology", "follow-up"] * 30, label=[MELANOMA] * 60)
+    assert list(figures_of(split)["reference standard"].of) == ["follow-up", "histopathology"]
+    assert not sensitivity_by_subgroup(split, np.arange(60) % 2 == 0).tests
 
 
 def melanomas(kind, *counts):
