@@ -4,7 +4,7 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from dermalert_space import contract, files
@@ -33,7 +33,7 @@ ModelRepo = Annotated[str, Argument(help="model repository of the Hub", metavar=
 
 
 class _Jobs(TyperGroup):
-    def invoke(self, ctx) -> None:
+    def invoke(self, ctx: Any) -> None:
         """Run a command; an error of ours is one sentence and an exit code."""
         run = super().invoke
         raise typer.Exit(run_command(lambda: run(ctx)))
@@ -63,8 +63,9 @@ def _commands(
 def train(context: typer.Context) -> None:
     """Fine-tune, measure and leave a release, as `train_hf.py` does: `train --help` lists its flags."""
     import train_hf
+    from dermalert.flags import parse
 
-    train_hf.main(train_hf.parse(context.args, manual=train_hf.__doc__, prog="dermalert train"))
+    train_hf.main(parse(context.args, manual=train_hf.__doc__, prog="dermalert train"))
 
 
 @app.command(context_settings=OF_ANOTHER_PARSER)
@@ -131,7 +132,7 @@ def audit(
     _check_targets(json, figures)
     mapping, selection = table_columns.mapping(columns or []), records.Selection(image_types)
     faults: list[str] = []
-    options: dict = {"columns": mapping, "streaming": streaming, "selection": selection, "faults": faults}
+    options: dict[str, Any] = {"columns": mapping, "streaming": streaming, "selection": selection, "faults": faults}
     rows = loading.load(dataset, labels=None, merge=False, **options)
     report = audit.audit(rows, unreadable=faults, left_out=selection.left_out)
     typer.echo(audit_report.headline(report))

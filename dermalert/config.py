@@ -12,7 +12,7 @@ Export = Literal["all", "serving", "none"]
 Sampling = Literal["classes-and-sources", "classes", "natural"]
 
 
-def _setting(default, help: str, **of_the_flag):
+def _setting(default: Any, help: str, **of_the_flag: Any) -> Any:
     metadata = {"help": help, **of_the_flag}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class UsageError(Exception):
@@ -20,7 +21,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
-def first_few(items: Iterable, most: int = 5) -> str:
+def first_few(items: Iterable[Any], most: int = 5) -> str:
     """The first items in words, and how many more there are."""
     items = list(items)
     more = f" and {len(items) - most} more" if len(items) > most else ""

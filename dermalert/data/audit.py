@@ -6,8 +6,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import datasets
+from dermalert_space.contract import Json
 
 from dermalert.data import audit_images, audit_labels, audit_splits, copies, near_duplicates
 from dermalert.data.audit_rows import Rows
@@ -41,8 +43,8 @@ def audit(
     across: copies.Copies | None = None,
     *,
     unreadable: Sequence[str] = (),
-    left_out: Mapping[str, Mapping] = {},
-) -> dict:
+    left_out: Mapping[str, Mapping[str, Any]] = {},
+) -> Json:
     """What is wrong with a data set, ready for JSON.
 
     Args:
@@ -85,7 +87,7 @@ def check_kinds(kinds: Iterable[str]) -> None:
             raise UsageError(f"--fail-on '{kind}' is no kind of finding.{hint} They are: {', '.join(KINDS)}, any.")
 
 
-def failures(report: dict, kinds: Iterable[str]) -> list[str]:
+def failures(report: Json, kinds: Iterable[str]) -> list[str]:
     """Which of the kinds (`any` for all) were found."""
     chosen = set(KINDS if "any" in kinds else kinds)
     return [kind for kind, finding in report["findings"].items() if finding["found"] and kind in chosen]

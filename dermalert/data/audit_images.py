@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from dermalert_space.contract import Json
 
 from dermalert.data import schema, splits
 from dermalert.data.audit_rows import CONTENT, IDS, Rows, cannot_tell, count_in_words, finding, positions_of
@@ -11,7 +12,7 @@ from dermalert.data.audit_rows import CONTENT, IDS, Rows, cannot_tell, count_in_
 _TINY = 64  # pixels of the shorter side: the network of a lesion is no longer there
 
 
-def findings(rows: Rows, unreadable: Sequence[str]) -> dict[str, dict]:
+def findings(rows: Rows, unreadable: Sequence[str]) -> dict[str, Json]:
     """Findings by kind; `unreadable` are the files that were no images and are therefore not among the rows."""
     return {
         "unreadable": _unreadable(rows, unreadable),
@@ -27,13 +28,13 @@ def findings(rows: Rows, unreadable: Sequence[str]) -> dict[str, dict]:
     }
 
 
-def _unreadable(rows: Rows, files: Sequence[str]) -> dict:
+def _unreadable(rows: Rows, files: Sequence[str]) -> Json:
     inside = [i for i in range(len(rows)) if rows.fingerprints.unreadable[i]]
     cases = [{"images": [], "file": file} for file in files] + [rows.case([i]) for i in inside]
     return finding("", cases, of=len(rows) + len(files), unit="files", known_from=CONTENT)
 
 
-def _tiny(rows: Rows) -> dict:
+def _tiny(rows: Rows) -> Json:
     sides = rows.fingerprints.sizes.min(1)
     cases = [
         rows.case([i], pixels=rows.fingerprints.sizes[i].tolist())
@@ -42,12 +43,12 @@ def _tiny(rows: Rows) -> dict:
     return finding(f"the shorter side is under {_TINY} pixels", cases, of=len(rows), unit="files", known_from=CONTENT)
 
 
-def _blank(rows: Rows) -> dict:
+def _blank(rows: Rows) -> Json:
     cases = [rows.case([i]) for i in np.flatnonzero(rows.fingerprints.blank).tolist()]
     return finding("", cases, of=len(rows), unit="files", known_from=CONTENT)
 
 
-def _exact_duplicates(rows: Rows) -> dict:
+def _exact_duplicates(rows: Rows) -> Json:
     same = [members for members in rows.copies.values() if len(members) > 1]
     text = f"{len(rows)} files hold {len(rows.copies)} different images"
     count = len(rows) - len(rows.copies)
@@ -55,13 +56,13 @@ def _exact_duplicates(rows: Rows) -> dict:
     return finding(text, cases, count=count, of=len(rows), unit="files", known_from=CONTENT)
 
 
-def _several_ids(rows: Rows) -> dict:
+def _several_ids(rows: Rows) -> Json:
     cases = [rows.case(members) for members in rows.copies.values() if len({rows.image_id[i] for i in members}) > 1]
     text = f"{len(set(rows.image_id))} ids name {len(rows.copies)} different images"
     return finding(text, cases, of=len(rows.copies), unit="images", known_from=f"{CONTENT}, {IDS}")
 
 
-def _contradictions(rows: Rows) -> dict:
+def _contradictions(rows: Rows) -> Json:
     contents = [content for content in rows.copies if len(rows.labels_of(content)) > 1]
     pairs = Counter(" / ".join(sorted(rows.labels_of(content))) for content in contents)
     text = count_in_words(pairs) or "every image has one label"
@@ -69,7 +70,7 @@ def _contradictions(rows: Rows) -> dict:
     return finding(text, cases, of=len(rows.copies), unit="images", known_from=CONTENT, by_labels=dict(pairs))
 
 
-def _near_duplicates(rows: Rows) -> dict:
+def _near_duplicates(rows: Rows) -> Json:
     turned = sum(1 for *_, how in rows.near if how["turn"])
     groups = len(rows.copies) - _count_components(rows)
     text = f"{groups} images are another one again" + (f", {turned} pairs mirrored or turned" if turned else "")
@@ -83,7 +84,7 @@ def _count_components(rows: Rows) -> int:
     return len(set(splits.components(np.array(ends, int).reshape(-1, 2), len(numbers)).tolist()))
 
 
-def _near_contradictions(rows: Rows) -> dict:
+def _near_contradictions(rows: Rows) -> Json:
     disagreeing = [
         (a, b, how)
         for a, b, how in rows.near
@@ -95,7 +96,7 @@ def _near_contradictions(rows: Rows) -> dict:
     return finding(text, cases, of=len(rows.near), unit="pairs of images", known_from=CONTENT)
 
 
-def _cross_source_copies(rows: Rows) -> dict:
+def _cross_source_copies(rows: Rows) -> Json:
     if len(set(rows.source)) < 2:
         return cannot_tell("all images are of one source", unit="pairs of images", known_from=CONTENT)
     pairs = list(zip(*(column.tolist() for column in rows.across), strict=True))
@@ -107,7 +108,7 @@ def _cross_source_copies(rows: Rows) -> dict:
     )
 
 
-def _shared_images(rows: Rows) -> dict:
+def _shared_images(rows: Rows) -> Json:
     known_from = f"{CONTENT}, {IDS}"
     if len(set(rows.named)) < 2:
         return cannot_tell("one data set was named, not several", unit="images", known_from=known_from)

@@ -4,13 +4,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from dermalert_space.contract import Json
+
 from dermalert.data.audit_rows import FACTS, IDS, Rows, cannot_tell, count_in_words, finding
 from dermalert.taxonomy import ALERT
 
 _TELLING = 0.3  # sensitivity + specificity - 1 of a source that says nothing of medicine
 
 
-def findings(rows: Rows) -> dict[str, dict]:
+def findings(rows: Rows) -> dict[str, Json]:
     """Findings by kind."""
     return {
         "source-confounding": _source_confounding(rows),
@@ -18,7 +20,7 @@ def findings(rows: Rows) -> dict[str, dict]:
     }
 
 
-def _source_confounding(rows: Rows) -> dict:
+def _source_confounding(rows: Rows) -> Json:
     sources = sorted(set(rows.source))
     by_label = {
         name: dict(Counter(s for s, own in zip(rows.source, rows.label, strict=True) if own == name))
@@ -45,7 +47,7 @@ def _source_confounding(rows: Rows) -> dict:
     return finding(text, cases, of=len(by_label), unit="diagnoses", known_from=IDS, found=confounded) | details
 
 
-def _melanoma_by_source(rows: Rows) -> dict:
+def _melanoma_by_source(rows: Rows) -> Json:
     """How well the best rule that knows the source alone tells melanoma.
 
     The best by sensitivity + specificity: it calls melanoma every source that has more of the melanomas than of the
@@ -63,7 +65,7 @@ def _share(items: list[tuple[str, bool]], sources: Iterable[str], positive: bool
     return sum(source in sources for source in among) / len(among) if among else math.nan
 
 
-def _sensitivity(items: list[tuple[str, bool]], chosen: Sequence[str]) -> dict:
+def _sensitivity(items: list[tuple[str, bool]], chosen: Sequence[str]) -> Json:
     melanomas = sum(positive for _, positive in items)
     sensitivity, false_alarms = (_share(items, chosen, positive) for positive in (True, False))
     return {
@@ -74,7 +76,7 @@ def _sensitivity(items: list[tuple[str, bool]], chosen: Sequence[str]) -> dict:
     }
 
 
-def _label_disagreement(rows: Rows) -> dict:
+def _label_disagreement(rows: Rows) -> Json:
     labelled = [i for i in range(len(rows)) if rows.archive(i) and rows.label[i]]
     if not labelled:
         return cannot_tell("the archive's labels of these images are not known", unit="files", known_from=FACTS)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from dermalert_space.contract import Json
 from dermalert_space.images import read_image
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -35,7 +37,7 @@ _ACROSS, _DOWN = 4, 5  # cases on a sheet
 _INK, _GREY, _BLUE, _ORANGE = "#222222", "#777777", "#0072b2", "#d55e00"  # the last two by Okabe & Ito (2008)
 
 
-def headline(report: dict) -> str:
+def headline(report: Json) -> str:
     """Return in one sentence what a data set holds."""
     sources = ", ".join(f"{name} {n}" for name, n in report["sources"].items())
     return (
@@ -44,7 +46,7 @@ def headline(report: dict) -> str:
     )
 
 
-def table(report: dict) -> Table:
+def table(report: Json) -> Table:
     """The report as a table: what was found, how often, from where that is known, and an example."""
     lines = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     lines.add_column("", width=1)
@@ -60,7 +62,7 @@ def table(report: dict) -> Table:
     return lines
 
 
-def _in_words(kind: str, finding: dict) -> list[str]:
+def _in_words(kind: str, finding: Json) -> list[str]:
     if finding["count"] is None:
         return [f"[dim]cannot tell: {escape(finding['text'])}[/dim]"]
     if not finding["found"]:
@@ -69,24 +71,24 @@ def _in_words(kind: str, finding: dict) -> list[str]:
     return words + ([f"[dim]e.g. {escape(_example(finding['cases'][0]))}[/dim]"] if finding["cases"] else [])
 
 
-def show(report: dict) -> None:
+def show(report: Json) -> None:
     """Print the table, as wide as the terminal and at least readable in a log."""
     wide = shutil.get_terminal_size((120, 0)).columns
     Console(width=max(wide, 100), highlight=False).print(table(report))
 
 
-def _example(case: dict) -> str:
+def _example(case: Json) -> str:
     images = [f"{image['image_id']} ({_label_and_split(image)})" for image in case["images"][:3]]
     return "; ".join(filter(None, (", ".join(images), _details(case))))
 
 
-def _details(case: dict) -> str:
+def _details(case: Json) -> str:
     """Return in words what a case says beside its images."""
     details = [(name.replace("_", " "), value) for name, value in case.items() if name != "images" and value]
     return ", ".join(f"{name} {' and '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in details)
 
 
-def _label_and_split(image: dict) -> str:
+def _label_and_split(image: Json) -> str:
     return ", ".join(filter(None, (image["label"], image.get("shipped_split"), image.get("named"))))
 
 
@@ -98,7 +100,7 @@ class _Picture:
     colour: str
 
 
-def contact_sheets(report: dict, dataset: datasets.Dataset, folder: Path) -> list[Path]:
+def contact_sheets(report: Json, dataset: datasets.Dataset, folder: Path) -> list[Path]:
     """Draw a sheet of each kind of finding that has images: up to 20 cases, spread over all of them.
 
     Args:
@@ -120,7 +122,7 @@ def contact_sheets(report: dict, dataset: datasets.Dataset, folder: Path) -> lis
     return written
 
 
-def _draw(kind: str, cases: list[dict], images: datasets.Dataset, path: Path) -> None:
+def _draw(kind: str, cases: list[Json], images: datasets.Dataset, path: Path) -> None:
     most = _ACROSS * _DOWN
     shown = cases if len(cases) <= most else [cases[k * len(cases) // most] for k in range(most)]
     wide = 1 if all(len(_pictures(kind, case)) == 1 for case in shown) else 2
@@ -142,7 +144,7 @@ def _draw(kind: str, cases: list[dict], images: datasets.Dataset, path: Path) ->
     figure.savefig(path, dpi=110)
 
 
-def _pictures(kind: str, case: dict) -> list[_Picture]:
+def _pictures(kind: str, case: Json) -> list[_Picture]:
     images = case["images"][:2]
     if kind == "label-disagreement":
         return [_Picture(images[0]["row"], images[0]["label"], f"archive: {case['archive']}", _ORANGE)]
@@ -154,18 +156,18 @@ def _pictures(kind: str, case: dict) -> list[_Picture]:
     ]
 
 
-def _name(image: dict) -> str:
+def _name(image: Json) -> str:
     return "  ".join(filter(None, (image["image_id"], image.get("shipped_split"), image.get("named"))))
 
 
-def _relation(kind: str, case: dict) -> str:
+def _relation(kind: str, case: Json) -> str:
     if kind == "label-disagreement":
         return _name(case["images"][0])
     others = len(case["images"]) - 2
     return ", ".join(filter(None, (_details(case), f"{others} more such" if others > 0 else "")))
 
 
-def _place(axes, source: dict, picture: _Picture, x: float, y: float) -> None:
+def _place(axes: Axes, source: Json, picture: _Picture, x: float, y: float) -> None:
     image = read_image(source["bytes"] if source["bytes"] is not None else source["path"])
     image.thumbnail((200, 200))
     wide, high = image.width / max(image.size), image.height / max(image.size)

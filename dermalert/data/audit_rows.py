@@ -3,8 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cached_property
+from typing import Any
 
 import datasets
+from dermalert_space.contract import Json
 
 from dermalert import taxonomy
 from dermalert.data import copies, isic9, near_duplicates
@@ -56,7 +58,7 @@ class Rows:
         return thumbnail.fingerprints(self.dataset)
 
     @cached_property
-    def near(self) -> list[tuple[int, int, dict]]:
+    def near(self) -> list[tuple[int, int, Json]]:
         """Pairs of rows, the first of each different content, and how alike they are."""
         pairs = self.pairs
         columns = (pairs.first.tolist(), pairs.second.tolist(), pairs.similarity.tolist(), pairs.turn.tolist())
@@ -78,18 +80,18 @@ class Rows:
         """The labels under which a content stands."""
         return {label for i in self.copies[content] if (label := self.label[i])}
 
-    def image(self, i: int) -> dict:
+    def image(self, i: int) -> Json:
         """What a report says of a row."""
         description = {"row": int(i), "image_id": self.image_id[i], "label": self.label[i], "source": self.source[i]}
         description |= {"shipped_split": self.split[i]} if self.split[i] else {}
         return description | ({"named": self.named[i]} if len(set(self.named)) > 1 else {})
 
-    def case(self, members: Iterable[int], **more) -> dict:
+    def case(self, members: Iterable[int], **more: Any) -> Json:
         """An offence, and the images that commit it."""
         return {"images": [self.image(i) for i in members], **more}
 
 
-def positions_of(keys: Iterable) -> dict:
+def positions_of(keys: Iterable[Any]) -> dict[Any, list[int]]:
     """The positions of each key, without None."""
     positions = defaultdict(list)
     for i, key in enumerate(keys):
@@ -98,7 +100,7 @@ def positions_of(keys: Iterable) -> dict:
     return dict(positions)
 
 
-def finding(text: str, cases: list[dict], *, of: int, unit: str, known_from: str, **more) -> dict:
+def finding(text: str, cases: list[Json], *, of: int, unit: str, known_from: str, **more: Any) -> Json:
     """A finding as the report has it; `found` and `count` follow from the cases unless they are given."""
     count = more.pop("count", len(cases))
     is_found = more.pop("found", bool(count))
@@ -106,7 +108,7 @@ def finding(text: str, cases: list[dict], *, of: int, unit: str, known_from: str
     return report | more | {"cases": cases}
 
 
-def cannot_tell(why: str, *, unit: str, known_from: str) -> dict:
+def cannot_tell(why: str, *, unit: str, known_from: str) -> Json:
     """A finding of which the data set does not say whether it is there, and why."""
     return finding(why, [], count=None, found=False, of=0, unit=unit, known_from=known_from)
 
@@ -121,6 +123,6 @@ def lesion_origin(rows: Rows, members: Iterable[int]) -> str:
     return FACTS if all(rows.facts[i].get("lesion_id") for i in members) else METADATA
 
 
-def count_in_words(counter: Counter) -> str:
+def count_in_words(counter: Counter[str]) -> str:
     """Counts in a line, the largest first."""
     return ", ".join(f"{n} {name}" for name, n in counter.most_common())

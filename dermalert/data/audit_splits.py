@@ -3,6 +3,9 @@
 import math
 import re
 from collections import defaultdict
+from typing import Any
+
+from dermalert_space.contract import Json
 
 from dermalert.data.audit_rows import (
     CONTENT,
@@ -20,7 +23,7 @@ from dermalert.data.audit_rows import (
 _CHANCE = 1e-3  # under which the order of a split is no accident
 
 
-def findings(rows: Rows) -> dict[str, dict]:
+def findings(rows: Rows) -> dict[str, Json]:
     """Findings by kind."""
     return {
         "leaks": _leaks(rows),
@@ -31,7 +34,7 @@ def findings(rows: Rows) -> dict[str, dict]:
     }
 
 
-def _leaks(rows: Rows) -> dict:
+def _leaks(rows: Rows) -> Json:
     if not rows.ships_splits:
         return cannot_tell(NO_SPLIT, unit="test images", known_from=CONTENT)
     copies = {i: training_rows(rows, rows.copies[rows.content[i]]) for i in rows.of("test")}
@@ -41,7 +44,7 @@ def _leaks(rows: Rows) -> dict:
     return finding(text, cases, of=len(rows.of("test")), unit="test images", known_from=CONTENT)
 
 
-def _shared_ids(rows: Rows, what: str) -> dict:
+def _shared_ids(rows: Rows, what: str) -> Json:
     keys, unit = (rows.lesion, "lesions") if what == "lesion" else (rows.patient, "patients")
     groups = positions_of(keys)
     if not rows.ships_splits or not groups:
@@ -60,7 +63,7 @@ def _shared_ids(rows: Rows, what: str) -> dict:
     return finding(text, cases, of=len(groups), unit=unit, known_from=origin)
 
 
-def _kin_leaks(rows: Rows) -> dict:
+def _kin_leaks(rows: Rows) -> Json:
     if not rows.ships_splits:
         return cannot_tell(NO_SPLIT, unit="test images", known_from=CONTENT)
     ties = {
@@ -101,7 +104,7 @@ def _near_groups(rows: Rows) -> list[list[int]]:
     return [rows.copies[rows.content[a]] + rows.copies[rows.content[b]] for a, b, _ in rows.near]
 
 
-def _sorted_split(rows: Rows) -> dict:
+def _sorted_split(rows: Rows) -> Json:
     if not rows.ships_splits:
         return cannot_tell(NO_SPLIT, unit="diagnoses", known_from=IDS)
     cases, names = [], sorted({label for i in rows.of("test") if (label := rows.label[i])})
@@ -125,6 +128,6 @@ def _sorted_split(rows: Rows) -> dict:
     return finding(text, cases, of=len(names), unit="diagnoses", known_from=IDS)
 
 
-def _natural(name: str) -> list:
+def _natural(name: str) -> list[Any]:
     """A key that sorts img2 before img10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]

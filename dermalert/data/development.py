@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from dermalert_space import contract
+from dermalert_space.contract import Json
 
 from dermalert.config import Config
 from dermalert.data import contamination, external, schema, splits, table_columns
@@ -18,11 +19,11 @@ from dermalert.data.records import Selection
 class Reported:
     """What is reported beside the splits."""
 
-    audit: dict
+    audit: Json
     """Of the data set as it was shipped."""
     external: dict[str, Dataset]
     """Data sets that are measured only, by the names of their splits."""
-    external_report: dict
+    external_report: Json
     """How many images each of them lost, and why."""
 
 
@@ -32,7 +33,7 @@ class Development:
 
     config: Config
     prepared: Prepared
-    options: dict
+    options: Json
     """How data sets are read: columns, streaming, strict, selection."""
 
     @functools.cached_property
@@ -62,7 +63,7 @@ class Development:
         return contamination.of(self.splits, self.base_exposure)
 
     @functools.cached_property
-    def description(self) -> dict:
+    def description(self) -> Json:
         """The images that are split: see `schema.describe`."""
         return schema.describe(self.prepared.dataset)
 
@@ -85,7 +86,7 @@ class Development:
         self.options["columns"].check()
         return Reported(audit=audit, external=datasets, external_report=report)
 
-    def describe(self, seed: int, external_report: dict) -> dict:
+    def describe(self, seed: int, external_report: Json) -> Json:
         """The `data` of `metrics.json`."""
         exposed = ~contamination.are_unseen(self.splits["official_test"], self.base_exposure)
         return (

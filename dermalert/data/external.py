@@ -3,9 +3,11 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from dermalert_space.contract import Json
 
 from dermalert.data import contamination, copies, label_repair, loading, near_duplicates, schema
 from dermalert.errors import UsageError
@@ -31,8 +33,8 @@ def check(asked: Sequence[str]) -> dict[str, str]:
 
 
 def load(
-    asked: Sequence[str], *, sides: dict[str, Dataset], learnt: Mapping[str, str], policy: str, **options
-) -> tuple[dict[str, Dataset], dict]:
+    asked: Sequence[str], *, sides: dict[str, Dataset], learnt: Mapping[str, str], policy: str, **options: Any
+) -> tuple[dict[str, Dataset], Json]:
     """Load what is only reported, as `external/NAME`, without what has kin among the images that were learnt from.
 
     Args:

@@ -18,6 +18,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from dermalert_space.contract import Json
 
 from dermalert import taxonomy
 from dermalert.data import (
@@ -37,7 +40,7 @@ from dermalert.errors import UsageError
 logger = logging.getLogger(__name__)
 
 _WHOSE = ("lesion_id", "patient_id")
-_NO_FACTS: dict = {}  # one for all images
+_NO_FACTS: dict[str, Any] = {}  # one for all images
 
 
 def records(
@@ -110,9 +113,9 @@ class _Folder:
             (t, m) for t, m in self.matches[len(tables) :] if t.names_a_diagnosis and (m.rows or m.ambiguous)
         ]
 
-    def facts(self) -> dict[str, dict]:
+    def facts(self) -> dict[str, dict[str, Any]]:
         """What the tables know of each image, by path; say what stands for nobody, and what contradicts."""
-        by_path: dict[str, dict] = {}
+        by_path: dict[str, dict[str, Any]] = {}
         nobody: Counter[str] = Counter()
         against = []
         for path, row, table in self._rows():
@@ -136,7 +139,7 @@ class _Folder:
             by_path[path] = _merge_splits(by_path.get(path), shipped_splits.split_of(row, table.columns))
         return {path: split for path, split in by_path.items() if split}
 
-    def _rows(self, field: str | None = None) -> Iterator[tuple[str, dict, metadata_tables.Table]]:
+    def _rows(self, field: str | None = None) -> Iterator[tuple[str, dict[str, Any], metadata_tables.Table]]:
         """Yield each image's path with each row that means it, and its table, of the tables with that field."""
         for table, match in self.matches:
             if field is None or field in table.columns:
@@ -283,7 +286,9 @@ def _refine(
     return record
 
 
-def _class_folder(folder: Path, split: str | None, facts: Mapping[str, dict], unused: Unused) -> Iterator[Record]:
+def _class_folder(
+    folder: Path, split: str | None, facts: Mapping[str, dict[str, Any]], unused: Unused
+) -> Iterator[Record]:
     walk = ((below, files) for below, _, files in os.walk(folder) if below != str(folder))
     nested = [os.path.join(below, name) for below, files in walk for name in files]
     unused.add(f"left out {{n}} files below '{folder}'", nested)
@@ -336,12 +341,12 @@ def _from_tables(folder: _Folder) -> list[Record]:
 
 def _labels_by_path(
     labelling: Iterable[tuple[metadata_tables.Table, matching.Match]],
-) -> dict[str, tuple[str, metadata_tables.Table, dict]]:
+) -> dict[str, tuple[str, metadata_tables.Table, dict[str, Any]]]:
     """The diagnosis of each image in the words of the table that says most, that table and its row.
 
     Of copies under one name that one row means, the first path stands for all.
     """
-    labels: dict[str, tuple[str, metadata_tables.Table, dict]] = {}
+    labels: dict[str, tuple[str, metadata_tables.Table, dict[str, Any]]] = {}
     copies: dict[tuple[str, int], str] = {}
     for table, match in labelling:
         for path, rows in match.rows.items():
@@ -352,7 +357,10 @@ def _labels_by_path(
 
 
 def _add(
-    labels: dict[str, tuple[str, metadata_tables.Table, dict]], path: str, table: metadata_tables.Table, row: dict
+    labels: dict[str, tuple[str, metadata_tables.Table, dict[str, Any]]],
+    path: str,
+    table: metadata_tables.Table,
+    row: Json,
 ) -> None:
     image_id, label = folder_files.image_id_of(path), table_cells.label_of(row, table.columns)
     before, other, _ = labels.setdefault(path, (label, table, row))

@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from dermalert.data.identifiers import clean
 
@@ -38,8 +39,8 @@ def owners(roots: Iterable[Path]) -> dict[Path, tuple[Path, int]]:
     `clinic/train` and `clinic/test_2024`, share their home's.
     """
     homes = {root.resolve(): home(root) for root in roots}
-    parts: dict[tuple, list[tuple[str, ...]]] = {}
-    of: dict[Path, tuple] = {}
+    parts: dict[tuple[Any, ...], list[tuple[str, ...]]] = {}
+    of: dict[Path, tuple[Any, ...]] = {}
     for root, place in homes.items():
         below = root.relative_to(place).parts
         sides = tuple(name for name in below if PARTS_OF_A_SPLIT.intersection(words_of(name)))  # `train_images`

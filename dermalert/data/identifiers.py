@@ -11,6 +11,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -157,7 +158,7 @@ def whole(text: str) -> str:
     return number[1] if number else text
 
 
-def nearness(file: Sequence[str], row: Sequence[str]) -> tuple:
+def nearness(file: Sequence[str], row: Sequence[str]) -> tuple[Any, ...]:
     """How near a row's spelling of a path is to a file's: more compares as greater.
 
     Args:

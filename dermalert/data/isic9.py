@@ -8,6 +8,7 @@ import functools
 from pathlib import Path
 
 from datasets import Dataset
+from dermalert_space.contract import Json
 
 from dermalert import taxonomy
 from dermalert.data.identifiers import archive_number
@@ -16,14 +17,14 @@ TABLE = Path(__file__).parent / "isic9.csv"
 
 
 @functools.cache
-def metadata() -> dict[str, dict]:
+def metadata() -> dict[str, Json]:
     """By ISIC id `diagnosis`, `lesion_id`, `age` (years), `sex`, `site`, `confirmation`; None for what is not known."""
     with TABLE.open(newline="") as file:
         rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(file)]
     return {str(row.pop("image_id")): row | {"age": float(row["age"]) if row["age"] else None} for row in rows}
 
 
-def metadata_of(image_id: str) -> dict:
+def metadata_of(image_id: str) -> Json:
     """The row of `metadata` of an image, by the archive's number in its id; empty for an image of another set."""
     number = archive_number(image_id)
     return metadata().get(number, {}) if number else {}

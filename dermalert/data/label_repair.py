@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from datasets import Dataset
 
@@ -45,7 +46,7 @@ class RepairReport:
     emptied: dict[str, str]
     """A sentence for each diagnosis of which nothing is left."""
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """The `repair` of `metrics.json`."""
         return dataclasses.asdict(self)
 

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dermalert.data import identifiers
 from dermalert.data.metadata_tables import Table
@@ -19,12 +20,15 @@ from dermalert.data.shipped_splits import shipped_as
 
 _LISTED = re.compile("isic[0-9]{7}")
 
+_ByName = dict[tuple[str, ...], list[Sequence[Any]] | None]  # None for what means no file, as most of a long list
+_Offers = dict[str, list[tuple[tuple[Any, ...], tuple[str, ...]]]]
+
 
 @dataclasses.dataclass
 class Match:
     """Which rows of one table mean which files."""
 
-    rows: dict[str, list[dict]]
+    rows: dict[str, list[dict[str, Any]]]
     """By path, the rows that mean it: several where the table lists one image twice."""
     without_file: list[str]
     """What the rows say that mean no file."""
@@ -76,9 +80,9 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
         folder: where the table lies, in the files' terms: one beside images means those below it, any other means all.
     """
     within = folder if folder and files.below(folder) else ()
-    by_name: dict[tuple[str, ...], list[Sequence] | None] = {}  # None for what means no file, as most of a long list
-    offers_by_path: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
-    copied: dict[str, list[tuple[tuple, tuple[str, ...]]]] = defaultdict(list)
+    by_name: _ByName = {}
+    offers_by_path: _Offers = defaultdict(list)
+    copied: _Offers = defaultdict(list)
     of_archive = table.columns["image_id"] == "isic_id"
     bare = () if of_archive else _bare_numbers(table, files)
     for row, cells in table.entries:
@@ -120,7 +124,7 @@ def _bare_numbers(table: Table, files: Files) -> set[str]:
 
 def _candidates(
     row: tuple[str, ...], files: Files, folder: tuple[str, ...], within: tuple[str, ...], *, copies: bool = False
-) -> list[tuple[str, tuple]]:
+) -> list[tuple[str, tuple[Any, ...]]]:
     """The files that a row may mean, or the augmented copies of them, each with how near it is."""
     if copies and not files.copies:
         return []
@@ -149,10 +153,10 @@ def _candidates(
     return [(path, near) for path, near in candidates if near == best]
 
 
-def _settle(table: Table, by_name: dict, offers_by_path: dict, copied: dict) -> Match:
+def _settle(table: Table, by_name: _ByName, offers_by_path: _Offers, copied: _Offers) -> Match:
     rows, ambiguous, contested = {}, [], []
     meant: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    read: dict[tuple[str, ...], list[dict]] = {}
+    read: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for path, offers in offers_by_path.items():
         best = max(near for near, _ in offers)
         first, *others = [row for near, row in offers if near == best]
@@ -161,7 +165,7 @@ def _settle(table: Table, by_name: dict, offers_by_path: dict, copied: dict) -> 
         else:
             meant[first].append(path)
             if first not in read:
-                read[first] = [table.row(cells) for cells in by_name[first]]
+                read[first] = [table.row(cells) for cells in by_name[first] or ()]
             rows[path] = read[first]
     for row, paths in meant.items():
         other = other_than_first(paths) if identifiers.archive_number(row[-1]) is None else None
@@ -179,13 +183,13 @@ def _settle(table: Table, by_name: dict, offers_by_path: dict, copied: dict) -> 
             ambiguous.append(("/".join(row), paths[0], paths[-1]))
         else:
             meant[row] += paths
-            rows |= dict.fromkeys(paths, read.setdefault(row, [table.row(cells) for cells in by_name[row]]))
+            rows |= dict.fromkeys(paths, read.setdefault(row, [table.row(cells) for cells in by_name[row] or ()]))
     undecided = {row for _, row in contested}
     unmet = ["/".join(row) for row in by_name if row not in meant]
     return Match(rows, [name for name in unmet if name not in undecided], ambiguous, contested)
 
 
-def _of_copies(copied: dict[str, list[tuple[tuple, tuple[str, ...]]]]) -> dict[tuple[str, ...], list[str]]:
+def _of_copies(copied: _Offers) -> dict[tuple[str, ...], list[str]]:
     """The row of each copy's original, where only one is nearest, with the copies."""
     by_row = defaultdict(list)
     for path, offers in copied.items():

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,7 +43,7 @@ class Table:
         return shipped_splits.shipped_as([self.path.stem])
 
     @functools.cached_property
-    def _all_rows(self) -> list[tuple[tuple[str, ...], Sequence]]:
+    def _all_rows(self) -> list[tuple[tuple[str, ...], Sequence[Any]]]:
         """The rows, those too that name no image.
 
         Raises:
@@ -56,7 +57,7 @@ class Table:
         return [(identifiers.parts(row[at] if at < len(row) else None), row) for row in rows]
 
     @functools.cached_property
-    def entries(self) -> list[tuple[tuple[str, ...], Sequence]]:
+    def entries(self) -> list[tuple[tuple[str, ...], Sequence[Any]]]:
         """Its rows, each as the folders and the name of the image that it names, and its cells; raises `UsageError`."""
         return [entry for entry in self._all_rows if entry[0]]
 
@@ -66,7 +67,7 @@ class Table:
         rows = enumerate(self._all_rows, start=1)
         return [f"row {i}" for i, (parts, row) in rows if not parts and any(map(identifiers.clean, row))]
 
-    def _refuse_lists(self, column: str, rows: Iterable[Sequence]) -> None:
+    def _refuse_lists(self, column: str, rows: Iterable[Sequence[Any]]) -> None:
         at = self.header.index(column)
         cell = next((row[at] for row in rows if isinstance(row[at], (list, dict))), None)
         if cell is not None:
@@ -85,7 +86,7 @@ class Table:
         best = max(met, key=met.__getitem__)
         return dataclasses.replace(self, columns=self.columns | {"image_id": best}) if met[best] else self
 
-    def row(self, cells: Sequence) -> dict:
+    def row(self, cells: Sequence[Any]) -> dict[str, Any]:
         """A row's cells by column, None where it is cut short."""
         return _by_column(self.header, cells)
 
@@ -106,7 +107,7 @@ class Table:
         return table_columns.unused_columns(self.header, self.columns)
 
 
-def _by_column(header: Sequence[str], cells: Sequence) -> dict:
+def _by_column(header: Sequence[str], cells: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=False))
 
 
@@ -190,7 +191,7 @@ def _header(path: Path) -> list[str]:
     return table_columns.headers(_read(path, rows=False)[0])
 
 
-def _read(path: Path, *, rows: bool = True) -> tuple[list[str], Iterable[Sequence]]:
+def _read(path: Path, *, rows: bool = True) -> tuple[list[str], Iterable[Sequence[Any]]]:
     """The columns of a file as they stand there, and its rows if they are asked for."""
     try:
         if path.suffix.lower() == ".parquet":
@@ -203,7 +204,7 @@ def _read(path: Path, *, rows: bool = True) -> tuple[list[str], Iterable[Sequenc
         raise UsageError(f"'{path}' cannot be read as a table ({why}): mend it, or move it elsewhere.") from error
 
 
-def _read_text(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequence]]:
+def _read_text(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequence[Any]]]:
     with path.open("rb") as file:
         content = file.read() if rows else file.readline(1 << 20)
         if not rows and content.removeprefix(b"\xef\xbb\xbf").startswith(b"sep="):
@@ -231,7 +232,7 @@ def _decode(content: bytes) -> str:
         return content.decode("cp1252", errors="replace")
 
 
-def _read_json_lines(path: Path) -> tuple[list[str], Iterable[Sequence]]:
+def _read_json_lines(path: Path) -> tuple[list[str], Iterable[Sequence[Any]]]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("each line must be an object in braces")
@@ -239,7 +240,7 @@ def _read_json_lines(path: Path) -> tuple[list[str], Iterable[Sequence]]:
     return header, [[row.get(column) for column in header] for row in rows]
 
 
-def _read_parquet(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequence]]:
+def _read_parquet(path: Path, *, rows: bool) -> tuple[list[str], Iterable[Sequence[Any]]]:
     file = pq.ParquetFile(path)
     # Of pictures that the table itself holds, the path is enough.
     flat = [f.name for f in file.schema_arrow if not pa.types.is_struct(f.type) and not pa.types.is_binary(f.type)]

@@ -5,6 +5,7 @@ finds them, and the thumbnails themselves, laid over one another, confirm them. 
 moment apart are near duplicates too; two photos of it from elsewhere are not, and only a lesion id tells them.
 """
 
+from collections.abc import Callable
 from itertools import chain
 from typing import NamedTuple
 
@@ -35,7 +36,9 @@ _HASHED = 512  # images hashed at once
 _PAIRS = 2048  # pairs laid over one another at once
 
 # A quarter turn one way finds the pairs of a quarter turn the other way, seen from the other image.
-TURNS = {
+_Variant = Callable[[np.ndarray], np.ndarray]
+
+TURNS: dict[str, _Variant] = {
     "mirrored": lambda images: images[:, :, ::-1],
     "upside down": lambda images: images[:, ::-1],
     "half turn": lambda images: images[:, ::-1, ::-1],
@@ -145,7 +148,7 @@ def candidates(thumbnails: Thumbnails, rows: np.ndarray) -> Pairs:
     """
     steps = [rows[start : start + _HASHED] for start in range(0, len(rows), _HASHED)]
     index = Index(np.concatenate([perceptual_hashes(thumbnails[step]) for step in steps]))
-    queries = [("", lambda images: images, RADIUS), ("", _crop, RADIUS)]
+    queries: list[tuple[str, _Variant, int]] = [("", np.asarray, RADIUS), ("", _crop, RADIUS)]
     queries += [(name, turn, TURNED_RADIUS) for name, turn in TURNS.items()]
     parts = []
     with tqdm(total=len(queries) * len(steps), desc="Searching near duplicates", leave=False) as bar:

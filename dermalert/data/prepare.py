@@ -6,8 +6,10 @@ join two others. They are searched once: whoever audits the data set takes the s
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from datasets import Dataset
+from dermalert_space.contract import Json
 
 from dermalert.data import audit, contamination, copies, label_repair, loading, near_duplicates, splits
 from dermalert.data.records import Selection
@@ -28,7 +30,7 @@ class Prepared:
     """The copies across sources, likewise."""
     unreadable: Sequence[str] = ()
     """The files that are no images, each by its place in its data set."""
-    left_out: Mapping[str, Mapping]
+    left_out: Mapping[str, Mapping[str, Any]]
     """The images that were not taken: see `records.Selection.left_out`."""
 
     def split(self, *, seed: int = 0, exposure: Mapping[str, str] | None = None) -> dict[str, Dataset]:
@@ -40,12 +42,12 @@ class Prepared:
         parts = splits.split(self.dataset, shipped=self.shipped, seed=seed)
         return contamination.set_apart(parts, exposure or {})
 
-    def audit(self) -> dict:
+    def audit(self) -> Json:
         """Audit the data set as it was shipped; see `audit.audit`."""
         return audit.audit(self.shipped, self.pairs, self.copies, unreadable=self.unreadable, left_out=self.left_out)
 
 
-def prepare(names: Iterable[str], policy: str = "archive", **options) -> Prepared:
+def prepare(names: Iterable[str], policy: str = "archive", **options: Any) -> Prepared:
     """Load, link and repair data sets.
 
     Args:
@@ -68,7 +70,7 @@ def link_and_repair(
     policy: str = "archive",
     *,
     unreadable: Sequence[str] = (),
-    left_out: Mapping[str, Mapping] = {},
+    left_out: Mapping[str, Mapping[str, Any]] = {},
 ) -> Prepared:
     """Link and repair what `loading.load` returns; `unreadable` are its `faults`, `left_out` its selection's."""
     pairs = near_duplicates.search(loaded)

@@ -5,6 +5,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from dermalert import taxonomy
 from dermalert.data import identifiers, isic9
@@ -33,7 +34,7 @@ class Record:
     """What the source says of just that, if it has a column or folder for it."""
     twins: tuple[str, ...] = ()
     """Images that the source calls copies of this one."""
-    facts: dict = dataclasses.field(default_factory=dict)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Lesion, patient, age, sex, site and who made the picture, of those that the source knows."""
 
 
@@ -80,7 +81,7 @@ class Selection:
         }
 
 
-def warn_of_nobody(nobody: Counter, where: str) -> None:
+def warn_of_nobody(nobody: Counter[str], where: str) -> None:
     """Say which ids of patients and lesions were taken for nobody's, but for those that are just empty."""
     words = {word: n for word, n in nobody.items() if word.casefold() not in ("nan", "none", "null", "na", "n/a")}
     if words:
@@ -152,7 +153,7 @@ def _archive_diagnosis(record: Record) -> str | None:
     return isic9.diagnosis(record.image_id)
 
 
-def _nothing_left(left_out: Counter, where: str, *, binary: bool) -> UsageError:
+def _nothing_left(left_out: Counter[str], where: str, *, binary: bool) -> UsageError:
     if binary:
         return UsageError(f"'{where}' says of no image whether it is malignant: {_in_words(left_out)}.")
     if any(left_out) and {name.lower() for name in left_out if name} <= taxonomy.BINARY:
@@ -163,14 +164,14 @@ def _nothing_left(left_out: Counter, where: str, *, binary: bool) -> UsageError:
     return UsageError(f"'{where}' has no image of the nine diagnoses: {_in_words(left_out)}.")
 
 
-def _in_words(left_out: Counter) -> str:
+def _in_words(left_out: Counter[str]) -> str:
     names = ", ".join(f"{n} {name or 'without a diagnosis'}" for name, n in left_out.most_common())
     mixed = " and ".join(repr(name) for name in left_out if taxonomy.plain(name) in taxonomy.MIXED)
     why = f" ({mixed} stands for actinic keratosis or squamous cell carcinoma)" if mixed else ""
     return names + why
 
 
-def leave_out_kinds(other: Counter, where: str, selection: Selection) -> None:
+def leave_out_kinds(other: Counter[str], where: str, selection: Selection) -> None:
     """Count the images that were left out because of their kind, and say it."""
     selection.leave_out(where, "image_type", other)
     if other:

@@ -4,8 +4,10 @@ import hashlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from dermalert_space.contract import Json
 
 from dermalert.data import provenance
 from dermalert.data.identifiers import archive_number
@@ -43,7 +45,7 @@ BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCI
 """The same where it is known of an image only whether what it shows is malignant."""
 
 
-def describe(dataset: Dataset) -> dict:
+def describe(dataset: Dataset) -> Json:
     """What a data set is made of; the fingerprint changes with any image or label, not with their order."""
     pairs = sorted(zip(dataset["content"], dataset["label"], strict=True))
     sources = sorted(set(dataset["source"]))
@@ -68,12 +70,12 @@ def confirmations(dataset: Dataset) -> dict[str, dict[str, int]]:
     }
 
 
-def belongings(row: Mapping) -> tuple[str | None, ...]:
+def belongings(row: Mapping[str, Any]) -> tuple[str | None, ...]:
     """What an image belongs to, the most telling first, as `splits.groups` wants it."""
     return row.get("lesion_id"), row.get("patient_id"), archive_number(row["image_id"]), row["content"][:16]
 
 
-def same_image(row: Mapping) -> tuple[str | None, ...]:
+def same_image(row: Mapping[str, Any]) -> tuple[str | None, ...]:
     """What makes two rows one image, as `splits.groups` wants it: the archive's number, or the bytes.
 
     The bytes alone would not do: each source has scaled the archive's images in its own way.
@@ -81,7 +83,7 @@ def same_image(row: Mapping) -> tuple[str | None, ...]:
     return archive_number(row["image_id"]), row["content"]
 
 
-def fill(row: dict, other: Mapping) -> None:
+def fill(row: Json, other: Mapping[str, Any]) -> None:
     """Add to a row what is known of its image otherwise and not there yet, of `FACTS`, and its clinic."""
     for name in FACTS:
         if row.get(name) is None and other.get(name) is not None:
@@ -114,7 +116,7 @@ def warn_of_contradictions(dataset: Dataset) -> None:
         )
 
 
-def with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
+def with_columns(dataset: Dataset, columns: dict[str, list[Any]]) -> Dataset:
     """A data set in which the columns hold these values; their order and features stay."""
     if not len(dataset):
         return dataset  # `datasets` 5.2 cannot add a column to a selection of nothing

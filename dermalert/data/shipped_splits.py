@@ -4,6 +4,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 from dermalert.data import identifiers, table_columns
 
@@ -16,7 +17,10 @@ _YES_OR_NO = {"t": 1.0, "y": 1.0, "f": 0.0, "n": 0.0}
 
 
 def choose_column(
-    fields: Mapping[str, str], columns: table_columns.Columns, header: Collection[str], cells: Callable[[str], Iterable]
+    fields: Mapping[str, str],
+    columns: table_columns.Columns,
+    header: Collection[str],
+    cells: Callable[[str], Iterable[Any]],
 ) -> dict[str, str]:
     """The columns by field, with the one for `split` that names a split in a cell: a `fold` of numbers does not.
 
@@ -67,7 +71,7 @@ def _splits_in(text: str, *, of_cell: bool = True) -> frozenset[str]:
     return frozenset(split for split, named in by_split.items() if named)
 
 
-def split_of(row: Mapping, columns: Mapping[str, str]) -> str | None:
+def split_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
     """Return `test` or `train` by the row's own column of that; see `shipped_as`."""
     column = columns.get("split", "")
     cell = row.get(column)

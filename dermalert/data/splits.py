@@ -8,6 +8,7 @@ from itertools import chain
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from dermalert_space.contract import Json
 from scipy import sparse
 from scipy.sparse import csgraph
 
@@ -144,7 +145,7 @@ def _shipped_as(dataset: Dataset, part: str) -> Dataset:
     return dataset.select([i for i, shipped in enumerate(dataset["shipped_split"]) if shipped == part])
 
 
-def describe(sides: dict[str, Dataset], seed: int) -> dict:
+def describe(sides: dict[str, Dataset], seed: int) -> Json:
     """How many images stand where, all together and by diagnosis; each on one side, `clean_test` apart."""
     counts = {name: Counter(rows["label"]) for name, rows in sides.items()}
     return {

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 from dermalert.data import identifiers, table_columns
 
@@ -40,9 +41,14 @@ _CONFIRMATIONS = {
 }
 
 
-def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
+def _cell(row: Mapping[str, Any], columns: Mapping[str, str] | None, field: str) -> str:
+    """What a row's column for a field holds; nothing where it has none."""
+    return identifiers.clean(row.get((columns or table_columns.columns_of(row)).get(field, "")))
+
+
+def kind_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """What kind of picture an image is, `dermoscopic` where the row does not say that it is another."""
-    kind = identifiers.clean(row.get(columns.get("image_type")))
+    kind = _cell(row, columns, "image_type")
     plain = kind.lower().replace("-", " ").replace("_", " ")
     if _DERMOSCOPY.search(plain):
         return kind if _NO_DERMOSCOPY.search(plain) else "dermoscopic"
@@ -50,7 +56,7 @@ def kind_of(row: Mapping, columns: Mapping[str, str]) -> str:
     return "dermoscopic" if unknown else kind
 
 
-def label_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
+def label_of(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str:
     """The diagnosis in the source's words, as `taxonomy.find` reads them; `malignancy_of` where it has none."""
     columns = columns or table_columns.columns_of(row)
     if columns.get("label"):
@@ -67,15 +73,16 @@ def label_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
     return hot[0] if len(hot) == 1 else ""
 
 
-def malignancy_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str:
+def malignancy_of(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str:
     """Return `benign`, `malignant` or what else the source's own column of that says; nothing where it has none."""
-    cell = row.get((columns or table_columns.columns_of(row)).get("malignancy"))
-    word = identifiers.clean(cell)
+    word = _cell(row, columns, "malignancy")
     number = identifiers.number(word)
     return word if number is None else _MALIGNANCY.get(number, word)
 
 
-def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Counter | None = None) -> dict:
+def facts_of(
+    row: Mapping[str, Any], columns: Mapping[str, str] | None = None, nobody: Counter[str] | None = None
+) -> dict[str, Any]:
     """What the row knows of lesion, patient, age, sex, site, skin type, confirmation, source and image type.
 
     Args:
@@ -94,7 +101,7 @@ def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Cou
     facts = {"age": age_of(row, columns), "sex": sex_of(row, columns), "site": site_of(row, columns)}
     facts |= {"skin_type": skin_type_of(row, columns), "confirmation": confirmation_of(row, columns)}
     kind = kind_of(row, columns)
-    facts |= {"source": identifiers.clean(row.get(columns.get("source"))) or None}
+    facts |= {"source": _cell(row, columns, "source") or None}
     facts |= {"image_type": None if kind == "dermoscopic" else kind}  # so that any row can say that it is none
     return ids | {name: value for name, value in facts.items() if value is not None}
 
@@ -102,39 +109,37 @@ def facts_of(row: Mapping, columns: Mapping[str, str] | None = None, nobody: Cou
 _OLDEST = 120  # years: 999 is a spreadsheet's word for an age that is not known
 
 
-def age_of(row: Mapping, columns: Mapping[str, str] | None = None) -> float | None:
+def age_of(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> float | None:
     """The age in years."""
-    word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("age"))).removesuffix("+")
+    word = _cell(row, columns, "age").removesuffix("+")
     age = identifiers.number(re.sub(r"\s*(y|yrs?|years?)$", "", word, flags=re.IGNORECASE))
     return age if age is not None and 0 <= age <= _OLDEST else None
 
 
-def sex_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
+def sex_of(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str | None:
     """Return `female` or `male`."""
-    word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("sex"))).lower()
+    word = _cell(row, columns, "sex").lower()
     return {"f": "female", "m": "male", "female": "female", "male": "male"}.get(word)
 
 
-def skin_type_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
+def skin_type_of(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str | None:
     """The Fitzpatrick skin type, `I` to `VI`, which PAD-UFES-20 writes as a number (1.0)."""
-    word = identifiers.whole(
-        identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("skin_type"))).upper()
-    )
+    word = identifiers.whole(_cell(row, columns, "skin_type").upper())
     numbers = ("I", "II", "III", "IV", "V", "VI")
     if word in numbers:
         return word
     return numbers[int(word) - 1] if word in ("1", "2", "3", "4", "5", "6") else None
 
 
-def confirmation_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
+def confirmation_of(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str | None:
     """How the diagnosis was confirmed, one of `schema.CONFIRMATIONS`, in the archive's, HAM10000's or PAD's words."""
-    word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("confirmation"))).lower()
+    word = _cell(row, columns, "confirmation").lower()
     return next((confirmation for start, confirmation in _CONFIRMATIONS.items() if word.startswith(start)), None)
 
 
-def site_of(row: Mapping, columns: Mapping[str, str] | None = None) -> str | None:
+def site_of(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str | None:
     """The place on the body, in the words of the archive where they fit."""
-    word = identifiers.clean(row.get((columns or table_columns.columns_of(row)).get("site"))).lower()
+    word = _cell(row, columns, "site").lower()
     return None if identifiers.is_nobody(word) else _SITE.get(word, word)
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from dermalert_space import checks
-from dermalert_space.contract import find, locate, public_name
+from dermalert_space.contract import Json, find, locate, public_name
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import threshold_share
 from dermalert_space.pretrained import UNLOADABLE, load_processor, missing_from_cache
-from dermalert_space.release import NoRelease, Release
+from dermalert_space.release import Release
+from dermalert_space.release_loading import NoRelease
 from rich.table import Table
 from transformers import (
     AutoConfig,
@@ -64,7 +65,7 @@ class CheckpointReport:
     sources: list[str]
     splits: dict[str, SplitReport]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """All of it under the checkpoint's own names, for machines."""
         covers = zip(self.covering.names, self.covering.covers, strict=True)
         rule = "likeliest class" if self.threshold is None else "threshold"
@@ -139,7 +140,7 @@ def _check_problem(name: str, config: PreTrainedConfig) -> None:
         )
 
 
-def _check_weights(name: str, model: PreTrainedModel, loaded: dict) -> None:
+def _check_weights(name: str, model: PreTrainedModel, loaded: Json) -> None:
     """Refuse a model of which transformers had to make up parameters."""
     lacking = sorted(loaded["missing_keys"] & dict(model.named_parameters()).keys())
     if lacking:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from datasets import Dataset
+from dermalert_space.contract import Json
 from dermalert_space.estimate import UNDEFINED, Estimate
 from dermalert_space.prediction import likeliest
 from sklearn.linear_model import LogisticRegression
@@ -64,7 +65,7 @@ class Baseline:
     features: str
     """What it sees, in words."""
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """Its entry in `metrics.json`."""
         return dataclasses.asdict(self)
 
@@ -78,7 +79,7 @@ class Shortcuts:
     balanced_accuracy: list[str]
     melanoma_auroc: list[str]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """The entry `shortcut` of `metrics.json`."""
         return dataclasses.asdict(self)
 

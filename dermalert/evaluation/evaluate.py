@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from dermalert_space import files
+from dermalert_space.contract import Json
 from dermalert_space.release import Release
 from safetensors.torch import save_file
 
@@ -140,7 +141,7 @@ def _rows(name: str, predictions: SplitPredictions) -> pa.Table:
     return pa.table(columns | {label: predictions.probabilities[:, i] for i, label in enumerate(DIAGNOSES)})
 
 
-def write(folder: Path, metrics: dict, predictions: Mapping[str, SplitPredictions], history: Sequence[dict]) -> None:
+def write(folder: Path, metrics: Json, predictions: Mapping[str, SplitPredictions], history: Sequence[Json]) -> None:
     """Write `evaluation/` of a release: metrics.json, predictions.parquet and figures/."""
     (folder / "figures").mkdir(parents=True)
     files.write_json(folder / "metrics.json", metrics)

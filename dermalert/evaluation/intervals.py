@@ -1,7 +1,7 @@
 """95 % intervals for images that come in groups: bootstrap over groups, exact, and Student's t on the logit scale."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from dermalert_space.estimate import UNDEFINED, Estimate
@@ -156,7 +156,7 @@ class Intervals:
 
     def of_area(
         self,
-        area: Callable,
+        area: Callable[..., Any],
         positive: np.ndarray,
         score: np.ndarray,
         *,

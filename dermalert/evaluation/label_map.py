@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from dermalert_space.contract import Json
 
 from dermalert import taxonomy
 from dermalert.errors import UsageError, did_you_mean
@@ -59,7 +60,7 @@ class Classes:
         covers = [frozenset() if half is None else MALIGNANT if half else _BENIGN for half in halves]
         return Classes(names=self.names, covers=tuple(covers))
 
-    def rename(self, figures: dict) -> dict:
+    def rename(self, figures: Json) -> Json:
         """The figures of a split under the checkpoint's names, without what its classes cannot tell.
 
         That is diagnoses that no class covers, nevi where no class is theirs alone, and the nine with both benign
@@ -95,16 +96,16 @@ class Classes:
         return spread / np.maximum(spread.sum(1, keepdims=True), 1e-12)
 
 
-def _without(figures: dict, keys: frozenset[str]) -> dict:
+def _without(figures: Json, keys: frozenset[str]) -> Json:
     """The figures without these keys, at any depth."""
     rest = {key: value for key, value in figures.items() if key not in keys}
     return {key: _without(value, keys) if isinstance(value, dict) else value for key, value in rest.items()}
 
 
-def _with_positives(subgroups: dict) -> dict:
+def _with_positives(subgroups: Json) -> Json:
     """The figures of subgroups with their `melanomas` called `positives`."""
 
-    def rename(figures: dict) -> dict:
+    def rename(figures: Json) -> Json:
         return {"positives" if key == "melanomas" else key: value for key, value in figures.items()}
 
     return {

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from dermalert_space.contract import CONFIG
+from dermalert_space.contract import CONFIG, Json
 from dermalert_space.release import Release
 from scipy import stats
 
@@ -32,7 +32,7 @@ def add(folder: Path, release: Release, calibration: SplitPredictions) -> Releas
     return Release.load(folder)
 
 
-def fit(release: Release, calibration: SplitPredictions) -> dict[str, dict]:
+def fit(release: Release, calibration: SplitPredictions) -> dict[str, Json]:
     """Return `alert` and `attention` as a release's config states them, by the calibration split as served."""
     truth, lesions = (np.array(calibration.dataset[column]) for column in ("label", "group"))
     abstained = np.zeros(len(truth), bool) if calibration.abstained is None else calibration.abstained
@@ -59,7 +59,7 @@ def score(probabilities: np.ndarray, names: list[str], labels: list[str] | tuple
     return probabilities[:, [names.index(label) for label in labels]].astype(np.float64).sum(1)
 
 
-def operating_point(scores: np.ndarray, lesions: np.ndarray, abstained: np.ndarray) -> dict:
+def operating_point(scores: np.ndarray, lesions: np.ndarray, abstained: np.ndarray) -> Json:
     """The largest threshold whose bound on the sensitivity meets the target as served.
 
     Each lesion counts once, with the lowest score of its photos, and is missed if the release abstains on any of them.
@@ -112,7 +112,7 @@ def _most_missed(n: int) -> int:
     return next((missed - 1 for missed in range(n) if lower_bound(n, missed) < TARGET_SENSITIVITY), n - 1)
 
 
-def _bound(missed: np.ndarray) -> dict:
+def _bound(missed: np.ndarray) -> Json:
     """How many lesions (n,) are missed, and what that shows."""
     if not len(missed):
         return {"missed": None, "lower_bound": None, "bound_met": False}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from dermalert_space.contract import Json
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import threshold_share
 from dermalert_space.reader_studies import AGAINST_NEVI, AMONG_PIGMENTED, READERS
@@ -61,7 +62,7 @@ class _Images(NamedTuple):
     groups: np.ndarray  # (n,)
 
 
-def draw(folder: Path, report: dict, predictions: pa.Table, history: Sequence[dict]) -> list[str]:
+def draw(folder: Path, report: Json, predictions: pa.Table, history: Sequence[Json]) -> list[str]:
     """Draw what can be drawn of a release's held-out images and of its training.
 
     Args:
@@ -118,7 +119,7 @@ def _figure(title: str, height: float) -> Figure:
     return figure
 
 
-def _learning_curves(history: Sequence[dict]) -> Figure | None:
+def _learning_curves(history: Sequence[Json]) -> Figure | None:
     """Draw loss and balanced accuracy by epoch, of the validation split and of as many training images as they are."""
     if not any("eval_validation_loss" in row for row in history):
         return None
@@ -138,7 +139,7 @@ def _learning_curves(history: Sequence[dict]) -> Figure | None:
     return figure
 
 
-def _roc_figure(held_out: dict, images: _Images, threshold: float | None, *, readers: bool) -> Figure | None:
+def _roc_figure(held_out: Json, images: _Images, threshold: float | None, *, readers: bool) -> Figure | None:
     """Draw melanoma against all the others and against nevi, and what readers reached at the nearest task."""
     melanoma, nevus, score = images.truth == _MELANOMA, images.truth == _NEVUS, images.probabilities[:, _MELANOMA]
     panels = {
@@ -207,7 +208,7 @@ def _readers(axis: Axes, task: str) -> None:
         axis.plot(readers.specificity, readers.sensitivity, marker, color="black", mfc="white", label=name, zorder=3)
 
 
-def _alert_trade_off(held_out: dict, images: _Images, threshold: float | None) -> Figure | None:
+def _alert_trade_off(held_out: Json, images: _Images, threshold: float | None) -> Figure | None:
     """Draw the melanomas missed against the images that raise the alert, as the threshold moves."""
     melanoma = images.truth == _MELANOMA
     if not melanoma.any() or melanoma.all():
@@ -250,7 +251,7 @@ def _in_percent(share: Estimate) -> Estimate:
     return Estimate(*(None if end is None else 100 * end for end in dataclasses.astuple(share)))
 
 
-def _per_class(held_out: dict) -> Figure:
+def _per_class(held_out: Json) -> Figure:
     """Draw sensitivity and AUROC of each diagnosis."""
     per_class = held_out["per_class"]
     figure = _figure("Each diagnosis", 4.2)
@@ -266,7 +267,7 @@ def _per_class(held_out: dict) -> Figure:
     return figure
 
 
-def _artefacts(held_out: dict) -> Figure | None:
+def _artefacts(held_out: Json) -> Figure | None:
     """Draw how far each artefact that was laid over the images moves the melanoma probability and the alerts."""
     artefacts = held_out.get("artefacts")
     if not artefacts:
@@ -287,7 +288,7 @@ def _artefacts(held_out: dict) -> Figure | None:
     return figure
 
 
-def _forest(figure: Figure, names: Sequence[str], columns: Mapping[str, Sequence[dict]]) -> Sequence[Axes]:
+def _forest(figure: Figure, names: Sequence[str], columns: Mapping[str, Sequence[Json]]) -> Sequence[Axes]:
     """Draw a forest plot, a row for each name, the first on top, and a panel for each column."""
     axes = figure.subplots(1, len(columns), sharey=True)
     for axis, (title, figures) in zip(axes, columns.items(), strict=True):
@@ -304,7 +305,7 @@ def _forest(figure: Figure, names: Sequence[str], columns: Mapping[str, Sequence
     return axes
 
 
-def _confusion(held_out: dict) -> Figure:
+def _confusion(held_out: Json) -> Figure:
     """Draw the counts, truth down and prediction across, shaded by their share of the row."""
     counts = np.array(held_out["confusion"])
     images = np.array([held_out["per_class"][name]["n"] for name in DIAGNOSES])
@@ -326,7 +327,7 @@ def _confusion(held_out: dict) -> Figure:
     return figure
 
 
-def _reliability(held_out: dict, images: _Images) -> Figure:
+def _reliability(held_out: Json, images: _Images) -> Figure:
     """Draw how often the top label is right, and how often an image is a melanoma, by the probability given to it."""
     top, right = images.probabilities.max(1), images.probabilities.argmax(1) == images.truth
     melanoma, score = images.truth == _MELANOMA, images.probabilities[:, _MELANOMA]
@@ -374,7 +375,7 @@ def _span(sizes: dict[int, int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _read(held_out: dict, figure: str) -> Estimate:
+def _read(held_out: Json, figure: str) -> Estimate:
     return Estimate.read(held_out["melanoma"][figure])
 
 

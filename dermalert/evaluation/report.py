@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from dermalert_space.contract import Json
 from dermalert_space.estimate import UNDEFINED, Estimate
 from dermalert_space.prediction import likeliest
 
@@ -109,7 +110,7 @@ class MelanomaCalibration:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Report:
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """The content of `metrics.json`; what was not measured is not in it."""
         return dataclasses.asdict(self, dict_factory=_without_unmeasured)
 
@@ -313,7 +314,7 @@ class _Task(NamedTuple):
         return Estimate(estimate.value) if missed < _FEWEST_MISSED - 1e-12 else estimate
 
 
-def _against_the_rest(task: _Task, among: np.ndarray) -> dict:
+def _against_the_rest(task: _Task, among: np.ndarray) -> Json:
     counts = {"n": int((task.positive & among).sum()), "others": int((~task.positive & among).sum())}
     return counts | {"auroc": task.auroc(among)} | task.at_point(among)._asdict()
 

@@ -4,6 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 from dermalert_space.prediction import likeliest
+from numpy.typing import ArrayLike
 from scipy import special
 
 from dermalert.evaluation.metrics import auroc, balanced_accuracy, macro_auroc
@@ -12,7 +13,7 @@ from dermalert.taxonomy import ALERT, DIAGNOSES
 _MELANOMA = DIAGNOSES.index(ALERT)
 
 
-class SkinLesionMetric(evaluate.Metric):
+class SkinLesionMetric(evaluate.Metric):  # type: ignore[misc]
     """Accuracy, balanced accuracy, macro and melanoma AUROC of nine logits an image."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -27,7 +28,7 @@ class SkinLesionMetric(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references) -> dict[str, float | None]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike) -> dict[str, float | None]:
         probabilities, truth = special.softmax(np.asarray(predictions), axis=1), np.asarray(references)
         once = np.ones(len(truth))
         figures = {

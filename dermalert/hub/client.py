@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from dermalert_space import contract
 from huggingface_hub import HfApi, hf_hub_download
@@ -156,7 +157,14 @@ def download(repo_id: str, commit: str, names: Iterable[str], to: Path) -> None:
 
 
 def commit(
-    api: HfApi, repo_id: str, branch: str, operations: Callable[[], list], *, parent: str, target: Content, message: str
+    api: HfApi,
+    repo_id: str,
+    branch: str,
+    operations: Callable[[], list[Any]],
+    *,
+    parent: str,
+    target: Content,
+    message: str,
 ) -> str:
     """Commit to a branch, whose head is `parent`, and return the commit, which then holds the `target`.
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -27,7 +27,7 @@ _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _T = TypeVar("_T")
 
 
-def with_retries(call: Callable[..., _T], *arguments, **options) -> _T:
+def with_retries(call: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
     """Call the Hub's client, up to six times while the failure is transient: a broken connection, 408, 429 or 5xx.
 
     A call whose answer was lost may have taken effect: callers must accept "it exists already" as success.

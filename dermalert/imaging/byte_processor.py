@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import torch
 from PIL import Image
+from transformers import BaseImageProcessor
 
 from dermalert.errors import UsageError
 
@@ -27,7 +28,7 @@ class ByteProcessor:
         UsageError: the processor does more than resize, crop and scale.
     """
 
-    def __init__(self, processor):
+    def __init__(self, processor: BaseImageProcessor):
         self.processor = processor
         black, white = (self(Image.new("RGB", (64, 64), colour)) for colour in ("black", "white"))
         self.shape = tuple(black.shape)

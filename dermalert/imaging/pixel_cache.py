@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import datasets
 import numpy as np
@@ -215,7 +215,7 @@ def _key(processed: ByteProcessor) -> str:
     # A release may call the processor that it was trained with by another name, of the same code.
     settings.pop("image_processor_type", None)
     code = next(kind for kind in type(processor).__mro__ if any(map(inspect.isfunction, vars(kind).values())))
-    parts: list = [_LAYOUT, sorted(settings.items()), code.__name__, processed.shape, processed.channels]
+    parts: list[Any] = [_LAYOUT, sorted(settings.items()), code.__name__, processed.shape, processed.channels]
     parts += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
     parts += [inspect.getsource(function) for function in (images.read_image, images.to_rgb, abstention.signals)]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

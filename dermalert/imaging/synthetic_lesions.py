@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageFilter
 
 from dermalert.imaging.artefacts import Artefact, add_bubbles, add_dark_corners, add_hair, add_ink, add_ruler
@@ -81,7 +82,7 @@ class Canvas:
     depth: np.ndarray = field(init=False)
     mask: np.ndarray = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         pixels = np.arange(len(self.image))
         offsets = np.stack(np.meshgrid(pixels, pixels), -1) - self.centre
         self.x, self.y = _float32(offsets @ rotation(-self.angle) / self.unit).transpose(2, 0, 1).copy()
@@ -122,7 +123,7 @@ class Canvas:
         return draw_strokes(self.mask, [self.pixels(path) for path in paths], widths * self.unit)
 
 
-def _float32(values) -> np.ndarray:
+def _float32(values: ArrayLike) -> np.ndarray:
     return np.asarray(values, np.float32)
 
 

@@ -7,13 +7,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo
 from datasets.info import DatasetInfosDict
 from datasets.table import embed_table_storage
-from dermalert_space.contract import CARD
+from dermalert_space.contract import CARD, Json
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
@@ -119,8 +120,8 @@ def prepare(
     license: str,
     *,
     unreadable: Sequence[str] = (),
-    left_out: Mapping[str, Mapping] = {},
-) -> tuple[dict, dict]:
+    left_out: Mapping[str, Mapping[str, Any]] = {},
+) -> tuple[Json, Json]:
     """Repair and split a data set, and gather what its card says.
 
     Returns:
@@ -155,11 +156,11 @@ def _parts(prepared: Prepared) -> dict[str, Dataset]:
     return kept | {"test": test, "clean_test": _where(test, "content", clean)}
 
 
-def _where(dataset: Dataset, column: str, values: set) -> Dataset:
+def _where(dataset: Dataset, column: str, values: set[Any]) -> Dataset:
     return dataset.select([i for i, value in enumerate(dataset[column]) if value in values])
 
 
-def publish(parts: dict[str, Dataset], figures: dict, repo_id: str, *, public: bool, must_exist: bool = False) -> bool:
+def publish(parts: dict[str, Dataset], figures: Json, repo_id: str, *, public: bool, must_exist: bool = False) -> bool:
     """Publish what `prepare` returns as a data set of the Hub; True if anything there has changed.
 
     File after file is written, uploaded and removed; then one commit makes all of them visible. Called again after any
@@ -240,7 +241,7 @@ def _tables(rows: Dataset) -> Iterator[pa.Table]:
         yield embed_table_storage(table).cast(schema.FEATURES.arrow_schema)
 
 
-def render_card(figures: dict, repo_id: str, sizes: dict[str, int]) -> str:
+def render_card(figures: Json, repo_id: str, sizes: dict[str, int]) -> str:
     """The card that belongs to the figures; `sizes` are the bytes of each split."""
     counts = {**figures["data"]["sides"], "clean_test": figures["data"]["clean_test"]}
     return card.render(
@@ -254,7 +255,7 @@ def render_card(figures: dict, repo_id: str, sizes: dict[str, int]) -> str:
     )
 
 
-def _metadata(figures: dict, repo_id: str, sizes: dict[str, int]) -> DatasetCardData:
+def _metadata(figures: Json, repo_id: str, sizes: dict[str, int]) -> DatasetCardData:
     counts = {name: n for name, n in figures["data"]["sides"].items() if n}
     # `set_aside` has kin in `test`, and `clean_test` is part of it: who loads the data set should get neither unasked.
     default = [name for name in counts if name != "set_aside"]

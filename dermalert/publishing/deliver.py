@@ -3,7 +3,9 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
+from dermalert_space.contract import Json
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -93,7 +95,7 @@ def can_publish(config: Config) -> bool:
     return distributed.broadcast_from_main(lambda: models.check_can_publish(repo_id, tag))
 
 
-def deliver(run: Run, *, must_exist: bool) -> dict:
+def deliver(run: Run, *, must_exist: bool) -> Json:
     """Publish the release in a run's folder if that is asked for, and print what it is worth; its `metrics.json`.
 
     Raises:
@@ -103,7 +105,7 @@ def deliver(run: Run, *, must_exist: bool) -> dict:
     if behind := run.finish():
         print(behind)  # here too, because the release may be refused
     if config.hub_model_id is not None and config.tag is not None:
-        how: dict = {"accept": config.accept_regression, "private": config.hub_private_repo}
+        how: dict[str, Any] = {"accept": config.accept_regression, "private": config.hub_private_repo}
         print(models.publish(release, config.hub_model_id, config.tag, **how, must_exist=must_exist))
     metrics = release_folder.read_metrics(release)
     print(what_next(release, metrics))

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from dermalert_space import contract, files
-from dermalert_space.contract import CARD, CONFIG, METRICS
+from dermalert_space.contract import CARD, CONFIG, METRICS, Json
 from dermalert_space.estimate import format_estimate
-from dermalert_space.release import NoRelease, ParityError, Release
+from dermalert_space.release import ParityError, Release
+from dermalert_space.release_loading import NoRelease
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from rich.table import Table
@@ -169,7 +170,7 @@ def _publish(
     tag = _predecessor(repo_id, refs.tags, begun.get("main") or {}, version)
     old = _release_at(repo_id, tag, refs.tags[tag], scratch / "old") if tag else None
     gate = _pass_gate(regression_gate.gate(release_comparison.read(folder, version), old), repo_id, version, accept)
-    added: dict = {"gate": gate.to_json(), "released": _today()}
+    added: dict[str, Any] = {"gate": gate.to_json(), "released": _today()}
     added |= _lineage(old.figures, release_folder.read_metrics(folder)) if old else {}
     added |= _begun_with(_figures_of(folder, version, added), begun.values())
     ready = _stamp(folder, scratch / "ready", version, added)
@@ -185,7 +186,7 @@ def _publish(
     return f"Published: {repo_id}@{version}. {_describe(gate, tag)}"
 
 
-def _figures_of(folder: Path, version: str, added: dict) -> dict:
+def _figures_of(folder: Path, version: str, added: Json) -> Json:
     """The figures of a release as they are published: additions replace those of an earlier publication."""
     figures = {key: value for key, value in release_folder.read_metrics(folder).items() if key not in _ADDED}
     return figures | {"version": version} | {key: added[key] for key in _ADDED if key in added}
@@ -201,12 +202,12 @@ def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
     return bool(set(_differing(api, repo_id, commit, ready)) - {CARD})
 
 
-def _figures(repo_id: str, commit: str, to: Path) -> dict | None:
+def _figures(repo_id: str, commit: str, to: Path) -> Json | None:
     """The figures of the release that a commit holds; None where it holds none of ours."""
     return release_folder.find_metrics(client.fetch(repo_id, commit, {METRICS}, to))
 
 
-def _predecessor(repo_id: str, tags: Collection[str], on_main: dict, version: str) -> str | None:
+def _predecessor(repo_id: str, tags: Collection[str], on_main: Json, version: str) -> str | None:
     """The tag of the release that a new one replaces: the last one, or the one that was rolled back to.
 
     Where `main` holds the new one already, without its tag, the predecessor is what `main` held before. A `main` that
@@ -250,7 +251,7 @@ def _describe(gate: Gate, tag: str | None = None) -> str:
     )
 
 
-def _lineage(old: dict, figures: dict) -> dict:
+def _lineage(old: Json, figures: Json) -> Json:
     """What a card says of the versions before: how the last one differs, and the headline of each."""
     held_out = old["splits"]["held_out"]
     headline = {
@@ -271,7 +272,7 @@ def _lineage(old: dict, figures: dict) -> dict:
     return {"previous": previous, "history": [entry, *old.get("history", [])]}
 
 
-def _begun_with(figures: dict, begun: Iterable[dict | None]) -> dict:
+def _begun_with(figures: Json, begun: Iterable[Json | None]) -> Json:
     """The day and the gate, with its reason, of the same release if it was begun before: its files stay the same."""
     figures = json.loads(json.dumps(figures, allow_nan=False))
     for earlier in begun:
@@ -280,7 +281,7 @@ def _begun_with(figures: dict, begun: Iterable[dict | None]) -> dict:
     return {}
 
 
-def _unsigned(figures: dict) -> dict:
+def _unsigned(figures: Json) -> Json:
     """The figures of a release without the day and the reason for passing the gate."""
     return figures | {"released": None, "gate": figures["gate"] | {"accepted_because": None}}
 
@@ -289,7 +290,7 @@ def _today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def _stamp(folder: Path, to: Path, version: str, added: dict) -> Path:
+def _stamp(folder: Path, to: Path, version: str, added: Json) -> Path:
     """Copy the files of a release, with the version in config, figures and card, and what is added to the figures."""
     for name in contract.files(folder):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
@@ -339,7 +340,7 @@ def _put(
     if not names:
         return parent
 
-    def operations() -> list:
+    def operations() -> list[Any]:
         return [add(name) if name in target else CommitOperationDelete(name) for name in names]
 
     return client.commit(api, repo_id, branch, operations, parent=parent, target=target, message=message)
@@ -383,7 +384,7 @@ class Version:
     """A tag of a repository, and the content of its `metrics.json`, None where it is no release of ours."""
 
     tag: str
-    figures: dict | None
+    figures: Json | None
     is_on_main: bool
 
 
@@ -413,7 +414,7 @@ def as_table(rows: list[Version], *, title: str) -> Table:
     return table
 
 
-def _cells(figures: dict | None) -> list[str]:
+def _cells(figures: Json | None) -> list[str]:
     if figures is None:
         return ["no dermalert release"]
     held_out = figures["splits"]["held_out"]

@@ -5,13 +5,15 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dermalert_space
 import yaml
 from dermalert_space import contract
-from dermalert_space.contract import CARD, SERVED, HubName
+from dermalert_space.contract import CARD, SERVED, HubName, Json
 from dermalert_space.page import examples
-from dermalert_space.release import NoRelease, Release
+from dermalert_space.release import Release
+from dermalert_space.release_loading import NoRelease
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
@@ -125,7 +127,7 @@ def check_front_matter(folder: Path) -> None:
         raise UsageError(f"'{folder / 'README.md'}': {wrong}")
 
 
-def _wrongs(data: dict, folder: Path) -> Iterator[str]:
+def _wrongs(data: Json, folder: Path) -> Iterator[str]:
     for key in sorted(set(data).difference(_KEYS)):
         yield f"the Hub does not know the key '{key}'.{did_you_mean(key, _KEYS)}"
     installed, python = importlib.metadata.version("gradio"), data.get("python_version")
@@ -238,7 +240,7 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
     gone = [name for name in there if _belongs(name) and name not in files]
 
     def make() -> str:  # with operations of its own for each try: the client notes in them what it has sent
-        operations: list = [CommitOperationAdd(name, data) for name, data in files.items()]
+        operations: list[Any] = [CommitOperationAdd(name, data) for name, data in files.items()]
         operations += [CommitOperationDelete(name) for name in gone]
         return api.create_commit(
             space_id, operations, commit_message=message, repo_type="space", parent_commit=parent
@@ -286,7 +288,7 @@ def _wait(api: HfApi, space_id: str, commit: str, say: Callable[[str], object], 
     )
 
 
-def _states(api: HfApi, space_id: str, commit: str, proofs: Collection[str | None]) -> Iterator[dict]:
+def _states(api: HfApi, space_id: str, commit: str, proofs: Collection[str | None]) -> Iterator[Json]:
     """The states of a Space that is to run a commit, look by look, for `PATIENCE`; none that may be of before a change.
 
     An answer with a `sha` among `proofs` (None: no `sha`) is believed at once; others are believed from the first stage
@@ -302,7 +304,7 @@ def _states(api: HfApi, space_id: str, commit: str, proofs: Collection[str | Non
         time.sleep(POLL)
 
 
-def _state(api: HfApi, space_id: str) -> dict:
+def _state(api: HfApi, space_id: str) -> Json:
     """The state of a Space as the Hub has it; {} where it cannot answer just now, which the next look makes up."""
     try:
         return api.get_space_runtime(space_id).raw

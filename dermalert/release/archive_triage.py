@@ -23,6 +23,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +32,8 @@ from dermalert_space import batch, decoder_limits, files, images
 from dermalert_space.contract import CONFIG, GRAPH, NOT_A_DEVICE, PROCESSORS, STATISTICS
 from dermalert_space.images import KINDS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE
 from dermalert_space.prediction import fields
-from dermalert_space.release import NoRelease, Release
+from dermalert_space.release import Release
+from dermalert_space.release_loading import NoRelease
 from dermalert_space.zip_archives import Input
 from PIL import features
 
@@ -63,7 +65,13 @@ ShardResult = tuple[Path, int | None, str | None]
 
 
 def triage(
-    shards: list[Path], model: str, output: Path, *, workers: int, cluster: str | None = None, say: Callable = print
+    shards: list[Path],
+    model: str,
+    output: Path,
+    *,
+    workers: int,
+    cluster: str | None = None,
+    say: Callable[[str], object] = print,
 ) -> None:
     """Triage all shards that have no result in a folder yet; see `schema` for the columns of a result.
 
@@ -96,11 +104,19 @@ def triage(
             tidy(output, own.token)
 
 
-def _triage(shards: list[Path], release: str, model: str, output: Path, workers: int, cluster: str | None, say) -> None:
+def _triage(
+    shards: list[Path],
+    release: str,
+    model: str,
+    output: Path,
+    workers: int,
+    cluster: str | None,
+    say: Callable[[str], object],
+) -> None:
     missing, anew = find_missing(shards, output, release)
     say(f"{len(shards):,} shards, of which {len(shards) - len(missing):,} are judged already.")
-    for why, number in anew.items():
-        say(f"{number:,} are judged anew, because of the result: {why}.")
+    for reason, number in anew.items():
+        say(f"{number:,} are judged anew, because of the result: {reason}.")
     if workers == 1 and cluster is None:
         results: Iterable[ShardResult] = (triage_shard(shard, model, output) for shard in missing)
     else:
@@ -146,7 +162,7 @@ def tidy(output: Path, token: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def find_missing(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Counter]:
+def find_missing(shards: list[Path], output: Path, release: str) -> tuple[list[Path], Counter[str]]:
     """The shards to triage, and how many of them have a result, by the reason it does not count."""
     missing: list[Path] = []
     anew: Counter[str] = Counter()
@@ -267,7 +283,7 @@ def on_ray(shards: list[Path], model: str, output: Path, *, workers: int, cluste
         ray.shutdown()
 
 
-def _start_ray(workers: int, cluster: str | None):
+def _start_ray(workers: int, cluster: str | None) -> Any:
     try:
         import ray
     except ImportError as error:

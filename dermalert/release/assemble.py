@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from dermalert_space import files
-from dermalert_space.contract import REFERENCE
+from dermalert_space.contract import REFERENCE, Json
 from dermalert_space.release import Release
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -111,7 +112,7 @@ def _measure(
     """The evaluation of every reported split and external set as a serving side predicts them, by name."""
     own = {name: splits[name] for name in ("held_out", "official_test", "clean_test")}
     prior = sampling.class_frequencies(splits["train"]["label"])  # that of the calibration split, but for chance
-    options: dict = {"undone": trained.calibration.undone, "prior": prior}
+    options: dict[str, Any] = {"undone": trained.calibration.undone, "prior": prior}
     measured = evaluate.evaluate(release, own, **options, keep=True) | evaluate.evaluate(release, external, **options)
     held_out = measured["held_out"]
     return measured | {"held_out": held_out.with_artefacts(stress_test.stress(release, held_out.predictions))}
@@ -124,7 +125,7 @@ def _metrics(
     reported: Reported,
     release: Release,
     measured: dict[str, Evaluation],
-) -> dict:
+) -> Json:
     """The content of `metrics.json`, but for the exports."""
     held_out, about, config = measured["held_out"].predictions, trained.model.config.dermalert, release.model.config
     assert held_out.abstained is not None  # every release that is assembled can abstain

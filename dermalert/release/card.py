@@ -5,9 +5,10 @@ import re
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import jinja2
-from dermalert_space.contract import FIGURES, NOT_A_DEVICE, HubName
+from dermalert_space.contract import FIGURES, NOT_A_DEVICE, HubName, Json
 from dermalert_space.estimate import UNDEFINED, format_estimate
 from dermalert_space.page.markup import lesions_as_served
 from dermalert_space.prediction import threshold_share
@@ -56,7 +57,7 @@ _HEADLINE = {
 }
 
 
-def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
+def render_card(metrics: Json, pictures: frozenset[str] = frozenset()) -> str:
     """The card that belongs to the figures of `metrics.json`, with the files in `FIGURES` that `pictures` names."""
 
     def picture(name: str, title: str) -> str:
@@ -92,7 +93,7 @@ def render_card(metrics: dict, pictures: frozenset[str] = frozenset()) -> str:
     return _spaced(text)
 
 
-def render(template: Path, **given) -> str:
+def render(template: Path, **given: Any) -> str:
     """The card that a template makes of some values; a value that it lacks stops it."""
     return _compile(template).render(not_a_device=NOT_A_DEVICE, **given)
 
@@ -135,13 +136,13 @@ def _compile(template: Path) -> jinja2.Template:
     return environment.from_string(template.read_text())
 
 
-def _title(metrics: dict) -> str:
+def _title(metrics: Json) -> str:
     """The name of the release, with its version; of generated lesions it says so."""
     name = "dermalert demo (generated lesions)" if metrics["data"]["generated"] else "dermalert"
     return f"{name} {metrics['version'] or '(not published)'}"
 
 
-def _front_matter(metrics: dict) -> str:
+def _front_matter(metrics: Json) -> str:
     data = metrics["data"]
     base = HubName.parse(metrics["base_model"]).repo if "/" in metrics["base_model"] else None
     results = [result for name, split in metrics["splits"].items() for result in _results(name, split, data)]
@@ -162,19 +163,19 @@ def _front_matter(metrics: dict) -> str:
     ).to_yaml()
 
 
-def _licence(data: dict) -> str:
+def _licence(data: Json) -> str:
     """The licence of the weights as the Hub names it: the strictest that the images ask for."""
     terms = [provenance.terms(name) for name in data["trained_on"]]
     return provenance.strictest(origin.license for origin in terms if origin) if all(terms) else "other"
 
 
-def _credits(data: dict) -> list[str]:
+def _credits(data: Json) -> list[str]:
     """The credits of the pictures; drawn ones need none."""
     terms = [provenance.terms(name) for name in data["trained_on"] if name != provenance.GENERATED]
     return list(dict.fromkeys(origin.credit for origin in terms if origin))
 
 
-def _results(name: str, split: dict, data: dict) -> list[EvalResult]:
+def _results(name: str, split: Json, data: Json) -> list[EvalResult]:
     """The entries of a split in the Hub's `model-index`; a figure that is undefined has none."""
     figures = {
         "Accuracy": ("accuracy", split["accuracy"]),
@@ -200,7 +201,7 @@ def _results(name: str, split: dict, data: dict) -> list[EvalResult]:
     ]
 
 
-def _unseen(metrics: dict) -> dict[str, dict]:
+def _unseen(metrics: Json) -> dict[str, Json]:
     """The reported splits whose images are all of sources that the release has not learnt from, by name."""
     external, trained_on = metrics["data"]["external"], set(metrics["data"]["trained_on"])
     names = [name for name, made_of in external.items() if not trained_on & set(made_of["sources"])]
@@ -212,12 +213,12 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def _by_split(splits: Mapping[str, dict]) -> str:
+def _by_split(splits: Mapping[str, Json]) -> str:
     head = ["figure", *(f"{name}, n = {split['n']}" for name, split in splits.items())]
     return _table(head, [[title, *map(figure, splits.values())] for title, figure in _HEADLINE.items()])
 
 
-def _by_diagnosis(per_class: Mapping[str, dict]) -> str:
+def _by_diagnosis(per_class: Mapping[str, Json]) -> str:
     figures = {"sensitivity": "sensitivity", "specificity": "specificity", "auroc": "AUROC"}
     rows = [[name, str(of["n"]), *(format_estimate(of[key]) for key in figures)] for name, of in per_class.items()]
     return _table(["diagnosis", "n", *figures.values()], rows)
@@ -230,12 +231,12 @@ def _by_diagnosis_and_split(classes: Mapping[str, Mapping[str, int]]) -> str:
     return _table(["diagnosis", *(split.replace("_", " ") for split in splits)], rows)
 
 
-def _meanings(metrics: dict) -> dict[str, str]:
+def _meanings(metrics: Json) -> dict[str, str]:
     others = [name for name in metrics["splits"] if name.startswith("external/")]
     return _MEANINGS | dict.fromkeys(others, "another data set, without images related to those learnt from")
 
 
-def _shortcut_sentence(metrics: dict) -> str:
+def _shortcut_sentence(metrics: Json) -> str:
     """Whether a model without medicine does as well, and in what."""
     shortcut = metrics["shortcut"]
 
@@ -256,6 +257,6 @@ def _shortcut_sentence(metrics: dict) -> str:
     return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
 
 
-def _failures(images: dict) -> list[tuple[dict, dict]]:
+def _failures(images: Json) -> list[tuple[Json, Json]]:
     nothing = {"image_id": "", "truth": "", "score": None}
     return list(zip_longest(images["lowest_melanomas"], images["highest_others"], fillvalue=nothing))

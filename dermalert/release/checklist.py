@@ -6,6 +6,8 @@ Mitchell 2019, arXiv 1810.03993. The items are named by what they are about, not
 
 from typing import NamedTuple
 
+from dermalert_space.contract import Json
+
 
 class Item(NamedTuple):
     """What guidelines ask for, which of them, and where or why not it is in the card."""
@@ -19,7 +21,7 @@ _ALL = "CLAIM, TRIPOD+AI, Model Cards"
 _MEDICAL = "CLAIM, TRIPOD+AI"
 
 
-def items(metrics: dict, *, external: bool) -> list[Item]:
+def items(metrics: Json, *, external: bool) -> list[Item]:
     """The items for the release of these figures; `external`: whether a clinic that it has not seen is among them."""
     generated = metrics["data"]["generated"]
     slope = "melanoma" in metrics["splits"]["held_out"]["calibration"]
@@ -50,13 +52,13 @@ def items(metrics: dict, *, external: bool) -> list[Item]:
     ]
 
 
-def _participants(data: dict) -> str:
+def _participants(data: Json) -> str:
     missing = "dates" if "patients" in data else "dates and number of patients"
     known = f"partly: Data, Subgroups; {missing} not recorded, skin type of few images"
     return "not applicable: the lesions are drawn" if data["generated"] else known
 
 
-def _reference(data: dict) -> str:
+def _reference(data: Json) -> str:
     if data["generated"]:
         return "not applicable: the lesions are drawn"
     if "reference_standard" in data:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from dermalert_space import abstention
-from dermalert_space.contract import CONFIG, STATISTICS
+from dermalert_space.contract import CONFIG, STATISTICS, Json
 from dermalert_space.release import Predictions, Release
 from PIL import Image
 from safetensors.torch import save_file
@@ -92,7 +92,7 @@ def examine(
     return predict_images(examining, dataset, name="calibration images", keep=True), examination.signals
 
 
-def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> dict:
+def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> Json:
     """The key `refusal` of a release's config: thresholds by the calibration images' signals, and their promise.
 
     Of n images and one more like them, each is the most extreme with probability 1 / (n + 1). Light, contrast, detail
@@ -131,7 +131,7 @@ def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
     return np.concatenate([release.features(batch) for batch in batches])
 
 
-def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:
+def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> Json:
     """The share of images on which a release abstains: held-out ones, by source, and some that cannot be assessed.
 
     Args:
@@ -153,7 +153,7 @@ def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> dict:
     }
 
 
-def _share(abstained: np.ndarray) -> dict:
+def _share(abstained: np.ndarray) -> Json:
     """The share of independent pictures (n,) on which a release has abstained, with an interval."""
     n = len(abstained)
     share = Intervals(np.arange(n)).of_proportion(abstained, np.ones(n, bool))

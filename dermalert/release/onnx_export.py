@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,12 +21,13 @@ import onnxruntime
 import torch
 from datasets import Dataset
 from dermalert_space import abstention, onnx_graph
-from dermalert_space.contract import GRAPH, TOLERANCE
+from dermalert_space.contract import GRAPH, TOLERANCE, Json
 from dermalert_space.release import Release
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from scipy import special
-from transformers import AutoModelForImageClassification
+from torch import nn
+from transformers import AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 
 from dermalert.config import Export
 from dermalert.errors import RunError, UsageError, first_line
@@ -52,7 +54,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 """Gives logits (n, labels) of pixels (n, 3, height, width), float32."""
 
 
-def check(model, processor, files: Export) -> None:
+def check(model: PreTrainedModel, processor: BaseImageProcessor, files: Export) -> None:
     """Refuse, before the training, a model that could not be exported.
 
     Raises:
@@ -75,7 +77,7 @@ def _names(files: Export) -> list[str]:
 
 def write(
     folder: Path, release: Release, held_out: SplitPredictions, splits: dict[str, Dataset], files: Export
-) -> dict:
+) -> Json:
     """Write `onnx/` of a release, and return its part of `metrics.json`.
 
     Args:
@@ -103,7 +105,7 @@ def write(
     return {"images": len(held_out.dataset), "batch_size": len(pixels)} | report
 
 
-def _check_same(report: dict[str, dict], release: Release) -> None:
+def _check_same(report: dict[str, Json], release: Release) -> None:
     # On an accelerator torch itself rounds more coarsely than on the CPU.
     most = onnx_graph.CLOSE if release.model.device.type == "cpu" else TOLERANCE
     off = max(report[name]["difference"] for name in report.keys() & _EXPORTS.keys())
@@ -132,7 +134,7 @@ def prepare(folder: Path, release: Release, train: Dataset, files: Export) -> np
     return some[:_BATCH]
 
 
-def compare(folder: Path, release: Release, held_out: SplitPredictions) -> dict[str, dict]:
+def compare(folder: Path, release: Release, held_out: SplitPredictions) -> dict[str, Json]:
     """Size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
     models = sessions(folder, release)
     probabilities = answers(release, held_out.dataset, list(models.values()))
@@ -142,7 +144,7 @@ def compare(folder: Path, release: Release, held_out: SplitPredictions) -> dict[
     }
 
 
-def export(folder: Path, processor, name: str) -> None:
+def export(folder: Path, processor: BaseImageProcessor, name: str) -> None:
     """Export the classifier in a folder as it is stored, without gates that do nothing.
 
     Args:
@@ -155,11 +157,11 @@ def export(folder: Path, processor, name: str) -> None:
     _EXPORTS[name](model, processor, folder / FILES[name])
 
 
-def _load(folder: Path):
+def _load(folder: Path) -> PreTrainedModel:
     return AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
 
 
-def _export_graph(model, processor, to: Path) -> None:
+def _export_graph(model: PreTrainedModel, processor: BaseImageProcessor, to: Path) -> None:
     """Write what a model computes, without its weights."""
     model = copy.deepcopy(model).cpu().eval()
     pixels = onnx_graph.noise(processor)
@@ -176,7 +178,7 @@ def _export_graph(model, processor, to: Path) -> None:
     onnx_graph.Graph(to, model).check(model, pixels)
 
 
-def _other_weights(model):
+def _other_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the model with random weights.
 
     Two weights that are equal would become one, and what depended on them would be written as it is in this model.
@@ -200,7 +202,7 @@ def _leave_out(named: dict[str, torch.Tensor], file: Path) -> None:
     file.write_bytes(model.SerializeToString())
 
 
-def _export_model(model, processor, to: Path) -> None:
+def _export_model(model: PreTrainedModel, processor: BaseImageProcessor, to: Path) -> None:
     """Write a model with its weights."""
     _export(copy.deepcopy(model).cpu().eval(), onnx_graph.noise(processor), to, outputs=["logits"])
 
@@ -208,7 +210,7 @@ def _export_model(model, processor, to: Path) -> None:
 _EXPORTS = {"graph": _export_graph, "model": _export_model}
 
 
-def _export(model, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how) -> None:
+def _export(model: PreTrainedModel, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how: Any) -> None:
     """Export a model, which is changed by it: it takes and gives plain tensors then."""
     _pool_by_means(model)
     forward = model.forward
@@ -237,7 +239,7 @@ def _export(model, pixels: torch.Tensor, to: Path, *, outputs: list[str], **how)
         )
 
 
-def _pool_by_means(model) -> None:
+def _pool_by_means(model: nn.Module) -> None:
     """Have windows that hold all there is, as in EfficientNet, give a mean.
 
     Before pull request 29629 of July 2026, ONNX Runtime divided by the size of the window and not by what is in it.
@@ -248,11 +250,11 @@ def _pool_by_means(model) -> None:
             part.forward = functools.partial(_pool, part.forward, window)  # type: ignore[method-assign]
 
 
-def _pool(forward: Callable, window: int, values: torch.Tensor) -> torch.Tensor:
+def _pool(forward: Callable[..., Any], window: int, values: torch.Tensor) -> torch.Tensor:
     return values.mean((2, 3), keepdim=True) if window >= max(values.shape[2:]) else forward(values)
 
 
-class _Pixels(CalibrationDataReader):
+class _Pixels(CalibrationDataReader):  # type: ignore[misc]
     """Images one by one, as the quantisation asks for them."""
 
     def __init__(self, pixels: np.ndarray):
@@ -337,7 +339,7 @@ def _spread(n: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, most).round().astype(int)).tolist()
 
 
-def _about(file: Path, release: Release, held_out: SplitPredictions, probabilities: np.ndarray) -> dict:
+def _about(file: Path, release: Release, held_out: SplitPredictions, probabilities: np.ndarray) -> Json:
     alert, melanoma = release.alerts(probabilities), _melanomas(held_out)
     return {
         "megabytes": file.stat().st_size / 1e6,
@@ -391,7 +393,7 @@ def _seconds(run: Run, pixels: np.ndarray) -> float:
     return time.perf_counter() - start
 
 
-def auroc_change(held_out: SplitPredictions, probabilities: np.ndarray) -> dict:
+def auroc_change(held_out: SplitPredictions, probabilities: np.ndarray) -> Json:
     """The change of the melanoma AUROC by other probabilities of the same images, with its paired interval."""
     melanoma, column = _melanomas(held_out), DIAGNOSES.index(ALERT)
     before, after = held_out.probabilities[:, column].astype(float), probabilities[:, column]
@@ -399,7 +401,7 @@ def auroc_change(held_out: SplitPredictions, probabilities: np.ndarray) -> dict:
     return intervals.of(lambda w: metrics.auroc(melanoma, after, w) - metrics.auroc(melanoma, before, w)).to_json()
 
 
-def pays(report: dict) -> bool:
+def pays(report: Json) -> bool:
     """Whether a model in 8 bits is faster, and its loss of AUROC on validation small and not beyond chance."""
     change = report["validation_auroc_change"]
     if change["value"] is None or min(report["speed"].values()) <= 1:

@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from dermalert_space import files
-from dermalert_space.contract import METRICS
+from dermalert_space.contract import METRICS, Json
 from dermalert_space.estimate import Estimate, format_estimate
 
 from dermalert.evaluation import noninferiority
@@ -52,7 +53,7 @@ class Gate:
     """The reasons for and against a release taking another's place."""
 
     against: str | None
-    ece: dict
+    ece: Json
     """As `metrics.json` has it."""
     compared: Comparison | None
     tests: dict[str, LossTest]
@@ -68,7 +69,7 @@ class Gate:
         """The same with the reason, in one line, why a release that it refuses is taken all the same."""
         return dataclasses.replace(self, accepted_because=" ".join(why.split()) if why and self.refused_for else None)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """What figures and card of a release hold of it."""
         short = self.compared and self.compared.in_short()
         return {"against": self.against, "rules": _RULES, **dataclasses.asdict(self), "compared": short}
@@ -112,7 +113,7 @@ def run_tests(both: Pair) -> dict[str, LossTest]:
     return {name: _test(both, *rule, level) for name, rule in rules.items()}
 
 
-def _test(both: Pair, positive: np.ndarray, flags: tuple | None, level: float) -> LossTest:
+def _test(both: Pair, positive: np.ndarray, flags: tuple[Any, ...] | None, level: float) -> LossTest:
     groups = both.groups[positive]
     n = len(np.unique(groups))
     if flags is None:

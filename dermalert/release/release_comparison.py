@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dermalert_space import comparison, contract
 from dermalert_space.comparison import HeldOut
-from dermalert_space.contract import CONFIG, EXPOSURE, METRICS, PREDICTIONS
+from dermalert_space.contract import CONFIG, EXPOSURE, METRICS, PREDICTIONS, Json
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import likeliest
 from huggingface_hub import HfApi
@@ -48,7 +48,7 @@ class ReleasePredictions(HeldOut):
     """The predictions of a release of the images held out of it, with its figures and thresholds."""
 
     name: str
-    figures: dict
+    figures: Json
     """Of `metrics.json`."""
     threshold: float | None
     """Of the alert, from its config."""
@@ -241,13 +241,13 @@ class Comparison:
     """Of `melanomas` and `others`; None where a release has no threshold."""
     diagnoses: list[DiagnosisChange]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """All of it, the changes side by side with the counts."""
         content = dataclasses.asdict(self)
         changes, ids = content.pop("changes"), {key: content.pop(key) for key in ("alerts", "diagnoses")}
         return content | changes | ids
 
-    def in_short(self) -> dict:
+    def in_short(self) -> Json:
         """The same without names, and with counts in the place of ids."""
         content = self.to_json()
         for side in (content["alerts"] or {}).values():
@@ -278,7 +278,7 @@ def compare(old: ReleasePredictions, new: ReleasePredictions) -> Comparison:
 def _changes(both: Pair) -> dict[str, Change]:
     intervals, melanoma = Intervals(both.groups), both.melanoma
 
-    def difference(metric, old, new) -> Estimate:
+    def difference(metric: Callable[..., np.ndarray], old: np.ndarray, new: np.ndarray) -> Estimate:
         return intervals.of(lambda w: metric(new, w) - metric(old, w))
 
     def area(score: np.ndarray, weights: np.ndarray) -> np.ndarray:

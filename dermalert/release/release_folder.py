@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from dermalert_space import files
-from dermalert_space.contract import CARD, FIGURES, METRICS
+from dermalert_space.contract import CARD, FIGURES, METRICS, Json
 
 from dermalert.release import card
 
@@ -41,12 +41,12 @@ def stage(folder: Path) -> Iterator[Path]:
         yield staging
 
 
-def read_metrics(folder: Path) -> dict:
+def read_metrics(folder: Path) -> Json:
     """The figures of a release folder."""
     return json.loads((folder / METRICS).read_text())
 
 
-def find_metrics(folder: Path) -> dict | None:
+def find_metrics(folder: Path) -> Json | None:
     """The figures of a release folder; None where it holds no release of ours."""
     try:
         figures = read_metrics(folder)

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from dermalert_space.contract import Json
 from dermalert_space.estimate import format_estimate
 
 from dermalert.formatting import percent
 
 
-def what_next(folder: Path, figures: dict) -> str:
+def what_next(folder: Path, figures: Json) -> str:
     """The last lines of a training: how good the release is, where it is, what to type."""
     held_out = figures["splits"]["held_out"]
     accuracy = format_estimate(held_out["balanced_accuracy"])
@@ -21,7 +22,7 @@ def what_next(folder: Path, figures: dict) -> str:
     )
 
 
-def alert_in_short(figures: dict) -> str:
+def alert_in_short(figures: Json) -> str:
     """Sensitivity and specificity of the alert as served, in a line; empty without a threshold or a melanoma."""
     alert, melanoma = figures["alert"], figures["splits"]["held_out"]["melanoma"]
     if alert["threshold"] is None or not melanoma["n"]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
@@ -54,7 +55,7 @@ def check(config: Config) -> None:
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
         optimizer = kind([weights], **settings)
-        steps: dict = {"num_warmup_steps": 1, "num_training_steps": 10}
+        steps: dict[str, Any] = {"num_warmup_steps": 1, "num_training_steps": 10}
         steps["scheduler_specific_kwargs"] = arguments.lr_scheduler_kwargs
         get_scheduler(arguments.lr_scheduler_type, optimizer, **steps)
     except _REFUSALS as error:

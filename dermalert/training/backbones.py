@@ -4,14 +4,21 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from dermalert_space.contract import locate
+from dermalert_space.contract import Json, locate
 from dermalert_space.pretrained import UNLOADABLE, load_processor, missing_from_cache
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageClassification, PilBackend, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PilBackend,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from dermalert.errors import UsageError, did_you_mean, first_line
 from dermalert.imaging.byte_processor import ByteProcessor
@@ -30,7 +37,9 @@ _ANSWERS = {
 _T = TypeVar("_T")
 
 
-def load(name: str, *, labels: tuple[str, ...], image_size: int | None = None):
+def load(
+    name: str, *, labels: tuple[str, ...], image_size: int | None = None
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """A classifier with a head for the labels, and its image processor.
 
     Args:
@@ -43,10 +52,10 @@ def load(name: str, *, labels: tuple[str, ...], image_size: int | None = None):
     """
     id2label = dict(enumerate(labels))
     names = {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
-    if name in LITE:
-        model, processor = efficientnet_lite.load(name, names), efficientnet_lite.processor()
-    else:
+    if name not in LITE:
         model, processor = _load_checkpoint(name, names)
+    else:
+        model, processor = efficientnet_lite.load(name, names), efficientnet_lite.processor()
     if image_size is not None:
         _resize(processor, image_size)
     _check(name, model, processor, resized=image_size is not None)
@@ -54,7 +63,7 @@ def load(name: str, *, labels: tuple[str, ...], image_size: int | None = None):
     return model, processor
 
 
-def save_processor(processor, folder: Path) -> None:
+def save_processor(processor: BaseImageProcessor, folder: Path) -> None:
     """Write a processor so that `pipeline` resizes by Pillow, as here, where torchvision is installed too.
 
     By the name of a model's class transformers would choose torchvision's resampling, which moves a probability by a
@@ -68,7 +77,7 @@ def save_processor(processor, folder: Path) -> None:
         path.write_text(given)
 
 
-def _is_the_same(one, other) -> bool:
+def _is_the_same(one: BaseImageProcessor, other: BaseImageProcessor) -> bool:
     """Tell whether two processors have the same code, and give the same pixels of images small, large and oblong."""
     if any(inspect.isfunction(part) for kind in _below(type(one)) for part in vars(kind).values()):
         return False
@@ -83,14 +92,14 @@ def _below(kind: type) -> list[type]:
     return list(kind.__mro__[: kind.__mro__.index(PilBackend)]) if issubclass(kind, PilBackend) else [kind]
 
 
-def _resize(processor, side: int) -> None:
+def _resize(processor: Any, side: int) -> None:
     size = dict(processor.size)
     processor.size = {"shortest_edge": side} if size.get("shortest_edge") else {"height": side, "width": side}
     if getattr(processor, "crop_size", None):
         processor.crop_size = {"height": side, "width": side}
 
 
-def _check(name: str, model, processor, *, resized: bool) -> None:
+def _check(name: str, model: PreTrainedModel, processor: BaseImageProcessor, *, resized: bool) -> None:
     """Refuse, before the training, what could not be trained or calibrated."""
     other = "take another --model_name_or_path"
     size = f"take another --image_size, or leave it out, or {other}" if resized else other
@@ -111,7 +120,7 @@ def _attempt(name: str, advice: str, do: Callable[[], _T]) -> _T:
         raise UsageError(f"'{name}' cannot be trained here ({first_line(error)}): {advice}.") from error
 
 
-def _pixel_values(model, processor) -> torch.Tensor:
+def _pixel_values(model: PreTrainedModel, processor: BaseImageProcessor) -> torch.Tensor:
     values = processor(Image.new("RGB", (96, 64)), return_tensors="pt")["pixel_values"]
     if model.config.model_type == "efficientnet" and (values.shape[2] % 32 or values.shape[3] % 32):
         # There transformers pads stride-2 layers otherwise than the weights were trained with.
@@ -121,7 +130,7 @@ def _pixel_values(model, processor) -> torch.Tensor:
     return values
 
 
-def _load_checkpoint(name: str, names: dict):
+def _load_checkpoint(name: str, names: Json) -> tuple[PreTrainedModel, BaseImageProcessor]:
     if not Path(name).exists() and "/" not in name:
         raise _unknown(name, "every repository has its owner's name before a slash")
     repo, revision = locate(name)

@@ -7,7 +7,7 @@ from datasets import Dataset
 from dermalert_space import onnx_graph
 from dermalert_space.release import Release
 from scipy import optimize, special
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from dermalert.errors import RunError
 from dermalert.evaluation.predict import predict_images
@@ -33,7 +33,9 @@ class Calibration:
         return special.softmax(logits * self.temperature, axis=1)
 
 
-def calibrate(model: PreTrainedModel, processor, dataset: Dataset, *, prior: np.ndarray | None = None) -> Calibration:
+def calibrate(
+    model: PreTrainedModel, processor: BaseImageProcessor, dataset: Dataset, *, prior: np.ndarray | None = None
+) -> Calibration:
     """Fold temperature and prior into a model by its calibration images, and return them.
 
     Args:

@@ -25,9 +25,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from dermalert_space import contract
-from dermalert_space.contract import MODEL, HubName, is_hub_name
+from dermalert_space.contract import MODEL, HubName, Json, is_hub_name
 from dermalert_space.files import write_json
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -68,7 +69,7 @@ class Snapshot:
     source: Branch | Path
     commit: str
     files: list[str]
-    run: dict | None
+    run: Json | None
     step: int
 
 
@@ -83,7 +84,7 @@ def branch_of(flag: str, text: str, folder: Path) -> Branch:
     return Branch(repo_id, name)
 
 
-def public(settings: dict) -> dict:
+def public(settings: Json) -> Json:
     """The settings of a run without the paths of this machine.
 
     Data sets and columns are left out: the fingerprints of the images and of the splits identify them.
@@ -95,7 +96,7 @@ def public(settings: dict) -> dict:
     return others | {"model_name_or_path": base, "external": [one.partition("=")[0] for one in settings["external"]]}
 
 
-def find(text: str, folder: Path, settings: dict) -> Snapshot | None:
+def find(text: str, folder: Path, settings: Json) -> Snapshot | None:
     """Find the checkpoint to resume from, before anything is written.
 
     Args:
@@ -123,7 +124,7 @@ def find(text: str, folder: Path, settings: dict) -> Snapshot | None:
     return _ahead(held, folder)
 
 
-def _find_folder(source: Path, folder: Path, settings: dict) -> Snapshot | None:
+def _find_folder(source: Path, folder: Path, settings: Json) -> Snapshot | None:
     """The checkpoints of a run's folder, or of the run that a folder of one checkpoint belongs to."""
     if (source / STATE).is_file():
         run, step = source.absolute().parent.parent, step_of(source.absolute())
@@ -201,7 +202,7 @@ class Pushes(TrainerCallback):
         self._exists = False  # the repository, by what this run has seen
         self._thread: threading.Thread | None = None
 
-    def check(self, settings: dict, resumed: Snapshot | None) -> None:
+    def check(self, settings: Json, resumed: Snapshot | None) -> None:
         """Find out, before the work is done, whether the checkpoints could be pushed.
 
         Raises:
@@ -229,13 +230,15 @@ class Pushes(TrainerCallback):
                 f"go on from there, in a new --output_dir, by {_RESUME} {self.branch}, or name a new branch."
             )
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_others):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_others: Any
+    ) -> None:
         """Push the checkpoint that the training resumes from, if the branch lacks it."""
         print(f"Each checkpoint goes to {self.branch}: {_RESUME} {self.branch} goes on from there elsewhere.")
         if state.global_step:
             self.on_save(args, state, control)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_others):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_others: Any) -> None:
         """Push a checkpoint as soon as the push before it has ended, unless a newer one is there by then."""
         step = state.global_step
         try:
@@ -250,7 +253,7 @@ class Pushes(TrainerCallback):
     def __enter__(self) -> "Pushes":
         return self
 
-    def __exit__(self, kind, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         if kind is None or issubclass(kind, Exception):
             self._wait()
 
@@ -309,7 +312,7 @@ class Pushes(TrainerCallback):
         write_json(target / "checkpoints" / f"checkpoint-{step}" / STATE, state, finite=False)
         write_json(target / "run.json", self._run(), finite=False)
 
-    def _run(self) -> dict:
+    def _run(self) -> Json:
         return public(json.loads((self.folder / "run.json").read_text()))
 
     def _push(self, step: int) -> None:

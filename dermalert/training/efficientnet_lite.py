@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from dermalert_space.contract import Json
+from torch import nn
 from transformers import EfficientNetConfig, EfficientNetForImageClassification, ViTImageProcessorPil
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
@@ -42,7 +44,7 @@ def processor() -> ViTImageProcessorPil:
     )
 
 
-def load(name: str, names: dict) -> EfficientNetForImageClassification:
+def load(name: str, names: Json) -> EfficientNetForImageClassification:
     """The classifier with a new head.
 
     Args:
@@ -116,7 +118,7 @@ def _transformers_names(weights: dict[str, torch.Tensor], blocks: int) -> Iterat
             yield f"{layers[layer]}.{parameter}", tensor
 
 
-def skip_identity_gates(model) -> None:
+def skip_identity_gates(model: nn.Module) -> None:
     """Leave out, in the forward pass, the squeeze-excite gates that are exact identities; what is saved keeps them.
 
     Their parameters get no gradient any more, so that an identity stays one.

@@ -2,6 +2,8 @@
 
 import torch
 from datasets import Dataset
+from dermalert_space.contract import Json
+from transformers import BaseImageProcessor
 
 from dermalert.config import Augmentation
 from dermalert.imaging.augmentation import augment
@@ -10,7 +12,7 @@ from dermalert.imaging.device import to_device
 from dermalert.imaging.pixel_cache import PixelCache
 
 
-class ImageDataset(torch.utils.data.Dataset):
+class ImageDataset(torch.utils.data.Dataset[Json]):
     """A data set as the Trainer reads it: `pixel_values` (3, H, W) and `labels`.
 
     The release's own processor decodes and resizes each image once; augmentation comes after it. So training and
@@ -24,7 +26,12 @@ class ImageDataset(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self, dataset: Dataset, processor, *, augmented: Augmentation = "none", device: torch.device | str = "cpu"
+        self,
+        dataset: Dataset,
+        processor: BaseImageProcessor,
+        *,
+        augmented: Augmentation = "none",
+        device: torch.device | str = "cpu",
     ):
         self._processor = ByteProcessor(processor)
         self._pixels = PixelCache(dataset, self._processor)
@@ -34,7 +41,7 @@ class ImageDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, row: int) -> dict:
+    def __getitem__(self, row: int) -> Json:
         batch = self.__getitems__([row])
         return {"pixel_values": batch["pixel_values"][0], "labels": self._labels[row]}
 

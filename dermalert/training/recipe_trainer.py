@@ -1,14 +1,18 @@
 """What the recipe in `train_hf.py` needs beside the Trainer's own: sampling, a loss, averaged weights, when to stop."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+from dermalert_space.contract import Json
 from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers import (
     EarlyStoppingCallback,
+    EvalPrediction,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -23,12 +27,12 @@ from dermalert.training import calibration, checkpoints, distributed
 from dermalert.training.sampling import Draws, WeightedSampler
 
 
-def measure(prior: np.ndarray | None):
+def measure(prior: np.ndarray | None) -> Callable[[EvalPrediction], dict[str, float | None]]:
     """What the Trainer calls with the logits and labels of a split; the prior as `calibration.calibrate` takes it."""
     metric = SkinLesionMetric(keep_in_memory=True)
 
-    def figures(output) -> dict[str, float | None]:
-        logits, truth = output.predictions, output.label_ids
+    def figures(output: EvalPrediction) -> dict[str, float | None]:
+        logits, truth = np.asarray(output.predictions), np.asarray(output.label_ids)
         computed = metric.compute(predictions=logits, references=truth)
         return computed | {"calibrated_loss": calibration.calibrated_loss(logits.astype(float), truth, prior)}
 
@@ -52,7 +56,9 @@ class WeightAverage(TrainerCallback):
         """Where `averaged`, the weights to train on with; else the average."""
         self.averaged = False
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Start from the model as it is, or from a checkpoint."""
         self.averaged = False
         self._latest = {name: tensor.detach() for name, tensor in _numbers(kwargs["model"]).items()}
@@ -61,17 +67,21 @@ class WeightAverage(TrainerCallback):
             checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             _copy(safetensors.torch.load_file(checkpoint / self.FILE), self._latest)
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Put the weights to train with back."""
         self._swap(averaged=False)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take the new weights into the average, which looks back less far in the first steps."""
         weight = 1 - min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         # All at once: on an accelerator, starting a lerp for each tensor takes as long as a step.
         torch._foreach_lerp_(list(self.other.values()), list(self._latest.values()), weight)
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Put the average in the model's place, to be evaluated and saved."""
         self._swap(averaged=True)
 
@@ -90,7 +100,7 @@ class WeightAverage(TrainerCallback):
 class Seal(TrainerCallback):
     """Has each checkpoint on the disk, with what its weights must hash to, before the training goes on."""
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Seal what was saved."""
         if distributed.is_main():
             checkpoints.seal(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
@@ -99,7 +109,7 @@ class Seal(TrainerCallback):
 class RecipeTrainer(Trainer):
     """A Trainer that draws its training images by weights, and evaluates and saves averaged weights."""
 
-    def __init__(self, *, draws: Draws, average: float, **arguments):
+    def __init__(self, *, draws: Draws, average: float, **arguments: Any):
         super().__init__(**arguments)
         self.draws = draws
         self.average = WeightAverage(average) if average else None
@@ -107,17 +117,18 @@ class RecipeTrainer(Trainer):
         if self.average:
             self.add_callback(self.average)
 
-    def _get_train_sampler(self, _train_dataset=None) -> Sampler:
+    def _get_train_sampler(self, _train_dataset: object = None) -> Sampler[int]:
         return WeightedSampler(
             self.draws.weights, seed=self.args.seed if self.args.data_seed is None else self.args.data_seed
         )
 
-    def floating_point_ops(self, inputs) -> int:
+    def floating_point_ops(self, inputs: object) -> int:
         """Count none: nobody reads the number, and to count all weights at each step takes milliseconds."""
         return 0
 
-    def evaluate(self, *arguments, **settings) -> dict[str, float]:
+    def evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
         """Evaluate the main process's model in all of them: the others' running statistics are a little different."""
+        assert self.model is not None
         distributed.share(_numbers(self.model).values())
         return super().evaluate(*arguments, **settings)
 
@@ -128,7 +139,7 @@ class RecipeTrainer(Trainer):
             self.average.save(Path(str(output_dir)))
 
 
-def _numbers(model) -> dict[str, torch.Tensor]:
+def _numbers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and running statistics of a model, those that are real numbers, by name."""
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
@@ -153,11 +164,11 @@ def round_to_half(model: torch.nn.Module) -> None:
         tensor.copy_(rounded)
 
 
-def balanced_softmax(shares: np.ndarray):
+def balanced_softmax(shares: np.ndarray) -> Callable[..., torch.Tensor]:
     """The loss that takes the shares (9,) of the classes into account (Ren 2020, arXiv 2007.10740)."""
     log_prior = torch.tensor(np.log(shares), dtype=torch.float32)
 
-    def loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
         logits = outputs.logits.float() + to_device(log_prior, labels.device)
         total = functional.cross_entropy(logits, labels, reduction="sum")
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
@@ -169,10 +180,12 @@ class EarlyStopping(EarlyStoppingCallback):
     """Stops on the validation side alone, where the Trainer evaluates several sets."""
 
     def on_evaluate(  # type: ignore[override]  # noqa: D102 - as in the class that it comes from
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict, **kwargs
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Json, **kwargs: Any
     ) -> None:
         if args.metric_for_best_model in metrics:
-            super().on_evaluate(args, state, control, metrics, **kwargs)
+            super().on_evaluate(  # type: ignore[no-untyped-call]
+                args, state, control, metrics, **kwargs
+            )
 
-    def on_train_begin(self, *args, **kwargs):
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:
         """Leave out the check that asks for `load_best_model_at_end`."""

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dermalert_space import files
+from dermalert_space.contract import Json
 from safetensors import SafetensorError
-from transformers import TrainerState
+from transformers import PreTrainedModel, TrainerState
 
 from dermalert.errors import RunError, UsageError, first_few
 from dermalert.training import locks
@@ -44,7 +45,7 @@ def check_name(folder: Path) -> None:
         ) from error
 
 
-def is_finished(folder: Path, settings: dict) -> bool:
+def is_finished(folder: Path, settings: Json) -> bool:
     """Tell whether a run of these settings has its release already.
 
     Raises:
@@ -66,7 +67,7 @@ def is_finished(folder: Path, settings: dict) -> bool:
     return (folder / "release" / "config.json").is_file()
 
 
-def check_settings(recorded: dict, settings: dict, where: str, advice: str) -> None:
+def check_settings(recorded: Json, settings: Json, where: str, advice: str) -> None:
     """Refuse to go on with a run that was started with other settings.
 
     Raises:
@@ -82,7 +83,7 @@ def check_settings(recorded: dict, settings: dict, where: str, advice: str) -> N
         raise UsageError(f"{where} holds another run ({first_few(changed)}): {advice}.")
 
 
-def check_earlier(recorded: dict, where: str, advice: str) -> None:
+def check_earlier(recorded: Json, where: str, advice: str) -> None:
     """Refuse to go on with a run that was started when flags had other names."""
     if "base_model" in recorded and "model_name_or_path" not in recorded:
         raise UsageError(f"{where} holds a run of an earlier version, whose settings had other names: {advice}.")
@@ -93,7 +94,7 @@ def _flag(setting: str) -> str:
     return setting.replace("_", " ") if setting in ("batch_size", "mixed_precision") else f"--{setting}"
 
 
-def check_images(recorded: dict, settings: dict, where: str, advice: str) -> None:
+def check_images(recorded: Json, settings: Json, where: str, advice: str) -> None:
     """Refuse to go on with a run that was started with other images, or with the same ones on other sides.
 
     Raises:
@@ -108,7 +109,7 @@ def check_images(recorded: dict, settings: dict, where: str, advice: str) -> Non
         )
 
 
-def claim(folder: Path, settings: dict, *, needed_bytes: int, hold: Callable[[], object] = lambda: None) -> None:
+def claim(folder: Path, settings: Json, *, needed_bytes: int, hold: Callable[[], object] = lambda: None) -> None:
     """Make the folder this run's, once nothing is left that could be asked wrongly.
 
     Args:
@@ -139,7 +140,7 @@ def claim(folder: Path, settings: dict, *, needed_bytes: int, hold: Callable[[],
         files.write_json(folder / "run.json", settings, finite=False)
 
 
-def check_shared(folder: Path, settings: dict) -> None:
+def check_shared(folder: Path, settings: Json) -> None:
     """Refuse what the main process, on another machine, sees otherwise than this one: the folder or the images.
 
     Raises:
@@ -155,7 +156,7 @@ def check_shared(folder: Path, settings: dict) -> None:
     check_images(recorded, settings, str(folder), "give all machines the same data sets")
 
 
-def disk_needed(model, *, pushed: bool) -> int:
+def disk_needed(model: PreTrainedModel, *, pushed: bool) -> int:
     """About how many bytes a run writes: the release with its copies in ONNX, and its checkpoints.
 
     These are three, and two more while they are pushed; each holds the averaged weights, those to train on with, and
@@ -176,19 +177,19 @@ def drop_checkpoints(folder: Path) -> None:
         (folder / "checkpoints").rmdir()
 
 
-def write_end(folder: Path, state: TrainerState, speed: dict) -> None:
+def write_end(folder: Path, state: TrainerState, speed: Json) -> None:
     """Remember that the training has ended, how, and how fast it was."""
     content = {"state": dataclasses.asdict(state), "speed": speed}
     files.write_json(folder / "checkpoints" / ENDED, content, finite=False)  # a loss may be no number
 
 
-def read_end(folder: Path) -> tuple[TrainerState, dict] | None:
+def read_end(folder: Path) -> tuple[TrainerState, Json] | None:
     """The state and the speed of a training that has ended, or None."""
     recorded = read_json(folder / "checkpoints" / ENDED)
     return (TrainerState(**recorded["state"]), recorded["speed"]) if recorded else None
 
 
-def read_json(path: Path) -> dict | None:
+def read_json(path: Path) -> Json | None:
     """What a JSON file holds, or None where it is missing or cut short."""
     try:
         recorded = json.loads(path.read_text())

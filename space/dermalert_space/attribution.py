@@ -9,6 +9,8 @@ still where the model is sure.
 """
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +118,7 @@ def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | No
     """
     layers: list[tuple[int, nn.Module]] = []
 
-    def look(layer: nn.Module, _inputs: tuple, output: object) -> None:
+    def look(layer: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
         shape = output.shape if isinstance(output, torch.Tensor) else ()
         if len(shape) == 3 and shape[1] > 1:
             layers.clear()  # what had rows and columns was but cut into tokens
@@ -133,7 +135,7 @@ def _layer_of_places(network: nn.Module, pixels: torch.Tensor) -> nn.Module | No
     return (finer or layers)[-1][1] if layers else None
 
 
-def _occlusion(score, pixels: torch.Tensor) -> torch.Tensor:
+def _occlusion(score: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
     """The fall of the score where a window hides a place, (8, 8): the mean of the windows over it."""
     height, width = pixels.shape[2:]
     down, right = -(-height // _STRIDES), -(-width // _STRIDES)
@@ -153,7 +155,7 @@ def _border(pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat(edges, dim=-1).median(-1).values[..., None, None].expand_as(pixels)
 
 
-def _visible_box(processor, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _visible_box(processor: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """The part of an image that the model sees: left, top, right, bottom, in shares of its sides.
 
     Processors scale, squash, crop and pad, each in its own way: so this one gets pictures whose grey is the place.

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -53,7 +54,7 @@ def predict_files(
     """
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
-        waiting: list[tuple[str, Future]] = []
+        waiting: list[tuple[str, Future[Any]]] = []
         for group in _groups(files, batch_size):
             decoding = [(name, pool.submit(_decode, source, thumbnails)) for name, source in group]
             del group
@@ -117,7 +118,7 @@ def _thumbnail(image: Image.Image) -> Image.Image:
     return small
 
 
-def _rows(release: Release, decoding: list[tuple[str, Future]]) -> Iterator[Row]:
+def _rows(release: Release, decoding: list[tuple[str, Future[Any]]]) -> Iterator[Row]:
     results = [(name, future.result()) for name, future in decoding]
     decoding.clear()
     predictions = iter(release.predict_all([result[0] for _, result in results if not isinstance(result, str)]))

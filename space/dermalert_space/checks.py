@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dermalert_space import contract
-from dermalert_space.contract import EXPOSURE, GRAPH, METRICS, PREDICTIONS, REFERENCE, STATISTICS, WEIGHTS
+from dermalert_space.contract import EXPOSURE, GRAPH, METRICS, PREDICTIONS, REFERENCE, STATISTICS, WEIGHTS, Json
 
 LARGEST = {
     contract.CONFIG: 5_000_000,
@@ -66,7 +66,7 @@ def regular(path: Path, name: str, root: Path) -> Path:
     return path
 
 
-def json_object(path: Path) -> dict:
+def json_object(path: Path) -> Json:
     """The object that a JSON file of a bounded size holds."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -77,21 +77,21 @@ def json_object(path: Path) -> dict:
     return content
 
 
-def no_code(config: dict) -> None:
+def no_code(config: Json) -> None:
     """Refuse a config that wants code of the release run."""
     for key in ("auto_map", "custom_pipelines", "trust_remote_code"):
         if config.get(key):
             raise Unfit(f"asks for code of its own ('{key}'), which is never run")
 
 
-def config(content: dict, tensors: int) -> None:
+def config(content: Json, tensors: int) -> None:
     """Refuse a config whose labels are unusable, or that describes more layers than there are `tensors`."""
     no_code(content)
     _labels(content.get("id2label"))
     _numbers({key: value for key, value in content.items() if key not in ("id2label", "label2id")}, tensors)
 
 
-def processor(content: dict) -> None:
+def processor(content: Json) -> None:
     """Refuse a processor that wants code of its own, or images of a size that nobody has."""
     no_code(content)
     for key, value in _values(content):
@@ -110,7 +110,7 @@ def _values(value: object, key: str = "") -> Iterator[tuple[str, object]]:
             yield from _values(each, key)
 
 
-def _labels(labels) -> None:
+def _labels(labels: object) -> None:
     if not isinstance(labels, dict) or not labels:
         raise Unfit("names no diagnoses in 'id2label'")
     if len(labels) > MAX_LABELS:
@@ -126,7 +126,7 @@ def _labels(labels) -> None:
         raise Unfit("names a diagnosis twice in 'id2label'")
 
 
-def _numbers(content: dict, tensors: int) -> None:
+def _numbers(content: Json, tensors: int) -> None:
     """Refuse numbers that nobody builds a model of."""
     for key, value in _values(content):
         many = any(part in key for part in _COUNTS)

@@ -17,7 +17,8 @@ from transformers.utils import logging
 
 from dermalert_space import batch, files, inputs, tables
 from dermalert_space.contract import NOT_A_DEVICE
-from dermalert_space.release import BUNDLED, NoRelease, Release
+from dermalert_space.release import BUNDLED, Release
+from dermalert_space.release_loading import NoRelease
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "triage.py") -> int:
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "triage.py") -> 
     logging.disable_progress_bar()
     interrupted = []
 
-    def interrupt(*_) -> None:
+    def interrupt(*_: object) -> None:
         interrupted.append(True)
         raise KeyboardInterrupt
 

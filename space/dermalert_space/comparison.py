@@ -18,7 +18,8 @@ from huggingface_hub import HfApi
 from dermalert_space import checks
 from dermalert_space.contract import EXPOSURE, PREDICTIONS
 from dermalert_space.prediction import likeliest
-from dermalert_space.release import NoRelease, Release
+from dermalert_space.release import Release
+from dermalert_space.release_loading import NoRelease
 
 
 class NotThere(ValueError):

@@ -8,9 +8,12 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
+
+Json = dict[str, Any]
+"""A JSON object as it is published; docs/release.md has the keys."""
 
 CARD = "README.md"
 CONFIG = "config.json"

@@ -11,10 +11,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers import BaseImageProcessor
 
 from dermalert_space.abstention import features
 from dermalert_space.contract import WEIGHTS
@@ -105,13 +107,13 @@ class Graph:
         ).max()
 
 
-def noise(processor) -> torch.Tensor:
+def noise(processor: BaseImageProcessor) -> torch.Tensor:
     """The pixels by which a graph is held against its model: two in which all filters find something."""
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
     return processor([Image.fromarray(each) for each in pictures], return_tensors="pt")["pixel_values"]
 
 
-def session_options():
+def session_options() -> Any:
     """The settings of ONNX Runtime: as many threads as torch has, and no message but errors."""
     import onnxruntime
 
@@ -181,7 +183,7 @@ def try_out(file: Path, model: torch.nn.Module, pixels: torch.Tensor) -> None:
         raise Unfit("takes more memory than there is")
 
 
-def _tensors(message) -> Iterator:
+def _tensors(message: Any) -> Iterator[Any]:
     """Each tensor of an ONNX message, however deep it lies."""
     if message.DESCRIPTOR.name == "TensorProto":
         yield message

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, ImageProcessingMixin, PilBackend
+from transformers import AutoImageProcessor, BaseImageProcessor, ImageProcessingMixin, PilBackend
 
 from dermalert_space.contract import CONFIG, PROCESSOR, WEIGHTS, WEIGHTS_INDEX
 
@@ -24,7 +24,7 @@ UNLOADABLE = (
 one that wants a library that is not installed (timm), and weights that cannot be read."""
 
 
-def load_processor(name: str, revision: str | None = None):
+def load_processor(name: str, revision: str | None = None) -> BaseImageProcessor:
     """An image processor that resizes by Pillow, which does so alike on every machine; torchvision does otherwise.
 
     Raises:

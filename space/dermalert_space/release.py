@@ -8,16 +8,18 @@ takes `onnx` and `onnxruntime` too.
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from dermalert_space import abstention, checks, contract, onnx_graph, release_loading
 from dermalert_space.abstention import Abstention
-from dermalert_space.contract import GRAPH, METRICS, REFERENCE, STATISTICS, TOLERANCE, HubName
+from dermalert_space.contract import GRAPH, METRICS, REFERENCE, STATISTICS, TOLERANCE, HubName, Json
 from dermalert_space.images import read_image
 from dermalert_space.prediction import Attention, Prediction, share, shares, state
 from dermalert_space.release_loading import NoRelease, first_line
@@ -56,19 +58,26 @@ class Release:
     """A model with its processor, operating points and abstention, as one tagged release holds them."""
 
     def __init__(
-        self, model, processor, *, name: str, revision: str | None = None, abstention: Abstention | None = None
+        self,
+        model: PreTrainedModel,
+        processor: BaseImageProcessor,
+        *,
+        name: str,
+        revision: str | None = None,
+        abstention: Abstention | None = None,
     ):
+        config: Any = model.config  # has the keys of a release
         self.model, self.processor, self.name, self.revision = model, processor, name, revision
         self.abstention = abstention
         """None where the release abstains from no image."""
         self.graph: onnx_graph.Graph | None = None
         """ONNX Runtime's graph, which predicts in place of `model` on a CPU: faster, within `onnx_graph.CLOSE`."""
-        self.labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-        self.alert_label = model.config.alert["label"]
-        self.threshold = model.config.alert["threshold"]
-        self.groups: dict[str, list[str]] = getattr(model.config, "clinical_groups", None) or {}
+        self.labels = [config.id2label[i] for i in range(config.num_labels)]
+        self.alert_label = config.alert["label"]
+        self.threshold = config.alert["threshold"]
+        self.groups: dict[str, list[str]] = getattr(config, "clinical_groups", None) or {}
         """`malignant`, `precursor` and `benign`, each with its diagnoses; empty where the release says nothing."""
-        point = getattr(model.config, "attention", None)
+        point = getattr(config, "attention", None)
         self.attention: Attention | None = None
         if point:
             self.attention = Attention(labels=tuple(point["labels"]), threshold=point["threshold"])
@@ -147,7 +156,7 @@ class Release:
     def __str__(self) -> str:
         return str(HubName(self.name, self.revision))
 
-    def metrics(self) -> dict | None:
+    def metrics(self) -> Json | None:
         """The content of `METRICS`; None where the release has none."""
         path = self.file(METRICS)
         try:
@@ -174,7 +183,7 @@ class Release:
     def inputs(self, images: Sequence[Image.Image]) -> Inputs:
         """What the release looks at of RGB images."""
         signals = [] if self.abstention is None else [abstention.signals(image) for image in images]
-        return Inputs(pixels=self.processor(images, return_tensors="pt"), signals=signals)
+        return Inputs(pixels=self.processor(list(images), return_tensors="pt"), signals=signals)
 
     def predict_batches(self, batches: Iterable[Inputs]) -> Predictions:
         """Predict batches of images as arrays, and say from which of them the release abstains."""

@@ -5,11 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import cached_file
 
 from dermalert_space import checks
-from dermalert_space.contract import CONFIG, PROCESSORS, WEIGHTS, HubName
+from dermalert_space.contract import CONFIG, PROCESSORS, WEIGHTS, HubName, Json
 from dermalert_space.prediction import printable
 from dermalert_space.pretrained import load_processor, missing_from_cache
 
@@ -32,7 +38,7 @@ def locate(name: str, revision: str | None, file: str) -> Path | None:
         raise NoRelease(f"{HubName(name, revision)} cannot be served: its {file} {error}.") from error
 
 
-def read_config(name: str, revision: str | None) -> tuple[dict, checks.Tensors]:
+def read_config(name: str, revision: str | None) -> tuple[Json, checks.Tensors]:
     """The config of a release and the table of its weights, once all that a model is built of is checked.
 
     Raises:
@@ -115,7 +121,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def problems(config, threshold) -> Iterator[str]:
+def problems(config: PretrainedConfig, threshold: float | None) -> Iterator[str]:
     """Why the config of a release gives no predictions that can be used, each as a clause."""
     if threshold is not None and not _is_share(threshold):
         yield f"the threshold of its alert is {threshold!r}, and no number above 0 and at most 1"
@@ -126,7 +132,7 @@ def problems(config, threshold) -> Iterator[str]:
     if not isinstance(groups, dict) or not all(isinstance(those, list) for those in groups.values()):
         yield "its 'clinical_groups' are no lists of diagnoses"
         return
-    labels = [*config.id2label.values()]
+    labels = [*(config.id2label or {}).values()]
     grouped = [label for those in groups.values() for label in those]
     if grouped and sorted(map(str, grouped)) != sorted(labels):
         yield "its 'clinical_groups' do not hold each of its diagnoses once"

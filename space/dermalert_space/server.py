@@ -5,7 +5,8 @@ import os
 import sys
 
 from dermalert_space.page import upload_retention
-from dermalert_space.release import BUNDLED, NoRelease, Release
+from dermalert_space.release import BUNDLED, Release
+from dermalert_space.release_loading import NoRelease
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dermalert_space.batch import Row
-from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.contract import NOT_A_DEVICE, Json
 from dermalert_space.prediction import STATES, Prediction, fields, printable, threshold_share, word
 from dermalert_space.release import Release
 
@@ -112,7 +112,7 @@ def as_json(rows: Iterable[Row], release: Release) -> str:
     return json.dumps(about | {"files": [_record(row, release) for row in rows]}, indent=1, allow_nan=False)
 
 
-def _record(row: Row, release: Release) -> dict:
+def _record(row: Row, release: Release) -> Json:
     """What is written of a row; None where there is nothing."""
     cells = fields(row.prediction)
     return {

@@ -13,7 +13,7 @@ from typing import Any, TypedDict, cast
 from PIL import Image
 
 from dermalert_space import batch, inputs, tables
-from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.contract import NOT_A_DEVICE, Json
 from dermalert_space.images import UnreadableImage, read_image
 from dermalert_space.page import markup
 from dermalert_space.prediction import STATES, Prediction, fields
@@ -75,7 +75,7 @@ class Served(TypedDict):
     states: list[str]
     trained_on: list[str]
     generated: bool
-    evaluation: dict | None
+    evaluation: Json | None
     notice: str
 
 
@@ -87,7 +87,7 @@ class CannotRead(NoPicture):
     """A file was sent, and it is no image that can be read: its state is `unreadable`."""
 
 
-def upload_path(file: dict | None, cache: str) -> Path:
+def upload_path(file: Json | None, cache: str) -> Path:
     """The path of an upload in the folder of the uploads; NoPicture where it is elsewhere or has been deleted."""
     claimed = file.get("path") if isinstance(file, dict) else None
     try:
@@ -100,7 +100,7 @@ def upload_path(file: dict | None, cache: str) -> Path:
     raise NoPicture("Not read: no image was uploaded.")
 
 
-def image_of(data: list) -> dict | bytes | None:
+def image_of(data: list[Any]) -> Json | bytes | None:
     """The image that a program sends to have it judged: an upload, or the content of an address of base64.
 
     Args:
@@ -139,7 +139,7 @@ def _address(file: object) -> str | None:
     return text if isinstance(text, str) and text[:5].lower() == "data:" else None
 
 
-def read(file: dict | bytes | None, cache: str) -> Image.Image:
+def read(file: Json | bytes | None, cache: str) -> Image.Image:
     """An upload, or the content of a file, as an image, see `images.read_image`."""
     try:
         return read_image(file if isinstance(file, bytes) else upload_path(file, cache).read_bytes())
@@ -164,7 +164,7 @@ def _record(release: Release, state: str, content: dict[str, Any]) -> Prediction
     return cast(PredictionRecord, {"state": state, **content, **origin})
 
 
-def upload_paths(files: list, cache: str) -> list[Path]:
+def upload_paths(files: list[Any], cache: str) -> list[Path]:
     """Where the uploads lie that programs send as a batch."""
     paths = []
     for file in files[: inputs.LIMIT]:
@@ -173,7 +173,7 @@ def upload_paths(files: list, cache: str) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def batch_inputs(files: list, cache: str) -> Iterator[tuple[str, Input]]:
+def batch_inputs(files: list[Any], cache: str) -> Iterator[tuple[str, Input]]:
     """The files that programs send as a batch, see `inputs.expand`; of what is named again there is an `Again`.
 
     Args:
@@ -196,7 +196,7 @@ class Again(str):
         return again
 
 
-def _batch_inputs(files: list, cache: str) -> Iterator[tuple[str, Input]]:
+def _batch_inputs(files: list[Any], cache: str) -> Iterator[tuple[str, Input]]:
     rows: dict[bytes | Path | str, range] = {}
     total = 0
     for number, file in enumerate(files[: inputs.LIMIT], start=1):
@@ -253,7 +253,7 @@ def _row_of(row: batch.Row, given: list[batch.Row]) -> batch.Row:
     return dataclasses.replace(first, file=row.file or first.file)
 
 
-def release_record(release: Release, metrics: dict | None) -> Served:
+def release_record(release: Release, metrics: Json | None) -> Served:
     """What a release is and how good it was found to be."""
     about, point = markup.about(release), release.attention
     held_out = metrics and metrics["splits"]["held_out"]

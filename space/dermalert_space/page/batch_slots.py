@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+import gradio as gr
+
 from dermalert_space import batch
 
 AT_ONCE = 4
@@ -61,7 +63,7 @@ class Places:
             return True
 
 
-def visitor(request) -> str:
+def visitor(request: gr.Request) -> str:
     """The address of who sends gradio's request: on the Hub, that which the last of its proxies saw from outside.
 
     What stands before it in the header may be of the visitor's own invention.

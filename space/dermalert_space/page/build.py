@@ -10,7 +10,7 @@ from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
 from dermalert_space import batch
-from dermalert_space.contract import CONFIG, METRICS
+from dermalert_space.contract import CONFIG, METRICS, Json
 from dermalert_space.page import (
     api,
     batch_slots,
@@ -23,7 +23,8 @@ from dermalert_space.page import (
     tab_versions,
     upload_retention,
 )
-from dermalert_space.release import NoRelease, Release
+from dermalert_space.release import Release
+from dermalert_space.release_loading import NoRelease
 
 STYLE = Path(__file__).parent / "style.css"
 
@@ -37,7 +38,9 @@ EVERY, AGE = 30, 240
 class Page(gr.Blocks):
     """A page that says in a sentence what is wrong with what a program sends: gradio gives an error of no text."""
 
-    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
+    ) -> list[Any]:
         """The arguments of a function; those of `/judge` as `api.image_of` has them."""
         try:
             if block_fn.api_name == "judge":
@@ -87,10 +90,10 @@ def build_demo(release: Release) -> gr.Blocks:
     return demo.queue(max_size=WAITING)
 
 
-def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, held: batch_slots.Places) -> None:
+def _add_endpoints(served: Release, metrics: Json | None, picture: gr.Image, held: batch_slots.Places) -> None:
     """Add what programs may ask: `/judge`, `/triage` and `/release`."""
 
-    def judge(image: dict | bytes | None) -> api.PredictionRecord:
+    def judge(image: Json | bytes | None) -> api.PredictionRecord:
         """Judge one dermoscopy image. For research and education only: not a medical device.
 
         Args:
@@ -109,7 +112,7 @@ def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, hel
             raise gr.Error(str(error), print_exception=False) from error
         return api.prediction_record(served, served.predict_all([seen])[0])
 
-    def triage(files: list[str | dict], request: gr.Request) -> api.Batch:  # noqa: D417
+    def triage(files: list[str | Json], request: gr.Request) -> api.Batch:  # noqa: D417
         """Judge many dermoscopy images and sort them by urgency. For research and education only: not a medical device.
 
         Args:
@@ -146,11 +149,11 @@ def _add_endpoints(served: Release, metrics: dict | None, picture: gr.Image, hel
     gr.api(release, queue=False)
 
 
-async def _fetch_nothing(*_, **__) -> str:
+async def _fetch_nothing(*_: object, **__: object) -> str:
     raise ValueError("nothing is fetched from an address")
 
 
-def _as_it_is(_: mcp.GradioMCPServer, arguments: Any, __: list) -> Any:
+def _as_it_is(_: mcp.GradioMCPServer, arguments: Any, __: list[Any]) -> Any:
     return arguments
 
 

@@ -5,12 +5,12 @@ import functools
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.contract import NOT_A_DEVICE, Json
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import Prediction, printable, share, shares
 from dermalert_space.release import BUNDLED, Release
@@ -150,7 +150,7 @@ def probabilities(release: Release, prediction: Prediction) -> str:
     return f'<table class="shares">{caption}{bodies}</table>'
 
 
-def _shares(names, probabilities: dict[str, float], watched: str) -> str:
+def _shares(names: Iterable[str], probabilities: dict[str, float], watched: str) -> str:
     return "".join(
         f'<tr class="{"watched" if name == watched else ""}"><th scope="row">{escaped(name)}</th>'
         f'<td class="bar"><div style="width: {probabilities[name]:.1%}"></div></td>'
@@ -159,7 +159,7 @@ def _shares(names, probabilities: dict[str, float], watched: str) -> str:
     )
 
 
-def meaning(release: Release, metrics: dict | None) -> str:
+def meaning(release: Release, metrics: Json | None) -> str:
     """What the alert's threshold means, by the evaluation of the release."""
     if metrics is None:
         return f"<p>{NO_METRICS}</p>"
@@ -191,7 +191,7 @@ def meaning(release: Release, metrics: dict | None) -> str:
     return lines + _at_prevalences(measured["predictive_values"], watched, note)
 
 
-def _of_attention(release: Release, measured: dict | None) -> str:
+def _of_attention(release: Release, measured: Json | None) -> str:
     if not measured or not measured["n"] or measured["sensitivity_as_served"]["value"] is None:
         return ""
     flagged = figure(measured["sensitivity_as_served"], times=100, digits=0)
@@ -203,12 +203,12 @@ def _of_attention(release: Release, measured: dict | None) -> str:
     )
 
 
-def is_generated(release: Release, metrics: dict | None) -> bool:
+def is_generated(release: Release, metrics: Json | None) -> bool:
     """Whether a release was trained on generated lesions, by its config or its figures."""
     return bool(about(release).get("generated") or (metrics or {}).get("data", {}).get("generated"))
 
 
-def _at_prevalences(measured: dict, watched: str, note: str) -> str:
+def _at_prevalences(measured: Json, watched: str, note: str) -> str:
     head = [f"{watched}s among the lesions", "alerts per 100 lesions"]
     head += [f"of 100 alerts, {watched} (PPV)", f"of 100 without alert, no {watched} (NPV)"]
     rows = [
@@ -223,7 +223,7 @@ def _at_prevalences(measured: dict, watched: str, note: str) -> str:
     return table(f"What an alert is worth where {watched} is rarer or more frequent", head, rows, note=note)
 
 
-def lesions_as_served(kind: str, name: str, tests: list[dict]) -> dict | None:
+def lesions_as_served(kind: str, name: str, tests: list[Json]) -> Json | None:
     """`n_melanomas`, `n_found` and `sensitivity` of a subgroup's lesions; None where they were not compared.
 
     Of two subgroups the `tests` of `subgroup_sensitivity` in metrics.json hold one, and the other as its rest.
@@ -233,12 +233,12 @@ def lesions_as_served(kind: str, name: str, tests: list[dict]) -> dict | None:
     return next((test for test in of_kind if test["name"] == name), rest)
 
 
-def about(release: Release) -> dict:
+def about(release: Release) -> Json:
     """What the release says of its making: {} when it says nothing."""
     return getattr(release.model.config, "dermalert", None) or {}
 
 
-def notice(release: Release, metrics: dict | None) -> str:
+def notice(release: Release, metrics: Json | None) -> str:
     """What is always in view."""
     generated = f'<p class="generated">{GENERATED}</p>' if is_generated(release, metrics) else ""
     return f"<p>{NOT_A_DEVICE}</p>{generated}"

@@ -11,17 +11,19 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi.exceptions import RequestValidationError
-from gradio import route_utils
+from gradio import Blocks, route_utils
+from gradio.queueing import Queue
+from gradio.routes import App
 from gradio.routes import file_upload_statuses as uploads
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import FormData, Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dermalert_space.page import logs, upload_retention
 
@@ -97,11 +99,11 @@ def large(most: int) -> Refused:
 class Guard:
     """The application behind it, asked only what `READ` and `WRITTEN` name, within the bounds above."""
 
-    def __init__(self, app, queue, folder: Path):
+    def __init__(self, app: ASGIApp, queue: Queue, folder: Path):
         self._app, self._queue, self._folder = app, queue, folder
         self._open, self._reading = 0, 0
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as ASGI has it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
@@ -123,7 +125,7 @@ class Guard:
         finally:
             self._open -= 1
 
-    async def _respond(self, scope, receive, response: "_Response") -> None:
+    async def _respond(self, scope: Scope, receive: Receive, response: "_Response") -> None:
         if self._open > MAX_OPEN:
             raise Refused(503, "The server is busy: try again in a minute.")
         path = scope["path"]
@@ -142,7 +144,7 @@ class Guard:
         body = response.body = _Body(receive, most)
         await self._app(scope, body if most == MAX_UPLOAD else await self._whole(scope, body), response)
 
-    async def _whole(self, scope, body: "_Body"):
+    async def _whole(self, scope: Scope, body: "_Body") -> Receive:
         """Read a body that is held in memory, and give what hands it to the application."""
         if scope["method"] not in ("POST", "DELETE"):
             return body
@@ -175,7 +177,7 @@ def declared(method: str, path: str) -> bool:
     return method in ("POST", "OPTIONS") and WRITTEN.fullmatch(path) is not None
 
 
-def _settle_origin(scope, headers: Headers) -> bool:
+def _settle_origin(scope: Scope, headers: Headers) -> bool:
     """Whether a page of this server asks; one elsewhere may neither write (`Refused`) nor learn what it reads."""
     origin = headers.get("origin")
     own = origin is None or is_own(origin, headers.get("host", ""))
@@ -205,13 +207,13 @@ def is_own(origin: str, host: str) -> bool:
 class _Body:
     """A body as it comes: counted, and on time."""
 
-    def __init__(self, receive, most: int):
+    def __init__(self, receive: Receive, most: int):
         self._receive, self._most, self._bytes, self._began = receive, most, 0, time.monotonic()
         self._whole = False
         self.refused: Refused | None = None
         """Why its rest is not read."""
 
-    async def __call__(self) -> dict:
+    async def __call__(self) -> Message:
         if self._whole:  # what follows is only that the visitor has gone
             return await self._receive()
         left = self._began + SLACK + self._bytes / SLOWEST - time.monotonic()
@@ -231,11 +233,11 @@ class _Body:
         raise why
 
 
-def _once(content: bytearray, rest: _Body):
+def _once(content: bytearray, rest: _Body) -> Receive:
     """What gives a body once, and then whatever else comes."""
     first = iter([{"type": "http.request", "body": content, "more_body": False}])
 
-    async def receive() -> dict:
+    async def receive() -> Message:
         return next(first, None) or await rest()
 
     return receive
@@ -244,7 +246,7 @@ def _once(content: bytearray, rest: _Body):
 class _Response:
     """What is sent to a visitor, with the headers of each answer."""
 
-    def __init__(self, receive, send):
+    def __init__(self, receive: Receive, send: Send):
         self._receive, self._send, self._begun = receive, send, False
         self.same_origin = False
         self.body: _Body | None = None
@@ -273,7 +275,7 @@ class _Response:
         await PlainTextResponse(str(why), why.status, headers)({"type": "http"}, self._receive, self)
 
 
-async def _nowhere(_: dict) -> None:
+async def _nowhere(_: Message) -> None:
     """Send nothing more."""
 
 
@@ -329,7 +331,7 @@ class Form(route_utils.GradioMultiPartParser):
             return
         super().on_part_data(data, start, end)
 
-    async def parse(self):
+    async def parse(self) -> FormData:
         """Read all, or remove what there is of it."""
         try:
             return await super().parse()
@@ -340,14 +342,14 @@ class Form(route_utils.GradioMultiPartParser):
             raise
 
 
-def lifespan(demo, folder: Path):
+def lifespan(demo: Blocks, folder: Path) -> Callable[[App], contextlib.AbstractAsyncContextManager[None]]:
     """What gradio's application does while it runs: it stands behind the guard, and forgets results."""
     route_utils.GradioMultiPartParser = Form  # type: ignore[misc]
 
     @contextlib.asynccontextmanager
-    async def running(app) -> AsyncIterator[None]:
+    async def running(app: App) -> AsyncIterator[None]:
         # Not `add_middleware`: gradio puts its own outside of what it is given.
-        app.middleware_stack = Guard(app.middleware_stack, demo._queue, folder)
+        app.middleware_stack = Guard(app.middleware_stack or app.build_middleware_stack(), demo._queue, folder)
         logs.keep_to_the_code()
         forgetting = asyncio.create_task(_keep_forgetting(demo))
         try:
@@ -358,7 +360,7 @@ def lifespan(demo, folder: Path):
     return running
 
 
-async def _keep_forgetting(demo) -> None:
+async def _keep_forgetting(demo: Blocks) -> None:
     unread = Unread(demo._queue)
     while True:
         await asyncio.sleep(upload_retention.EVERY)
@@ -372,7 +374,7 @@ async def _keep_forgetting(demo) -> None:
 class Unread:
     """The messages to visitors that nobody has read, and since when each waits."""
 
-    def __init__(self, queue):
+    def __init__(self, queue: Queue):
         self._queue = queue
         self._since: dict[tuple[str, str, bool], float] = {}
 

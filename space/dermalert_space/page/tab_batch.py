@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from dermalert_space import batch, inputs, tables
-from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.contract import NOT_A_DEVICE, Json
 from dermalert_space.page import api, batch_slots, markup, upload_retention
 from dermalert_space.prediction import STATES, share, word
 from dermalert_space.release import Release
@@ -46,7 +46,7 @@ def add(release: Release, held: batch_slots.Places) -> None:
         text = gr.Textbox("", label="File name contains", elem_id="text")
     rows = gr.HTML("", elem_id="rows", elem_classes="words")
 
-    def show(uploads: list[dict] | None, request: gr.Request) -> Iterator[str]:
+    def show(uploads: list[Json] | None, request: gr.Request) -> Iterator[str]:
         yield from answers(release, uploads, files.GRADIO_CACHE, held, batch_slots.visitor(request))
 
     run = start.click(None, outputs=[kind, text, rows], js="() => ['all', '', '']").then(
@@ -67,7 +67,7 @@ def add(release: Release, held: batch_slots.Places) -> None:
 
 
 def answers(
-    release: Release, uploads: list[dict] | None, cache: str, held: batch_slots.Places, visitor: str
+    release: Release, uploads: list[Json] | None, cache: str, held: batch_slots.Places, visitor: str
 ) -> Iterator[str]:
     """Give how far a batch is, again and again, and at last its list."""
     try:

@@ -7,9 +7,11 @@ from typing import Any
 import gradio as gr
 
 from dermalert_space import contract, reader_studies
+from dermalert_space.contract import Json
 from dermalert_space.page import markup
 from dermalert_space.prediction import threshold_share
-from dermalert_space.release import NoRelease, Release
+from dermalert_space.release import Release
+from dermalert_space.release_loading import NoRelease
 
 FIGURES = {
     "roc": "ROC curves of melanoma without abstention, against all others and nevi, with points of dermatologists",
@@ -40,14 +42,14 @@ LIMITS = (
 )
 
 
-def add(release: Release, metrics: dict | None, tab: gr.Tab) -> None:
+def add(release: Release, metrics: Json | None, tab: gr.Tab) -> None:
     """Add the tab's parts to the page that is being built; it is filled when it is opened."""
     held = gr.HTML(markup.sentence("The figures are on their way."), elem_id="evaluation", elem_classes="words")
     text = html(release, metrics)
     tab.select(lambda: text, None, held, queue=False, api_visibility="private", show_progress="hidden")
 
 
-def html(release: Release, metrics: dict | None) -> str:
+def html(release: Release, metrics: Json | None) -> str:
     """All that the tab says."""
     subgroups = metrics["splits"]["held_out"]["subgroups"] if metrics else {}
     lines = "".join(f"<li>{markup.escaped(line)}</li>" for line in (*LIMITS, *_unmeasured(subgroups)))
@@ -69,7 +71,7 @@ def html(release: Release, metrics: dict | None) -> str:
     return "".join(parts)
 
 
-def _unmeasured(subgroups: dict) -> Iterator[str]:
+def _unmeasured(subgroups: Json) -> Iterator[str]:
     for kind, groups in subgroups.items():
         if "not_measured" in groups:
             yield f"How it does by {kind} is not known: {groups['not_measured']}."
@@ -86,7 +88,7 @@ def _drawn(release: Release, name: str, *, alt: str | None = None) -> str:
     return f'<figure class="drawn"><img src="{image}" alt="{markup.escaped(alt or FIGURES[name])}"></figure>'
 
 
-def _by_side(metrics: dict) -> str:
+def _by_side(metrics: Json) -> str:
     sides = {name: side for name, side in metrics["splits"].items() if side["n"]}
     rows = [["images", *(side["n"] for side in sides.values())]]
     for name, keys in _FIGURES_OF_A_SIDE.items():
@@ -120,7 +122,7 @@ _FIGURES_OF_A_SIDE = {
 """What is shown of a set of images, and where metrics.json has it; releases made before lack some."""
 
 
-def _value_at(side: dict, keys: str) -> Any:
+def _value_at(side: Json, keys: str) -> Any:
     """The value at keys, one below the other; None where one is missing."""
     value: Any = side
     for key in keys.split():
@@ -133,12 +135,12 @@ def _shown(value: Any) -> object:
     return value if isinstance(value, int) else markup.figure(value)
 
 
-def _served(figures: dict, key: str) -> str:
+def _served(figures: Json, key: str) -> str:
     """A figure as served; of a release made before there were such figures the one without abstention."""
     return markup.figure(figures.get(f"{key}_as_served") or figures[key])
 
 
-def _by_source(held_out: dict) -> str:
+def _by_source(held_out: Json) -> str:
     sources = held_out["melanoma"].get("by_source", {})
     rows = [
         [
@@ -156,7 +158,7 @@ def _by_source(held_out: dict) -> str:
     return markup.table("Held-out images by where they were made", head, rows) if rows else ""
 
 
-def _beside(release: Release, metrics: dict) -> str:
+def _beside(release: Release, metrics: Json) -> str:
     """The ROC curve, and where lesions are real the dermatologists beside it."""
     if markup.is_generated(release, metrics):
         return f"<h2>ROC curves</h2>{_drawn(release, 'roc', alt='ROC curves of melanoma, without abstention')}"
@@ -164,7 +166,7 @@ def _beside(release: Release, metrics: dict) -> str:
     return f"<h2>Beside dermatologists</h2>{table}{_drawn(release, 'roc')}"
 
 
-def _beside_readers(held_out: dict) -> str:
+def _beside_readers(held_out: Json) -> str:
     melanoma, nevi = held_out["melanoma"], held_out["per_class"]["nevus"]["n"]
     if not melanoma["n"]:
         return "<p>No melanoma was held out: there is nothing to compare.</p>"
@@ -191,7 +193,7 @@ def _beside_readers(held_out: dict) -> str:
     return markup.table(f"Specificity at a given sensitivity ({melanoma['n']} melanomas)", head, rows, note=note)
 
 
-def _by_class(held_out: dict) -> str:
+def _by_class(held_out: Json) -> str:
     rows = [
         [name, of["n"], *(markup.figure(of[key]) for key in ("sensitivity", "specificity", "auroc"))]
         for name, of in held_out["per_class"].items()
@@ -203,7 +205,7 @@ def _by_class(held_out: dict) -> str:
     return markup.table("By diagnosis", ["diagnosis", "images", "sensitivity", "specificity", "AUROC"], rows, note=note)
 
 
-def _calibration(held_out: dict) -> str:
+def _calibration(held_out: Json) -> str:
     names = {"ece": "expected calibration error", "brier": "Brier score, 0 to 2", "nll": "negative log-likelihood"}
     rows = [[name, markup.figure(held_out["calibration"][key], digits=3)] for key, name in names.items()]
     note = "An error of 0.02 means: where it says 30 %, it is right 28 to 32 times in 100, on average over all it says."
@@ -211,7 +213,7 @@ def _calibration(held_out: dict) -> str:
     return table + _calibration_of_melanoma(held_out["calibration"].get("melanoma"))
 
 
-def _calibration_of_melanoma(calibration: dict | None) -> str:
+def _calibration_of_melanoma(calibration: Json | None) -> str:
     if calibration is None:
         return ""
     sources = calibration.get("by_source", {})
@@ -226,7 +228,7 @@ def _calibration_of_melanoma(calibration: dict | None) -> str:
     return markup.table("Calibration of the probability of melanoma", head, rows, note=note)
 
 
-def _declined(metrics: dict) -> str:
+def _declined(metrics: Json) -> str:
     refusal, melanoma = metrics.get("refusal"), metrics["splits"]["held_out"]["melanoma"]
     if refusal is None:
         return "<p>It declines no image: it names a diagnosis of whatever it is shown.</p>"
@@ -243,7 +245,7 @@ def _declined(metrics: dict) -> str:
     return markup.table("Share of images that it declines to judge", ["images", "n", "declined"], rows, note=note)
 
 
-def _subgroups(held_out: dict) -> str:
+def _subgroups(held_out: Json) -> str:
     tests = held_out.get("subgroup_sensitivity", {}).get("tests", [])
     rows = [
         [
@@ -265,11 +267,11 @@ def _subgroups(held_out: dict) -> str:
     return f"<ul>{lines}</ul>{table}" if lines else table
 
 
-def _of_lesions(served: dict | None) -> str:
+def _of_lesions(served: Json | None) -> str:
     return f"{markup.figure(served['sensitivity'])} (n = {served['n_melanomas']})" if served else ""
 
 
-def _artefacts(held_out: dict) -> str:
+def _artefacts(held_out: Json) -> str:
     rows = [
         [
             name.replace("_", " "),
@@ -284,11 +286,11 @@ def _artefacts(held_out: dict) -> str:
     return markup.table("What artefacts do", head, rows) if rows else ""
 
 
-def _made(metrics: dict) -> str:
+def _made(metrics: Json) -> str:
     return "".join(f"<p>{markup.escaped(line)}</p>" for line in _making(metrics, metrics["data"]))
 
 
-def _making(metrics: dict, data: dict) -> Iterator[str]:
+def _making(metrics: Json, data: Json) -> Iterator[str]:
     yield (
         f"Fine-tuned from {metrics['base_model']} on {data['sides'].get('train', 0)} of {data['images']} images of "
         f"{data['groups']} lesions or patients ({', '.join(data['sources'])}); no lesion that the data "
@@ -307,7 +309,7 @@ def _making(metrics: dict, data: dict) -> Iterator[str]:
 _ATTENTION = "lesions that are malignant or a precursor"
 
 
-def _set_on(point: dict, lesions: str) -> str:
+def _set_on(point: Json, lesions: str) -> str:
     """What a threshold was set on, and what that shows of it as served."""
     name = "attention" if lesions == _ATTENTION else "the alert"
     few = point["lesions"] < point.get("lesions_needed", 0)

@@ -8,6 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from dermalert_space import attribution
+from dermalert_space.contract import Json
 from dermalert_space.images import read_image
 from dermalert_space.page import api, examples, markup
 from dermalert_space.release import Release
@@ -15,7 +16,7 @@ from dermalert_space.release import Release
 _WAIT = "() => ['<p>The image is being judged.</p>', '']"
 
 
-def add(release: Release, metrics: dict | None) -> gr.Image:
+def add(release: Release, metrics: Json | None) -> gr.Image:
     """Add the tab's parts to the page that is being built; return the picture, with which programs ask too."""
     with gr.Row():
         with gr.Column(min_width=300):
@@ -28,7 +29,7 @@ def add(release: Release, metrics: dict | None) -> gr.Image:
     means = f"<h2>What the alert means</h2>{markup.meaning(release, metrics)}"
     gr.HTML(means, elem_id="means", elem_classes="words")
 
-    def show(file: dict | None) -> Iterator[tuple[str, str]]:
+    def show(file: Json | None) -> Iterator[tuple[str, str]]:
         yield from answers(release, file, picture.GRADIO_CACHE)
 
     both = [result, looked]
@@ -79,7 +80,7 @@ def _thumbnail(example: examples.Example) -> str:
     return markup.picture(image, example.caption, caption=example.attribution)
 
 
-def answers(release: Release, file: dict | None, cache: str) -> Iterator[tuple[str, str]]:
+def answers(release: Release, file: Json | None, cache: str) -> Iterator[tuple[str, str]]:
     """Give what the page says of an upload, and the same again with where the model looked."""
     if file is None:
         yield markup.sentence(markup.HINT), ""

@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from dermalert_space import comparison
+from dermalert_space.contract import Json
 from dermalert_space.page import api, markup, tab_single
 from dermalert_space.release import Release
 
@@ -30,7 +31,7 @@ def add(release: Release, tab: gr.Tab) -> None:
         with gr.Column(min_width=300, scale=2):
             both = gr.HTML("", elem_id="both", elem_classes="words")
 
-    def choices() -> tuple[dict, str]:
+    def choices() -> tuple[Json, str]:
         try:
             tags = shelf.tags()
         except comparison.NotThere as error:
@@ -38,7 +39,7 @@ def add(release: Release, tab: gr.Tab) -> None:
         sentence = _CHOOSE.format(served=release) if tags else _NONE
         return gr.update(choices=tags, value=None), markup.sentence(sentence)
 
-    def compared_on_image(tag: str | None, file: dict | None) -> str:
+    def compared_on_image(tag: str | None, file: Json | None) -> str:
         return on_an_image(shelf, tag, file, picture.GRADIO_CACHE)
 
     busy = f"() => {markup.sentence(markup.BUSY, kind='refused')!r}"
@@ -119,7 +120,7 @@ def _ids(name: str, ids: list[str]) -> str:
     return f"<details><summary>{markup.escaped(name)}: {len(ids)}</summary><p>{listed}</p></details>"
 
 
-def on_an_image(shelf: comparison.Shelf, tag: str | None, file: dict | None, cache: str) -> str:
+def on_an_image(shelf: comparison.Shelf, tag: str | None, file: Json | None, cache: str) -> str:
     """What both versions say of an image, side by side."""
     if file is None or not tag:
         return ""

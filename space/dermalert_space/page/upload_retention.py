@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from gradio import Blocks
+
 T = TypeVar("T")
 
 PREFIX = "dermalert-uploads-"
@@ -84,7 +86,7 @@ def _keep_clean(folder: Path, ended: threading.Event) -> None:
         sweep(folder, age=AGE)
 
 
-def forget(demo, *, age: float) -> None:
+def forget(demo: Blocks, *, age: float) -> None:
     """Let go of what gradio holds of visitors that have not been seen for `age` seconds: the pictures they were shown.
 
     gradio would hold it for an hour, or until other visitors need the room. The page needs none of it: who comes back
