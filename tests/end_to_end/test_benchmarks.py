@@ -32,6 +32,8 @@ import growth
 import recipe
 import sources as left_out_sources
 
+from benchmarks.training import unseen_clinics
+
 pytestmark = pytest.mark.integration
 
 
@@ -182,6 +184,34 @@ def test_a_difference_is_that_of_the_same_images_and_seeds(monkeypatch):
     assert set(truth) == set(range(len(DIAGNOSES)))
     with pytest.raises(recipe.UsageError, match="the first row is missing"):
         recipe.compare({(4, 1): found[4, 1]}, validation)
+
+
+def test_recipes_are_compared_on_the_images_of_each_source_left_out():
+    rng, labels = np.random.default_rng(0), np.arange(180) % 9
+    rows = {"label": labels, "group": [str(i) for i in range(180)], "source": ["here"] * 180}
+    images = Dataset.from_dict(rows)
+    folds = {name: unseen_clinics.Fold(images, images, images) for name in ("here", "there")}
+
+    def predictions(signal: float) -> unseen_clinics.Predictions:
+        p = rng.dirichlet(np.ones(9), 180) + signal * np.eye(9)[labels]
+        p /= p.sum(1, keepdims=True)
+        return unseen_clinics.Predictions(left_out=p, views=p, validation=p, seconds=1.0)
+
+    signals = {"the defaults": 0.1, "plain augmentation": 1.0}
+    results = {(row, s, name): predictions(signals[row]) for row in signals for s in (0, 1) for name in folds}
+    rows = unseen_clinics.compare(results, folds)["rows"]
+    assert rows["plain augmentation"]["melanoma AUROC, mean"]["difference"]["low"] > 0
+    assert rows["plain augmentation"]["validation"] > rows["the defaults"]["validation"]
+    same = rows["the defaults, four mirrored views"]["melanoma AUROC, mean"]
+    assert same["value"] == pytest.approx(rows["the defaults"]["melanoma AUROC, mean"]["value"])
+    assert rows["the defaults, 2 seeds averaged"]["malignant or precursor AUROC, mean"]["difference"]["value"] > 0
+
+
+def test_a_source_counts_for_so_many_images_at_most():
+    images = Dataset.from_dict({"source": ["here"] * 30 + ["there"] * 5, "row": range(35)})
+    capped = unseen_clinics.capped(images, 10)
+    assert capped["source"][:].count("here") == 10 and capped["source"][:].count("there") == 5
+    assert capped["row"][:] == sorted(capped["row"])
 
 
 def test_copies_are_compared_within_one_source_and_diagnosis_alone():
