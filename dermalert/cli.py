@@ -126,21 +126,20 @@ def audit(
     ] = None,
 ) -> None:
     """Say what is wrong with a data set: duplicates, contradictions, leaks, confounding, damaged files."""
-    from dermalert.data import audit, audit_report, loading, records
+    from dermalert.data import audit, audit_report, loading
 
     audit.check_kinds(fail_on or [])
     _check_targets(json, figures)
-    mapping, selection = table_columns.mapping(columns or []), records.Selection(image_types)
-    faults: list[str] = []
-    options: dict[str, Any] = {"columns": mapping, "streaming": streaming, "selection": selection, "faults": faults}
-    rows = loading.load(dataset, labels=None, merge=False, **options)
-    report = audit.audit(rows, unreadable=faults, left_out=selection.left_out)
+    mapping = table_columns.mapping(columns or [])
+    reading = loading.Reading(columns=mapping, streaming=streaming, image_types=image_types)
+    loaded = loading.load(dataset, reading, labels=None, merge=False)
+    report = audit.audit(loaded.dataset, unreadable=loaded.unreadable, left_out=loaded.left_out)
     typer.echo(audit_report.headline(report))
     audit_report.show(report)
     if json:
         files.write_json(json, report)
     if figures:
-        drawn = audit_report.contact_sheets(report, rows, figures)
+        drawn = audit_report.contact_sheets(report, loaded.dataset, figures)
         typer.echo(f"{len(drawn)} contact sheets in '{figures}'.")
     if failed := audit.failures(report, fail_on or []):
         raise RunError(f"found {', '.join(failed)} (--fail-on).")
@@ -176,15 +175,14 @@ def publish_dataset(
     ] = False,
 ) -> None:
     """Publish a data set, repaired, split without leaks and audited, with a card; the image files as they are."""
-    from dermalert.data import loading, records
+    from dermalert.data import loading
     from dermalert.publishing import datasets
 
     exists = datasets.check_can_publish(repo_id, public=public, license=license)
-    faults, selection = list[str](), records.Selection()
-    shipped = loading.load(dataset, faults=faults, selection=selection)
-    license = datasets.license_of(shipped, license)
+    loaded = loading.load(dataset)
+    license = datasets.license_of(loaded.dataset, license)
     typer.echo(f"{repo_id} will be {'public' if public else 'private'}, under the licence {license}.")
-    parts, figures = datasets.prepare(shipped, repair, license, unreadable=faults, left_out=selection.left_out)
+    parts, figures = datasets.prepare(loaded, repair, license)
     changed = datasets.publish(parts, figures, repo_id, public=public, must_exist=exists)
     done = "Published" if changed else "Nothing to do, it is there already"
     typer.echo(f'{done}: {figures["data"]["images"]} images, load_dataset("{repo_id}").')
@@ -213,17 +211,17 @@ def evaluate(
     """Measure anyone's checkpoint on anyone's data, with intervals; seven, eight and two classes will do too."""
     from rich.console import Console
 
-    from dermalert.data import records
+    from dermalert.data.loading import Reading
     from dermalert.data.prepare import prepare
     from dermalert.evaluation import any_checkpoint
     from dermalert.evaluation.label_map import classes, read_label_map
 
-    mapping, selection = read_label_map(label_map), records.Selection(image_types)
+    mapping = read_label_map(label_map)
+    reading = Reading(columns=table_columns.mapping(columns or []), image_types=image_types)
     _check_targets(json, None)
     checkpoint = any_checkpoint.load(model)
     classes(checkpoint.labels, mapping)  # refused before the images are read
-    options = {"columns": table_columns.mapping(columns or []), "selection": selection}
-    prepared = prepare(dataset, repair, labels=None, **options)
+    prepared = prepare(dataset, repair, reading, labels=None)
     report = any_checkpoint.evaluate(checkpoint, prepared.dataset, shipped=prepared.shipped, label_map=mapping)
     Console().print(any_checkpoint.as_table(report))
     for sentence in any_checkpoint.remarks(report):

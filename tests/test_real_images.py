@@ -5,6 +5,7 @@ import runpy
 from collections import Counter
 
 import pytest
+from support.loading import load
 from support.paths import REPOSITORY
 
 from dermalert.data import isic9, label_repair, loading, schema, splits, table_cells
@@ -18,12 +19,12 @@ SK, PBK = "seborrheic keratosis", "pigmented benign keratosis"
 
 @pytest.fixture(scope="module")
 def nine_classes(real_images):
-    return loading.load([str(real_images / "isic9")], strict=True)
+    return load(real_images / "isic9", strict=True)
 
 
 @pytest.fixture(scope="module")
 def with_isic_2017(real_images):
-    return loading.load([str(real_images / name) for name in ("isic9", "isic2017")])
+    return loading.load([str(real_images / name) for name in ("isic9", "isic2017")]).dataset
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_two_sources_merge_into_one_row_an_image(with_isic_2017):
 
 @pytest.mark.long
 def test_three_sources_merge_into_one_row_an_image(real_images):
-    dataset = loading.load([str(real_images / name) for name in ("isic9", "isic2017", "ham10000")])
+    dataset = loading.load([str(real_images / name) for name in ("isic9", "isic2017", "ham10000")]).dataset
     # That the two images of ham10000/akiec are carcinomas, the ground truth of ISIC 2019 tells.
     assert len(dataset) == 2357 + 1579 + 6657
     assert set(dataset["source"]) == {"HAM10000", "older ISIC archive"}

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+")
     parser.add_argument("--images", type=int, default=400, help="of which copies are made")
     args = parser.parse_args()
-    dataset = near_duplicates.link(loading.load(args.datasets))
+    dataset = near_duplicates.link(loading.load(args.datasets).dataset)
     groups = list(dataset["group"])
     rng = np.random.default_rng(0)
     half = set(rng.permutation(sorted(set(groups)))[::2].tolist())

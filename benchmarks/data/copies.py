@@ -51,7 +51,7 @@ SEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `docs/results.md` shows."""
-    dataset, _ = label_repair.repair(loading.load(arguments.dataset, merge=False), "archive")
+    dataset, _ = label_repair.repair(loading.load(arguments.dataset, merge=False).dataset, "archive")
     copies = pairs(dataset, arguments.images)
     if not copies:
         raise UsageError(f"--dataset: no diagnosis of one source has {_FEWEST} images in two of these.")

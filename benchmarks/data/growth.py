@@ -136,7 +136,7 @@ def prepare_step(name: str, folder: Path) -> Callable[[], object]:
         return lambda: read_stream(hub_datasets, folder)
 
     def load() -> dict:
-        shipped = near_duplicates.link(loading.load([str(folder / "files")]))
+        shipped = near_duplicates.link(loading.load([str(folder / "files")]).dataset)
         return splits.split(shipped, shipped=shipped, seed=0)
 
     return load if name == "load" else epoch(load(), folder)

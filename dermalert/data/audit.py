@@ -52,8 +52,8 @@ def audit(
             `loading.load(merge=False)` gives it, or what they share cannot be told.
         pairs: its near duplicates, by `near_duplicates.search`; without them, they are searched.
         across: its copies across sources, by `copies.search`; likewise.
-        unreadable: the files that were no images and are therefore not in it, the `faults` of `loading.load`.
-        left_out: the images that were not taken, and why: `records.Selection.left_out`.
+        unreadable: the files that were no images and are therefore not in it, see `loading.Loaded`.
+        left_out: the images that were not taken, and why: likewise.
 
     Returns:
         `{"schema", "files", "image_ids", "different_images", "sources", "labels", "shipped_splits", "left_out",

@@ -11,8 +11,8 @@ from dermalert_space.contract import Json
 
 from dermalert.config import Config
 from dermalert.data import contamination, external, schema, splits, table_columns
+from dermalert.data.loading import Reading
 from dermalert.data.prepare import Prepared, prepare
-from dermalert.data.records import Selection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,10 @@ class Development:
 
     config: Config
     prepared: Prepared
-    options: Json
-    """How data sets are read: columns, streaming, strict, selection."""
+    reading: Reading
+    """How the data sets are read."""
+    columns: table_columns.Columns
+    """Those of the reading, which remember the data sets that have them."""
 
     @functools.cached_property
     def base_exposure(self) -> Mapping[str, str]:
@@ -79,11 +81,15 @@ class Development:
             UsageError: an external data set cannot be read, or no data set has a column that `--columns` names.
         """
         audit = self.prepared.audit()
-        options = self.options | {"beside": config.dataset_name}
         datasets, report = external.load(
-            config.external, sides=self.splits, learnt=self.exposure, policy=config.label_repair, **options
+            config.external,
+            self.reading,
+            sides=self.splits,
+            learnt=self.exposure,
+            policy=config.label_repair,
+            beside=config.dataset_name,
         )
-        self.options["columns"].check()
+        self.columns.check()
         return Reported(audit=audit, external=datasets, external_report=report)
 
     def describe(self, seed: int, external_report: Json) -> Json:
@@ -115,9 +121,14 @@ def load(config: Config) -> Development:
         RunError: the Hub cannot be reached, or there is no room for the thumbnails.
     """
     columns = table_columns.Columns(table_columns.mapping(config.columns or []))
-    options = {"columns": columns, "streaming": config.streaming, "strict": config.strict}
-    options |= {"selection": Selection(config.image_types)}
-    # What the shortcut baselines and the search for copies see comes out of the first look at each image.
-    kept = {"shortcuts": True, "squares": bool(config.external)}
-    prepared = prepare(config.dataset_name, config.label_repair, **options, **kept)
-    return Development(config=config, prepared=prepared, options=options)
+    reading = Reading(
+        columns=columns,
+        image_types=config.image_types,
+        streaming=config.streaming,
+        strict=config.strict,
+        # What the shortcut baselines and the search for copies see comes out of the first look at each image.
+        shortcuts=True,
+        squares=bool(config.external),
+    )
+    prepared = prepare(config.dataset_name, config.label_repair, reading)
+    return Development(config=config, prepared=prepared, reading=reading, columns=columns)

@@ -1,15 +1,16 @@
 """Data sets that a run only reports: no image that the model has learnt from, nor a kin of one."""
 
+import dataclasses
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from dermalert_space.contract import Json
 
 from dermalert.data import contamination, copies, label_repair, loading, near_duplicates, schema
+from dermalert.data.loading import Reading
 from dermalert.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -33,16 +34,23 @@ def check(asked: Sequence[str]) -> dict[str, str]:
 
 
 def load(
-    asked: Sequence[str], *, sides: dict[str, Dataset], learnt: Mapping[str, str], policy: str, **options: Any
+    asked: Sequence[str],
+    reading: Reading | None = None,
+    *,
+    sides: dict[str, Dataset],
+    learnt: Mapping[str, str],
+    policy: str,
+    beside: Iterable[str] = (),
 ) -> tuple[dict[str, Dataset], Json]:
     """Load what is only reported, as `external/NAME`, without what has kin among the images that were learnt from.
 
     Args:
         asked: NAME=DATASET.
+        reading: see `loading.load`.
         sides: of the split.
         learnt: what those sides, and the base model, have learnt from, by `contamination.of`.
         policy: of the repair, as for the images that are learnt from.
-        options: of `loading.load`.
+        beside: see `loading.load`.
 
     Returns:
         The data sets by `external/NAME`, and by NAME what each is made of, the images left out, and the repair.
@@ -50,10 +58,11 @@ def load(
     Raises:
         UsageError: see `check` and `loading.load`; or nothing is left of a data set.
     """
+    reading = dataclasses.replace(reading or Reading(), shortcuts=False, squares=True)
     taught = concatenate_datasets([sides[side] for side in contamination.SIDES])
     datasets, reports = {}, {}
     for name, dataset in check(asked).items():
-        both = _link(taught, loading.load([dataset], squares=True, **options))
+        both = _link(taught, loading.load([dataset], reading, beside=beside).dataset)
         repaired, report = label_repair.repair(both.select(range(len(taught), len(both))), policy)
         exposure = set().union(*contamination.names(both.select(range(len(taught)))))
         unseen = contamination.are_unseen(repaired, dict.fromkeys(exposure, "train") | dict(learnt))

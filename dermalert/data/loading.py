@@ -6,15 +6,16 @@ Train without a word, shifts the label ids where a class is missing, loses the l
 finds a truncated file only when the training reads it.
 """
 
-import functools
+import dataclasses
 import io
 import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -55,20 +56,62 @@ _ROWS = pa.schema(
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How data sets are read.
+
+    Raises:
+        UsageError: there is no such image type.
+    """
+
+    columns: Mapping[str, str] | Columns | None = None
+    """Fields of `table_columns.FIELDS` with the columns that hold them, where a source names them in its own way.
+
+    A pair counts in each data set that has such a column. One that none of them has is an error, which is left to the
+    caller who gives `Columns` for several loadings.
+    """
+    image_types: Sequence[str] | None = None
+    """Which kinds of pictures are taken, some of `records.IMAGE_TYPES`; by default dermoscopy alone."""
+    streaming: bool = False
+    """Read data sets of the Hub row by row instead of downloading their files first."""
+    strict: bool = False
+    """Refuse a file that cannot be read as an image, instead of naming and skipping it."""
+    shortcuts: bool = False
+    """See `thumbnail.row_type`."""
+    squares: bool = False
+    """The same, although there is one source: it will be compared with others. Of several they are always kept."""
+
+    def __post_init__(self):
+        Selection(self.image_types)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """Images in the schema `FEATURES`, and what of their sources is not among them."""
+
+    dataset: Dataset
+    unreadable: Sequence[str] = ()
+    """The files that are no images, each by its place in its data set."""
+    left_out: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """The images that were not taken: see `records.Selection.left_out`."""
+
+
+class _Source(NamedTuple):
+    name: str
+    short: str
+    """The name of a folder without those above it."""
+    records: list[Record]
+    images: Dataset
+
+
 def load(
     names: Iterable[str],
+    reading: Reading | None = None,
     *,
     labels: tuple[str, ...] | None = DIAGNOSES,
-    strict: bool = False,
-    columns: Mapping[str, str] | Columns | None = None,
-    streaming: bool = False,
     merge: bool = True,
     beside: Iterable[str] = (),
-    faults: list[str] | None = None,
-    shortcuts: bool = False,
-    squares: bool = False,
-    selection: Selection | None = None,
-) -> Dataset:
+) -> Loaded:
     """Load one or more data sets into the schema `FEATURES`.
 
     An image that several of them hold under one label becomes one row, with what any of them knows of it. Copies within
@@ -77,44 +120,28 @@ def load(
 
     Args:
         names: `demo`, folders, or `USER/NAME[@REVISION]` of data sets on the Hub.
+        reading: how; by default a `Reading` without options.
         labels: `DIAGNOSES`; `MALIGNANCIES`, for `BINARY_FEATURES`; or None, for diagnoses if each of the data sets
             names them, else for malignancies. What a source says in the words benign and malignant counts (ISIC 2020's
             `benign_malignant` or `target`, folders of these names), else what `taxonomy.malignancy` says of its
             diagnosis. An image of which neither tells is left out with a count.
-        strict: refuse a file that cannot be read as an image, instead of naming and skipping it.
-        columns: fields of `table_columns.FIELDS` with the columns that hold them, where a source names them in its
-            own way. A pair counts in each data set that has such a column; one that none of them has is an error,
-            which is left to the caller who gives `Columns` for several loadings.
-        streaming: read data sets of the Hub row by row instead of downloading their files first.
         merge: without it the copies that several data sets hold stay too, and a column `named` tells under which of the
             names each row was loaded.
         beside: names of what is loaded apart and compared with these, whose patients must not be taken for theirs.
-        faults: a list, to which the files that cannot be read are added, each by its place in its data set.
-        shortcuts: see `thumbnail.row_type`.
-        squares: the same, although there is one source: it will be compared with others.
-        selection: which kinds of pictures are taken, by default dermoscopy alone; what is left out is counted there.
 
     Raises:
         UsageError: no such data set, no images in it, a name that is no diagnosis, or (strict) a bad file.
         RunError: the Hub cannot be reached.
     """
-    of_fields = columns if isinstance(columns, Columns) else Columns(columns)
-    names = list(names)
-    spaces = spaces_of(names, beside)
-    selection = selection or Selection()
-    opened = [(name, *_open(name, of_fields, spaces.get(name), selection, streaming=streaming)) for name in names]
-    if of_fields is not columns:
-        of_fields.check()
-    labels = labels or _common_labels(records for _, records, _ in opened)
-    opened = [(name, with_labels(records, name, labels, selection), images) for name, records, images in opened]
-    faults = [] if faults is None else faults
-    images = {short: source[-1] for short, source in zip(_short_names(names), opened, strict=True)}
-    several = len({_source(record) for _, records, _ in opened for record in records}) > 1
-    kind = thumbnail.row_type(shortcuts=shortcuts, square=squares or several)  # of several, copies are searched
-    read = functools.partial(_read, labels=labels, faults=faults, strict=strict, kind=kind)
-    rows = pa.concat_tables([read(*source, named=short) for short, source in zip(images, opened, strict=True)])
-    del opened  # the records take more room than their rows
-    rows = _with_groups(rows)
+    names, reading = list(names), reading or Reading()
+    selection = Selection(reading.image_types)
+    labels, sources = _open_all(names, reading, labels, selection, spaces_of(names, beside))
+    images = {source.short: source.images for source in sources}
+    several = len({_source_of(record) for source in sources for record in source.records}) > 1
+    kind = thumbnail.row_type(shortcuts=reading.shortcuts, square=reading.squares or several)
+    parts, unreadable = zip(*(_read(source, labels, kind, strict=reading.strict) for source in sources), strict=True)
+    del sources  # the records take more room than their rows
+    rows = _with_groups(pa.concat_tables(parts))
     if merge and len(images) > 1:
         rows = _merge_copies(rows)
     features = schema.FEATURES if labels == DIAGNOSES else schema.BINARY_FEATURES
@@ -123,7 +150,26 @@ def load(
     dataset = concatenate_datasets([_with_images(some, own, features) for some, own in of_each if len(some)])
     pa.default_memory_pool().release_unused()  # what making the table took on the way; else it stays for good
     schema.warn_of_contradictions(dataset)
-    return dataset
+    return Loaded(dataset, list(chain.from_iterable(unreadable)), selection.left_out)
+
+
+def _open_all(
+    names: list[str],
+    reading: Reading,
+    labels: tuple[str, ...] | None,
+    selection: Selection,
+    spaces: Mapping[str, str],
+) -> tuple[tuple[str, ...], list[_Source]]:
+    """The labels, and what each source holds under them."""
+    columns = reading.columns if isinstance(reading.columns, Columns) else Columns(reading.columns)
+    opened = [_open(name, columns, spaces.get(name), selection, streaming=reading.streaming) for name in names]
+    if columns is not reading.columns:
+        columns.check()
+    labels = labels or _common_labels(records for records, _ in opened)
+    return labels, [
+        _Source(name, short, with_labels(records, name, labels, selection), images)
+        for name, short, (records, images) in zip(names, _short_names(names), opened, strict=True)
+    ]
 
 
 def _with_images(rows: pa.Table, images: Dataset, features: Features) -> Dataset:
@@ -284,18 +330,9 @@ def _table(rows: Iterable[dict], columns: pa.Schema) -> pa.Table:
     return pa.concat_tables([columns.empty_table(), *(pa.Table.from_pylist(part, columns) for part in parts)])
 
 
-def _read(
-    name: str,
-    records: list[Record],
-    images: Dataset,
-    *,
-    named: str,
-    labels: tuple[str, ...],
-    faults: list[str],
-    strict: bool,
-    kind: np.dtype,
-) -> pa.Table:
-    """Look at every image: whether it is one, and what its bytes are."""
+def _read(source: _Source, labels: tuple[str, ...], kind: np.dtype, *, strict: bool) -> tuple[pa.Table, list[str]]:
+    """Look at every image: the rows of those that are one, and the places of the other files."""
+    name, _, records, images = source
     count, of_archive, bad, places = len(records), _has_archive_ids(name, records), [], []
     files = (images[record.row]["image"] for record in records)
     looks = tqdm(thumbnail.look(files, kind), total=count, desc=f"Reading {name}", unit=" images")
@@ -307,17 +344,16 @@ def _read(
                 places.append(_place(name, record))
             else:
                 row = _row(record, labels.index(record.name), look.content, of_archive=of_archive)
-                yield row | {"named": named}
+                yield row | {"named": source.short}
 
     table = _table(rows(), _ROWS)
     if bad and strict:
         raise UsageError(f"{len(bad)} of {count} files in '{name}' are no images: {first_few(bad)} (--strict).")
     if bad:
         logger.warning("skipped %d of %d files in '%s': %s", len(bad), count, name, first_few(bad, 20))
-    faults += places
     if not len(table):
         raise UsageError(f"none of the {count} files in '{name}' can be read as an image: {first_few(bad)}.")
-    return table
+    return table, places
 
 
 def _in_words(record: Record, fault: Exception) -> str:
@@ -346,7 +382,7 @@ def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -
     row = {
         "label": label,
         "image_id": record.image_id,
-        "source": _source(record),
+        "source": _source_of(record),
         "content": content,
         "shipped_split": record.shipped_split,
         "twins": record.twins,
@@ -357,7 +393,7 @@ def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -
     return row
 
 
-def _source(record: Record) -> str:
+def _source_of(record: Record) -> str:
     attribution, image_type = record.facts.get("source"), record.facts.get("image_type")
     return provenance.source(record.image_id, record.source, attribution=attribution, image_type=image_type)
 

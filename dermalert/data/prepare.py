@@ -5,14 +5,14 @@ join two others. They are searched once: whoever audits the data set takes the s
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from datasets import Dataset
 from dermalert_space.contract import Json
 
 from dermalert.data import audit, contamination, copies, label_repair, loading, near_duplicates, splits
-from dermalert.data.records import Selection
+from dermalert.data.loading import Loaded, Reading
+from dermalert.taxonomy import DIAGNOSES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,8 @@ class Prepared:
     """The near duplicates, by their rows in `shipped`."""
     copies: copies.Copies
     """The copies across sources, likewise."""
-    unreadable: Sequence[str] = ()
-    """The files that are no images, each by its place in its data set."""
-    left_out: Mapping[str, Mapping[str, Any]]
-    """The images that were not taken: see `records.Selection.left_out`."""
+    loaded: Loaded
+    """As loaded, with what was left out."""
 
     def split(self, *, seed: int = 0, exposure: Mapping[str, str] | None = None) -> dict[str, Dataset]:
         """Split by group, without what a base model has learnt from (`exposure`); see `splits.split`.
@@ -44,45 +42,36 @@ class Prepared:
 
     def audit(self) -> Json:
         """Audit the data set as it was shipped; see `audit.audit`."""
-        return audit.audit(self.shipped, self.pairs, self.copies, unreadable=self.unreadable, left_out=self.left_out)
+        unreadable, left_out = self.loaded.unreadable, self.loaded.left_out
+        return audit.audit(self.shipped, self.pairs, self.copies, unreadable=unreadable, left_out=left_out)
 
 
-def prepare(names: Iterable[str], policy: str = "archive", **options: Any) -> Prepared:
+def prepare(
+    names: Iterable[str],
+    policy: str = "archive",
+    reading: Reading | None = None,
+    *,
+    labels: tuple[str, ...] | None = DIAGNOSES,
+) -> Prepared:
     """Load, link and repair data sets.
 
     Args:
         names: see `loading.load`.
         policy: one of `label_repair.POLICIES`.
-        **options: of `loading.load`.
+        reading: see `loading.load`.
+        labels: the same.
 
     Raises:
         UsageError: see `loading.load` and `label_repair.repair`.
         RunError: the Hub cannot be reached, or there is no room for the thumbnails or features.
     """
-    unreadable: list[str] = []
-    selection = options.pop("selection", None) or Selection()
-    loaded = loading.load(names, faults=unreadable, selection=selection, **options)
-    return link_and_repair(loaded, policy, unreadable=unreadable, left_out=selection.left_out)
+    return link_and_repair(loading.load(names, reading, labels=labels), policy)
 
 
-def link_and_repair(
-    loaded: Dataset,
-    policy: str = "archive",
-    *,
-    unreadable: Sequence[str] = (),
-    left_out: Mapping[str, Mapping[str, Any]] = {},
-) -> Prepared:
-    """Link and repair what `loading.load` returns; `unreadable` are its `faults`, `left_out` its selection's."""
-    pairs = near_duplicates.search(loaded)
-    across = copies.search(loaded)
-    shipped = near_duplicates.link(loaded, pairs, across)
+def link_and_repair(loaded: Loaded, policy: str = "archive") -> Prepared:
+    """Link and repair what is loaded."""
+    pairs = near_duplicates.search(loaded.dataset)
+    across = copies.search(loaded.dataset)
+    shipped = near_duplicates.link(loaded.dataset, pairs, across)
     dataset, report = label_repair.repair(shipped, policy)
-    return Prepared(
-        shipped=shipped,
-        dataset=dataset,
-        repair=report,
-        pairs=pairs,
-        copies=across,
-        unreadable=unreadable,
-        left_out=left_out,
-    )
+    return Prepared(shipped=shipped, dataset=dataset, repair=report, pairs=pairs, copies=across, loaded=loaded)

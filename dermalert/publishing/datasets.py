@@ -5,7 +5,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from huggingface_hub.utils import filter_repo_objects
 from tqdm.auto import tqdm
 
 from dermalert.data import audit, provenance, schema, splits
+from dermalert.data.loading import Loaded
 from dermalert.data.prepare import Prepared, link_and_repair
 from dermalert.errors import UsageError, first_few
 from dermalert.hub import client
@@ -114,14 +115,7 @@ def _terms(dataset: Dataset) -> Counter[tuple[str, provenance.Origin | None]]:
     )
 
 
-def prepare(
-    shipped: Dataset,
-    policy: str,
-    license: str,
-    *,
-    unreadable: Sequence[str] = (),
-    left_out: Mapping[str, Mapping[str, Any]] = {},
-) -> tuple[Json, Json]:
+def prepare(loaded: Loaded, policy: str, license: str) -> tuple[Json, Json]:
     """Repair and split a data set, and gather what its card says.
 
     Returns:
@@ -131,7 +125,7 @@ def prepare(
     Raises:
         UsageError: no such policy, or a diagnosis has so few groups that a side has none of it.
     """
-    prepared = link_and_repair(shipped, policy, unreadable=unreadable, left_out=left_out)
+    prepared = link_and_repair(loaded, policy)
     dataset = prepared.dataset
     parts, by_license = _parts(prepared), provenance.Origin(license, "as the source asks for it")
     return parts, {

@@ -48,13 +48,12 @@ def folder(sound, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(sound) -> Dataset:
-    return loading.load([str(sound)])
+    return loading.load([str(sound)]).dataset
 
 
 def report_on(folder: Path) -> dict:
-    faults = []
-    dataset = loading.load([str(folder)], labels=None, faults=faults)
-    return audit(dataset, unreadable=faults)
+    loaded = loading.load([str(folder)], labels=None)
+    return audit(loaded.dataset, unreadable=loaded.unreadable)
 
 
 def counts(report: dict) -> dict[str, int]:
@@ -84,7 +83,7 @@ def test_files_that_are_no_image_are_named(folder):
 
 
 def test_an_image_that_breaks_after_loading_is_named_too(folder, monkeypatch, tmp_path):
-    dataset = loading.load([str(folder)])
+    dataset = loading.load([str(folder)]).dataset
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     image_of(folder, 0).write_bytes(b"")
     finding = audit(dataset)["findings"]["unreadable"]
@@ -225,13 +224,13 @@ def test_images_that_several_data_sets_hold_are_found(folder, drawn, tmp_path):
     synthetic_lesions.lesion("nevus", lesion_seed=99, size=96).save(other / "ISIC_8000000.png")
     drawn[40].transpose(Image.Transpose.FLIP_LEFT_RIGHT).rotate(7).save(other / "new.png")
     names = [str(folder), str(other.parent)]
-    shared = audit(loading.load(names, merge=False))["findings"]["shared"]
+    shared = audit(loading.load(names, merge=False).dataset)["findings"]["shared"]
     assert (shared["count"], shared["of"], shared["text"]) == (3, 55, "3 lesions / other")
     assert shared["known_from"] == "content, image ids"
     cases = [[(image["image_id"], image["named"]) for image in case["images"]] for case in shared["cases"]]
     for here, there in (("lesion_4", "same bytes"), ("lesion_13", "same picture"), ("ISIC_8000000", "ISIC_8000000")):
         assert [(here, "lesions"), (there, "other")] in cases
-    assert audit(loading.load(names[:1], merge=False))["findings"]["shared"]["count"] is None
+    assert audit(loading.load(names[:1], merge=False).dataset)["findings"]["shared"]["count"] is None
 
 
 # The command.

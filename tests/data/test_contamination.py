@@ -111,7 +111,7 @@ def drawn(root, alter=lambda image: image, *, names="abcdef", first=0, **how):
     for i, name in enumerate(names):
         image = picture(first + i, size=24).resize((240, 180), Image.Resampling.BICUBIC)
         alter(image).save(root / "nevus" / f"{root.name}-{name}.jpg", **({"quality": 95} | how))
-    return loading.load([str(root)])
+    return loading.load([str(root)]).dataset
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def two_clinics(root, folder, patients):
         drawn(place, first=100 * i)
         rows = [{"file_name": p.name, "patient_id": patients[j]} for j, p in enumerate(sorted(place.rglob("*.jpg")))]
         write_table(place / "metadata.csv", rows)
-        yield loading.load([str(place)])
+        yield loading.load([str(place)]).dataset
 
 
 @pytest.mark.parametrize("patient", ["patient_001", "7", "case_12"])
@@ -178,6 +178,6 @@ def test_patients_of_equal_ids_in_equally_named_folders_are_the_same_where_it_is
     here, there = two_clinics(tmp_path, folder, range(6))
     assert not contamination.are_unseen(there, contamination.of(sides(train=here))).any()
     assert caplog.text.count("6 images count as learnt from only because patients or lesions of equal ids") == 1
-    together = loading.load([str(tmp_path / clinic / folder) for clinic in ("here", "there")])
+    together = loading.load([str(tmp_path / clinic / folder) for clinic in ("here", "there")]).dataset
     assert len(set(together["patient_id"])) == len(together)
     assert not contamination.are_unseen(there, contamination.of(sides(train=together))).any()

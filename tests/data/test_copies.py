@@ -11,6 +11,7 @@ from support.pictures import jpeg
 
 from dermalert.data import copies, near_duplicates, schema
 from dermalert.data.audit import audit
+from dermalert.data.loading import Loaded
 from dermalert.data.prepare import link_and_repair
 from dermalert.imaging import synthetic_lesions
 from dermalert.taxonomy import DIAGNOSES
@@ -64,7 +65,7 @@ def test_another_crop_in_other_colours_is_a_copy_and_no_other_lesion_is(rows):
 
 
 def test_copies_are_in_one_group_and_the_audit_counts_them_by_sources(rows):
-    prepared = link_and_repair(dataset_of(rows))
+    prepared = link_and_repair(Loaded(dataset_of(rows)))
     groups = list(prepared.shipped["group"])
     assert all(groups[a] == groups[b] for a, b in TRUE)
     assert len(set(groups)) == len(rows) - len(TRUE)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
     folder = class_folders(tmp_path_factory.mktemp("learnt") / "clinic", images=60, labels=("melanoma", "nevus"))
-    return folder, splits.split(near_duplicates.link(loading.load([str(folder)])))
+    return folder, splits.split(near_duplicates.link(loading.load([str(folder)]).dataset))
 
 
 def load(named, learnt):
@@ -58,7 +58,7 @@ def test_a_patient_of_another_clinic_whose_folder_has_the_same_name_is_no_kin(tm
         rows = [{"image": p.stem, "patient_id": i} for i, p in enumerate(sorted(root.rglob("*.png")))]
         write_table(root / "metadata.csv", rows)
     north, south = str(tmp_path / "north/derm"), str(tmp_path / "south/derm")
-    sides = splits.split(loading.load([north]))
+    sides = splits.split(loading.load([north]).dataset)
     options = {"sides": sides, "learnt": contamination.of(sides), "policy": "none", "beside": [north]}
     assert len(external.load([f"south={south}"], **options)[0]["external/south"]) == 10
 

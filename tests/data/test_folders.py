@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.loading import load
 from support.pictures import class_folders, put, write_table
 
-from dermalert.data import loading, schema
+from dermalert.data import schema
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES
 
@@ -153,10 +154,6 @@ def some(*names: str):
     """A mark: for these layouts, by default one of each kind: a column of diagnoses, a column for each, two tables."""
     names = names or ("HAM10000, in parts", "ISIC 2019", "PAD-UFES-20")
     return pytest.mark.parametrize("layout", [LAYOUTS[name] for name in names], ids=names)
-
-
-def load(root: Path, **options):
-    return loading.load([str(root)], **options)
 
 
 def ids(rows: list[dict]) -> list[str]:

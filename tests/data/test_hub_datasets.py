@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import support.loading
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from huggingface_hub.constants import HF_HUB_CACHE
 from support.hub_server import Fault
@@ -71,7 +72,7 @@ def published(hub, features: dict, rows: list[dict]) -> None:
 
 
 def load(name: str = "tester/lesions", **options) -> Dataset:
-    return loading.load([name], **options)
+    return support.loading.load(name, **options)
 
 
 @both_ways
@@ -184,7 +185,7 @@ def test_a_set_of_benign_and_malignant_is_refused_for_training_and_loaded_as_suc
     published(hub, {"target": ClassLabel(names=["benign", "malignant"])}, [{"target": i % 2} for i in range(3)])
     with pytest.raises(UsageError, match="says of its images only whether they are malignant"):
         load()
-    assert loading.load(["tester/lesions"], labels=MALIGNANCIES)["label"] == [0, 1, 0]
+    assert loading.load(["tester/lesions"], labels=MALIGNANCIES).dataset["label"] == [0, 1, 0]
 
 
 def test_a_name_that_nobody_knows_is_refused(hub):
@@ -217,7 +218,7 @@ def test_columns_that_a_folder_and_the_hub_name_differently_can_be_named_for_bot
     picture(9).save(tmp_path / "set" / "a.png")
     write_table(tmp_path / "set" / "list.csv", [{"img": "a.png", "finding": "nevus"}])
     columns = {"image": "img", "label": "finding"}
-    assert loading.load([str(tmp_path / "set"), "tester/lesions"], columns=columns)["label"] == [4, 3, 3]
+    assert support.loading.load(tmp_path / "set", "tester/lesions", columns=columns)["label"] == [4, 3, 3]
 
 
 def test_a_data_set_without_images_is_refused(hub):
@@ -258,7 +259,7 @@ def test_an_image_that_a_folder_holds_too_is_one_row(hub, tmp_path):
     publish(hub, {"data/train-0.parquet": ham10000()})
     class_folders(tmp_path, images=0, labels=("nevus",))
     picture(77).save(tmp_path / "nevus" / "ISIC_8000000.png")
-    dataset = loading.load([str(tmp_path), "tester/lesions"])
+    dataset = loading.load([str(tmp_path), "tester/lesions"]).dataset
     assert sorted(dataset["image_id"]) == [row[0] for row in ROWS]
     mine = dataset[dataset["image_id"][:].index("ISIC_8000000")]
     assert (mine["lesion_id"], mine["age"]) == ("HAM_9000000", 80)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import support.loading
 from datasets import Dataset
 from support.pictures import class_folders, picture, write_table
 
@@ -58,7 +59,7 @@ def load(root: Path, rows: list[dict] | None = None, name: str = "metadata.csv")
     """A data set, after these rows are written beside its images."""
     if rows:
         write_rows(root / name, rows)
-    return loading.load([str(root)])
+    return loading.load([str(root)]).dataset
 
 
 def groups(dataset: Dataset) -> int:
@@ -637,7 +638,7 @@ def several(tmp_path: Path, places, ids, **options) -> Dataset:
         files = sorted(root.rglob("*.png"))
         rows = [{"image": p.stem, "patient_id": one} for p, one in zip(files, ids, strict=True)]
         write_table(root / "metadata.csv", rows)
-    return loading.load([str(tmp_path / place) for place in places], **options)
+    return support.loading.load(*(tmp_path / place for place in places), **options)
 
 
 @pytest.mark.parametrize(
@@ -667,7 +668,7 @@ def test_two_folders_of_one_clinic_share_its_patients(tmp_path):
 
 def test_what_a_folders_ids_are_called_does_not_hang_on_its_place_where_no_other_has_its_name(tmp_path):
     assert set(several(tmp_path, ("a/derm", "b/skin"), [1, 1], merge=False)["patient_id"]) == {"derm: 1", "skin: 1"}
-    beside = loading.load([str(tmp_path / "a/derm")], beside=[str(tmp_path / "c"), str(tmp_path / "a/derm")])
+    beside = loading.load([str(tmp_path / "a/derm")], beside=[str(tmp_path / "c"), str(tmp_path / "a/derm")]).dataset
     assert set(beside["patient_id"]) == {"derm: 1"}
 
 
@@ -680,7 +681,7 @@ def test_a_clinics_own_ids_of_the_archives_form_are_its_own(tmp_path, one):
             tmp_path / place / "list.csv",
             [{"image": name, "patient_id": one.format(i)} for i, name in enumerate(names)],
         )
-    assert groups(loading.load([str(tmp_path / place) for place in ("north", "south")])) == 6
+    assert groups(loading.load([str(tmp_path / place) for place in ("north", "south")]).dataset) == 6
 
 
 def test_the_archives_ids_are_shared_by_all_images_of_a_source_of_its_images(tmp_path):
@@ -688,4 +689,4 @@ def test_the_archives_ids_are_shared_by_all_images_of_a_source_of_its_images(tmp
         names = (file, f"scan{n}.png")
         photos(tmp_path / f"set{n}" / "nevus", *names, first_seed=10 * n)
         write_table(tmp_path / f"set{n}" / "list.csv", [{"image": n, "patient_id": "IP_2000001"} for n in names])
-    assert set(loading.load([str(tmp_path / "set0"), str(tmp_path / "set1")])["group"]) == {"IP_2000001"}
+    assert set(loading.load([str(tmp_path / "set0"), str(tmp_path / "set1")]).dataset["group"]) == {"IP_2000001"}

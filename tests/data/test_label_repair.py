@@ -21,7 +21,7 @@ def contradicting(tmp_path):
         ("nevus", "one again", 3),
     ]:
         put(tmp_path / label / f"{name}.png", seed)
-    return loading.load([str(tmp_path)])
+    return loading.load([str(tmp_path)]).dataset
 
 
 def rows(dataset):
@@ -62,13 +62,13 @@ def test_a_set_of_nothing_but_contradictions_is_refused(tmp_path):
     class_folders(tmp_path, images=1, labels=("nevus",))
     shutil.copytree(tmp_path / "nevus", tmp_path / "melanoma")
     with pytest.raises(UsageError, match="label repair 'archive' leaves no image"):
-        label_repair.repair(loading.load([str(tmp_path)]))
+        label_repair.repair(loading.load([str(tmp_path)]).dataset)
 
 
 def test_a_seborrheic_keratosis_that_another_source_calls_benign_keratosis_is_no_contradiction(tmp_path):
     put(tmp_path / "2017" / "seborrheic keratosis" / "ISIC_8000000.png", 1)
     put(tmp_path / "2019" / "bkl" / "ISIC_8000000.png", 2)
-    repaired, report = label_repair.repair(loading.load([str(tmp_path / "2017"), str(tmp_path / "2019")]))
+    repaired, report = label_repair.repair(loading.load([str(tmp_path / "2017"), str(tmp_path / "2019")]).dataset)
     assert rows(repaired) == [("ISIC_8000000", "seborrheic keratosis")]
     assert report.dropped == {}
 
@@ -76,5 +76,5 @@ def test_a_seborrheic_keratosis_that_another_source_calls_benign_keratosis_is_no
 def test_a_copy_for_testing_is_the_one_that_stays(tmp_path):
     put(tmp_path / "Train" / "nevus" / "ISIC_0010512.png", 1)
     put(tmp_path / "Test" / "actinic keratosis" / "ISIC_0010512.png", 1)
-    repaired, _ = label_repair.repair(loading.load([str(tmp_path)]))
+    repaired, _ = label_repair.repair(loading.load([str(tmp_path)]).dataset)
     assert repaired["shipped_split"] == ["test"]

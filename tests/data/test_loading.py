@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 from dermalert_space.images import read_image
 from PIL import Image
+from support.loading import load
 from support.pictures import class_folders, picture, put, write_table
 
 from dermalert.data import label_repair, loading, near_duplicates, schema, table_columns
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
-
-
-def load(*folders, **options):
-    return loading.load([str(folder) for folder in folders], **options)
 
 
 @pytest.mark.parametrize(
@@ -275,9 +272,9 @@ def test_of_several_data_sets_a_column_counts_where_it_is(tmp_path):
         put(tmp_path / name / "1.png", i)
         write_table(tmp_path / name / "list.csv", [{"photo": "1.png", "image": "1.png", column: ["nv", "mel"][i]}])
     names = [str(tmp_path / name) for name in "ab"]
-    assert loading.load(names, columns={"label": "finding", "image": "photo"})["label"] == [4, 3]
+    assert load(*names, columns={"label": "finding", "image": "photo"})["label"] == [4, 3]
     with pytest.raises(UsageError, match=r"no column 'lesion' for 'lesion_id'. There are: dx, finding, image, photo"):
-        loading.load(names, columns={"label": "finding", "lesion_id": "lesion"})
+        load(*names, columns={"label": "finding", "lesion_id": "lesion"})
     class_folders(tmp_path / "c", images=1)
     with pytest.raises(UsageError, match=r"no column 'lesion' for 'lesion_id'. There is no table"):
         load(tmp_path / "c", columns={"lesion_id": "lesion"})
@@ -308,7 +305,7 @@ def test_a_lesion_under_two_of_the_archives_ids_is_one_group(tmp_path, caplog):
     rows = [{"image_id": f"ISIC_002930{i}", "dx": "nv", "lesion_id": "HAM_0000897"} for i in (6, 7)]
     write_table(tmp_path / "HAM10000_metadata.csv", rows)
     write_table(tmp_path / "ham" / "HAM10000_metadata.csv", rows[1:])
-    dataset = loading.load([str(tmp_path / "newer"), str(tmp_path / "ham")])
+    dataset = loading.load([str(tmp_path / "newer"), str(tmp_path / "ham")]).dataset
     assert dataset["lesion_id"] == ["IL_5004938", "HAM_0000897"]
     assert len(set(dataset["group"])) == 1
     assert "several lesions" not in caplog.text

@@ -1,6 +1,7 @@
 """What rows say of images: which split, which kind of picture, which file, and what of a table is not used."""
 
 import pytest
+import support.loading
 from datasets import Dataset
 from support.pictures import put, write_table
 
@@ -29,7 +30,7 @@ def records(rows: list[dict], split: str) -> list:
 
 
 def load(root):
-    return {row["image_id"]: row for row in loading.load([str(root)]).remove_columns("image")}
+    return {row["image_id"]: row for row in loading.load([str(root)]).dataset.remove_columns("image")}
 
 
 @pytest.mark.parametrize("word", TEST_WORDS)
@@ -143,7 +144,7 @@ def test_another_column_names_the_images_where_the_file_names_are_not_those_here
 def test_a_column_that_a_person_names_is_the_images_whatever_a_column_of_file_names_holds(tmp_path):
     rows = [of(i, shot=f"im{3 - i}", lesion_id=f"K{i}") for i in range(4)]
     write_table(clinic(tmp_path, 4) / "m.csv", [row | {"dx": "nevus"} for row in rows])
-    dataset = loading.load([str(tmp_path)], columns={"image": "shot"})
+    dataset = support.loading.load(tmp_path, columns={"image": "shot"})
     assert dataset["lesion_id"] == [f"{tmp_path.name}: K{3 - i}" for i in range(4)]
 
 

@@ -162,7 +162,7 @@ def kept_of_each_image(folder: Path, images: int) -> int:
     for n in (images, 2 * images):
         few = class_folders(folder / str(n), images=n // 9, first_seed=10_000)
         tracemalloc.start()
-        near_duplicates.link(loading.load([str(few)]))
+        near_duplicates.link(loading.load([str(few)]).dataset)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     return (peaks[1] - peaks[0]) / images
@@ -180,8 +180,8 @@ def test_near_duplicates_join_a_group_and_do_not_change_its_name(lesions, tmp_pa
     for i, lesion in enumerate(lesions[:20]):
         lesion.save(tmp_path / "known" / "nevus" / f"ISIC_{9000000 + i}.png")
         lesion.save(tmp_path / "copies" / "nevus" / f"copy{i}.jpg", quality=85)
-    alone = near_duplicates.link(loading.load([str(tmp_path / "known")]))
-    both = near_duplicates.link(loading.load([str(tmp_path / "copies"), str(tmp_path / "known")]))
+    alone = near_duplicates.link(loading.load([str(tmp_path / "known")]).dataset)
+    both = near_duplicates.link(loading.load([str(tmp_path / "copies"), str(tmp_path / "known")]).dataset)
     keys = dict(zip(both["image_id"], both["group"], strict=True))
     assert {i: keys[i] for i in alone["image_id"]} == dict(zip(alone["image_id"], alone["group"], strict=True))
     assert [keys[f"copy{i}"] for i in range(20)] == [f"ISIC_{9000000 + i}" for i in range(20)]
@@ -193,7 +193,7 @@ def test_linking_groups_by_all_that_is_known_and_by_near_duplicates(lesions, tmp
         for i in names:
             name = f"ISIC_{9000000 + i}" if folder == "two/melanoma" and i % 2 else f"picture{i}"
             lesions[i].save(tmp_path / folder / f"{name}.jpg", quality=80 if folder == "one/nevus" else 90)
-    before = loading.load([str(tmp_path / "one"), str(tmp_path / "two")])
+    before = loading.load([str(tmp_path / "one"), str(tmp_path / "two")]).dataset
     # Two sets that were grouped by themselves share a lesion, as where one reports on what another learnt from.
     lesion = ["L1" if i in (0, 20) else None for i in range(len(before))]
     before = schema.with_columns(before, {"lesion_id": lesion})

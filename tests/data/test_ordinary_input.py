@@ -98,4 +98,4 @@ def test_dermoscopy_before_something_is_dermoscopy(kind):
 def test_a_broken_link_beside_the_classes_stops_nothing(tmp_path):
     class_folders(tmp_path, images=2)
     (tmp_path / "README.txt").symlink_to(tmp_path / "gone")
-    assert len(loading.load([str(tmp_path)])) == 18
+    assert len(loading.load([str(tmp_path)]).dataset) == 18

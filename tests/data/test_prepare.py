@@ -71,7 +71,7 @@ def test_an_external_data_set_is_searched_for_pairs_with_an_image_of_its_own(fol
 
 def test_near_duplicates_are_linked_before_the_repair_and_split_after_it(folder):
     prepared = prepare([str(folder)], "drop-conflicts")
-    shipped = near_duplicates.link(loading.load([str(folder)]))
+    shipped = near_duplicates.link(loading.load([str(folder)]).dataset)
     dataset, report = label_repair.repair(shipped, "drop-conflicts")
     assert prepared.repair == report
     assert [list(prepared.shipped["group"]), list(prepared.dataset["group"])] == [
@@ -92,7 +92,7 @@ def test_what_a_base_model_has_learnt_from_is_held_out_of_nothing(folder):
 def test_files_that_are_no_image_are_named_and_reported(folder):
     (folder / "Train" / "nevus" / "broken.png").write_bytes(b"")
     prepared = prepare([str(folder)])
-    assert [Path(file).name for file in prepared.unreadable] == ["broken.png"]
+    assert [Path(file).name for file in prepared.loaded.unreadable] == ["broken.png"]
     assert prepared.audit()["findings"]["unreadable"]["count"] == 1
 
 

@@ -38,7 +38,7 @@ HOLDS = {
 def test_a_real_set_loads_as_it_lies(real_images, name):
     if not (real_images / name).is_dir():
         pytest.skip(f"{real_images / name} is not here")
-    dataset = loading.load([str(real_images / name)])
+    dataset = loading.load([str(real_images / name)]).dataset
     labels, sources = HOLDS[name]
     assert Counter(DIAGNOSES[label] for label in dataset["label"]) == labels
     assert Counter(dataset["source"]) == sources

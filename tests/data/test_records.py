@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.loading import load
 from support.pictures import picture, write_table
 from typer.testing import CliRunner
 
@@ -38,11 +39,11 @@ def pairs(tmp_path) -> Path:
 
 
 def test_dermoscopy_alone_is_taken_and_the_rest_is_counted(pairs, caplog):
-    selection = Selection()
-    dataset = loading.load([str(pairs)], selection=selection)
+    loaded = loading.load([str(pairs)])
+    dataset = loaded.dataset
     assert dataset["source"] == ["MILK10k"] * 3
     assert dataset["label"] == [4, 7, 5]
-    assert selection.left_out == {
+    assert loaded.left_out == {
         "milk": {
             "image_type": {"clinical: close-up": 4},
             "label": {"Inflammatory or infectious diseases": 1},
@@ -53,7 +54,7 @@ def test_dermoscopy_alone_is_taken_and_the_rest_is_counted(pairs, caplog):
 
 
 def test_close_ups_that_are_admitted_stay_with_their_lesion(pairs):
-    dataset = loading.load([str(pairs)], selection=Selection(["dermoscopic", "clinical"]))
+    dataset = load(pairs, image_types=["dermoscopic", "clinical"])
     assert sorted(set(dataset["source"])) == ["MILK10k", "MILK10k, clinical: close-up"]
     assert len(dataset) == 6 and len(set(dataset["group"])) == 3
     by_group = {(group, source) for group, source in zip(dataset["group"], dataset["source"], strict=True)}
@@ -61,9 +62,7 @@ def test_close_ups_that_are_admitted_stay_with_their_lesion(pairs):
 
 
 def test_close_ups_can_be_taken_alone(pairs):
-    assert set(loading.load([str(pairs)], selection=Selection(["clinical"]))["source"]) == {
-        "MILK10k, clinical: close-up"
-    }
+    assert set(load(pairs, image_types=["clinical"])["source"]) == {"MILK10k, clinical: close-up"}
 
 
 def test_an_audit_says_what_was_left_out(pairs, tmp_path):

@@ -65,8 +65,8 @@ def test_the_sides_have_their_shares():
 def test_neither_order_nor_more_images_move_an_image(tmp_path):
     class_folders(tmp_path / "a", images=60, labels=TWO)
     class_folders(tmp_path / "b", images=15, first_seed=1000, labels=TWO)
-    alone = loading.load([str(tmp_path / "a")])
-    together = loading.load([str(tmp_path / "b"), str(tmp_path / "a")])
+    alone = loading.load([str(tmp_path / "a")]).dataset
+    together = loading.load([str(tmp_path / "b"), str(tmp_path / "a")]).dataset
     before, after = sides_of(splits.split(alone)), sides_of(splits.split(together.shuffle(seed=3)))
     assert all(after[i] == side for i, side in before.items())
     assert sides_of(splits.split(alone, seed=1)) != before
@@ -89,7 +89,7 @@ def test_no_group_stands_on_two_sides(tmp_path):
         shutil.copy(original, tmp_path / "Train" / "nevus" / f"{original.stem}_again.png")
     leak = sorted((tmp_path / "Test" / "nevus").iterdir())[0]
     shutil.copy(leak, tmp_path / "Train" / "melanoma" / "leak.png")
-    sides = splits.split(loading.load([str(tmp_path)]))
+    sides = splits.split(loading.load([str(tmp_path)]).dataset)
     groups = [set(rows["group"]) for name, rows in sides.items() if name not in ("set_aside", "clean_test")]
     assert sum(map(len, groups)) == len(set().union(*groups))
     assert len(sides["official_test"]) == 36
@@ -101,7 +101,7 @@ def test_a_class_with_too_few_groups_is_refused_by_name(tmp_path):
     for path in sorted((tmp_path / "dermatofibroma").iterdir())[2:]:
         path.unlink()
     with pytest.raises(UsageError, match=r"'dermatofibroma' has 2 groups .* none of them falls on the side .*: add"):
-        splits.split(loading.load([str(tmp_path)]))
+        splits.split(loading.load([str(tmp_path)]).dataset)
 
 
 def test_clean_test_has_no_kin_in_train_and_the_labels_of_the_archive(tmp_path):
@@ -117,7 +117,7 @@ def test_clean_test_has_no_kin_in_train_and_the_labels_of_the_archive(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         seeds = {"mole": 1, "another": 1, "unheard of": 2, "ISIC_0010512": 3, "ISIC_0010889": 4}
         picture(seeds[name]).save(folder / f"{name}.png")
-    dataset = loading.load([str(tmp_path)])
+    dataset = loading.load([str(tmp_path)]).dataset
     clean = splits.clean_test(dataset)
     assert dict(zip(clean["image_id"], clean["label"], strict=True)) == {"ISIC_0010889": 0, "unheard of": 3}
     assert sorted(row for row in dataset["shipped_split"] if row == "test") == ["test"] * 4
@@ -128,7 +128,7 @@ def test_the_official_test_is_as_shipped_whatever_the_repair_did(tmp_path):
     class_folders(tmp_path / "Test", images=9, first_seed=1000, labels=TWO)
     original = next((tmp_path / "Train" / "nevus").iterdir())
     shutil.copy(original, tmp_path / "Test" / "melanoma" / original.name)
-    dataset = loading.load([str(tmp_path)])
+    dataset = loading.load([str(tmp_path)]).dataset
     repaired, _ = label_repair.repair(dataset, "drop-conflicts")
     sides = splits.split(repaired, shipped=dataset)
     assert (len(repaired), len(sides["official_test"]), len(sides["clean_test"])) == (60 * 2 + 18 - 1, 19, 18)
@@ -136,7 +136,7 @@ def test_the_official_test_is_as_shipped_whatever_the_repair_did(tmp_path):
 
 
 def test_each_group_is_held_out_in_one_fold_and_learnt_from_in_the_others(tmp_path):
-    dataset = loading.load([str(class_folders(tmp_path / "clinic", images=160, labels=TWO))])
+    dataset = loading.load([str(class_folders(tmp_path / "clinic", images=160, labels=TWO))]).dataset
     sides = splits.split(dataset)
     folds = [splits.fold(sides, i, 3) for i in range(3)]
     held_out = [set(fold["held_out"]["group"]) for fold in folds]
@@ -150,5 +150,5 @@ def test_each_group_is_held_out_in_one_fold_and_learnt_from_in_the_others(tmp_pa
 def test_what_is_set_aside_is_in_no_fold(tmp_path):
     class_folders(tmp_path / "Train", images=80, labels=TWO)
     class_folders(tmp_path / "Test", images=2, first_seed=7000, labels=TWO)
-    fold = splits.fold(splits.split(loading.load([str(tmp_path)])), 0, 3)
+    fold = splits.fold(splits.split(loading.load([str(tmp_path)]).dataset), 0, 3)
     assert sum(len(fold[name]) for name in splits.SHARES) == 160

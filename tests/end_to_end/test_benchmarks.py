@@ -165,7 +165,7 @@ def test_rows_are_trained_compared_and_kept(clinics, tmp_path):
 def test_a_difference_is_that_of_the_same_images_and_seeds(monkeypatch):
     few = functools.partial(synthetic_lesions.demo_set, lesions_per_class=30)
     monkeypatch.setattr(synthetic_lesions, "demo_set", few)
-    validation = loading.load(["demo"]).select(range(300))
+    validation = loading.load(["demo"]).dataset.select(range(300))
     rng, truth = np.random.default_rng(0), np.array(validation["label"])
 
     def answers(signal: float) -> dict:

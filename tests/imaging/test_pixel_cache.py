@@ -39,7 +39,7 @@ def packs(cache, monkeypatch):
 
 @pytest.fixture
 def dataset(tmp_path):
-    return loading.load([str(class_folders(tmp_path / "data", images=2))])
+    return loading.load([str(class_folders(tmp_path / "data", images=2))]).dataset
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_what_is_new_in_a_data_set_is_decoded_and_a_copy_is_not(dataset, decoded
     copied = next((tmp_path / "data" / "melanoma").iterdir())
     (tmp_path / "data" / "melanoma" / "copy.png").write_bytes(copied.read_bytes())
     class_folders(tmp_path / "data" / "more", images=1, first_seed=500, labels=("nevus",))
-    more = loading.load([str(tmp_path / "data"), str(tmp_path / "data" / "more")])
+    more = loading.load([str(tmp_path / "data"), str(tmp_path / "data" / "more")]).dataset
     assert len(more) == 20
     assert np.array_equal(pixels(more)[range(20)], expected(more))
     assert len(decoded) == 19
@@ -107,7 +107,7 @@ from dermalert.imaging.byte_processor import ByteProcessor
 decode, pixel_cache._PACK = pixel_cache.PixelCache._decoded, 4
 pixel_cache.PixelCache._decoded = lambda self, row: time.sleep(0.2) or decode(self, row)
 processor = ViTImageProcessorPil(size={{"height": 16, "width": 16}})
-pixel_cache.PixelCache(loading.load([{str(tmp_path / "data")!r}]), ByteProcessor(processor))
+pixel_cache.PixelCache(loading.load([{str(tmp_path / "data")!r}]).dataset, ByteProcessor(processor))
 """
     process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     while not list(packs.glob("*/*.pack")) or not list(packs.glob("*/*.partial")):

@@ -84,7 +84,7 @@ def test_reading_a_folder_decodes_each_file_once_and_again_not_at_all(lesions, d
     for i, lesion in enumerate([*lesions, lesions[0]]):
         lesion.save(tmp_path / "set" / "nevus" / f"{i}.png")
     for _ in range(2):
-        dataset = loading.load([str(tmp_path / "set")])
+        dataset = loading.load([str(tmp_path / "set")]).dataset
         assert not thumbnail.fingerprints(dataset).unreadable.any()
     assert len(decoded) == 5
 

@@ -258,9 +258,9 @@ def test_many_files_are_read_back_as_one_split(hub, folders, tmp_path, monkeypat
 
 
 def test_the_order_of_the_files_changes_nothing(folders):
-    dataset = loading.load([str(folders)])
-    parts, figures = datasets.prepare(dataset, "none", "other")
-    turned, others = datasets.prepare(dataset.select(range(len(dataset))[::-1]), "none", "other")
+    dataset = loading.load([str(folders)]).dataset
+    parts, figures = datasets.prepare(loading.Loaded(dataset), "none", "other")
+    turned, others = datasets.prepare(loading.Loaded(dataset.select(range(len(dataset))[::-1])), "none", "other")
     assert figures["data"] == others["data"]
     for name, rows in parts.items():
         first, second = (list(datasets._tables(part)) for part in (rows, turned[name]))

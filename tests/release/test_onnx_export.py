@@ -35,7 +35,7 @@ def exported(folder: Path, name: str = "model") -> Path:
 def pictures(tmp_path_factory) -> Dataset:
     root = tmp_path_factory.mktemp("pictures")
     class_folders(root, images=12)
-    return loading.load([str(root)])
+    return loading.load([str(root)]).dataset
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def sides():
     with pytest.MonkeyPatch.context() as patch:
         few = functools.partial(synthetic_lesions.demo_set, lesions_per_class=20)
         patch.setattr(synthetic_lesions, "demo_set", few)
-        return splits.split(loading.load(["demo"]), seed=0)
+        return splits.split(loading.load(["demo"]).dataset, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,7 @@ def figures(folder: Path) -> dict:
 
 
 def train_side(pictures):
-    return splits.split(loading.load([str(pictures)]))["train"]
+    return splits.split(loading.load([str(pictures)]).dataset)["train"]
 
 
 def counts(told, path=""):

@@ -13,7 +13,7 @@ from dermalert.training.image_dataset import ImageDataset, collate
 def dataset(tmp_path):
     from support.pictures import class_folders
 
-    return loading.load([str(class_folders(tmp_path, images=2))])
+    return loading.load([str(class_folders(tmp_path, images=2))]).dataset
 
 
 def test_pixels_without_augmentation_are_those_of_the_processor(dataset):
