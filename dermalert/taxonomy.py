@@ -36,6 +36,27 @@ CLINICAL_GROUPS = {
 }
 """As a release tells its serving side."""
 
+ISIC_2025 = {
+    "AKIEC": frozenset({"actinic keratosis"}),
+    "BCC": frozenset({"basal cell carcinoma"}),
+    "BEN_OTH": frozenset[str](),
+    "BKL": frozenset({"pigmented benign keratosis", "seborrheic keratosis"}),
+    "DF": frozenset({"dermatofibroma"}),
+    "INF": frozenset[str](),
+    "MAL_OTH": frozenset[str](),
+    "MEL": frozenset({"melanoma"}),
+    "NV": frozenset({"nevus"}),
+    "SCCKA": frozenset({"squamous cell carcinoma"}),
+    "VASC": frozenset({"vascular lesion"}),
+}
+"""MILK10k's eleven classes (ISIC challenge of 2025), and those of the nine that each is the sum of.
+
+No part of the nine are other benign lesions, other malignant ones, and inflammations. AKIEC holds Bowen's disease too,
+which the nine count as squamous cell carcinoma.
+"""
+
+_OF_ISIC_2025_ALONE = frozenset({"BEN_OTH", "INF", "MAL_OTH", "SCCKA"})
+
 # Parts of HAM10000's `bkl` that are none of the nine by their own names.
 _OF_BKL = frozenset({"solar lentigo", "ink spot lentigo", "lichenoid keratosis"})
 
@@ -170,6 +191,22 @@ def find(name: str, *, archive_label: str | None = None) -> str | None:
     if levels[0] in BINARY or levels[-1] in _OUTSIDE:
         return None
     raise KeyError(name)
+
+
+def isic_2025(name: str) -> str:
+    """The class of MILK10k's eleven that a source's name is.
+
+    Raises:
+        KeyError: it is none of them.
+    """
+    return {plain(known): known for known in ISIC_2025}[plain(name)]
+
+
+def are_isic_2025(names: Iterable[str]) -> bool:
+    """Whether names are MILK10k's eleven classes, some of which no other source has."""
+    known = {plain(name): name for name in ISIC_2025}
+    classes = {known.get(plain(name)) for name in set(names)}
+    return None not in classes and bool(classes & _OF_ISIC_2025_ALONE)
 
 
 def malignancy(name: str, *, archive_label: str | None = None) -> str | None:

@@ -32,7 +32,7 @@ from dermalert.data.records import Record, Selection, names_a_diagnosis, with_la
 from dermalert.data.table_columns import Columns
 from dermalert.errors import UsageError, did_you_mean, first_few
 from dermalert.imaging import synthetic_lesions, thumbnail
-from dermalert.taxonomy import DIAGNOSES, MALIGNANCIES
+from dermalert.taxonomy import DIAGNOSES, ISIC_2025, MALIGNANCIES, are_isic_2025
 
 logger = logging.getLogger(__name__)
 
@@ -121,10 +121,11 @@ def load(
     Args:
         names: `demo`, folders, or `USER/NAME[@REVISION]` of data sets on the Hub.
         reading: how; by default a `Reading` without options.
-        labels: `DIAGNOSES`; `MALIGNANCIES`, for `BINARY_FEATURES`; or None, for diagnoses if each of the data sets
-            names them, else for malignancies. What a source says in the words benign and malignant counts (ISIC 2020's
-            `benign_malignant` or `target`, folders of these names), else what `taxonomy.malignancy` says of its
-            diagnosis. An image of which neither tells is left out with a count.
+        labels: `DIAGNOSES`; `MALIGNANCIES`, for `BINARY_FEATURES`; `ISIC_2025`; or None, for `ISIC_2025` if all names
+            are its own, for diagnoses if each of the data sets names them, else for malignancies. What a source says in
+            the words benign and malignant counts (ISIC 2020's `benign_malignant` or `target`, folders of these names),
+            else what `taxonomy.malignancy` says of its diagnosis. An image of which neither tells is left out with a
+            count.
         merge: without it the copies that several data sets hold stay too, and a column `named` tells under which of the
             names each row was loaded.
         beside: names of what is loaded apart and compared with these, whose patients must not be taken for theirs.
@@ -144,7 +145,7 @@ def load(
     rows = _with_groups(pa.concat_tables(parts))
     if merge and len(images) > 1:
         rows = _merge_copies(rows)
-    features = schema.FEATURES if labels == DIAGNOSES else schema.BINARY_FEATURES
+    features = schema.features_of(labels)
     features = features if merge else Features(features | _NAMED)
     of_each = ((rows.filter(pc.equal(rows["named"], named)), own) for named, own in images.items())
     dataset = concatenate_datasets([_with_images(some, own, features) for some, own in of_each if len(some)])
@@ -213,6 +214,9 @@ def _short_names(names: list[str]) -> list[str]:
 
 def _common_labels(sources: Iterable[list[Record]]) -> tuple[str, ...]:
     """The labels that every source can tell."""
+    sources = list(sources)
+    if all(are_isic_2025(record.name for record in records) for records in sources):
+        return tuple(ISIC_2025)
     return DIAGNOSES if all(any(map(names_a_diagnosis, records)) for records in sources) else MALIGNANCIES
 
 

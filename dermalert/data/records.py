@@ -95,7 +95,7 @@ def with_labels(records: list[Record], where: str, labels: tuple[str, ...], sele
     Args:
         records: under the source's own names.
         where: the source.
-        labels: `DIAGNOSES` or `MALIGNANCIES`.
+        labels: `DIAGNOSES`, `MALIGNANCIES` or `ISIC_2025`.
         selection: where what is left out is counted.
 
     Raises:
@@ -106,9 +106,7 @@ def with_labels(records: list[Record], where: str, labels: tuple[str, ...], sele
     kept, unknown = [], []
     for record in records:
         try:
-            label = (
-                _malignancy(record) if binary else taxonomy.find(record.name, archive_label=_archive_diagnosis(record))
-            )
+            label = _label(record, labels)
         except KeyError as error:
             unknown.append(error.args[0])
             continue
@@ -142,6 +140,14 @@ def with_labels(records: list[Record], where: str, labels: tuple[str, ...], sele
 def names_a_diagnosis(record: Record) -> bool:
     """Tell whether the source has a name for what an image shows that is more than benign or malignant."""
     return taxonomy.plain(record.name) not in taxonomy.SILENT
+
+
+def _label(record: Record, labels: tuple[str, ...]) -> str | None:
+    if labels == taxonomy.MALIGNANCIES:
+        return _malignancy(record)
+    if labels == tuple(taxonomy.ISIC_2025):
+        return taxonomy.isic_2025(record.name)
+    return taxonomy.find(record.name, archive_label=_archive_diagnosis(record))
 
 
 def _malignancy(record: Record) -> str | None:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
@@ -41,7 +41,13 @@ CONFIRMATIONS = ("histopathology", "confocal microscopy", "follow-up", "expert c
 FACTS = ("lesion_id", "patient_id", "age", "sex", "site", "skin_type", "confirmation")
 """The columns that a copy of an image may know where another does not."""
 
-BINARY_FEATURES = Features(FEATURES | {"label": ClassLabel(names=list(MALIGNANCIES))})
+
+def features_of(labels: Iterable[str]) -> Features:
+    """The same under other labels."""
+    return Features(FEATURES | {"label": ClassLabel(names=list(labels))})
+
+
+BINARY_FEATURES = features_of(MALIGNANCIES)
 """The same where it is known of an image only whether what it shows is malignant."""
 
 

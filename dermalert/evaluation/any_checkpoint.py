@@ -37,9 +37,7 @@ from dermalert.evaluation.label_map import Classes, classes
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY, lower_bound
 from dermalert.evaluation.report import Failure, Failures, SplitReport
 from dermalert.formatting import percent, percent_at_least
-from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANCIES
-
-_STAND_FOR = [DIAGNOSES.index("nevus"), DIAGNOSES.index(ALERT)]  # benign, malignant
+from dermalert.taxonomy import ALERT, DIAGNOSES, ISIC_2025, MALIGNANCIES
 
 _OTHER_PROBLEMS = {
     "multi_label_classification": "each class has a probability of its own, whatever the others'",
@@ -167,22 +165,20 @@ def evaluate(
 
     Args:
         release: of `load`.
-        dataset: in the schema of `schema.FEATURES` or `schema.BINARY_FEATURES`.
+        dataset: in the schema of `schema.FEATURES`, under the nine diagnoses, `MALIGNANCIES` or `ISIC_2025`.
         shipped: the same before a repair, which may have left out one of two copies; without it, `dataset`.
         label_map: see `classes`.
 
     Raises:
-        UsageError: see `classes`; or no image is left.
+        UsageError: see `classes`; no image is left, or a class of the model is none that the data set has.
     """
-    covering = classes(release.labels, label_map)
-    if dataset.features["label"].names == list(MALIGNANCIES):
-        covering, labels = covering.as_malignancies(), [_STAND_FOR[label] for label in dataset["label"]]
-    else:
-        labels = dataset["label"]
-    truth, exposure = covering.truth(labels), contamination.read(release.name, release.revision)
+    covering, diagnosis = _common_classes(classes(release.labels, label_map), dataset.features["label"].names)
+    names = [dataset.features["label"].names[label] for label in dataset["label"]]
+    truth = covering.truth(diagnosis[name] for name in names)
+    exposure = contamination.read(release.name, release.revision)
     fresh = contamination.are_unseen(dataset, exposure)
     measurable = np.flatnonzero(fresh & (truth >= 0))
-    left_out = Counter(DIAGNOSES[labels[i]] for i in np.flatnonzero(fresh & (truth < 0)))
+    left_out = Counter(names[i] for i in np.flatnonzero(fresh & (truth < 0)))
     if not len(measurable):
         raise UsageError(
             f"nothing is left to measure {release} on: of {len(dataset)} images it has learnt from {(~fresh).sum()}, "
@@ -207,6 +203,15 @@ def evaluate(
         sources=sorted(set(dataset["source"])),
         splits={name: _with_images(measure(predictions.select(rows)).report, dataset) for name, rows in parts.items()},
     )
+
+
+def _common_classes(covering: Classes, labels: list[str]) -> tuple[Classes, dict[str, str | None]]:
+    """The classes under which a data set's labels are measured, and a diagnosis that stands for each of the labels."""
+    if labels == list(MALIGNANCIES):
+        return covering.as_malignancies(), {"benign": "nevus", "malignant": ALERT}
+    if labels == list(ISIC_2025):
+        return covering.as_isic_2025(), {name: min(covered, default=None) for name, covered in ISIC_2025.items()}
+    return covering, {name: name for name in labels}
 
 
 def _relabel(dataset: Dataset, truth: np.ndarray) -> Dataset:
@@ -299,6 +304,8 @@ def remarks(report: CheckpointReport) -> list[str]:
         )
     else:
         sentences.append("Which images it has learnt from is not known: those of them among these flatter it.")
+    if report.covering.note:
+        sentences.append(report.covering.note)
     if report.without_class:
         each = ", ".join(f"{n} of {name}" for name, n in report.without_class.items())
         sentences.append(f"It has no class for these, which were left out: {each}.")

@@ -11,7 +11,7 @@ from dermalert_space.contract import Json
 
 from dermalert import taxonomy
 from dermalert.errors import UsageError, did_you_mean
-from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT
+from dermalert.taxonomy import ALERT, DIAGNOSES, ISIC_2025, MALIGNANT
 
 _BENIGN = frozenset(DIAGNOSES) - MALIGNANT
 _NOT_MELANOMA = frozenset(DIAGNOSES) - {ALERT}
@@ -24,6 +24,11 @@ _GROUPS = {
 } | taxonomy.MIXED
 """Names of classes that cover several of the nine; a label map may also list them, joined by ` + `."""
 
+_OF_ELEVEN = (
+    "These are MILK10k's eleven classes, by sums of the model's. BEN_OTH, INF and MAL_OTH have no probability, and no "
+    "figure counts them. Bowen's disease is AKIEC there and squamous cell carcinoma here: its probability is SCCKA's."
+)
+
 _OF_NEVI = frozenset({"auroc_nevi", "specificity_nevi", "specificity_nevi_at_sensitivity"})
 _OF_THE_NINE = frozenset({"balanced_accuracy_benign_keratosis_merged", "malignant", "subgroup_sensitivity"})
 
@@ -34,6 +39,8 @@ class Classes:
 
     names: tuple[str, ...]
     covers: tuple[frozenset[str], ...]
+    note: str = ""
+    """What else must be known to read their figures, in sentences."""
 
     @property
     def first(self) -> list[int | None]:
@@ -49,16 +56,33 @@ class Classes:
         covered = next(covered for covered in self.covers if ALERT in covered)
         return ALERT if covered == {ALERT} else "malignant" if covered == MALIGNANT else " + ".join(sorted(covered))
 
-    def truth(self, labels: Iterable[int]) -> np.ndarray:
+    def truth(self, diagnoses: Iterable[str | None]) -> np.ndarray:
         """The label id of the class that covers each diagnosis, -1 where none does."""
         of = {name: label for label, covered in zip(self.first, self.covers, strict=True) for name in covered}
-        return np.array([of.get(DIAGNOSES[label], -1) for label in labels], int)
+        return np.array([-1 if name is None else of.get(name, -1) for name in diagnoses], int)
 
     def as_malignancies(self) -> "Classes":
         """The same for truths that say benign or malignant; a class is what half of its diagnoses are."""
         halves = [None if not covered else 2 * len(covered & MALIGNANT) >= len(covered) for covered in self.covers]
         covers = [frozenset() if half is None else MALIGNANT if half else _BENIGN for half in halves]
         return Classes(names=self.names, covers=tuple(covers))
+
+    def as_isic_2025(self) -> "Classes":
+        """The same for truths of MILK10k's eleven classes, each of which is the sum of classes.
+
+        Raises:
+            UsageError: a class covers diagnoses of several of them.
+        """
+        names = [[wide for wide, part in ISIC_2025.items() if part & covered] for covered in self.covers]
+        for name, wide in zip(self.names, names, strict=True):
+            if len(wide) > 1:
+                raise UsageError(
+                    f"the model's class '{name}' covers parts of {' and '.join(wide)}, which the data set has apart: "
+                    "evaluate it under other labels, or leave the class out with --label-map."
+                )
+        covers = [ISIC_2025[wide[0]] if wide else frozenset() for wide in names]
+        renamed = [wide[0] if wide else name for wide, name in zip(names, self.names, strict=True)]
+        return Classes(names=tuple(renamed), covers=tuple(covers), note=_OF_ELEVEN)
 
     def rename(self, figures: Json) -> Json:
         """The figures of a split under the checkpoint's names, without what its classes cannot tell.

@@ -19,7 +19,7 @@ from dermalert.errors import UsageError
 from dermalert.evaluation import any_checkpoint
 from dermalert.evaluation.label_map import classes, read_label_map
 from dermalert.release import fit_abstention
-from dermalert.taxonomy import DIAGNOSES, MALIGNANT
+from dermalert.taxonomy import DIAGNOSES, ISIC_2025, MALIGNANT
 
 pytestmark = pytest.mark.integration
 
@@ -90,7 +90,7 @@ def test_seven_classes_of_ham10000_cover_all_nine_diagnoses():
 )
 def test_a_diagnosis_is_apart_from_others_where_it_has_a_class_of_its_own(labels, truth):
     label_map = classes(labels)
-    assert (label_map.truth(range(9)).tolist(), label_map.positive) == (truth, "melanoma")
+    assert (label_map.truth(DIAGNOSES).tolist(), label_map.positive) == (truth, "melanoma")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_diagnosis_is_apart_from_others_where_it_has_a_class_of_its_own(labels
 def test_two_classes_cover_all_nine(labels, positive, covered):
     label_map = classes(labels)
     assert label_map.positive == positive
-    truth = label_map.truth(range(9))
+    truth = label_map.truth(DIAGNOSES)
     assert len(set(truth.tolist())) == 2
     assert (truth == MELANOMA).tolist() == [name in covered for name in DIAGNOSES]
 
@@ -111,14 +111,14 @@ def test_probabilities_of_a_class_stand_where_its_truth_stands():
     spread = label_map.spread(probabilities)
     assert np.allclose(spread.sum(1), 1)
     for i, name in enumerate(HAM):
-        (label,) = set(label_map.truth([DIAGNOSES.index(one) for one in label_map.covers[i]]).tolist())
+        (label,) = set(label_map.truth(label_map.covers[i]).tolist())
         assert np.allclose(spread[:, label], probabilities[:, i]), name
 
 
 def test_a_class_that_is_left_out_shares_its_probability_among_the_others():
     label_map = classes(["mel", "nv", "rubbish"], {"rubbish": None})
     assert np.allclose(label_map.spread(np.array([[0.2, 0.3, 0.5]]))[0, [MELANOMA, NEVUS]], [0.4, 0.6])
-    assert label_map.truth([MELANOMA, NEVUS, 0]).tolist() == [MELANOMA, NEVUS, -1]
+    assert label_map.truth(["melanoma", "nevus", DIAGNOSES[0]]).tolist() == [MELANOMA, NEVUS, -1]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +251,25 @@ def test_subgroups_count_the_positives(labels, positives, pictures, tmp_path):
     assert sum(figures["positives"] for figures in subgroups["source"]["of"].values()) == positives
     assert "melanomas" not in keys_of(subgroups)
     assert "not_measured" in subgroups["sex"]
+
+
+def test_milk10ks_eleven_classes_are_measured_by_sums_of_the_nine(tmp_path):
+    class_folders(tmp_path / "set", images=3)
+    folders = sorted(path for path in (tmp_path / "set").iterdir())
+    for folder, name in zip(folders, [name for name in ISIC_2025 if name not in ("INF", "VASC")], strict=True):
+        folder.rename(tmp_path / "set" / name)
+    model = checkpoint(tmp_path / "model", DIAGNOSES)
+    report, printed = printed_report(model, tmp_path / "set", tmp_path=tmp_path)
+    figures = report["splits"]["all"]
+    measured = ["AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "SCCKA"]
+    assert {name for name, of in figures["per_class"].items() if of["n"]} - {"melanoma"} == set(measured) - {"MEL"}
+    assert (figures["n"], report["no_class_for"]) == (21, {"BEN_OTH": 3, "MAL_OTH": 3})
+    assert report["classes"]["BKL"] == ["pigmented benign keratosis", "seborrheic keratosis"]
+    assert "BEN_OTH, INF and MAL_OTH have no probability" in " ".join(printed.split())
+    spread = classes(DIAGNOSES).as_isic_2025().spread(np.eye(9))
+    assert spread[DIAGNOSES.index("seborrheic keratosis"), DIAGNOSES.index("pigmented benign keratosis")] == 1
+    with pytest.raises(UsageError, match="'akiec' covers parts of AKIEC and SCCKA, which the data set has apart"):
+        classes(HAM).as_isic_2025()
 
 
 def test_diagnoses_without_a_class_are_left_out_with_their_count(pictures, tmp_path):
