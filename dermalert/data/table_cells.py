@@ -43,7 +43,8 @@ _CONFIRMATIONS = {
 
 def _cell(row: Mapping[str, Any], columns: Mapping[str, str] | None, field: str) -> str:
     """What a row's column for a field holds; nothing where it has none."""
-    return identifiers.clean(row.get((columns or table_columns.columns_of(row)).get(field, "")))
+    column = (columns or table_columns.columns_of(row)).get(field)
+    return identifiers.clean(row.get(column) if column else None)  # a column may have no name
 
 
 def kind_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
