@@ -5,14 +5,6 @@ RELEASE ?= $(MODEL_ID)
 DATA ?= data
 PYTEST_ARGS ?=
 
-# Threads that wait leave the core to others: on a shared machine a spinning one costs many times its work.
-export OMP_WAIT_POLICY ?= PASSIVE
-# glibc gives the memory of every large tensor back at once and asks for it anew, page by page: a quarter of a training's
-# time on a CPU (lite0, 160 pixels: 51 ms an image with these unset, 37 ms with them).
-export MALLOC_MMAP_MAX_ ?= 0
-export MALLOC_TRIM_THRESHOLD_ ?= 9000000000
-export MALLOC_TOP_PAD_ ?= 268435456
-
 .PHONY: demo model test test-unit test-all test-oldest-hub space lint docs clean
 
 # Re-installs only when the list of dependencies changes.

@@ -17,6 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dermalert_space import process
+
+if __name__ == "__main__":
+    process.configure()
+
 from dermalert.config import Config
 from dermalert.flags import parse
 
@@ -27,6 +32,7 @@ import torch
 from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, set_seed
 
+from dermalert import progress
 from dermalert.data import development
 from dermalert.errors import run_command
 from dermalert.publishing import deliver
@@ -46,7 +52,7 @@ _NO_IMPROVEMENT = 1e-4
 def main(config: Config) -> dict:
     """Run the recipe, or what is left of it, and return the content of `metrics.json`: in the main process alone."""
     config = deliver.check(config)
-    with distributed.connected():
+    with distributed.connected(), progress.ours_alone(shown=distributed.is_main() and not config.disable_tqdm):
         arguments.check(config)
         run, exists = Run(config), False
         if run.is_finished:

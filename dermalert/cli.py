@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from dermalert_space import contract, files
+from dermalert_space import contract, files, process
 from typer import Argument, Option
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from dermalert import progress
 from dermalert.data import table_columns
 from dermalert.errors import RunError, UsageError, run_command
 
@@ -35,8 +36,16 @@ ModelRepo = Annotated[str, Argument(help="model repository of the Hub", metavar=
 class _Jobs(TyperGroup):
     def invoke(self, ctx: Any) -> None:
         """Run a command; an error of ours is one sentence and an exit code."""
+        process.configure()
         run = super().invoke
         raise typer.Exit(run_command(lambda: run(ctx)))
+
+
+class _ReadsImages(TyperCommand):
+    def invoke(self, ctx: Any) -> None:
+        """Run a command, without bars of the libraries that it reads images with."""
+        with progress.ours_alone():
+            super().invoke(ctx)
 
 
 OF_ANOTHER_PARSER = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -98,7 +107,7 @@ def space(
     raise typer.Exit(server.main())
 
 
-@app.command()
+@app.command(cls=_ReadsImages)
 def audit(
     dataset: Annotated[
         list[str],
@@ -158,7 +167,7 @@ def _check_targets(json: Path | None, figures: Path | None) -> None:
                 raise UsageError(f"{option} cannot be written to '{there}': name another place.")
 
 
-@app.command()
+@app.command(cls=_ReadsImages)
 def publish_dataset(
     dataset: Annotated[
         list[str],
@@ -188,7 +197,7 @@ def publish_dataset(
     typer.echo(f'{done}: {figures["data"]["images"]} images, load_dataset("{repo_id}").')
 
 
-@app.command()
+@app.command(cls=_ReadsImages)
 def evaluate(
     model: Annotated[
         str, Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")

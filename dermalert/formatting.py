@@ -31,5 +31,13 @@ def at_most(value: float) -> str:
     return f"{float(Context(prec=1, rounding=ROUND_CEILING).create_decimal(_exact(value))):.1g}"
 
 
+def duration(seconds: float) -> str:
+    """A time as text, as exact as it needs to be: 8 s, 12 min, 1 h 5 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _exact(value: float) -> Decimal:
     return Decimal(repr(float(value)))

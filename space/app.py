@@ -8,6 +8,11 @@ MODEL_ID may be a folder; without it the release in `model/`, beside this file, 
 import signal
 import sys
 
+from dermalert_space import process
+
+if __name__ == "__main__":
+    process.configure()
+
 from dermalert_space.server import main
 
 if __name__ == "__main__":

@@ -2,6 +2,11 @@
 
 import sys
 
+from dermalert_space import process
+
+if __name__ == "__main__":
+    process.configure()
+
 from dermalert_space.cli import main
 
 if __name__ == "__main__":

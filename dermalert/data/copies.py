@@ -19,8 +19,8 @@ import datasets
 import faiss
 import numpy as np
 from dermalert_space import files
-from tqdm.auto import tqdm
 
+from dermalert import progress
 from dermalert.errors import RunError
 from dermalert.imaging import local_features, thumbnail
 from dermalert.imaging.cache_folder import cache_folder
@@ -193,7 +193,7 @@ def _most_votes(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _proposals(features: np.ndarray, blocks: list[np.ndarray]) -> Iterator[tuple[int, int]]:
     index = _Index(features)
-    with tqdm(total=sum(map(len, blocks[1:])), desc="Searching copies across sources", unit=" images", delay=2) as bar:
+    with progress.bar(sum(map(len, blocks[1:])), "Searching copies across sources") as bar:
         for number, block in enumerate(blocks):
             for chunk in _chunks(block) if number else ():
                 for position, alike in zip(chunk.tolist(), index.most_alike(features[chunk]), strict=True):
@@ -207,7 +207,7 @@ def _proposals(features: np.ndarray, blocks: list[np.ndarray]) -> Iterator[tuple
 
 
 def _confirmed(pairs: list[tuple[int, int]], features: np.ndarray, images: datasets.Dataset) -> Iterator[Pair]:
-    bar = tqdm(pairs, desc="Laying images on one another", unit=" pairs", delay=2)
+    bar = progress.track(pairs, len(pairs), "Laying images on one another", "pairs")
     registered = ((a, b, local_features.registration(features[a], features[b])) for a, b in bar)
     placed = [(a, b, how) for a, b, how in registered if how and how.matches >= MATCHES]
     for start in range(0, len(placed), _CHUNK):

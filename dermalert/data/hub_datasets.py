@@ -21,7 +21,7 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from dermalert_space.contract import HubName
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from dermalert import progress
 from dermalert.data import shipped_splits, table_cells, table_columns
 from dermalert.data.identifiers import archive_number
 from dermalert.data.records import Record, Selection, leave_out_kinds, warn_of_nobody
@@ -58,10 +59,15 @@ def load(
         UsageError: no such data set or revision, terms not accepted, or columns that do not say which image shows what.
         RunError: the Hub cannot be reached.
     """
+    if streaming and constants.HF_HUB_OFFLINE:
+        raise UsageError(f"HF_HUB_OFFLINE is set, and --streaming reads '{name}' from the Hub: leave one of them out.")
     with _failures_in_words(name):
         commit = _commit(name)
         # No script of a data set is run: `datasets` has refused them since version 4, and takes no word about it.
-        splits = load_dataset(HubName.parse(name).repo, revision=commit, streaming=streaming)
+        with progress.downloads():
+            splits = load_dataset(HubName.parse(name).repo, revision=commit, streaming=streaming)
+    if constants.HF_HUB_OFFLINE:
+        _check_cached(name, splits)
     features = next(iter(splits.values())).features
     if features is None:
         raise UsageError(f"'{name}' does not say which columns it has, and cannot be streamed: leave out --streaming.")
@@ -104,17 +110,31 @@ def load(
 def _write_stream(stream: IterableDataset, key: str) -> Dataset:
     """Write a stream where `datasets` keeps its files, or find it there."""
     key = hashlib.sha256(f"{key} {stream.features}".encode()).hexdigest()[:32]
-    return Dataset.from_generator(lambda: iter(stream), features=stream.features, fingerprint=key)
+    with progress.downloads():
+        return Dataset.from_generator(lambda: iter(stream), features=stream.features, fingerprint=key)
 
 
 def _commit(name: str) -> str | None:
     """The commit that a name stands for, once the Hub has said that one may have its files."""
     repo, revision = HubName.parse(name)
+    if constants.HF_HUB_OFFLINE:  # then that is what is wanted
+        return revision
     # Asked for, because `load_dataset` takes whatever it once cached where the Hub does not answer.
     commit = HfApi().dataset_info(repo, revision=revision).sha
     # What a gated data set is called, the Hub tells anybody; whether one may have its files is another question.
     HfApi().auth_check(repo, repo_type="dataset")
     return commit
+
+
+def _check_cached(name: str, splits: Mapping[str, Dataset]) -> None:
+    """Refuse another revision than the one that is named: offline, `datasets` takes the last one that it holds."""
+    repo, revision = HubName.parse(name)
+    held = Path(next(iter(splits.values())).cache_files[0]["filename"]).parent.name
+    if revision and not held.startswith(revision):
+        raise UsageError(
+            f"HF_HUB_OFFLINE is set and the cache holds commit {held} of '{repo}', which may not be '{revision}': name "
+            f"'{repo}@{held}', or run the same command where there is a network."
+        )
 
 
 @contextlib.contextmanager
@@ -145,6 +165,11 @@ def _failures_in_words(name: str) -> Iterator[None]:
 
 
 def _unreachable(name: str, error: Exception) -> RunError:
+    if constants.HF_HUB_OFFLINE:
+        return RunError(
+            f"'{name}' is no folder here, HF_HUB_OFFLINE is set and the cache does not hold it: run the same command "
+            "once where there is a network."
+        )
     return RunError(f"'{name}' is no folder here, and the Hub cannot be asked for it: {first_line(error)}.")
 
 

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, Value, concatenate_datasets
 from datasets.table import InMemoryTable
 from dermalert_space.contract import is_hub_name
-from tqdm.auto import tqdm
 
+from dermalert import progress
 from dermalert.data import folder_files, folders, hub_datasets, isic9, patients, provenance, schema, splits
 from dermalert.data.id_spaces import spaces_of
 from dermalert.data.identifiers import archive_number, clean, is_archive_id, key, original, pad_ufes
@@ -303,7 +303,7 @@ def _open(
 
 def _demo() -> tuple[list[Record], Dataset]:
     records, pictures = [], []
-    for i, photo in enumerate(tqdm(synthetic_lesions.demo_set(), desc="Drawing lesions", unit=" images")):
+    for i, photo in enumerate(progress.track(synthetic_lesions.demo_set(), 0, "Drawing lesions")):
         buffer = io.BytesIO()
         photo.image.save(buffer, "PNG")
         metadata = {name: getattr(photo, name) for name in ("lesion_id", "age", "sex", "site")}
@@ -339,7 +339,7 @@ def _read(source: _Source, labels: tuple[str, ...], kind: np.dtype, *, strict: b
     name, _, records, images = source
     count, of_archive, bad, places = len(records), _has_archive_ids(name, records), [], []
     files = (images[record.row]["image"] for record in records)
-    looks = tqdm(thumbnail.look(files, kind), total=count, desc=f"Reading {name}", unit=" images")
+    looks = progress.track(thumbnail.look(files, kind), count, f"Reading {name}")
 
     def rows() -> Iterator[dict]:
         for record, look in zip(records, looks, strict=True):

@@ -13,8 +13,8 @@ import datasets
 import faiss
 import numpy as np
 from scipy import fft, ndimage
-from tqdm.auto import tqdm
 
+from dermalert import progress
 from dermalert.data import schema, splits
 from dermalert.data.copies import Copies
 from dermalert.imaging.thumbnail import BLANK, SIDE, Thumbnails, contrast, fingerprints
@@ -151,7 +151,7 @@ def candidates(thumbnails: Thumbnails, rows: np.ndarray) -> Pairs:
     queries: list[tuple[str, _Variant, int]] = [("", np.asarray, RADIUS), ("", _crop, RADIUS)]
     queries += [(name, turn, TURNED_RADIUS) for name, turn in TURNS.items()]
     parts = []
-    with tqdm(total=len(queries) * len(steps), desc="Searching near duplicates", leave=False) as bar:
+    with progress.bar(len(queries) * len(steps), "Searching near duplicates", "steps") as bar:
         for name, variant, radius in queries:
             for step in steps:
                 asked, match, distance = index.within(perceptual_hashes(variant(thumbnails[step])), radius)
@@ -203,7 +203,7 @@ def near_duplicates(thumbnails: Thumbnails, rows: np.ndarray | None = None, *, s
     pairs = candidates(thumbnails, shown)
     pairs = pairs.where(pairs.second >= start)
     similarity = np.full(len(pairs.first), -1.0)
-    with tqdm(total=len(similarity), desc="Comparing pixels", unit=" pairs", leave=False) as bar:
+    with progress.bar(len(similarity), "Comparing pixels", "pairs") as bar:
         for first in range(0, len(similarity), _PAIRS):
             part = slice(first, first + _PAIRS)
             left = _apply_turns(thumbnails[pairs.first[part]], pairs.turn[part])

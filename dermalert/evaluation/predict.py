@@ -10,8 +10,8 @@ from datasets import Dataset, concatenate_datasets
 from dermalert_space import files
 from dermalert_space.images import read_image
 from dermalert_space.release import Inputs, Predictions, Release
-from tqdm.auto import tqdm
 
+from dermalert import progress
 from dermalert.imaging.byte_processor import ByteProcessor
 from dermalert.imaging.pixel_cache import PixelCache
 
@@ -72,7 +72,7 @@ def predict_splits(
 
 def predict_images(release: Release, dataset: Dataset, *, name: str, keep: bool = False) -> Predictions:
     """The predictions of a data set's images as arrays, with a progress bar; for `keep` see `inputs`."""
-    return release.predict_batches(inputs(release, dataset, f"Judging {name}", keep=keep))
+    return release.predict_batches(inputs(release, dataset, f"Predicting {name}", keep=keep))
 
 
 def inputs(release: Release, dataset: Dataset, title: str, *, keep: bool = True) -> Iterator[Inputs]:
@@ -86,7 +86,7 @@ def inputs(release: Release, dataset: Dataset, title: str, *, keep: bool = True)
             `content` for that.
     """
     look = _look(release, dataset, keep=keep)
-    with tqdm(total=len(dataset), desc=title, unit=" images", disable=not len(dataset)) as bar:
+    with progress.bar(len(dataset), title) as bar:
         for start in range(0, len(dataset), _BATCH):
             rows = range(start, min(start + _BATCH, len(dataset)))
             yield look(rows)

@@ -14,14 +14,17 @@ from dermalert_space.estimate import Estimate
 from dermalert_space.images import read_image
 from dermalert_space.prediction import likeliest
 from dermalert_space.release import Release
-from tqdm.auto import tqdm
 
+from dermalert import progress
 from dermalert.evaluation.intervals import Intervals
 from dermalert.evaluation.predict import SplitPredictions
 from dermalert.imaging.stress_artefacts import ARTEFACTS, apply, stable_hash
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
 _MELANOMA = DIAGNOSES.index(ALERT)
+IMAGES = 200
+"""Of a split that are looked at, at most."""
+
 _CHUNK = 16  # images in memory at once, and in a batch of the model
 
 
@@ -48,7 +51,7 @@ class ArtefactReport:
     """Share of these that no longer do."""
 
 
-def stress(release: Release, predictions: SplitPredictions, *, limit: int = 200) -> dict[str, ArtefactReport]:
+def stress(release: Release, predictions: SplitPredictions, *, limit: int = IMAGES) -> dict[str, ArtefactReport]:
     """Measure how far each artefact moves a release's predictions of a split.
 
     Args:
@@ -74,7 +77,7 @@ def _choose(image_ids: Sequence[str], limit: int) -> np.ndarray:
 def _with_each_artefact(release: Release, dataset: Dataset) -> dict[str, np.ndarray]:
     """Predict the probabilities (n, 9) under each artefact."""
     parts = {name: [np.empty((0, len(DIAGNOSES)), np.float32)] for name in ARTEFACTS}
-    with tqdm(total=len(dataset) * len(parts), desc="Judging images with artefacts", unit=" images") as bar:
+    with progress.bar(len(dataset) * len(parts), "Predicting images with artefacts") as bar:
         for start in range(0, len(dataset), _CHUNK):
             rows = dataset[start : start + _CHUNK]
             images = [read_image(image) for image in rows["image"]]

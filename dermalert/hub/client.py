@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dermalert_space import contract
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -48,6 +48,8 @@ def on_the_hub(what: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise RunError(f"{what} failed: {NOT_THERE}") from error
     except FAILURES as error:
+        if constants.HF_HUB_OFFLINE:
+            raise RunError(f"{what} failed: HF_HUB_OFFLINE is set. Unset it where there is a network.") from error
         raise RunError(
             f"{what} failed ({type(error).__name__}: {reason(error)}). Run the same command again."
         ) from error

@@ -32,8 +32,8 @@ from datasets import Dataset
 from dermalert_space import abstention, files, images
 from dermalert_space.images import read_image
 from PIL import Image, features
-from tqdm.auto import tqdm
 
+from dermalert import progress
 from dermalert.errors import RunError
 from dermalert.imaging.byte_processor import ByteProcessor
 from dermalert.imaging.cache_folder import cache_folder
@@ -126,7 +126,7 @@ class PixelCache:
         for path in folder.glob("*.pack"):
             self._open(path, first)
         missing = sorted(row for row in first.values() if self._places[row, 0] < 0)
-        with tqdm(total=len(missing), desc="Decoding images", unit=" images", disable=not missing) as bar:
+        with progress.bar(len(missing), "Decoding images") as bar:
             for start in range(0, len(missing), _PACK):
                 rows = missing[start : start + _PACK]
                 if not _make_room(len(rows) * self._row_bytes):
@@ -174,7 +174,7 @@ class PixelCache:
         with memoryview(pack) as held:
             return held[end : end + _HASH] == _digest(name, held[start : start + self._size])
 
-    def _write(self, folder: Path, rows: list[int], bar: tqdm) -> Path:
+    def _write(self, folder: Path, rows: list[int], bar: progress.Bar) -> Path:
         """Write a pack whole or not at all."""
         contents = self._contents[rows]["content"]
         # A name that nobody else has: containers that share a cache have the same process numbers.
@@ -192,7 +192,7 @@ class PixelCache:
                 Path(file.name).unlink(missing_ok=True)
                 raise
 
-    def _write_pixels(self, file: IO[bytes], rows: list[int], contents: list[str], bar: tqdm) -> None:
+    def _write_pixels(self, file: IO[bytes], rows: list[int], contents: list[str], bar: progress.Bar) -> None:
         digests: list[bytes] = []
         with ThreadPoolExecutor(_threads()) as pool:
             for start in range(0, len(rows), _CHUNK):

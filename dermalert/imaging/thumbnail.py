@@ -20,8 +20,8 @@ import datasets
 import numpy as np
 from dermalert_space.images import MAX_PIXELS, NoImage, UnreadableImage, open_image, read_image
 from PIL import Image
-from tqdm.auto import tqdm
 
+from dermalert import progress
 from dermalert.errors import RunError
 from dermalert.imaging import local_features
 from dermalert.imaging.cache_folder import cache_folder
@@ -169,7 +169,7 @@ def _rows(dataset: datasets.Dataset, kind: np.dtype, task: str = "Looking at ima
     """Yield what is kept of a data set's images, some at a time."""
     contents = list(dataset["content"])
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    bar = tqdm(total=len(contents), desc=task, unit=" images", delay=2)
+    bar = progress.bar(len(contents), task)
     with ThreadPoolExecutor() as pool, _Cache(kind) as cache, bar:
         for start in range(0, len(contents), _CHUNK):
             part = contents[start : start + _CHUNK]

@@ -18,8 +18,8 @@ from dermalert_space.contract import CARD, Json
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
-from tqdm.auto import tqdm
 
+from dermalert import progress
 from dermalert.data import audit, provenance, schema, splits
 from dermalert.data.loading import Loaded
 from dermalert.data.prepare import Prepared, link_and_repair
@@ -188,14 +188,14 @@ def _upload(
     uploads: list[CommitOperationAdd] = []
     sizes: Counter[str] = Counter()
     files = _by_file(parts)
-    with tqdm(total=sum(map(len, files.values())), desc="Uploading", unit=" images") as progress:
+    with progress.bar(sum(map(len, files.values())), "Uploading") as bar:
         for stem, rows in files.items():
             for path, images, size in _shards(rows, stem, folder):
                 uploads.append(CommitOperationAdd(f"data/{path.name}", path))
                 api.preupload_lfs_files(repo_id, [uploads[-1]], repo_type="dataset")
                 path.unlink()
                 sizes[stem.partition("-")[0]] += size
-                progress.update(images)
+                bar.update(images)
     return uploads, dict(sizes)
 
 

@@ -108,7 +108,7 @@ def deliver(run: Run, *, must_exist: bool) -> Json:
         how: dict[str, Any] = {"accept": config.accept_regression, "private": config.hub_private_repo}
         print(models.publish(release, config.hub_model_id, config.tag, **how, must_exist=must_exist))
     metrics = release_folder.read_metrics(release)
-    print(what_next(release, metrics))
+    print(what_next(release, metrics, published=config.hub_model_id is not None))
     if behind:
         raise RunError(behind)
     return metrics

@@ -18,7 +18,8 @@ from dermalert.data.development import Development, Reported
 from dermalert.evaluation import baselines, evaluate, operating_points, predict, stress_test
 from dermalert.evaluation.evaluate import Evaluation
 from dermalert.evaluation.predict import SplitPredictions
-from dermalert.release import fit_abstention, onnx_export, release_folder, remeasure
+from dermalert.progress import Steps
+from dermalert.release import fit_abstention, measuring, onnx_export, release_folder, remeasure
 from dermalert.training import backbones, distributed, run_folder, sampling
 from dermalert.training.run import Run, Trained
 
@@ -48,6 +49,7 @@ def predict_fold(
         learn: trains and calibrates a model, as `train_hf.learn`.
     """
     folder, fold = run.folder / "folds" / str(number), data.folds[number]
+    print(f"Fold {number + 1} of {run.config.folds}.", flush=True)
     predictions = predict.read_predictions(folder / "answers.npz", fold["held_out"]) if distributed.is_main() else None
     missing = distributed.broadcast_from_main(lambda: predictions is None)
     trained = learn(run.config, folder, fold, data.description) if missing else None
@@ -79,22 +81,28 @@ def assemble(
     config, splits = run.config, data.splits
     with release_folder.stage(run.folder / "release") as staging:
         release = _store(trained, staging, half_precision=config.store_dtype == "float16")
-        release, calibration = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
-        release = operating_points.add(staging, release, calibration)
-        measured = _measure(release, trained, splits, reported.external)
+        steps = measuring.announce(config, release, data, reported)
+        with steps.step(measuring.ABSTENTION):
+            release, calibration = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
+        with steps.step(measuring.OPERATING_POINTS):
+            release = operating_points.add(staging, release, calibration)
+        measured = _measure(steps, release, trained, splits, reported.external)
         if folds := [fold for fold in out_of_fold if fold]:
             measured["out_of_fold"] = evaluate.measure(predict.pool(folds))
         predictions = {name: split.predictions for name, split in measured.items()}
-        metrics = _metrics(run, trained, data, reported, release, measured)
+        with steps.step(measuring.BASELINES):
+            metrics = _metrics(run, trained, data, reported, release, measured)
         if config.onnx != "none":
-            metrics["onnx"] = onnx_export.write(staging, release, predictions["held_out"], splits, config.onnx)
-        evaluate.write_reference(staging / REFERENCE, release)
-        evaluate.write(staging / "evaluation", metrics, predictions, trained.state.log_history)
-        if config.weights_from:
-            remeasure.copy_learning_curves(config.weights_from, staging)
-        files.write_json(staging / "evaluation" / "audit.json", reported.audit)
-        contamination.write(data.exposure, staging)
-        release_folder.write_card(staging)
+            with steps.step(measuring.EXPORT):
+                metrics["onnx"] = onnx_export.write(staging, release, predictions["held_out"], splits, config.onnx)
+        with steps.step(measuring.CARD):
+            evaluate.write_reference(staging / REFERENCE, release)
+            evaluate.write(staging / "evaluation", metrics, predictions, trained.state.log_history)
+            if config.weights_from:
+                remeasure.copy_learning_curves(config.weights_from, staging)
+            files.write_json(staging / "evaluation" / "audit.json", reported.audit)
+            contamination.write(data.exposure, staging)
+            release_folder.write_card(staging)
 
 
 def _store(trained: Trained, folder: Path, *, half_precision: bool) -> Release:
@@ -107,15 +115,21 @@ def _store(trained: Trained, folder: Path, *, half_precision: bool) -> Release:
 
 
 def _measure(
-    release: Release, trained: Trained, splits: dict[str, Dataset], external: dict[str, Dataset]
+    steps: Steps, release: Release, trained: Trained, splits: dict[str, Dataset], external: dict[str, Dataset]
 ) -> dict[str, Evaluation]:
     """The evaluation of every reported split and external set as a serving side predicts them, by name."""
     own = {name: splits[name] for name in ("held_out", "official_test", "clean_test")}
     prior = sampling.class_frequencies(splits["train"]["label"])  # that of the calibration split, but for chance
     options: dict[str, Any] = {"undone": trained.calibration.undone, "prior": prior}
-    measured = evaluate.evaluate(release, own, **options, keep=True) | evaluate.evaluate(release, external, **options)
+    with steps.step(measuring.HELD_OUT):
+        measured = evaluate.evaluate(release, own, **options, keep=True)
+    if external:
+        with steps.step(measuring.EXTERNAL):
+            measured |= evaluate.evaluate(release, external, **options)
     held_out = measured["held_out"]
-    return measured | {"held_out": held_out.with_artefacts(stress_test.stress(release, held_out.predictions))}
+    with steps.step(measuring.ARTEFACTS_ADDED):
+        artefacts = stress_test.stress(release, held_out.predictions)
+    return measured | {"held_out": held_out.with_artefacts(artefacts)}
 
 
 def _metrics(

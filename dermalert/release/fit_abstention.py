@@ -22,7 +22,9 @@ from dermalert.imaging import non_lesions
 FALSE_ABSTENTIONS = 0.0075
 """Share of images like those of the calibration split on which a release may abstain, in the mean over such splits."""
 
-_TRAINING_IMAGES = 2500  # that the statistics are of, at most: more hardly move them
+TRAINING_IMAGES = 2500
+"""Images that the statistics are of, at most: more hardly move them."""
+
 _DIRECTIONS = 16  # of the normal distribution that are its own; chosen, as the rate above, on the validation split
 _RANKED = ("light", "contrast", "detail")  # whose thresholds are the lowest value of the calibration split
 _SPENT = len(_RANKED) + 1  # images of the rate that these and the short side may take
@@ -35,7 +37,7 @@ def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) ->
     Returns:
         The release, loaded anew, and its predictions of the calibration split.
     """
-    few = train.shuffle(seed=0).select(range(min(len(train), _TRAINING_IMAGES)))
+    few = train.shuffle(seed=0).select(range(min(len(train), TRAINING_IMAGES)))
     statistics = statistics_of(features_of(release, few, name="training images"))
     save_file(statistics, folder / STATISTICS)
     predictions, signals = examine(release, statistics, calibration)
@@ -127,7 +129,7 @@ def _input_side(release: Release) -> int:
 
 def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
     """The features that `abstention.Abstention` looks at, float32 (n, d), of a data set's images."""
-    batches = inputs(release, dataset, f"Learning what to decline from {name}")
+    batches = inputs(release, dataset, f"Features of {name}")
     return np.concatenate([release.features(batch) for batch in batches])
 
 

@@ -11,7 +11,7 @@ import functools
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,12 @@ def write(
         if not coarse["kept"]:
             (folder / FILES["quantized"]).unlink()
     return {"images": len(held_out.dataset), "batch_size": len(pixels)} | report
+
+
+def images(files: Export, sizes: Mapping[str, int]) -> int:
+    """How many images `write` predicts of splits of these sizes, by all of its models at once."""
+    of_validation = 0 if files == "serving" else 2 * sizes["validation"]
+    return min(sizes["train"], _RANGES) + sizes["held_out"] + of_validation
 
 
 def _check_same(report: dict[str, Json], release: Release) -> None:

@@ -20,7 +20,7 @@ from dermalert_space.comparison import HeldOut
 from dermalert_space.contract import CONFIG, EXPOSURE, METRICS, PREDICTIONS, Json
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import likeliest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from scipy import stats
 
@@ -63,6 +63,8 @@ def load(name: str) -> ReleasePredictions:
         return read(folder, name)
     repo_id, tag = contract.HubName.parse(name)
     client.check_repo(repo_id, write=False)
+    if constants.HF_HUB_OFFLINE:
+        return read(_cached(repo_id, tag), name)
     with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"asking the Hub about {name}"):
         try:
             commit = with_retries(HfApi().model_info, repo_id, revision=tag).sha
@@ -70,6 +72,19 @@ def load(name: str) -> ReleasePredictions:
             raise UsageError(f"'{name}' is neither a folder nor a release that the Hub has.") from error
         assert commit is not None  # a repository that answers names its commit
         return read(client.fetch(repo_id, commit, set(FILES), Path(scratch) / "release"), name)
+
+
+def _cached(repo_id: str, tag: str | None) -> Path:
+    """The folder of the Hub's cache that holds a release; UsageError where it lacks a file."""
+    paths = {name: try_to_load_from_cache(repo_id, name, revision=tag) for name in FILES}
+    missing = [name for name, path in paths.items() if not isinstance(path, str)]
+    if missing:
+        command = f"hf download {repo_id}" + (f" --revision {tag}" if tag else "")
+        raise UsageError(
+            f"HF_HUB_OFFLINE is set and the cache lacks {first_few(missing)} of "
+            f"'{contract.HubName(repo_id, tag)}': run '{command}' where there is a network."
+        )
+    return Path(str(paths[CONFIG])).parent
 
 
 def read(folder: Path, name: str) -> ReleasePredictions:

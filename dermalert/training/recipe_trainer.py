@@ -13,17 +13,20 @@ from torch.utils.data import Sampler
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from dermalert.errors import RunError
 from dermalert.evaluation.trainer_metric import SkinLesionMetric
 from dermalert.imaging.device import to_device
 from dermalert.training import calibration, checkpoints, distributed
+from dermalert.training.epoch_table import EpochTable
 from dermalert.training.sampling import Draws, WeightedSampler
 
 
@@ -113,6 +116,9 @@ class RecipeTrainer(Trainer):
         super().__init__(**arguments)
         self.draws = draws
         self.average = WeightAverage(average) if average else None
+        for kind in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+            self.remove_callback(kind)
+        self.add_callback(EpochTable(len(draws.weights)))
         self.add_callback(Seal())
         if self.average:
             self.add_callback(self.average)

@@ -17,7 +17,7 @@ from dermalert import commit
 from dermalert.config import Config, of_the_result
 from dermalert.errors import RunError, UsageError
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
-from dermalert.training import backbones, checkpoint_sync, checkpoints, distributed, run_folder
+from dermalert.training import backbones, checkpoint_sync, checkpoints, distributed, epoch_table, run_folder
 from dermalert.training.calibration import Calibration
 from dermalert.training.recipe_trainer import RecipeTrainer
 
@@ -158,6 +158,8 @@ def fit(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> tuple[
     """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
     ended = distributed.broadcast_from_main(lambda: run_folder.read_end(folder))
     if ended:  # the run was stopped after the training
+        epoch_table.print_recorded(ended[0])
+        epoch_table.print_end(ended[0])
         return ended
     before = 0.0
     if checkpoint:

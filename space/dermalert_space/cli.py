@@ -95,6 +95,14 @@ def _predict(options: argparse.Namespace) -> tuple[list[batch.Row], Release]:
     total, rows = inputs.count(options.images), []
     for row in batch.predict_files(release, inputs.expand(options.images, full_names=True)):
         rows.append(row)
-        print(f"\r{len(rows):,} of {total:,} files judged", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        _show(len(rows), total)
     return tables.by_urgency(rows), release
+
+
+def _show(done: int, total: int) -> None:
+    """Write the progress to stderr: in place on a terminal, else lines at 100 files, 1,000 and so on."""
+    text = f"{done:,} of {total:,} files judged"
+    if sys.stderr.isatty():
+        print(f"\r{text}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    elif done == total or (str(done).strip("0") == "1" and done >= 100):
+        print(text, file=sys.stderr, flush=True)
