@@ -240,6 +240,52 @@ def evaluate(
 
 
 @app.command()
+def clinic(
+    model: Annotated[
+        str, Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
+    ],
+    folder: Annotated[Path, Argument(help="the clinic's images", metavar="FOLDER")],
+    labels: Annotated[
+        Path | None,
+        Option(help="table with a row an image: its file, its diagnosis, its lesion or patient", metavar="FILE"),
+    ] = None,
+    output: Annotated[Path, Option(help="folder of report.html and report.json", metavar="DIR")] = Path(
+        "clinic-report"
+    ),
+    label_map: Annotated[
+        Path | None,
+        Option(help="JSON object from classes of the model to diagnoses, as for `evaluate`", metavar="FILE"),
+    ] = None,
+    columns: Annotated[
+        list[str] | None, Option(help="columns of the tables, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
+    ] = None,
+    write_release: Annotated[
+        Path | None,
+        Option(help="new folder for a release adapted to the clinic, where the labels support that", metavar="DIR"),
+    ] = None,
+) -> None:
+    """Ask any skin model how it will do at your clinic, before you trust it; nothing leaves the machine."""
+    from dermalert.clinic import derived_release, page, report
+    from dermalert.evaluation import any_checkpoint
+    from dermalert.evaluation.label_map import read_label_map
+
+    mapping, named = read_label_map(label_map), table_columns.Columns(table_columns.mapping(columns or []))
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output '{output}' is a file: name a folder.")
+    release = any_checkpoint.load(model)
+    if write_release:
+        derived_release.check(release, write_release)
+    examination = report.examine(release, folder, labels, label_map=mapping, columns=named)
+    page.write(examination.report, output)
+    for sentence in (examination.report.headline, *examination.report.what_to_do):
+        typer.echo(sentence)
+    typer.echo(f"The page: {output / page.PAGE}; for machines: {output / page.JSON}.")
+    if write_release:
+        derived_release.write(examination, write_release)
+        typer.echo(f"The release adapted to '{examination.report.folder}': {write_release}.")
+
+
+@app.command()
 def publish(
     run: Annotated[str, Argument(help="a run that has finished, or the folder of a release", metavar="RUN")],
     repo_id: ModelRepo,

@@ -26,6 +26,16 @@ def percent_at_most(value: float) -> str:
     return f"{_exact(value).quantize(Decimal('0.001'), ROUND_CEILING) * 100:.1f}%"
 
 
+def share_at_least(value: float) -> str:
+    """A lower bound as text with three digits, rounded down."""
+    return str(_exact(value).quantize(Decimal("0.001"), ROUND_FLOOR))
+
+
+def share_at_most(value: float) -> str:
+    """An upper bound as text with three digits, rounded up."""
+    return str(_exact(value).quantize(Decimal("0.001"), ROUND_CEILING))
+
+
 def at_most(value: float) -> str:
     """An upper limit as text with one digit that means something, rounded up: 3.25e-06 is at most 4e-06."""
     return f"{float(Context(prec=1, rounding=ROUND_CEILING).create_decimal(_exact(value))):.1g}"

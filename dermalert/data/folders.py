@@ -44,7 +44,13 @@ _NO_FACTS: dict[str, Any] = {}  # one for all images
 
 
 def records(
-    root: Path, columns: table_columns.Columns, space: str | None = None, selection: Selection | None = None
+    root: Path,
+    columns: table_columns.Columns,
+    space: str | None = None,
+    selection: Selection | None = None,
+    *,
+    labels: Path | None = None,
+    labelled: bool = True,
 ) -> list[Record]:
     """What a folder holds, under the source's own names.
 
@@ -53,6 +59,8 @@ def records(
         columns: the fields' columns.
         space: see `Record.space`; by default the name of `home`.
         selection: which kinds of pictures are taken; by default dermoscopy alone.
+        labels: the one table whose diagnoses count, wherever it lies; by default what the folder itself says.
+        labelled: without it no image has a diagnosis, and each is taken.
 
     Raises:
         UsageError: the layout is none of those above, its tables contradict each other, or columns that were named are
@@ -61,10 +69,17 @@ def records(
     root = root.absolute() if str(root) == "." else root  # so that all paths begin alike
     unused = Unused(str(root))
     images, others, masks = folder_files.sort_files(root)
-    near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
-    near = [path for path in near if folder_files.OFFICIAL_TABLE.match(path.name)]
+    near = _official_tables(root)
     files = sorted(Path(path) for path in others if metadata_tables.is_table(Path(path)))
     tables, beside = metadata_tables.read(files, columns, unused), metadata_tables.read(near, table_columns.Columns())
+    if labels:
+        own = metadata_tables.read([labels], columns)
+        if not any(table.names_a_diagnosis for table in own):
+            raise UsageError(
+                f"'{labels}' is no table of labels: it needs a header with a column that names the image and one that "
+                "names the diagnosis (--columns FIELD=COLUMN says which)."
+            )
+        tables, beside = own, [table for table in (*tables, *beside) if table.path.resolve() != labels.resolve()]
     source, space = (
         identifiers.clean(root.resolve().name) or "unknown",
         space or identifiers.clean(id_spaces.home(root).name),
@@ -73,7 +88,7 @@ def records(
     folder = _Folder(root, images, tables, beside, unused, selection or Selection())
     records = [
         dataclasses.replace(record, row=i, source=source, space=space, twins=tuple(twins.get(record.image_id, ())))
-        for i, record in enumerate(_records(folder, columns))
+        for i, record in enumerate(_records(folder, columns, labels) if labelled else _without_labels(folder))
     ]
     read = {record.path for record in records}
     texts = [path for path in others if path not in read and folder_files.suffix(path) in folder_files.TEXTS]
@@ -104,7 +119,8 @@ class _Folder:
         if tables or beside:
             base = len(str(root)) + 1
             files = matching.Files(images, lambda path: path[base:])
-            own = [(table, identifiers.parts(table.path.relative_to(root).parent)) for table in tables]
+            inside = (table.path.parent if table.path.is_relative_to(root) else root for table in tables)
+            own = [(t, identifiers.parts(place.relative_to(root))) for t, place in zip(tables, inside, strict=True)]
             for table, folder in [*own, *((table, ()) for table in beside)]:
                 table = table.of_files(files.has)
                 self.matches.append((table, matching.match(table, files, folder)))
@@ -148,7 +164,9 @@ class _Folder:
     def report(self) -> None:
         """Collect what the folder's own tables hold and nothing uses."""
         for table, match in self.own:
-            name = table.path.relative_to(self.root).as_posix()
+            name = table.path.name
+            if table.path.is_relative_to(self.root):
+                name = table.path.relative_to(self.root).as_posix()
             self.unused.add(f"{{n}} rows of '{name}' name no image", table.nameless)
             if not table.entries and not table.nameless:
                 self.unused.add("{n} tables in '{where}' have a header and no rows", [name])
@@ -186,9 +204,49 @@ def _agree(one: str | None, other: str | None) -> bool:
     return not a or not b or a == b or f"_{one}".endswith(f"_{other}") or f"_{other}".endswith(f"_{one}")
 
 
-def _records(folder: _Folder, columns: table_columns.Columns) -> list[Record]:
+def _official_tables(root: Path) -> list[Path]:
+    """The tables of the archive and the challenges beside a folder."""
+    near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
+    return [path for path in near if folder_files.OFFICIAL_TABLE.match(path.name)]
+
+
+def say_diagnoses(root: Path, columns: table_columns.Columns) -> bool:
+    """Whether folders of classes, or tables in a folder or beside it, say what its images show."""
+    classes = [
+        *(path.name for path in _folders(root)),
+        *(p.name for _, each in _split_folders(root) for p in _folders(each)),
+    ]
+    if any(_meaning(name) in taxonomy.DIAGNOSES or taxonomy.plain(name) in taxonomy.MALIGNANCIES for name in classes):
+        return True
+    _, others, _ = folder_files.sort_files(root)
+    files = sorted(Path(path) for path in others if metadata_tables.is_table(Path(path)))
+    tables = metadata_tables.read(files, columns) + metadata_tables.read(
+        _official_tables(root), table_columns.Columns()
+    )
+    return any(table.names_a_diagnosis for table in tables)
+
+
+def _without_labels(folder: _Folder) -> list[Record]:
+    """All images, with what the tables know of them but what they show."""
+    _forget_namesakes(folder)
+    facts = folder.facts()
+    records = [
+        Record(image_id=folder_files.image_id_of(path), name="", path=path, facts=facts.get(path, _NO_FACTS))
+        for path in folder.images
+    ]
+    return _without_other_kinds(records, folder.selection, folder.root)
+
+
+def _records(folder: _Folder, columns: table_columns.Columns, labels: Path | None) -> list[Record]:
     root = folder.root
     folder.report()
+    if labels:
+        if not folder.labelling:
+            raise UsageError(
+                f"'{labels}' names none of the {len(folder.images):,} images in '{root}': are these the labels of "
+                "other files? Its column of names must hold the names of the files, with or without their ending."
+            )
+        return _from_tables(folder)
     if _has_class_folders(root):
         return _class_folders(folder)
     if folder.labelling:

@@ -80,6 +80,10 @@ class Reading:
     """See `thumbnail.row_type`."""
     squares: bool = False
     """The same, although there is one source: it will be compared with others. Of several they are always kept."""
+    label_file: Path | None = None
+    """Of folders, the one table whose diagnoses count; by default what each folder itself says."""
+    stand_ins: bool = False
+    """See `records.with_labels`."""
 
     def __post_init__(self):
         Selection(self.image_types)
@@ -163,14 +167,33 @@ def _open_all(
 ) -> tuple[tuple[str, ...], list[_Source]]:
     """The labels, and what each source holds under them."""
     columns = reading.columns if isinstance(reading.columns, Columns) else Columns(reading.columns)
-    opened = [_open(name, columns, spaces.get(name), selection, streaming=reading.streaming) for name in names]
+    opened = [_open(name, columns, spaces.get(name), selection, reading) for name in names]
     if columns is not reading.columns:
         columns.check()
     labels = labels or _common_labels(records for records, _ in opened)
     return labels, [
-        _Source(name, short, with_labels(records, name, labels, selection), images)
+        _Source(name, short, with_labels(records, name, labels, selection, stand_ins=reading.stand_ins), images)
         for name, short, (records, images) in zip(names, _short_names(names), opened, strict=True)
     ]
+
+
+def load_unlabelled(folder: Path, reading: Reading) -> Loaded:
+    """All images of a folder, in the schema `FEATURES` without the label.
+
+    Raises:
+        UsageError: there is no image in it.
+    """
+    columns = reading.columns if isinstance(reading.columns, Columns) else Columns(reading.columns)
+    selection = Selection(reading.image_types)
+    records = folders.records(folder, columns, selection=selection, labelled=False)
+    if not records:
+        raise UsageError(f"'{folder}' has no images.")
+    patients.settle(records, str(folder))
+    images = _pictures(_file(os.path.realpath(record.path)) for record in records)
+    source = _Source(str(folder), _short_names([str(folder)])[0], records, images)
+    rows, unreadable = _read(source, ("",), thumbnail.ROW, strict=reading.strict)
+    dataset = _with_images(_with_groups(rows), images, schema.FEATURES).remove_columns("label")
+    return Loaded(dataset, unreadable, selection.left_out)
 
 
 def _with_images(rows: pa.Table, images: Dataset, features: Features) -> Dataset:
@@ -277,13 +300,13 @@ def _merge_copies(table: pa.Table) -> pa.Table:
 
 
 def _open(
-    name: str, columns: Columns, space: str | None, selection: Selection, *, streaming: bool
+    name: str, columns: Columns, space: str | None, selection: Selection, reading: Reading
 ) -> tuple[list[Record], Dataset]:
     """What a source holds, under its own names, and its images; no image is decoded yet."""
     if name == "demo":
         return _demo()
     if Path(name).is_dir():
-        records = folders.records(Path(name), columns, space, selection)
+        records = folders.records(Path(name), columns, space, selection, labels=reading.label_file)
         if not records:
             raise UsageError(
                 f"'{name}' has no images: it must hold one folder a diagnosis, alone or under Train/ and Test/, or "
@@ -292,7 +315,7 @@ def _open(
         patients.settle(records, name)
         return records, _pictures(_file(os.path.realpath(record.path)) for record in records)
     if is_hub_name(name):
-        records, images = hub_datasets.load(name, columns, selection, streaming=streaming)
+        records, images = hub_datasets.load(name, columns, selection, streaming=reading.streaming)
         patients.settle(records, name)
         return records, images
     root = Path(name)

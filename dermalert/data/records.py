@@ -89,7 +89,9 @@ def warn_of_nobody(nobody: Counter[str], where: str) -> None:
         logger.warning("ids of '%s' that name no patient and no lesion, and join no images: %s", where, each)
 
 
-def with_labels(records: list[Record], where: str, labels: tuple[str, ...], selection: Selection) -> list[Record]:
+def with_labels(
+    records: list[Record], where: str, labels: tuple[str, ...], selection: Selection, *, stand_ins: bool = False
+) -> list[Record]:
     """The records whose name stands for one of the labels, with that; say what is left out.
 
     Args:
@@ -97,6 +99,8 @@ def with_labels(records: list[Record], where: str, labels: tuple[str, ...], sele
         where: the source.
         labels: `DIAGNOSES`, `MALIGNANCIES` or `ISIC_2025`.
         selection: where what is left out is counted.
+        stand_ins: label what is surely no melanoma but none of the nine as the nearest of them, for whoever asks of
+            melanoma alone: what is only called benign as a nevus, `akiec` as an actinic keratosis.
 
     Raises:
         UsageError: names that nobody knows, only benign and malignant where a diagnosis is asked, or no label at all.
@@ -110,6 +114,8 @@ def with_labels(records: list[Record], where: str, labels: tuple[str, ...], sele
         except KeyError as error:
             unknown.append(error.args[0])
             continue
+        if label is None and stand_ins and labels == taxonomy.DIAGNOSES:
+            label = _stand_in(record)
         if label is None:
             left_out[record.name.split(":")[-1]] += 1
         else:
@@ -135,6 +141,13 @@ def with_labels(records: list[Record], where: str, labels: tuple[str, ...], sele
         )
         logger.warning("left out %d images of '%s' %s: %s", total, where, which, words)
     return kept
+
+
+def _stand_in(record: Record) -> str | None:
+    """A diagnosis that is as far from melanoma as what the source says."""
+    if taxonomy.plain(record.name.split(":")[-1]) in taxonomy.MIXED:
+        return taxonomy.PRECURSOR
+    return "nevus" if _malignancy(record) == "benign" else None
 
 
 def names_a_diagnosis(record: Record) -> bool:

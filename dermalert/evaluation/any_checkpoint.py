@@ -172,9 +172,8 @@ def evaluate(
     Raises:
         UsageError: see `classes`; no image is left, or a class of the model is none that the data set has.
     """
-    covering, diagnosis = _common_classes(classes(release.labels, label_map), dataset.features["label"].names)
+    covering, truth = cover(release, dataset, label_map)
     names = [dataset.features["label"].names[label] for label in dataset["label"]]
-    truth = covering.truth(diagnosis[name] for name in names)
     exposure = contamination.read(release.name, release.revision)
     fresh = contamination.are_unseen(dataset, exposure)
     measurable = np.flatnonzero(fresh & (truth >= 0))
@@ -185,15 +184,11 @@ def evaluate(
             f"and {left_out.total()} show what none of its classes stands for."
         )
     dataset = dataset.select(measurable)
-    predictions = predict.predict(release, dataset, name=f"images with {_public_name(release)}")
-    spread, alert = covering.spread(predictions.probabilities), predictions.alert
-    if alert is None:
-        alert = spread.argmax(1) == DIAGNOSES.index(ALERT)
-    numbered = _relabel(dataset, truth[measurable])
-    predictions = dataclasses.replace(predictions, dataset=numbered, probabilities=spread, alert=alert)
+    predictions = predict.predict(release, dataset, name=f"images with {public_name_of(release)}")
+    predictions = under_classes(predictions, covering, truth[measurable])
     parts = _parts(dataset, dataset if shipped is None else shipped)
     return CheckpointReport(
-        model=_public_name(release),
+        model=public_name_of(release),
         covering=covering,
         threshold=release.threshold,
         abstained=None if predictions.abstained is None else int(predictions.abstained.sum()),
@@ -205,6 +200,15 @@ def evaluate(
     )
 
 
+def cover(
+    release: Release, dataset: Dataset, label_map: Mapping[str, str | None] | None = None
+) -> tuple[Classes, np.ndarray]:
+    """What the classes of a checkpoint cover, and the label id (n,) of the class of each image, -1 where none is."""
+    names = dataset.features["label"].names
+    covering, diagnosis = _common_classes(classes(release.labels, label_map), names)
+    return covering, covering.truth(diagnosis[names[label]] for label in dataset["label"])
+
+
 def _common_classes(covering: Classes, labels: list[str]) -> tuple[Classes, dict[str, str | None]]:
     """The classes under which a data set's labels are measured, and a diagnosis that stands for each of the labels."""
     if labels == list(MALIGNANCIES):
@@ -214,9 +218,23 @@ def _common_classes(covering: Classes, labels: list[str]) -> tuple[Classes, dict
     return covering, {name: name for name in labels}
 
 
+def under_classes(
+    predictions: predict.SplitPredictions, covering: Classes, truth: np.ndarray
+) -> predict.SplitPredictions:
+    """Predictions under the nine diagnoses, each class in the column that stands for it, of images by their rows.
+
+    A checkpoint without a threshold alerts where its class for melanoma is the likeliest.
+    """
+    spread, alert = covering.spread(predictions.probabilities), predictions.alert
+    if alert is None:
+        alert = spread.argmax(1) == DIAGNOSES.index(ALERT)
+    numbered = _relabel(predictions.dataset, truth)
+    return dataclasses.replace(predictions, dataset=numbered, probabilities=spread, alert=alert)
+
+
 def _relabel(dataset: Dataset, truth: np.ndarray) -> Dataset:
     """A data set under the label ids of the classes that cover its diagnoses, its images under their numbers."""
-    rest = dataset.remove_columns(["label", "image_id"])
+    rest = dataset.remove_columns([name for name in ("label", "image_id") if name in dataset.column_names])
     rest = rest.add_column("image_id", [str(row) for row in range(len(rest))])
     return rest.add_column("label", truth.tolist()).cast_column("label", ClassLabel(names=list(DIAGNOSES)))
 
@@ -254,7 +272,7 @@ def _parts(dataset: Dataset, shipped: Dataset) -> dict[str, np.ndarray]:
     return {name: rows for name, rows in parts.items() if len(rows)}
 
 
-def _public_name(release: Release) -> str:
+def public_name_of(release: Release) -> str:
     """A release's name without the folders of the machine it lies on."""
     path = Path(release.name)
     return public_name(path) if path.exists() else str(release)

@@ -29,10 +29,10 @@ from dermalert.evaluation.intervals import Intervals, clopper_pearson
 from dermalert.evaluation.metrics import predictive_values, roc_steps, top_label_bins
 from dermalert.taxonomy import ALERT, DIAGNOSES
 
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
 _COLOURS = 40  # with those between two of them, at the edges of lines
 _WIDTH = 5.6  # inches: 10 points are 9 pixels of a phone that is 360 wide, and 17 on a card of 700
-_STYLE: list[str | dict[str, object]] = [
+STYLE: list[str | dict[str, object]] = [
     "default",  # whatever the reader's own matplotlibrc says
     {
         "axes.grid": True,
@@ -53,7 +53,7 @@ _STYLE: list[str | dict[str, object]] = [
 _MELANOMA, _NEVUS = DIAGNOSES.index(ALERT), DIAGNOSES.index("nevus")
 _SHORT = ("AK", "BCC", "DF", "MEL", "NV", "BKL", "SK", "SCC", "VASC")  # as the ISIC challenges and HAM10000 write them
 _FALSE_ALARMS = np.linspace(0, 1, 201)  # where the band around a ROC curve is computed
-_PREVALENCES = {0.01: (_BLUE, "-"), 0.05: (_ORANGE, "--"), 0.20: (_GREEN, "-.")}
+_PREVALENCES = {0.01: (BLUE, "-"), 0.05: (ORANGE, "--"), 0.20: (GREEN, "-.")}
 
 
 class _Images(NamedTuple):
@@ -74,7 +74,7 @@ def draw(folder: Path, report: Json, predictions: pa.Table, history: Sequence[Js
     Returns:
         The names of the files.
     """
-    with style.context(_STYLE):
+    with style.context(STYLE):
         figures = {"learning_curves.png": _learning_curves(history)}
         held_out, images = report["splits"].get("held_out"), _images(predictions, "held_out")
         threshold, generated = report["alert"]["threshold"], report.get("data", {}).get("generated", False)
@@ -126,7 +126,7 @@ def _learning_curves(history: Sequence[Json]) -> Figure | None:
     figure = _figure("Learning curves", 3.0)
     axes = figure.subplots(1, 2)
     for axis, metric in zip(axes, ("loss", "balanced_accuracy"), strict=True):
-        for part, colour, line in (("train", _BLUE, "--"), ("validation", _ORANGE, "-")):
+        for part, colour, line in (("train", BLUE, "--"), ("validation", ORANGE, "-")):
             rows = [row for row in history if f"eval_{part}_{metric}" in row]
             epochs, values = [row["epoch"] for row in rows], [row[f"eval_{part}_{metric}"] for row in rows]
             name = "training images" if part == "train" else part
@@ -156,7 +156,7 @@ def _roc_figure(held_out: Json, images: _Images, threshold: float | None, *, rea
         _roc_curve(axis, melanoma[among], score[among], images.groups[among])
         if threshold is not None:
             label = f"its alert threshold ({threshold_share(threshold)}), without abstention"
-            _point(axis, _read(held_out, specificity), _read(held_out, "sensitivity"), _ORANGE, label=label)
+            _point(axis, _read(held_out, specificity), _read(held_out, "sensitivity"), ORANGE, label=label)
         if readers:
             _readers(axis, task)
         counts = f"{melanoma.sum()} and {others.sum()} images"
@@ -170,8 +170,8 @@ def _roc_figure(held_out: Json, images: _Images, threshold: float | None, *, rea
 def _roc_curve(axis: Axes, positive: np.ndarray, score: np.ndarray, groups: np.ndarray) -> None:
     false_alarms, sensitivity = _roc(positive, score, np.ones(len(score)))
     low, high = _roc_band(positive, score, groups)
-    axis.fill_between(1 - _FALSE_ALARMS, low, high, color=_BLUE, alpha=0.2, linewidth=0, label="95 % band, pointwise")
-    axis.plot(1 - false_alarms, sensitivity, color=_BLUE, label="this release on held-out images")
+    axis.fill_between(1 - _FALSE_ALARMS, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % band, pointwise")
+    axis.plot(1 - false_alarms, sensitivity, color=BLUE, label="this release on held-out images")
 
 
 def _roc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -260,7 +260,7 @@ def _per_class(held_out: Json) -> Figure:
         "AUROC\n(dots: chance)": [per_class[name]["auroc"] for name in DIAGNOSES],
     }
     axes = _forest(figure, [f"{name}, n = {per_class[name]['n']}" for name in DIAGNOSES], columns)
-    axes[1].axvline(0.5, linestyle=":", color=_GREY)
+    axes[1].axvline(0.5, linestyle=":", color=GREY)
     for axis in axes:
         axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
         axis.xaxis.set_major_formatter("{x:g}")
@@ -281,7 +281,7 @@ def _artefacts(held_out: Json) -> Figure | None:
     columns = {text: [figures[name] for figures in artefacts.values()] for name, text in names.items()}
     figure = _figure("What artefacts do", 4.4)
     axes = _forest(figure, [name.replace("_", " ") for name in artefacts], columns)
-    axes[0].axvline(0, linestyle=":", color=_GREY)
+    axes[0].axvline(0, linestyle=":", color=GREY)
     for axis in axes[1:]:
         axis.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
     axes[0].xaxis.set_major_locator(MaxNLocator(3))
@@ -293,15 +293,15 @@ def _forest(figure: Figure, names: Sequence[str], columns: Mapping[str, Sequence
     axes = figure.subplots(1, len(columns), sharey=True)
     for axis, (title, figures) in zip(axes, columns.items(), strict=True):
         for row, (name, estimate) in enumerate(zip(names, figures, strict=True)):
-            _point(axis, Estimate.read(estimate), Estimate(row), _ORANGE if name.startswith(ALERT) else _BLUE)
+            _point(axis, Estimate.read(estimate), Estimate(row), ORANGE if name.startswith(ALERT) else BLUE)
             if estimate["value"] is None:
                 place = axis.get_yaxis_transform()  # across the panel, whatever its scale
-                text = axis.text(0.5, row, "not defined", color=_GREY, ha="center", va="center", transform=place)
+                text = axis.text(0.5, row, "not defined", color=GREY, ha="center", va="center", transform=place)
                 text.set_bbox({"color": "white", "pad": 1})
         axis.set_xlabel(title)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel("held-out images; lines: 95 % intervals", fontsize="medium", color=_GREY)
+    figure.supxlabel("held-out images; lines: 95 % intervals", fontsize="medium", color=GREY)
     return axes
 
 
@@ -310,7 +310,7 @@ def _confusion(held_out: Json) -> Figure:
     counts = np.array(held_out["confusion"])
     images = np.array([held_out["per_class"][name]["n"] for name in DIAGNOSES])
     shares = counts / np.maximum(images, 1)[:, None]
-    places, shades = range(len(DIAGNOSES)), LinearSegmentedColormap.from_list("", ["white", _BLUE])
+    places, shades = range(len(DIAGNOSES)), LinearSegmentedColormap.from_list("", ["white", BLUE])
     figure = _figure("Which diagnosis was taken for which", 5.0)
     axis = figure.subplots()
     axis.pcolormesh(places, places, shares, cmap=shades, vmin=0, vmax=1, edgecolors="#d9d9d9", linewidth=0.5)
@@ -321,7 +321,7 @@ def _confusion(held_out: Json) -> Figure:
     axis.set_xticks(places, _SHORT, rotation=90)
     axis.set_yticks(places, names)
     axis.set(xlabel="prediction (top diagnosis)", ylabel="truth")
-    figure.supxlabel("held-out images; shade: share of the row", fontsize="medium", color=_GREY)
+    figure.supxlabel("held-out images; shade: share of the row", fontsize="medium", color=GREY)
     axis.invert_yaxis()
     axis.grid(False)
     return figure
@@ -345,7 +345,7 @@ def _reliability(held_out: Json, images: _Images) -> Figure:
         sizes = _reliability_curve(axes[1], score, melanoma, _quantile_bins(score), images.groups)
         axes[1].set(xlabel="melanoma probability", ylabel="share that are melanomas")
         axes[1].set_title(f"Melanoma, {melanoma.sum()} of {len(melanoma)}\nn = {_span(sizes)} a point")
-    figure.supxlabel("lines: 95 % intervals", fontsize="medium", color=_GREY)
+    figure.supxlabel("lines: 95 % intervals", fontsize="medium", color=GREY)
     return figure
 
 
@@ -354,12 +354,12 @@ def _reliability_curve(
 ) -> dict[int, int]:
     """Draw the share of hits in each bin over its mean probability, and return the images of each bin."""
     intervals = Intervals(groups)
-    axis.plot([0, 1], [0, 1], ":", color=_GREY)
+    axis.plot([0, 1], [0, 1], ":", color=GREY)
     sizes = {}
     for number in np.unique(bins):
         among = bins == number
         sizes[int(number)] = int(among.sum())
-        _point(axis, Estimate(probability[among].mean()), intervals.of_proportion(hit, among), _BLUE)
+        _point(axis, Estimate(probability[among].mean()), intervals.of_proportion(hit, among), BLUE)
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.18, 1.02), box_aspect=1)
     return sizes
 

@@ -349,7 +349,12 @@ def _melanoma(task: _Task, nevus: np.ndarray, sources: np.ndarray) -> MelanomaRe
 
 
 def at_prevalences(sensitivity: Estimate, specificity: Estimate) -> dict[str, dict[str, Estimate]]:
-    """Measure `metrics.predictive_values` at each prevalence.
+    """Measure `at_prevalence` at each usual prevalence."""
+    return {prevalence: at_prevalence(sensitivity, specificity, float(prevalence)) for prevalence in _PREVALENCES}
+
+
+def at_prevalence(sensitivity: Estimate, specificity: Estimate, prevalence: float) -> dict[str, Estimate]:
+    """Measure `metrics.predictive_values` at a prevalence.
 
     Each interval spans what the four pairs of their limits give: about a fifth wider than the bootstrap's, which covers
     the truth too seldom, and hardly ever where few are missed (a share of 1 is the same in every draw).
@@ -360,11 +365,8 @@ def at_prevalences(sensitivity: Estimate, specificity: Estimate) -> dict[str, di
         np.array([specificity.value, *[specificity.low, specificity.high] * 2], float),
     )
     return {
-        prevalence: {
-            name: Estimate.of(v[0], v[1:].min(), v[1:].max())
-            for name, v in metrics.predictive_values(*pairs, float(prevalence)).items()
-        }
-        for prevalence in _PREVALENCES
+        name: Estimate.of(v[0], v[1:].min(), v[1:].max())
+        for name, v in metrics.predictive_values(*pairs, prevalence).items()
     }
 
 

@@ -93,12 +93,30 @@ def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> Gate:
             tests = run_tests(pair(old, new))
         tests = {name: _with_interval(name, test, compared.changes[name].difference) for name, test in tests.items()}
         reasons = _reasons(compared, tests, old, new)
-    if ece["value"] > ECE:
+    if old and (stranger := _not_its_parent(new, old)):
+        reasons.append(stranger)
+    # The probabilities of a release that is adapted to a clinic hold for the mix there, not for these images.
+    if ece["value"] > ECE and not new.figures.get("adapted"):
         reasons.append(f"the expected calibration error is {format_estimate(ece, 3)}, above {ECE:.2f}")
     passed = "not inferior" if all(test.not_inferior for test in tests.values()) else "no loss shown"
     verdict = "refused" if reasons else passed if old else "first"
     against = old.name if old else None
     return Gate(against=against, ece=ece, compared=compared, tests=tests, refused_for=reasons, verdict=verdict)
+
+
+def _not_its_parent(new: ReleasePredictions, old: ReleasePredictions) -> str | None:
+    """Why a release that is adapted to a clinic does not belong in the place of another; None where it does.
+
+    It belongs in the place of its parent, and of another one that was adapted from that for the same clinic.
+    """
+    adapted, before = new.figures.get("adapted"), old.figures.get("adapted")
+    if not adapted:
+        return None
+    parent = adapted["parent"]["predictions"]
+    sibling = before and (before["clinic"], before["parent"]["predictions"]) == (adapted["clinic"], parent)
+    if old.fingerprint == parent or sibling:
+        return None
+    return f"it is adapted to '{adapted['clinic']}', from another release than the one whose place it takes"
 
 
 def run_tests(both: Pair) -> dict[str, LossTest]:

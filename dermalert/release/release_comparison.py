@@ -6,6 +6,7 @@ images it was trained on (`contamination.py`): so two can be compared without a 
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -54,6 +55,8 @@ class ReleasePredictions(HeldOut):
     """Of the alert, from its config."""
     attention: float | None = None
     """Threshold of what is malignant or a precursor, from its config; None where it has none."""
+    fingerprint: str | None = None
+    """Of its recorded predictions, by which a release adapted from it names it; None where it records none."""
 
 
 def load(name: str) -> ReleasePredictions:
@@ -102,8 +105,19 @@ def read(folder: Path, name: str) -> ReleasePredictions:
     with _refuse_damage(name, EXPOSURE):
         exposure = contamination.read(folder)
     return ReleasePredictions(
-        name=name, figures=figures, threshold=threshold, rows=rows, exposure=exposure, attention=attention
+        name=name,
+        figures=figures,
+        threshold=threshold,
+        rows=rows,
+        exposure=exposure,
+        attention=attention,
+        fingerprint=fingerprint(folder / PREDICTIONS),
     )
+
+
+def fingerprint(predictions: Path) -> str | None:
+    """The SHA-256 of the recorded predictions of a release, which publishing leaves as they are."""
+    return hashlib.sha256(predictions.read_bytes()).hexdigest() if predictions.is_file() else None
 
 
 @contextlib.contextmanager

@@ -99,9 +99,14 @@ class Abstention:
 
     def reason(self, values: Mapping[str, float]) -> str | None:
         """Why an image with these signals, `distance` among them, cannot be assessed; None where it can."""
-        for name, reason in REASONS.items():
+        name = self.failing(values)
+        return name and REASONS[name].format(value=values[name], threshold=self.thresholds[name])
+
+    def failing(self, values: Mapping[str, float]) -> str | None:
+        """The first of `REASONS` for which an image with these signals cannot be assessed; None where it can."""
+        for name in REASONS:
             value, threshold = values[name], self.thresholds[name]
             # The other way round, so that a distance that is no number is refused.
             if not (value <= threshold if name == "distance" else value >= threshold):
-                return reason.format(value=value, threshold=threshold)
+                return name
         return None

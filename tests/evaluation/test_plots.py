@@ -130,7 +130,7 @@ def test_no_text_is_cut_or_too_small_for_a_card(times, release, figures):
         report["splits"]["held_out"] = held_out
         figures = unsaved(report, pa.concat_tables([table] * 10), HISTORY)
     assert len(figures) == 7
-    with plots.style.context(plots._STYLE):
+    with plots.style.context(plots.STYLE):
         for name, figure in figures.items():
             figure.draw_without_rendering()
             box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()

@@ -1,0 +1,83 @@
+"""Shortcut baselines of a clinic's own pictures: what colour, frame or sharpness alone tells of melanoma there."""
+
+import dataclasses
+
+import numpy as np
+from datasets import Dataset
+from dermalert_space.estimate import Estimate
+from sklearn.base import ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from dermalert.evaluation import metrics
+from dermalert.evaluation.intervals import Intervals
+from dermalert.imaging import thumbnail
+from dermalert.imaging.shortcut_features import FEATURES
+
+FEWEST = 10
+"""Lesions with and without melanoma below which there is nothing to learn a shortcut from."""
+
+TEXTS = {
+    "mean_colour": "mean colour",
+    "frame_only": "colour of the frame",
+    "sharpness_only": "sharpness",
+    "lesion_hidden": "the picture without its middle",
+}
+_FOLDS = 5
+_STRENGTH = 0.1  # 1 / regularisation, as that of `evaluation.baselines`
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnShortcut:
+    """What one shortcut reaches at the clinic, each image scored by a model that has not seen its lesion."""
+
+    name: str
+    auroc: Estimate
+    margin: Estimate
+    """By how much the model's AUROC exceeds it."""
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether the model is shown to do better."""
+        return self.margin.low is not None and self.margin.low > 0
+
+
+def measure(dataset: Dataset, positive: np.ndarray, score: np.ndarray, intervals: Intervals) -> list[OwnShortcut]:
+    """Each shortcut against a model's score (n,) of the positive images (n,); none where lesions are too few."""
+    if min(intervals.groups_of(positive), intervals.groups_of(~positive)) < FEWEST:
+        return []
+    rows, groups = thumbnail.shortcut_features(dataset), np.array(dataset["group"])
+    assert FEATURES.names is not None
+    shortcuts = []
+    for name in FEATURES.names:
+        shortcut = cross_fitted(rows[name], positive, groups)
+        margin = _margin(positive, score, shortcut, intervals)
+        auroc = intervals.of_area(metrics.auroc, positive, shortcut)
+        shortcuts.append(OwnShortcut(name=name, auroc=auroc, margin=margin))
+    return shortcuts
+
+
+def _margin(positive: np.ndarray, score: np.ndarray, shortcut: np.ndarray, intervals: Intervals) -> Estimate:
+    return intervals.of(lambda w: metrics.auroc(positive, score, w) - metrics.auroc(positive, shortcut, w))
+
+
+def cross_fitted(features: np.ndarray, positive: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The log-odds (n,) that a linear model gives each image after learning from those of other groups.
+
+    Args:
+        features: (n, d).
+        positive: (n,), both kinds with at least as many groups as there are folds.
+        groups: (n,) the group of each image.
+    """
+    scores = np.zeros(len(positive))
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+    for learnt, asked in folds.split(features, positive, groups):
+        scores[asked] = _fit(features[learnt], positive[learnt]).decision_function(features[asked])
+    return scores
+
+
+def _fit(features: np.ndarray, positive: np.ndarray) -> ClassifierMixin:
+    model = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=5000, random_state=0)
+    return make_pipeline(StandardScaler(), model).fit(features, positive)
