@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from dermalert.data import isic9, schema
+from dermalert.data.identifiers import archive_number
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES
 
@@ -22,6 +23,9 @@ SHARES = {
     "calibration": 0.15,  # temperature and prior, abstention, operating points
     "held_out": 0.15,  # reported; the gate compares releases on it
 }
+
+EXAMPLES = frozenset({"ISIC_6090497", "ISIC_7376452", "ISIC_7708200", "ISIC_0010879", "ISIC_1368976", "ISIC_2248597"})
+"""The archive's numbers of images that the Space may show as examples: no release may have learnt from them."""
 
 _LEARNT_FROM = {name: share for name, share in SHARES.items() if name != "held_out"}
 
@@ -84,7 +88,8 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
     """Split a data set by group into the four sides, and return its shipped test split beside them.
 
     `official_test` is the test split as shipped, `clean_test` the part of it that `clean_test` returns. A group that
-    has an image there is trained, validated and calibrated on nowhere: its other images are `set_aside`.
+    has an image there is trained, validated and calibrated on nowhere: its other images are `set_aside`. A group with
+    one of `EXAMPLES` is held out, whatever its hash.
 
     Args:
         dataset: what the four sides are made of.
@@ -96,20 +101,26 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
     """
     shipped = dataset if shipped is None else shipped
     official = _shipped_as(shipped, "test")
-    tested = set(official["group"])
+    reserved = dict.fromkeys(_groups_of_examples(dataset), "held_out") | dict.fromkeys(official["group"], "set_aside")
     rows = defaultdict(list)
     for i, (group, part) in enumerate(zip(dataset["group"], dataset["shipped_split"], strict=True)):
         if part != "test":
-            rows["set_aside" if group in tested else side(group, seed=seed)].append(i)
+            rows[reserved.get(group) or side(group, seed=seed)].append(i)
     sides = {name: dataset.select(rows[name]) for name in [*SHARES, "set_aside"]}
     check_classes({name: sides[name] for name in SHARES})
     return sides | {"official_test": official, "clean_test": clean_test(shipped)}
 
 
+def _groups_of_examples(dataset: Dataset) -> set[str]:
+    ids = zip(dataset["group"], dataset["image_id"], strict=True)
+    return {group for group, image_id in ids if archive_number(image_id) in EXAMPLES}
+
+
 def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -> dict[str, Dataset]:
     """The sides of a fold: one part of the images of the four is held out, the others are learnt from.
 
-    A group's fold, and its side among the others, follow from hashes of its key, as in `split`.
+    A group's fold, and its side among the others, follow from hashes of its key, as in `split`. The groups of
+    `EXAMPLES` are learnt from in no fold: where they are not held out they are `set_aside`.
 
     Args:
         sides: of `split`.
@@ -121,13 +132,15 @@ def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -
         UsageError: see `split`.
     """
     everything = concatenate_datasets([sides[name] for name in SHARES])
-    rows = defaultdict(list)
+    examples, rows = _groups_of_examples(everything), defaultdict(list)
     for i, group in enumerate(everything["group"]):
         out = int(_position(group, f"{seed}:fold") * folds) == number
-        rows["held_out" if out else _side(_position(group, f"{seed}:fold {number}"), _LEARNT_FROM)].append(i)
+        learnt = "set_aside" if group in examples else _side(_position(group, f"{seed}:fold {number}"), _LEARNT_FROM)
+        rows["held_out" if out else learnt].append(i)
     parts = {name: everything.select(rows[name]) for name in SHARES}
     check_classes(parts)
-    return sides | parts
+    aside = concatenate_datasets([sides["set_aside"], everything.select(rows["set_aside"])])
+    return sides | parts | {"set_aside": aside}
 
 
 def clean_test(shipped: Dataset) -> Dataset:

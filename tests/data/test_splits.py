@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from support.pictures import class_folders, picture
 
-from dermalert.data import label_repair, loading, splits
+from dermalert.data import label_repair, loading, schema, splits
 from dermalert.errors import UsageError
 
 TWO = ("melanoma", "nevus")
@@ -152,3 +152,22 @@ def test_what_is_set_aside_is_in_no_fold(tmp_path):
     class_folders(tmp_path / "Test", images=2, first_seed=7000, labels=TWO)
     fold = splits.fold(splits.split(loading.load([str(tmp_path)]).dataset), 0, 3)
     assert sum(len(fold[name]) for name in splits.SHARES) == 160
+
+
+def test_the_examples_of_the_space_and_their_kin_are_learnt_from_nowhere(tmp_path):
+    class_folders(tmp_path / "clinic", images=80, labels=TWO)
+    names = [*splits.EXAMPLES, "ISIC_0000001"]
+    for i, name in enumerate(names):
+        picture(9000 + i).save(tmp_path / "clinic" / "melanoma" / f"{name}.png")
+    dataset = loading.load([str(tmp_path / "clinic")])
+    one_lesion = {"ISIC_6090497", "ISIC_0000001"}
+    groups = [
+        "IL_6446523" if name in one_lesion else group
+        for name, group in zip(dataset["image_id"], dataset["group"], strict=True)
+    ]
+    dataset = schema.with_columns(dataset, {"group": groups})
+    for seed in range(3):
+        sides = splits.split(dataset, seed=seed)
+        assert set(names) <= set(sides["held_out"]["image_id"])
+        for fold in (splits.fold(sides, number, 3, seed=seed) for number in range(3)):
+            assert set(names) <= {*fold["held_out"]["image_id"], *fold["set_aside"]["image_id"]}
