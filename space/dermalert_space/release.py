@@ -6,6 +6,7 @@ takes `onnx` and `onnxruntime` too.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from dermalert_space import abstention, checks, contract, onnx_graph, release_loading
 from dermalert_space.abstention import Abstention
 from dermalert_space.contract import GRAPH, METRICS, REFERENCE, STATISTICS, TOLERANCE, HubName, Json
+from dermalert_space.frequencies import Frequencies, read_frequencies
 from dermalert_space.images import read_image
 from dermalert_space.prediction import Attention, Prediction, share, shares, state
 from dermalert_space.release_loading import NoRelease, first_line
@@ -118,7 +120,7 @@ class Release:
             raise ValueError("answers of another shape")
         except Exception as error:
             raise NoRelease(
-                f"{self} cannot be served: it cannot judge an image ({first_line(error)}): its files are damaged, or "
+                f"{self} cannot be served: it cannot assess an image ({first_line(error)}): its files are damaged, or "
                 "do not belong together."
             ) from error
 
@@ -166,6 +168,11 @@ class Release:
             return figures
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NoRelease(f"cannot read {METRICS} of {self}: damaged, cut short, or of another kind.") from error
+
+    @functools.cached_property
+    def frequencies(self) -> Frequencies:
+        """How many of the held-out lesions with a like probability were what was looked for."""
+        return read_frequencies(self)
 
     def file(self, name: str) -> Path | None:
         """The path of a file on this machine, None where the release lacks it; a link that leaves is a `NoRelease`."""
@@ -323,12 +330,13 @@ class Release:
             likely = "likely" if attention > 0.5 else "possible"
             if self.threshold is None:
                 what = f"{self.alert_label}, a carcinoma or precursor is {likely}: {value} together"
-                return f"Needs attention: {what} (attention from {threshold}). This release has no alert threshold."
+                what = f"{what} (attention threshold {threshold})"
+                return f"Needs attention: {what}. This release has no alert threshold."
             return (
                 f"Needs attention: no {self.alert_label} alert, but a carcinoma or precursor is {likely}: {value} "
-                f"together with {self.alert_label} (attention from {threshold})."
+                f"together with {self.alert_label} (attention threshold {threshold})."
             )
         assert self.threshold is not None  # such a release has no other state
         value, threshold = shares(probability, self.threshold)
         word = f"{self.alert_label.capitalize()} alert" if state == "melanoma_alert" else f"No {self.alert_label} alert"
-        return f"{word}: {measured} {value}; this release alerts from {threshold}."
+        return f"{word}: {measured} {value}; alert threshold {threshold}."

@@ -297,10 +297,10 @@ def test_an_answer_that_is_no_number_is_no_answer(tmp_path):
 @pytest.mark.parametrize(
     ("probability", "said"),
     [
-        (0.0397, "No melanoma alert: the probability of melanoma is 3.97%; this release alerts from 4.00%."),
-        (0.0003, "No melanoma alert: the probability of melanoma is <0.1%; this release alerts from 4.0%."),
-        (0.99996, "Melanoma alert: the probability of melanoma is >99.9%; this release alerts from 4.0%."),
-        (0.5, "Melanoma alert: the probability of melanoma is 50.0%; this release alerts from 4.0%."),
+        (0.0397, "No melanoma alert: the probability of melanoma is 3.97%; alert threshold 4.00%."),
+        (0.0003, "No melanoma alert: the probability of melanoma is <0.1%; alert threshold 4.0%."),
+        (0.99996, "Melanoma alert: the probability of melanoma is >99.9%; alert threshold 4.0%."),
+        (0.5, "Melanoma alert: the probability of melanoma is 50.0%; alert threshold 4.0%."),
     ],
 )
 def test_the_sentence_never_contradicts_itself(tmp_path, probability, said):
@@ -325,7 +325,7 @@ def test_the_sentence_never_contradicts_itself(tmp_path, probability, said):
 def test_a_threshold_is_written_alike_wherever_it_stands(threshold, said, tmp_path):
     release = Release.load(make_release(tmp_path / "release", threshold=threshold))
     assert f" alerts from {said}" in tables.as_text([], release)
-    assert release._sentence("melanoma_alert", {"melanoma": 1.0}, None).endswith(f"alerts from {said}.")
+    assert release._sentence("melanoma_alert", {"melanoma": 1.0}, None).endswith(f"alert threshold {said}.")
     assert threshold_share(threshold) == said
 
 
@@ -364,7 +364,7 @@ def predicted_as(release: Release, monkeypatch, *, abstained: str | None = None,
             {"melanoma": 0.01, "basal_cell_carcinoma": 0.86},
             "malignant_likely",
             "Needs attention: no melanoma alert, but a carcinoma or precursor is likely: 87.0% together with melanoma "
-            "(attention from 5.0%).",
+            "(attention threshold 5.0%).",
         ),
         (
             {"actinic_keratosis": 0.03, "squamous_cell_carcinoma": 0.03},
@@ -414,8 +414,8 @@ def test_a_release_made_before_there_was_attention_is_served_as_before(tmp_path,
             {"basal_cell_carcinoma": 0.9},
             None,
             "malignant_likely",
-            "Needs attention: melanoma, a carcinoma or precursor is likely: 90.0% together (attention from 5.0%). This "
-            "release has no alert threshold.",
+            "Needs attention: melanoma, a carcinoma or precursor is likely: 90.0% together (attention threshold 5.0%). "
+            "This release has no alert threshold.",
         ),
         ({"melanoma": 0.9}, None, "malignant_likely", "Needs attention: melanoma, a carcinoma or precursor is likely"),
         ({"actinic_keratosis": 0.06}, None, "malignant_likely", "Needs attention: melanoma, a carcinoma or precursor"),

@@ -203,12 +203,13 @@ def test_the_page_says_when_the_training_pictures_were_generated(tmp_path, gener
 
 
 def test_the_page_names_the_release_and_its_tag(release, demo_release):
-    assert "Release: folder demo-release; version 0.1.0; trained on demo." in page(release)
+    assert "Model: demo-release; version 0.1.0; trained on demo." in page(release)
     assert str(demo_release.parent) not in page(release)
     named = types.SimpleNamespace(name="tester/derm", revision="v1.0.0", model=release.model)
-    assert markup.source(named).startswith("Release: tester/derm; tag v1.0.0; version 0.1.0")
+    named.file = lambda name: Path("models--tester--derm/snapshots", "0123456789" * 4, name)
+    assert markup.source(named).startswith("Model: tester/derm; tag v1.0.0; version 0.1.0; commit 0123456; trained on")
     named.revision = None
-    assert markup.source(named).startswith("Release: tester/derm; its newest state, no tag; version 0.1.0")
+    assert markup.source(named).startswith("Model: tester/derm; its newest state, no tag; version 0.1.0")
 
 
 @pytest.mark.parametrize("version", [None, "", "absent"])
@@ -220,10 +221,10 @@ def test_a_release_without_a_version_is_called_so_wherever_a_version_is_shown(tm
         del config["dermalert"]["version"]
     (folder / "config.json").write_text(json.dumps(config))
     release = Release.load(folder)
-    assert markup.source(release) == "Release: folder mine; unversioned; trained on demo."
+    assert markup.source(release) == "Model: mine; unversioned; trained on demo."
     assert api.release_record(release, None)["version"] == "unversioned"
     monkeypatch.setattr(markup, "BUNDLED", folder)
-    assert markup.source(release) == "Release: folder mine; bundled; trained on demo."
+    assert markup.source(release) == "Model: dermalert; bundled; trained on demo."
     assert api.release_record(release, None)["version"] == "bundled"
 
 
@@ -274,7 +275,7 @@ def test_the_endpoint_gives_the_floats_of_a_bare_pipeline(client, demo_release, 
     plain = pipeline("image-classification", model=str(demo_release))(str(tmp_path / "lesion.png"), top_k=9)
     answer = client.predict(handle_file(tmp_path / "lesion.png"), api_name="/judge")
     assert answer["probabilities"] == pytest.approx({row["label"]: row["score"] for row in plain}, abs=1e-5)
-    sentence = r"Melanoma alert: the probability of melanoma is \d+\.\d%; .* alerts from 10\.0%\."
+    sentence = r"Melanoma alert: the probability of melanoma is \d+\.\d%; alert threshold 10\.0%\."
     assert re.fullmatch(sentence, answer["sentence"])
     assert (answer["alert"], answer["refused"]) == (True, None)
     malignant = sum(answer["probabilities"][name] for name in (*MALIGNANT, PRECURSOR))
@@ -756,3 +757,9 @@ def test_a_sweep_takes_what_is_old_and_leaves_the_rest(tmp_path):
     assert (tmp_path / "folder" / "upload.jpg").exists()
     upload_retention.sweep(tmp_path, age=-1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_calls_that_the_api_page_shows_send_a_file(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    image, files = (endpoints[name]["parameters"][0]["example_input"] for name in ("/judge", "/triage"))
+    assert [image] == files and image["path"] == image["url"] == "lesion.jpg"

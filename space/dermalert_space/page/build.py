@@ -9,8 +9,8 @@ from gradio import mcp, processing_utils
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
-from dermalert_space import batch
-from dermalert_space.contract import CONFIG, METRICS, Json
+from dermalert_space import batch, comparison
+from dermalert_space.contract import CONFIG, METRICS, Json, is_hub_name
 from dermalert_space.page import (
     api,
     batch_slots,
@@ -27,6 +27,29 @@ from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
 
 STYLE = Path(__file__).parent / "style.css"
+
+_BLUE, _PALE = "#1d5fbf", "#8ab4f8"  # both 4.5:1 on what they stand on, as WCAG 2.2 asks
+THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]).set(
+    color_accent=_BLUE,
+    button_primary_background_fill=_BLUE,
+    button_primary_background_fill_dark=_BLUE,
+    button_primary_background_fill_hover="#174a94",
+    button_primary_background_fill_hover_dark="#174a94",
+    body_text_color_subdued="#4b5563",
+    body_text_color_subdued_dark="#b8bfca",
+    link_text_color=_BLUE,
+    link_text_color_dark=_PALE,
+    block_info_text_color="#4b5563",
+    block_info_text_color_dark="#b8bfca",
+)
+
+_ABOUT = "Melanoma alert for dermoscopy images, with its limits in view. For research and education; no medical device."
+HEAD = (
+    f'<meta name="description" content="{_ABOUT}"><meta property="og:title" content="dermalert">'
+    f'<meta property="og:description" content="{_ABOUT}">'
+    "<style>@media print { footer { display: none !important; } }</style>"
+)
+"""What the page's own style cannot say: gradio keeps that to what lies above the footer."""
 
 WAITING = 256
 """Requests that may wait; past that the answer is that the server is busy."""
@@ -61,7 +84,7 @@ _WRONG = "Not read: what was sent is no upload to this server, or not the argume
 
 
 def build_demo(release: Release) -> gr.Blocks:
-    """The page that judges images with `release`; nothing is launched."""
+    """The page that assesses images with `release`; nothing is launched."""
     metrics = release.metrics()
 
     def waiting() -> int:
@@ -73,36 +96,50 @@ def build_demo(release: Release) -> gr.Blocks:
         gr.HTML(markup.notice(release, metrics), elem_id="notice")
         gr.Markdown("# dermalert\nDoes this skin lesion call for a dermatologist's look, on suspicion of melanoma?")
         with gr.Tabs():
-            with gr.Tab("One lesion"):
+            with gr.Tab("Single image"):
                 picture = tab_single.add(release, metrics)
-            with gr.Tab("A batch"):
+            with gr.Tab("Batch"):
                 tab_batch.add(release, held)
-            with gr.Tab("How good is it") as tab:
+            with gr.Tab("Performance") as tab:
                 tab_evaluation.add(release, metrics, tab)
-            with gr.Tab("Versions") as tab:
-                tab_versions.add(release, tab)
+            if (shelf := comparison.Shelf(release)).on_the_hub:
+                with gr.Tab("Versions") as tab:
+                    tab_versions.add(shelf, tab)
         gr.HTML(
-            f"<p>{markup.escaped(markup.source(release))}</p><p class='fine'>{markup.PRIVACY}</p>",
+            f"<p>{markup.escaped(markup.source(release))}{_links(release)}</p><p class='fine'>{markup.PRIVACY}</p>",
             elem_id="release",
             elem_classes="words",
         )
         _add_endpoints(release, metrics, picture, held)
+    _show_how_to_call(demo, picture)
     return demo.queue(max_size=WAITING)
+
+
+def _links(release: Release) -> str:
+    """Where the model and this Space are on the Hub, if they are there."""
+    space, links = os.environ.get("SPACE_ID"), {}
+    if is_hub_name(release.name) and not Path(release.name).is_dir():
+        at = f"/tree/{release.revision}" if release.revision else ""
+        links["Model card"] = f"https://huggingface.co/{release.name}{at}"
+    if space:
+        links["Code of this Space"] = f"https://huggingface.co/spaces/{space}/tree/main"
+        links["Duplicate this Space"] = f"https://huggingface.co/spaces/{space}?duplicate=true"
+    return "".join(f' <a href="{markup.escaped(url)}">{name}</a>' for name, url in links.items())
 
 
 def _add_endpoints(served: Release, metrics: Json | None, picture: gr.Image, held: batch_slots.Places) -> None:
     """Add what programs may ask: `/judge`, `/triage` and `/release`."""
 
     def judge(image: Json | bytes | None) -> api.PredictionRecord:
-        """Judge one dermoscopy image. For research and education only: not a medical device.
+        """Assess one dermoscopy image. For research and education only: not a medical device.
 
         Args:
             image: a picture of one lesion, taken with a dermatoscope: an upload, its path, or data:...;base64,...
 
         Returns:
             Its `state`: melanoma_alert, malignant_likely, cannot_assess, none or unreadable; and what is said of it.
-            Where `refused` says why it is not judged, the probabilities are for the record only; of what is unreadable
-            there are none.
+            Where `refused` says why it cannot be assessed, the probabilities are for the record only; of what is
+            unreadable there are none.
         """
         try:
             seen = api.read(image, picture.GRADIO_CACHE)
@@ -113,7 +150,7 @@ def _add_endpoints(served: Release, metrics: Json | None, picture: gr.Image, hel
         return api.prediction_record(served, served.predict_all([seen])[0])
 
     def triage(files: list[str | Json], request: gr.Request) -> api.Batch:  # noqa: D417
-        """Judge many dermoscopy images and sort them by urgency. For research and education only: not a medical device.
+        """Assess many dermoscopy images, the most urgent first. For research and education only: not a medical device.
 
         Args:
             files: each an upload (image or zip), the path that an upload was given, or an image as data:...;base64,...
@@ -149,6 +186,14 @@ def _add_endpoints(served: Release, metrics: Json | None, picture: gr.Image, hel
     gr.api(release, queue=False)
 
 
+def _show_how_to_call(demo: gr.Blocks, picture: gr.Image) -> None:
+    """Have the API page show calls that run: gradio's own examples are a bus, of an address, and three dots."""
+    file = {"path": "lesion.jpg", "url": "lesion.jpg", "meta": {"_type": "gradio.FileData"}}
+    (files,) = (fn.inputs[0] for fn in demo.fns.values() if fn.api_name == "triage")
+    for component, example in ((picture, file), (files, [file])):
+        component.example_payload = lambda example=example: example  # type: ignore[method-assign,union-attr]
+
+
 async def _fetch_nothing(*_: object, **__: object) -> str:
     raise ValueError("nothing is fetched from an address")
 
@@ -172,7 +217,8 @@ def launch(release: Release) -> None:
     processing_utils.async_ssrf_protected_download = _fetch_nothing
     demo.launch(
         css_paths=STYLE,
-        theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),
+        theme=THEME,
+        head=HEAD,
         footer_links=["api", "gradio"],
         app_kwargs={
             "lifespan": request_guard.lifespan(demo, Path(os.environ["GRADIO_TEMP_DIR"])),

@@ -9,6 +9,8 @@ from dermalert_space.images import UnreadableImage, open_image, read_image
 FOLDER = Path(__file__).parents[2] / "examples"
 TABLE = "attribution.csv"
 COLUMNS = ("file", "caption", "attribution")
+"""What the table must have; it may have `truth`, `confirmation` and `url` too."""
+_MORE = ("truth", "confirmation", "url")
 KINDS = (".jpg", ".jpeg", ".png")
 MOST, LARGEST = 8, 5_000_000
 
@@ -25,6 +27,12 @@ class Example(NamedTuple):
     """What it shows, in a few words."""
     attribution: str
     """Whose it is and under which licence; or that it was generated."""
+    truth: str = ""
+    """The diagnosis; "" where the table does not say."""
+    confirmation: str = ""
+    """How it was confirmed."""
+    url: str = ""
+    """Where it was published, with its licence; "" where the table does not say."""
 
 
 def read(folder: Path) -> list[Example]:
@@ -36,7 +44,8 @@ def read(folder: Path) -> list[Example]:
     """
     try:
         with (folder / TABLE).open(newline="", encoding="utf-8-sig") as file:
-            rows = [{column: (row.get(column) or "").strip() for column in COLUMNS} for row in csv.DictReader(file)]
+            columns = (*COLUMNS, *_MORE)
+            rows = [{name: (row.get(name) or "").strip() for name in columns} for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadExamples(
             f"'{folder}' has no {TABLE} that can be read: write one with the columns {', '.join(COLUMNS)}."
@@ -50,7 +59,7 @@ def read(folder: Path) -> list[Example]:
         raise BadExamples(f"'{folder}' has {len(rows)} images: show {MOST} at most.")
     for row in rows:
         _check(folder / row["file"], row)
-    return [Example(folder / row["file"], row["caption"], row["attribution"]) for row in rows]
+    return [Example(folder / row.pop("file"), **row) for row in rows]
 
 
 def _check(path: Path, row: dict[str, str]) -> None:

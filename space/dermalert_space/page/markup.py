@@ -5,28 +5,34 @@ import functools
 import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from dermalert_space.contract import NOT_A_DEVICE, Json
+from dermalert_space.contract import CONFIG, NOT_A_DEVICE, Json
 from dermalert_space.estimate import Estimate, format_estimate
-from dermalert_space.prediction import Prediction, printable, share, shares
+from dermalert_space.frequencies import Bands
+from dermalert_space.prediction import Prediction, printable, share, shares, threshold_share
 from dermalert_space.release import BUNDLED, Release
 
 GENERATED = "This model was trained on generated pictures only: its answers mean nothing on real skin."
-HINT = "Upload a dermoscopy image, or paste one, to have it judged."
-BUSY = "Not judged just now: the server is busy or out of reach. Try again in a minute."
+HINT = "Upload a dermoscopy image, or paste one, to have it assessed."
+BUSY = "Not assessed just now: the server is busy or out of reach. Try again in a minute."
 PRIVACY = (
     "Nothing is kept: no history, no log of images, no analytics. An uploaded file, and what was shown of it, is held "
-    "by this server, seen by nobody else, and deleted six minutes after it was judged at the latest; what it holds "
+    "by this server, seen by nobody else, and deleted six minutes after it was assessed at the latest; what it holds "
     "besides the picture (camera, place, date) is neither shown nor written anywhere."
 )
 FOR_DERMOSCOPY = (
     "For dermoscopy images of one lesion. The answers do not hold for photographs taken without a dermoscope, such as "
     "those of a phone: the figures of this release say nothing of them."
 )
+NEXT = (
+    "What to do: take the picture again, sharp and evenly lit, with the dermatoscope on the skin; or crop it to the "
+    "lesion, with some skin around it. A dermatologist should see a lesion that worries you, whatever a program says."
+)
+"""What is said to whoever has an image that cannot be assessed."""
 NO_METRICS = "This release does not say how good it is: it has no evaluation/metrics.json."
 
 ICONS = {
@@ -37,6 +43,11 @@ ICONS = {
     "unreadable": "\N{MULTIPLICATION X}",
 }
 """What stands before the word of a state, for those who cannot tell its colour."""
+
+GRADES = {"high": 0.3, "middle": 0.1, "low": 0.0}
+"""Of a melanoma alert, and from which probability; all are alerts."""
+
+_STEPS = {"high": 3, "middle": 2, "low": 1}
 
 GROUPS = {"malignant": "Malignant", "precursor": "Precursor of a carcinoma", "benign": "Benign diagnoses"}
 """What the clinical groups of a release are called, in the order in which they are shown."""
@@ -85,32 +96,68 @@ def data_uri(content: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
-def sentence(text: str, *, kind: str = "", aloud: bool = True) -> str:
+def sentence(text: str, *, kind: str = "", grade: str = "", aloud: bool = True) -> str:
     """A sentence as the answer of the page.
 
     Args:
         text: the sentence.
         kind: one of `prediction.STATES`, "refused" of what is wrong with the page, or nothing.
+        grade: one of `GRADES`, of a melanoma alert.
         aloud: whether a screen reader is to say it as soon as it is there.
     """
-    return f'<p class="sentence {kind}"{marks(kind)}{" role=status" if aloud else ""}>{escaped(text)}</p>'
+    role = " role=status" if aloud else ""
+    return f'<p class="sentence {kind} {grade}"{marks(kind, grade)}{role}>{escaped(text)}</p>'
 
 
-def marks(state: str) -> str:
+def marks(state: str, grade: str = "") -> str:
     """The attributes by which an element shows a state: its name and its icon; "" of what is none."""
-    return f' data-state="{state}" data-icon="{ICONS[state]}"' if state in ICONS else ""
+    return f' data-state="{state}" data-icon="{ICONS[state] * _STEPS.get(grade, 1)}"' if state in ICONS else ""
+
+
+def grade(release: Release, prediction: Prediction) -> str:
+    """How probable what an alert is for is, one of `GRADES`; "" where there is no alert."""
+    if prediction.state != "melanoma_alert":
+        return ""
+    return next(name for name, least in GRADES.items() if prediction.probabilities[release.alert_label] >= least)
 
 
 def answer(release: Release, prediction: Prediction, *, aloud: bool = True) -> str:
-    """What the page says of one image; of one that is refused no probabilities."""
+    """What the page says of one image; of one that cannot be assessed no probabilities."""
+    graded = grade(release, prediction)
+    assessment = sentence(prediction.sentence, kind=prediction.state, grade=graded, aloud=aloud)
     if prediction.abstained:
-        assessment = sentence(prediction.sentence, kind=prediction.state, aloud=aloud)
-        return f'{assessment}<p class="second">{FOR_DERMOSCOPY}</p>'
+        return f'{assessment}<p class="next">{NEXT}</p><p class="second">{FOR_DERMOSCOPY}</p>'
     second = second_line(release, prediction)
     return (
-        sentence(prediction.sentence, kind=prediction.state, aloud=aloud)
+        assessment
+        + frequency(release, prediction)
         + (f'<p class="second">{escaped(second)}</p>' if second else "")
         + probabilities(release, prediction)
+    )
+
+
+def frequency(release: Release, prediction: Prediction) -> str:
+    """How many of the held-out lesions with a like probability were what was looked for; "" where nobody knows."""
+    if is_generated(release, None):  # what generated lesions were says nothing of skin
+        return ""
+    alert, attention = release.frequencies.alert, release.frequencies.attention
+    lines = [_of_hundred(alert, prediction.probabilities[release.alert_label], release.alert_label)]
+    if prediction.state == "malignant_likely" and prediction.attention is not None and release.attention:
+        lines.insert(0, _of_hundred(attention, prediction.attention, _listed(list(release.attention.labels), "or")))
+    return "".join(lines)
+
+
+def _of_hundred(bands: Bands, probability: float, name: str) -> str:
+    band = bands.find(probability)
+    if band is None:
+        return ""
+    low, high = (f"{100 * end:.3g}" for end in (band.low, band.high))
+    common = f"{100 * bands.share:.0f} in 100"
+    return (
+        f'<p class="frequency">Of 100 lesions scored like this ({low} to {high}%), '
+        f"<strong>{_cell(figure(band.rate, times=100, digits=0))}</strong> were {escaped(name)}.</p>"
+        f'<p class="fine">From {band.lesions:,} of the {bands.lesions:,} held-out lesions, of which {common} '
+        f"were {escaped(name)}: where it is rarer, fewer are. In brackets the 95% interval.</p>"
     )
 
 
@@ -126,37 +173,44 @@ def second_line(release: Release, prediction: Prediction) -> str:
     subject = subject[0].upper() + subject[1:]
     if point is not None and point.threshold is not None:
         probability, threshold = shares(value, point.threshold)
-        return f"{subject} {probability}; attention is asked for from {threshold}."
+        return f"{subject} {probability}; attention threshold {threshold}."
     if prediction.alert is not False:
         return f"{subject} {share(value)}."
     more = ": more likely than not, it is one of them" if value > 0.5 else ""
     return f"{subject} {share(value)}{more}. The alert is for {watched} alone; it says nothing of {_listed(others)}."
 
 
-def _listed(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+def _listed(names: list[str], last: str = "and") -> str:
+    return f"{', '.join(names[:-1])} {last} {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def probabilities(release: Release, prediction: Prediction) -> str:
     """Each diagnosis with its probability: by clinical group, the likeliest first in each."""
     by_label = prediction.probabilities
-    caption = "<caption>Calibrated probability of each diagnosis</caption>"
-    bodies = "" if release.groups else f"<tbody>{_shares(by_label, by_label, release.alert_label)}</tbody>"
+    threshold = release.threshold
+    mark = "" if threshold is None else f"; the mark is the alert threshold, {threshold_share(threshold)}"
+    caption = f"<caption>Calibrated probability of each diagnosis{mark}</caption>"
+    bodies = "" if release.groups else f"<tbody>{_shares(release, list(by_label), by_label)}</tbody>"
     for key, title in GROUPS.items():
         names = [name for name in by_label if name in release.groups.get(key, [])]
         total = share(sum(by_label[name] for name in names))
         head = f'<tr class="group"><th colspan="2" scope="rowgroup">{title}</th><td class="share">{total}</td></tr>'
-        bodies += f"<tbody>{head}{_shares(names, by_label, release.alert_label)}</tbody>" if names else ""
+        bodies += f"<tbody>{head}{_shares(release, names, by_label)}</tbody>" if names else ""
     return f'<table class="shares">{caption}{bodies}</table>'
 
 
-def _shares(names: Iterable[str], probabilities: dict[str, float], watched: str) -> str:
+def _shares(release: Release, names: list[str], probabilities: dict[str, float]) -> str:
     return "".join(
-        f'<tr class="{"watched" if name == watched else ""}"><th scope="row">{escaped(name)}</th>'
-        f'<td class="bar"><div style="width: {probabilities[name]:.1%}"></div></td>'
+        f'<tr class="{"watched" if name == release.alert_label else ""}"><th scope="row">{escaped(name)}</th>'
+        f'<td class="bar">{_bar(probabilities[name], release.threshold if name == release.alert_label else None)}</td>'
         f'<td class="share">{share(probabilities[name])}</td></tr>'
         for name in names
     )
+
+
+def _bar(probability: float, threshold: float | None) -> str:
+    tick = "" if threshold is None else f'<i class="tick" style="left: {threshold:.1%}"></i>'
+    return f'<div class="track"><div style="width: {probability:.1%}"></div>{tick}</div>'
 
 
 def meaning(release: Release, metrics: Json | None) -> str:
@@ -172,13 +226,13 @@ def meaning(release: Release, metrics: Json | None) -> str:
     others, generated = held_out["n"] - measured["n"], is_generated(release, metrics)
     flagged = figure(measured["sensitivity_refusals_missed"], times=100, digits=0)
     declined = measured["refused"]["value"]
-    missed = f", a share of {figure(measured['refused'], digits=3)} among them that it declined" if declined else ""
+    missed = f" (a share of {figure(measured['refused'], digits=3)} cannot be assessed and counts as missed)"
     served = measured.get("specificity_as_served") or measured["specificity"]
     false = figure(Estimate.read(served).complement(), times=100, digits=0)
     lines = (
         f"<p>Of 100 {named}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 others it "
-        f"also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95 % interval; from "
-        f"{n} images of {named}{missed}, and {others} others, none of which "
+        f"also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95% interval; from "
+        f"{n} images of {named}{missed if declined else ''}, and {others} others, none of which "
         f"it was trained on.</p>{_of_attention(release, held_out.get('malignant'))}"
     )
     if generated:  # what a prevalence means for these lesions nobody knows
@@ -262,10 +316,21 @@ def version_of(release: Release) -> str:
 
 def source(release: Release) -> str:
     """One line on the release and tag that are served and what the release says of its making."""
-    parts = [f"Release: {name_of(release) if Path(release.name).is_dir() else release.name}"]
-    if not Path(release.name).is_dir():
+    version, folder = version_of(release), Path(release.name).is_dir()
+    name = "dermalert" if version == UNVERSIONED[0] else Path(release.name).resolve().name if folder else release.name
+    parts = [f"Model: {name}"]
+    if not folder:
         parts.append(f"tag {release.revision}" if release.revision else "its newest state, no tag")
-    parts.append(version if (version := version_of(release)) in UNVERSIONED else f"version {version}")
+    parts.append(version if version in UNVERSIONED else f"version {version}")
+    if commit := commit_of(release):
+        parts.append(f"commit {commit[:7]}")
     if data := about(release).get("data"):
         parts.append(f"trained on {', '.join(data)}")
     return "; ".join(parts) + "."
+
+
+def commit_of(release: Release) -> str | None:
+    """The commit of the Hub that a release was fetched at; None of a folder."""
+    path = None if Path(release.name).is_dir() else release.file(CONFIG)
+    commit = path and re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
+    return commit[1] if commit else None

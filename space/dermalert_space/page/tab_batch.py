@@ -1,4 +1,4 @@
-"""The tab that judges many files and lists them by urgency; the list is held by the visitor's browser alone."""
+"""The tab that assesses many files and lists them by urgency; the list is held by the visitor's browser alone."""
 
 import io
 import time
@@ -26,6 +26,7 @@ _FILTER = """(kind, text) => {
     const left = document.querySelector('#rows .left');
     if (left) left.textContent = `Shown: ${rows.filter(row => !row.hidden).length} of ${rows.length}.`;
 }"""
+_GRADES = "Three marks before an alert: a probability from {high:.0%}; two: from {middle:.0%}; one: below."
 _STOPPED = "Stopped."
 _HINT = (
     f"Choose images, or zip archives of them; {LIMIT} files at most. For folders of any size there is a command, "
@@ -38,7 +39,7 @@ def add(release: Release, held: batch_slots.Places) -> None:
     gr.HTML(f"<p>{_HINT}</p>", elem_classes="words")
     files = gr.File(label="Images and zip archives", file_count="multiple", height=160, elem_id="files")
     with gr.Row():
-        start = gr.Button("Judge these files", variant="primary", elem_id="start")
+        start = gr.Button("Assess these files", variant="primary", elem_id="start")
         stop = gr.Button("Stop", elem_id="stop")
     with gr.Row():
         choices = ((f"{markup.ICONS[state]} {_word(release, state)}", state) for state in STATES)
@@ -88,8 +89,8 @@ def answers(
 
 
 def _progress(done: int, total: int) -> str:
-    bar = f'<progress value="{done}" max="{total}" aria-label="Files judged"></progress>'
-    return f'<p role="status">Judged {done} of {total} files. {bar}</p>'
+    bar = f'<progress value="{done}" max="{total}" aria-label="Files assessed"></progress>'
+    return f'<p role="status">Assessed {done} of {total} files. {bar}</p>'
 
 
 def listed(release: Release, rows: Sequence[batch.Row]) -> str:
@@ -106,8 +107,8 @@ def listed(release: Release, rows: Sequence[batch.Row]) -> str:
         f'<p class="sentence total" role="status">{len(rows)} files: {_counts(release, rows)}.</p>'
         f'<p>{links}<span class="left" aria-live="polite"></span></p>'
         f'{shown}<p class="fine">First comes what raises the alert or needs attention, by how many times its threshold '
-        "the probability is; then what only a person can judge; then the rest by the probability of any malignant "
-        f"diagnosis or precursor. {NOT_A_DEVICE}</p>"
+        "the probability is; then what only a person can assess; then the rest by the probability of any malignant "
+        f"diagnosis or precursor. {_GRADES.format(**markup.GRADES)} {NOT_A_DEVICE}</p>"
     )
 
 
@@ -138,10 +139,12 @@ def _row(release: Release, row: batch.Row) -> str:
         if row.prediction
         else markup.sentence(f"Not read: {row.problem}", kind=row.state, aloud=False)
     )
+    grade = markup.grade(release, row.prediction) if row.prediction else ""
+    marks = markup.marks(row.state, grade)
     return (
         f'<details data-state="{row.state}" data-file="{name.lower()}"><summary>{_thumbnail(row.thumbnail)}'
         f'<span class="texts"><span class="file">{name}</span>'
-        f'<span class="verdict {row.state}"{markup.marks(row.state)}>{_verdict(release, row)}</span></span></summary>'
+        f'<span class="verdict {row.state} {grade}"{marks}>{_verdict(release, row)}</span></span></summary>'
         f'<div class="detail">{detail}</div></details>'
     )
 

@@ -27,7 +27,7 @@ FIGURES = {
 SIDES = {
     "held_out": "held out",
     "official_test": "the data set's own test images, as shipped",
-    "clean_test": "those without kin in training, relabelled by the archive",
+    "clean_test": "those of them unrelated to training images, with the archive's labels",
 }
 
 LIMITS = (
@@ -37,7 +37,7 @@ LIMITS = (
     "The alert is for melanoma alone. That there is none says nothing of carcinomas, and rules no melanoma out.",
     "Figures are for images drawn like those of the evaluation. Another clinic, camera or population may differ by "
     "more than the intervals say.",
-    "Images of dark skin may be declined as too dark; how it judges the others is not known.",
+    "Images of dark skin may be turned away as too dark; how well it assesses the others is not known.",
     "What the images show was settled in part by histology, in part by experts' agreement or follow-up.",
 )
 
@@ -58,17 +58,53 @@ def html(release: Release, metrics: Json | None) -> str:
         return f"<p>{markup.NO_METRICS}</p>{limits}"
     held_out = metrics["splits"]["held_out"]
     parts = (
+        f"<h2>At a clinic that it has not seen</h2>{_unseen(release, metrics)}",
         f"<h2>In short</h2>{markup.meaning(release, metrics)}",
         limits,
         f"<h2>Melanoma</h2>{_drawn(release, 'alert_trade_off')}{_by_side(metrics)}{_by_source(held_out)}",
         _beside(release, metrics),
         f"<h2>Each diagnosis</h2>{_by_class(held_out)}{_drawn(release, 'per_class')}{_drawn(release, 'confusion')}",
         f"<h2>Probabilities</h2>{_calibration(held_out)}{_drawn(release, 'reliability')}",
-        f"<h2>What it declines</h2>{_declined(metrics)}",
+        f"<h2>What it cannot assess</h2>{_declined(metrics)}",
         f"<h2>Subgroups and artefacts</h2>{_subgroups(held_out)}{_artefacts(held_out)}{_drawn(release, 'artefacts')}",
         f"<h2>How it was made</h2>{_made(metrics)}{_drawn(release, 'learning_curves')}",
     )
     return "".join(parts)
+
+
+def _unseen(release: Release, metrics: Json) -> str:
+    """What is known of clinics that the release was not trained on, and its weakest subgroup."""
+    sentences = metrics["splits"]["held_out"].get("subgroup_sensitivity", {}).get("sentences", [])
+    lines = [*_of_unseen_clinics(release, metrics), *sentences[-1:]]
+    return f"<ul>{''.join(f'<li>{markup.escaped(line)}</li>' for line in lines)}</ul>"
+
+
+def _of_unseen_clinics(release: Release, metrics: Json) -> Iterator[str]:
+    external, trained_on = metrics["data"].get("external") or {}, set(metrics["data"].get("trained_on", []))
+    names = [name for name, of in external.items() if not trained_on & set(of["sources"])]
+    measured = {name: side for name in names if (side := metrics["splits"].get(f"external/{name}"))}
+    for name, side in measured.items():
+        melanoma = side["melanoma"]
+        yield (
+            f"{name}: melanoma AUROC {markup.figure(melanoma['auroc'])}, sensitivity of the alert as served "
+            f"{_served_sensitivity(melanoma)} ({melanoma['n']} images of melanoma), specificity "
+            f"{_served(melanoma, 'specificity')} ({side['n'] - melanoma['n']} others)."
+        )
+    if not measured:
+        yield "This release was not measured at a clinic that it has not seen."
+    if not measured and not markup.is_generated(release, metrics):
+        yield _OTHERS_UNSEEN
+
+
+_OTHERS_UNSEEN = (
+    "Expect less there. The default recipe, trained on one source and measured on another, had a melanoma AUROC of "
+    "0.69 [0.66-0.71] and 0.67 [0.64-0.70]; its alert found melanomas only by flagging nearly every lesion."
+)
+"""By `benchmarks/evaluation/sources.py`; `docs/results.md` has the figures."""
+
+
+def _served_sensitivity(melanoma: Json) -> str:
+    return markup.figure(melanoma.get("sensitivity_refusals_missed") or melanoma["sensitivity"])
 
 
 def _unmeasured(subgroups: Json) -> Iterator[str]:
@@ -97,7 +133,7 @@ def _by_side(metrics: Json) -> str:
             rows.append([name, *("not measured" if value is None else _shown(value) for value in values)])
     note = (
         "As served, what cannot be assessed raises no alert: a melanoma among it is missed. A lesion is found if each "
-        "of its photos is. Square brackets: 95 % interval. Held out: images of lesions and patients that it was not "
+        "of its photos is. Square brackets: 95% interval. Held out: images of lesions and patients that it was not "
         "trained on."
     )
     return markup.table("The alert on each set of images", ["", *(SIDES.get(s, s) for s in sides)], rows, note=note)
@@ -182,7 +218,7 @@ def _beside_readers(held_out: Json) -> str:
         where = [reader.specificity, ""] if reader.task == reader_studies.AMONG_PIGMENTED else ["", reader.specificity]
         rows.append([f"{reader.who}, at {reader.sensitivity}, on other lesions ({reader.source})", *where])
     note = (
-        "The doctors judged other lesions, in part with the patient before them: no row says who is better. Of the "
+        "The doctors assessed other lesions, in part with the patient before them: no row says who is better. Of the "
         "release it is the best that its curve shows without abstention, not what a threshold fixed before would give."
     )
     head = [
@@ -231,18 +267,18 @@ def _calibration_of_melanoma(calibration: Json | None) -> str:
 def _declined(metrics: Json) -> str:
     refusal, melanoma = metrics.get("refusal"), metrics["splits"]["held_out"]["melanoma"]
     if refusal is None:
-        return "<p>It declines no image: it names a diagnosis of whatever it is shown.</p>"
+        return "<p>It abstains from no image: it names a diagnosis of whatever it is shown.</p>"
     sources = {"held out" if name == "all" else f"held out, {name}": of for name, of in refusal["held_out"].items()}
     rows = [[name, of["n"], markup.figure(of["refused"], digits=3)] for name, of in sources.items()]
     spoilt = {f"{kind} (generated or spoilt)": of for kind, of in refusal["unfit"].items()}
     rows += [[name, of["n"], markup.figure(of["refused"])] for name, of in spoilt.items()]
     share = markup.figure(melanoma["refused"], digits=3)
     note = (
-        f"Of the {melanoma['n']} held-out melanomas a share of {share} is declined; as served, they are missed. "
-        "Photographs taken without a dermoscope are not in these figures: most may be judged all the same. Another "
-        "clinic's pictures may be declined far more often."
+        f"Of the {melanoma['n']} held-out melanomas a share of {share} cannot be assessed; as served, they are missed. "
+        "Photographs taken without a dermoscope are not in these figures: most may be assessed all the same. Another "
+        "clinic's pictures may be so far more often."
     )
-    return markup.table("Share of images that it declines to judge", ["images", "n", "declined"], rows, note=note)
+    return markup.table("Share of images that it cannot assess", ["images", "n", "cannot be assessed"], rows, note=note)
 
 
 def _subgroups(held_out: Json) -> str:

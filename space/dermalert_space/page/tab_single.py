@@ -1,8 +1,12 @@
-"""The tab that judges one image: the answer first, then where the model looked."""
+"""The tab that assesses one image: the answer first, then where the model looked."""
 
+import datetime
 import functools
+import io
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -13,28 +17,51 @@ from dermalert_space.images import read_image
 from dermalert_space.page import api, examples, markup
 from dermalert_space.release import Release
 
-_WAIT = "() => ['<p>The image is being judged.</p>', '']"
+_WAIT = """() => {
+    document.querySelector('#result').scrollIntoView({block: 'nearest'});
+    return ['<p>The image is being assessed.</p>', '', 'Copy text'];
+}"""
+_COPY = """() => {
+    const cells = row => [...row.querySelectorAll('th, .share')].map(e => e.innerText).join(': ');
+    const line = e => e.matches('tr') ? cells(e) : e.innerText;
+    const parts = [...document.querySelectorAll('#result p, #result caption, #result tr, #notice p')];
+    const text = parts.map(line).join('\\n');
+    if (navigator.clipboard) navigator.clipboard.writeText(text);
+    else {
+        const field = document.body.appendChild(document.createElement('textarea'));
+        field.value = text; field.select(); document.execCommand('copy'); field.remove();
+    }
+    return 'Copied';
+}"""
+"""Without https a browser has no clipboard: what is selected can be copied all the same."""
 
 
 def add(release: Release, metrics: Json | None) -> gr.Image:
     """Add the tab's parts to the page that is being built; return the picture, with which programs ask too."""
-    with gr.Row():
-        with gr.Column(min_width=300):
+    with gr.Row(elem_id="single"):
+        with gr.Column(min_width=280, elem_id="given"):
+            gr.HTML(f"<p class='fine'>{markup.FOR_DERMOSCOPY}</p>", elem_id="for", elem_classes="words")
             picture = image_input("Dermoscopy image", "The image that was uploaded", elem_id="picture")
-            gr.HTML(f"<p class='fine'>{markup.FOR_DERMOSCOPY}</p>", elem_classes="words")
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=280, elem_id="assessed"):
+            gr.HTML("<h2>Assessment</h2>", elem_classes="words")
             result = gr.HTML(markup.sentence(markup.HINT), elem_id="result", elem_classes="words")
-    _add_examples(picture)
-    looked = gr.HTML("", elem_id="looked", elem_classes="words")
+            with gr.Row(elem_id="take"):
+                copy = gr.Button("Copy text", size="sm", elem_id="copy")
+                report = gr.Button("Print or save as PDF", size="sm", elem_id="report")
+        with gr.Column(min_width=280, elem_id="tries"):
+            _add_examples(picture)
+        looked = gr.HTML("", elem_id="looked", elem_classes="words")
     means = f"<h2>What the alert means</h2>{markup.meaning(release, metrics)}"
     gr.HTML(means, elem_id="means", elem_classes="words")
+    copy.click(None, None, copy, js=_COPY, api_visibility="private")
+    report.click(None, js="() => window.print()", api_visibility="private")
 
     def show(file: Json | None) -> Iterator[tuple[str, str]]:
         yield from answers(release, file, picture.GRADIO_CACHE)
 
     both = [result, looked]
     # The former answer goes at once: it must not stand beside another image, whatever becomes of this one.
-    picture.change(None, outputs=both, js=_WAIT, show_progress="hidden")
+    picture.change(None, outputs=[*both, copy], js=_WAIT, show_progress="hidden")
     # preprocess=False: gr.Image would decode the file itself, and fail or re-encode where `triage` knows better.
     run = picture.change(
         show,
@@ -66,18 +93,31 @@ def image_input(label: str, alt_text: str, *, elem_id: str) -> gr.Image:
 def _add_examples(picture: gr.Image) -> None:
     """Add what a visitor can try who has no image at hand."""
     shown = examples.read(examples.FOLDER) if (examples.FOLDER / examples.TABLE).is_file() else []
+    if not shown:
+        return
+    gr.HTML("<h2>Or try one of these</h2>", elem_classes="words")
     with gr.Row(elem_id="examples"):
         for example in shown:
-            with gr.Column(min_width=110):
-                gr.HTML(_thumbnail(example), elem_classes="words")
-                button = gr.Button(f"Try: {example.caption}", size="sm")
+            # A file would be copied to where uploads are deleted.
+            icon: Any = {"url": _thumbnail(example.path)}
+            button = gr.Button(example.caption, icon=icon, size="sm", elem_classes="example")
             button.click(functools.partial(str, example.path), None, picture, queue=False, api_visibility="private")
+    sources = "".join(f"<li>{_source(example)}</li>" for example in shown)
+    gr.HTML(f"<details><summary>What they are and whose</summary><ul>{sources}</ul></details>", elem_classes="words")
 
 
-def _thumbnail(example: examples.Example) -> str:
-    image = read_image(example.path)
-    image.thumbnail((220, 220))
-    return markup.picture(image, example.caption, caption=example.attribution)
+def _thumbnail(path: Path) -> str:
+    image, buffer = read_image(path), io.BytesIO()
+    image.thumbnail((200, 200))
+    image.save(buffer, "JPEG", quality=85)
+    return markup.data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def _source(example: examples.Example) -> str:
+    truth = f"{example.truth}, by {example.confirmation}" if example.confirmation else example.truth
+    parts = [part for part in (example.caption, truth, example.attribution) if part]
+    link = f' <a href="{markup.escaped(example.url)}" rel="noopener">{markup.escaped(example.url)}</a>'
+    return markup.escaped(": ".join(parts)) + (link if example.url.startswith("https://") else "")
 
 
 def answers(release: Release, file: Json | None, cache: str) -> Iterator[tuple[str, str]]:
@@ -91,7 +131,7 @@ def answers(release: Release, file: Json | None, cache: str) -> Iterator[tuple[s
         yield markup.sentence(str(error), kind="unreadable"), ""
         return
     prediction = release.predict_all([image])[0]
-    html = markup.answer(release, prediction)
+    html = markup.answer(release, prediction) + _record(release, file)
     yield html, ""
     if prediction.abstained:
         return
@@ -102,12 +142,20 @@ def answers(release: Release, file: Json | None, cache: str) -> Iterator[tuple[s
         yield html, markup.sentence("Where the model looked cannot be shown for this image.", kind="refused")
 
 
+def _record(release: Release, file: Json) -> str:
+    """Which file was assessed, when and by what, for whoever prints or copies the answer."""
+    when = datetime.datetime.now(datetime.UTC)
+    name = file.get("orig_name") or "An image"
+    text = f"{name}, assessed {when:%Y-%m-%d %H:%M} UTC. {markup.source(release)}"
+    return f'<p class="fine record">{markup.escaped(text)}</p>'
+
+
 def where(release: Release, image: Image.Image) -> str:
     """Where the model looked, beside the image."""
     saliency = attribution.attribute(release, image)
     plain = image.resize((saliency.shape[1], saliency.shape[0]), Image.Resampling.LANCZOS)
     watched = release.alert_label
-    pictures = markup.picture(plain, "The image as it was judged", caption="The image") + markup.picture(
+    pictures = markup.picture(plain, "The image as it was assessed", caption="The image") + markup.picture(
         attribution.overlay(image, saliency),
         f"The same image in grey; coloured where it speaks for {watched}, in yellow most",
         caption=f"What spoke for {watched}: yellow most, then green and blue",

@@ -9,25 +9,21 @@ from dermalert_space.contract import Json
 from dermalert_space.page import api, markup, tab_single
 from dermalert_space.release import Release
 
-_FOLDER = "This release was read from a folder: there are no other versions of it to compare with."
 _NONE = "The repository has no other version yet."
 _CHOOSE = "Choose a version to compare with {served}, the one that is served here."
 _WAIT = "() => '<p>The versions are being asked.</p>'"
 _FEW = 50  # melanomas below which a difference says little, as in the gate that a release passes
 
 
-def add(release: Release, tab: gr.Tab) -> None:
-    """Add the tab's parts to the page that is being built."""
-    shelf = comparison.Shelf(release)
-    if not shelf.on_the_hub:
-        gr.HTML(markup.sentence(_FOLDER), elem_id="versions", elem_classes="words")
-        return
+def add(shelf: comparison.Shelf, tab: gr.Tab) -> None:
+    """Add the tab's parts to the page that is being built, for a release that is on the Hub."""
+    release = shelf.served
     tag = gr.Dropdown([], label="Compare with", elem_id="tag")
     over = gr.HTML(markup.sentence(_CHOOSE.format(served=release)), elem_id="versions", elem_classes="words")
     with gr.Row():
         with gr.Column(min_width=300):
             label = "Dermoscopy image, to see the difference on it"
-            picture = tab_single.image_input(label, "The image that both versions judge", elem_id="compared")
+            picture = tab_single.image_input(label, "The image that both versions assess", elem_id="compared")
         with gr.Column(min_width=300, scale=2):
             both = gr.HTML("", elem_id="both", elem_classes="words")
 
