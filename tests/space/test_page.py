@@ -329,7 +329,7 @@ def test_a_batch_of_nothing_says_what_to_do(visit, demo_space):
     expect(page.locator("#rows .sentence")).to_contain_text("Choose files first")
 
 
-# How good is it
+# Performance
 
 
 def test_the_figures_are_those_of_the_release_with_interval_and_number(visit, hub_space, figures):
