@@ -235,6 +235,12 @@ def test_only_classes_that_tell_nevi_and_the_nine_apart_have_their_figures(label
     assert ("balanced_accuracy_benign_keratosis_merged" in keys) == nine
 
 
+def test_where_there_is_no_terminal_no_bar_is_drawn_and_none_of_a_library(seven, pictures):
+    done = evaluate(seven, pictures)
+    assert done.exit_code == 0, done.output
+    assert "%|" not in done.stdout + done.stderr and "\r" not in done.stdout + done.stderr
+
+
 def test_specificity_among_nevi_is_that_of_the_nevi_alone_and_several_data_sets_are_one(seven, pictures, tmp_path):
     other = class_folders(tmp_path / "other", images=2, first_seed=5000)
     figures = report_of(seven, pictures, other, tmp_path=tmp_path)["splits"]["all"]
