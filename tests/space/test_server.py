@@ -267,7 +267,7 @@ def test_the_contract_with_programs(client):
         ),
         "/release": ({}, [f"dict({SERVED})"]),
     }
-    assert found["/judge"]["description"].startswith("Judge one dermoscopy image. For research and education only")
+    assert found["/judge"]["description"].startswith("Assess one dermoscopy image. For research and education only")
 
 
 def test_the_endpoint_gives_the_floats_of_a_bare_pipeline(client, demo_release, tmp_path):
