@@ -5,7 +5,7 @@ RELEASE ?= $(MODEL_ID)
 DATA ?= data
 PYTEST_ARGS ?=
 
-.PHONY: demo model test test-unit test-all test-oldest-hub space lint docs clean
+.PHONY: demo model test test-unit test-all test-oldest-hub test-timm space lint docs clean
 
 # Re-installs only when the list of dependencies changes.
 .venv/ready: pyproject.toml
@@ -55,6 +55,14 @@ test-oldest-hub: .venv/ready ## the tests of what talks to the Hub, with the old
 		tests/hub tests/publishing/test_models.py tests/publishing/test_spaces.py tests/data/test_hub_datasets.py \
 		tests/training/test_checkpoint_sync.py $(PYTEST_ARGS)
 
+# timm needs torchvision, and there is none for a torch without CUDA: both are installed anew, 5 GB, before all of .venv.
+test-timm: .venv/ready ## the tests of base models of timm
+	$(PYTHON) -m venv .venv-timm
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0], '$(CURDIR)', '$(CURDIR)/space', sep='\n')" \
+		> $$(.venv-timm/bin/python -c "import site; print(site.getsitepackages()[0])")/zz-rest.pth
+	.venv-timm/bin/python -m pip install --quiet --ignore-installed timm torch torchvision
+	.venv-timm/bin/python -m pytest tests/training/test_timm.py $(PYTEST_ARGS)
+
 space: .venv-space/ready ## open the Space locally with RELEASE, by default the bundled one
 	MODEL_ID=$(RELEASE) .venv-space/bin/python space/app.py
 
@@ -69,4 +77,4 @@ docs: .venv/ready ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## all that the other targets made
-	rm -rf .venv .venv-oldest .venv-space build runs site .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-oldest .venv-space .venv-timm build runs site .pytest_cache .ruff_cache *.egg-info

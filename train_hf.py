@@ -38,7 +38,7 @@ from dermalert.errors import run_command
 from dermalert.publishing import deliver
 from dermalert.release import remeasure
 from dermalert.release.assemble import assemble, gather, predict_fold
-from dermalert.training import arguments, calibration, distributed, image_dataset, recipe_trainer
+from dermalert.training import arguments, calibration, distributed, image_dataset, recipe_trainer, tuning
 from dermalert.training.arguments import training_arguments
 from dermalert.training.image_dataset import ImageDataset
 from dermalert.training.recipe_trainer import RecipeTrainer
@@ -78,6 +78,8 @@ def train(config: Config, run: Run) -> None:
         if config.weights_from:
             trained = remeasure.reuse(config)
         else:
+            if config.tune:  # by trainings that are compared on validation
+                config = tuning.search(run, data.splits, data.description, make_trainer)
             trained = learn(config, run.folder, data.splits, data.description, callbacks=run.callbacks)
         # With folds, every image is predicted once by a model that has not learnt from it.
         out_of_fold = [predict_fold(run, data, fold, learn) for fold in range(config.folds)]

@@ -59,6 +59,14 @@ class ModelArguments:
         "efficientnet-lite0|1|2, a folder, a run, or an image classifier of the Hub (USER/REPO[@TAG])",
     )
     image_size: int | None = _setting(None, "side of the input in pixels; by default the base model's own")
+    lora: bool = _setting(
+        False,
+        "train adapters of low rank on the linear layers, and the last layer, instead of all weights; the release has "
+        "them merged",
+    )
+    lora_r: int = _setting(16, "rank of the adapters")
+    lora_alpha: int = _setting(32, "their scale, as a multiple of 1 / rank")
+    lora_dropout: float = _setting(0.05, "share of their input that is dropped in training")
     weights_from: str | None = _setting(
         None,
         "a release whose weights are taken as they are instead of a training: abstention, operating points and figures "
@@ -95,6 +103,9 @@ class RecipeArguments(TrainingArguments):
     lr_scheduler_type: SchedulerType | str = _setting("cosine", "shape of the schedule")
     warmup_steps: float = _setting(0.05, "steps up to the peak; below 1, as a share of all steps")
     weight_decay: float = _setting(0.01, "of AdamW")
+    tune: int = _setting(
+        0, "train so often to search the learning rate, its warm-up and the weight decay by validation; then train"
+    )
     augmentation: Augmentation = _setting(
         "robust",
         "'plain' turns, mirrors, scales, shifts and recolours training images; 'robust' more so, and varies what tells "
@@ -211,6 +222,7 @@ OF_THE_RESULT = (
     *MAY_NAME_FOLDERS,
     # `batch_size`, of all processes, and `mixed_precision` stand for the flags that they come from.
     *(name for name in PUBLISHED if name not in ("batch_size", "mixed_precision")),
+    *("lora", "lora_r", "lora_alpha", "lora_dropout", "tune"),
     *("max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
     *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("gradient_accumulation_steps", "average_tokens_across_devices", "data_seed"),
@@ -243,7 +255,10 @@ def published(settings: dict[str, Any]) -> dict[str, Any]:
     stated = {key: settings[name] for name, key in PUBLISHED.items()}
     stated["half_precision"] = settings["store_dtype"] == "float16"
     others = {name for name in settings if name not in PUBLISHED and name not in MAY_NAME_FOLDERS}
-    return stated | {name: settings[name] for name in sorted(others) if settings[name] != default(name)}
+    kept = {name for name in others if settings[name] != default(name)}
+    if settings["lora"]:  # all that an adapter is made by
+        kept |= {name for name in others if name.startswith("lora")}
+    return stated | {name: settings[name] for name in sorted(kept)}
 
 
 def from_published(stated: dict[str, Any], *, processes: int) -> dict[str, Any]:

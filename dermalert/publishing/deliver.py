@@ -16,12 +16,12 @@ from dermalert.errors import RunError, UsageError, did_you_mean
 from dermalert.publishing import models
 from dermalert.release import release_folder, remeasure
 from dermalert.release.summary import what_next
-from dermalert.training import distributed, run_folder
+from dermalert.training import distributed, lora, run_folder, tuning
 from dermalert.training.run import Run
 
 _ABOVE_ZERO = (
     *("num_train_epochs", "early_stopping_patience", "per_device_train_batch_size", "per_device_eval_batch_size"),
-    *("learning_rate", "image_size", "gradient_accumulation_steps", "logging_steps"),
+    *("learning_rate", "image_size", "gradient_accumulation_steps", "logging_steps", "lora_r", "lora_alpha"),
 )
 
 
@@ -46,10 +46,13 @@ def check(config: Config) -> Config:
         raise UsageError("--save_total_limit must be 2 or more: the last checkpoint and the best one are kept.")
     if config.folds == 1 or config.folds < 0:
         raise UsageError(f"--folds {config.folds} makes no sense: it must be 0, for none, or 2 and more.")
+    lora.check(config)
     run_folder.check_name(Path(config.output_dir))
     external.check(config.external)
     _check_reports(config.report_to)
-    return _check_hub(config)
+    config = _check_hub(config)
+    tuning.check(config)
+    return config
 
 
 def _check_reports(names: list[str]) -> None:

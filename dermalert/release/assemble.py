@@ -20,7 +20,7 @@ from dermalert.evaluation.evaluate import Evaluation
 from dermalert.evaluation.predict import SplitPredictions
 from dermalert.progress import Steps
 from dermalert.release import fit_abstention, measuring, onnx_export, release_folder, remeasure
-from dermalert.training import backbones, distributed, run_folder, sampling
+from dermalert.training import backbones, distributed, lora, run_folder, sampling
 from dermalert.training.run import Run, Trained
 
 
@@ -32,6 +32,8 @@ def gather(config: Config, data: Development, model: PreTrainedModel, processor:
     """
     if config.weights_from:
         remeasure.check_images(config.weights_from, data.splits)
+    elif config.lora:
+        lora.layers(model, processor, config.model_name_or_path)
     if config.onnx != "none":
         onnx_export.check(model, processor, config.onnx)
     return data.report(config)
@@ -107,8 +109,7 @@ def assemble(
 
 def _store(trained: Trained, folder: Path, *, half_precision: bool) -> Release:
     """Write model and processor, and return the release that a serving side loads from the files."""
-    trained.model.save_pretrained(folder)
-    backbones.save_processor(trained.processor, folder)
+    backbones.save(trained.model, trained.processor, folder)
     if half_precision:
         release_folder.compact(folder)
     return Release.load(folder)
@@ -160,5 +161,6 @@ def _metrics(
         "training": trained.speed
         | {"epochs": trained.state.epoch, "best_step": trained.state.best_global_step, "folds": run.config.folds}
         | {"measured_by": commit()}
-        | {"settings": published(run.settings)},
+        | {"settings": published(run.settings)}
+        | ({"tuning": run.tuning} if run.tuning else {}),
     }

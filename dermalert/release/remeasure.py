@@ -34,7 +34,7 @@ def settings(config: Config) -> Config:
     figures = release_folder.find_metrics(_source(config))
     if figures is None:
         raise UsageError(f"--weights_from '{config.weights_from}' is no dermalert release: name a release's folder.")
-    own = from_published(figures["training"]["settings"], processes=distributed.count())
+    own = {"lora": False, "tune": 0} | from_published(figures["training"]["settings"], processes=distributed.count())
     given = [f"--{name}" for name, value in own.items() if getattr(config, name) not in (value, default(name))]
     if given:
         raise UsageError(f"--weights_from takes the settings of the release: leave out {first_few(given)}.")

@@ -22,7 +22,7 @@ from transformers import (
 
 from dermalert.errors import UsageError, did_you_mean, first_line
 from dermalert.imaging.byte_processor import ByteProcessor
-from dermalert.training import efficientnet_lite
+from dermalert.training import efficientnet_lite, timm_checkpoint
 from dermalert.training.efficientnet_lite import LITE
 from dermalert.training.head import last_linear
 
@@ -51,7 +51,8 @@ def load(
         UsageError: no such model, not an image classifier, or an input size that it cannot take.
     """
     id2label = dict(enumerate(labels))
-    names = {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
+    # Their number too: timm's config would have that of the base.
+    names = {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}, "num_labels": len(labels)}
     if name not in LITE:
         model, processor = _load_checkpoint(name, names)
     else:
@@ -61,6 +62,17 @@ def load(
     _check(name, model, processor, resized=image_size is not None)
     efficientnet_lite.skip_identity_gates(model)
     return model, processor
+
+
+def save(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
+    """Write a model and its processor as a release holds them."""
+    model.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if "id2label" not in config:  # a model of timm writes its labels in another way, which others do not read
+        config |= {"id2label": model.config.id2label, "label2id": model.config.label2id}
+        path.write_text(json.dumps(config, indent=2) + "\n")
+    save_processor(processor, folder)
 
 
 def save_processor(processor: BaseImageProcessor, folder: Path) -> None:
@@ -135,11 +147,10 @@ def _load_checkpoint(name: str, names: Json) -> tuple[PreTrainedModel, BaseImage
         raise _unknown(name, "every repository has its owner's name before a slash")
     repo, revision = locate(name)
     try:
-        processor = load_processor(repo, revision)
+        config = AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False, **_ANSWERS, **names)
+        processor = timm_checkpoint.prepare(config, name) or load_processor(repo, revision)
         # Of a config, only what the network is made of: the head is new, and so is what its answers mean.
-        config = drop_release_keys(
-            AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False, **_ANSWERS, **names)
-        )
+        config = drop_release_keys(config)
         model = AutoModelForImageClassification.from_pretrained(
             repo,
             revision=revision,
@@ -165,7 +176,7 @@ def drop_release_keys(config: PreTrainedConfig) -> PreTrainedConfig:
     """
     if getattr(config, "quantization_config", None):
         raise ValueError("its weights are quantised")
-    declared = {*dir(type(config)), *type(config)().to_dict(), "dermalert"}
+    declared = {*dir(type(config)), *type(config)().to_dict(), "dermalert"} - {"label_names"}  # timm's, of the old head
     for key in [key for key in vars(config) if key not in declared and not key.startswith("_")]:
         delattr(config, key)
     if not isinstance(getattr(config, "dermalert", {}), dict):

@@ -38,13 +38,13 @@ from dermalert.config import MAY_NAME_FOLDERS
 from dermalert.errors import RunError, UsageError, first_few, first_line
 from dermalert.hub import client
 from dermalert.hub.retries import with_retries
-from dermalert.training import checkpoints, run_folder
+from dermalert.training import checkpoints, lora, run_folder
 from dermalert.training.checkpoints import STATE, step_of
 from dermalert.training.recipe_trainer import WeightAverage
 
 logger = logging.getLogger(__name__)
 
-_RESUMABLE = (*MODEL, WeightAverage.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", STATE)
+_RESUMABLE = (*MODEL, WeightAverage.FILE, lora.FILE, "optimizer.pt", "scheduler.pt", "rng_state*.pth", STATE)
 _STEP = re.compile(rf"checkpoints/checkpoint-(\d+)/{STATE}")
 _RESUME = "--resume_from_checkpoint"
 _RESERVED = re.compile(r"main|staging-.*|v\d.*|refs/.*|.*\.lock")  # by releases, by git

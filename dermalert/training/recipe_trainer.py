@@ -25,7 +25,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from dermalert.errors import RunError
 from dermalert.evaluation.trainer_metric import SkinLesionMetric
 from dermalert.imaging.device import to_device
-from dermalert.training import calibration, checkpoints, distributed
+from dermalert.training import calibration, checkpoints, distributed, lora
 from dermalert.training.epoch_table import EpochTable
 from dermalert.training.sampling import Draws, WeightedSampler
 
@@ -64,7 +64,7 @@ class WeightAverage(TrainerCallback):
     ) -> None:
         """Start from the model as it is, or from a checkpoint."""
         self.averaged = False
-        self._latest = {name: tensor.detach() for name, tensor in _numbers(kwargs["model"]).items()}
+        self._latest = {name: tensor.detach() for name, tensor in _trained(kwargs["model"]).items()}
         self.other = {name: tensor.clone() for name, tensor in self._latest.items()}
         if state.global_step:
             checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -141,13 +141,29 @@ class RecipeTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what a checkpoint holds of the model; before the Trainer's own state, which tells that it is whole."""
         super().save_model(output_dir, _internal_call)
-        if self.average and _internal_call and self.args.should_save:
+        if not (_internal_call and self.args.should_save):
+            return
+        if self.average:
             self.average.save(Path(str(output_dir)))
+        if lora.is_adapted(self.model):
+            safetensors.torch.save_file(_trained(self.model), Path(str(output_dir)) / lora.FILE)
+
+    def _save(self, output_dir: str | None = None, state_dict: Json | None = None) -> None:
+        super()._save(output_dir, lora.merged(self.model) if lora.is_adapted(self.model) else state_dict)
+
+    def _load_from_checkpoint(self, *_: object) -> None:
+        """Load nothing: the model has been built from the checkpoint, see `run.start`."""
 
 
 def _numbers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and running statistics of a model, those that are real numbers, by name."""
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+
+def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Those of a model's numbers that a training changes: all but frozen parameters."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in _numbers(model).items() if name not in frozen}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 from typing import TypeVar
 
 from dermalert_space import contract
-from dermalert_space.contract import public_name
+from dermalert_space.contract import Json, public_name
 from dermalert_space.release import Release
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, TrainerState
 
@@ -17,7 +17,7 @@ from dermalert import commit
 from dermalert.config import Config, of_the_result
 from dermalert.errors import RunError, UsageError
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
-from dermalert.training import backbones, checkpoint_sync, checkpoints, distributed, epoch_table, run_folder
+from dermalert.training import backbones, checkpoint_sync, checkpoints, distributed, epoch_table, lora, run_folder
 from dermalert.training.calibration import Calibration
 from dermalert.training.recipe_trainer import RecipeTrainer
 
@@ -44,6 +44,8 @@ class Run:
         precision = distributed.requested_precision(config.requested_precision)
         self.settings = of_the_result(config, processes=distributed.count(), mixed_precision=precision)
         """What the result depends on: called again with others, the run is another one."""
+        self.tuning: Json | None = None
+        """The search that the settings come from, as `metrics.json` states it."""
         self._pushes = None
         if config.checkpoints_to and distributed.is_main():
             self._pushes = checkpoint_sync.Pushes(config.checkpoints_to, self.folder)
@@ -70,6 +72,17 @@ class Run:
             self._resumed = distributed.broadcast_from_main(self._find_checkpoint)
             yield
 
+    def adopt(self, found: Json, tuning: Json) -> Config:
+        """Take the settings that a search has found as the run's, and return all; its folder keeps those of the flags.
+
+        Args:
+            found: by the names of their fields.
+            tuning: the search, as `metrics.json` states it.
+        """
+        self.config, self.tuning = dataclasses.replace(self.config, **found), tuning
+        self.settings |= found | {"tune": 0}  # the release was trained once, with these
+        return self.config
+
     def _find_checkpoint(self) -> checkpoint_sync.Snapshot | None:
         name = self.config.resume_from_checkpoint
         resumed = checkpoint_sync.find(name, self.folder, self.settings) if name else None
@@ -95,7 +108,7 @@ class Run:
             if self._resumed:
                 where = str(self._resumed.source)
                 run_folder.check_images(self._resumed.run or {}, identity, where, "name another one")
-            needed = run_folder.disk_needed(model, pushed=bool(self.config.checkpoints_to))
+            needed = run_folder.disk_needed(model, pushed=bool(self.config.checkpoints_to), adapters=self.config.lora)
             run_folder.claim(self.folder, identity, needed_bytes=needed, hold=self._alone.hold)
             return prepared
 
@@ -132,10 +145,12 @@ def start(config: Config, folder: Path, data: dict) -> tuple[PreTrainedModel, Ba
         data: see `schema.describe`.
     """
     checkpoint = distributed.broadcast_from_main(lambda: checkpoints.last_checkpoint(folder))
-    model, processor = load_model(config, checkpoint)
+    model, processor = load_model(config, None if config.lora else checkpoint)
+    if config.lora:  # a checkpoint has the adapters merged, and they are trained apart from what is frozen
+        lora.add(model, processor, config, checkpoint)
     if checkpoint:
         print(f"Going on from '{checkpoint}'.")
-    else:
+    if config.lora or not checkpoint:
         base = str(contract.find(config.model_name_or_path))
         model.config.dermalert = about(model, base_model=base, data=data, split_seed=config.split_seed)
     return model, processor, checkpoint

@@ -3,6 +3,7 @@
 - RUN/run.json: the settings that decide what the run computes
 - RUN/checkpoints/: the Trainer's, until the release stands; see `checkpoints`
 - RUN/folds/: the same for each fold, then its answers, until the release stands
+- RUN/tuning/: the trainings that `--tune` compares, until the release stands
 - RUN/pushing/: links to what `checkpoint_sync` pushes to the Hub
 - RUN/release/: appears whole, or not at all
 """
@@ -21,10 +22,12 @@ from dermalert_space.contract import Json
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainerState
 
+from dermalert.config import Config, default
 from dermalert.errors import RunError, UsageError, first_few
 from dermalert.training import locks
 
 ENDED = "ended.json"
+TUNING = "tuning"
 _LOCK = ".dermalert-run.lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_IN_WORDS = ("os error 28", "os error 27", "PytorchStreamWriter", "inline_container")  # of safetensors and torch
@@ -74,10 +77,12 @@ def check_settings(recorded: Json, settings: Json, where: str, advice: str) -> N
         UsageError: says which ones, where they were found, and what to do.
     """
     check_earlier(recorded, where, advice)
+    # A run that was started when a flag was not yet there did what it does by default.
+    before = {name: default(name) for name in settings if name in Config.__dataclass_fields__} | recorded
     changed = [
-        f"{_flag(name)} {recorded.get(name)} there, {settings[name]} here"
+        f"{_flag(name)} {before.get(name)} there, {settings[name]} here"
         for name in settings
-        if recorded.get(name) != settings[name]
+        if before.get(name) != settings[name]
     ]
     if changed:
         raise UsageError(f"{where} holds another run ({first_few(changed)}): {advice}.")
@@ -156,21 +161,21 @@ def check_shared(folder: Path, settings: Json) -> None:
     check_images(recorded, settings, str(folder), "give all machines the same data sets")
 
 
-def disk_needed(model: PreTrainedModel, *, pushed: bool) -> int:
+def disk_needed(model: PreTrainedModel, *, pushed: bool, adapters: bool = False) -> int:
     """About how many bytes a run writes: the release with its copies in ONNX, and its checkpoints.
 
     These are three, and two more while they are pushed; each holds the averaged weights, those to train on with, and
-    Adam's two moments.
+    Adam's two moments. Of adapters the latter three are small.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return (4 + 4 * (5 if pushed else 3)) * weights + 20_000_000
+    return (4 + (1 if adapters else 4) * (5 if pushed else 3)) * weights + 20_000_000
 
 
 def drop_checkpoints(folder: Path) -> None:
     """Remove what only an unfinished run needs; curves that were recorded beside the checkpoints stay."""
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
-    for name in ("folds", "pushing", "fetched.partial"):
+    for name in ("folds", TUNING, "pushing", "fetched.partial"):
         shutil.rmtree(folder / name, ignore_errors=True)
     with contextlib.suppress(OSError):
         (folder / "checkpoints" / ENDED).unlink(missing_ok=True)

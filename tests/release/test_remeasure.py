@@ -73,6 +73,8 @@ def test_settings_that_the_release_decides_are_refused(old, pictures, tmp_path, 
     config = asked(pictures, old, tmp_path / "anew", "--num_train_epochs", "3", "--split_seed", "4")
     assert run_command(lambda: train_hf.main(config)) == 2
     assert "leave out --num_train_epochs, --split_seed" in capsys.readouterr().err
+    assert run_command(lambda: train_hf.main(asked(pictures, old, tmp_path / "anew", "--lora", "--tune", "2"))) == 2
+    assert "leave out --lora, --tune" in capsys.readouterr().err
 
 
 def test_the_kinds_of_pictures_are_those_of_the_release(tmp_path, request):
