@@ -215,6 +215,10 @@ def evaluate(
         list[str] | None, Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
     ] = None,
     image_types: ImageTypes = None,
+    prediction_sets: Annotated[
+        bool,
+        Option("--prediction-sets", help="measure the sets of diagnoses that hold the right one in 90 %, too"),
+    ] = False,
     json: Annotated[Path | None, Option(help="write all figures there, for machines", metavar="FILE")] = None,
 ) -> None:
     """Measure anyone's checkpoint on anyone's data, with intervals; seven, eight and two classes will do too."""
@@ -231,7 +235,9 @@ def evaluate(
     checkpoint = any_checkpoint.load(model)
     classes(checkpoint.labels, mapping)  # refused before the images are read
     prepared = prepare(dataset, repair, reading, labels=None)
-    report = any_checkpoint.evaluate(checkpoint, prepared.dataset, shipped=prepared.shipped, label_map=mapping)
+    report = any_checkpoint.evaluate(
+        checkpoint, prepared.dataset, shipped=prepared.shipped, label_map=mapping, with_sets=prediction_sets
+    )
     Console().print(any_checkpoint.as_table(report))
     for sentence in any_checkpoint.remarks(report):
         typer.echo(sentence)

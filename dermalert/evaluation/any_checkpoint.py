@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from dermalert_space import checks
-from dermalert_space.contract import Json, find, locate, public_name
+from dermalert_space.contract import PREDICTION_SETS, Json, find, locate, public_name
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import threshold_share
+from dermalert_space.prediction_sets import PredictionSets
 from dermalert_space.pretrained import UNLOADABLE, load_processor, missing_from_cache
 from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
@@ -31,7 +32,7 @@ from transformers import (
 
 from dermalert.data import contamination
 from dermalert.errors import UsageError, first_few, first_line
-from dermalert.evaluation import predict
+from dermalert.evaluation import predict, prediction_sets
 from dermalert.evaluation.evaluate import measure
 from dermalert.evaluation.label_map import Classes, classes
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY, lower_bound
@@ -62,6 +63,8 @@ class CheckpointReport:
     """Images left out by diagnosis, for want of a class."""
     sources: list[str]
     splits: dict[str, SplitReport]
+    sets: PredictionSets | None = None
+    """What makes its prediction sets, where they are measured."""
 
     def to_json(self) -> Json:
         """All of it under the checkpoint's own names, for machines."""
@@ -77,6 +80,7 @@ class CheckpointReport:
             "learnt_from": {"known": self.exposure_recorded, "left_out": self.left_out},
             "no_class_for": self.without_class,
             "sources": self.sources,
+            **({PREDICTION_SETS: self.sets.to_json()} if self.sets else {}),
             "splits": {name: self.covering.rename(split.to_json()) for name, split in self.splits.items()},
         }
 
@@ -157,6 +161,7 @@ def evaluate(
     *,
     shipped: Dataset | None = None,
     label_map: Mapping[str, str | None] | None = None,
+    with_sets: bool = False,
 ) -> CheckpointReport:
     """The figures of a checkpoint on a data set.
 
@@ -168,10 +173,13 @@ def evaluate(
         dataset: in the schema of `schema.FEATURES`, under the nine diagnoses, `MALIGNANCIES` or `ISIC_2025`.
         shipped: the same before a repair, which may have left out one of two copies; without it, `dataset`.
         label_map: see `classes`.
+        with_sets: whether its prediction sets are measured too.
 
     Raises:
-        UsageError: see `classes`; no image is left, or a class of the model is none that the data set has.
+        UsageError: see `classes`; no image is left, a class of the model is none that the data set has, or it has no
+            prediction sets of these diagnoses.
     """
+    sets, used = _sets(release, dataset, label_map) if with_sets else (None, frozenset[str]())
     covering, truth = cover(release, dataset, label_map)
     names = [dataset.features["label"].names[label] for label in dataset["label"]]
     exposure = contamination.read(release.name, release.revision)
@@ -184,8 +192,9 @@ def evaluate(
             f"and {left_out.total()} show what none of its classes stands for."
         )
     dataset = dataset.select(measurable)
+    prediction_sets.check_unused(release, used, dataset["group"])
     predictions = predict.predict(release, dataset, name=f"images with {public_name_of(release)}")
-    predictions = under_classes(predictions, covering, truth[measurable])
+    predictions = dataclasses.replace(under_classes(predictions, covering, truth[measurable]), sets=sets)
     parts = _parts(dataset, dataset if shipped is None else shipped)
     return CheckpointReport(
         model=public_name_of(release),
@@ -197,6 +206,7 @@ def evaluate(
         without_class=dict(left_out),
         sources=sorted(set(dataset["source"])),
         splits={name: _with_images(measure(predictions.select(rows)).report, dataset) for name, rows in parts.items()},
+        sets=sets,
     )
 
 
@@ -207,6 +217,18 @@ def cover(
     names = dataset.features["label"].names
     covering, diagnosis = _common_classes(classes(release.labels, label_map), names)
     return covering, covering.truth(diagnosis[names[label]] for label in dataset["label"])
+
+
+def _sets(
+    release: Release, dataset: Dataset, label_map: Mapping[str, str | None] | None
+) -> tuple[PredictionSets, frozenset[str]]:
+    """What makes the prediction sets of a release, and the hashed groups that it was set on, see `of_release`."""
+    if classes(release.labels, label_map).covers != tuple(frozenset({name}) for name in DIAGNOSES):
+        raise UsageError(f"--prediction-sets: the classes of {public_name_of(release)} are not the nine diagnoses.")
+    labels = dataset.features["label"].names
+    if labels != list(DIAGNOSES):
+        raise UsageError(f"--prediction-sets: these images are not under the nine diagnoses, but {', '.join(labels)}.")
+    return prediction_sets.of_release(release)
 
 
 def _common_classes(covering: Classes, labels: list[str]) -> tuple[Classes, dict[str, str | None]]:

@@ -15,7 +15,7 @@ from dermalert_space.release import Release
 from safetensors.torch import save_file
 
 from dermalert.data import contamination
-from dermalert.evaluation import plots, subgroups
+from dermalert.evaluation import plots, prediction_sets, subgroups
 from dermalert.evaluation.intervals import Intervals
 from dermalert.evaluation.predict import SplitPredictions, predict_splits
 from dermalert.evaluation.report import Failure, Failures, SplitReport, calibration, report
@@ -87,6 +87,7 @@ def measure(
         subgroups=subgroups.subgroups(dataset, probabilities, predictions.alert),
         subgroup_sensitivity=subgroups.sensitivity_by_subgroup(dataset, predictions.alert_as_served),
         failures=failures(predictions),
+        prediction_sets=prediction_sets.measure(predictions, Intervals(groups)),
     )
     return Evaluation(predictions=predictions, report=figures)
 

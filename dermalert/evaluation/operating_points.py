@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from dermalert_space.contract import CONFIG, Json
+from dermalert_space.contract import CONFIG, PREDICTION_SETS, Json
 from dermalert_space.release import Release
 from scipy import stats
 
+from dermalert.evaluation import prediction_sets
 from dermalert.evaluation.predict import SplitPredictions
 from dermalert.taxonomy import ALERT, CLINICAL_GROUPS, DIAGNOSES
 
@@ -19,7 +20,7 @@ ATTENTION = tuple(sorted(CLINICAL_GROUPS["malignant"] + CLINICAL_GROUPS["precurs
 
 
 def add(folder: Path, release: Release, calibration: SplitPredictions) -> Release:
-    """Set the operating points of the release in a folder, `alert` and `attention` in its config; load it anew.
+    """Set `alert`, `attention` and `prediction_sets` in the config of the release in a folder; load it anew.
 
     Args:
         folder: of the release, which holds its abstention already.
@@ -28,6 +29,7 @@ def add(folder: Path, release: Release, calibration: SplitPredictions) -> Releas
     """
     path = folder / CONFIG
     config = json.loads(path.read_text()) | fit(release, calibration)
+    config |= {PREDICTION_SETS: prediction_sets.fit(calibration).to_json()}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return Release.load(folder)
 

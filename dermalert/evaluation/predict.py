@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 from dermalert_space import files
 from dermalert_space.images import read_image
+from dermalert_space.prediction_sets import PredictionSets
 from dermalert_space.release import Inputs, Predictions, Release
 
 from dermalert import progress
@@ -31,6 +32,8 @@ class SplitPredictions:
     """(n,) which images ask for attention; None where the release has no threshold for it."""
     abstained: np.ndarray | None = None
     """(n,) on which images it abstains; None where it never does."""
+    sets: PredictionSets | None = None
+    """What makes the prediction sets of the images; None where the release has none."""
 
     @property
     def alert_as_served(self) -> np.ndarray | None:
@@ -41,7 +44,8 @@ class SplitPredictions:
         """Take some of the images, by their rows."""
         flags = {name: getattr(self, name) for name in ("alert", "attention", "abstained")}
         taken = {name: None if flag is None else flag[rows] for name, flag in flags.items()}
-        return SplitPredictions(dataset=self.dataset.select(rows), probabilities=self.probabilities[rows], **taken)
+        dataset, probabilities = self.dataset.select(rows), self.probabilities[rows]
+        return SplitPredictions(dataset=dataset, probabilities=probabilities, sets=self.sets, **taken)
 
 
 def predict(release: Release, dataset: Dataset, *, name: str, keep: bool = False) -> SplitPredictions:
@@ -114,6 +118,7 @@ def of_split(release: Release, dataset: Dataset, predictions: Predictions) -> Sp
         alert=release.alerts(predictions.probabilities),
         attention=release.attentions(predictions.probabilities),
         abstained=None if release.abstention is None else abstained,
+        sets=release.prediction_sets,
     )
 
 

@@ -11,6 +11,7 @@ from dermalert_space.prediction import likeliest
 
 from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals
+from dermalert.evaluation.prediction_sets import SetReport
 from dermalert.evaluation.stress_test import ArtefactReport
 from dermalert.evaluation.subgroups import NotMeasured, Subgroups, SubgroupSensitivity
 from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
@@ -168,6 +169,7 @@ class SplitReport(_Report):
     subgroup_sensitivity: SubgroupSensitivity | None = None
     failures: Failures | None = None
     artefacts: dict[str, ArtefactReport] | None = None
+    prediction_sets: SetReport | None = None
 
 
 _OPTIONAL = {"before", "by_source"} | {field.name for field in dataclasses.fields(SplitReport) if field.default is None}

@@ -20,6 +20,11 @@ from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.release import BUNDLED, Release
 from dermalert_space.release_loading import NoRelease
 
+_RANKED = (
+    "Ranked for labelling. Labels of the first teach more than those of others, but measure nothing: for sensitivity, "
+    "specificity and calibration label images drawn at random."
+)
+
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "triage.py") -> int:
     """Predict files, folders and zip archives, print the most urgent first, and return the exit code.
@@ -40,10 +45,11 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "triage.py") -> 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         rows, release = _predict(options)
+        sets = options.prediction_sets
         for path, table in ((options.csv, tables.as_csv), (options.json, tables.as_json)):
             if path:
                 with files.atomic_write(path.resolve()) as partial:
-                    partial.write_text(table(rows, release), encoding="utf-8", newline="")
+                    partial.write_text(table(rows, release, sets=sets), encoding="utf-8", newline="")
     # Where it strikes in the middle of a library's work, an interruption may come out as another error.
     except (Exception, KeyboardInterrupt) as error:
         if interrupted:
@@ -57,7 +63,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "triage.py") -> 
         signal.signal(signal.SIGINT, before)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show each name
-    print(tables.as_text(rows, release))
+    print(tables.as_text(rows, release, sets=sets))
+    if options.rank_for_labelling:
+        print(_RANKED)
     return 1 if any(row.problem for row in rows) else 0
 
 
@@ -73,6 +81,16 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         help="the release: a folder, or USER/REPO of the Hub at a tag; by default the one beside this file",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, for a spreadsheet")
+    parser.add_argument(
+        "--prediction-sets",
+        action="store_true",
+        help="add the diagnoses that an image may show, of which the right one is left out in a stated share",
+    )
+    parser.add_argument(
+        "--rank-for-labelling",
+        action="store_true",
+        help="list first what a label would teach most, not what is most urgent",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it there, for a program")
     options = parser.parse_args(arguments)
     if options.model is None:
@@ -89,14 +107,17 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
 
 
 def _predict(options: argparse.Namespace) -> tuple[list[batch.Row], Release]:
-    """The rows, the most urgent first, and their release; the progress is written to stderr."""
+    """The rows, the most urgent or the most instructive first, and their release; the progress is written to stderr."""
     release = Release.load(options.model)
+    if options.prediction_sets and release.prediction_sets is None:
+        raise NoRelease(f"{release} has no prediction sets, as it was made before there were any.")
     release.verify_parity(functools.partial(print, file=sys.stderr))
     total, rows = inputs.count(options.images), []
     for row in batch.predict_files(release, inputs.expand(options.images, full_names=True)):
         rows.append(row)
         _show(len(rows), total)
-    return tables.by_urgency(rows), release
+    order = tables.for_labelling if options.rank_for_labelling else tables.by_urgency
+    return order(rows), release
 
 
 def _show(done: int, total: int) -> None:

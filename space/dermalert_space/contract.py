@@ -38,6 +38,9 @@ PREDICTIONS = "evaluation/predictions.parquet"
 EXPOSURE = "evaluation/seen.parquet"
 """A row for each image that the release was developed on, by hashes: what no later release may be measured on."""
 
+PREDICTION_SETS = "prediction_sets"
+"""Optional key of `CONFIG`: from which probability on each diagnosis is in an image's set, see `PredictionSets`."""
+
 STATISTICS = "refusal.safetensors"
 """In a release: `mean` and `scale` (d,), `basis` (k, d), `variance` (k,) and `noise` (1,) of the training features."""
 

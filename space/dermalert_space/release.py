@@ -20,10 +20,11 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from dermalert_space import abstention, checks, contract, onnx_graph, release_loading
 from dermalert_space.abstention import Abstention
-from dermalert_space.contract import GRAPH, METRICS, REFERENCE, STATISTICS, TOLERANCE, HubName, Json
+from dermalert_space.contract import GRAPH, METRICS, PREDICTION_SETS, REFERENCE, STATISTICS, TOLERANCE, HubName, Json
 from dermalert_space.frequencies import Frequencies, read_frequencies
 from dermalert_space.images import read_image
 from dermalert_space.prediction import Attention, Prediction, share, shares, state
+from dermalert_space.prediction_sets import PredictionSets
 from dermalert_space.release_loading import NoRelease, first_line
 
 _NO_NUMBER = "what this release answers is not a number: its weights are damaged."
@@ -84,6 +85,9 @@ class Release:
         if point:
             self.attention = Attention(labels=tuple(point["labels"]), threshold=point["threshold"])
         """None where the release was made before there was such an operating point."""
+        sets = getattr(model.config, PREDICTION_SETS, None)
+        self.prediction_sets = PredictionSets.read(sets) if sets else None
+        """None where the release was made before there were any."""
 
     @classmethod
     def load(cls, model: str | Path, revision: str | None = None) -> "Release":
@@ -302,6 +306,15 @@ class Release:
         if attention is not None and self.attention and self.attention.threshold:
             multiples.append(attention / self.attention.threshold)
         return max(multiples, default=None)
+
+    def prediction_set(self, prediction: Prediction | None) -> list[str] | None:
+        """The diagnoses that an image may show, see `PredictionSets`; None where it is not assessed, or there are none.
+
+        A set without a diagnosis is an empty list: none of them fits.
+        """
+        if self.prediction_sets is None or prediction is None or prediction.abstained:
+            return None
+        return self.prediction_sets.of(prediction.probabilities)
 
     def alerts(self, probabilities: np.ndarray) -> np.ndarray | None:
         """Whether each row of probabilities raises the alert, (n,) bool; None when the release has no threshold."""

@@ -14,8 +14,8 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from dermalert_space import checks
-from dermalert_space.contract import CONFIG, PROCESSORS, WEIGHTS, HubName, Json
+from dermalert_space import checks, prediction_sets
+from dermalert_space.contract import CONFIG, PREDICTION_SETS, PROCESSORS, WEIGHTS, HubName, Json
 from dermalert_space.prediction import printable
 from dermalert_space.pretrained import load_processor, missing_from_cache
 
@@ -140,6 +140,8 @@ def problems(config: PretrainedConfig, threshold: float | None) -> Iterator[str]
         yield "its 'dermalert' says nothing of how it was made"
     if (point := getattr(config, "attention", None)) is not None:
         yield from _problems_of_attention(point, labels)
+    if (sets := getattr(config, PREDICTION_SETS, None)) is not None:
+        yield from prediction_sets.problems(sets, labels)
 
 
 def _problems_of_attention(point: object, diagnoses: list[str]) -> Iterator[str]:

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dermalert_space.batch import Row
-from dermalert_space.contract import NOT_A_DEVICE, Json
-from dermalert_space.prediction import STATES, Prediction, fields, printable, threshold_share, word
+from dermalert_space.contract import NOT_A_DEVICE, PREDICTION_SETS, Json
+from dermalert_space.prediction import STATES, Prediction, fields, printable, share, threshold_share, word
+from dermalert_space.prediction_sets import PredictionSets
 from dermalert_space.release import Release
 
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the latter wide, as they are typed in East Asia
@@ -39,6 +40,20 @@ def _rank(row: Row) -> tuple[int, float]:
     return 2, -next(value for value in sums if value is not None)
 
 
+def for_labelling(rows: Iterable[Row]) -> list[Row]:
+    """Rows in the order in which their labels teach most: the least certain about what the release alerts to first.
+
+    That is a probability near a half, whatever the threshold and the other diagnoses. Files that could not be read, and
+    predictions that are no number, come last.
+    """
+
+    def distance_to_half(row: Row) -> float:
+        watched = row.watched
+        return abs(watched - 0.5) if watched is not None and math.isfinite(watched) else 1.0
+
+    return sorted(rows, key=distance_to_half)
+
+
 def counts(rows: Iterable[Row], label: str) -> str:
     """How many files are in each state, as a list in words."""
     number = Counter(row.state for row in rows)
@@ -51,12 +66,15 @@ def not_read(rows: Iterable[Row]) -> str:
     return "1 file could not be read as an image" if number == 1 else f"{number:,} files could not be read as images"
 
 
-def as_text(rows: Iterable[Row], release: Release) -> str:
-    """Rows as lines to read, the verdict first, and what stands below them."""
+def as_text(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
+    """Rows as lines to read, the verdict first, and what stands below them; `sets`: and their prediction sets."""
     rows = list(rows)
     label = release.alert_label
     lines = [f"{'':18} {label:>10} {'malignant':>10}"]
-    lines += [_line(row, row.prediction, label) for row in rows if row.prediction]
+    for row in rows:
+        if row.prediction:
+            members = _set(row, release) if sets else ""
+            lines.append(_line(row, row.prediction, label) + (f"  {{{members}}}" if members else ""))
     others = [row for row in rows if not row.prediction]
     lines += ["", f"{not_read(others)}:", *(f"  {row.file}: {row.problem}" for row in others)] if others else []
     alerts = (
@@ -64,8 +82,9 @@ def as_text(rows: Iterable[Row], release: Release) -> str:
     )
     if release.attention and release.attention.threshold is not None:
         alerts += f", asks for attention from {threshold_share(release.attention.threshold)}"
+    lines += ["", *map(_promise, [release.prediction_sets] if sets and release.prediction_sets else [])]
     tag = f" at {release.revision}" if release.revision else ""
-    return "\n".join([*lines, "", f"{counts(rows, label)}; release {_name(release)}{tag} {alerts}.", NOT_A_DEVICE])
+    return "\n".join([*lines, f"{counts(rows, label)}; release {_name(release)}{tag} {alerts}.", NOT_A_DEVICE])
 
 
 def _line(row: Row, prediction: Prediction, label: str) -> str:
@@ -75,24 +94,43 @@ def _line(row: Row, prediction: Prediction, label: str) -> str:
     return f"{word(row.state, label):18}{cells}  {row.file}{reason}"
 
 
-def as_csv(rows: Iterable[Row], release: Release) -> str:
+def as_csv(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
     """Rows as a CSV table, probabilities in [0, 1] with all the digits that the state follows from.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe before it.
+    A text that a spreadsheet would run as a formula gets an apostrophe before it. `sets`: with a column more, the
+    diagnoses of each prediction set, joined by semicolons.
     """
     table = io.StringIO()
     writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     fixed = ["file", "state", "sentence", "alert", "refused", "problem", f"{release.alert_label} probability"]
     fixed += ["malignant probability", "attention probability"]
     heads = [*fixed, *release.labels, "alert threshold", "attention threshold", "release", "tag"]
+    heads += ["prediction set"] if sets else []
     writer.writerow(map(_cell, heads))
     about = [release.threshold, release.attention and release.attention.threshold, _name(release), release.revision]
     for row in rows:
         record = _record(row, release)
         probabilities = record.pop("probabilities") or {}
         cells = [*record.values(), *map(probabilities.get, release.labels), *about]
+        cells += [_set(row, release)] if sets else []
         writer.writerow([_cell(value) for value in cells])
     return table.getvalue()
+
+
+def _promise(sets: PredictionSets) -> str:
+    """What prediction sets hold, and what they say nothing of."""
+    few = [f"{name} ({sets.lesions[name]})" for name in sets.without_promise]
+    without = f" Too few lesions ({sets.lesions_needed} are needed), and so in no set: {', '.join(few)}." if few else ""
+    return (
+        f"In braces: the set of diagnoses, made so that it lacks the right one in at most {share(sets.alpha)} of the "
+        f"lesions of each diagnosis, if they are like those of the {sets.split} split.{without}\n"
+    )
+
+
+def _set(row: Row, release: Release) -> str:
+    """The prediction set of a file in words; nothing where it is not assessed."""
+    members = release.prediction_set(row.prediction)
+    return "" if members is None else "; ".join(members) or "none fits"
 
 
 def _cell(value: str | float | bool | None) -> str | float:
@@ -104,12 +142,20 @@ def _cell(value: str | float | bool | None) -> str | float:
     return "" if value is None else value
 
 
-def as_json(rows: Iterable[Row], release: Release) -> str:
-    """Rows as JSON, with the release that judged them and what it is not."""
+def as_json(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
+    """Rows as JSON, with the release that judged them and what it is not; `sets`: and its prediction sets."""
     about: dict[str, object] = {"notice": NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
     about |= {"alert": {"label": release.alert_label, "threshold": release.threshold}}
     about |= {"attention": release.attention and dataclasses.asdict(release.attention)}
-    return json.dumps(about | {"files": [_record(row, release) for row in rows]}, indent=1, allow_nan=False)
+    rows = list(rows)
+    files = [_record(row, release) for row in rows]
+    if sets and release.prediction_sets:
+        about |= {PREDICTION_SETS: release.prediction_sets.to_json()}
+        files = [
+            file | {"prediction_set": release.prediction_set(row.prediction)}
+            for file, row in zip(files, rows, strict=True)
+        ]
+    return json.dumps(about | {"files": files}, indent=1, allow_nan=False)
 
 
 def _record(row: Row, release: Release) -> Json:

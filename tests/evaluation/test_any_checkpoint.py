@@ -432,3 +432,27 @@ def test_a_release_that_says_it_is_no_distribution_is_not_served(tmp_path):
     configured(make_release(tmp_path), problem_type="regression")
     with pytest.raises(NoRelease, match=r"problem_type regression.* no probabilities that add up to 1"):
         Release.load(tmp_path)
+
+
+def test_the_prediction_sets_of_a_release_are_measured_where_they_are_wanted(pictures, tmp_path):
+    thresholds = dict.fromkeys(DIAGNOSES, 1e-30) | {"nevus": None}
+    sets = {"alpha": 0.1, "split": "calibration", "thresholds": thresholds, "lesions": dict.fromkeys(DIAGNOSES, 8)}
+    folder = configured(make_release(tmp_path / "release"), prediction_sets=sets)
+    report, text = printed_report(folder, pictures, "--prediction-sets", tmp_path=tmp_path)
+    measured = report["splits"]["all"]["prediction_sets"]
+    assert measured["coverage"]["value"] == 1 and measured["size"]["value"] == 8
+    assert measured["n"] == report["splits"]["all"]["n"] > measured["without_promise"] > 0
+    assert "Nothing is promised of nevus (8 lesions)" in text
+    plain = report_of(folder, pictures, tmp_path=tmp_path)
+    assert "prediction_sets" not in plain and "prediction_sets" not in plain["splits"]["all"]
+
+
+def test_prediction_sets_of_other_classes_or_truths_are_refused(seven, pictures, binary, tmp_path):
+    release = make_release(tmp_path / "release")
+    for words, sentence in (
+        ((seven, pictures), "are not the nine diagnoses"),
+        ((release, binary), "not under the nine diagnoses, but benign, malignant"),
+        ((release, pictures), "has no prediction sets, nor evaluation/predictions.parquet"),
+    ):
+        done = evaluate(*words, "--prediction-sets")
+        assert done.exit_code == 2 and sentence in done.output.replace("\n", " ")

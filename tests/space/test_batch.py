@@ -699,3 +699,24 @@ def test_real_images_are_judged_as_alone(real_images):
     found = np.array([[row.prediction.probabilities[label] for label in bundled.labels] for row in rows])
     alone = np.array([[bundled.predict(path).probabilities[label] for label in bundled.labels] for path in paths])
     np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+def test_ranked_for_labelling_the_least_certain_about_melanoma_come_first_and_files_that_are_none_last():
+    def given(name: str, melanoma: float | None) -> batch.Row:
+        return batch.Row(file=name, prediction=None, watched=melanoma, problem=None)
+
+    rows = [given("sure", 0.99), given("none", None), given("nan", float("nan")), given("low", 0.01)]
+    rows += [given("unsure", 0.45), given("half", 0.5), given("alert", 0.7)]
+    expected = ["half", "unsure", "alert", "sure", "low", "none", "nan"]
+    assert [row.file for row in tables.for_labelling(rows)] == expected
+    assert [row.file for row in tables.for_labelling(rows[::-1])][:3] == expected[:3]
+
+
+def test_the_command_ranks_for_labelling_and_says_what_such_labels_do_not_measure(folder, tmp_path, capsys):
+    pictures(tmp_path / "images", 12)
+    words = ["--model", folder, "--csv", tmp_path / "a.csv", "--rank-for-labelling"]
+    assert command(tmp_path / "images", *words) == 0
+    with (tmp_path / "a.csv").open(newline="") as file:
+        probabilities = [float(row["melanoma"]) for row in csv.DictReader(file)]
+    assert probabilities == sorted(probabilities, key=lambda p: abs(p - 0.5)) and len(set(probabilities)) > 5
+    assert "label images drawn at random" in capsys.readouterr().out
