@@ -292,6 +292,39 @@ def clinic(
 
 
 @app.command()
+def drift(
+    reference: Annotated[Path, Argument(help="a table of `triage --csv` to compare with", metavar="REFERENCE.csv")],
+    new: Annotated[list[Path], Argument(help="tables of new images by the same release", metavar="NEW.csv...")],
+    by: Annotated[
+        Literal["file", "week"],
+        Option(help="what is compared at a time: a table, or a week by a column `date`, which triage does not write"),
+    ] = "file",
+    false_alarms: Annotated[
+        float, Option(help="how often any statistic of a file or a week may be out of limits by chance")
+    ] = 0.01,
+    json: Annotated[Path | None, Option(help="write all of it there, for machines", metavar="FILE")] = None,
+    output: Annotated[Path | None, Option(help="write a page there, to read and print", metavar="FILE.html")] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        Option(help="exit with 1 if this is out of limits, such as alert, or any; may be repeated", metavar="KIND"),
+    ] = None,
+) -> None:
+    """Say whether new images get other alerts, abstentions and scores than those of a reference, beyond chance."""
+    from dermalert.evaluation import drift, drift_page
+
+    drift.check(fail_on or [], false_alarms)
+    report = drift.drift(reference, new, by_week=by == "week", false_alarms=false_alarms)
+    for sentence in drift.sentences(report):
+        typer.echo(sentence)
+    if json:
+        files.write_json(json, report.to_json())
+    if output:
+        drift_page.write(output, report)
+    if failed := drift.failures(report, fail_on or []):
+        raise RunError(f"out of limits: {', '.join(failed)} (--fail-on).")
+
+
+@app.command()
 def publish(
     run: Annotated[str, Argument(help="a run that has finished, or the folder of a release", metavar="RUN")],
     repo_id: ModelRepo,
