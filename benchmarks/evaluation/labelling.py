@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def collect(release: Release, dataset: list[str], leave_out: str | None) -> Lesions:
     """The first photo of each lesion that the release has not learnt from, nor the list names."""
-    rows = prepare(dataset, "archive", labels=None).dataset
+    rows = prepare(dataset, "archive").dataset
     kin = read_names(leave_out) if leave_out else set()
     unseen = contamination.are_unseen(rows, contamination.read(release.name, release.revision))
     ids = zip(unseen, rows["image_id"], rows["lesion_id"], strict=True)

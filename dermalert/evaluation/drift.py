@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from dermalert_space.abstention import REASONS
+from dermalert_space.contract import Json
 from scipy import stats
 
 from dermalert.errors import UsageError, did_you_mean
@@ -80,7 +81,7 @@ class DriftReport:
     """The chance that any statistic of a period is out of limits though nothing has changed, at most."""
     periods: list[Period]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Json:
         """All of it, for machines; `out` lists the kinds that are out of limits by period."""
         return {"schema": 1, **dataclasses.asdict(self), "out": {p.name: [s.kind for s in p.out] for p in self.periods}}
 
@@ -196,7 +197,7 @@ def sentences(report: DriftReport) -> list[str]:
     return [
         f"{periods} beside '{report.reference}' ({report.reference_files} files): "
         f"{f'{len(out)} of {len(KINDS) * len(report.periods)} statistics ' if out else ''}{verdict}. Chance alone puts "
-        f"any of the {len(KINDS)} of a {report.by} out of limits in at most {report.false_alarms:.2g} of them.",
+        f"a {report.by} out of limits, by any of its {len(KINDS)} statistics, in at most {report.false_alarms:.2%}.",
         *out,
     ]
 

@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from dermalert_space.contract import PREDICTIONS
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction_sets import PredictionSets
-from dermalert_space.release import NoRelease, Release
+from dermalert_space.release import Release
+from dermalert_space.release_loading import NoRelease
 
 from dermalert.data import contamination
 from dermalert.errors import UsageError
@@ -74,18 +76,17 @@ def of_release(release: Release) -> tuple[PredictionSets, frozenset[str]]:
         return release.prediction_sets, frozenset()
     try:
         path = release.file(PREDICTIONS)
-        table = None if path is None else pq.read_table(path).to_pandas()
-        if table is not None:
-            return _of_predictions(table[table["split"] == "held_out"])
+        if path is not None:
+            return _of_predictions(pq.read_table(path, filters=[("split", "=", "held_out")]))
     except (NoRelease, OSError, KeyError, ValueError) as error:
         raise UsageError(f"cannot read {PREDICTIONS} of {release}: damaged, or of another kind.") from error
     raise UsageError(f"{release} has no prediction sets, nor {PREDICTIONS} to make them of.")
 
 
-def _of_predictions(held_out) -> tuple[PredictionSets, frozenset[str]]:
-    truth = np.array([DIAGNOSES.index(name) for name in held_out["truth"]], int)
-    groups, abstained = held_out["group"].to_numpy(str), held_out["refused"].to_numpy(bool)
-    probabilities = held_out[list(DIAGNOSES)].to_numpy()
+def _of_predictions(held_out: pa.Table) -> tuple[PredictionSets, frozenset[str]]:
+    truth = np.array([DIAGNOSES.index(name) for name in held_out["truth"].to_pylist()], int)
+    groups, abstained = (np.array(held_out[column].to_pylist()) for column in ("group", "refused"))
+    probabilities = np.column_stack([held_out[name].to_numpy() for name in DIAGNOSES])
     return fit_arrays(truth, probabilities, groups, abstained=abstained, split="held_out"), frozenset(groups)
 
 

@@ -46,8 +46,8 @@ class Batch:
 
     name: str
     files: int
-    states: Counter
-    reasons: Counter
+    states: Counter[str]
+    reasons: Counter[str]
     """By the signal that made the release abstain, see `abstention.REASONS`; `other` for another reason."""
     scores: np.ndarray
     """Probabilities of what the release alerts to, of the images that it assessed."""
@@ -119,8 +119,10 @@ def read(reference: Path, new: Iterable[Path], *, by_week: bool = False) -> tupl
                 f"'{path}' is of {other}, and '{reference}' begins with {served}: only one release, with the same "
                 "thresholds, can be watched. Judge the reference images anew."
             )
+    before = _batch(reference.name, tables[reference])
     if not by_week:
-        return served, _batch(str(reference), tables[reference]), [_batch(str(path), tables[path]) for path in new]
+        is_unique = len({path.name for path in tables}) == len(tables)  # where they lie is nobody's business
+        return served, before, [_batch(path.name if is_unique else str(path), tables[path]) for path in new]
     weeks = dict[str, list[_Row]]()
     for path in new:
         if _DATE not in tables[path][0].cells:
@@ -130,7 +132,7 @@ def read(reference: Path, new: Iterable[Path], *, by_week: bool = False) -> tupl
             )
         for row in tables[path]:
             weeks.setdefault(row.week, []).append(row)
-    return served, _batch(str(reference), tables[reference]), [_batch(name, weeks[name]) for name in sorted(weeks)]
+    return served, before, [_batch(name, weeks[name]) for name in sorted(weeks)]
 
 
 def _rows(path: Path) -> list[_Row]:

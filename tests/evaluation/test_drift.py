@@ -153,7 +153,7 @@ def test_the_command_reports_writes_and_fails_only_where_it_is_asked_to(release,
     assert done.exit_code == 0, done.output
     assert "<b>200.csv': alert 0.755 of 265, outside" in done.output and "2 files beside" in done.output
     report = json.loads((tmp_path / "a.json").read_text())
-    assert report["out"] == {str(same): [], str(other): ["alert", "score"]}
+    assert report["out"] == {same.name: [], other.name: ["alert", "score"]}
     page = (tmp_path / "a.html").read_text()
     assert page.count('class="out"') == 2 and "<svg" in page and "&lt;b&gt;200.csv" in page
     assert "<b>" not in page and "src=" not in page and "<script" not in page and "@import" not in page
