@@ -344,6 +344,8 @@ def remarks(report: CheckpointReport) -> list[str]:
         )
     else:
         sentences.append("Which images it has learnt from is not known: those of them among these flatter it.")
+    if report.sets and (measured := report.splits["all"].prediction_sets):
+        sentences += prediction_sets.remarks(measured, report.sets)
     if report.covering.note:
         sentences.append(report.covering.note)
     if report.without_class:
