@@ -16,6 +16,7 @@ from dermalert_space.contract import (
     FIGURES,
     GRAPH,
     METRICS,
+    PREDICTION_SETS,
     PREDICTIONS,
     PROCESSORS,
     REFERENCE,
@@ -126,6 +127,7 @@ def _write_model(release: Release, folder: Path, adaptation: Adaptation) -> None
     release_folder.compact(folder)
     config = json.loads((folder / CONFIG).read_text())
     config["dermalert"] = {**config.get("dermalert", {}), "version": None}
+    config.pop(PREDICTION_SETS, None)  # they were set on the parent's probabilities
     config["alert"] = _alert(config["alert"], adaptation)
     if attention := config.get("attention"):
         config["attention"] = _attention(attention, release, change)

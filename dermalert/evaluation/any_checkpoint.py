@@ -251,7 +251,7 @@ def under_classes(
     if alert is None:
         alert = spread.argmax(1) == DIAGNOSES.index(ALERT)
     numbered = _relabel(predictions.dataset, truth)
-    return dataclasses.replace(predictions, dataset=numbered, probabilities=spread, alert=alert)
+    return dataclasses.replace(predictions, dataset=numbered, probabilities=spread, alert=alert, sets=None)
 
 
 def _relabel(dataset: Dataset, truth: np.ndarray) -> Dataset:
