@@ -1,9 +1,7 @@
 """Images decoded and resized once: what a release looks at of each file, kept by the content of the file.
 
-CACHE/pixels-1/KEY/*.pack, where KEY stands for the processor. A pack holds the SHA-256 of some thousand files, of
-each the pixels as bytes and the signals by which a release abstains, and a digest of these. A pack never changes: it
-is written beside and takes its name when it is whole, so that a run that is killed leaves all packs but the last, and
-nothing half-written is read. What is not of its digest is made anew. Packs are memory-mapped. They hold patients'
+CACHE/pixels-1/KEY/*.pack, where KEY stands for the processor. The record of an image file is its pixels as bytes, and
+the signals by which a release abstains. A run that is killed leaves all packs but the last. Packs hold patients'
 pictures: nobody but their owner can read them.
 """
 
@@ -14,27 +12,26 @@ import io
 import json
 import logging
 import math
-import mmap
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import datasets
 import numpy as np
 import PIL
 import transformers
 from datasets import Dataset
-from dermalert_space import abstention, files, images
+from dermalert_space import abstention, images
 from dermalert_space.images import read_image
 from PIL import Image, features
 
 from dermalert import progress
 from dermalert.errors import RunError
+from dermalert.imaging import pack
 from dermalert.imaging.byte_processor import ByteProcessor
 from dermalert.imaging.cache_folder import cache_folder
 from dermalert.imaging.thumbnail import content_of
@@ -46,7 +43,6 @@ AT_MOST = 20_000_000_000
 
 _PACK = 2048  # images; what a killed run has to do again, at most
 _CHUNK = 64  # images in memory at once
-_HASH = 32  # bytes
 _SIGNALS = tuple(name for name in abstention.REASONS if name != "distance")  # which is the model's
 _UNKNOWN = (math.nan,) * len(_SIGNALS)
 _LAYOUT = "names, pixels and signals, digests"  # of a pack; part of the key, so that others are not opened
@@ -70,13 +66,13 @@ class PixelCache:
         self._images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
         self._contents, self._processed = dataset.select_columns("content"), processed
         self._signals = signals
-        self._kept = np.dtype([("pixels", "u1", processed.shape), ("signals", "<f8", len(_SIGNALS))])
+        self._record = np.dtype([("pixels", "u1", processed.shape), ("signals", "<f8", len(_SIGNALS))])
         contents = list(dataset["content"])
         first = dict(zip(reversed(contents), reversed(range(len(contents))), strict=True))
-        self._packs: list[mmap.mmap] = []
+        self._packs: list[pack.Pack] = []
         self._places = np.full((len(contents), 2), -1)  # of each row the number of its pack, and where in it
         try:
-            self._keep(folder() / _key(processed), first)
+            self._fill(folder() / _key(processed), first)
         except OSError as error:
             logger.warning("decoded images cannot be kept in '%s' (%s): going on without.", folder(), error)
         self._places = self._places[[first[content] for content in contents]]
@@ -91,23 +87,19 @@ class PixelCache:
     def looks(self, rows: Sequence[int]) -> tuple[np.ndarray, list[dict[str, float]]]:
         """The bytes of some rows, uint8 (n, 3, H, W), and the signals of each, see `abstention.signals`."""
         pixels, signals = np.empty((len(rows), *self._processed.shape), np.uint8), []
-        maps = set()
+        used = set()
         for i, row in enumerate(rows):
-            number, offset = self._places[row].tolist()
-            if number >= 0:
-                kept = np.frombuffer(self._packs[number], self._kept, 1, offset)[0]
-                maps.add(self._packs[number])
-            else:
-                kept = self._decoded(row)
-            pixels[i] = kept["pixels"]
-            signals.append(dict(zip(_SIGNALS, kept["signals"].tolist(), strict=True)))
-        for pack in maps:  # else the whole set would end up in resident memory; the system keeps what it has room for
-            if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-                pack.madvise(mmap.MADV_DONTNEED)
+            number, place = self._places[row].tolist()
+            record = self._decoded(row) if number < 0 else self._packs[number].records[place]
+            used.add(number)
+            pixels[i] = record["pixels"]
+            signals.append(dict(zip(_SIGNALS, record["signals"].tolist(), strict=True)))
+        for number in used - {-1}:
+            self._packs[number].free()
         return pixels, signals
 
     def _decoded(self, row: int) -> np.void:
-        """What is kept of a row's image, made of the very file that its content stands for."""
+        """The record of a row's image, made of the very file that its content stands for."""
         image = self._images[row]["image"]
         content, file = content_of(image)
         if content != self._contents[row]["content"] or not isinstance(file, bytes):
@@ -116,9 +108,9 @@ class PixelCache:
             )
         picture = read_image(Image.open(io.BytesIO(file)))
         signals = _UNKNOWN if self._signals == "none" else tuple(abstention.signals(picture).values())
-        return np.array([(self._processed.to_bytes(picture), signals)], self._kept)[0]
+        return np.array([(self._processed.to_bytes(picture), signals)], self._record)[0]
 
-    def _keep(self, folder: Path, first: Mapping[str, int]) -> None:
+    def _fill(self, folder: Path, first: Mapping[str, int]) -> None:
         """Find the packs that hold the images, of which each has a first row, and write what they lack."""
         for level in reversed((folder, *folder.parents)):  # `parents=True` would leave all but the last open to others
             level.mkdir(mode=0o700, exist_ok=True)
@@ -129,78 +121,37 @@ class PixelCache:
         with progress.bar(len(missing), "Decoding images") as bar:
             for start in range(0, len(missing), _PACK):
                 rows = missing[start : start + _PACK]
-                if not _make_room(len(rows) * self._row_bytes):
+                if not _make_room(len(rows) * pack.size_of_row(self._record)):
                     return
-                self._open(self._write(folder, rows, bar), first)
-
-    @property
-    def _row_bytes(self) -> int:
-        return 2 * _HASH + self._size
-
-    @property
-    def _size(self) -> int:
-        return self._kept.itemsize
+                self._open(pack.write(folder, self._contents[rows]["content"], self._decode(rows, bar)), first)
 
     def _open(self, path: Path, first: Mapping[str, int]) -> None:
-        """Learn what a pack holds."""
-        with contextlib.suppress(OSError), path.open("rb") as file:  # another run makes room, or it is another user's
-            count, rest = divmod(os.fstat(file.fileno()).st_size, self._row_bytes)
-            if rest or not count:
-                return
-            pack = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            names = [pack[i * _HASH : (i + 1) * _HASH].hex() for i in range(count)]
-            if _name(names) != path.stem:  # cut by whole images, so that the pixels begin elsewhere
-                return
-            signals = np.frombuffer(pack, self._kept, count, count * _HASH)["signals"]
-            enough = ~np.isnan(signals).any(1) | (self._signals != "all")
-            places = [(first[name], i, name) for i, name in enumerate(names) if name in first and enough[i]]
-            sound = [(row, i) for row, i, name in places if self._is_sound(pack, count, i, name)]
-            if hasattr(mmap, "MADV_DONTNEED"):
-                pack.madvise(mmap.MADV_DONTNEED)
-            if len(sound) < len(places):
-                damaged = len(places) - len(sound)
-                logger.warning("%d decoded images in '%s' are damaged: they are made anew.", damaged, path)
-            for row, i in sound:
-                self._places[row] = len(self._packs), count * _HASH + i * self._size
-            if sound:
-                self._packs.append(pack)
-                _mapped.add(path)
-                with contextlib.suppress(OSError):  # another user's, or a cache that cannot be written to
-                    os.utime(path)
+        """Take from a pack what it holds of the images."""
+        try:
+            opened = pack.Pack(path, self._record)
+        except (OSError, ValueError):
+            return
+        complete = ~np.isnan(opened.records["signals"]).any(1) | (self._signals != "all")
+        places = [(first[name], i) for i, name in enumerate(opened.names) if name in first and complete[i]]
+        sound = [(row, i) for row, i in places if opened.is_sound(i)]
+        opened.free()
+        if len(sound) < len(places):
+            damaged = len(places) - len(sound)
+            logger.warning("%d decoded images in '%s' are damaged: they are made anew.", damaged, path)
+        for row, i in sound:
+            self._places[row] = len(self._packs), i
+        if sound:
+            self._packs.append(opened)
+            _mapped.add(path)
+            with contextlib.suppress(OSError):  # another user's, or a cache that cannot be written to
+                os.utime(path)
 
-    def _is_sound(self, pack: mmap.mmap, count: int, i: int, name: str) -> bool:
-        """Tell whether what a pack holds of an image is what was written of this file."""
-        start, end = count * _HASH + i * self._size, count * (_HASH + self._size) + i * _HASH
-        with memoryview(pack) as held:
-            return held[end : end + _HASH] == _digest(name, held[start : start + self._size])
-
-    def _write(self, folder: Path, rows: list[int], bar: progress.Bar) -> Path:
-        """Write a pack whole or not at all."""
-        contents = self._contents[rows]["content"]
-        # A name that nobody else has: containers that share a cache have the same process numbers.
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
-            try:
-                file.write(bytes.fromhex("".join(contents)))
-                self._write_pixels(file, rows, contents, bar)
-                file.close()  # or Windows would neither rename nor delete it
-                path = folder / f"{_name(contents)}.pack"
-                with files.atomic_write(path, partial=Path(file.name)):
-                    return path
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    file.close()
-                Path(file.name).unlink(missing_ok=True)
-                raise
-
-    def _write_pixels(self, file: IO[bytes], rows: list[int], contents: list[str], bar: progress.Bar) -> None:
-        digests: list[bytes] = []
+    def _decode(self, rows: Sequence[int], bar: progress.Bar) -> Iterator[np.void]:
         with ThreadPoolExecutor(_threads()) as pool:
             for start in range(0, len(rows), _CHUNK):
-                for kept in pool.map(self._decoded, rows[start : start + _CHUNK]):
-                    digests.append(_digest(contents[len(digests)], kept.tobytes()))
-                    file.write(kept.tobytes())
+                for record in pool.map(self._decoded, rows[start : start + _CHUNK]):
                     bar.update()
-        file.write(b"".join(digests))
+                    yield record
 
 
 def folder() -> Path:
@@ -219,16 +170,6 @@ def _key(processed: ByteProcessor) -> str:
     parts += [transformers.__version__, PIL.__version__, features.version("libjpeg_turbo")]
     parts += [inspect.getsource(function) for function in (images.read_image, images.to_rgb, abstention.signals)]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _digest(name: str, kept: bytes | memoryview) -> bytes:
-    """What is kept of a file must hash to this."""
-    return hashlib.blake2b(kept, digest_size=_HASH, key=bytes.fromhex(name)).digest()
-
-
-def _name(contents: list[str]) -> str:
-    """What a pack of these files is called."""
-    return hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
 
 
 def _threads() -> int:
