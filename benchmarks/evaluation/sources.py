@@ -82,7 +82,7 @@ def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path
     splits.check_classes({side: own[side] for side in splits.SHARES})
     foreign = [of_source(sides[side], name, inside=True) for side in ("train", "calibration", "held_out")]
     foreign = concatenate_datasets(foreign)
-    kin = {group for side in contamination.SIDES for group in own[side]["group"]}  # a lesion that two sources hold
+    kin = {group for side in contamination.SPLITS for group in own[side]["group"]}  # a lesion that two sources hold
     foreign = foreign.select([i for i, group in enumerate(foreign["group"]) if group not in kin])
     data = {"sources": with_melanomas(own["train"]), "generated": False}
     learnt = train_hf.learn(config, folder, own, data)

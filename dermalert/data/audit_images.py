@@ -7,7 +7,7 @@ import numpy as np
 from dermalert_space.contract import Json
 
 from dermalert.data import schema, splits
-from dermalert.data.audit_rows import CONTENT, IDS, Rows, cannot_tell, count_in_words, finding, positions_of
+from dermalert.data.audit_rows import CONTENT, IDS, Rows, cannot_tell, counts_text, finding, positions_of
 
 _TINY = 64  # pixels of the shorter side: the network of a lesion is no longer there
 
@@ -65,7 +65,7 @@ def _several_ids(rows: Rows) -> Json:
 def _contradictions(rows: Rows) -> Json:
     contents = [content for content in rows.copies if len(rows.labels_of(content)) > 1]
     pairs = Counter(" / ".join(sorted(rows.labels_of(content))) for content in contents)
-    text = count_in_words(pairs) or "every image has one label"
+    text = counts_text(pairs) or "every image has one label"
     cases = [rows.case(rows.copies[content]) for content in contents]
     return finding(text, cases, of=len(rows.copies), unit="images", known_from=CONTENT, by_labels=dict(pairs))
 
@@ -92,7 +92,7 @@ def _near_contradictions(rows: Rows) -> Json:
     ]
     pairs = Counter(" / ".join(sorted({str(rows.label[a]), str(rows.label[b])})) for a, b, _ in disagreeing)
     cases = [rows.case((a, b), **how) for a, b, how in disagreeing]
-    text = count_in_words(pairs) or "both images of every pair have the same label"
+    text = counts_text(pairs) or "both images of every pair have the same label"
     return finding(text, cases, of=len(rows.near), unit="pairs of images", known_from=CONTENT)
 
 
@@ -102,7 +102,7 @@ def _cross_source_copies(rows: Rows) -> Json:
     pairs = list(zip(*(column.tolist() for column in rows.across), strict=True))
     counts = Counter(" / ".join(sorted((rows.source[a], rows.source[b]))) for a, b, *_ in pairs)
     cases = [rows.case((a, b), matches=matches, similarity=round(how, 4)) for a, b, matches, how in pairs]
-    text = count_in_words(counts) or "no two sources share a photograph"
+    text = counts_text(counts) or "no two sources share a photograph"
     return finding(
         text, cases, of=len(rows.copies), unit="pairs of images", known_from=CONTENT, by_sources=dict(counts)
     )
@@ -119,5 +119,5 @@ def _shared_images(rows: Rows) -> Json:
     places = [{rows.named[i]: i for i in reversed(members)} for members in images]
     shared = [sorted(place.values()) for place in places if len(place) > 1]
     pairs = Counter(" / ".join(rows.named[i] for i in place) for place in shared)
-    text = count_in_words(pairs) or "no image stands in two of them"
+    text = counts_text(pairs) or "no image stands in two of them"
     return finding(text, [rows.case(place) for place in shared], of=len(images), unit="images", known_from=known_from)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from dermalert_space.contract import Json
 
-from dermalert.data.audit_rows import FACTS, IDS, Rows, cannot_tell, count_in_words, finding
+from dermalert.data.audit_rows import ARCHIVE, IDS, Rows, cannot_tell, counts_text, finding
 from dermalert.taxonomy import ALERT
 
 _TELLING = 0.3  # sensitivity + specificity - 1 of a source that says nothing of medicine
@@ -79,13 +79,13 @@ def _sensitivity(items: list[tuple[str, bool]], chosen: Sequence[str]) -> Json:
 def _label_disagreement(rows: Rows) -> Json:
     labelled = [i for i in range(len(rows)) if rows.archive(i) and rows.label[i]]
     if not labelled:
-        return cannot_tell("the archive's labels of these images are not known", unit="files", known_from=FACTS)
+        return cannot_tell("the archive's labels of these images are not known", unit="files", known_from=ARCHIVE)
     wrong = [i for i in labelled if rows.archive(i) != rows.label[i]]
     confusion = Counter(f"{rows.label[i]}, by the archive {rows.archive(i)}" for i in wrong)
     named = Counter(rows.label[i] for i in labelled)
     none_right = sorted({str(rows.label[i]) for i in wrong} - {rows.label[i] for i in set(labelled) - set(wrong)})
     text = "; ".join(
-        [count_in_words(confusion), *(f"none of the {named[name]} {name} files is one" for name in none_right)]
+        [counts_text(confusion), *(f"none of the {named[name]} {name} files is one" for name in none_right)]
     )
     cases = [rows.case([i], archive=rows.archive(i)) for i in wrong]
     return finding(
@@ -93,6 +93,6 @@ def _label_disagreement(rows: Rows) -> Json:
         cases,
         of=len(labelled),
         unit="files",
-        known_from=FACTS,
+        known_from=ARCHIVE,
         none_right=none_right,
     )

@@ -58,17 +58,17 @@ def table(report: Json) -> Table:
         mark, style = ("!", "bold") if finding["found"] else ("", "dim")
         count = "-" if finding["count"] is None else f"{finding['count']} of {finding['of']}"
         known_from = finding["known_from"].replace(", ", ",\n")
-        lines.add_row(mark, f"[{style}]{kind}[/]", count, known_from, "\n".join(_in_words(kind, finding)))
+        lines.add_row(mark, f"[{style}]{kind}[/]", count, known_from, "\n".join(_lines(kind, finding)))
     return lines
 
 
-def _in_words(kind: str, finding: Json) -> list[str]:
+def _lines(kind: str, finding: Json) -> list[str]:
     if finding["count"] is None:
         return [f"[dim]cannot tell: {escape(finding['text'])}[/dim]"]
     if not finding["found"]:
         return [f"[dim]{KINDS[kind]}[/dim]"]
-    words = [KINDS[kind]] + ([escape(finding["text"])] if finding["text"] else [])
-    return words + ([f"[dim]e.g. {escape(_example(finding['cases'][0]))}[/dim]"] if finding["cases"] else [])
+    lines = [KINDS[kind]] + ([escape(finding["text"])] if finding["text"] else [])
+    return lines + ([f"[dim]e.g. {escape(_example(finding['cases'][0]))}[/dim]"] if finding["cases"] else [])
 
 
 def show(report: Json) -> None:
@@ -83,7 +83,7 @@ def _example(case: Json) -> str:
 
 
 def _details(case: Json) -> str:
-    """Return in words what a case says beside its images."""
+    """What a case says beside its images."""
     details = [(name.replace("_", " "), value) for name, value in case.items() if name != "images" and value]
     return ", ".join(f"{name} {' and '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in details)
 

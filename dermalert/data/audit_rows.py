@@ -13,7 +13,7 @@ from dermalert.data import copies, isic9, near_duplicates
 from dermalert.imaging import thumbnail
 from dermalert.taxonomy import MALIGNANCIES
 
-CONTENT, IDS, METADATA, FACTS = "content", "image ids", "metadata", "facts table"
+CONTENT, IDS, METADATA, ARCHIVE = "content", "image ids", "metadata", "facts table"
 """Where a finding can come from: the files, their names, what the data set says of them, `isic9.csv`."""
 
 NO_SPLIT = "no test split is shipped"
@@ -28,8 +28,8 @@ class Rows:
         self.names = dataset.features["label"].names
         self.label = [None if label is None else self.names[label] for label in dataset["label"]]
         self.source, self.split = list(dataset["source"]), list(dataset["shipped_split"])
-        self.facts = list(map(isic9.metadata_of, self.image_id))
-        columns = zip(dataset["lesion_id"], self.facts, strict=True)
+        self.archive = list(map(isic9.metadata_of, self.image_id))
+        columns = zip(dataset["lesion_id"], self.archive, strict=True)
         self.lesion = [own or fact.get("lesion_id") for own, fact in columns]
         self.patient = list(dataset["patient_id"])
         self.named = list(dataset["named"]) if "named" in dataset.column_names else []
@@ -44,7 +44,7 @@ class Rows:
 
     def archive(self, i: int) -> str | None:
         """The archive's label of a row, where the facts table knows it."""
-        diagnosis = self.facts[i].get("diagnosis")
+        diagnosis = self.archive[i].get("diagnosis")
         return taxonomy.malignancy(diagnosis) if diagnosis and self.binary else diagnosis
 
     @cached_property
@@ -120,9 +120,9 @@ def training_rows(rows: Rows, members: Iterable[int]) -> list[int]:
 
 def lesion_origin(rows: Rows, members: Iterable[int]) -> str:
     """Tell whether the facts table alone would know the lesions of these rows."""
-    return FACTS if all(rows.facts[i].get("lesion_id") for i in members) else METADATA
+    return ARCHIVE if all(rows.archive[i].get("lesion_id") for i in members) else METADATA
 
 
-def count_in_words(counter: Counter[str]) -> str:
+def counts_text(counter: Counter[str]) -> str:
     """Counts in a line, the largest first."""
     return ", ".join(f"{n} {name}" for name, n in counter.most_common())

@@ -29,7 +29,7 @@ def findings(rows: Rows) -> dict[str, Json]:
         "leaks": _leaks(rows),
         "lesion-leaks": _shared_ids(rows, "lesion"),
         "patient-leaks": _shared_ids(rows, "patient"),
-        "kin-leaks": _kin_leaks(rows),
+        "kin-leaks": _related_leaks(rows),
         "sorted-split": _sorted_split(rows),
     }
 
@@ -63,7 +63,7 @@ def _shared_ids(rows: Rows, what: str) -> Json:
     return finding(text, cases, of=len(groups), unit=unit, known_from=origin)
 
 
-def _kin_leaks(rows: Rows) -> Json:
+def _related_leaks(rows: Rows) -> Json:
     if not rows.ships_splits:
         return cannot_tell(NO_SPLIT, unit="test images", known_from=CONTENT)
     ties = {
@@ -72,21 +72,21 @@ def _kin_leaks(rows: Rows) -> Json:
         "the same lesion": positions_of(rows.lesion).values(),
         "the same patient": positions_of(rows.patient).values(),
     }
-    kin: dict[int, dict[str, int]] = defaultdict(dict)
+    related: dict[int, dict[str, int]] = defaultdict(dict)
     for tie, groups in ties.items():
         for members in groups:
             trained = training_rows(rows, members)
             for i in members if trained else ():
                 if rows.split[i] == "test":
-                    kin[i].setdefault(tie, trained[0])
-    if not kin:
+                    related[i].setdefault(tie, trained[0])
+    if not related:
         return finding("", [], of=len(rows.of("test")), unit="test images", known_from=CONTENT)
-    by = {tie: sum(tie in related for related in kin.values()) for tie in ties}
-    alone = sum(any(tie in related for tie in list(ties)[:2]) for related in kin.values())
-    cases = [rows.case([i, next(iter(kin[i].values()))], by=list(kin[i])) for i in sorted(kin)]
+    by = {tie: sum(tie in by_tie for by_tie in related.values()) for tie in ties}
+    alone = sum(any(tie in by_tie for tie in list(ties)[:2]) for by_tie in related.values())
+    cases = [rows.case([i, next(iter(related[i].values()))], by=list(related[i])) for i in sorted(related)]
     by_id = {"the same lesion", "the same patient"}
     named = [
-        i for test, related in kin.items() for tie, other in related.items() if tie in by_id for i in (test, other)
+        i for test, by_tie in related.items() for tie, other in by_tie.items() if tie in by_id for i in (test, other)
     ]
     return finding(
         ", ".join(f"{n} by {tie}" for tie, n in by.items() if n) + f"; by content alone {alone}",

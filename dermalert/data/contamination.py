@@ -29,7 +29,7 @@ from dermalert.imaging.thumbnail import BLANK, contrast, fingerprints
 
 logger = logging.getLogger(__name__)
 
-SIDES = ("train", "validation", "calibration")
+SPLITS = ("train", "validation", "calibration")
 """What a release has learnt from in any way, the most first; what is set aside or held out it has not."""
 
 
@@ -67,16 +67,16 @@ def hash_name(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
-def of(sides: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What the images that are learnt from belong to, each with its side, and the same of the base model.
+def of(parts: dict[str, Dataset], base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What the images that are learnt from belong to, each with its split, and the same of the base model.
 
-    What several sides hold counts for the first of them: `train` tells the most.
+    What several splits hold counts for the first of them: `train` tells the most.
     """
     exposure: dict[str, str] = {}
-    for side in reversed(SIDES):
-        exposure |= {name: name_of for name, name_of in (base or {}).items() if name_of == side}
-        exposure |= dict.fromkeys(set().union(*names(sides[side]), _shorter(sides[side])), side)
-        exposure |= dict.fromkeys(pictures(sides[side]), side)
+    for split in reversed(SPLITS):
+        exposure |= {name: name_of for name, name_of in (base or {}).items() if name_of == split}
+        exposure |= dict.fromkeys(set().union(*names(parts[split]), _shorter(parts[split])), split)
+        exposure |= dict.fromkeys(pictures(parts[split]), split)
     return exposure
 
 
@@ -96,42 +96,44 @@ def _hashes(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield rows, near_duplicates.hashes_in_all_positions(thumbnails[rows])
 
 
-def look_alike(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
-    """Which images (n,) are nearly the picture of one that was seen, otherwise than as a side."""
+def look_alike(dataset: Dataset, exposure: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
+    """Which images (n,) are nearly the picture of an exposed one that is not of the split `but_as`."""
     alike = np.zeros(len(dataset), bool)
-    listed = [name.removeprefix(_NEAR) for name, side in seen.items() if name.startswith(_NEAR) and side != but_as]
+    listed = [
+        name.removeprefix(_NEAR) for name, split in exposure.items() if name.startswith(_NEAR) and split != but_as
+    ]
     if listed:
         index = near_duplicates.Index(np.frombuffer(bytes.fromhex("".join(listed)), np.uint8).reshape(len(listed), -1))
         for rows, positions in _hashes(dataset):
             for codes in positions:
-                asked, _, _ = index.within(codes, RADIUS)
-                alike[rows[asked]] = True
+                hits, _, _ = index.within(codes, RADIUS)
+                alike[rows[hits]] = True
     return alike
 
 
-def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str, Dataset]:
-    """The sides of a split without what a base model has learnt from in another way; that is `set_aside`.
+def exclude_exposed(parts: dict[str, Dataset], exposure: Mapping[str, str]) -> dict[str, Dataset]:
+    """The splits without what a base model has learnt from in another way; that is `set_aside`.
 
-    It may be trained on whatever the base has seen, validated and calibrated on what the base was, and nothing the base
-    has seen is held out or part of `clean_test`.
+    Training may reuse all that the base has learnt from; validation and calibration, what the base had in the same
+    split; `held_out` and `clean_test`, nothing of it.
 
     Args:
-        sides: of `splits.split`.
-        learnt: of the base model, by `read`.
+        parts: of `splits.split`.
+        exposure: of the base model, by `read`.
 
     Raises:
-        UsageError: nothing is left of a side.
+        UsageError: nothing is left of a split.
     """
-    if not learnt:
-        return sides
-    parts, aside = dict(sides), [sides["set_aside"]]
+    if not exposure:
+        return parts
+    parts, aside = dict(parts), [parts["set_aside"]]
     for name in ("validation", "calibration", "held_out", "clean_test"):
-        fresh = are_unseen(sides[name], learnt, but_as=name)
-        parts[name] = sides[name].select(np.flatnonzero(fresh))
+        fresh = are_unseen(parts[name], exposure, but_as=name)
+        parts[name] = parts[name].select(np.flatnonzero(fresh))
         if name != "clean_test":
-            aside.append(sides[name].select(np.flatnonzero(~fresh)))
+            aside.append(parts[name].select(np.flatnonzero(~fresh)))
             if not len(parts[name]):
-                raise UsageError(f"the base model has learnt from all images of the side {name}: take another base.")
+                raise UsageError(f"the base model has learnt from all images of the split {name}: take another base.")
     try:
         splits.check_classes({name: parts[name] for name in splits.SHARES})
     except UsageError as error:
@@ -139,23 +141,23 @@ def set_apart(sides: dict[str, Dataset], learnt: Mapping[str, str]) -> dict[str,
     return parts | {"set_aside": concatenate_datasets(aside)}
 
 
-def are_unseen(dataset: Dataset, seen: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
-    """Which images (n,) belong to nothing seen and look like nothing seen, or not otherwise than as a side."""
+def are_unseen(dataset: Dataset, exposure: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:
+    """Which images (n,) neither belong to nor look like an exposed one, or only one of the split `but_as`."""
     belong = names(dataset)
-    fresh = np.array([all(seen.get(name, but_as) == but_as for name in belongs) for belongs in belong], bool)
-    alike = look_alike(dataset, seen, but_as=but_as)
-    _say_namesakes(dataset, [{name for name in belongs if name in seen} for belongs in belong], ~fresh & ~alike)
+    fresh = np.array([all(exposure.get(name, but_as) == but_as for name in belongs) for belongs in belong], bool)
+    alike = look_alike(dataset, exposure, but_as=but_as)
+    _warn_of_namesakes(dataset, [{name for name in belongs if name in exposure} for belongs in belong], ~fresh & ~alike)
     return fresh & ~alike
 
 
-def _say_namesakes(dataset: Dataset, learnt: list[set[str]], gone: np.ndarray) -> None:
-    """Say how many images count as seen for nothing but an id that their source gives, which another may give too."""
+def _warn_of_namesakes(dataset: Dataset, exposure: list[set[str]], gone: np.ndarray) -> None:
+    """Log how many images are excluded only by an id of their source, which another source may give too."""
     spaces: Counter[str] = Counter()
     ids = list(zip(*(dataset[name] for name in ("lesion_id", "patient_id", "group")), strict=True))
     for i in np.flatnonzero(gone):
         own = {hash_name(one): one for one in ids[i] if one and ": " in one}
-        if learnt[i] and learnt[i] <= own.keys():
-            spaces[own[min(learnt[i])].partition(": ")[0]] += 1
+        if exposure[i] and exposure[i] <= own.keys():
+            spaces[own[min(exposure[i])].partition(": ")[0]] += 1
     if spaces:
         logger.warning(
             "%d images count as learnt from only because patients or lesions of equal ids in equally named folders "
@@ -165,13 +167,13 @@ def _say_namesakes(dataset: Dataset, learnt: list[set[str]], gone: np.ndarray) -
         )
 
 
-def write(seen: Mapping[str, str], folder: Path) -> None:
+def write(exposure: Mapping[str, str], folder: Path) -> None:
     """Write the list of a release in a folder."""
-    listed = sorted(seen)
+    listed = sorted(exposure)
     # A perceptual hash has a name as well, so that who knows only the first two columns reads the list as ever.
     near = [bytes.fromhex(name.removeprefix(_NEAR)) if name.startswith(_NEAR) else None for name in listed]
     shown = [name if code is None else hash_name(name) for name, code in zip(listed, near, strict=True)]
-    columns = {"name": shown, "side": [seen[name] for name in listed], "picture": pa.array(near, pa.binary())}
+    columns = {"name": shown, "side": [exposure[name] for name in listed], "picture": pa.array(near, pa.binary())}
     # Of hexadecimal digits zstd leaves half.
     table = pa.table(columns)
     pq.write_table(table, folder / EXPOSURE, compression="zstd", use_dictionary=["side"])
@@ -200,11 +202,11 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
     if not path.is_file():
         return {}
     table = pq.read_table(path)
-    listed, side = table["name"].to_pylist(), table["side"].to_pylist()
+    listed, split = table["name"].to_pylist(), table["side"].to_pylist()
     if "picture" in table.column_names:  # of releases made before there is none
         near = table["picture"].to_pylist()
         listed = [name if code is None else _NEAR + code.hex() for name, code in zip(listed, near, strict=True)]
-    return dict(zip(listed, side, strict=True))
+    return dict(zip(listed, split, strict=True))
 
 
 def _may_have_a_list(repo: str, revision: str | None) -> bool:

@@ -57,7 +57,7 @@ class Development:
         """The splits of each fold."""
         n, seed = self.config.folds, self.config.split_seed
         folds = (splits.fold(self.splits, number, n, seed=seed) for number in range(n))
-        return [contamination.set_apart(fold, self.base_exposure) for fold in folds]
+        return [contamination.exclude_exposed(fold, self.base_exposure) for fold in folds]
 
     @functools.cached_property
     def exposure(self) -> Mapping[str, str]:

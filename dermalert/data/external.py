@@ -59,7 +59,7 @@ def load(
         UsageError: see `check` and `loading.load`; or nothing is left of a data set.
     """
     reading = dataclasses.replace(reading or Reading(), shortcuts=False, squares=True)
-    taught = concatenate_datasets([sides[side] for side in contamination.SIDES])
+    taught = concatenate_datasets([sides[side] for side in contamination.SPLITS])
     datasets, reports = {}, {}
     for name, dataset in check(asked).items():
         both = _link(taught, loading.load([dataset], reading, beside=beside).dataset)

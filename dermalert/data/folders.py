@@ -84,10 +84,10 @@ def records(
         identifiers.clean(root.resolve().name) or "unknown",
         space or identifiers.clean(id_spaces.home(root).name),
     )
-    twins = _twins([*files, *near])
+    duplicates = _duplicates([*files, *near])
     folder = _Folder(root, images, tables, beside, unused, selection or Selection())
     records = [
-        dataclasses.replace(record, row=i, source=source, space=space, twins=tuple(twins.get(record.image_id, ())))
+        dataclasses.replace(record, row=i, source=source, space=space, twins=tuple(duplicates.get(record.image_id, ())))
         for i, record in enumerate(_records(folder, columns, labels) if labelled else _without_labels(folder))
     ]
     read = {record.path for record in records}
@@ -261,11 +261,11 @@ def _records(folder: _Folder, columns: table_columns.Columns, labels: Path | Non
     return _class_folders(folder)
 
 
-def _twins(files: Iterable[Path]) -> dict[str, list[str]]:
-    twins: dict[str, list[str]] = {}
-    for first, second in metadata_tables.twins(files):
-        twins.setdefault(first, []).append(second)
-    return twins
+def _duplicates(files: Iterable[Path]) -> dict[str, list[str]]:
+    duplicates: dict[str, list[str]] = {}
+    for first, second in metadata_tables.listed_duplicates(files):
+        duplicates.setdefault(first, []).append(second)
+    return duplicates
 
 
 def _has_class_folders(root: Path) -> bool:

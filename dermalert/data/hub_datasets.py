@@ -61,7 +61,7 @@ def load(
     """
     if streaming and constants.HF_HUB_OFFLINE:
         raise UsageError(f"HF_HUB_OFFLINE is set, and --streaming reads '{name}' from the Hub: leave one of them out.")
-    with _failures_in_words(name):
+    with _failures_as_sentences(name):
         commit = _commit(name)
         # No script of a data set is run: `datasets` has refused them since version 4, and takes no word about it.
         with progress.downloads():
@@ -72,7 +72,7 @@ def load(
     if features is None:
         raise UsageError(f"'{name}' does not say which columns it has, and cannot be streamed: leave out --streaming.")
     image = _image_column(name, features, columns.given.get("image"))
-    columns.met.add(image)
+    columns.present.add(image)
     others = [column for column, feature in features.items() if not isinstance(feature, Image)]
     header = table_columns.headers(others)
     fields = columns.of(header)
@@ -82,7 +82,7 @@ def load(
     splits = {split: rows.select_columns([image, *others]) for split, rows in splits.items()}
     splits = {split: rows.cast_column(image, Image(decode=False)) for split, rows in splits.items()}
     if streaming:
-        with _failures_in_words(name):
+        with _failures_as_sentences(name):
             splits = {split: _write_stream(rows, f"{commit}/{split}") for split, rows in splits.items()}
     splits = {split: rows for split, rows in splits.items() if len(rows)}
     if not splits:
@@ -138,7 +138,7 @@ def _check_cached(name: str, splits: Mapping[str, Dataset]) -> None:
 
 
 @contextlib.contextmanager
-def _failures_in_words(name: str) -> Iterator[None]:
+def _failures_as_sentences(name: str) -> Iterator[None]:
     """Turn what the Hub, its client or `datasets` raises into one sentence."""
     repo, revision = HubName.parse(name)
     try:

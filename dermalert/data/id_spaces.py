@@ -43,9 +43,9 @@ def owners(roots: Iterable[Path]) -> dict[Path, tuple[Path, int]]:
     of: dict[Path, tuple[Any, ...]] = {}
     for root, place in homes.items():
         below = root.relative_to(place).parts
-        sides = tuple(name for name in below if PARTS_OF_A_SPLIT.intersection(words_of(name)))  # `train_images`
-        of[root] = (place, tuple(name for name in below if name not in sides))
-        words = tuple(word for name in sides for word in words_of(name) if word in PARTS_OF_A_SPLIT)
+        splits = tuple(name for name in below if PARTS_OF_A_SPLIT.intersection(words_of(name)))  # `train_images`
+        of[root] = (place, tuple(name for name in below if name not in splits))
+        words = tuple(word for name in splits for word in words_of(name) if word in PARTS_OF_A_SPLIT)
         parts.setdefault(of[root], []).append(words)
     owner_of = {}
     for root, place in homes.items():

@@ -97,9 +97,9 @@ def match(table: Table, files: Files, folder: tuple[str, ...]) -> Match:
             for path, near in _candidates(row, files, folder, within, copies=True):
                 copied[path].append((near, row))
                 by_name[row] = []
-        meant = by_name[row]
-        if meant is not None:
-            meant.append(cells)
+        matches = by_name[row]
+        if matches is not None:
+            matches.append(cells)
     return _settle(table, by_name, offers_by_path, copied)
 
 
@@ -118,8 +118,8 @@ def _bare_numbers(table: Table, files: Files) -> set[str]:
     if not all(identifiers.whole(row[-1]).isdecimal() for row in rows):
         return set()
     long = {_bare_number(row) for row in rows if len(row[-1]) > 6 or len(identifiers.whole(row[-1])) > 4}
-    met = files.by_number.keys() & long
-    return met if 2 * len(met) >= len(set(rows)) else set()
+    present = files.by_number.keys() & long
+    return present if 2 * len(present) >= len(set(rows)) else set()
 
 
 def _candidates(
@@ -155,7 +155,7 @@ def _candidates(
 
 def _settle(table: Table, by_name: _ByName, offers_by_path: _Offers, copied: _Offers) -> Match:
     rows, ambiguous, contested = {}, [], []
-    meant: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    matches: dict[tuple[str, ...], list[str]] = defaultdict(list)
     read: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for path, offers in offers_by_path.items():
         best = max(near for near, _ in offers)
@@ -163,11 +163,11 @@ def _settle(table: Table, by_name: _ByName, offers_by_path: _Offers, copied: _Of
         if others and identifiers.archive_number(first[-1]) is None:
             contested += [(path, "/".join(row)) for row in (first, *others)]
         else:
-            meant[first].append(path)
+            matches[first].append(path)
             if first not in read:
                 read[first] = [table.row(cells) for cells in by_name[first] or ()]
             rows[path] = read[first]
-    for row, paths in meant.items():
+    for row, paths in matches.items():
         other = other_than_first(paths) if identifiers.archive_number(row[-1]) is None else None
         if other:
             ambiguous.append(("/".join(row), paths[0], other))
@@ -179,13 +179,13 @@ def _settle(table: Table, by_name: _ByName, offers_by_path: _Offers, copied: _Of
         # By its folder, which is no part of a split: equal names in two classes are two images' copies.
         places = {next((p for p in reversed(Path(path).parts[:-1]) if not shipped_as([p])), "") for path in paths}
         # Copies in several folders are the original's where it is here; else nobody knows whose.
-        if row in unclear or (len(places) > 1 and row not in meant):
+        if row in unclear or (len(places) > 1 and row not in matches):
             ambiguous.append(("/".join(row), paths[0], paths[-1]))
         else:
-            meant[row] += paths
+            matches[row] += paths
             rows |= dict.fromkeys(paths, read.setdefault(row, [table.row(cells) for cells in by_name[row] or ()]))
     undecided = {row for _, row in contested}
-    unmet = ["/".join(row) for row in by_name if row not in meant]
+    unmet = ["/".join(row) for row in by_name if row not in matches]
     return Match(rows, [name for name in unmet if name not in undecided], ambiguous, contested)
 
 

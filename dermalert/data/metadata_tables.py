@@ -78,13 +78,13 @@ class Table:
         if len(self.image_columns) < 2:
             return self
         rows = list(_read(self.path)[1])
-        met = {}
+        hits = {}
         for column in self.image_columns:
             at = self.header.index(column)
             named = {identifiers.parts(row[at]) for row in rows if at < len(row)}
-            met[column] = sum(map(is_file, filter(None, named)))
-        best = max(met, key=met.__getitem__)
-        return dataclasses.replace(self, columns=self.columns | {"image_id": best}) if met[best] else self
+            hits[column] = sum(map(is_file, filter(None, named)))
+        best = max(hits, key=hits.__getitem__)
+        return dataclasses.replace(self, columns=self.columns | {"image_id": best}) if hits[best] else self
 
     def row(self, cells: Sequence[Any]) -> dict[str, Any]:
         """A row's cells by column, None where it is cut short."""
@@ -134,7 +134,7 @@ def read(paths: Iterable[Path], columns: table_columns.Columns, unused: Unused |
                 table = Table(path, header, of_fields, () if named else of_images)
                 of_fields = shipped_splits.choose_column(of_fields, columns, header, table.cells)
                 tables.append(dataclasses.replace(table, columns=of_fields))
-            elif not set(header) >= set(table_columns.TWINS):
+            elif not set(header) >= set(table_columns.DUPLICATES):
                 unused.add("{n} tables have no column that names an image, and are not used", [path.name])
     # A table that says only benign or malignant, such as a sample submission, does not count beside a diagnosis.
     if any(t.names_a_diagnosis and not _is_binary(t) for t in tables):
@@ -144,11 +144,11 @@ def read(paths: Iterable[Path], columns: table_columns.Columns, unused: Unused |
     return tables
 
 
-def twins(paths: Iterable[Path]) -> list[tuple[str, str]]:
+def listed_duplicates(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """The pairs of images that a list among the files calls copies, as ISIC 2020 ships one."""
     lists = [(path, _header(path)) for path in paths if _may_be_table(path)]
-    lists = [(path, header) for path, header in lists if set(header) >= set(table_columns.TWINS)]
-    first, second = table_columns.TWINS
+    lists = [(path, header) for path, header in lists if set(header) >= set(table_columns.DUPLICATES)]
+    first, second = table_columns.DUPLICATES
     return [
         (table_cells.image_name(row[first]), table_cells.image_name(row[second]))
         for path, header in lists

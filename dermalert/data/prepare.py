@@ -38,7 +38,7 @@ class Prepared:
             UsageError: a split has no group of a diagnosis, or nothing is left of it.
         """
         parts = splits.split(self.dataset, shipped=self.shipped, seed=seed)
-        return contamination.set_apart(parts, exposure or {})
+        return contamination.exclude_exposed(parts, exposure or {})
 
     def audit(self) -> Json:
         """Audit the data set as it was shipped; see `audit.audit`."""

@@ -135,7 +135,7 @@ def with_labels(
     if left_out:
         by_word = Counter({name or "without a diagnosis": n for name, n in left_out.items()})
         selection.leave_out(where, "malignancy" if binary else "label", by_word)
-        total, words = left_out.total(), _in_words(left_out)
+        total, words = left_out.total(), _counts_text(left_out)
         which = (
             "of which it does not say whether they are malignant" if binary else "that are none of the nine diagnoses"
         )
@@ -174,16 +174,16 @@ def _archive_diagnosis(record: Record) -> str | None:
 
 def _nothing_left(left_out: Counter[str], where: str, *, binary: bool) -> UsageError:
     if binary:
-        return UsageError(f"'{where}' says of no image whether it is malignant: {_in_words(left_out)}.")
+        return UsageError(f"'{where}' says of no image whether it is malignant: {_counts_text(left_out)}.")
     if any(left_out) and {name.lower() for name in left_out if name} <= taxonomy.BINARY:
         return UsageError(
             f"'{where}' says of its images only whether they are malignant: training needs a diagnosis. Such a set can "
             "be evaluated on."
         )
-    return UsageError(f"'{where}' has no image of the nine diagnoses: {_in_words(left_out)}.")
+    return UsageError(f"'{where}' has no image of the nine diagnoses: {_counts_text(left_out)}.")
 
 
-def _in_words(left_out: Counter[str]) -> str:
+def _counts_text(left_out: Counter[str]) -> str:
     names = ", ".join(f"{n} {name or 'without a diagnosis'}" for name, n in left_out.most_common())
     mixed = " and ".join(repr(name) for name in left_out if taxonomy.plain(name) in taxonomy.MIXED)
     why = f" ({mixed} stands for actinic keratosis or squamous cell carcinoma)" if mixed else ""

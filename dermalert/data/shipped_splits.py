@@ -88,10 +88,10 @@ def _split_in(column: str, cell: object) -> str | None:
 
 @functools.lru_cache(4096)  # a column has few different words
 def _split_of_text(column: str, text: str) -> str | None:
-    asked = "test" if re.search("test|held|hold", column) else "train" if "train" in column else None
-    answer = _YES_OR_NO.get(text.casefold(), identifiers.number(text)) if asked else None
-    if answer in (0, 1):
-        return asked if answer else ("train", "test")[asked == "train"]
+    named = "test" if re.search("test|held|hold", column) else "train" if "train" in column else None
+    number = _YES_OR_NO.get(text.casefold(), identifiers.number(text)) if named else None
+    if number in (0, 1):
+        return named if number else ("train", "test")[named == "train"]
     return min(_splits_in(text), default=None)  # "test" of both
 
 

@@ -1,4 +1,4 @@
-"""Groups of images that belong together, and four sides with one job each; a group's own key decides on its side."""
+"""Groups of images that belong together, and four splits with one job each; a group's own key decides on its split."""
 
 import hashlib
 from array import array
@@ -27,7 +27,7 @@ SHARES = {
 EXAMPLES = frozenset({"ISIC_6090497", "ISIC_7376452", "ISIC_7708200", "ISIC_0010879", "ISIC_1368976", "ISIC_2248597"})
 """The archive's numbers of images that the Space may show as examples: no release may have learnt from them."""
 
-_LEARNT_FROM = {name: share for name, share in SHARES.items() if name != "held_out"}
+_DEVELOPMENT = {name: share for name, share in SHARES.items() if name != "held_out"}
 
 
 def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int]] = ()) -> list[str]:
@@ -65,9 +65,9 @@ def components(edges: np.ndarray, n: int) -> np.ndarray:
     return csgraph.connected_components(graph, directed=False)[1]
 
 
-def side(group: str, *, seed: int = 0) -> str:
-    """The side of a group: by a hash of its key, so that no other image can move it."""
-    return _side(_position(group, str(seed)), SHARES)
+def split_of(group: str, *, seed: int = 0) -> str:
+    """The split of a group: by a hash of its key, so that no other image can move it."""
+    return _split_of(_position(group, str(seed)), SHARES)
 
 
 def _position(group: str, salt: str) -> float:
@@ -75,7 +75,7 @@ def _position(group: str, salt: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{salt}:{group}".encode()).digest()[:8]) / 2**64
 
 
-def _side(position: float, shares: Mapping[str, float]) -> str:
+def _split_of(position: float, shares: Mapping[str, float]) -> str:
     total = sum(shares.values())
     for name, share in shares.items():
         position -= share / total
@@ -85,19 +85,19 @@ def _side(position: float, shares: Mapping[str, float]) -> str:
 
 
 def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) -> dict[str, Dataset]:
-    """Split a data set by group into the four sides, and return its shipped test split beside them.
+    """Split a data set by group into the four splits, and return its shipped test split beside them.
 
     `official_test` is the test split as shipped, `clean_test` the part of it that `clean_test` returns. A group that
     has an image there is trained, validated and calibrated on nowhere: its other images are `set_aside`. A group with
     one of `EXAMPLES` is held out, whatever its hash.
 
     Args:
-        dataset: what the four sides are made of.
+        dataset: what the four splits are made of.
         shipped: the same as it was before a repair changed it; without it, `dataset`.
         seed: of the split.
 
     Raises:
-        UsageError: a diagnosis has so few groups that a side has none of it.
+        UsageError: a diagnosis has so few groups that a split has none of it.
     """
     shipped = dataset if shipped is None else shipped
     official = _shipped_as(shipped, "test")
@@ -105,10 +105,10 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
     rows = defaultdict(list)
     for i, (group, part) in enumerate(zip(dataset["group"], dataset["shipped_split"], strict=True)):
         if part != "test":
-            rows[reserved.get(group) or side(group, seed=seed)].append(i)
-    sides = {name: dataset.select(rows[name]) for name in [*SHARES, "set_aside"]}
-    check_classes({name: sides[name] for name in SHARES})
-    return sides | {"official_test": official, "clean_test": clean_test(shipped)}
+            rows[reserved.get(group) or split_of(group, seed=seed)].append(i)
+    splits = {name: dataset.select(rows[name]) for name in [*SHARES, "set_aside"]}
+    check_classes({name: splits[name] for name in SHARES})
+    return splits | {"official_test": official, "clean_test": clean_test(shipped)}
 
 
 def _groups_of_examples(dataset: Dataset) -> set[str]:
@@ -116,14 +116,14 @@ def _groups_of_examples(dataset: Dataset) -> set[str]:
     return {group for group, image_id in ids if archive_number(image_id) in EXAMPLES}
 
 
-def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -> dict[str, Dataset]:
-    """The sides of a fold: one part of the images of the four is held out, the others are learnt from.
+def fold(splits: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -> dict[str, Dataset]:
+    """The splits of a fold: one part of the images of the four is held out, the others are learnt from.
 
-    A group's fold, and its side among the others, follow from hashes of its key, as in `split`. The groups of
+    A group's fold, and its split among the others, follow from hashes of its key, as in `split`. The groups of
     `EXAMPLES` are learnt from in no fold: where they are not held out they are `set_aside`.
 
     Args:
-        sides: of `split`.
+        splits: of `split`.
         number: of the fold, from 0.
         folds: how many there are.
         seed: of the split.
@@ -131,26 +131,26 @@ def fold(sides: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -
     Raises:
         UsageError: see `split`.
     """
-    everything = concatenate_datasets([sides[name] for name in SHARES])
+    everything = concatenate_datasets([splits[name] for name in SHARES])
     examples, rows = _groups_of_examples(everything), defaultdict(list)
     for i, group in enumerate(everything["group"]):
         out = int(_position(group, f"{seed}:fold") * folds) == number
-        learnt = "set_aside" if group in examples else _side(_position(group, f"{seed}:fold {number}"), _LEARNT_FROM)
-        rows["held_out" if out else learnt].append(i)
+        split = "set_aside" if group in examples else _split_of(_position(group, f"{seed}:fold {number}"), _DEVELOPMENT)
+        rows["held_out" if out else split].append(i)
     parts = {name: everything.select(rows[name]) for name in SHARES}
     check_classes(parts)
-    aside = concatenate_datasets([sides["set_aside"], everything.select(rows["set_aside"])])
-    return sides | parts | {"set_aside": aside}
+    aside = concatenate_datasets([splits["set_aside"], everything.select(rows["set_aside"])])
+    return splits | parts | {"set_aside": aside}
 
 
 def clean_test(shipped: Dataset) -> Dataset:
-    """The shipped test images that have no known kin in the shipped training split, under the archive's labels.
+    """The shipped test images that are related to none of the shipped training split, under the archive's labels.
 
     Kin is what stands in one group: a photo of the same lesion, of the same patient, or the very same picture.
     """
     test, train = _shipped_as(shipped, "test"), _shipped_as(shipped, "train")
-    kin = set(train["group"])
-    clean = test.select([i for i, group in enumerate(test["group"]) if group not in kin])
+    trained = set(train["group"])
+    clean = test.select([i for i, group in enumerate(test["group"]) if group not in trained])
     return schema.with_columns(clean, {"label": isic9.archive_labels(clean)})
 
 
@@ -158,29 +158,29 @@ def _shipped_as(dataset: Dataset, part: str) -> Dataset:
     return dataset.select([i for i, shipped in enumerate(dataset["shipped_split"]) if shipped == part])
 
 
-def describe(sides: dict[str, Dataset], seed: int) -> Json:
-    """How many images stand where, all together and by diagnosis; each on one side, `clean_test` apart."""
-    counts = {name: Counter(rows["label"]) for name, rows in sides.items()}
+def describe(splits: dict[str, Dataset], seed: int) -> Json:
+    """How many images stand where, all together and by diagnosis; each in one split, `clean_test` apart."""
+    counts = {name: Counter(rows["label"]) for name, rows in splits.items()}
     return {
         "split_seed": seed,
-        "sides": {name: len(rows) for name, rows in sides.items() if name != "clean_test"},
-        "clean_test": len(sides["clean_test"]),
+        "sides": {name: len(rows) for name, rows in splits.items() if name != "clean_test"},
+        "clean_test": len(splits["clean_test"]),
         "classes": {label: {n: c[i] for n, c in counts.items() if c[i]} for i, label in enumerate(DIAGNOSES)},
     }
 
 
-def fingerprint(sides: dict[str, Dataset]) -> str:
-    """What changes with the images of a side, their labels and their order, all of which a training hangs on."""
-    contents = [(name, list(side["content"]), list(side["label"])) for name, side in sides.items()]
+def fingerprint(splits: dict[str, Dataset]) -> str:
+    """What changes with the images of a split, their labels and their order, all of which a training hangs on."""
+    contents = [(name, list(rows["content"]), list(rows["label"])) for name, rows in splits.items()]
     return hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
 
 
-def check_classes(sides: dict[str, Dataset]) -> None:
-    """Refuse sides of which one has no group of a diagnosis that another has."""
-    if not any(map(len, sides.values())):
+def check_classes(splits: dict[str, Dataset]) -> None:
+    """Refuse splits of which one has no group of a diagnosis that another has."""
+    if not any(map(len, splits.values())):
         raise UsageError("there is nothing to train on: all images stand in Test/, or are copies of what stands there.")
-    groups: dict[str, dict[int, set[str]]] = {name: defaultdict(set) for name in sides}
-    for name, rows in sides.items():
+    groups: dict[str, dict[int, set[str]]] = {name: defaultdict(set) for name in splits}
+    for name, rows in splits.items():
         for label, group in zip(rows["label"], rows["group"], strict=True):
             groups[name][label].add(group)
     for label in sorted({label for by_label in groups.values() for label in by_label}):
@@ -189,6 +189,6 @@ def check_classes(sides: dict[str, Dataset]) -> None:
             count = len(set().union(*(by_label[label] for by_label in groups.values())))
             raise UsageError(
                 f"'{DIAGNOSES[label]}' has {count} groups (lesions, or different images where no lesion is known), and "
-                f"none of them falls on the side {' or '.join(empty)}: add images of it (with about 60 groups no side "
+                f"none of them falls into the split {' or '.join(empty)}: add images of it (with about 60 groups none "
                 "stays empty), or leave its folder out."
             )

@@ -43,10 +43,10 @@ FIELDS = ("image", *COLUMNS)
 ONE_HOT = ("MEL", "NV", "BCC", "AK", "AKIEC", "BKL", "DF", "VASC", "SCC", "UNK")
 ISIC_2017 = frozenset({"melanoma", "seborrheic_keratosis"})
 LEVELS = tuple(f"diagnosis_{i}" for i in range(1, 6))
-TWINS = ("image_name_1", "image_name_2")  # of ISIC 2020: the 425 images that it holds twice
+DUPLICATES = ("image_name_1", "image_name_2")  # of ISIC 2020: the 425 images that it holds twice
 
-_KNOWN = [*(c for columns in COLUMNS.values() for c in columns), *ONE_HOT, *sorted(ISIC_2017), *LEVELS, *TWINS]
-_BY_FORM = {identifiers.column(column): column for column in reversed(_KNOWN)}
+_ALL = [*(c for columns in COLUMNS.values() for c in columns), *ONE_HOT, *sorted(ISIC_2017), *LEVELS, *DUPLICATES]
+_BY_FORM = {identifiers.column(column): column for column in reversed(_ALL)}
 _SEEM_TO_COUNT = ("lesion", "patient", "case", "diagnos", "split", "test", "train", "fold")
 _OF_ANOTHER = re.compile("mask|segm|clinic|overview|macro|thumb|report")  # files that are not the picture itself
 
@@ -56,7 +56,7 @@ def unused_columns(header: Sequence[str], columns: Mapping[str, str]) -> list[st
     used = {*columns.values(), *_of_diagnoses(header, columns)}
     rest = [column or "(without a name)" for column in header if column not in used]
     return sorted(
-        rest, key=lambda c: c not in _KNOWN and not any(word in identifiers.column(c) for word in _SEEM_TO_COUNT)
+        rest, key=lambda c: c not in _ALL and not any(word in identifiers.column(c) for word in _SEEM_TO_COUNT)
     )
 
 
@@ -84,10 +84,10 @@ def headers(names: Iterable[object]) -> list[str]:
     """
     raw = [identifiers.clean(name) for name in names]
     forms = [_BY_FORM.get(identifiers.column(column)) for column in raw]
-    as_known = set(raw) & set(_KNOWN)
+    exact = set(raw) & set(_ALL)
     header: list[str] = []
     for column, spelling in zip(raw, forms, strict=True):
-        spelling = column if column in _KNOWN else None if spelling in as_known else spelling
+        spelling = column if column in _ALL else None if spelling in exact else spelling
         name = column if spelling is None or spelling in header else spelling
         header.append(f"{name} ({header.count(name) + 1})" if name in header else name)
     return header
@@ -139,7 +139,7 @@ class Columns:
 
     def __init__(self, given: Mapping[str, str] | None = None):
         self.given = _fields(given or {})
-        self.met: set[str] = set()
+        self.present: set[str] = set()
 
     def of(self, header: Iterable[str]) -> dict[str, str]:
         """Return for each field the column that holds it, of those that the table has."""
@@ -153,7 +153,7 @@ class Columns:
             for field, column in self.given.items()
         }
         given = {field: column for field, column in given.items() if column}
-        self.met.update(header, (self.given[field] for field in given))
+        self.present.update(header, (self.given[field] for field in given))
         if "image" in given:
             given = {"image_id": given.pop("image")} | given
         return {field: column for field, column in (guessed | given).items() if column}
@@ -169,9 +169,9 @@ class Columns:
             UsageError: with the columns that there are.
         """
         for field, column in self.given.items():
-            if column not in self.met:
-                there = f"There are: {first_few(sorted(self.met), 20)}." if self.met else "There is no table."
-                raise UsageError(f"no column '{column}' for '{field}'.{did_you_mean(column, self.met)} {there}")
+            if column not in self.present:
+                there = f"There are: {first_few(sorted(self.present), 20)}." if self.present else "There is no table."
+                raise UsageError(f"no column '{column}' for '{field}'.{did_you_mean(column, self.present)} {there}")
 
 
 def columns_of(header: Iterable[str]) -> dict[str, str]:

@@ -24,9 +24,7 @@ class Unused:
     def report(self) -> None:
         """Say each reason once, with the count and the first few names."""
         for why, names in self._names.items():
-            logger.warning("%s: %s", self._in_words(why, len(names)), first_few(names))
+            # `format` would trip over the braces of a name.
+            text = why.replace("{n}", str(len(names))).replace("{where}", self._where)
+            logger.warning("%s: %s", text, first_few(names))
         self._names.clear()
-
-    def _in_words(self, why: str, count: int) -> str:
-        # `format` would trip over the braces of a name.
-        return why.replace("{n}", str(count)).replace("{where}", self._where)

@@ -119,7 +119,7 @@ def prepare(loaded: Loaded, policy: str, license: str) -> tuple[Json, Json]:
     """Repair and split a data set, and gather what its card says.
 
     Returns:
-        The rows of each part: the four sides, `test`, `set_aside`, and `clean_test`, which is part of `test`; and the
+        The rows of each part: the four splits, `test`, `set_aside`, and `clean_test`, which is part of `test`; and the
         figures `{"license", "sources", "shipped", "data", "repair", "audit"}`.
 
     Raises:

@@ -54,8 +54,8 @@ def items(metrics: Json, *, external: bool) -> list[Item]:
 
 def _participants(data: Json) -> str:
     missing = "dates" if "patients" in data else "dates and number of patients"
-    known = f"partly: Data, Subgroups; {missing} not recorded, skin type of few images"
-    return "not applicable: the lesions are drawn" if data["generated"] else known
+    partly = f"partly: Data, Subgroups; {missing} not recorded, skin type of few images"
+    return "not applicable: the lesions are drawn" if data["generated"] else partly
 
 
 def _reference(data: Json) -> str:

@@ -26,7 +26,7 @@ from dermalert.training import efficientnet_lite, timm_checkpoint
 from dermalert.training.efficientnet_lite import LITE
 from dermalert.training.head import last_linear
 
-_ANSWERS = {
+_OUTPUT = {
     "problem_type": "single_label_classification",
     "return_dict": True,
     "output_hidden_states": False,
@@ -147,7 +147,7 @@ def _load_checkpoint(name: str, names: Json) -> tuple[PreTrainedModel, BaseImage
         raise _unknown(name, "every repository has its owner's name before a slash")
     repo, revision = locate(name)
     try:
-        config = AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False, **_ANSWERS, **names)
+        config = AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False, **_OUTPUT, **names)
         processor = timm_checkpoint.prepare(config, name) or load_processor(repo, revision)
         # Of a config, only what the network is made of: the head is new, and so is what its answers mean.
         config = drop_release_keys(config)

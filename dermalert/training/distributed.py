@@ -23,7 +23,7 @@ from torch import distributed
 
 from dermalert.errors import RunError, UsageError
 
-_Answer = TypeVar("_Answer")
+_T = TypeVar("_T")
 
 _PATIENCE = timedelta(days=2)  # that a process waits for the main one; one that has died is noticed at once
 _UNSUPPORTED = {
@@ -86,7 +86,7 @@ def _is_of_the_connection(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in words)
 
 
-def broadcast_from_main(decide: Callable[[], _Answer]) -> _Answer:
+def broadcast_from_main(decide: Callable[[], _T]) -> _T:
     """What the main process decides, in all of them; if it fails there, the others end without a word.
 
     Raises:
@@ -95,20 +95,20 @@ def broadcast_from_main(decide: Callable[[], _Answer]) -> _Answer:
     if count() == 1:
         return decide()
     if not is_main():
-        (answer,) = broadcast_object_list([None])
-        if answer is None:
+        (result,) = broadcast_object_list([None])
+        if result is None:
             sys.exit(1)
-        return answer[0]
+        return result[0]
     try:
-        answer = (decide(),)
+        result = (decide(),)
     except BaseException:
         broadcast_object_list([None])
         raise
-    broadcast_object_list([answer])
-    return answer[0]
+    broadcast_object_list([result])
+    return result[0]
 
 
-def run_on_main(do: Callable[[], _Answer]) -> _Answer | None:
+def run_on_main(do: Callable[[], _T]) -> _T | None:
     """What the main process does while the others wait; in them None."""
     done = []
     broadcast_from_main(lambda: done.append(do()))

@@ -30,7 +30,7 @@ ENDED = "ended.json"
 TUNING = "tuning"
 _LOCK = ".dermalert-run.lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_IN_WORDS = ("os error 28", "os error 27", "PytorchStreamWriter", "inline_container")  # of safetensors and torch
+_FULL_TEXTS = ("os error 28", "os error 27", "PytorchStreamWriter", "inline_container")  # of safetensors and torch
 
 
 def check_name(folder: Path) -> None:
@@ -100,7 +100,7 @@ def _flag(setting: str) -> str:
 
 
 def check_images(recorded: Json, settings: Json, where: str, advice: str) -> None:
-    """Refuse to go on with a run that was started with other images, or with the same ones on other sides.
+    """Refuse to go on with a run that was started with other images, or with the same ones in other splits.
 
     Raises:
         UsageError: says which of the two, where it was found, and what to do.
@@ -109,8 +109,8 @@ def check_images(recorded: Json, settings: Json, where: str, advice: str) -> Non
         raise UsageError(f"the images have changed since the run in '{where}' was started: {advice}.")
     if recorded.get("sides") != settings.get("sides"):
         raise UsageError(
-            f"the images are those of the run in '{where}', but in another order or on other sides: name the same data "
-            f"sets in the same order, with the same tables beside them, and the same base model; or {advice}."
+            f"the images are those of the run in '{where}', but in another order or in other splits: name the same "
+            f"data sets in the same order, with the same tables beside them, and the same base model; or {advice}."
         )
 
 
@@ -119,7 +119,7 @@ def claim(folder: Path, settings: Json, *, needed_bytes: int, hold: Callable[[],
 
     Args:
         folder: of the run; made if it is not there.
-        settings: of the run, with the fingerprints of its images and sides.
+        settings: of the run, with the fingerprints of its images and splits.
         needed_bytes: of free disk.
         hold: takes the folder for this process, before anything is written to it.
 
@@ -233,7 +233,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         number = getattr(error, "errno", None)
-        if number in _FULL or any(words in str(error) for words in _FULL_IN_WORDS):
+        if number in _FULL or any(words in str(error) for words in _FULL_TEXTS):
             raise RunError(
                 f"the disk of '{folder}' is full: make room and run the same command again; it goes on from the last "
                 "checkpoint."

@@ -70,7 +70,7 @@ def attribute(release: Release, image: Image.Image, diagnosis: str | None = None
         raise ValueError(f"no diagnosis '{diagnosis}' in this release: take one of {', '.join(release.labels)}.")
     with torch.inference_mode(False):
         pixels = release.processor(image, return_tensors="pt")["pixel_values"].to(release.model.device)
-        raised = _gradcam_or_occlusion(_twin(release.model), pixels, release.labels.index(diagnosis))
+        raised = _gradcam_or_occlusion(_copy(release.model), pixels, release.labels.index(diagnosis))
     saliency = _onto_image(raised, image.size, _visible_box(release.processor, image.size))
     return np.maximum(saliency, 0) / max(np.nanmax(np.abs(saliency)), np.finfo(np.float32).tiny)
 
@@ -89,7 +89,7 @@ def overlay(image: Image.Image, saliency: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
-def _twin(network: nn.Module) -> nn.Module:
+def _copy(network: nn.Module) -> nn.Module:
     """A copy that shares the weights, but neither the hooks that captum sets nor what asks for gradients."""
     shared: dict[int, torch.Tensor]
     shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in network.parameters()}

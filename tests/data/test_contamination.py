@@ -35,14 +35,14 @@ def numbers(dataset):
 
 
 def test_the_same_sides_again_stay_as_they_are():
-    apart = contamination.set_apart(sides(**FOUR), contamination.of(sides(**FOUR)))
+    apart = contamination.exclude_exposed(sides(**FOUR), contamination.of(sides(**FOUR)))
     assert {name: numbers(apart[name]) for name in FOUR} == {name: numbers(rows) for name, rows in FOUR.items()}
     assert len(apart["set_aside"]) == 0
 
 
 def test_what_a_base_model_has_learnt_from_is_neither_held_out_nor_calibrated_on():
     now = sides(train=rows(9), validation=rows(3, 8), calibration=rows(2, 7), held_out=rows(1, 3, 4, 6))
-    apart = contamination.set_apart(now, contamination.of(sides(**FOUR)))
+    apart = contamination.exclude_exposed(now, contamination.of(sides(**FOUR)))
     expected = {"validation": [3, 8], "calibration": [7], "held_out": [6], "set_aside": [1, 2, 3, 4]}
     assert {name: numbers(apart[name]) for name in expected} == expected
 
@@ -60,19 +60,19 @@ def test_another_photo_is_known_by_its_lesion_or_its_number_in_the_archive(colum
 
 
 def test_a_clean_test_has_no_image_that_the_base_model_knows():
-    apart = contamination.set_apart(sides(**FOUR, clean_test=rows(1, 30)), contamination.of(sides(train=rows(1))))
+    apart = contamination.exclude_exposed(sides(**FOUR, clean_test=rows(1, 30)), contamination.of(sides(train=rows(1))))
     assert numbers(apart["clean_test"]) == [30]
 
 
 def test_a_base_model_that_knows_all_that_would_be_held_out_is_refused():
-    with pytest.raises(UsageError, match="all images of the side held_out: take another base"):
-        contamination.set_apart(sides(**FOUR), contamination.of(sides(train=rows(5, 6))))
+    with pytest.raises(UsageError, match="all images of the split held_out: take another base"):
+        contamination.exclude_exposed(sides(**FOUR), contamination.of(sides(train=rows(5, 6))))
 
 
 def test_a_side_that_loses_a_diagnosis_to_the_base_model_is_refused():
     labels = {name: rows(*range(i, i + 2), label=[0, 3]) for i, name in zip((1, 3, 5, 7), FOUR, strict=True)}
     with pytest.raises(UsageError, match="'melanoma' has 3 groups"):
-        contamination.set_apart(sides(**labels), contamination.of(sides(train=rows(6))))
+        contamination.exclude_exposed(sides(**labels), contamination.of(sides(train=rows(6))))
 
 
 def test_the_list_of_a_chain_of_models_holds_what_all_of_them_have_seen(tmp_path):
@@ -101,7 +101,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch):
 
 def test_nothing_is_known_where_the_base_has_learnt_nothing():
     now = sides(**FOUR)
-    assert contamination.set_apart(now, {}) is now
+    assert contamination.exclude_exposed(now, {}) is now
     assert np.all(contamination.are_unseen(now["train"], {}))
 
 
@@ -150,7 +150,7 @@ def test_a_copy_of_what_a_base_model_was_trained_on_is_not_held_out(tmp_path):
     copies, others = drawn(tmp_path / "copies", quality=60), drawn(tmp_path / "others", first=50)
     now = dict.fromkeys(("train", "validation", "calibration", "clean_test", "set_aside", "official_test"), others)
     now["held_out"] = loading.concatenate_datasets([copies, others])
-    assert len(contamination.set_apart(now, learnt)["held_out"]) == len(others)
+    assert len(contamination.exclude_exposed(now, learnt)["held_out"]) == len(others)
 
 
 def two_clinics(root, folder, patients):

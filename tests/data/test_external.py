@@ -75,5 +75,5 @@ def test_a_name_used_twice_is_refused():
 
 
 def test_no_image_of_the_sides_that_are_learnt_from_is_in_two_of_them(learnt):
-    names = [set().union(*contamination.names(learnt[1][side])) for side in contamination.SIDES]
+    names = [set().union(*contamination.names(learnt[1][side])) for side in contamination.SPLITS]
     assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]

@@ -58,7 +58,7 @@ def test_links_join_groups_for_a_reason_without_a_name():
 def test_the_sides_have_their_shares():
     counts = dict.fromkeys(splits.SHARES, 0)
     for i in range(20_000):
-        counts[splits.side(f"lesion-{i}")] += 1
+        counts[splits.split_of(f"lesion-{i}")] += 1
     assert {name: n / 20_000 for name, n in counts.items()} == pytest.approx(splits.SHARES, abs=0.01)
 
 
@@ -100,7 +100,7 @@ def test_a_class_with_too_few_groups_is_refused_by_name(tmp_path):
     class_folders(tmp_path, images=40, labels=("dermatofibroma", "nevus"))
     for path in sorted((tmp_path / "dermatofibroma").iterdir())[2:]:
         path.unlink()
-    with pytest.raises(UsageError, match=r"'dermatofibroma' has 2 groups .* none of them falls on the side .*: add"):
+    with pytest.raises(UsageError, match=r"'dermatofibroma' has 2 groups .* none of them falls into the split .*: add"):
         splits.split(loading.load([str(tmp_path)]).dataset)
 
 

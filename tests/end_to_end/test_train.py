@@ -480,13 +480,13 @@ def test_a_flag_that_stands_twice_is_refused(flag, capsys):
 
 def test_a_base_model_that_knows_the_images_held_out_is_refused(pictures, run, tmp_path, capsys):
     learnt = contamination.read(run / "release")
-    assert set(learnt.values()) == set(contamination.SIDES)
+    assert set(learnt.values()) == set(contamination.SPLITS)
     names = contamination.names(loading.load([str(pictures)]).dataset)
     everything = dict.fromkeys([*learnt, *set().union(*names)], "train")
     shutil.copytree(run / "release", tmp_path / "base")
     contamination.write(everything, tmp_path / "base")
     assert command(pictures, tmp_path / "base", tmp_path / "on") == 2
-    assert "the base model has learnt from all images of the side validation" in capsys.readouterr().err
+    assert "the base model has learnt from all images of the split validation" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -302,7 +302,7 @@ def test_a_benign_and_malignant_data_set_is_measured_by_the_sum_of_malignant_cla
 def test_a_release_is_asked_about_nothing_that_it_has_learnt_from(pictures, tmp_path):
     release = make_release(tmp_path / "release", threshold=0.2)
     dataset = loading.load([str(pictures)]).dataset
-    sides = {name: dataset.select([]) for name in contamination.SIDES}
+    sides = {name: dataset.select([]) for name in contamination.SPLITS}
     (release / "evaluation").mkdir()
     contamination.write(contamination.of(sides | {"train": dataset.select(range(50))}), release)
     report = report_of(release, pictures, tmp_path=tmp_path)

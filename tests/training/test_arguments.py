@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_gone_on_from_is_refused(stopped, pictures, tiny
     assert command(pictures, tiny_vit, stopped, *PLAIN) == 2
     assert "holds a run of an earlier version" in capsys.readouterr().err
     (stopped / "run.json").write_text(json.dumps(recorded | {"sides": "others"}))
-    assert "but in another order or on other sides" in said(*PLAIN, *resume)
+    assert "but in another order or in other splits" in said(*PLAIN, *resume)
 
 
 @pytest.mark.integration

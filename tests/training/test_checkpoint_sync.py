@@ -641,7 +641,7 @@ def test_other_settings_images_and_sides_than_the_branchs_are_refused(branch, pi
     run = json.loads(branch.files(REPO, NAME)["run.json"])
     branch.commit(REPO, {"run.json": json.dumps(run | {"sides": "others"}).encode()}, branch=NAME)
     assert command(pictures, tiny_vit, there, "--num_train_epochs", "4", *FROM) == 2
-    assert "but in another order or on other sides: name the same data sets" in capsys.readouterr().err
+    assert "but in another order or in other splits: name the same data sets" in capsys.readouterr().err
     assert not there.exists()
 
 

@@ -301,7 +301,7 @@ def test_a_run_that_began_meanwhile_in_the_same_new_folder_keeps_its_settings(tm
     [
         ({"num_train_epochs": 5}, "holds another run .--num_train_epochs 5 there, 3 here"),
         ({"data": "others"}, "the images have changed"),
-        ({"sides": "others"}, "in another order or on other sides"),
+        ({"sides": "others"}, "in another order or in other splits"),
     ],
 )
 def test_a_run_that_began_and_ended_meanwhile_is_not_written_over(tmp_path, change, said):
