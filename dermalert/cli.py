@@ -439,7 +439,7 @@ def triage_archive(
         str | None, Option(help="a Ray cluster that does it instead, auto or HOST:PORT", metavar="ADDRESS")
     ] = None,
 ) -> None:
-    """Judge an archive, shard by shard; what is missing after a crash is judged by a second run."""
+    """Triage an archive, shard by shard; a second run does what is missing after a crash."""
     from transformers.utils import logging
 
     from dermalert.release import archive_triage

@@ -34,7 +34,7 @@ class DataArguments:
         0, "train so many models more, each without one part of the data, and report their answers to it"
     )
     external: list[str] = _setting(
-        [], "data sets that are only reported, as NAME=DATASET; images with kin among those learnt from are left out"
+        [], "data sets that are only reported, as NAME=DATASET; images related to those learnt from are left out"
     )
     columns: list[str] | None = _setting(
         None,

@@ -17,12 +17,12 @@ def percent(value: float) -> str:
 
 
 def percent_at_least(value: float) -> str:
-    """A lower bound as text: rounded down, so that it is never said to be higher than it is."""
+    """A lower bound as text: rounded down, so that it never looks higher than it is."""
     return f"{_exact(value).quantize(Decimal('0.001'), ROUND_FLOOR) * 100:.1f}%"
 
 
 def percent_at_most(value: float) -> str:
-    """An upper bound as text: rounded up, so that it is never said to be lower than it is."""
+    """An upper bound as text: rounded up, so that it never looks lower than it is."""
     return f"{_exact(value).quantize(Decimal('0.001'), ROUND_CEILING) * 100:.1f}%"
 
 

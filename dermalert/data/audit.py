@@ -1,4 +1,4 @@
-"""What is wrong with a data set before anybody trains on it: found by content alone, and with the facts where known.
+"""What is wrong with a data set before anybody trains on it, by content alone and by the metadata that there is.
 
 `audit` returns one dictionary, ready for JSON; `audit_report.py` shows it to a person. Nothing is changed here:
 `label_repair.py` does that.
@@ -6,18 +6,17 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import datasets
-from dermalert_space.contract import Json
 
 from dermalert.data import audit_images, audit_labels, audit_splits, copies, near_duplicates
-from dermalert.data.audit_rows import Rows
+from dermalert.data.audit_rows import Finding, Rows
 from dermalert.errors import UsageError, did_you_mean
 
 KINDS = {
     "unreadable": "files that are no image",
-    "tiny": "images too small to judge",
+    "tiny": "images too small to assess",
     "blank": "images of one colour",
     "exact-duplicates": "files that repeat another, byte for byte",
     "several-ids": "images that stand under several ids",
@@ -29,12 +28,27 @@ KINDS = {
     "leaks": "test images that are training images, byte for byte",
     "lesion-leaks": "lesions in both shipped splits",
     "patient-leaks": "patients in both shipped splits",
-    "kin-leaks": "test images with known kin in training: the same bytes, picture, lesion or patient",
+    "kin-leaks": "test images related to training images: the same bytes, picture, lesion or patient",
     "sorted-split": "diagnoses whose test images are the first or last by id",
     "source-confounding": "diagnoses that come from one source only",
     "label-disagreement": "files whose label is not the archive's",
 }
 """Every kind of finding, in the order of the report."""
+
+
+class Report(TypedDict):
+    """An audit, as it is published."""
+
+    schema: int
+    files: int
+    image_ids: int
+    different_images: int
+    sources: dict[str, int]
+    labels: dict[str, int]
+    shipped_splits: dict[str, int]
+    left_out: dict[str, Any]
+    """The images that were not taken, and why."""
+    findings: dict[str, Finding]
 
 
 def audit(
@@ -44,7 +58,7 @@ def audit(
     *,
     unreadable: Sequence[str] = (),
     left_out: Mapping[str, Mapping[str, Any]] = {},
-) -> Json:
+) -> Report:
     """What is wrong with a data set, ready for JSON.
 
     Args:
@@ -54,11 +68,6 @@ def audit(
         across: its copies across sources, by `copies.search`; likewise.
         unreadable: the files that were no images and are therefore not in it, see `loading.Loaded`.
         left_out: the images that were not taken, and why: likewise.
-
-    Returns:
-        `{"schema", "files", "image_ids", "different_images", "sources", "labels", "shipped_splits", "left_out",
-        "findings"}`. A finding is `{"found", "count", "of", "unit", "known_from", "text", "cases": [{"images": [...],
-        ...}], ...}`; `count` is None where the data set cannot tell, such as leaks where no test split is shipped.
     """
     pairs = near_duplicates.search(dataset) if pairs is None else pairs
     rows = Rows(dataset, pairs, copies.search(dataset) if across is None else across)
@@ -87,7 +96,7 @@ def check_kinds(kinds: Iterable[str]) -> None:
             raise UsageError(f"--fail-on '{kind}' is no kind of finding.{hint} They are: {', '.join(KINDS)}, any.")
 
 
-def failures(report: Json, kinds: Iterable[str]) -> list[str]:
+def failures(report: Report, kinds: Iterable[str]) -> list[str]:
     """Which of the kinds (`any` for all) were found."""
     chosen = set(KINDS if "any" in kinds else kinds)
     return [kind for kind, finding in report["findings"].items() if finding["found"] and kind in chosen]

@@ -4,15 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from dermalert_space.contract import Json
 
 from dermalert.data import schema, splits
-from dermalert.data.audit_rows import CONTENT, IDS, Rows, cannot_tell, counts_text, finding, positions_of
+from dermalert.data.audit_rows import CONTENT, IDS, Finding, Rows, cannot_tell, counts_text, finding, positions_of
 
 _TINY = 64  # pixels of the shorter side: the network of a lesion is no longer there
 
 
-def findings(rows: Rows, unreadable: Sequence[str]) -> dict[str, Json]:
+def findings(rows: Rows, unreadable: Sequence[str]) -> dict[str, Finding]:
     """Findings by kind; `unreadable` are the files that were no images and are therefore not among the rows."""
     return {
         "unreadable": _unreadable(rows, unreadable),
@@ -28,13 +27,13 @@ def findings(rows: Rows, unreadable: Sequence[str]) -> dict[str, Json]:
     }
 
 
-def _unreadable(rows: Rows, files: Sequence[str]) -> Json:
+def _unreadable(rows: Rows, files: Sequence[str]) -> Finding:
     inside = [i for i in range(len(rows)) if rows.fingerprints.unreadable[i]]
     cases = [{"images": [], "file": file} for file in files] + [rows.case([i]) for i in inside]
     return finding("", cases, of=len(rows) + len(files), unit="files", known_from=CONTENT)
 
 
-def _tiny(rows: Rows) -> Json:
+def _tiny(rows: Rows) -> Finding:
     sides = rows.fingerprints.sizes.min(1)
     cases = [
         rows.case([i], pixels=rows.fingerprints.sizes[i].tolist())
@@ -43,12 +42,12 @@ def _tiny(rows: Rows) -> Json:
     return finding(f"the shorter side is under {_TINY} pixels", cases, of=len(rows), unit="files", known_from=CONTENT)
 
 
-def _blank(rows: Rows) -> Json:
+def _blank(rows: Rows) -> Finding:
     cases = [rows.case([i]) for i in np.flatnonzero(rows.fingerprints.blank).tolist()]
     return finding("", cases, of=len(rows), unit="files", known_from=CONTENT)
 
 
-def _exact_duplicates(rows: Rows) -> Json:
+def _exact_duplicates(rows: Rows) -> Finding:
     same = [members for members in rows.copies.values() if len(members) > 1]
     text = f"{len(rows)} files hold {len(rows.copies)} different images"
     count = len(rows) - len(rows.copies)
@@ -56,13 +55,13 @@ def _exact_duplicates(rows: Rows) -> Json:
     return finding(text, cases, count=count, of=len(rows), unit="files", known_from=CONTENT)
 
 
-def _several_ids(rows: Rows) -> Json:
+def _several_ids(rows: Rows) -> Finding:
     cases = [rows.case(members) for members in rows.copies.values() if len({rows.image_id[i] for i in members}) > 1]
     text = f"{len(set(rows.image_id))} ids name {len(rows.copies)} different images"
     return finding(text, cases, of=len(rows.copies), unit="images", known_from=f"{CONTENT}, {IDS}")
 
 
-def _contradictions(rows: Rows) -> Json:
+def _contradictions(rows: Rows) -> Finding:
     contents = [content for content in rows.copies if len(rows.labels_of(content)) > 1]
     pairs = Counter(" / ".join(sorted(rows.labels_of(content))) for content in contents)
     text = counts_text(pairs) or "every image has one label"
@@ -70,7 +69,7 @@ def _contradictions(rows: Rows) -> Json:
     return finding(text, cases, of=len(rows.copies), unit="images", known_from=CONTENT, by_labels=dict(pairs))
 
 
-def _near_duplicates(rows: Rows) -> Json:
+def _near_duplicates(rows: Rows) -> Finding:
     turned = sum(1 for *_, how in rows.near if how["turn"])
     groups = len(rows.copies) - _count_components(rows)
     text = f"{groups} images are another one again" + (f", {turned} pairs mirrored or turned" if turned else "")
@@ -84,7 +83,7 @@ def _count_components(rows: Rows) -> int:
     return len(set(splits.components(np.array(ends, int).reshape(-1, 2), len(numbers)).tolist()))
 
 
-def _near_contradictions(rows: Rows) -> Json:
+def _near_contradictions(rows: Rows) -> Finding:
     disagreeing = [
         (a, b, how)
         for a, b, how in rows.near
@@ -96,7 +95,7 @@ def _near_contradictions(rows: Rows) -> Json:
     return finding(text, cases, of=len(rows.near), unit="pairs of images", known_from=CONTENT)
 
 
-def _cross_source_copies(rows: Rows) -> Json:
+def _cross_source_copies(rows: Rows) -> Finding:
     if len(set(rows.source)) < 2:
         return cannot_tell("all images are of one source", unit="pairs of images", known_from=CONTENT)
     pairs = list(zip(*(column.tolist() for column in rows.across), strict=True))
@@ -108,7 +107,7 @@ def _cross_source_copies(rows: Rows) -> Json:
     )
 
 
-def _shared_images(rows: Rows) -> Json:
+def _shared_images(rows: Rows) -> Finding:
     known_from = f"{CONTENT}, {IDS}"
     if len(set(rows.named)) < 2:
         return cannot_tell("one data set was named, not several", unit="images", known_from=known_from)

@@ -3,16 +3,17 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from dermalert_space.contract import Json
 
-from dermalert.data.audit_rows import ARCHIVE, IDS, Rows, cannot_tell, counts_text, finding
+from dermalert.data.audit_rows import ARCHIVE, IDS, Finding, Rows, cannot_tell, counts_text, finding
 from dermalert.taxonomy import ALERT
 
 _TELLING = 0.3  # sensitivity + specificity - 1 of a source that says nothing of medicine
 
 
-def findings(rows: Rows) -> dict[str, Json]:
+def findings(rows: Rows) -> dict[str, Finding]:
     """Findings by kind."""
     return {
         "source-confounding": _source_confounding(rows),
@@ -20,17 +21,17 @@ def findings(rows: Rows) -> dict[str, Json]:
     }
 
 
-def _source_confounding(rows: Rows) -> Json:
+def _source_confounding(rows: Rows) -> Finding:
     sources = sorted(set(rows.source))
     by_label = {
         name: dict(Counter(s for s, own in zip(rows.source, rows.label, strict=True) if own == name))
         for name in rows.names
     }
     by_label = {name: counts for name, counts in by_label.items() if counts}
-    details = {"by_label": by_label, "predicts_melanoma": _melanoma_by_source(rows)}
+    details: Json = {"by_label": by_label, "predicts_melanoma": _melanoma_by_source(rows)}
     if len(sources) < 2:
         why = f"all comes from one source, {sources[0]}" if sources else "there are no files"
-        return cannot_tell(why, unit="diagnoses", known_from=IDS) | details
+        return cast(Finding, cannot_tell(why, unit="diagnoses", known_from=IDS) | details)
     alone = [name for name, counts in by_label.items() if len(counts) == 1]
     figures = details["predicts_melanoma"]["files"]
     text = "no melanoma, or nothing else, to tell by source"
@@ -44,7 +45,8 @@ def _source_confounding(rows: Rows) -> Json:
         )
     cases = [{"images": [], "label": name, "source": next(iter(by_label[name]))} for name in alone]
     confounded = telling or bool(alone)
-    return finding(text, cases, of=len(by_label), unit="diagnoses", known_from=IDS, found=confounded) | details
+    report = finding(text, cases, of=len(by_label), unit="diagnoses", known_from=IDS, found=confounded)
+    return cast(Finding, report | details)
 
 
 def _melanoma_by_source(rows: Rows) -> Json:
@@ -76,7 +78,7 @@ def _sensitivity(items: list[tuple[str, bool]], chosen: Sequence[str]) -> Json:
     }
 
 
-def _label_disagreement(rows: Rows) -> Json:
+def _label_disagreement(rows: Rows) -> Finding:
     labelled = [i for i in range(len(rows)) if rows.archive(i) and rows.label[i]]
     if not labelled:
         return cannot_tell("the archive's labels of these images are not known", unit="files", known_from=ARCHIVE)

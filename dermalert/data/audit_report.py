@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dermalert.data.audit import KINDS
+from dermalert.data.audit import KINDS, Report
+from dermalert.data.audit_rows import Finding
 
 _SHOWN = (
     "tiny",
@@ -37,7 +38,7 @@ _ACROSS, _DOWN = 4, 5  # cases on a sheet
 _INK, _GREY, _BLUE, _ORANGE = "#222222", "#777777", "#0072b2", "#d55e00"  # the last two by Okabe & Ito (2008)
 
 
-def headline(report: Json) -> str:
+def headline(report: Report) -> str:
     """Return in one sentence what a data set holds."""
     sources = ", ".join(f"{name} {n}" for name, n in report["sources"].items())
     return (
@@ -46,7 +47,7 @@ def headline(report: Json) -> str:
     )
 
 
-def table(report: Json) -> Table:
+def table(report: Report) -> Table:
     """The report as a table: what was found, how often, from where that is known, and an example."""
     lines = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     lines.add_column("", width=1)
@@ -62,7 +63,7 @@ def table(report: Json) -> Table:
     return lines
 
 
-def _lines(kind: str, finding: Json) -> list[str]:
+def _lines(kind: str, finding: Finding) -> list[str]:
     if finding["count"] is None:
         return [f"[dim]cannot tell: {escape(finding['text'])}[/dim]"]
     if not finding["found"]:
@@ -71,7 +72,7 @@ def _lines(kind: str, finding: Json) -> list[str]:
     return lines + ([f"[dim]e.g. {escape(_example(finding['cases'][0]))}[/dim]"] if finding["cases"] else [])
 
 
-def show(report: Json) -> None:
+def show(report: Report) -> None:
     """Print the table, as wide as the terminal and at least readable in a log."""
     wide = shutil.get_terminal_size((120, 0)).columns
     Console(width=max(wide, 100), highlight=False).print(table(report))
@@ -100,7 +101,7 @@ class _Picture:
     colour: str
 
 
-def contact_sheets(report: Json, dataset: datasets.Dataset, folder: Path) -> list[Path]:
+def contact_sheets(report: Report, dataset: datasets.Dataset, folder: Path) -> list[Path]:
     """Draw a sheet of each kind of finding that has images: up to 20 cases, spread over all of them.
 
     Args:

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import datasets
 from dermalert_space.contract import Json
@@ -19,6 +19,20 @@ CONTENT, IDS, METADATA, ARCHIVE = "content", "image ids", "metadata", "facts tab
 NO_SPLIT = "no test split is shipped"
 
 
+class Finding(TypedDict):
+    """How often an offence occurs, as the report has it; some kinds have more keys."""
+
+    found: bool
+    count: int | None
+    """None where the data set cannot tell, such as leaks where no test split is shipped."""
+    of: int
+    unit: str
+    known_from: str
+    text: str
+    cases: list[Json]
+    """Each with its `images`, and what else there is to say of it."""
+
+
 class Rows:
     """The columns of a data set as lists, and what the checks share; `i` is always a row."""
 
@@ -28,8 +42,8 @@ class Rows:
         self.names = dataset.features["label"].names
         self.label = [None if label is None else self.names[label] for label in dataset["label"]]
         self.source, self.split = list(dataset["source"]), list(dataset["shipped_split"])
-        self.archive = list(map(isic9.metadata_of, self.image_id))
-        columns = zip(dataset["lesion_id"], self.archive, strict=True)
+        self.archive_rows = list(map(isic9.metadata_of, self.image_id))
+        columns = zip(dataset["lesion_id"], self.archive_rows, strict=True)
         self.lesion = [own or fact.get("lesion_id") for own, fact in columns]
         self.patient = list(dataset["patient_id"])
         self.named = list(dataset["named"]) if "named" in dataset.column_names else []
@@ -43,8 +57,8 @@ class Rows:
         return self.names == list(MALIGNANCIES)
 
     def archive(self, i: int) -> str | None:
-        """The archive's label of a row, where the facts table knows it."""
-        diagnosis = self.archive[i].get("diagnosis")
+        """The archive's label of a row, where its table has it."""
+        diagnosis = self.archive_rows[i].get("diagnosis")
         return taxonomy.malignancy(diagnosis) if diagnosis and self.binary else diagnosis
 
     @cached_property
@@ -100,15 +114,15 @@ def positions_of(keys: Iterable[Any]) -> dict[Any, list[int]]:
     return dict(positions)
 
 
-def finding(text: str, cases: list[Json], *, of: int, unit: str, known_from: str, **more: Any) -> Json:
+def finding(text: str, cases: list[Json], *, of: int, unit: str, known_from: str, **more: Any) -> Finding:
     """A finding as the report has it; `found` and `count` follow from the cases unless they are given."""
     count = more.pop("count", len(cases))
     is_found = more.pop("found", bool(count))
     report = {"found": is_found, "count": count, "of": of, "unit": unit, "known_from": known_from, "text": text}
-    return report | more | {"cases": cases}
+    return cast(Finding, report | more | {"cases": cases})
 
 
-def cannot_tell(why: str, *, unit: str, known_from: str) -> Json:
+def cannot_tell(why: str, *, unit: str, known_from: str) -> Finding:
     """A finding of which the data set does not say whether it is there, and why."""
     return finding(why, [], count=None, found=False, of=0, unit=unit, known_from=known_from)
 
@@ -119,8 +133,8 @@ def training_rows(rows: Rows, members: Iterable[int]) -> list[int]:
 
 
 def lesion_origin(rows: Rows, members: Iterable[int]) -> str:
-    """Tell whether the facts table alone would know the lesions of these rows."""
-    return ARCHIVE if all(rows.archive[i].get("lesion_id") for i in members) else METADATA
+    """Whether the archive's table alone names the lesions of these rows."""
+    return ARCHIVE if all(rows.archive_rows[i].get("lesion_id") for i in members) else METADATA
 
 
 def counts_text(counter: Counter[str]) -> str:

@@ -5,13 +5,12 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from dermalert_space.contract import Json
-
 from dermalert.data.audit_rows import (
     CONTENT,
     IDS,
     METADATA,
     NO_SPLIT,
+    Finding,
     Rows,
     cannot_tell,
     finding,
@@ -23,7 +22,7 @@ from dermalert.data.audit_rows import (
 _CHANCE = 1e-3  # under which the order of a split is no accident
 
 
-def findings(rows: Rows) -> dict[str, Json]:
+def findings(rows: Rows) -> dict[str, Finding]:
     """Findings by kind."""
     return {
         "leaks": _leaks(rows),
@@ -34,7 +33,7 @@ def findings(rows: Rows) -> dict[str, Json]:
     }
 
 
-def _leaks(rows: Rows) -> Json:
+def _leaks(rows: Rows) -> Finding:
     if not rows.ships_splits:
         return cannot_tell(NO_SPLIT, unit="test images", known_from=CONTENT)
     copies = {i: training_rows(rows, rows.copies[rows.content[i]]) for i in rows.of("test")}
@@ -44,7 +43,7 @@ def _leaks(rows: Rows) -> Json:
     return finding(text, cases, of=len(rows.of("test")), unit="test images", known_from=CONTENT)
 
 
-def _shared_ids(rows: Rows, what: str) -> Json:
+def _shared_ids(rows: Rows, what: str) -> Finding:
     keys, unit = (rows.lesion, "lesions") if what == "lesion" else (rows.patient, "patients")
     groups = positions_of(keys)
     if not rows.ships_splits or not groups:
@@ -58,12 +57,12 @@ def _shared_ids(rows: Rows, what: str) -> Json:
     named = [i for i, key in enumerate(keys) if key is not None]
     offending = [i for members in both.values() for i in members]
     text = f"{what} ids are known of {len(named)} of {len(rows)} files"
-    # The facts table names no patients.
+    # The archive's table names no patients.
     origin = METADATA if what == "patient" else lesion_origin(rows, offending or named)
     return finding(text, cases, of=len(groups), unit=unit, known_from=origin)
 
 
-def _related_leaks(rows: Rows) -> Json:
+def _related_leaks(rows: Rows) -> Finding:
     if not rows.ships_splits:
         return cannot_tell(NO_SPLIT, unit="test images", known_from=CONTENT)
     ties = {
@@ -104,7 +103,7 @@ def _near_groups(rows: Rows) -> list[list[int]]:
     return [rows.copies[rows.content[a]] + rows.copies[rows.content[b]] for a, b, _ in rows.near]
 
 
-def _sorted_split(rows: Rows) -> Json:
+def _sorted_split(rows: Rows) -> Finding:
     if not rows.ships_splits:
         return cannot_tell(NO_SPLIT, unit="diagnoses", known_from=IDS)
     cases, names = [], sorted({label for i in rows.of("test") if (label := rows.label[i])})

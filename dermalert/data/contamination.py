@@ -126,19 +126,19 @@ def exclude_exposed(parts: dict[str, Dataset], exposure: Mapping[str, str]) -> d
     """
     if not exposure:
         return parts
-    parts, aside = dict(parts), [parts["set_aside"]]
+    kept, aside = dict(parts), [parts["set_aside"]]
     for name in ("validation", "calibration", "held_out", "clean_test"):
         fresh = are_unseen(parts[name], exposure, but_as=name)
-        parts[name] = parts[name].select(np.flatnonzero(fresh))
+        kept[name] = parts[name].select(np.flatnonzero(fresh))
         if name != "clean_test":
             aside.append(parts[name].select(np.flatnonzero(~fresh)))
-            if not len(parts[name]):
+            if not len(kept[name]):
                 raise UsageError(f"the base model has learnt from all images of the split {name}: take another base.")
     try:
-        splits.check_classes({name: parts[name] for name in splits.SHARES})
+        splits.check_classes({name: kept[name] for name in splits.SHARES})
     except UsageError as error:
         raise UsageError(f"without what the base model has learnt from, {error}") from error
-    return parts | {"set_aside": concatenate_datasets(aside)}
+    return kept | {"set_aside": concatenate_datasets(aside)}
 
 
 def are_unseen(dataset: Dataset, exposure: Mapping[str, str], *, but_as: str | None = None) -> np.ndarray:

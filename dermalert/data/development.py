@@ -11,6 +11,7 @@ from dermalert_space.contract import Json
 
 from dermalert.config import Config
 from dermalert.data import contamination, external, schema, splits, table_columns
+from dermalert.data.audit import Report
 from dermalert.data.loading import Reading
 from dermalert.data.prepare import Prepared, prepare
 
@@ -19,7 +20,7 @@ from dermalert.data.prepare import Prepared, prepare
 class Reported:
     """What is reported beside the splits."""
 
-    audit: Json
+    audit: Report
     """Of the data set as it was shipped."""
     external: dict[str, Dataset]
     """Data sets that are measured only, by the names of their splits."""
@@ -67,7 +68,7 @@ class Development:
     @functools.cached_property
     def description(self) -> Json:
         """The images that are split: see `schema.describe`."""
-        return schema.describe(self.prepared.dataset)
+        return {**schema.describe(self.prepared.dataset)}
 
     @functools.cached_property
     def fingerprints(self) -> dict[str, str]:

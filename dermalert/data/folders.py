@@ -1,7 +1,7 @@
 """Which images a folder holds and what it says of each; the layout is recognised from what lies there.
 
 - class folders: one folder a diagnosis, alone or under `Train/`, `Val/` and `Test/` (the nine-class Kaggle set,
-  HAM10000 by `dx`, any `imagefolder`), with a table of facts beside them or none
+  HAM10000 by `dx`, any `imagefolder`), with a table of metadata beside them or none
 - images and tables: HAM10000 (`HAM10000_metadata.csv`), the ISIC challenges of 2017 to 2020 (ground truth, and their
   metadata and lesion tables), a download of the ISIC archive by isic-cli and PAD-UFES-20 (both `metadata.csv`)
 

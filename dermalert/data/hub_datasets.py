@@ -196,7 +196,7 @@ def _image_column(name: str, features: Features, given: str | None) -> str:
 def _names(rows: Dataset, image: str, where: str) -> list[str]:
     """What each picture is called where no column says it: its file, if that is the archive's number or its own.
 
-    By the archive's number the facts about an image are known, and its copies elsewhere.
+    The archive's number leads to the metadata of an image, and to its copies elsewhere.
     """
     paths = pc.struct_field(rows.data.column(image), "path").to_pylist()
     names = [table_cells.image_name(path) for path in paths]

@@ -29,7 +29,7 @@ _COARSE_AND_FINE = ["pigmented benign keratosis", "seborrheic keratosis"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RepairReport:
-    """What a repair has done; images are counted, not files, where nothing else is said."""
+    """What a repair has done; images are counted, not files, unless a field says otherwise."""
 
     policy: str
     images_before: int

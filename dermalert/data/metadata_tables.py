@@ -30,7 +30,7 @@ class Table:
     """Its columns, those that are known in the spelling of `headers`."""
     columns: dict[str, str]
     image_columns: tuple[str, ...] = ()
-    """Those that may name its images, if nobody has said which does; of equals the first counts."""
+    """Those that may name its images, if the user does not name one; of equals the first counts."""
 
     @property
     def names_a_diagnosis(self) -> bool:

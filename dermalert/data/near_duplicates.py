@@ -135,8 +135,8 @@ class Index:
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return query positions, index positions and distances of the hashes at most so many bits apart."""
         limits, distances, positions = self._index.range_search(queries, radius + 1)
-        asked = np.repeat(np.arange(len(queries)), np.diff(limits).astype(np.int64))
-        return asked, positions, distances.astype(np.int32)
+        query = np.repeat(np.arange(len(queries)), np.diff(limits).astype(np.int64))
+        return query, positions, distances.astype(np.int32)
 
 
 def candidates(thumbnails: Thumbnails, rows: np.ndarray) -> Pairs:
@@ -154,21 +154,21 @@ def candidates(thumbnails: Thumbnails, rows: np.ndarray) -> Pairs:
     with progress.bar(len(queries) * len(steps), "Searching near duplicates", "steps") as bar:
         for name, variant, radius in queries:
             for step in steps:
-                asked, match, distance = index.within(perceptual_hashes(variant(thumbnails[step])), radius)
-                asked, match = step[asked], rows[match]
+                query, match, distance = index.within(perceptual_hashes(variant(thumbnails[step])), radius)
+                query, match = step[query], rows[match]
                 # A turn that is its own inverse finds each pair twice; a crop and a quarter turn do not.
-                keep = asked != match if variant is _crop or name == "quarter turn" else asked < match
+                keep = query != match if variant is _crop or name == "quarter turn" else query < match
                 parts.append(
-                    (asked[keep], match[keep], distance[keep], np.full(keep.sum(), _CODES.index(name), np.int8))
+                    (query[keep], match[keep], distance[keep], np.full(keep.sum(), _CODES.index(name), np.int8))
                 )
                 bar.update()
     return _nearest_of_each(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _nearest_of_each(asked: np.ndarray, match: np.ndarray, distance: np.ndarray, code: np.ndarray) -> Pairs:
-    # A turn is told as that of the first image.
-    code = np.where((asked > match) & (code == _CODES.index("quarter turn")), _CODES.index("quarter turn back"), code)
-    first, second = np.minimum(asked, match), np.maximum(asked, match)
+def _nearest_of_each(query: np.ndarray, match: np.ndarray, distance: np.ndarray, code: np.ndarray) -> Pairs:
+    # A turn is that of the first image.
+    code = np.where((query > match) & (code == _CODES.index("quarter turn")), _CODES.index("quarter turn back"), code)
+    first, second = np.minimum(query, match), np.maximum(query, match)
     order = np.lexsort((code, distance, second, first))
     first, second = first[order], second[order]
     fresh = np.ones(len(order), bool)

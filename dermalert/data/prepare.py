@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from datasets import Dataset
-from dermalert_space.contract import Json
 
 from dermalert.data import audit, contamination, copies, label_repair, loading, near_duplicates, splits
 from dermalert.data.loading import Loaded, Reading
@@ -40,7 +39,7 @@ class Prepared:
         parts = splits.split(self.dataset, shipped=self.shipped, seed=seed)
         return contamination.exclude_exposed(parts, exposure or {})
 
-    def audit(self) -> Json:
+    def audit(self) -> audit.Report:
         """Audit the data set as it was shipped; see `audit.audit`."""
         unreadable, left_out = self.loaded.unreadable, self.loaded.left_out
         return audit.audit(self.shipped, self.pairs, self.copies, unreadable=unreadable, left_out=left_out)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from dermalert_space.contract import Json
@@ -51,8 +51,21 @@ BINARY_FEATURES = features_of(MALIGNANCIES)
 """The same where it is known of an image only whether what it shows is malignant."""
 
 
-def describe(dataset: Dataset) -> Json:
-    """What a data set is made of; the fingerprint changes with any image or label, not with their order."""
+class Description(TypedDict):
+    """What a data set is made of."""
+
+    sources: list[str]
+    generated: bool
+    images: int
+    different_images: int
+    contradictions: int
+    groups: int
+    fingerprint: str
+    """Changes with any image or label, not with their order."""
+
+
+def describe(dataset: Dataset) -> Description:
+    """Describe a data set."""
     pairs = sorted(zip(dataset["content"], dataset["label"], strict=True))
     sources = sorted(set(dataset["source"]))
     return {

@@ -5,10 +5,10 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from typing import TypedDict
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from dermalert_space.contract import Json
 from scipy import sparse
 from scipy.sparse import csgraph
 
@@ -158,8 +158,19 @@ def _shipped_as(dataset: Dataset, part: str) -> Dataset:
     return dataset.select([i for i, shipped in enumerate(dataset["shipped_split"]) if shipped == part])
 
 
-def describe(splits: dict[str, Dataset], seed: int) -> Json:
-    """How many images stand where, all together and by diagnosis; each in one split, `clean_test` apart."""
+class Sizes(TypedDict):
+    """How many images stand where."""
+
+    split_seed: int
+    sides: dict[str, int]
+    """In each split but `clean_test`, which is part of another."""
+    clean_test: int
+    classes: dict[str, dict[str, int]]
+    """By diagnosis and split."""
+
+
+def describe(splits: dict[str, Dataset], seed: int) -> Sizes:
+    """Count the images of each split."""
     counts = {name: Counter(rows["label"]) for name, rows in splits.items()}
     return {
         "split_seed": seed,

@@ -1,4 +1,4 @@
-"""What a source holds and is not used, collected while it is read and said in one place."""
+"""What a source holds and is not used, collected while it is read and logged in one place."""
 
 import logging
 from collections.abc import Iterable

@@ -84,17 +84,17 @@ class Shortcuts:
         return dataclasses.asdict(self)
 
 
-def baselines(sides: Mapping[str, Dataset], probabilities: np.ndarray | None = None) -> dict[str, Baseline]:
+def baselines(splits: Mapping[str, Dataset], probabilities: np.ndarray | None = None) -> dict[str, Baseline]:
     """Fit each baseline on the split `train` and measure it on `held_out`.
 
     With fewer than two diagnoses to learn from nothing is defined, and without melanomas no AUROC. Where all pictures
     are of one source, `source_only` scores them alike, and its AUROC is 0.5: the source tells nothing there.
 
     Args:
-        sides: data sets in the schema `schema.FEATURES`; the other splits are not looked at.
+        splits: data sets in the schema `schema.FEATURES`; the other splits are not looked at.
         probabilities: (n, 9) the model's of the images held out, in their order; without them no margins.
     """
-    train, held_out = sides["train"], sides["held_out"]
+    train, held_out = splits["train"], splits["held_out"]
     trained_on, measured_on = _features_of(train), _features_of(held_out)
     origins = sorted(set(_origins(train)))
     trained_on["source_only"], measured_on["source_only"] = _one_hot(train, origins), _one_hot(held_out, origins)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from dermalert_space import files
-from dermalert_space.contract import Json
+from dermalert_space.contract import FIGURES, METRICS, PREDICTIONS, Json
 from dermalert_space.release import Release
 from safetensors.torch import save_file
 
@@ -143,9 +143,9 @@ def _rows(name: str, predictions: SplitPredictions) -> pa.Table:
 
 
 def write(folder: Path, metrics: Json, predictions: Mapping[str, SplitPredictions], history: Sequence[Json]) -> None:
-    """Write `evaluation/` of a release: metrics.json, predictions.parquet and figures/."""
-    (folder / "figures").mkdir(parents=True)
-    files.write_json(folder / "metrics.json", metrics)
+    """Write the metrics, predictions and figures of a release into its folder."""
+    (folder / FIGURES).mkdir(parents=True)
+    files.write_json(folder / METRICS, metrics)
     table = as_table(predictions)
-    pq.write_table(table, folder / "predictions.parquet")
-    plots.draw(folder / "figures", metrics, table, history)
+    pq.write_table(table, folder / PREDICTIONS)
+    plots.draw(folder / FIGURES, metrics, table, history)

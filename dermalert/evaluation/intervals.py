@@ -16,7 +16,7 @@ _CHUNK = 100  # bootstrap draws at a time: their weights stay in the cache, or i
 _SIMULATIONS = 200  # of a calibrated model, for the calibration error that is but chance
 
 FEWEST_LOGISTIC = 5
-"""Groups with and without a diagnosis below which nothing is said of the calibration of its probability."""
+"""Groups with and without a diagnosis below which the calibration of its probability is not measured."""
 
 
 def clopper_pearson(hits: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from dermalert_space.contract import CONFIG, PREDICTION_SETS, Json
@@ -17,6 +18,28 @@ CONFIDENCE = 0.95  # one-sided
 
 ATTENTION = tuple(sorted(CLINICAL_GROUPS["malignant"] + CLINICAL_GROUPS["precursor"]))
 """The diagnoses that ask for attention, by the sum of their probabilities."""
+
+
+class Bound(TypedDict):
+    """How many lesions are missed, and what that shows of the sensitivity; None without a lesion."""
+
+    missed: int | None
+    lower_bound: float | None
+    bound_met: bool
+
+
+class OperatingPoint(Bound):
+    """A threshold, and its bound as served."""
+
+    threshold: float | None
+    target_sensitivity: float
+    confidence: float
+    lesions: int
+    abstained: int
+    """Of those missed."""
+    raw: Bound
+    """Without regard to abstention."""
+    lesions_needed: int
 
 
 def add(folder: Path, release: Release, calibration: SplitPredictions) -> Release:
@@ -61,7 +84,7 @@ def score(probabilities: np.ndarray, names: list[str], labels: list[str] | tuple
     return probabilities[:, [names.index(label) for label in labels]].astype(np.float64).sum(1)
 
 
-def operating_point(scores: np.ndarray, lesions: np.ndarray, abstained: np.ndarray) -> Json:
+def operating_point(scores: np.ndarray, lesions: np.ndarray, abstained: np.ndarray) -> OperatingPoint:
     """The largest threshold whose bound on the sensitivity meets the target as served.
 
     Each lesion counts once, with the lowest score of its photos, and is missed if the release abstains on any of them.
@@ -73,10 +96,6 @@ def operating_point(scores: np.ndarray, lesions: np.ndarray, abstained: np.ndarr
         scores: (n,) probabilities of the photos that are to be flagged.
         lesions: (n,) the lesion of each.
         abstained: (n,) on which photos the release abstains.
-
-    Returns:
-        `threshold` (None without a lesion), `lesions`, and as served `missed`, of these `abstained`, `lower_bound` and
-        `bound_met`; under `raw` the same without regard to abstention.
     """
     names, lesion = np.unique(lesions, return_inverse=True)
     raw, without = np.full(len(names), np.inf), np.zeros(len(names), bool)
@@ -114,7 +133,7 @@ def _most_missed(n: int) -> int:
     return next((missed - 1 for missed in range(n) if lower_bound(n, missed) < TARGET_SENSITIVITY), n - 1)
 
 
-def _bound(missed: np.ndarray) -> Json:
+def _bound(missed: np.ndarray) -> Bound:
     """How many lesions (n,) are missed, and what that shows."""
     if not len(missed):
         return {"missed": None, "lower_bound": None, "bound_met": False}

@@ -1,4 +1,4 @@
-"""Pictures that no release should judge: generated ones that show no lesion, and lesions that nobody could see.
+"""Pictures that no release can assess: generated ones that show no lesion, and lesions that nobody could see.
 
 They are no photographs: those are measured by `benchmarks/evaluation/refusal.py`.
 """

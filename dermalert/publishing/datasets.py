@@ -135,7 +135,7 @@ def prepare(loaded: Loaded, policy: str, license: str) -> tuple[Json, Json]:
             for (name, origin), n in _terms(dataset).most_common()
         ],
         "shipped": schema.describe(prepared.shipped),
-        "data": schema.describe(dataset) | splits.describe(parts, seed=0),
+        "data": {**schema.describe(dataset), **splits.describe(parts, seed=0)},
         "repair": prepared.repair.to_json(),
         "audit": prepared.audit(),
     }

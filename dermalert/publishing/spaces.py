@@ -191,7 +191,7 @@ def _readme(api: HfApi, repo_id: str, commit: str, say: Callable[[str], object])
 def _try_out(repo_id: str, commit: str, names: set[str]) -> None:
     """Load a release as the Space will, and refuse what cannot be loaded."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = client.fetch(repo_id, commit, names, Path(scratch) / "release")
+        folder = client.fetch(repo_id, commit, names, Path(scratch) / contract.RELEASE_FOLDER)
         try:
             Release.load(folder)
         except NoRelease as error:

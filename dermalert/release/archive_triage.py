@@ -114,9 +114,9 @@ def _triage(
     say: Callable[[str], object],
 ) -> None:
     missing, anew = find_missing(shards, output, release)
-    say(f"{len(shards):,} shards, of which {len(shards) - len(missing):,} are judged already.")
+    say(f"{len(shards):,} shards, of which {len(shards) - len(missing):,} are triaged already.")
     for reason, number in anew.items():
-        say(f"{number:,} are judged anew, because of the result: {reason}.")
+        say(f"{number:,} are triaged anew, because of the result: {reason}.")
     if workers == 1 and cluster is None:
         results: Iterable[ShardResult] = (triage_shard(shard, model, output) for shard in missing)
     else:
@@ -127,8 +127,8 @@ def _triage(
         failed += [f"{shard.name} ({why})"] if why else []
     if failed:
         raise RunError(
-            f"{len(failed)} of {len(missing)} shards could not be judged: {first_few(failed)}. Mend what is said of "
-            "them and run the same command again: it judges only these."
+            f"{len(failed)} of {len(missing)} shards could not be triaged: {first_few(failed)}. Mend them "
+            "and run the same command again: it triages only these."
         )
 
 

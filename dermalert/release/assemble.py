@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 from dermalert_space import files
-from dermalert_space.contract import REFERENCE, Json
+from dermalert_space.contract import AUDIT, REFERENCE, RELEASE_FOLDER, Json
 from dermalert_space.release import Release
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -81,7 +81,7 @@ def assemble(
         out_of_fold: of each fold, the predictions of a model trained on the others.
     """
     config, splits = run.config, data.splits
-    with release_folder.stage(run.folder / "release") as staging:
+    with release_folder.stage(run.folder / RELEASE_FOLDER) as staging:
         release = _store(trained, staging, half_precision=config.store_dtype == "float16")
         steps = measuring.announce(config, release, data, reported)
         with steps.step(measuring.ABSTENTION):
@@ -99,10 +99,10 @@ def assemble(
                 metrics["onnx"] = onnx_export.write(staging, release, predictions["held_out"], splits, config.onnx)
         with steps.step(measuring.CARD):
             evaluate.write_reference(staging / REFERENCE, release)
-            evaluate.write(staging / "evaluation", metrics, predictions, trained.state.log_history)
+            evaluate.write(staging, metrics, predictions, trained.state.log_history)
             if config.weights_from:
                 remeasure.copy_learning_curves(config.weights_from, staging)
-            files.write_json(staging / "evaluation" / "audit.json", reported.audit)
+            files.write_json(staging / AUDIT, reported.audit)
             contamination.write(data.exposure, staging)
             release_folder.write_card(staging)
 

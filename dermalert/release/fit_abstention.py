@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -94,8 +95,32 @@ def examine(
     return predict_images(examining, dataset, name="calibration images", keep=True), examination.signals
 
 
-def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> Json:
-    """The key `refusal` of a release's config: thresholds by the calibration images' signals, and their promise.
+class Refusal(TypedDict):
+    """The key `refusal` of a release's config: thresholds by signal, and what they promise."""
+
+    thresholds: dict[str, float]
+    images: int
+    refused: int
+    false_refusal_rate: float
+    target_false_refusal_rate: float
+
+
+class Share(TypedDict):
+    """The share of n images on which a release abstains, with its interval."""
+
+    n: int
+    refused: Json
+
+
+class Abstentions(TypedDict):
+    """On how many images a release abstains: by source of the held-out ones, and by kind of the unusable ones."""
+
+    held_out: dict[str, Share]
+    unfit: dict[str, Share]
+
+
+def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> Refusal:
+    """The thresholds by the calibration images' signals, and their promise.
 
     Of n images and one more like them, each is the most extreme with probability 1 / (n + 1). Light, contrast, detail
     and the short side may be as low as in any calibration image, the side as low as half of the model's input too; the
@@ -133,7 +158,7 @@ def features_of(release: Release, dataset: Dataset, *, name: str) -> np.ndarray:
     return np.concatenate([release.features(batch) for batch in batches])
 
 
-def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> Json:
+def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> Abstentions:
     """The share of images on which a release abstains: held-out ones, by source, and some that cannot be assessed.
 
     Args:
@@ -155,7 +180,7 @@ def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> Json:
     }
 
 
-def _share(abstained: np.ndarray) -> Json:
+def _share(abstained: np.ndarray) -> Share:
     """The share of independent pictures (n,) on which a release has abstained, with an interval."""
     n = len(abstained)
     share = Intervals(np.arange(n)).of_proportion(abstained, np.ones(n, bool))

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import onnx
@@ -71,6 +71,20 @@ def check(model: PreTrainedModel, processor: BaseImageProcessor, files: Export) 
             ) from error
 
 
+class FileReport(TypedDict):
+    """What a file of ONNX is worth beside torch, on the held-out images."""
+
+    megabytes: float
+    difference: float
+    """Of a probability, at most."""
+    alerts_changed: int | None
+    melanomas_lost: int | None
+    auroc_change: Json
+    speed: NotRequired[dict[str, float]]
+    validation_auroc_change: NotRequired[Json]
+    kept: NotRequired[bool]
+
+
 def _names(files: Export) -> list[str]:
     return ["graph"] if files == "serving" else ["graph", "model"]
 
@@ -111,7 +125,7 @@ def images(files: Export, sizes: Mapping[str, int]) -> int:
     return min(sizes["train"], _RANGES) + sizes["held_out"] + of_validation
 
 
-def _check_same(report: dict[str, Json], release: Release) -> None:
+def _check_same(report: dict[str, FileReport], release: Release) -> None:
     # On an accelerator torch itself rounds more coarsely than on the CPU.
     most = onnx_graph.CLOSE if release.model.device.type == "cpu" else TOLERANCE
     off = max(report[name]["difference"] for name in report.keys() & _EXPORTS.keys())
@@ -140,10 +154,10 @@ def prepare(folder: Path, release: Release, train: Dataset, files: Export) -> np
     return some[:_BATCH]
 
 
-def compare(folder: Path, release: Release, held_out: SplitPredictions) -> dict[str, Json]:
-    """Size, difference from torch, alerts and change of melanoma AUROC of each file; see `write`."""
+def compare(folder: Path, release: Release, held_out: SplitPredictions) -> dict[str, FileReport]:
+    """Each file beside torch; see `write`."""
     models = sessions(folder, release)
-    probabilities = answers(release, held_out.dataset, list(models.values()))
+    probabilities = probabilities_of(release, held_out.dataset, list(models.values()))
     return {
         name: _about(folder / FILES[name], release, held_out, rows)
         for name, rows in zip(models, probabilities, strict=True)
@@ -324,7 +338,7 @@ def plain(folder: Path) -> Run:
     return run
 
 
-def answers(release: Release, dataset: Dataset, runs: list[Run]) -> list[np.ndarray]:
+def probabilities_of(release: Release, dataset: Dataset, runs: list[Run]) -> list[np.ndarray]:
     """The probabilities (n, labels) of a data set's images, of each of several models that take a release's pixels."""
     logits = [[run(batch) for run in runs] for batch in _batches(release, dataset)]
     return [special.softmax(np.concatenate(batches).astype(float), axis=1) for batches in zip(*logits, strict=True)]
@@ -345,7 +359,7 @@ def _spread(n: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, most).round().astype(int)).tolist()
 
 
-def _about(file: Path, release: Release, held_out: SplitPredictions, probabilities: np.ndarray) -> Json:
+def _about(file: Path, release: Release, held_out: SplitPredictions, probabilities: np.ndarray) -> FileReport:
     alert, melanoma = release.alerts(probabilities), _melanomas(held_out)
     return {
         "megabytes": file.stat().st_size / 1e6,
@@ -407,7 +421,7 @@ def auroc_change(held_out: SplitPredictions, probabilities: np.ndarray) -> Json:
     return intervals.of(lambda w: metrics.auroc(melanoma, after, w) - metrics.auroc(melanoma, before, w)).to_json()
 
 
-def pays(report: Json) -> bool:
+def pays(report: FileReport) -> bool:
     """Whether a model in 8 bits is faster, and its loss of AUROC on validation small and not beyond chance."""
     change = report["validation_auroc_change"]
     if change["value"] is None or min(report["speed"].values()) <= 1:

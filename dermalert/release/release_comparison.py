@@ -74,7 +74,7 @@ def load(name: str) -> ReleasePredictions:
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise UsageError(f"'{name}' is neither a folder nor a release that the Hub has.") from error
         assert commit is not None  # a repository that answers names its commit
-        return read(client.fetch(repo_id, commit, set(FILES), Path(scratch) / "release"), name)
+        return read(client.fetch(repo_id, commit, set(FILES), Path(scratch) / contract.RELEASE_FOLDER), name)
 
 
 def _cached(repo_id: str, tag: str | None) -> Path:

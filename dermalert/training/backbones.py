@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from dermalert_space.contract import Json, locate
+from dermalert_space.contract import CONFIG, PROCESSOR, Json, find, locate
 from dermalert_space.pretrained import UNLOADABLE, load_processor, missing_from_cache
 from PIL import Image
 from transformers import (
@@ -82,7 +82,7 @@ def save_processor(processor: BaseImageProcessor, folder: Path) -> None:
     hundredth; `PilBackend` leaves it no choice. A class that does more than that one keeps its name.
     """
     processor.save_pretrained(folder)
-    path = folder / "preprocessor_config.json"
+    path = folder / PROCESSOR
     given = path.read_text()
     path.write_text(json.dumps(json.loads(given) | {"image_processor_type": PilBackend.__name__}, indent=2) + "\n")
     if not _is_the_same(processor, PilBackend.from_pretrained(folder)):
@@ -187,7 +187,7 @@ def drop_release_keys(config: PreTrainedConfig) -> PreTrainedConfig:
 def _unknown(name: str, reason: str) -> UsageError:
     folder = Path(name).parent
     beside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    models = [str(path) for path in beside if any((path / part / "config.json").is_file() for part in ("", "release"))]
+    models = [str(path) for path in beside if (find(path) / CONFIG).is_file()]
     return UsageError(
         f"--model_name_or_path '{name}' is neither one of {', '.join(LITE)}, nor a folder or a Hub repository with an "
         f"image classifier that can be reached ({reason}).{did_you_mean(name, [*LITE, *models])}"

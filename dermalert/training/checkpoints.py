@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 
 import torch
 from dermalert_space import files
+from dermalert_space.contract import CONFIG, PROCESSOR, WEIGHTS
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
@@ -121,8 +122,8 @@ def _damaged_weights(checkpoint: Path) -> list[str]:
     weights = {path.name for path in checkpoint.glob("*.safetensors")}
     weights |= {name for name in read_json(checkpoint / _DIGESTS) or {} if name.endswith(".safetensors")}
     if not any(name.startswith("model") for name in weights):
-        weights |= {"model.safetensors"}
-    return _damaged_files(checkpoint, ["config.json", "preprocessor_config.json", *sorted(weights)])
+        weights |= {WEIGHTS}
+    return _damaged_files(checkpoint, [CONFIG, PROCESSOR, *sorted(weights)])
 
 
 def _damaged_files(checkpoint: Path, names: Iterable[str]) -> list[str]:
@@ -149,7 +150,7 @@ def _is_sound(path: Path, digest: str | None) -> bool:
 def _is_sound_zip(path: Path) -> bool:
     """Tell whether a file that `torch.save` wrote is whole: a zip whose members have their checksums, and that opens.
 
-    What it holds beside tensors is not judged here: that is refused when it is read.
+    What it holds beside tensors is not checked here: that is refused when it is read.
     """
     try:
         with zipfile.ZipFile(path) as file:

@@ -49,7 +49,7 @@ def held(
 
     Args:
         path: of the lock file; its folder must be there.
-        say: is told, once, whom it waits for.
+        say: gets, once, whom it waits for.
         waits: False to refuse instead of waiting.
 
     Raises:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dermalert_space import files
-from dermalert_space.contract import Json
+from dermalert_space.contract import CONFIG, RELEASE_FOLDER, Json
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainerState
 
@@ -67,7 +67,7 @@ def is_finished(folder: Path, settings: Json) -> bool:
     except ValueError as error:
         raise UsageError(f"'{folder / 'run.json'}' is damaged: name a new --output_dir.") from error
     check_settings(recorded, settings, f"--output_dir '{folder}'", "name a new folder")
-    return (folder / "release" / "config.json").is_file()
+    return (folder / RELEASE_FOLDER / CONFIG).is_file()
 
 
 def check_settings(recorded: Json, settings: Json, where: str, advice: str) -> None:

@@ -50,10 +50,10 @@ _COLOURS = np.frombuffer(
 def attribute(release: Release, image: Image.Image, diagnosis: str | None = None) -> np.ndarray:
     """The places of an image that speak for a diagnosis.
 
-    Several threads may ask at once, while others judge: the network that is served is not touched.
+    Several threads may ask at once, while others predict: the network that is served is not touched.
 
     Args:
-        release: the judge.
+        release: whose prediction is explained.
         image: RGB and upright, as `images.read_image` returns it.
         diagnosis: one of the release's labels; None for that of the alert.
 

@@ -48,9 +48,9 @@ class Row:
 def predict_files(
     release: Release, files: Iterable[tuple[str, Input]], *, batch_size: int = 16, thumbnails: bool = False
 ) -> Iterator[Row]:
-    """Judge files, as `inputs.expand` yields them, and yield a row of each in their order.
+    """Predict files, as `inputs.expand` yields them, and yield a row of each in their order.
 
-    The next few are decoded in threads while the model judges the last; at most so many lie in memory as `WEIGHT` says.
+    Threads decode the next few while the model predicts the last; `WEIGHT` says how many lie in memory.
     """
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:

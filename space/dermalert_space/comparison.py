@@ -127,7 +127,7 @@ def _archive_number(image_id: str) -> str | None:
 
 
 def pair(old: HeldOut, new: HeldOut, archive_number: Callable[[str], str | None] = _archive_number) -> Pairs:
-    """Pair the predictions of two releases, of images that can be told from all others.
+    """Pair the predictions of two releases, of images that are distinct from all others.
 
     `archive_number` gives the archive's number of an image by its id.
     """
@@ -152,7 +152,7 @@ def pair(old: HeldOut, new: HeldOut, archive_number: Callable[[str], str | None]
 
 
 def _places(rows: pa.Table) -> dict[tuple[str, str], int]:
-    """The row of each image that can be told from all others."""
+    """The row of each image that is distinct from all others."""
     keys = list(zip(rows["image_id"].to_pylist(), rows["source"].to_pylist(), strict=True))
     often = Counter(keys)
     return {key: i for i, key in enumerate(keys) if often[key] == 1}

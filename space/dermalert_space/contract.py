@@ -15,12 +15,16 @@ NOT_A_DEVICE = "For research and education only. Not a medical device; does not 
 Json = dict[str, Any]
 """A JSON object as it is published; docs/release.md has the keys."""
 
+RELEASE_FOLDER = "release"
+"""In the folder of a run."""
+
 CARD = "README.md"
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 METRICS = "evaluation/metrics.json"
+AUDIT = "evaluation/audit.json"
 FIGURES = "evaluation/figures"
 
 REFERENCE = "evaluation/parity.safetensors"
@@ -86,13 +90,13 @@ def is_hub_name(text: str) -> bool:
 
 def find(name: str | Path) -> Path:
     """The release folder that a run's folder holds, or the folder itself."""
-    inside = Path(name) / "release"
+    inside = Path(name) / RELEASE_FOLDER
     return inside if (inside / CONFIG).is_file() else Path(name)
 
 
 def public_name(folder: Path) -> str:
     """The name of a release's or a model's folder, without where it lies on this machine."""
-    return (folder.parent if folder.name == "release" else folder).resolve().name
+    return (folder.parent if folder.name == RELEASE_FOLDER else folder).resolve().name
 
 
 def files(folder: Path) -> list[str]:

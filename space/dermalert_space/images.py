@@ -28,7 +28,7 @@ _SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}
 
 
 class UnreadableImage(ValueError):
-    """The bytes are no image that can be judged; the text says which and why."""
+    """The bytes are no image that can be read; the text says which and why."""
 
 
 class NoImage(UnreadableImage):

@@ -10,7 +10,7 @@ from dermalert_space.prediction import printable
 from dermalert_space.zip_archives import Entries, Input, in_zip, is_left_out, is_zip
 
 LIMIT = 10_000
-"""Files that one batch takes, unless told otherwise."""
+"""Files that one batch takes, by default."""
 
 LONGEST_NAME = 200
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Readers(NamedTuple):
-    """How well doctors told melanoma, as others published it: on other lesions than any release is measured on."""
+    """How well doctors recognised melanoma, as published: on other lesions than any release is measured on."""
 
     who: str
     task: str

@@ -27,7 +27,7 @@ def main() -> int:
 
 
 def serve(release: Release) -> None:
-    """Serve a release until the process is told to end; no upload outlives it."""
+    """Serve a release until the process is asked to end; no upload outlives it."""
     with upload_retention.upload_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         # Only now, because gradio notes that folder while it is imported.

@@ -22,7 +22,7 @@ def by_urgency(rows: Iterable[Row]) -> list[Row]:
     """Rows in the order in which a dermatologist should look at them.
 
     What raises the alert or asks for attention comes first, by how many times its threshold the probability is. Then
-    comes what only a person can judge, by the probability of what the release alerts to; then the others, by that of
+    comes what only a person can assess, by the probability of what the release alerts to; then the others, by that of
     what it asks for attention to. Files that could not be read come last, so that none lies between two patients.
     """
     return sorted(rows, key=_rank)
@@ -143,7 +143,7 @@ def _cell(value: str | float | bool | None) -> str | float:
 
 
 def as_json(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
-    """Rows as JSON, with the release that judged them and what it is not; `sets`: and its prediction sets."""
+    """Rows as JSON, with the release that predicted them and what it is not; `sets`: and its prediction sets."""
     about: dict[str, object] = {"notice": NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
     about |= {"alert": {"label": release.alert_label, "threshold": release.threshold}}
     about |= {"attention": release.attention and dataclasses.asdict(release.attention)}

@@ -206,7 +206,7 @@ def test_a_second_run_judges_what_is_missing_and_nothing_else(taken, release, ex
     (tmp_path / "3.parquet").unlink()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
     said = triaged(taken, release, tmp_path)
-    assert said == ["6 shards, of which 5 are judged already.", "1 of 1: 3.parquet, 70 images."]
+    assert said == ["6 shards, of which 5 are triaged already.", "1 of 1: 3.parquet, 70 images."]
     assert before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}.items()
     assert results(tmp_path) == expected
 
@@ -229,7 +229,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_judged(taken, release, expe
     for path in taken.iterdir():
         content = path.read_bytes()
         (folder / path.name).write_bytes(content if path.name != "0.parquet" else content[: len(content) // 2])
-    with pytest.raises(RunError, match=r"1 of 6 shards could not be judged: 0.parquet \(it cannot be read"):
+    with pytest.raises(RunError, match=r"1 of 6 shards could not be triaged: 0.parquet \(it cannot be read"):
         triaged(folder, release, tmp_path / "out")
     assert results(tmp_path / "out") == {name: table for name, table in expected.items() if name != "0.parquet"}
 
@@ -238,9 +238,9 @@ def test_a_damaged_shard_is_named_and_the_others_are_judged(taken, release, expe
 
 
 def triaged_anew(taken: Path, release: str, output: Path) -> list[str]:
-    """Judge what was judged already but for what a test has changed; return what is said of it."""
+    """Triage what was triaged already but for what a test has changed; return what is printed."""
     total, *said = triaged(taken, release, output)
-    assert re.fullmatch(r"\d+ shards, of which \d+ are judged already\.", total)
+    assert re.fullmatch(r"\d+ shards, of which \d+ are triaged already\.", total)
     return said
 
 
@@ -281,7 +281,7 @@ def test_a_shard_that_was_replaced_under_its_name_is_judged_anew(done, release, 
     shards, output = done
     change(shards / "1.parquet")
     said = triaged_anew(shards, release, output)
-    assert said[0] == "1 are judged anew, because of the result: its shard has changed."
+    assert said[0] == "1 are triaged anew, because of the result: its shard has changed."
     assert [line.partition(",")[0] for line in said[1:]] == ["1 of 1: 1.parquet"]
     triaged(shards, release, output.parent / "fresh")
     assert results(output) == results(output.parent / "fresh")
@@ -312,7 +312,7 @@ def test_a_damaged_result_is_made_anew(done, release, small, change):
     shards, output = done
     change(output / "0.parquet")
     said = triaged_anew(shards, release, output)
-    assert said[0] == "1 are judged anew, because of the result: it is damaged."
+    assert said[0] == "1 are triaged anew, because of the result: it is damaged."
     assert results(output) == results(small / "out")
 
 
@@ -343,7 +343,7 @@ def test_what_another_release_has_judged_is_judged_anew_whatever_its_name(done, 
     change(same)
     archive_triage._release.cache_clear()
     said = triaged_anew(shards, str(same), output)
-    assert said[0] == "2 are judged anew, because of the result: it is of another release."
+    assert said[0] == "2 are triaged anew, because of the result: it is of another release."
     assert triaged_anew(shards, str(same), output) == []
 
 
@@ -361,7 +361,7 @@ def test_what_other_settings_have_made_is_made_anew(done, release, monkeypatch, 
     shards, output = done
     monkeypatch.setattr(where, name, value)
     said = triaged_anew(shards, release, output)
-    assert said[0] == "2 are judged anew, because of the result: it was made with other settings."
+    assert said[0] == "2 are triaged anew, because of the result: it was made with other settings."
 
 
 def test_the_state_follows_from_the_numbers_of_a_result(taken, tmp_path):
@@ -479,7 +479,7 @@ def test_a_second_command_on_the_same_output_waits_for_the_first_by_name(taken, 
     assert [re.sub(r"since .* UTC", "since SOME TIME", sentence) for sentence in said] == [
         f"'{output}' is in use by process {running.pid} on '{socket.gethostname()}' since SOME TIME: waiting until it "
         "ends.",
-        "6 shards, of which 6 are judged already.",
+        "6 shards, of which 6 are triaged already.",
     ]
     assert results(output) == expected
 
@@ -566,7 +566,7 @@ def test_a_shard_that_kills_its_process_each_time_is_named_and_the_others_are_ju
 
     triage_for_real = archive_triage.triage_shard
     monkeypatch.setattr(archive_triage, "triage_shard", triage_shard)
-    with pytest.raises(RunError, match=r"1 of 6 shards could not be judged: 2.parquet \(its process died, 4 times"):
+    with pytest.raises(RunError, match=r"1 of 6 shards could not be triaged: 2.parquet \(its process died, 4 times"):
         triaged(taken, release, tmp_path, workers=2)
     assert {p.name: pq.read_table(p) for p in tmp_path.glob("*.parquet")}.items() == {
         name: table for name, table in expected.items() if name != "2.parquet"

@@ -119,7 +119,7 @@ def test_what_is_stated_is_what_the_files_answer(folder, pictures, monkeypatch):
     melanoma, column = np.array(pictures["label"]) == DIAGNOSES.index("melanoma"), DIAGNOSES.index("melanoma")
     for key, name in (("graph", "graph"), ("model", "model"), ("quantized", "model_quantized")):
         path = folder / "onnx" / f"{name}.onnx"
-        (found,) = onnx_export.answers(release, pictures, [models[key]])
+        (found,) = onnx_export.probabilities_of(release, pictures, [models[key]])
         assert found.sum(1) == pytest.approx(1)
         assert told[key]["difference"] == pytest.approx(np.abs(found - recorded).max(), abs=1e-7)
         assert told[key]["megabytes"] == path.stat().st_size / 1e6
@@ -257,7 +257,7 @@ def test_on_real_images_the_bundled_release_and_its_export_give_the_same_answers
         onnx_export.export(folder, release.processor, name)
     models = [*onnx_export.sessions(folder, release).values(), onnx_export.plain(folder)]
     rows = Dataset.from_dict({"image": [str(path) for path in paths]})
-    *ours, theirs = onnx_export.answers(release, rows, models)
+    *ours, theirs = onnx_export.probabilities_of(release, rows, models)
     assert len(ours) == 2 and all(np.abs(found - theirs).max() < 1e-5 for found in ours)
 
 
@@ -267,5 +267,5 @@ def test_an_image_needs_no_square_nor_a_size_of_its_own(folder, tmp_path):
     for i, image in enumerate(images):
         image.save(tmp_path / f"{i}.png")
     rows = Dataset.from_dict({"image": [str(tmp_path / f"{i}.png") for i in range(3)]})
-    (found,) = onnx_export.answers(release, rows, [onnx_export.session(exported(folder))])
+    (found,) = onnx_export.probabilities_of(release, rows, [onnx_export.session(exported(folder))])
     assert found == pytest.approx(predict_images(release, rows, name="three").probabilities, abs=1e-5)

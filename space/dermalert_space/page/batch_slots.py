@@ -13,10 +13,10 @@ import gradio as gr
 from dermalert_space import batch
 
 AT_ONCE = 4
-"""Batches that are judged side by side, each sixteen images at a time: none waits for another to end."""
+"""Batches that are predicted side by side, each sixteen images at a time: none waits for another to end."""
 
 SHARE = 15.0
-"""Seconds after which one who has several places gives one up, if others wait: some 200 images are judged by then."""
+"""Seconds after which one who has several places gives one up, if others wait: some 200 images are done by then."""
 
 GIVEN_UP = (
     "the file and all that follow were not judged: you have other batches under way, and others wait. Send them again."

@@ -37,7 +37,7 @@ MAX_PARTS = 50_000
 """Commas and brackets of such a body: each may be an object of fifty times its size. 1,000 files take 15,000."""
 
 MAX_HELD = 60_000_000
-"""Bytes of all such bodies that are being read or wait to be judged: a tenth of what the server takes in all."""
+"""Bytes of all such bodies that are being read or wait for a prediction: a tenth of what the server takes in all."""
 
 MAX_FIELD = 10_000
 """Bytes of a form's field that is no file, which gradio would hold in memory."""
@@ -60,7 +60,7 @@ READ = re.compile(
 """Paths that are read: the page and its parts, uploads and examples, answers and what programs ask of the interface."""
 
 WRITTEN = re.compile(rf"/gradio_api/(upload|queue/join|cancel|reset|mcp|call/(v2/)?{_NAME}|run/{_NAME})")
-"""Paths that are written to: uploads, what is to be judged by page and programs, and that it be stopped."""
+"""Paths that are written to: uploads, what page and programs send, and that it be stopped."""
 
 UPLOAD = "/gradio_api/upload"
 
