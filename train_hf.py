@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dermalert_space import process
+from dermalert_space.contract import Json
 
 if __name__ == "__main__":
     process.configure()
@@ -49,7 +50,7 @@ _NO_IMPROVEMENT = 1e-4
 """Nats of the calibrated loss; the fit of a calibration does not settle more of it."""
 
 
-def main(config: Config) -> dict:
+def main(config: Config) -> Json:
     """Run the recipe, or what is left of it, and return the content of `metrics.json`: in the main process alone."""
     config = deliver.check(config)
     with distributed.connected(), progress.ours_alone(shown=distributed.is_main() and not config.disable_tqdm):
@@ -89,7 +90,7 @@ def train(config: Config, run: Run) -> None:
 
 
 def learn(
-    config: Config, folder: Path, splits: dict[str, Dataset], data: dict, *, callbacks: Sequence[TrainerCallback] = ()
+    config: Config, folder: Path, splits: dict[str, Dataset], data: Json, *, callbacks: Sequence[TrainerCallback] = ()
 ) -> Trained | None:
     """Train on `train`, stop by `validation`, calibrate on `calibration`; go on from a checkpoint in the folder.
 

@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import datasets
 import faiss
@@ -102,7 +102,7 @@ def _search(images: datasets.Dataset, sources: np.ndarray, blocks: list[np.ndarr
         ) from error
 
 
-def _cached(key: list, search: Callable[[], list[Pair]]) -> list[Pair]:
+def _cached(key: list[Any], search: Callable[[], list[Pair]]) -> list[Pair]:
     """What a search gives, from the cache where it is there; without a cache all works as well, only slower."""
     file = cache_folder() / _CACHE / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError):
@@ -129,7 +129,7 @@ def _blocks(sources: np.ndarray, asks: np.ndarray) -> list[np.ndarray]:
     return [block for block in blocks if len(block)]
 
 
-def _features(images: datasets.Dataset, file) -> np.ndarray:
+def _features(images: datasets.Dataset, file: IO[bytes]) -> np.ndarray:
     """The features of each image, records of `FEATURES` in a file: 100,000 images would be 1.7 GB in memory."""
     with ThreadPoolExecutor() as pool:
         for squares in thumbnail.squares(images, task="Finding local features"):

@@ -222,7 +222,7 @@ def _with_groups(rows: pa.Table) -> pa.Table:
     return rows.append_column("group", pa.array(splits.groups(belongings, links), pa.string()))
 
 
-def _each(rows: pa.Table, *columns: str) -> Iterator[dict]:
+def _each(rows: pa.Table, *columns: str) -> Iterator[dict[str, Any]]:
     """Yield the rows, some columns of them."""
     for part in rows.select(columns).to_batches(_PART):
         yield from part.to_pylist()
@@ -283,7 +283,7 @@ def _merge_copies(table: pa.Table) -> pa.Table:
     places = list(chain.from_iterable(several))
     rows = dict(zip(places, table.take(pa.array(places, pa.int64())).to_pylist(), strict=True))
     index = np.arange(len(table))
-    merged: list[dict] = []
+    merged: list[dict[str, Any]] = []
     for same in several:
         first = max(same, key=lambda place: rows[place]["shipped_split"] == "test")
         kept = rows[first]
@@ -337,7 +337,7 @@ def _demo() -> tuple[list[Record], Dataset]:
     return records, _pictures(pictures)
 
 
-def _file(path: str) -> dict:
+def _file(path: str) -> dict[str, Any]:
     """An image's file as `datasets` takes it: by its path, or what it holds where the path is no UTF-8."""
     try:
         path.encode()
@@ -346,11 +346,11 @@ def _file(path: str) -> dict:
     return {"path": path, "bytes": None}
 
 
-def _pictures(images: Iterable[dict]) -> Dataset:
+def _pictures(images: Iterable[dict[str, Any]]) -> Dataset:
     return Dataset(InMemoryTable(_table(({"image": image} for image in images), _IMAGES.arrow_schema)))
 
 
-def _table(rows: Iterable[dict], columns: pa.Schema) -> pa.Table:
+def _table(rows: Iterable[dict[str, Any]], columns: pa.Schema) -> pa.Table:
     """A table of rows, made a part at a time: a column takes half the room of what it is made of."""
     rows = iter(rows)
     parts = iter(lambda: list(islice(rows, _PART)), [])
@@ -364,7 +364,7 @@ def _read(source: _Source, labels: tuple[str, ...], kind: np.dtype, *, strict: b
     files = (images[record.row]["image"] for record in records)
     looks = progress.track(thumbnail.look(files, kind), count, f"Reading {name}")
 
-    def rows() -> Iterator[dict]:
+    def rows() -> Iterator[dict[str, Any]]:
         for record, look in zip(records, looks, strict=True):
             if look.fault:
                 bad.append(_in_words(record, look.fault))
@@ -405,7 +405,7 @@ def _has_archive_ids(name: str, records: list[Record]) -> bool:
     )
 
 
-def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -> dict:
+def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -> dict[str, Any]:
     row = {
         "label": label,
         "image_id": record.image_id,

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -86,13 +86,13 @@ class _OnDisk:
     def __init__(self, file: IO[bytes], count: int):
         self._file, self._count = file, count
 
-    def __del__(self):
+    def __del__(self) -> None:
         self._file.close()
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, rows) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray:
         # Mapped each time, because what stays mapped stays in memory.
         return np.memmap(self._file, ROW, "r")["thumbnail"][rows]
 
@@ -181,7 +181,7 @@ def _rows(dataset: datasets.Dataset, kind: np.dtype, task: str = "Looking at ima
             bar.update(len(part))
 
 
-def look(images: Iterable[Mapping | None], kind: np.dtype = ROW) -> Iterator[Look]:
+def look(images: Iterable[Mapping[str, Any] | None], kind: np.dtype = ROW) -> Iterator[Look]:
     """Look at image files in turn; each different content is decoded, in parallel with others, once and then cached.
 
     Args:
@@ -196,7 +196,7 @@ def look(images: Iterable[Mapping | None], kind: np.dtype = ROW) -> Iterator[Loo
             yield from _looks(chunk, pool, cache)
 
 
-def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_Cache") -> Iterator[Look]:
+def _looks(images: Iterable[Mapping[str, Any] | None], pool: ThreadPoolExecutor, cache: "_Cache") -> Iterator[Look]:
     files = list(pool.map(content_of, images))
     by_content = {content: file for content, file in files if content}
     cached = cache.read(by_content)
@@ -211,7 +211,7 @@ def _looks(images: Iterable[Mapping | None], pool: ThreadPoolExecutor, cache: "_
         yield Look(content, row, None) if isinstance(row, bytes) else Look(content, nothing, row)
 
 
-def content_of(image: Mapping | None) -> tuple[str | None, bytes | Exception]:
+def content_of(image: Mapping[str, Any] | None) -> tuple[str | None, bytes | Exception]:
     """Return the SHA-256 of an image's file in hexadecimal and its bytes, or None and why there are none."""
     if not image or (image["bytes"] is None and image["path"] is None):
         return None, FileNotFoundError("there is no file")
@@ -281,7 +281,7 @@ class _Cache:
             self._give_up(error)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._database:
             self._database.close()
 

@@ -32,7 +32,7 @@ class Trained:
     processor: BaseImageProcessor
     calibration: Calibration
     state: TrainerState
-    speed: dict
+    speed: Json
     """As `metrics.json` states it under `training`: images a second, seconds, device, precision, commit."""
 
 
@@ -133,7 +133,7 @@ class Run:
         return behind
 
 
-def start(config: Config, folder: Path, data: dict) -> tuple[PreTrainedModel, BaseImageProcessor, Path | None]:
+def start(config: Config, folder: Path, data: Json) -> tuple[PreTrainedModel, BaseImageProcessor, Path | None]:
     """The model to train, its processor, and the checkpoint that it comes from where the run was stopped.
 
     A stopped run's model is built from the checkpoint: transformers 5.23 leaves most tensors of a ViT, DeiT, DINOv2 or
@@ -169,7 +169,7 @@ def load_best(config: Config, folder: Path, state: TrainerState) -> tuple[PreTra
     return model, processor
 
 
-def fit(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, dict]:
+def fit(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, Json]:
     """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
     ended = distributed.broadcast_from_main(lambda: run_folder.read_end(folder))
     if ended:  # the run was stopped after the training
@@ -199,7 +199,7 @@ def fit(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> tuple[
 
 def _note_end(
     trainer: RecipeTrainer, folder: Path, state: TrainerState, rate: float | None, seconds: float | None
-) -> tuple[TrainerState, dict]:
+) -> tuple[TrainerState, Json]:
     """Remember that a training has ended, so that it is not trained again; return the state and how fast it was."""
     speed = {
         "images_per_second": rate,
@@ -234,7 +234,7 @@ def load_model(config: Config, checkpoint: Path | None = None) -> tuple[PreTrain
     return model, processor
 
 
-def about(model, *, base_model: str, data: dict, split_seed: int) -> dict:
+def about(model: PreTrainedModel, *, base_model: str, data: Json, split_seed: int) -> Json:
     """What a release's config will say of its making; what its base was trained on is part of that.
 
     A base model's folder is named by its version or its last part, never by its path.
