@@ -181,7 +181,8 @@ def _threshold(
 
 
 def _point(probabilities: np.ndarray, positive: np.ndarray, groups: np.ndarray, abstained: np.ndarray) -> Json:
-    return operating_points.operating_point(probabilities[positive, _MELANOMA], groups[positive], abstained[positive])
+    scores = probabilities[positive, _MELANOMA]
+    return {**operating_points.operating_point(scores, groups[positive], abstained[positive])}
 
 
 def _with_temperature(

@@ -85,7 +85,7 @@ class Reading:
     stand_ins: bool = False
     """See `records.with_labels`."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         Selection(self.image_types)
 
 

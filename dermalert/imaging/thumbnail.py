@@ -46,7 +46,7 @@ def row_type(*, shortcuts: bool = False, square: bool = False) -> np.dtype:
         shortcuts: what shortcut baselines see, which takes twice as long as a fingerprint.
         square: the grey levels of which local features are made, 26 kB.
     """
-    more: list[tuple] = [("shortcuts", FEATURES)] * shortcuts
+    more: list[tuple[Any, ...]] = [("shortcuts", FEATURES)] * shortcuts
     more += [("square", "u1", (local_features.SIDE, local_features.SIDE))] * square
     return np.dtype([*ROW.descr, *more])
 
