@@ -159,7 +159,7 @@ def test_the_examples_of_the_space_and_their_kin_are_learnt_from_nowhere(tmp_pat
     names = [*splits.EXAMPLES, "ISIC_0000001"]
     for i, name in enumerate(names):
         picture(9000 + i).save(tmp_path / "clinic" / "melanoma" / f"{name}.png")
-    dataset = loading.load([str(tmp_path / "clinic")])
+    dataset = loading.load([str(tmp_path / "clinic")]).dataset
     one_lesion = {"ISIC_6090497", "ISIC_0000001"}
     groups = [
         "IL_6446523" if name in one_lesion else group
