@@ -7,7 +7,8 @@ count.
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,9 +16,7 @@ import pyarrow.parquet as pq
 from dermalert_space import checks
 from dermalert_space.contract import PREDICTIONS
 from dermalert_space.estimate import Estimate
-
-if TYPE_CHECKING:
-    from dermalert_space.release import Release
+from dermalert_space.prediction import Attention
 
 EDGES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 """Where bands begin, beside the threshold; bands of few lesions are joined."""
@@ -62,7 +61,19 @@ class Frequencies:
     attention: Bands = Bands()
 
 
-def read_frequencies(release: "Release") -> Frequencies:
+class Measured(Protocol):
+    """What is needed of a release."""
+
+    labels: list[str]
+    alert_label: str
+    threshold: float | None
+    attention: Attention | None
+
+    def file(self, name: str) -> Path | None:
+        """The path of one of its files; None where it lacks it."""
+
+
+def read_frequencies(release: Measured) -> Frequencies:
     """The frequencies of a release; without bands where it has no table of predictions that can be read."""
     try:
         path = release.file(PREDICTIONS)
@@ -79,7 +90,7 @@ def read_frequencies(release: "Release") -> Frequencies:
         return Frequencies()
 
 
-def _frequencies(release: "Release", probabilities: np.ndarray, truth: np.ndarray) -> Frequencies:
+def _frequencies(release: Measured, probabilities: np.ndarray, truth: np.ndarray) -> Frequencies:
     def bands_of(labels: tuple[str, ...], threshold: float | None) -> Bands:
         scores = probabilities[:, [release.labels.index(label) for label in labels]].sum(1)
         return bands(scores, np.isin(truth, labels), threshold)
