@@ -24,7 +24,7 @@ if __name__ == "__main__":
     process.configure()
 
 from dermalert.config import Config
-from dermalert.flags import parse
+from dermalert.training.flags import parse
 
 if __name__ == "__main__":
     CONFIG = parse(manual=__doc__)  # before all that takes seconds to import: --help and a bad flag answer at once

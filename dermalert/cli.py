@@ -72,7 +72,7 @@ def _commands(
 def train(context: typer.Context) -> None:
     """Fine-tune, measure and leave a release, as `train_hf.py` does: `train --help` lists its flags."""
     import train_hf
-    from dermalert.flags import parse
+    from dermalert.training.flags import parse
 
     train_hf.main(parse(context.args, manual=train_hf.__doc__, prog="dermalert train"))
 

@@ -84,7 +84,7 @@ class ModelArguments:
 
 @dataclasses.dataclass(kw_only=True)
 class RecipeArguments(TrainingArguments):
-    """Every argument of the Trainer, with the recipe as defaults; those it would break are in `flags.REFUSED`.
+    """Every argument of the Trainer, with the recipe as defaults; those it would break are in `training.flags.REFUSED`.
 
     Settings alone: `training.arguments` makes the `TrainingArguments` of a run, once its processes are connected.
     """

@@ -9,14 +9,13 @@ from dermalert_space.contract import Json
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from dermalert import flags
 from dermalert.config import Config
 from dermalert.data import external
 from dermalert.errors import RunError, UsageError, did_you_mean
 from dermalert.publishing import models
 from dermalert.release import release_folder, remeasure
 from dermalert.release.summary import what_next
-from dermalert.training import distributed, lora, run_folder, tuning
+from dermalert.training import distributed, flags, lora, run_folder, tuning
 from dermalert.training.run import Run
 
 _ABOVE_ZERO = (

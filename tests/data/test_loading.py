@@ -235,7 +235,7 @@ def test_columns_are_named_as_pairs_or_in_a_file(tmp_path):
         assert table_columns.mapping(arguments) == {"label": "finding", "image": "photo"}
     assert table_columns.mapping(["label=a=b"]) == {"label": "a=b"}
     assert table_columns.mapping([]) == {}
-    from dermalert.flags import parse  # which imports torch
+    from dermalert.training.flags import parse  # which imports torch
 
     demo = ["--dataset_name", "demo"]
     assert parse([*demo, "--columns", "label=finding", "image=photo"]).columns == ["label=finding", "image=photo"]

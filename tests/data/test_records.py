@@ -13,7 +13,7 @@ from dermalert.data import loading
 from dermalert.data.prepare import prepare
 from dermalert.data.records import Selection
 from dermalert.errors import UsageError
-from dermalert.flags import parse
+from dermalert.training.flags import parse
 
 LEVELS = ("diagnosis_1", "diagnosis_2", "diagnosis_3")
 NEVUS = ("Benign", "Benign melanocytic proliferations", "Nevus")

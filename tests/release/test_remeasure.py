@@ -9,8 +9,8 @@ from support.training import quick
 import train_hf
 from dermalert.config import Config
 from dermalert.errors import run_command
-from dermalert.flags import parse
 from dermalert.release import release_folder, remeasure
+from dermalert.training.flags import parse
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,10 @@ from support.training import command, train, without_speed
 import train_hf
 from dermalert.config import Config
 from dermalert.errors import UsageError
-from dermalert.flags import parse
 from dermalert.publishing import deliver
 from dermalert.training import arguments, recipe_trainer
 from dermalert.training.arguments import training_arguments
+from dermalert.training.flags import parse
 
 PLAIN = ("--augmentation", "none", "--num_train_epochs", "2", "--learning_rate", "3e-3")
 

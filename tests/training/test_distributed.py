@@ -20,8 +20,8 @@ from support.training import quick
 from dermalert.config import Config, of_the_result
 from dermalert.data import loading, splits
 from dermalert.errors import UsageError
-from dermalert.flags import parse
 from dermalert.training import distributed, run_folder
+from dermalert.training.flags import parse
 from dermalert.training.sampling import WeightedSampler, sampling_weights
 from train_hf import main
 
@@ -35,7 +35,7 @@ import train_hf
 from support.training import quick
 from dermalert.training import image_dataset, recipe_trainer
 from dermalert.errors import run_command
-from dermalert.flags import parse
+from dermalert.training.flags import parse
 
 def note(**told):
     with open({notes!r} + os.environ["RANK"], "a") as file:

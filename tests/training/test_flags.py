@@ -7,10 +7,11 @@ import pytest
 from support.paths import REPOSITORY
 from transformers import TrainingArguments
 
-from dermalert import config, flags
+from dermalert import config
 from dermalert.config import OF_THE_RESULT, Config, of_the_result, published
 from dermalert.errors import UsageError
-from dermalert.flags import HUB, REFUSED, RENAMED, parse
+from dermalert.training import flags
+from dermalert.training.flags import HUB, REFUSED, RENAMED, parse
 
 FREE = {
     *(
