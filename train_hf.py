@@ -39,12 +39,8 @@ from dermalert.errors import run_command
 from dermalert.publishing import deliver
 from dermalert.release import remeasure
 from dermalert.release.assemble import assemble, gather, predict_fold
-from dermalert.training import arguments, calibration, distributed, image_dataset, recipe_trainer, tuning
-from dermalert.training.arguments import training_arguments
-from dermalert.training.image_dataset import ImageDataset
-from dermalert.training.recipe_trainer import RecipeTrainer
+from dermalert.training import arguments, calibration, distributed, image_dataset, recipe_trainer, sampling, tuning
 from dermalert.training.run import Run, Trained, fit, load_best, load_model, start
-from dermalert.training.sampling import Draws
 
 _NO_IMPROVEMENT = 1e-4
 """Nats of the calibrated loss; the fit of a calibration does not settle more of it."""
@@ -115,19 +111,23 @@ def learn(
 
 def make_trainer(
     config: Config, folder: Path, model: PreTrainedModel, processor: BaseImageProcessor, splits: dict[str, Dataset]
-) -> RecipeTrainer:
+) -> recipe_trainer.RecipeTrainer:
     """The recipe: how a model is trained, by which images, and which epoch of it is kept."""
     train, validation = splits["train"], splits["validation"]
-    args = training_arguments(config, folder)  # its defaults, `RecipeArguments`, are the other half of the recipe
+    args = arguments.training_arguments(config, folder)  # `RecipeArguments` is the other half of the recipe
     with distributed.local_main_process_first():
-        augmented = ImageDataset(train, processor, augmented=config.augmentation, device=args.device)
+        augmented = image_dataset.ImageDataset(train, processor, augmented=config.augmentation, device=args.device)
         # As many training images as validation ones, not augmented: the curves differ by what is learnt by heart.
         sample = train.shuffle(seed=0).select(range(min(len(train), len(validation))))
         evaluated = {"train": sample, "validation": validation}
-        evaluated = {name: ImageDataset(split, processor, device=args.device) for name, split in evaluated.items()}
+        evaluated = {
+            name: image_dataset.ImageDataset(split, processor, device=args.device) for name, split in evaluated.items()
+        }
     # Rare diagnoses are drawn more often, and the loss takes out what that and the data teach of their frequencies.
-    draws = Draws(train["label"][:], train["source"][:], how=config.sampling, rebalance=config.logit_adjustment)
-    return RecipeTrainer(
+    draws = sampling.Draws(
+        train["label"][:], train["source"][:], how=config.sampling, rebalance=config.logit_adjustment
+    )
+    return recipe_trainer.RecipeTrainer(
         draws=draws,
         average=config.ema_decay,
         model=model.to(memory_format=torch.channels_last),  # type: ignore[call-arg]  # faster convolutions
