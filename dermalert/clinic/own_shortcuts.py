@@ -1,6 +1,7 @@
 """Shortcut baselines of a clinic's own pictures: what colour, frame or sharpness alone tells of melanoma there."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from datasets import Dataset
@@ -26,7 +27,11 @@ TEXTS = {
     "lesion_hidden": "the picture without its middle",
 }
 _FOLDS = 5
+_MOST = 3000  # images that a fold learns from: more make a linear model of a few colours no better
 _STRENGTH = 0.1  # 1 / regularisation, as that of `evaluation.baselines`
+
+
+Fold = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,11 +53,11 @@ def measure(dataset: Dataset, positive: np.ndarray, score: np.ndarray, intervals
     """Each shortcut against a model's score (n,) of the positive images (n,); none where lesions are too few."""
     if min(intervals.groups_of(positive), intervals.groups_of(~positive)) < FEWEST:
         return []
-    rows, groups = thumbnail.shortcut_features(dataset), np.array(dataset["group"])
+    rows, folds = thumbnail.shortcut_features(dataset), folds_of(positive, np.array(dataset["group"]))
     assert FEATURES.names is not None
     shortcuts = []
     for name in FEATURES.names:
-        shortcut = cross_fitted(rows[name], positive, groups)
+        shortcut = cross_fitted(rows[name], positive, folds)
         margin = _margin(positive, score, shortcut, intervals)
         auroc = intervals.of_area(metrics.auroc, positive, shortcut)
         shortcuts.append(OwnShortcut(name=name, auroc=auroc, margin=margin))
@@ -63,19 +68,31 @@ def _margin(positive: np.ndarray, score: np.ndarray, shortcut: np.ndarray, inter
     return intervals.of(lambda w: metrics.auroc(positive, score, w) - metrics.auroc(positive, shortcut, w))
 
 
-def cross_fitted(features: np.ndarray, positive: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The log-odds (n,) that a linear model gives each image after learning from those of other groups.
+def folds_of(positive: np.ndarray, groups: np.ndarray) -> list[Fold]:
+    """Which images are learnt from and which are scored, a pair of rows a fold; no group is in both.
 
     Args:
-        features: (n, d).
         positive: (n,), both kinds with at least as many groups as there are folds.
         groups: (n,) the group of each image.
     """
+    return list(StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0).split(positive, positive, groups))
+
+
+def cross_fitted(features: np.ndarray, positive: np.ndarray, folds: Iterable[Fold]) -> np.ndarray:
+    """The log-odds (n,) that a linear model of features (n, d) gives each image after learning from other groups."""
     scores = np.zeros(len(positive))
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-    for learnt, asked in folds.split(features, positive, groups):
-        scores[asked] = _fit(features[learnt], positive[learnt]).decision_function(features[asked])
+    for learnt, scored in folds:
+        drawn = _drawn(learnt, positive)
+        scores[scored] = _fit(features[drawn], positive[drawn]).decision_function(features[scored])
     return scores
+
+
+def _drawn(rows: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """At most `_MOST` of the rows, at random; of the rarer kind up to half of these."""
+    rows = np.random.default_rng(0).permutation(rows)
+    kinds = sorted((rows[positive[rows]], rows[~positive[rows]]), key=len)
+    rarer = kinds[0][: _MOST // 2]
+    return np.concatenate([rarer, kinds[1][: _MOST - len(rarer)]])
 
 
 def _fit(features: np.ndarray, positive: np.ndarray) -> ClassifierMixin:

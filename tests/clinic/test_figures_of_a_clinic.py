@@ -53,9 +53,10 @@ def test_a_shortcut_is_scored_on_lesions_that_it_has_not_learnt_from():
     rng = np.random.default_rng(0)
     positive, groups = np.tile([True, False], 60), np.repeat(np.arange(40), 3)
     positive = np.repeat(positive[:40], 3)
+    folds = own_shortcuts.folds_of(positive, groups)
     by_lesion = np.repeat(rng.normal(size=(40, 50)), 3, axis=0)  # tells each lesion, and nothing of melanoma
-    scores = own_shortcuts.cross_fitted(by_lesion, positive, groups)
+    scores = own_shortcuts.cross_fitted(by_lesion, positive, folds)
     assert (scores[positive].mean() - scores[~positive].mean()) < scores.std()
     telling = positive[:, None] + 0.1 * rng.normal(size=(120, 1))
-    scores = own_shortcuts.cross_fitted(telling, positive, groups)
+    scores = own_shortcuts.cross_fitted(telling, positive, folds)
     assert scores[positive].min() > scores[~positive].max()
