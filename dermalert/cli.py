@@ -1,4 +1,4 @@
-"""All jobs, as one command line: `dermalert --help`, or `python -m dermalert --help`."""
+"""A skin-lesion classifier from images to a Space: train, measure, publish, serve."""
 
 import os
 import sys
@@ -245,7 +245,7 @@ def evaluate(
         files.write_json(json, report.to_json())
 
 
-@app.command()
+@app.command(cls=_ReadsImages)
 def clinic(
     model: Annotated[
         str, Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
@@ -271,13 +271,14 @@ def clinic(
     ] = None,
 ) -> None:
     """Ask any skin model how it will do at your clinic, before you trust it; nothing leaves the machine."""
-    from dermalert.clinic import derived_release, page, report
+    from dermalert.clinic import derived_release, images, page, report
     from dermalert.evaluation import any_checkpoint
     from dermalert.evaluation.label_map import read_label_map
 
     mapping, named = read_label_map(label_map), table_columns.Columns(table_columns.mapping(columns or []))
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output '{output}' is a file: name a folder.")
+    images.count_files(folder, labels)  # refused before a model is fetched
     release = any_checkpoint.load(model)
     if write_release:
         derived_release.check(release, write_release)

@@ -45,7 +45,7 @@ def load(folder: Path, labels: Path | None = None, columns: Columns | None = Non
     Raises:
         UsageError: there is no such folder or table, no image in it, or a table that cannot be used.
     """
-    files = _files(folder, labels)
+    files = count_files(folder, labels)
     columns = columns or Columns()
     labelled = labels is not None or folders.say_diagnoses(folder, columns)
     if labelled:
@@ -73,13 +73,13 @@ def load(folder: Path, labels: Path | None = None, columns: Columns | None = Non
     )
 
 
-def _files(folder: Path, labels: Path | None) -> int:
+def count_files(folder: Path, labels: Path | None) -> int:
     """The number of images in a folder; what is no folder or no file of labels is refused."""
     if not folder.is_dir():
         raise UsageError(f"'{folder}' is no folder: name one that holds the clinic's images.")
     if labels is not None and not labels.is_file():
         raise UsageError(f"--labels '{labels}' is no file: name a table with a row an image (CSV).")
-    images, others, _ = folder_files.sort_files(folder)
+    images, others, _ = folder_files.sortcount_files(folder)
     if not images:
         inside = f" but {len(others):,} other files" if others else ""
         raise UsageError(f"'{folder}' has no images{inside}: put JPEG, PNG, TIFF, BMP or WebP files there.")

@@ -1,4 +1,4 @@
-"""Anyone's checkpoint on anyone's data: `python -m dermalert evaluate MODEL[@TAG] DATASET`.
+"""Anyone's checkpoint on anyone's data: `dermalert evaluate MODEL[@TAG] DATASET`.
 
 A checkpoint's classes need not be the nine. Each of them covers some of the nine diagnoses (`bkl` of a seven-class
 model covers both benign keratoses, `malignant` of a two-class model three diagnoses), and the truth of an image is the

@@ -140,6 +140,8 @@ def _rows(path: Path) -> list[_Row]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, restval="")
             heads, lines = list(table.fieldnames or []), list(table)
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be read: {error.strerror or error}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"'{path}' is no table of `triage --csv`: it is no CSV in UTF-8.") from error
     lacking = [name for name in _NEEDED if name not in heads]

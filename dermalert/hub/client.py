@@ -193,6 +193,6 @@ def commit(
     if head is None or differing(content(api, repo_id, head), target):
         raise RunError(
             f"somebody else has changed {repo_id} at the same time, and was first: look at what it holds now "
-            f"(python -m dermalert versions {repo_id}), then run the same command again."
+            f"(dermalert versions {repo_id}), then run the same command again."
         )
     return head

@@ -92,7 +92,7 @@ def _taken(repo_id: str, version: str) -> UsageError:
 
 def _unfinished(repo_id: str, release: str, tags: Iterable[str]) -> UsageError:
     last = _last(tags)
-    instead = f"take it back (python -m dermalert rollback {repo_id} {last})" if last else "choose the next --tag"
+    instead = f"take it back (dermalert rollback {repo_id} {last})" if last else "choose the next --tag"
     return UsageError(
         f"main of {repo_id} holds {release}, which has no tag yet: finish publishing it by the command that began it, "
         f"or {instead}."

@@ -22,12 +22,13 @@ RENAMED = {
     "augment": "--augmentation",
     "rebalance": "--logit_adjustment",
     "no_rebalance": "--no_logit_adjustment",
+    "no_onnx": "--onnx none",
+    "lr": "--learning_rate",
     "average": "--ema_decay",
     "half_precision": "--store_dtype float16",
     "version": "--tag",
     "resume_from": "--resume_from_checkpoint",
     "warmup_ratio": "--warmup_steps, which below 1 is a share of all steps",
-    "evaluation_strategy": "--eval_strategy",
     "per_gpu_train_batch_size": "--per_device_train_batch_size",
 }
 """Flags by the names that they had here or in the Trainer, and what they are called now."""
@@ -136,7 +137,7 @@ def parse(arguments: list[str] | None = None, *, manual: str | None = None, prog
         words = [*_words_of(parser, Path(given.config)), *words]  # the last one counts
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        near = did_you_mean(unknown[0].partition("=")[0], parser._option_string_actions)
+        near = did_you_mean(unknown[0].partition("=")[0], _names(parser))
         parser.error(f"unrecognized arguments: {' '.join(unknown)}.{near}")
     settings = vars(namespace)
     del settings["config"]
@@ -192,13 +193,19 @@ def _config_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _names(parser: argparse.ArgumentParser) -> list[str]:
+    """The flags that a person may have meant, each in one spelling."""
+    actions = (action for action in parser._actions if action.help != argparse.SUPPRESS)
+    return [action.option_strings[0] for action in actions]
+
+
 def _name(word: str) -> str:
     return word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
 
 
 def _check_names(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Refuse a flag by the name that it had."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         if now := RENAMED.get(_name(word)):
             parser.error(f"{word.partition('=')[0]} has another name: did you mean {now}?")
         value = word.partition("=")[2] or following

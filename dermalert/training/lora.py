@@ -34,7 +34,7 @@ def check(config: Config) -> None:
     if not 0 <= config.lora_dropout < 1:
         raise UsageError(f"--lora_dropout {config.lora_dropout:g} makes no sense: it must be from 0 to below 1.")
     if config.lora and not config.weights_from and importlib.util.find_spec("peft") is None:
-        raise UsageError("--lora needs peft: pip install 'dermalert[lora]'.")
+        raise UsageError("--lora needs peft: pip install peft.")
 
 
 def layers(model: PreTrainedModel, processor: BaseImageProcessor, name: str) -> tuple[list[str], nn.Linear]:

@@ -27,7 +27,7 @@ def prepare(config: PreTrainedConfig, name: str) -> PilBackend | None:
     if config.model_type != "timm_wrapper":
         return None
     if importlib.util.find_spec("timm") is None:
-        raise UsageError(f"--model_name_or_path '{name}' is a model of timm: pip install 'dermalert[timm]'.")
+        raise UsageError(f"--model_name_or_path '{name}' is a model of timm: pip install timm.")
     if config.model_args:  # to which timm adds the classes of the old head
         config.model_args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
     stated = getattr(config, "pretrained_cfg", None)

@@ -71,7 +71,7 @@ def check(config: Config) -> None:
     if not config.tune:
         return
     if importlib.util.find_spec("optuna") is None:
-        raise UsageError("--tune needs optuna: pip install 'dermalert[tune]'.")
+        raise UsageError("--tune needs optuna: pip install optuna.")
     if distributed.count() > 1:
         raise UsageError("--tune searches in one process: start without `accelerate launch`.")
     if config.folds:

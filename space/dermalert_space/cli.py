@@ -78,7 +78,7 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "--model",
         default=BUNDLED if BUNDLED.is_dir() else None,
         metavar="MODEL[@TAG]",
-        help="the release: a folder, or USER/REPO of the Hub at a tag; by default the one beside this file",
+        help="the release: a folder, or USER/REPO of the Hub at a tag; by default the bundled one",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, for a spreadsheet")
     parser.add_argument(

@@ -15,7 +15,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from dermalert_space import checks, prediction_sets
-from dermalert_space.contract import CONFIG, PREDICTION_SETS, PROCESSORS, WEIGHTS, HubName, Json
+from dermalert_space.contract import CONFIG, PREDICTION_SETS, PROCESSORS, WEIGHTS, HubName, Json, is_hub_name
 from dermalert_space.prediction import printable
 from dermalert_space.pretrained import load_processor, missing_from_cache
 
@@ -45,6 +45,8 @@ def read_config(name: str, revision: str | None) -> tuple[Json, checks.Tensors]:
         NoRelease: something is not there, damaged, wants code run, or asks for more than there is.
     """
     at = CONFIG
+    if not Path(name).is_dir() and not is_hub_name(name):
+        raise NoRelease(f"cannot load the release {name}: it is neither a folder nor USER/REPO of the Hub.")
     try:
         if (path := locate(name, revision, at)) is None:
             raise checks.Unfit("is not there")

@@ -13,7 +13,7 @@ def main() -> int:
     """Serve the release that the environment names; return the exit code."""
     model = os.environ.get("MODEL_ID") or (BUNDLED if BUNDLED.is_dir() else None)
     if model is None:
-        print("Set MODEL_ID to a release, USER/REPO or a folder, and MODEL_REVISION to its tag.", file=sys.stderr)
+        print("Name a release: dermalert space MODEL, or set MODEL_ID, and MODEL_REVISION to its tag.", file=sys.stderr)
         return 2
     try:
         release = Release.load(model, os.environ.get("MODEL_REVISION") or None)

@@ -118,7 +118,7 @@ def test_without_a_model_it_says_what_to_set(tmp_path):
     )
     assert run.returncode == 2
     assert run.stdout == ""
-    assert run.stderr == "Set MODEL_ID to a release, USER/REPO or a folder, and MODEL_REVISION to its tag.\n"
+    assert run.stderr == "Name a release: dermalert space MODEL, or set MODEL_ID, and MODEL_REVISION to its tag.\n"
 
 
 @pytest.mark.usefixtures("hub")

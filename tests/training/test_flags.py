@@ -96,7 +96,8 @@ def test_a_mistyped_flag_is_told_the_nearest(capsys):
 
 
 def test_data_sets_have_no_default(capsys):
-    assert "the following arguments are required: --dataset_name" in refusal(capsys, "--image_size", "32")
+    for words in ((), ("--image_size", "32")):
+        assert "the following arguments are required: --dataset_name" in refusal(capsys, *words)
 
 
 OTHER = {
