@@ -79,7 +79,7 @@ def count_files(folder: Path, labels: Path | None) -> int:
         raise UsageError(f"'{folder}' is no folder: name one that holds the clinic's images.")
     if labels is not None and not labels.is_file():
         raise UsageError(f"--labels '{labels}' is no file: name a table with a row an image (CSV).")
-    images, others, _ = folder_files.sortcount_files(folder)
+    images, others, _ = folder_files.sort_files(folder)
     if not images:
         inside = f" but {len(others):,} other files" if others else ""
         raise UsageError(f"'{folder}' has no images{inside}: put JPEG, PNG, TIFF, BMP or WebP files there.")
