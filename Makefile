@@ -36,10 +36,10 @@ model: .venv/ready ## train the bundled release from isic9/, isic2017/ and ham10
 test-unit: .venv/ready ## a minute: no process, training, browser or Hub
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not long and not integration" $(PYTEST_ARGS)
 
-test: .venv/ready ## all but the long sweeps
+test: .venv/ready ## all but the long tests
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(PYTEST_ARGS)
 
-test-all: .venv/ready ## the long sweeps too
+test-all: .venv/ready ## the long tests too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The oldest client of the Hub that pyproject.toml allows, before all else that .venv holds. Without the tests of data

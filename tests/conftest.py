@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.hub_server import HubServer, environment
-from support.paths import DATA
+from support.paths import DATA, REPOSITORY
 
 # The Hub client reads these once, when it is imported: so before any test module.
 _HOME = tempfile.TemporaryDirectory(prefix="dermalert-tests-")
@@ -28,6 +28,14 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",  # the models are tiny: more threads would only wait for each other
 }
 os.environ.pop("HF_TOKEN", None)
+
+
+LONGEST = (
+    *("end_to_end/test_train", "training/test_arguments", "test_real_images", "space/test_page", "space/test_server"),
+    *("training/test_tuning", "training/test_distributed", "release/test_archive_triage", "space/test_request_guard"),
+    *("space/test_batch", "publishing/test_spaces", "end_to_end/test_startup", "publishing/test_models"),
+)
+"""The files that take longest, in that order."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -127,7 +135,9 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not name
 def pytest_collection_modifyitems(items):
-    """Mark what asks the Hub: no unit does."""
+    """Mark what asks the Hub: no unit does. Begin with the longest: at the end, others would wait for such a file."""
+    place = {REPOSITORY / "tests" / f"{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     for item in items:
         if "hub" in item.fixturenames:
             item.add_marker(pytest.mark.integration)

@@ -124,6 +124,7 @@ def test_no_image_is_in_two_splits(with_isic_2017, policy, excluded):
         assert len(repaired) == len(set(repaired["content"]))
 
 
+@pytest.mark.long
 def test_the_nine_class_set_is_read_off_frame_and_source(nine_classes):
     auroc = {name: figure.melanoma_auroc.value for name, figure in baselines(splits.split(nine_classes)).items()}
     assert 0.75 < auroc["frame_only"] < 0.97
@@ -134,6 +135,7 @@ def test_the_nine_class_set_is_read_off_frame_and_source(nine_classes):
 # Lists.
 
 
+@pytest.mark.long
 def test_the_table_of_the_nine_class_set_is_what_the_script_builds_from_the_official_lists(
     real_images, tmp_path, monkeypatch, capsys
 ):

@@ -168,6 +168,7 @@ def kept_of_each_image(folder: Path, images: int) -> int:
     return (peaks[1] - peaks[0]) / images
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_less_is_kept_of_an_image_while_it_is_loaded_than_its_thumbnail_takes(tmp_path):
     kept_of_each_image(tmp_path / "first", 90)  # what is kept for good

@@ -95,6 +95,7 @@ def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was
     assert "--num_train_epochs 1 there, 2 here" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("left_out", ["here", "there"])
 def test_what_is_given_to_learn_from_holds_nothing_of_the_source_left_out(clinics, tmp_path, monkeypatch, left_out):
     given = []
@@ -162,6 +163,7 @@ def test_rows_are_trained_compared_and_kept(clinics, tmp_path):
         recipe.main(rows)
 
 
+@pytest.mark.long
 def test_a_difference_is_that_of_the_same_images_and_seeds(monkeypatch):
     few = functools.partial(synthetic_lesions.demo_set, lesions_per_class=30)
     monkeypatch.setattr(synthetic_lesions, "demo_set", few)
@@ -259,6 +261,7 @@ def test_a_hundred_times_the_images_take_hardly_more_memory(step, most):
     assert many / few < most
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [("load",), pytest.param(growth.STEPS, marks=pytest.mark.long)])
 def test_growth_tells_seconds_and_memory_of_each_step(steps, capfd, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))

@@ -29,6 +29,7 @@ def run_cell(source: str, names: dict) -> None:
         exec(compile(source, NOTEBOOK.name, "exec"), names)
 
 
+@pytest.mark.long
 def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}

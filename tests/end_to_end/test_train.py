@@ -405,6 +405,7 @@ def test_the_calibration_is_measured_before_and_after(run):
     assert calibration["before"]["nll"]["value"] != calibration["nll"]["value"]
 
 
+@pytest.mark.long
 def test_folds_answer_every_image_by_a_model_that_had_not_learnt_from_it(tiny_vit, tmp_path, monkeypatch):
     pictures = class_folders(tmp_path / "pictures", images=60)  # of fewer a fold has classes without validation
     asked, write_predictions = [], predict.write_predictions
@@ -434,6 +435,7 @@ def test_training_goes_on_from_a_release(run, pictures, tmp_path):
     assert str(run.parent) not in (tmp_path / "on/release/README.md").read_text()
 
 
+@pytest.mark.long
 def test_what_the_base_model_has_learnt_from_is_not_in_an_external_set_and_is_said_of_a_shipped_test_split(
     pictures, run, tmp_path
 ):
@@ -447,6 +449,7 @@ def test_what_the_base_model_has_learnt_from_is_not_in_an_external_set_and_is_sa
     assert figures["data"]["external"]["known"]["left_out"] == left > 200
 
 
+@pytest.mark.long
 def test_a_model_trained_on_from_real_images_never_says_that_it_saw_generated_ones_only(run, tmp_path, monkeypatch):
     few = functools.partial(synthetic_lesions.demo_set, lesions_per_class=40)
     monkeypatch.setattr(synthetic_lesions, "demo_set", few)

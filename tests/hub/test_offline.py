@@ -160,6 +160,7 @@ def test_a_cached_data_set_is_loaded_and_another_revision_of_it_is_not(hub, data
         loading.load(data_set, labels=None, streaming=True)
 
 
+@pytest.mark.long
 def test_the_hub_is_asked_through_the_proxy_that_the_environment_names(hub, tmp_path):
     HfApi().create_repo("tester/model")
     hub.requests.clear()

@@ -725,6 +725,7 @@ def test_publish_versions_compare_and_rollback_as_a_user_types_them(kinds, tmp_p
     assert "hf_write" not in refused.stderr + told.stdout + listed
 
 
+@pytest.mark.long
 def test_two_trainings_publish_their_releases_the_second_from_the_tag_of_the_first(hub, tmp_path, capsys):
     class_folders(tmp_path / "pictures", images=30)
 

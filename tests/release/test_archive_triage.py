@@ -470,6 +470,7 @@ def test_what_is_no_result_is_not_written_over(done, release, kind):
     assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.long
 def test_a_second_command_on_the_same_output_waits_for_the_first_by_name(taken, release, expected, tmp_path):
     output, said = tmp_path / "out", []
     with command(taken, release, output, 1) as running:
@@ -534,6 +535,7 @@ def test_what_is_asked_wrongly_is_said(release, tmp_path):
             archive_triage.triage(paths, model, tmp_path / "out", workers=1)
 
 
+@pytest.mark.long
 @NEEDS_RAY
 def test_on_two_processes_one_of_which_is_killed_the_results_are_those_of_one(taken, release, expected, tmp_path):
     begun, go_on = tmp_path / "begun", tmp_path / "go on"

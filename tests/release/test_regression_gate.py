@@ -324,6 +324,7 @@ def test_a_reason_that_is_none_or_recorded_nowhere_is_refused(folders, more):
     assert CliRunner().invoke(app, command).exit_code == 2
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_refused_release_does_not_replace_the_bundled_one(folders, tmp_path):
     """`make model` after its training, with stand-ins for the two releases."""

@@ -62,8 +62,8 @@ def test_a_map_leaves_no_hooks_no_gradients_and_no_other_answers(name):
 
 def test_a_map_takes_no_second_copy_of_the_weights(monkeypatch):
     release, kept = release_of("ViT"), []
-    twin = attribution._twin
-    monkeypatch.setattr(attribution, "_twin", lambda network: kept.append(twin(network)) or kept[0])
+    copy = attribution._copy
+    monkeypatch.setattr(attribution, "_copy", lambda network: kept.append(copy(network)) or kept[0])
     attribution.attribute(release, grain((64, 48)))
     held = {value.data_ptr() for value in release.model.state_dict().values()}
     assert {value.data_ptr() for value in kept[0].state_dict().values()} == held

@@ -375,6 +375,7 @@ def memory(folder: Path, *paths: Path) -> list[tuple[int, int]]:
     return [(judged, megabytes - found[0][1]) for judged, megabytes in found[1:]]
 
 
+@pytest.mark.long
 def test_neither_large_photos_nor_bombs_fill_the_memory(folder, tmp_path):
     (first,) = pictures(tmp_path / "first", 1)
     (tmp_path / "photos").mkdir()

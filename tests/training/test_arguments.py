@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from dermalert.training import arguments, recipe_trainer
 from dermalert.training.arguments import training_arguments
 from dermalert.training.flags import parse
 
+LONG = functools.partial(pytest.param, marks=pytest.mark.long)
 PLAIN = ("--augmentation", "none", "--num_train_epochs", "2", "--learning_rate", "3e-3")
 
 
@@ -64,7 +66,7 @@ def test_each_checkpoint_goes_to_the_repository_of_the_release_if_that_is_its_st
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("adjustment", ["--logit_adjustment", "--no_logit_adjustment"])
+@pytest.mark.parametrize("adjustment", ["--logit_adjustment", LONG("--no_logit_adjustment")])
 def test_accumulated_gradients_are_those_of_one_large_step(adjustment, pictures, tiny_vit, tmp_path):
     words = (*PLAIN, adjustment, "--optim", "sgd", "--ema_decay", "0")
     train(pictures, tiny_vit, tmp_path / "one", *words, "--per_device_train_batch_size", "16")
@@ -80,10 +82,10 @@ def test_accumulated_gradients_are_those_of_one_large_step(adjustment, pictures,
 @pytest.mark.parametrize(
     "words",
     [
-        "--max_steps 3 --logging_steps 2 --logging_first_step --bf16 --eval_accumulation_steps 1",
+        LONG("--max_steps 3 --logging_steps 2 --logging_first_step --bf16 --eval_accumulation_steps 1"),
         "--num_train_epochs 1.5 --lr_scheduler_type reduce_lr_on_plateau --optim adafactor --save_total_limit 3",
         "--gradient_checkpointing --lr_scheduler_type greedy --skip_memory_metrics false",
-        "--torch_compile --torch_compile_backend eager",
+        LONG("--torch_compile --torch_compile_backend eager"),
     ],
 )
 def test_flags_of_the_trainer_work(words, pictures, tiny_vit, tmp_path):
@@ -91,6 +93,7 @@ def test_flags_of_the_trainer_work(words, pictures, tiny_vit, tmp_path):
     assert figures["splits"]["held_out"]["n"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_the_order_of_images_has_a_seed_of_its_own(pictures, tiny_vit, tmp_path):
     for name, words in {"a": (), "b": ("--data_seed", "5"), "c": ("--data_seed", "0")}.items():
@@ -114,7 +117,7 @@ def stopped(pictures, tiny_vit, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("part", ["", "checkpoints/checkpoint-*"])
+@pytest.mark.parametrize("part", ["", LONG("checkpoints/checkpoint-*")])
 def test_a_run_goes_on_in_a_new_folder_from_that_of_a_stopped_one(part, stopped, pictures, tiny_vit, tmp_path, capsys):
     source = next(stopped.glob(part)) if part else stopped
     shutil.copytree(pictures, tmp_path / "elsewhere")
@@ -149,6 +152,7 @@ def test_a_folder_that_cannot_be_gone_on_from_is_refused(stopped, pictures, tiny
     assert "but in another order or in other splits" in said(*PLAIN, *resume)
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_run_may_go_on_with_other_records_but_not_with_another_rate(stopped, pictures, tiny_vit, capsys):
     assert command(pictures, tiny_vit, stopped, *PLAIN, "--learning_rate", "1e-3") == 2

@@ -134,6 +134,7 @@ except ImportError:
     assert done.stdout.split("\n")[-2] == "without peft", done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_a_stopped_training_of_adapters_goes_on_and_ends_as_if_it_had_not_been_stopped(
     run, pictures, tiny_vit, tmp_path, monkeypatch
@@ -154,6 +155,7 @@ def test_a_stopped_training_of_adapters_goes_on_and_ends_as_if_it_had_not_been_s
     assert all(torch.equal(tensor, stopped[name]) for name, tensor in whole.items())
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_without_averages_a_checkpoint_has_the_adapters_too(pictures, tiny_vit, tmp_path, monkeypatch):
     words = (*LORA, "--ema_decay", "0", "--store_dtype", "float16", "--gradient_checkpointing")
