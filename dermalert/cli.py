@@ -100,9 +100,8 @@ def space(
     from dermalert_space import server
 
     if model:
-        name, _, tag = model.partition("@")
-        is_folder = Path(model).exists()
-        os.environ |= {"MODEL_ID": model} if is_folder or not tag else {"MODEL_ID": name, "MODEL_REVISION": tag}
+        named = contract.locate(model)
+        os.environ |= {"MODEL_ID": named.repo} | ({"MODEL_REVISION": named.revision} if named.revision else {})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the uploads are removed then too
     raise typer.Exit(server.main())
 

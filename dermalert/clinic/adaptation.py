@@ -63,7 +63,7 @@ class Adaptation:
     images: int
     before: Logistic
     after: Logistic
-    """Calibration of the melanoma probability, cross-fitted: no image is judged by what it set."""
+    """Calibration of the melanoma probability, cross-fitted: no image is measured by what it set."""
     gain: Estimate
     """Of log-likelihood an image by the change, cross-fitted, in nats."""
     sentences: list[str]

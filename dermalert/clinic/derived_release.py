@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from dermalert_space import files, onnx_graph
 from dermalert_space.contract import (
+    AUDIT,
     CONFIG,
     FIGURES,
     GRAPH,
@@ -35,7 +36,7 @@ from dermalert.release import release_comparison, release_folder
 from dermalert.taxonomy import ALERT, DIAGNOSES
 from dermalert.training import head
 
-_KEPT = (*PROCESSORS, STATISTICS, GRAPH, "evaluation/audit.json", f"{FIGURES}/learning_curves.png")
+_KEPT = (*PROCESSORS, STATISTICS, GRAPH, AUDIT, f"{FIGURES}/learning_curves.png")
 """Files that the change leaves as they are; the graph has no weights of its own."""
 
 _DERIVABLE = {field.name for field in dataclasses.fields(SplitReport)} - {

@@ -117,7 +117,7 @@ def read(reference: Path, new: Iterable[Path], *, by_week: bool = False) -> tupl
         if other:
             raise UsageError(
                 f"'{path}' is of {other}, and '{reference}' begins with {served}: only one release, with the same "
-                "thresholds, can be watched. Judge the reference images anew."
+                "thresholds, can be watched. Triage the reference images anew."
             )
     before = _batch(reference.name, tables[reference])
     if not by_week:

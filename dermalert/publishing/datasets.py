@@ -115,7 +115,7 @@ def _terms(dataset: Dataset) -> Counter[tuple[str, provenance.Origin | None]]:
     )
 
 
-def prepare(loaded: Loaded, policy: str, license: str) -> tuple[Json, Json]:
+def prepare(loaded: Loaded, policy: str, license: str) -> tuple[dict[str, Dataset], Json]:
     """Repair and split a data set, and gather what its card says.
 
     Returns:

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dermalert_space.contract import Json
+from dermalert_space.contract import RELEASE_FOLDER, Json
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -103,7 +103,7 @@ def deliver(run: Run, *, must_exist: bool) -> Json:
     Raises:
         RunError: the release is refused, the Hub cannot be reached, or a branch lacks the last checkpoint.
     """
-    config, release = run.config, run.folder / "release"
+    config, release = run.config, run.folder / RELEASE_FOLDER
     if behind := run.finish():
         print(behind)  # here too, because the release may be refused
     if config.hub_model_id is not None and config.tag is not None:

@@ -76,7 +76,7 @@ class Gate:
 
 
 def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> Gate:
-    """Judge whether a release may take the place of the one before; of the first, only the calibration is asked.
+    """Decide whether a release may take the place of the one before; of the first, only the calibration is asked.
 
     The gate refuses a release that is shown to lose melanoma AUROC, sensitivity of the alert, or sensitivity for
     malignant or precursor, as served. Each has a one-sided test, at a level such that all of them together refuse equal

@@ -67,7 +67,7 @@ def load(
 def save(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
     """Write a model and its processor as a release holds them."""
     model.save_pretrained(folder)
-    path = folder / "config.json"
+    path = folder / CONFIG
     config = json.loads(path.read_text())
     if "id2label" not in config:  # a model of timm writes its labels in another way, which others do not read
         config |= {"id2label": model.config.id2label, "label2id": model.config.label2id}

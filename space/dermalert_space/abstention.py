@@ -1,4 +1,4 @@
-"""Decline an image that a release cannot judge: too small, too dark, without a lesion, blurred, or unlike all it knows.
+"""Abstain on an image that a release cannot assess: too small, too dark, no lesion, blurred, unlike all it knows.
 
 Thresholds and statistics travel in the release (`refusal` in its config, `refusal.safetensors`); the training side sets
 them with the functions of this file, on calibration images.

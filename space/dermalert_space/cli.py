@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "triage.py") -> 
 
 def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=prog, allow_abbrev=False, description=f"Judge many dermoscopy images. {NOT_A_DEVICE}"
+        prog=prog, allow_abbrev=False, description=f"Assess many dermoscopy images. {NOT_A_DEVICE}"
     )
     parser.add_argument("images", nargs="+", type=Path, help="files, folders with all below them, and zip archives")
     parser.add_argument(
@@ -122,7 +122,7 @@ def _predict(options: argparse.Namespace) -> tuple[list[batch.Row], Release]:
 
 def _show(done: int, total: int) -> None:
     """Write the progress to stderr: in place on a terminal, else lines at 100 files, 1,000 and so on."""
-    text = f"{done:,} of {total:,} files judged"
+    text = f"{done:,} of {total:,} files assessed"
     if sys.stderr.isatty():
         print(f"\r{text}", end="\n" if done == total else "", file=sys.stderr, flush=True)
     elif done == total or (str(done).strip("0") == "1" and done >= 100):

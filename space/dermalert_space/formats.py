@@ -114,7 +114,7 @@ def unfit(image: Image.Image) -> str | None:
     return None
 
 
-_STACK = "it holds several pictures: save the one to be judged as JPEG or PNG"
+_STACK = "it holds several pictures: save the one to be assessed as JPEG or PNG"
 _MOST_PAGES = 16  # that are looked through for one that is a picture of its own
 
 _SUBFILE, _COMPRESSION, _PHOTOMETRIC, _BELOW, _DNG = 254, 259, 262, 330, 50706

@@ -563,7 +563,7 @@ def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path, ca
     assert letter == 1, "a letter cannot be judged"
     out, err = capsys.readouterr()
     assert NOT_A_DEVICE in out
-    assert "13 of 13 files judged" in err
+    assert "13 of 13 files assessed" in err
     with tables[0].open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 13
@@ -670,7 +670,7 @@ def test_who_interrupts_finds_nothing_half_written(tmp_path, folder):
     ]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         seen = b""
-        while b"files judged" not in seen:
+        while b"files assessed" not in seen:
             seen += process.stderr.read(1)
         process.send_signal(signal.SIGINT)
         start = time.monotonic()

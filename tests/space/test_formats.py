@@ -48,7 +48,7 @@ FILES = {
     "RAF": (b"FUJIFILMCCD-RAW 0201" + bytes(100), "it is a camera's raw file"),
     "DNG": (tagged(_50706=1), "it is a camera's raw file"),
     "NEF, whose first picture is a preview": (tagged(_254=1, _330=8), "it is a camera's raw file"),
-    "TIFF stack": (pages("TIFF"), "it holds several pictures: save the one to be judged as JPEG or PNG"),
+    "TIFF stack": (pages("TIFF"), "it holds several pictures: save the one to be assessed as JPEG or PNG"),
     "TIFF stack, compressed": (pages("TIFF", compression="tiff_lzw"), "it holds several pictures"),
     "WebP animation": (pages("WEBP"), "it is an animation: save one frame of it as JPEG or PNG"),
     "PNG animation": (pages("PNG"), "it is an animation"),

@@ -101,7 +101,7 @@ def upload_path(file: Json | None, cache: str) -> Path:
 
 
 def image_of(data: list[Any]) -> Json | bytes | None:
-    """The image that a program sends to have it judged: an upload, or the content of an address of base64.
+    """The image that a program sends to have it assessed: an upload, or the content of an address of base64.
 
     Args:
         data: the arguments of the call; of these the first is an upload as gradio has it, the path or the address of

@@ -19,7 +19,7 @@ SHARE = 15.0
 """Seconds after which one who has several places gives one up, if others wait: some 200 images are done by then."""
 
 GIVEN_UP = (
-    "the file and all that follow were not judged: you have other batches under way, and others wait. Send them again."
+    "this file and all after it were not assessed: you have other batches under way, and others wait. Send them again."
 )
 
 

@@ -79,8 +79,8 @@ def answers(
         yield markup.sentence("Not read: no file was uploaded, or it was deleted since. Choose files first.")
         return
     rows, total, shown_at = [], inputs.count(paths, limit=LIMIT), 0.0
-    judged = batch.predict_files(release, inputs.expand(paths, limit=LIMIT), thumbnails=True)
-    for row in held.held(upload_retention.keep_fresh(judged, paths), visitor):
+    predicted = batch.predict_files(release, inputs.expand(paths, limit=LIMIT), thumbnails=True)
+    for row in held.held(upload_retention.keep_fresh(predicted, paths), visitor):
         rows.append(row)
         if time.monotonic() > shown_at + 0.5:
             yield _progress(len(rows), total)
@@ -95,8 +95,8 @@ def _progress(done: int, total: int) -> str:
 
 def listed(release: Release, rows: Sequence[batch.Row]) -> str:
     """The list of a batch, in the order in which its rows are given."""
-    judged, others = ([row for row in rows if bool(row.prediction) is kind] for kind in (True, False))
-    shown = "".join(_row(release, row) for row in judged)
+    read, others = ([row for row in rows if bool(row.prediction) is kind] for kind in (True, False))
+    shown = "".join(_row(release, row) for row in read)
     if others:
         below = "".join(_row(release, row) for row in others)
         shown += f"<section><h3>{tables.not_read(others)}</h3>{below}</section>"
