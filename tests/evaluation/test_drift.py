@@ -222,7 +222,7 @@ def test_what_is_no_table_is_one_sentence(release, tmp_path, content, sentence):
         done = run(*pair)
         assert done.exit_code == 2 and f"new.csv' {'is no table' if content is not None else 'holds'}" in done.output
         assert sentence in done.output
-    assert run(reference, tmp_path / "nowhere.csv").exit_code == 1
+    assert run(reference, tmp_path / "nowhere.csv").exit_code == 2
 
 
 def test_kinds_and_rates_that_there_are_not_are_refused():

@@ -146,7 +146,7 @@ def test_a_base_model_whose_library_is_not_installed_is_refused(tmp_path):
     name = tiny_vit(tmp_path / "timm")
     config = {"model_type": "timm_wrapper", "architecture": "resnet18", "num_classes": 9}
     (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match=r"'.*' is a model of timm: pip install 'dermalert\[timm\]'\.$"):
+    with pytest.raises(UsageError, match=r"'.*' is a model of timm: pip install timm\.$"):
         backbones.load(name, labels=DIAGNOSES)
 
 
