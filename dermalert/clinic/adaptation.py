@@ -192,11 +192,11 @@ def _with_temperature(
     if not _excludes(before.slope, 1):
         return None
     halves = StratifiedGroupKFold(2, shuffle=True, random_state=0).split(probabilities, positive, groups)
-    learnt, asked = next(iter(halves))
-    if len(np.unique(groups[learnt][positive[learnt]])) < FEWEST_TEMPERATURE:
+    fitted_on, scored = next(iter(halves))
+    if len(np.unique(groups[fitted_on][positive[fitted_on]])) < FEWEST_TEMPERATURE:
         return None
-    change = fit(probabilities[learnt], positive[learnt], groups[learnt], temperature=True)
-    point = _point(change.of(probabilities[asked]), positive[asked], groups[asked], abstained[asked])
+    change = fit(probabilities[fitted_on], positive[fitted_on], groups[fitted_on], temperature=True)
+    point = _point(change.of(probabilities[scored]), positive[scored], groups[scored], abstained[scored])
     return (change, point) if point["bound_met"] else None
 
 
@@ -223,9 +223,9 @@ def cross_fitted(
     """The probabilities (n, 9) of each image after a change that was fitted without its lesion."""
     changed = np.array(probabilities, np.float64)
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-    for learnt, asked in folds.split(probabilities, positive, groups):
-        change = fit(probabilities[learnt], positive[learnt], groups[learnt], temperature=temperature)
-        changed[asked] = change.of(probabilities[asked])
+    for fitted_on, scored in folds.split(probabilities, positive, groups):
+        change = fit(probabilities[fitted_on], positive[fitted_on], groups[fitted_on], temperature=temperature)
+        changed[scored] = change.of(probabilities[scored])
     return changed
 
 

@@ -218,6 +218,6 @@ def _split(derived: Release, rows: pa.Table) -> Json:
 def _write_exposure(release: Release, labelled: Dataset, folder: Path) -> None:
     """Write what the release has learnt from: what its parent has, and the clinic's labelled images."""
     nothing = labelled.select([])
-    sides = {"train": nothing, "validation": nothing, "calibration": labelled}
+    parts = {"train": nothing, "validation": nothing, "calibration": labelled}
     base = contamination.read(release.name, release.revision)
-    contamination.write(contamination.of(sides, base), folder)
+    contamination.write(contamination.of(parts, base), folder)

@@ -8,8 +8,8 @@ told.
 import dataclasses
 
 from dermalert_space.contract import Json
-from scipy import stats
 
+from dermalert.evaluation.intervals import clopper_pearson
 from dermalert.evaluation.operating_points import CONFIDENCE, lower_bound
 from dermalert.formatting import share_at_least, share_at_most
 
@@ -46,15 +46,10 @@ class Verdict:
         """All of it, for machines."""
         return dataclasses.asdict(self)
 
-    @property
-    def sentence(self) -> str:
-        """The outcome and what it follows from."""
-        return f"{CLAIMS[self.outcome]}: {self.evidence}"
-
 
 def upper_bound(n: int, missed: int) -> float:
     """The one-sided exact upper confidence limit of a sensitivity of (n - missed) of n."""
-    return float(stats.beta.ppf(CONFIDENCE, n - missed + 1, missed)) if missed else 1.0
+    return clopper_pearson(n - missed, n, confidence=2 * CONFIDENCE - 1)[1]
 
 
 def lesions_needed(promised: float, missed: int) -> int:
@@ -79,7 +74,7 @@ def outcome_of(n: int, missed: int, promised: float) -> str:
     return HOLDS if lower >= promised else DOES_NOT_HOLD if upper < promised else CANNOT_BE_TOLD
 
 
-def judge(n: int, missed: int, promised: float, *, what: str = "melanomas") -> Verdict:
+def decide(n: int, missed: int, promised: float, *, what: str = "melanomas") -> Verdict:
     """The verdict on a promised sensitivity, by n lesions of which some are missed as served."""
     lower, upper, outcome = *limits(n, missed), outcome_of(n, missed, promised)
     return Verdict(

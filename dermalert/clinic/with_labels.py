@@ -83,13 +83,13 @@ def examine(predictions: SplitPredictions, covering: Classes, promise: float) ->
     intervals, report = Intervals(groups), measure(predictions).report
     lesions, n = intervals.groups, intervals.groups_of(positive)
     of = covering.positive
-    judged = verdict.judge(n, intervals.groups_of(positive & ~flagged), promise, what=plural(of))
+    decided = verdict.decide(n, intervals.groups_of(positive & ~flagged), promise, what=plural(of))
     prevalence = exact_proportion(n, lesions)
     point = report.melanoma
     values = at_prevalence(point.sensitivity_refusals_missed, point.specificity_as_served, prevalence.value or 0)
     return WithLabels(
         positive=of,
-        verdict=judged,
+        verdict=decided,
         abstained=0 if predictions.abstained is None else intervals.groups_of(positive & predictions.abstained),
         images=len(positive),
         lesions=lesions,
@@ -98,7 +98,7 @@ def examine(predictions: SplitPredictions, covering: Classes, promise: float) ->
         worth=net_benefit.measure(positive, flagged, intervals),
         shortcuts=own_shortcuts.measure(dataset, positive, predictions.probabilities[:, _POSITIVE], intervals),
         questions=questions.questions(
-            judged, report, positive=of, plural=plural(of), others=intervals.groups_of(~positive)
+            decided, report, positive=of, plural=plural(of), others=intervals.groups_of(~positive)
         ),
         report=report,
     )

@@ -209,9 +209,9 @@ def compare(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndar
     groups = np.concatenate([[f"here {group}" for group in one[1]], [f"there {group}" for group in other[1]]])
     here = np.arange(len(groups)) < len(one[1])
     scores = np.zeros(len(groups))
-    for learnt, asked in GroupKFold(_FOLDS, shuffle=True, random_state=0).split(features, here, groups):
+    for fitted_on, scored in GroupKFold(_FOLDS, shuffle=True, random_state=0).split(features, here, groups):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000))
-        scores[asked] = model.fit(features[learnt], here[learnt]).decision_function(features[asked])
+        scores[scored] = model.fit(features[fitted_on], here[fitted_on]).decision_function(features[scored])
     auroc = Intervals(groups).of_area(metrics.auroc, here, scores)
     return Resemblance(source=name, images=len(other[1]), auroc=auroc)
 

@@ -25,9 +25,9 @@ from datasets.table import InMemoryTable
 from dermalert_space.contract import is_hub_name
 
 from dermalert import progress
-from dermalert.data import folder_files, folders, hub_datasets, isic9, patients, provenance, schema, splits
+from dermalert.data import folder_files, folders, groups, hub_datasets, isic9, patients, provenance, schema, splits
 from dermalert.data.id_spaces import spaces_of
-from dermalert.data.identifiers import archive_number, clean, is_archive_id, key, original, pad_ufes
+from dermalert.data.identifiers import archive_number, clean, is_archive_id, pad_ufes
 from dermalert.data.records import Record, Selection, names_a_diagnosis, with_labels
 from dermalert.data.table_columns import Columns
 from dermalert.errors import UsageError, did_you_mean, first_few
@@ -35,8 +35,6 @@ from dermalert.imaging import synthetic_lesions, thumbnail
 from dermalert.taxonomy import DIAGNOSES, ISIC_2025, MALIGNANCIES, are_isic_2025
 
 logger = logging.getLogger(__name__)
-
-_PART = 2000  # rows made at once
 
 _NAMED = {"named": Value("string")}
 """Under which of the names a row was loaded, where copies are not merged."""
@@ -146,7 +144,7 @@ def load(
     kind = thumbnail.row_type(shortcuts=reading.shortcuts, square=reading.squares or several)
     parts, unreadable = zip(*(_read(source, labels, kind, strict=reading.strict) for source in sources), strict=True)
     del sources  # the records take more room than their rows
-    rows = _with_groups(pa.concat_tables(parts))
+    rows = groups.with_groups(pa.concat_tables(parts))
     if merge and len(images) > 1:
         rows = _merge_copies(rows)
     features = schema.features_of(labels)
@@ -192,7 +190,7 @@ def load_unlabelled(folder: Path, reading: Reading) -> Loaded:
     images = _pictures(_file(os.path.realpath(record.path)) for record in records)
     source = _Source(str(folder), _short_names([str(folder)])[0], records, images)
     rows, unreadable = _read(source, ("",), thumbnail.ROW, strict=reading.strict)
-    dataset = _with_images(_with_groups(rows), images, schema.FEATURES).remove_columns("label")
+    dataset = _with_images(groups.with_groups(rows), images, schema.FEATURES).remove_columns("label")
     return Loaded(dataset, unreadable, selection.left_out)
 
 
@@ -206,26 +204,6 @@ def _with_images(rows: pa.Table, images: Dataset, features: Features) -> Dataset
     # Selected at last, because side by side with other columns a selection would be copied, images and all.
     joined = concatenate_datasets([images, Dataset(InMemoryTable(beside))], axis=1).select(numbers)
     return joined.cast_column("image", Image())
-
-
-def _with_groups(rows: pa.Table) -> pa.Table:
-    """The rows, each with its group."""
-    strangers = sum(row["source"] == "HAM10000" and not row["lesion_id"] for row in _each(rows, "source", "lesion_id"))
-    if strangers:
-        logger.warning(
-            "%d images of HAM10000 have no lesion id, so that photos of one lesion may stand on two sides: put "
-            "HAM10000_metadata.csv beside them",
-            strangers,
-        )
-    belongings = map(schema.belongings, _each(rows, "lesion_id", "patient_id", "image_id", "content"))
-    links = chain(_twins(rows), _renamed_lesions(rows))
-    return rows.append_column("group", pa.array(splits.groups(belongings, links), pa.string()))
-
-
-def _each(rows: pa.Table, *columns: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows, some columns of them."""
-    for part in rows.select(columns).to_batches(_PART):
-        yield from part.to_pylist()
 
 
 def _short_names(names: list[str]) -> list[str]:
@@ -243,39 +221,9 @@ def _common_labels(sources: Iterable[list[Record]]) -> tuple[str, ...]:
     return DIAGNOSES if all(any(map(names_a_diagnosis, records)) for records in sources) else MALIGNANCIES
 
 
-def _twins(rows: pa.Table) -> Iterator[tuple[int, int]]:
-    """Yield the numbers of rows that their source calls copies of each other, or whose names call them so."""
-    names = [(row["named"], row["image_id"]) for row in _each(rows, "named", "image_id")]
-    twins = [(names[i], (names[i][0], twin)) for i, those in enumerate(rows["twins"].to_pylist()) for twin in those]
-    meant = {name for pair in twins for name in pair}
-    places = {name: i for i, name in enumerate(names) if name in meant}
-    yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
-    yield from _augmented_copies(names, rows["label"].to_pylist())
-
-
-def _renamed_lesions(rows: pa.Table) -> Iterator[tuple[int, int]]:
-    """Yield pairs of rows of one lesion, of which one knows it by another of the archive's ids too."""
-    renamed = [(i, lesion) for i, lesion in enumerate(rows["other_lesion_id"].to_pylist()) if lesion]
-    first = {lesion: i for i, lesion in enumerate(rows["lesion_id"].to_pylist()) if lesion} if renamed else {}
-    yield from ((i, first.setdefault(lesion, i)) for i, lesion in renamed)
-
-
-def _augmented_copies(names: list[tuple[str, str]], labels: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield pairs of rows of one source of which one is by its name an augmented copy of the other, under one label."""
-    copies = {i: (named, of) for i, (named, image_id) in enumerate(names) if (of := original(image_id))}
-    meant = set(copies.values())
-    first: dict[tuple[tuple[str, str], int], int] = {}
-    for i, (named, image_id) in enumerate(names) if copies else ():
-        name = copies.get(i) or (named, key(image_id))
-        if name in meant:
-            before = first.setdefault((name, labels[i]), i)
-            if before != i:
-                yield before, i
-
-
 def _merge_copies(table: pa.Table) -> pa.Table:
     """Keep one row of an image that several sources hold under one label, the one shipped for testing or the first."""
-    images = splits.groups(map(schema.same_image, _each(table, "image_id", "content")))
+    images = splits.groups(map(schema.same_image, groups.each(table, "image_id", "content")))
     copies = defaultdict(list)
     for place, image in enumerate(zip(images, table["label"].to_pylist(), strict=True)):
         copies[image].append(place)
@@ -353,7 +301,7 @@ def _pictures(images: Iterable[dict[str, Any]]) -> Dataset:
 def _table(rows: Iterable[dict[str, Any]], columns: pa.Schema) -> pa.Table:
     """A table of rows, made a part at a time: a column takes half the room of what it is made of."""
     rows = iter(rows)
-    parts = iter(lambda: list(islice(rows, _PART)), [])
+    parts = iter(lambda: list(islice(rows, groups.PART)), [])
     return pa.concat_tables([columns.empty_table(), *(pa.Table.from_pylist(part, columns) for part in parts)])
 
 

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dermalert_space import comparison, contract
-from dermalert_space.comparison import HeldOut
+from dermalert_space.comparison import HeldOut, chance
 from dermalert_space.contract import CONFIG, EXPOSURE, METRICS, PREDICTIONS, Json
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import likeliest
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from scipy import stats
 
 from dermalert.data import contamination, splits
 from dermalert.data.identifiers import archive_number
@@ -341,8 +340,7 @@ def _alert_changes(both: Pair) -> dict[str, AlertChanges] | None:
 
 def _gains_and_losses(image_ids: np.ndarray, old: np.ndarray, new: np.ndarray) -> AlertChanges:
     gained, lost = image_ids[new & ~old].tolist(), image_ids[old & ~new].tolist()
-    p = stats.binomtest(len(gained), len(gained) + len(lost)).pvalue if gained or lost else 1.0
-    return AlertChanges(images=len(image_ids), gained=gained, lost=lost, p=float(p))
+    return AlertChanges(images=len(image_ids), gained=gained, lost=lost, p=chance(len(gained), len(lost)))
 
 
 def _diagnosis_changes(both: Pair) -> list[DiagnosisChange]:
