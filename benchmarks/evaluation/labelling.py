@@ -70,7 +70,7 @@ def collect(release: Release, dataset: list[str], leave_out: str | None) -> Lesi
     rows = rows.select([i for i, (fresh, *names) in enumerate(ids) if fresh and not kin & set(names)])
     rows = rows.select(np.sort(np.unique(rows["group"], return_index=True)[1]))
     batches = [
-        release.forward(batch, with_features=True) for batch in predict.inputs(release, rows, "Judging", keep=False)
+        release.forward(batch, with_features=True) for batch in predict.inputs(release, rows, "Predicting", keep=False)
     ]
     features = np.concatenate([features.numpy() for _, features in batches])
     return Lesions(

@@ -177,7 +177,7 @@ def test_each_16_bit_grey_goes_to_the_nearest_of_8(dtype):
     np.testing.assert_array_equal(read, (values / 257).round())
 
 
-# Judging
+# Predicting
 
 
 @pytest.mark.parametrize("seed", range(3))
