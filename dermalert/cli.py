@@ -53,8 +53,8 @@ OF_ANOTHER_PARSER = {"ignore_unknown_options": True, "allow_extra_args": True, "
 app = typer.Typer(cls=_Jobs, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _say_version(value: bool) -> None:
+    if value:
         typer.echo(f"dermalert {metadata.version('dermalert')}")
         raise typer.Exit
 

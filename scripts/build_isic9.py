@@ -7,7 +7,7 @@ METADATA is a folder with `isic9_index.csv` (which images the set has, and the a
 ground truths and metadata, and the archive's diagnosis list.
 
 Age, sex and site come from HAM10000, ISIC 2019 and ISIC 2017 alone. The archive's diagnosis list has them for every
-image, but wherever the official files say "unknown" it says 50 or 55 and female: those are fillings, not facts.
+image, but wherever the official files say "unknown" it says 50 or 55 and female: those are fillings.
 """
 
 import csv
@@ -26,13 +26,13 @@ def main(folder: Path) -> None:
     """Write the table, and print what it was checked against."""
     archive = {row["isic_id"]: row["archive_class"] for row in read(folder / "isic9_index.csv")}
     check(archive, folder)
-    official = official_facts(folder)
-    twins = same_photograph(folder)
+    official = official_metadata(folder)
+    lesions = same_photograph(folder)
     with TABLE.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for image_id in sorted(archive):
-            row = {"image_id": image_id, "diagnosis": archive[image_id], "lesion_id": twins.get(image_id)}
+            row = {"image_id": image_id, "diagnosis": archive[image_id], "lesion_id": lesions.get(image_id)}
             writer.writerow(row | official.get(image_id, {}))
     written = list(read(TABLE))
     print(f"{TABLE}: {len(written)} images; {dict(sorted(Counter(row['diagnosis'] for row in written).items()))}")
@@ -58,7 +58,7 @@ def check(archive: dict[str, str], folder: Path) -> None:
         print(f"{name}: {compared} images in common, all of the same diagnosis")
 
 
-def official_facts(folder: Path) -> dict[str, dict]:
+def official_metadata(folder: Path) -> dict[str, dict]:
     """Lesion, age, sex, site and confirmation by image, of the most detailed official list that has them."""
     metadata: dict[str, dict] = {}
     for file in (
@@ -68,16 +68,16 @@ def official_facts(folder: Path) -> dict[str, dict]:
         "ISIC-2017_Validation_Data_metadata.csv",
     ):
         for row in read(folder / file):
-            facts = {"lesion_id": row.get("lesion_id"), "age": age_of(row), "sex": sex_of(row), "site": site_of(row)}
-            facts["confirmation"] = confirmation_of(row)
+            cells = {"lesion_id": row.get("lesion_id"), "age": age_of(row), "sex": sex_of(row), "site": site_of(row)}
+            cells["confirmation"] = confirmation_of(row)
             before = metadata.setdefault(row.get("image_id") or row.get("image"), {})
-            for name, value in facts.items():
+            for name, value in cells.items():
                 if value:
                     assert name == "site" or before.get(name, value) == value, (file, row, before)
                     before.setdefault(name, value)
-    for facts in metadata.values():
-        if "age" in facts:
-            facts["age"] = f"{facts['age']:g}"
+    for cells in metadata.values():
+        if "age" in cells:
+            cells["age"] = f"{cells['age']:g}"
     return metadata
 
 

@@ -59,15 +59,19 @@ def main() -> None:
     groups = list(dataset["group"])
     rng = np.random.default_rng(0)
     half = set(rng.permutation(sorted(set(groups)))[::2].tolist())
-    learnt = np.array([group in half for group in groups])
+    exposed_rows = np.array([group in half for group in groups])
     thumbnails = thumbnail.fingerprints(dataset).thumbnails[:]
-    exposed = near_duplicates.perceptual_hashes(thumbnails[learnt])
-    measured = {"new images": distances(thumbnails[~learnt], exposed)}
-    chosen = [read_image(dataset[int(row)]["image"]) for row in rng.choice(np.flatnonzero(learnt), args.images, False)]
+    exposed = near_duplicates.perceptual_hashes(thumbnails[exposed_rows])
+    measured = {"new images": distances(thumbnails[~exposed_rows], exposed)}
+    chosen = [
+        read_image(dataset[int(row)]["image"]) for row in rng.choice(np.flatnonzero(exposed_rows), args.images, False)
+    ]
     for kind, copy in copies().items():
         rows = np.frombuffer(b"".join(thumbnail.fingerprint(copy(image)) for image in chosen), thumbnail.ROW)
         measured[kind] = distances(rows["thumbnail"], exposed)
-    print(f"{learnt.sum()} images learnt from, {(~learnt).sum()} new; the shipped radius is {contamination.RADIUS}")
+    print(
+        f"{exposed_rows.sum()} images exposed, {(~exposed_rows).sum()} new; the shipped radius is {contamination.RADIUS}"
+    )
     print(f"{'radius':20}" + "".join(f"{radius:>8}" for radius in RADII))
     for kind, bits in measured.items():
         print(f"{kind:20}" + "".join(f"{(bits <= radius).mean():8.4f}" for radius in RADII))

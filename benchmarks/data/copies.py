@@ -41,7 +41,7 @@ def without_chance_sharpness(pixels: torch.Tensor) -> torch.Tensor:
         return augmentation.augment(pixels)
 
 
-SEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "as they are": lambda pixels: pixels,
     "plain augmentation": lambda pixels: augmentation.augment(pixels, robust=False),
     "robust, without chance sharpness": without_chance_sharpness,
@@ -55,13 +55,13 @@ def main(arguments: argparse.Namespace) -> None:
     copies = pairs(dataset, arguments.images)
     if not copies:
         raise UsageError(f"--dataset: no diagnosis of one source has {_FEWEST} images in two of these.")
-    print("| source, diagnosis | copies | images | " + " | ".join(SEEN) + " |")
-    print("|---" * (len(SEEN) + 3) + "|")
+    print("| source, diagnosis | copies | images | " + " | ".join(VIEWS) + " |")
+    print("|---" * (len(VIEWS) + 3) + "|")
     for (source, label, names), rows in copies.items():
         torch.manual_seed(0)
         pixels = torch.cat([_pixels(dataset.select(part), arguments.image_size) for part in rows])
         which = np.repeat([0, 1], [len(part) for part in rows])
-        areas = [f"{separability(change, pixels, which):.2f}" for change in SEEN.values()]
+        areas = [f"{separability(change, pixels, which):.2f}" for change in VIEWS.values()]
         sizes = " + ".join(str(len(part)) for part in rows)
         print(f"| {source}, {DIAGNOSES[label]} | {' / '.join(names)} | {sizes} | " + " | ".join(areas) + " |")
 

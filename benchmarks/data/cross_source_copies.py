@@ -91,21 +91,21 @@ def print_recall(table: list[dict], dataset: datasets.Dataset, pairs: copies.Cop
 
 def are_listed(table: list[dict], dataset: datasets.Dataset, pairs: copies.Copies) -> np.ndarray:
     """Whether the table has each pair: its image, and the lesion of the other."""
-    known = {(pair["image_id"], pair["ham10000_lesion"]) for pair in table}
+    listed = {(pair["image_id"], pair["ham10000_lesion"]) for pair in table}
     images, lesions = list(dataset["image_id"]), list(dataset["lesion_id"])
     both = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
-    return np.array([bool({(images[a], lesions[b]), (images[b], lesions[a])} & known) for a, b in both], bool)
+    return np.array([bool({(images[a], lesions[b]), (images[b], lesions[a])} & listed) for a, b in both], bool)
 
 
 def print_sources(dataset: datasets.Dataset, pairs: copies.Copies, listed: np.ndarray) -> None:
     """Print how many pairs each two sources share."""
     names = list(dataset["source"])
     sources = [tuple(sorted((names[a], names[b]))) for a, b in zip(pairs.first, pairs.second, strict=True)]
-    known = Counter(both for both, of_table in zip(sources, listed, strict=True) if of_table)
+    in_table = Counter(both for both, of_table in zip(sources, listed, strict=True) if of_table)
     print("\n| sources | pairs | in the table |\n|---|---|---|")
     for (one, other), count in Counter(sources).most_common():
-        print(f"| {one} / {other} | {count} | {known[one, other]} |")
-    print(f"| all | {len(sources)} | {known.total()} |")
+        print(f"| {one} / {other} | {count} | {in_table[one, other]} |")
+    print(f"| all | {len(sources)} | {in_table.total()} |")
 
 
 def draw(dataset: datasets.Dataset, pairs: copies.Copies, numbers: np.ndarray, path: Path) -> None:

@@ -24,7 +24,7 @@ SHARED = 0.9  # of the scores of two releases
 LESION = 0.5  # of what they share, of photos of one lesion
 ABSTAINED = 0.01
 SEPARATION = 2.1  # of melanomas and of malignant lesions: an AUROC of 0.93
-FOUND = 0.95
+SENSITIVITY = 0.95
 
 
 def pair(rng: np.random.Generator, melanomas: int, *, alert: float = 0, attention: float = 0, area: float = 0):
@@ -49,7 +49,7 @@ def pair(rng: np.random.Generator, melanomas: int, *, alert: float = 0, attentio
         for name, positive, loss in (("alert", melanoma, alert), ("attention", malignant, attention)):
             score = common[name] + rng.normal(size=len(lesion)) * (1 - SHARED) ** 0.5
             places = separation if name == "alert" else SEPARATION
-            flags[name].append((score >= -stats.norm.ppf(FOUND - new * loss)) & ~abstained)
+            flags[name].append((score >= -stats.norm.ppf(SENSITIVITY - new * loss)) & ~abstained)
             flags[name][-1] = np.where(positive, flags[name][-1], score >= 1)
             if name == "alert":
                 scores.append(score + places * positive)
@@ -81,7 +81,7 @@ def _swap(both: list[np.ndarray], swapped: np.ndarray) -> list[np.ndarray]:
     return [np.where(swapped, new, old), np.where(swapped, old, new)]
 
 
-def refusals(melanomas: int, worse: str, pairs: int, seed: int = 0) -> dict[str, float]:
+def failure_rates(melanomas: int, worse: str, pairs: int, seed: int = 0) -> dict[str, float]:
     """How often pairs are refused, by any rule and by each, and the power that the gate states on average."""
     rng = np.random.default_rng([melanomas, seed])
     rows = []
@@ -106,7 +106,7 @@ def main(pairs: int) -> None:
     start = time.perf_counter()
     for melanomas in MELANOMAS:
         for worse in WORSE:
-            row = refusals(melanomas, worse, pairs)
+            row = failure_rates(melanomas, worse, pairs)
             name = "equal" if worse == "equal" else f"worse by 0.05: {worse}"
             print(f"| {melanomas} | {name} | " + " | ".join(f"{x:.3f}" for x in row.values()) + " |", flush=True)
     print(f"\n{pairs} pairs a row, {time.perf_counter() - start:.0f} seconds")

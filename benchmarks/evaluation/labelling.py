@@ -64,10 +64,10 @@ def main(arguments: argparse.Namespace) -> None:
 def collect(release: Release, dataset: list[str], leave_out: str | None) -> Lesions:
     """The first photo of each lesion that the release has not learnt from, nor the list names."""
     rows = prepare(dataset, "archive").dataset
-    kin = read_names(leave_out) if leave_out else set()
+    excluded = read_names(leave_out) if leave_out else set()
     unseen = contamination.are_unseen(rows, contamination.read(release.name, release.revision))
     ids = zip(unseen, rows["image_id"], rows["lesion_id"], strict=True)
-    rows = rows.select([i for i, (fresh, *names) in enumerate(ids) if fresh and not kin & set(names)])
+    rows = rows.select([i for i, (fresh, *names) in enumerate(ids) if fresh and not excluded & set(names)])
     rows = rows.select(np.sort(np.unique(rows["group"], return_index=True)[1]))
     batches = [
         release.forward(batch, with_features=True) for batch in predict.inputs(release, rows, "Predicting", keep=False)

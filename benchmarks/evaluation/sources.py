@@ -82,11 +82,13 @@ def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path
     splits.check_classes({side: own[side] for side in splits.SHARES})
     foreign = [of_source(sides[side], name, inside=True) for side in ("train", "calibration", "held_out")]
     foreign = concatenate_datasets(foreign)
-    kin = {group for side in contamination.SPLITS for group in own[side]["group"]}  # a lesion that two sources hold
-    foreign = foreign.select([i for i, group in enumerate(foreign["group"]) if group not in kin])
+    own_groups = {
+        group for side in contamination.SPLITS for group in own[side]["group"]
+    }  # a lesion that two sources hold
+    foreign = foreign.select([i for i, group in enumerate(foreign["group"]) if group not in own_groups])
     data = {"sources": with_melanomas(own["train"]), "generated": False}
-    learnt = train_hf.learn(config, folder, own, data)
-    release = Release(learnt.model.eval(), learnt.processor, name=f"without {name}")
+    trained = train_hf.learn(config, folder, own, data)
+    release = Release(trained.model.eval(), trained.processor, name=f"without {name}")
     measured = evaluate.evaluate(release, {"left_out": foreign, "held_out": own["held_out"]})
     shortcuts = baselines.baselines(own | {"held_out": foreign}, measured["left_out"].predictions.probabilities)
     return {
@@ -98,8 +100,8 @@ def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path
             "epochs": int(config.num_train_epochs),
             "seed": config.seed,
         },
-        "training": learnt.speed,
-        "alert": learnt.model.config.alert,
+        "training": trained.speed,
+        "alert": trained.model.config.alert,
         "splits": {side: measured[side].report.to_json() for side in measured},
         "baselines": {name: baseline.to_json() for name, baseline in shortcuts.items()},
     }

@@ -42,7 +42,7 @@ COLD = {
 }
 """To the first answer, as a program of its own."""
 
-_TOLD = "; print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])"
+_PRINT_MEMORY = "; print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])"
 
 Way = Callable[[list[Path]], np.ndarray]
 """Gives the probabilities (n, labels) of images."""
@@ -118,8 +118,8 @@ def batches(plain: Path, fast: Path) -> dict[str, Way]:
     classify = pipeline("image-classification", model=str(plain), **own)
     labels = list(classify.model.config.id2label.values())
 
-    def scores(answers: list) -> np.ndarray:
-        return rows(({one["label"]: one["score"] for one in each} for each in answers), labels)
+    def scores(predictions: list) -> np.ndarray:
+        return rows(({one["label"]: one["score"] for one in each} for each in predictions), labels)
 
     return {
         "pipeline, one by one": lambda paths: scores([classify(str(path), top_k=len(labels)) for path in paths]),
@@ -204,7 +204,7 @@ def cold_starts(folders: dict[str, Path], image: Path, repeats: int) -> str:
 
 def time_start(kind: str, folder: Path, image: Path) -> tuple[float, float, float]:
     """The seconds of the clock and of the processor that a program takes, and its peak of memory in MB."""
-    command = [sys.executable, "-c", f"import sys; {COLD[kind]}{_TOLD}", folder, image]
+    command = [sys.executable, "-c", f"import sys; {COLD[kind]}{_PRINT_MEMORY}", folder, image]
     environment = os.environ | {"PYTHONPATH": str(SPACE.parent)}
     before, began = os.times(), time.perf_counter()
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

@@ -99,7 +99,7 @@ def main(arguments: argparse.Namespace) -> None:
         config = deliver.check(config)
         if number in arguments.rows and not path_of(folder, number, seed).is_file():
             train(number, config, sides, path_of(folder, number, seed))
-    kept = {key: read_answers(path_of(folder, *key), key[0], config, sides) for key, config in configs.items()}
+    kept = {key: read_predictions(path_of(folder, *key), key[0], config, sides) for key, config in configs.items()}
     table = compare({key: run for key, run in kept.items() if run}, sides["validation"])
     (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
     print(as_markdown(table))
@@ -131,8 +131,8 @@ def train(row: int, config: Config, sides: dict[str, Dataset], path: Path) -> No
     validation = sides["validation"]
     probabilities = {"plain": predict.predict_images(release, validation, name="validation").probabilities}
     for name in ALTERED:
-        answers = predict.predict_images(release, with_artefact(validation, name), name=f"validation with {name}")
-        probabilities[name] = answers.probabilities
+        predicted = predict.predict_images(release, with_artefact(validation, name), name=f"validation with {name}")
+        probabilities[name] = predicted.probabilities
     # As if all diagnoses were equally common, whatever mix the row has learnt.
     mix = Draws(
         sides["train"]["label"], sides["train"]["source"], config.sampling, config.logit_adjustment
@@ -159,7 +159,7 @@ def provenance(row: int, config: Config, sides: dict[str, Dataset]) -> str:
     return json.dumps(dataclasses.asdict(config) | parts)
 
 
-def read_answers(path: Path, row: int, config: Config, sides: dict[str, Dataset]) -> dict | None:
+def read_predictions(path: Path, row: int, config: Config, sides: dict[str, Dataset]) -> dict | None:
     """The answers that were kept of a row and a seed, or None.
 
     Raises:

@@ -131,11 +131,11 @@ def _config(arguments: argparse.Namespace, row: str, seed: int) -> Config:
 def fold(splits: dict[str, Dataset], name: str, *, most: int) -> Fold:
     """What is learnt from and predicted where a source is left out, at most so many images of each source."""
     own = {split: of_source(splits[split], name, inside=False) for split in contamination.SPLITS if split in splits}
-    known = {group for rows in own.values() for group in rows["group"]}  # of a lesion that two sources hold
+    own_groups = {group for rows in own.values() for group in rows["group"]}  # of a lesion that two sources hold
     foreign = concatenate_datasets(
         [of_source(splits[s], name, inside=True) for s in ("train", "calibration", "held_out")]
     )
-    foreign = foreign.select([i for i, group in enumerate(foreign["group"]) if group not in known])
+    foreign = foreign.select([i for i, group in enumerate(foreign["group"]) if group not in own_groups])
     dermoscopic = [i for i, source in enumerate(own["validation"]["source"]) if not _is_close_up(source)]
     return Fold(
         capped(own["train"], most),

@@ -9,7 +9,7 @@ from dermalert.clinic.without_labels import AbstentionCheck, AlertRate, Resembla
 from dermalert.errors import first_few
 from dermalert.formatting import percent
 
-STOP, CARE, FINE, NOT_KNOWN = "stop", "take care", "no objection", "not known"
+STOP, CARE, FINE, UNKNOWN = "stop", "take care", "no objection", "not known"
 
 MOST_ABSTAINED = 0.10
 """Share of images that a release may leave unassessed before it is no help; a guess."""
@@ -41,13 +41,13 @@ class Finding:
 
 
 def findings(
-    images: ClinicImages, figures: WithoutLabels, *, learnt_from: list[str], exposure_recorded: bool
+    images: ClinicImages, figures: WithoutLabels, *, exposed: list[str], exposure_recorded: bool
 ) -> list[Finding]:
     """All findings that need no label, in the order in which a person would ask for them."""
     return [
         _files(images),
         _cameras(images),
-        _contamination(images, learnt_from, exposure_recorded=exposure_recorded),
+        _contamination(images, exposed, exposure_recorded=exposure_recorded),
         _abstention(figures.abstention),
         _resemblance(figures.resemblance, figures.among_its_own),
         _alerts(figures.alert_rate),
@@ -76,11 +76,11 @@ def _cameras(images: ClinicImages) -> Finding:
     return Finding(name="Camera", level=level, sentence=text)
 
 
-def _contamination(images: ClinicImages, learnt_from: list[str], *, exposure_recorded: bool) -> Finding:
+def _contamination(images: ClinicImages, exposed: list[str], *, exposure_recorded: bool) -> Finding:
     if not exposure_recorded:
         text = "Which images it has learnt from is not on record: those of them among yours flatter it."
-        return Finding(name="Training images", level=NOT_KNOWN, sentence=text)
-    n, all_of_them = len(learnt_from), len(images.dataset)
+        return Finding(name="Training images", level=UNKNOWN, sentence=text)
+    n, all_of_them = len(exposed), len(images.dataset)
     if not n:
         text = (
             "None of your images, and no copy of one, is among those that it learnt from. Crops and other photos of a "
@@ -89,7 +89,7 @@ def _contamination(images: ClinicImages, learnt_from: list[str], *, exposure_rec
         return Finding(name="Training images", level=FINE, sentence=text)
     text = (
         f"{n:,} of {all_of_them:,} images, or copies of them, are among those that it learnt from, and were left out: "
-        f"{first_few(learnt_from, 3)}."
+        f"{first_few(exposed, 3)}."
     )
     return Finding(name="Training images", level=STOP if 2 * n > all_of_them else CARE, sentence=text)
 
@@ -97,7 +97,7 @@ def _contamination(images: ClinicImages, learnt_from: list[str], *, exposure_rec
 def _abstention(check: AbstentionCheck | None) -> Finding:
     if check is None:
         text = "It assesses every image, whatever it shows: bad pictures are not sorted out."
-        return Finding(name="Abstention", level=NOT_KNOWN, sentence=text)
+        return Finding(name="Abstention", level=UNKNOWN, sentence=text)
     reasons = ", ".join(f"{n} {_SIGNALS[name]}" for name, n in check.reasons.items())
     text = f"It cannot assess {check.abstained} of {check.images} images{f' ({reasons})' if reasons else ''}"
     if check.own.value is not None and check.p is not None:
@@ -112,7 +112,7 @@ def _abstention(check: AbstentionCheck | None) -> Finding:
 def _resemblance(sources: list[Resemblance], among: Resemblance | None) -> Finding:
     if not sources:
         text = "How far your images are from its own cannot be computed: it carries no such record, or they are few."
-        return Finding(name="Resemblance", level=NOT_KNOWN, sentence=text)
+        return Finding(name="Resemblance", level=UNKNOWN, sentence=text)
     nearest = min(sources, key=lambda each: each.auroc.value or 0)
     each = "; ".join(f"{one.source} {format_estimate(one.auroc)}" for one in sources)
     text = f"Told apart from its own unseen images, by what it sees in them (0.5: not at all, 1: always): {each}."

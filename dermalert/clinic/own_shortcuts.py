@@ -81,8 +81,8 @@ def folds_of(positive: np.ndarray, groups: np.ndarray) -> list[Fold]:
 def cross_fitted(features: np.ndarray, positive: np.ndarray, folds: Iterable[Fold]) -> np.ndarray:
     """The log-odds (n,) that a linear model of features (n, d) gives each image after learning from other groups."""
     scores = np.zeros(len(positive))
-    for learnt, scored in folds:
-        drawn = _drawn(learnt, positive)
+    for train, scored in folds:
+        drawn = _drawn(train, positive)
         scores[scored] = _fit(features[drawn], positive[drawn]).decision_function(features[scored])
     return scores
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from dermalert_space.estimate import Estimate
 
-from dermalert.clinic.verdict import CANNOT_BE_TOLD, Verdict, lesions_needed
+from dermalert.clinic.verdict import UNDECIDED, Verdict, lesions_needed
 from dermalert.evaluation import subgroups
 from dermalert.evaluation.intervals import FEWEST_LOGISTIC
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY
@@ -36,7 +36,7 @@ class Question:
 def questions(verdict: Verdict, report: SplitReport, *, positive: str, plural: str, others: int) -> list[Question]:
     """The open and the answered questions of a clinic with so many lesions that show something else."""
     melanoma, n = report.melanoma, verdict.n
-    is_open = verdict.outcome == CANNOT_BE_TOLD
+    is_open = verdict.outcome == UNDECIDED
     shown = Question(
         text=f"Does the alert flag {verdict.promised:g} of the {plural}?",
         answered=not is_open,

@@ -16,7 +16,7 @@ from dermalert.clinic import advice, figures, findings, images, look, with_label
 from dermalert.clinic.adaptation import Adaptation
 from dermalert.clinic.findings import STOP, Finding
 from dermalert.clinic.images import ClinicImages
-from dermalert.clinic.verdict import CANNOT_BE_TOLD, CLAIMS
+from dermalert.clinic.verdict import CLAIMS, UNDECIDED
 from dermalert.clinic.with_labels import WithLabels
 from dermalert.clinic.without_labels import WithoutLabels
 from dermalert.data import contamination
@@ -52,7 +52,7 @@ class ClinicReport:
     model: ModelName
     folder: str
     images: ClinicImages
-    learnt_from: list[str]
+    exposed: list[str]
     exposure_recorded: bool
     assessed: int
     """Images that the model was asked about."""
@@ -69,7 +69,7 @@ class ClinicReport:
     @property
     def outcome(self) -> str:
         """`holds`, `does not hold` or `cannot be told`."""
-        return self.with_labels.verdict.outcome if self.with_labels else CANNOT_BE_TOLD
+        return self.with_labels.verdict.outcome if self.with_labels else UNDECIDED
 
     @property
     def evidence(self) -> str:
@@ -97,7 +97,7 @@ class ClinicReport:
             "folder": self.folder,
             "verdict": {"outcome": self.outcome, "sentence": self.headline, "what_to_do": self.what_to_do},
             "images": counts | {"assessed": self.assessed},
-            "learnt_from": {"known": self.exposure_recorded, "left_out": len(self.learnt_from)},
+            "learnt_from": {"known": self.exposure_recorded, "left_out": len(self.exposed)},
             "no_class_for": self.no_class_for,
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
             "without_labels": self.without_labels.to_json(),
@@ -140,12 +140,12 @@ def examine(
     unseen = _unseen(release, folder, images.load(folder, labels, columns))
     read, dataset = unseen.read, unseen.dataset
     covering, truth = _truth(release, dataset, label_map, labelled=read.labelled)
-    seen = look.look(release, dataset, name=f"images of {folder.resolve().name}")
-    predictions = any_checkpoint.under_classes(seen.predictions, covering, np.maximum(truth, 0))
+    examined = look.look(release, dataset, name=f"images of {folder.resolve().name}")
+    predictions = any_checkpoint.under_classes(examined.predictions, covering, np.maximum(truth, 0))
     predictions, promise = _promise(release, predictions, covering)
     flagged = predictions.alert_as_served
     assert flagged is not None  # `under_classes` gives every model an alert
-    unlabelled = without_labels.examine(release, seen, flagged)
+    unlabelled = without_labels.examine(release, examined, flagged)
     rows = np.flatnonzero(truth >= 0)
     labelled = predictions.select(rows)
     shown = with_labels.examine(labelled, covering, promise) if len(rows) else None
@@ -153,12 +153,12 @@ def examine(
         model=_model_name(release),
         folder=folder.resolve().name,
         images=read,
-        learnt_from=unseen.learnt_from,
+        exposed=unseen.exposed,
         exposure_recorded=unseen.exposure_recorded,
         assessed=len(dataset),
         no_class_for=_no_class_for(dataset, truth) if read.labelled else {},
         findings=findings.findings(
-            read, unlabelled, learnt_from=unseen.learnt_from, exposure_recorded=unseen.exposure_recorded
+            read, unlabelled, exposed=unseen.exposed, exposure_recorded=unseen.exposure_recorded
         ),
         without_labels=unlabelled,
         with_labels=shown,
@@ -173,7 +173,7 @@ class _Unseen(NamedTuple):
 
     read: ClinicImages
     dataset: Dataset
-    learnt_from: list[str]
+    exposed: list[str]
     exposure_recorded: bool
 
 
@@ -189,7 +189,7 @@ def _unseen(release: Release, folder: Path, read: ClinicImages) -> _Unseen:
     return _Unseen(
         read=read,
         dataset=read.dataset.select(_drawn(np.flatnonzero(fresh), read)),
-        learnt_from=np.array(list(read.dataset["image_id"]), object)[~fresh].tolist(),
+        exposed=np.array(list(read.dataset["image_id"]), object)[~fresh].tolist(),
         exposure_recorded=bool(exposure),
     )
 

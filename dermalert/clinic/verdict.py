@@ -13,12 +13,12 @@ from dermalert.evaluation.intervals import clopper_pearson
 from dermalert.evaluation.operating_points import CONFIDENCE, lower_bound
 from dermalert.formatting import share_at_least, share_at_most
 
-HOLDS, DOES_NOT_HOLD, CANNOT_BE_TOLD = "holds", "does not hold", "cannot be told"
+HOLDS, DOES_NOT_HOLD, UNDECIDED = "holds", "does not hold", "cannot be told"
 
 CLAIMS = {
     HOLDS: "The promise holds",
     DOES_NOT_HOLD: "The promise does not hold",
-    CANNOT_BE_TOLD: "Whether the promise holds cannot be told",
+    UNDECIDED: "Whether the promise holds cannot be told",
 }
 
 _MOST = 1_000_000  # lesions; a promise of more than 0.99999 is none
@@ -71,7 +71,7 @@ def limits(n: int, missed: int) -> tuple[float, float]:
 def outcome_of(n: int, missed: int, promised: float) -> str:
     """What n lesions, of which some are missed, show of a promised sensitivity."""
     lower, upper = limits(n, missed)
-    return HOLDS if lower >= promised else DOES_NOT_HOLD if upper < promised else CANNOT_BE_TOLD
+    return HOLDS if lower >= promised else DOES_NOT_HOLD if upper < promised else UNDECIDED
 
 
 def decide(n: int, missed: int, promised: float, *, what: str = "melanomas") -> Verdict:

@@ -44,7 +44,7 @@ class Rows:
         self.source, self.split = list(dataset["source"]), list(dataset["shipped_split"])
         self.archive_rows = list(map(isic9.metadata_of, self.image_id))
         columns = zip(dataset["lesion_id"], self.archive_rows, strict=True)
-        self.lesion = [own or fact.get("lesion_id") for own, fact in columns]
+        self.lesion = [own or row.get("lesion_id") for own, row in columns]
         self.patient = list(dataset["patient_id"])
         self.named = list(dataset["named"]) if "named" in dataset.column_names else []
 

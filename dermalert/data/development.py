@@ -22,10 +22,8 @@ class Reported:
 
     audit: Report
     """Of the data set as it was shipped."""
-    external: dict[str, Dataset]
-    """Data sets that are measured only, by the names of their splits."""
-    external_report: Json
-    """How many images each of them lost, and why."""
+    external: external.External
+    """Data sets that are measured only."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,16 +80,16 @@ class Development:
             UsageError: an external data set cannot be read, or no data set has a column that `--columns` names.
         """
         audit = self.prepared.audit()
-        datasets, report = external.load(
+        reported = external.load(
             config.external,
             self.reading,
-            sides=self.splits,
-            learnt=self.exposure,
+            splits=self.splits,
+            exposure=self.exposure,
             policy=config.label_repair,
             beside=config.dataset_name,
         )
         self.columns.check()
-        return Reported(audit=audit, external=datasets, external_report=report)
+        return Reported(audit=audit, external=reported)
 
     def describe(self, seed: int, external_report: Json) -> Json:
         """The `data` of `metrics.json`."""

@@ -40,7 +40,7 @@ from dermalert.errors import UsageError
 logger = logging.getLogger(__name__)
 
 _WHOSE = ("lesion_id", "patient_id")
-_NO_FACTS: dict[str, Any] = {}  # one for all images
+_NO_METADATA: dict[str, Any] = {}  # one for all images
 
 
 def records(
@@ -87,7 +87,9 @@ def records(
     duplicates = _duplicates([*files, *near])
     folder = _Folder(root, images, tables, beside, unused, selection or Selection())
     records = [
-        dataclasses.replace(record, row=i, source=source, space=space, twins=tuple(duplicates.get(record.image_id, ())))
+        dataclasses.replace(
+            record, row=i, source=source, space=space, duplicates=tuple(duplicates.get(record.image_id, ()))
+        )
         for i, record in enumerate(_records(folder, columns, labels) if labelled else _without_labels(folder))
     ]
     read = {record.path for record in records}
@@ -129,19 +131,19 @@ class _Folder:
             (t, m) for t, m in self.matches[len(tables) :] if t.names_a_diagnosis and (m.rows or m.ambiguous)
         ]
 
-    def facts(self) -> dict[str, dict[str, Any]]:
+    def metadata(self) -> dict[str, dict[str, Any]]:
         """What the tables know of each image, by path; say what stands for nobody, and what contradicts."""
         by_path: dict[str, dict[str, Any]] = {}
         nobody: Counter[str] = Counter()
         against = []
         for path, row, table in self._rows():
-            facts, before = table_cells.facts_of(row, table.columns, nobody), by_path.get(path)
-            other = _other_archive_id(before.get("lesion_id"), facts.get("lesion_id")) if before else None
+            metadata, before = table_cells.metadata_of(row, table.columns, nobody), by_path.get(path)
+            other = _other_archive_id(before.get("lesion_id"), metadata.get("lesion_id")) if before else None
             if before and other:
-                before, facts = before | {"other_lesion_id": other}, facts | {"lesion_id": before["lesion_id"]}
-            if before and not all(map(_agree, map(facts.get, _WHOSE), map(before.get, _WHOSE))):
+                before, metadata = before | {"other_lesion_id": other}, metadata | {"lesion_id": before["lesion_id"]}
+            if before and not all(map(_agree, map(metadata.get, _WHOSE), map(before.get, _WHOSE))):
                 against.append(os.path.relpath(path, self.root))
-            by_path[path] = facts | before if before else facts
+            by_path[path] = metadata | before if before else metadata
         self.unused.add(
             "{n} images in '{where}' have several lesions or patients by their rows, of which the first counts", against
         )
@@ -229,9 +231,9 @@ def say_diagnoses(root: Path, columns: table_columns.Columns) -> bool:
 def _without_labels(folder: _Folder) -> list[Record]:
     """All images, with what the tables know of them but what they show."""
     _forget_namesakes(folder)
-    facts = folder.facts()
+    metadata = folder.metadata()
     records = [
-        Record(image_id=folder_files.image_id_of(path), name="", path=path, facts=facts.get(path, _NO_FACTS))
+        Record(image_id=folder_files.image_id_of(path), name="", path=path, metadata=metadata.get(path, _NO_METADATA))
         for path in folder.images
     ]
     return _without_other_kinds(records, folder.selection, folder.root)
@@ -279,13 +281,13 @@ def _has_class_folders(root: Path) -> bool:
 def _class_folders(folder: _Folder) -> list[Record]:
     root, splits = folder.root, _split_folders(folder.root)
     _forget_namesakes(folder)
-    facts, shipped = folder.facts(), folder.splits()
+    metadata, shipped = folder.metadata(), folder.splits()
     parts: list[tuple[str | None, Path]] = [*splits] if splits else [(None, root)]
     records = [
         dataclasses.replace(record, shipped_split=_merge_splits(record.shipped_split, shipped.get(record.path)))
         for split, place in parts
         for class_folder in _folders(place)
-        for record in _class_folder(class_folder, split, facts, folder.unused)
+        for record in _class_folder(class_folder, split, metadata, folder.unused)
     ]
     against: Counter[str] = Counter()
     labelling = [(table, match) for table, match in folder.matches if table.names_a_diagnosis]
@@ -323,7 +325,7 @@ def _say_test(records: list[Record], shipped: Mapping[str, str], root: Path) -> 
 
 def _without_other_kinds(records: list[Record], selection: Selection, root: Path) -> list[Record]:
     """The records of the kinds of pictures that are taken; what no table says to be another kind is dermoscopy."""
-    kinds = [record.facts.get("image_type", DERMOSCOPIC) for record in records]
+    kinds = [record.metadata.get("image_type", DERMOSCOPIC) for record in records]
     leave_out_kinds(Counter(kind for kind in kinds if not selection.admits(kind)), str(root), selection)
     return [record for record, kind in zip(records, kinds, strict=True) if selection.admits(kind)]
 
@@ -345,7 +347,7 @@ def _refine(
 
 
 def _class_folder(
-    folder: Path, split: str | None, facts: Mapping[str, dict[str, Any]], unused: Unused
+    folder: Path, split: str | None, metadata: Mapping[str, dict[str, Any]], unused: Unused
 ) -> Iterator[Record]:
     walk = ((below, files) for below, _, files in os.walk(folder) if below != str(folder))
     nested = [os.path.join(below, name) for below, files in walk for name in files]
@@ -362,7 +364,7 @@ def _class_folder(
                 malignancy=malignancy,
                 path=path,
                 shipped_split=split,
-                facts=facts.get(path, _NO_FACTS),
+                metadata=metadata.get(path, _NO_METADATA),
             )
 
 
@@ -382,7 +384,7 @@ def _from_tables(folder: _Folder) -> list[Record]:
         lacking = dict.fromkeys(name for _, match in folder.labelling for name in match.without_file)
         folder.unused.add("{n} rows of '{where}' have no image", lacking)
     _forget_namesakes(folder)
-    facts, shipped = folder.facts(), folder.splits()
+    metadata, shipped = folder.metadata(), folder.splits()
     records = []
     for path in filter(labels.__contains__, folder.images):
         label, table, row = labels[path]
@@ -392,7 +394,7 @@ def _from_tables(folder: _Folder) -> list[Record]:
         record = Record(
             image_id=folder_files.image_id_of(path), name=label, malignancy=malignancy, path=path, shipped_split=split
         )
-        records.append(dataclasses.replace(record, facts=facts.get(path, _NO_FACTS)))
+        records.append(dataclasses.replace(record, metadata=metadata.get(path, _NO_METADATA)))
     _say_test(records, shipped, root)
     return _without_other_kinds(records, folder.selection, root)
 

@@ -34,10 +34,11 @@ def with_groups(rows: pa.Table) -> pa.Table:
 def _listed_duplicates(rows: pa.Table) -> Iterator[tuple[int, int]]:
     """Yield the numbers of rows that their source calls copies of each other, or whose names call them so."""
     names = [(row["named"], row["image_id"]) for row in each(rows, "named", "image_id")]
-    twins = [(names[i], (names[i][0], twin)) for i, those in enumerate(rows["twins"].to_pylist()) for twin in those]
-    meant = {name for pair in twins for name in pair}
+    listed = rows["duplicates"].to_pylist()
+    pairs = [(names[i], (names[i][0], other)) for i, others in enumerate(listed) for other in others]
+    meant = {name for pair in pairs for name in pair}
     places = {name: i for i, name in enumerate(names) if name in meant}
-    yield from ((places[name], places[twin]) for name, twin in twins if twin in places)
+    yield from ((places[name], places[other]) for name, other in pairs if other in places)
     yield from _augmented_copies(names, rows["label"].to_pylist())
 
 

@@ -255,7 +255,7 @@ def _records(
             # What ships as a test split is one; whatever else a split is called, it is there to be trained on.
             shipped_split="test" if "test" in shipped else "train",
             source=name,
-            facts=table_cells.facts_of(row, columns, nobody),
+            metadata=table_cells.metadata_of(row, columns, nobody),
         )
     leave_out_kinds(other, where, selection)
     warn_of_nobody(nobody, where)

@@ -1,6 +1,6 @@
 """What is known of the 2202 images of the nine-class set, from the ISIC archive and the official ground truths.
 
-`isic9.csv` is built, and checked against those ground truths, by `scripts/build_isic9.py`. Facts only: no image.
+`isic9.csv` is built, and checked against those ground truths, by `scripts/build_isic9.py`. Metadata only: no image.
 """
 
 import csv

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from dermalert.data import isic9, schema, splits
-from dermalert.data.schema import FACTS, fill, same_image
+from dermalert.data.schema import METADATA, fill, same_image
 from dermalert.errors import UsageError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _changes(before: Iterable[int], after: Iterable[int], names: list[str]) -> d
 def _one_row_an_image(dataset: Dataset, labels: list[int]) -> tuple[Dataset, dict[str, int], int]:
     """Merge the copies of each image under these labels; return what was dropped, and how many rows were merged."""
     names = dataset.features["label"].names
-    rows = dataset.select_columns(["image_id", "content", "shipped_split", *FACTS]).to_list()
+    rows = dataset.select_columns(["image_id", "content", "shipped_split", *METADATA]).to_list()
     copies = defaultdict(list)
     for i, image in enumerate(splits.groups(map(same_image, rows))):
         copies[image].append(i)
@@ -115,7 +115,7 @@ def _one_row_an_image(dataset: Dataset, labels: list[int]) -> tuple[Dataset, dic
         for i in same:
             fill(rows[kept[-1]], rows[i])
         merged += len(same) - 1
-    columns = {"label": labels, **{name: [row[name] for row in rows] for name in FACTS}}
+    columns = {"label": labels, **{name: [row[name] for row in rows] for name in METADATA}}
     return schema.with_columns(dataset, columns).select(sorted(kept)), dict(dropped), merged
 
 

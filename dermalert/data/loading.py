@@ -46,7 +46,7 @@ _IMAGES = Features({"image": Image(decode=False)})
 _ROWS = pa.schema(
     [
         *(field for field in schema.FEATURES.arrow_schema if field.name not in ("image", "group")),
-        pa.field("twins", pa.list_(pa.string())),
+        pa.field("duplicates", pa.list_(pa.string())),
         pa.field("other_lesion_id", pa.string()),
         pa.field("named", pa.string()),
         pa.field("number", pa.int64()),  # of the image among those of its source
@@ -117,8 +117,8 @@ def load(
     """Load one or more data sets into the schema `FEATURES`.
 
     An image that several of them hold under one label becomes one row, with what any of them knows of it. Copies within
-    one data set stay, and so do copies under different labels: `repair` is for those. What the facts about the
-    nine-class set know of an image, and its source does not, is filled in.
+    one data set stay, and so do copies under different labels: `repair` is for those. What the table of the
+    nine-class set has of an image, and its source does not, is filled in.
 
     Args:
         names: `demo`, folders, or `USER/NAME[@REVISION]` of data sets on the Hub.
@@ -235,7 +235,7 @@ def _merge_copies(table: pa.Table) -> pa.Table:
     for same in several:
         first = max(same, key=lambda place: rows[place]["shipped_split"] == "test")
         kept = rows[first]
-        # Whether an image has kin in a shipped training split must not depend on the order of the sources.
+        # Whether an image has related ones in a shipped training split must not depend on the order of the sources.
         if any(rows[place]["shipped_split"] == "train" for place in same):
             kept["shipped_split"] = kept["shipped_split"] or "train"
         for place in same:
@@ -279,7 +279,7 @@ def _demo() -> tuple[list[Record], Dataset]:
         photo.image.save(buffer, "PNG")
         metadata = {name: getattr(photo, name) for name in ("lesion_id", "age", "sex", "site")}
         records.append(
-            Record(image_id=photo.image_id, name=photo.diagnosis, row=i, source=provenance.GENERATED, facts=metadata)
+            Record(image_id=photo.image_id, name=photo.diagnosis, row=i, source=provenance.GENERATED, metadata=metadata)
         )
         pictures.append({"path": None, "bytes": buffer.getvalue()})
     return records, _pictures(pictures)
@@ -315,7 +315,7 @@ def _read(source: _Source, labels: tuple[str, ...], kind: np.dtype, *, strict: b
     def rows() -> Iterator[dict[str, Any]]:
         for record, look in zip(records, looks, strict=True):
             if look.fault:
-                bad.append(_in_words(record, look.fault))
+                bad.append(_fault_text(record, look.fault))
                 places.append(_place(name, record))
             else:
                 row = _row(record, labels.index(record.name), look.content, of_archive=of_archive)
@@ -331,7 +331,7 @@ def _read(source: _Source, labels: tuple[str, ...], kind: np.dtype, *, strict: b
     return table, places
 
 
-def _in_words(record: Record, fault: Exception) -> str:
+def _fault_text(record: Record, fault: Exception) -> str:
     why = re.sub(r" ?<_io\.BytesIO object at 0x\w+>", "", str(fault.__cause__ or fault))
     return f"'{clean(record.path) or record.image_id}' ({why[:60]})"
 
@@ -360,16 +360,16 @@ def _row(record: Record, label: int, content: str | None, *, of_archive: bool) -
         "source": _source_of(record),
         "content": content,
         "shipped_split": record.shipped_split,
-        "twins": record.twins,
+        "duplicates": record.duplicates,
         "number": record.row,
     }
-    row = record.facts | _own_ids(record, of_archive=of_archive) | row
+    row = record.metadata | _own_ids(record, of_archive=of_archive) | row
     schema.fill(row, isic9.metadata_of(record.image_id))
     return row
 
 
 def _source_of(record: Record) -> str:
-    attribution, image_type = record.facts.get("source"), record.facts.get("image_type")
+    attribution, image_type = record.metadata.get("source"), record.metadata.get("image_type")
     return provenance.source(record.image_id, record.source, attribution=attribution, image_type=image_type)
 
 
@@ -381,7 +381,7 @@ def _own_ids(record: Record, *, of_archive: bool) -> dict[str, str]:
     """
     of_pad = pad_ufes(record.image_id)
     ids = dict(zip(("patient_id", "lesion_id"), of_pad, strict=True)) if of_pad else {}
-    ids |= {name: record.facts[name] for name in _IDS if record.facts.get(name)}
+    ids |= {name: record.metadata[name] for name in _IDS if record.metadata.get(name)}
     return {
         name: value if of_pad or (of_archive and is_archive_id(value)) else f"{record.space or record.source}: {value}"
         for name, value in ids.items()

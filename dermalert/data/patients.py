@@ -32,7 +32,7 @@ def settle(records: list[Record], where: str) -> None:
     archive's ids stay as they are.
     """
     for field, what in _FIELDS.items():
-        counts = Counter(record.facts[field] for record in records if field in record.facts)
+        counts = Counter(record.metadata[field] for record in records if field in record.metadata)
         counts = Counter({one: n for one, n in counts.items() if not identifiers.is_archive_id(one)})
         if counts:
             largest, few = counts.most_common(2), [n for n in counts.values() if n < _MANY]
@@ -101,8 +101,8 @@ def _one_spelling(ids: list[str], sexes: Mapping[str, set[str]]) -> dict[str, st
 def _sexes(records: list[Record], field: str) -> Mapping[str, set[str]]:
     sexes = defaultdict(set)
     for record in records:
-        if field in record.facts and record.facts.get("sex"):
-            sexes[record.facts[field]].add(record.facts["sex"])
+        if field in record.metadata and record.metadata.get("sex"):
+            sexes[record.metadata[field]].add(record.metadata["sex"])
     return sexes
 
 
@@ -130,8 +130,8 @@ def _apply(records: list[Record], field: str, changes: Mapping[str, str | None])
     if not changes:
         return
     for i, record in enumerate(records):
-        now = record.facts.get(field)
+        now = record.metadata.get(field)
         if now is not None and now in changes:
-            facts = {name: value for name, value in record.facts.items() if name != field}
-            facts |= {field: changes[now]} if changes[now] else {}
-            records[i] = dataclasses.replace(record, facts=facts)
+            metadata = {name: value for name, value in record.metadata.items() if name != field}
+            metadata |= {field: changes[now]} if changes[now] else {}
+            records[i] = dataclasses.replace(record, metadata=metadata)

@@ -32,9 +32,9 @@ class Record:
     shipped_split: str | None = None
     malignancy: str = ""
     """What the source says of just that, if it has a column or folder for it."""
-    twins: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
     """Images that the source calls copies of this one."""
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Lesion, patient, age, sex, site and who made the picture, of those that the source knows."""
 
 

@@ -38,7 +38,7 @@ FEATURES = Features(
 CONFIRMATIONS = ("histopathology", "confocal microscopy", "follow-up", "expert consensus", "clinical assessment")
 """How a diagnosis was confirmed, the surest first."""
 
-FACTS = ("lesion_id", "patient_id", "age", "sex", "site", "skin_type", "confirmation")
+METADATA = ("lesion_id", "patient_id", "age", "sex", "site", "skin_type", "confirmation")
 """The columns that a copy of an image may know where another does not."""
 
 
@@ -103,8 +103,8 @@ def same_image(row: Mapping[str, Any]) -> tuple[str | None, ...]:
 
 
 def fill(row: Json, other: Mapping[str, Any]) -> None:
-    """Add to a row what is known of its image otherwise and not there yet, of `FACTS`, and its clinic."""
-    for name in FACTS:
+    """Add to a row what is known of its image otherwise and not there yet, of `METADATA`, and its clinic."""
+    for name in METADATA:
         if row.get(name) is None and other.get(name) is not None:
             row[name] = other[name]
     if "source" in row:

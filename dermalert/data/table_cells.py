@@ -81,10 +81,10 @@ def malignancy_of(row: Mapping[str, Any], columns: Mapping[str, str] | None = No
     return word if number is None else _MALIGNANCY.get(number, word)
 
 
-def facts_of(
+def metadata_of(
     row: Mapping[str, Any], columns: Mapping[str, str] | None = None, nobody: Counter[str] | None = None
 ) -> dict[str, Any]:
-    """What the row knows of lesion, patient, age, sex, site, skin type, confirmation, source and image type.
+    """The row's lesion, patient, age, sex, site, skin type, confirmation, source and image type.
 
     Args:
         row: of a table.
@@ -99,12 +99,12 @@ def facts_of(
     if ids.get("lesion_id", "").isdigit() and "patient_id" in ids:
         # PAD-UFES-20 numbers its lesions; another source's 1765 is another lesion.
         ids["lesion_id"] = f"{ids['patient_id']}_{ids['lesion_id']}"
-    facts = {"age": age_of(row, columns), "sex": sex_of(row, columns), "site": site_of(row, columns)}
-    facts |= {"skin_type": skin_type_of(row, columns), "confirmation": confirmation_of(row, columns)}
+    metadata = {"age": age_of(row, columns), "sex": sex_of(row, columns), "site": site_of(row, columns)}
+    metadata |= {"skin_type": skin_type_of(row, columns), "confirmation": confirmation_of(row, columns)}
     kind = kind_of(row, columns)
-    facts |= {"source": _cell(row, columns, "source") or None}
-    facts |= {"image_type": None if kind == "dermoscopic" else kind}  # so that any row can say that it is none
-    return ids | {name: value for name, value in facts.items() if value is not None}
+    metadata |= {"source": _cell(row, columns, "source") or None}
+    metadata |= {"image_type": None if kind == "dermoscopic" else kind}  # so that any row can say that it is none
+    return ids | {name: value for name, value in metadata.items() if value is not None}
 
 
 _OLDEST = 120  # years: 999 is a spreadsheet's word for an age that is not known

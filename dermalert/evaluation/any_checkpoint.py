@@ -334,7 +334,7 @@ def remarks(report: CheckpointReport) -> list[str]:
     if "test" in report.splits:
         sentences.append(
             "test is the shipped test split under the labels that --repair leaves, clean_test the part of it without "
-            "kin in the rest; the official_test of a release's card has the labels as they were shipped."
+            "related images in the rest; the official_test of a release's card has the labels as they were shipped."
         )
     sentences += _as_served(report, positive)
     if report.exposure_recorded:

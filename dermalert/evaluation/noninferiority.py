@@ -6,11 +6,11 @@ from scipy import stats
 MARGIN = 0.05
 """The loss, of a sensitivity or an AUROC, that matters: the power is that of finding it."""
 
-REFUSALS_OF_EQUALS = 0.05
+SIGNIFICANCE = 0.05
 """How often at most equal releases are refused, by all rules together."""
 
 
-def p_of_lost_answers(old: np.ndarray, new: np.ndarray, groups: np.ndarray) -> float:
+def p_of_lower_sensitivity(old: np.ndarray, new: np.ndarray, groups: np.ndarray) -> float:
     """How probable so large a loss of hits is by chance, one-sided and exact, were the releases exchangeable.
 
     Of each group the answers of the two could then as well be swapped: the loss is held against all such swaps. Where
@@ -45,7 +45,7 @@ def worth(old: np.ndarray, new: np.ndarray, groups: np.ndarray) -> tuple[int, fl
     return max(round(len(old) * changes.sum() / (changes**2).sum()), 1), discordance
 
 
-def power_of_lost_answers(lesions: int, discordance: float, level: float) -> float:
+def power_of_lower_sensitivity(lesions: int, discordance: float, level: float) -> float:
     """How probable it is that the exact test at a level finds a loss of `MARGIN` in independent images.
 
     Args:

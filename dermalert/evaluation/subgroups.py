@@ -167,11 +167,11 @@ def sensitivity_by_subgroup(dataset: Dataset, alert: np.ndarray | None) -> Subgr
     corrected = holm([test.p for test in tests])
     tests = [dataclasses.replace(test, p_corrected=p) for test, p in zip(tests, corrected, strict=True)]
     enough = [test for test in tests if test.n_melanomas >= FEWEST]
-    weakest = min(enough, key=_share_found, default=None)
+    weakest = min(enough, key=_sensitivity_of, default=None)
     return SubgroupSensitivity(tests=tests, weakest=weakest, sentences=sentences(tests, weakest))
 
 
-def _share_found(detection: Detection | SubgroupTest) -> float:
+def _sensitivity_of(detection: Detection | SubgroupTest) -> float:
     return detection.n_found / detection.n_melanomas
 
 
@@ -189,7 +189,7 @@ def _tests(
             table = [[side.n_found, side.n_melanomas - side.n_found] for side in (one, rest)]
             p = float(stats.fisher_exact(table).pvalue)
             tests.append(SubgroupTest(kind=kind, name=name, **vars(one), rest=rest, p=p, p_corrected=p))
-    return sorted(tests, key=_share_found)[:1] if len(subgroups) == 2 else tests
+    return sorted(tests, key=_sensitivity_of)[:1] if len(subgroups) == 2 else tests
 
 
 def _detection(alert: np.ndarray, lesions: np.ndarray, among: np.ndarray) -> Detection:
@@ -231,7 +231,7 @@ def differing(tests: list[SubgroupTest]) -> list[str]:
 def _sentence(test: SubgroupTest, n: int) -> str:
     rest = test.rest
     return (
-        f"{'Lower' if _share_found(test) < _share_found(rest) else 'Higher'} sensitivity beyond chance: "
+        f"{'Lower' if _sensitivity_of(test) < _sensitivity_of(rest) else 'Higher'} sensitivity beyond chance: "
         f"{_counted(test)}; of the others whose {test.kind} is known {rest.n_found} of {rest.n_melanomas} "
         f"(Fisher's exact test: p = {test.p:.2g}, and {test.p_corrected:.2g} corrected for {n} subgroups)."
     )

@@ -1,6 +1,6 @@
 """Pictures that no release can assess: generated ones that show no lesion, and lesions that nobody could see.
 
-They are no photographs: those are measured by `benchmarks/evaluation/refusal.py`.
+They are no photographs: those are measured by `benchmarks/evaluation/abstention.py`.
 """
 
 from collections.abc import Callable, Iterator

@@ -251,7 +251,7 @@ def render_card(figures: Json, repo_id: str, sizes: dict[str, int]) -> str:
 
 def _metadata(figures: Json, repo_id: str, sizes: dict[str, int]) -> DatasetCardData:
     counts = {name: n for name, n in figures["data"]["sides"].items() if n}
-    # `set_aside` has kin in `test`, and `clean_test` is part of it: who loads the data set should get neither unasked.
+    # `set_aside` is related to `test`, and `clean_test` is part of it: who loads the data set should get neither unasked.
     default = [name for name in counts if name != "set_aside"]
     configs = {"default": {name: f"data/{name}-*.parquet" for name in default}}
     if figures["data"]["clean_test"]:

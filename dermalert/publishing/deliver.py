@@ -58,8 +58,8 @@ def _check_reports(names: list[str]) -> None:
     """Refuse to record curves where that cannot be done."""
     for name in names:
         if name not in (*INTEGRATION_TO_CALLBACK, "none", "all"):
-            known = ["none", "all", *INTEGRATION_TO_CALLBACK]
-            raise UsageError(f"--report_to {name} is none of {', '.join(known)}.{did_you_mean(name, known)}")
+            trackers = ["none", "all", *INTEGRATION_TO_CALLBACK]
+            raise UsageError(f"--report_to {name} is none of {', '.join(trackers)}.{did_you_mean(name, trackers)}")
         if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
             package = "-e '.[tracking]'" if name in ("tensorboard", "trackio") else name
             raise UsageError(f"--report_to {name} is not installed: pip install {package}.")

@@ -88,7 +88,7 @@ def assemble(
             release, calibration = fit_abstention.add(staging, release, splits["train"], splits["calibration"])
         with steps.step(measuring.OPERATING_POINTS):
             release = operating_points.add(staging, release, calibration)
-        measured = _measure(steps, release, trained, splits, reported.external)
+        measured = _measure(steps, release, trained, splits, reported.external.splits)
         if folds := [fold for fold in out_of_fold if fold]:
             measured["out_of_fold"] = evaluate.measure(predict.pool(folds))
         predictions = {name: split.predictions for name, split in measured.items()}
@@ -149,7 +149,7 @@ def _metrics(
         "schema": 1,
         "version": None,  # until it is published
         "base_model": about["base_model"],
-        "data": data.describe(run.config.split_seed, reported.external_report)
+        "data": data.describe(run.config.split_seed, reported.external.report)
         | {"generated": about["generated"], "trained_on": about["data"]},
         "splits": {name: split.report.to_json() for name, split in measured.items()},
         "baselines": {name: baseline.to_json() for name, baseline in shortcuts.items()},

@@ -95,7 +95,7 @@ def examine(
     return predict_images(examining, dataset, name="calibration images", keep=True), examination.signals
 
 
-class Refusal(TypedDict):
+class AbstentionThresholds(TypedDict):
     """The key `refusal` of a release's config: thresholds by signal, and what they promise."""
 
     thresholds: dict[str, float]
@@ -119,7 +119,7 @@ class Abstentions(TypedDict):
     unfit: dict[str, Share]
 
 
-def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> Refusal:
+def thresholds(release: Release, signals: Sequence[dict[str, float]]) -> AbstentionThresholds:
     """The thresholds by the calibration images' signals, and their promise.
 
     Of n images and one more like them, each is the most extreme with probability 1 / (n + 1). Light, contrast, detail

@@ -29,7 +29,7 @@ _REST = 1.5  # times the predictions, with intervals, baselines, export and figu
 
 def announce(config: Config, release: Release, data: Development, reported: Reported) -> Steps:
     """Print how many steps there are, and about how long they take; return them."""
-    steps = Steps(_images(config, data.splits, reported.external))
+    steps = Steps(_images(config, data.splits, reported.external.splits))
     seconds = _REST * sum(steps.totals.values()) * _seconds_an_image(release)
     print(f"Measuring: {len(steps.totals)} steps, about {duration(max(seconds, 60))}.", flush=True)
     return steps

@@ -25,7 +25,7 @@ _RULES = {
     "fewest": FEWEST,
     "fall": noninferiority.MARGIN,
     "margin": noninferiority.MARGIN,
-    "refusals_of_equals": noninferiority.REFUSALS_OF_EQUALS,
+    "refusals_of_equals": noninferiority.SIGNIFICANCE,
     "ece": ECE,
 }
 
@@ -127,7 +127,7 @@ def run_tests(both: Pair) -> dict[str, LossTest]:
         "malignant_sensitivity": (both.malignant, both.attentions),
     }
     rules = {name: rule for name, rule in rules.items() if rule[1] is None or all(flag is not None for flag in rule[1])}
-    level = noninferiority.REFUSALS_OF_EQUALS / len(rules)
+    level = noninferiority.SIGNIFICANCE / len(rules)
     return {name: _test(both, *rule, level) for name, rule in rules.items()}
 
 
@@ -139,8 +139,8 @@ def _test(both: Pair, positive: np.ndarray, flags: tuple[Any, ...] | None, level
         p, power = noninferiority.p_of_lower_area(*change), noninferiority.power_of_lower_area(*change[1:], level)
     else:
         old, new = (flag[positive] for flag in flags)
-        p = noninferiority.p_of_lost_answers(old, new, groups)
-        power = noninferiority.power_of_lost_answers(*noninferiority.worth(old, new, groups), level)
+        p = noninferiority.p_of_lower_sensitivity(old, new, groups)
+        power = noninferiority.power_of_lower_sensitivity(*noninferiority.worth(old, new, groups), level)
     return LossTest(n=n, p=p, level=level, loss_shown=p <= level, power=power)
 
 

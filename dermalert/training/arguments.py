@@ -12,7 +12,7 @@ from dermalert.errors import UsageError, first_line
 from dermalert.training import distributed
 
 _OURS = ("push_to_hub", "hub_model_id", "hub_strategy", "resume_from_checkpoint", "do_train", "do_eval", "do_predict")
-_REFUSALS = (ValueError, TypeError, ImportError, RuntimeError, OSError, KeyError, AttributeError, NotImplementedError)
+_ERRORS = (ValueError, TypeError, ImportError, RuntimeError, OSError, KeyError, AttributeError, NotImplementedError)
 
 
 def training_arguments(config: Config, folder: Path) -> TrainingArguments:
@@ -40,8 +40,8 @@ def training_arguments(config: Config, folder: Path) -> TrainingArguments:
         arguments[older] = None
     try:
         return TrainingArguments(**arguments)
-    except _REFUSALS as error:
-        raise _refusal(error) from error
+    except _ERRORS as error:
+        raise _usage_error(error) from error
 
 
 def check(config: Config) -> None:
@@ -58,9 +58,9 @@ def check(config: Config) -> None:
         steps: dict[str, Any] = {"num_warmup_steps": 1, "num_training_steps": 10}
         steps["scheduler_specific_kwargs"] = arguments.lr_scheduler_kwargs
         get_scheduler(arguments.lr_scheduler_type, optimizer, **steps)
-    except _REFUSALS as error:
-        raise _refusal(error) from error
+    except _ERRORS as error:
+        raise _usage_error(error) from error
 
 
-def _refusal(error: Exception) -> UsageError:
+def _usage_error(error: Exception) -> UsageError:
     return UsageError(f"the Trainer refuses these settings: {first_line(error)}.")

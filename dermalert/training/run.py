@@ -72,15 +72,15 @@ class Run:
             self._resumed = distributed.broadcast_from_main(self._find_checkpoint)
             yield
 
-    def adopt(self, found: Json, tuning: Json) -> Config:
+    def adopt(self, best: Json, tuning: Json) -> Config:
         """Take the settings that a search has found as the run's, and return all; its folder keeps those of the flags.
 
         Args:
-            found: by the names of their fields.
+            best: by the names of their fields.
             tuning: the search, as `metrics.json` states it.
         """
-        self.config, self.tuning = dataclasses.replace(self.config, **found), tuning
-        self.settings |= found | {"tune": 0}  # the release was trained once, with these
+        self.config, self.tuning = dataclasses.replace(self.config, **best), tuning
+        self.settings |= best | {"tune": 0}  # the release was trained once, with these
         return self.config
 
     def _find_checkpoint(self) -> checkpoint_sync.Snapshot | None:

@@ -112,13 +112,13 @@ def search(run: Run, splits: dict[str, Dataset], data: Json, make_trainer: Calla
 
 def ranges(config: Config) -> dict[str, list[float]]:
     """What is searched, and from where to where: around what the flags say, which is tried first."""
-    found = {
+    ranges = {
         "learning_rate": [config.learning_rate / 10, config.learning_rate * 10],
         "weight_decay": [0.0, max(0.1, 2 * config.weight_decay)],
     }
     if config.warmup_steps < 1:  # a share
-        found["warmup_steps"] = [0.0, max(0.2, config.warmup_steps)]
-    return found
+        ranges["warmup_steps"] = [0.0, max(0.2, config.warmup_steps)]
+    return ranges
 
 
 def _try(config: Config, tuning: Tuning, trainer: RecipeTrainer, model: PreTrainedModel) -> Trial:

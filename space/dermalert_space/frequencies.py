@@ -114,8 +114,8 @@ def bands(scores: np.ndarray, hits: np.ndarray, threshold: float | None) -> Band
         return Bands()
     sides = itertools.pairwise(sorted({0.0, *([] if threshold is None else [threshold]), 1.0}))
     parts = [pair for low, high in sides for pair in itertools.pairwise(_edges(scores, low, high))]
-    found = tuple(_band(scores, hits, low, high) for low, high in parts)
-    return Bands(bands=found, lesions=len(scores), share=float(hits.mean()))
+    bands = tuple(_band(scores, hits, low, high) for low, high in parts)
+    return Bands(bands=bands, lesions=len(scores), share=float(hits.mean()))
 
 
 def _edges(scores: np.ndarray, low: float, high: float) -> list[float]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dermalert.clinic.verdict import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, decide, lesions_needed, outcome_of
+from dermalert.clinic.verdict import DOES_NOT_HOLD, HOLDS, UNDECIDED, decide, lesions_needed, outcome_of
 
 PROMISED = 0.95
 
@@ -33,13 +33,13 @@ def test_simulated_clinics_are_judged_wrongly_in_at_most_five_percent():
 
 def test_enough_lesions_show_a_promise_and_its_breach():
     assert decide(59, 0, PROMISED).outcome == HOLDS
-    assert decide(58, 0, PROMISED).outcome == CANNOT_BE_TOLD
+    assert decide(58, 0, PROMISED).outcome == UNDECIDED
     assert decide(40, 10, PROMISED).outcome == DOES_NOT_HOLD
 
 
 def test_the_verdict_names_the_lesions_and_what_would_show_the_promise():
     verdict = decide(40, 1, PROMISED)
-    assert verdict.outcome == CANNOT_BE_TOLD
+    assert verdict.outcome == UNDECIDED
     assert verdict.evidence == (
         "39 of 40 melanomas flagged (n = 40): at least 0.886. 59 without a miss, or 93 with one, would show 0.95."
     )
@@ -47,11 +47,11 @@ def test_the_verdict_names_the_lesions_and_what_would_show_the_promise():
 
 
 def test_without_lesions_nothing_can_be_told():
-    assert decide(0, 0, PROMISED).outcome == CANNOT_BE_TOLD
+    assert decide(0, 0, PROMISED).outcome == UNDECIDED
 
 
 @pytest.mark.parametrize(("missed", "needed"), [(0, 59), (1, 93), (2, 124)])
 def test_the_fewest_lesions_that_show_a_promise(missed, needed):
     assert lesions_needed(PROMISED, missed) == needed
     assert decide(needed, missed, PROMISED).outcome == HOLDS
-    assert decide(needed - 1, missed, PROMISED).outcome == CANNOT_BE_TOLD
+    assert decide(needed - 1, missed, PROMISED).outcome == UNDECIDED

@@ -17,7 +17,7 @@ def learnt(tmp_path_factory):
 
 def load(named, learnt):
     sides = learnt[1]
-    return external.load(named, sides=sides, learnt=contamination.of(sides), policy="none")[0]
+    return external.load(named, splits=sides, exposure=contamination.of(sides), policy="none").splits
 
 
 def test_another_data_set_is_reported_as_a_whole(learnt, tmp_path):
@@ -34,7 +34,7 @@ def test_an_image_with_kin_among_those_learnt_from_is_left_out(learnt, tmp_path,
     image.resize((48, 48)).save(other / "nevus" / "again.png")
     dataset = load([f"there={other}"], learnt)["external/there"]
     assert len(dataset) == 18
-    assert "left out of there: 2 images with kin among those learnt from" in caplog.text
+    assert "left out of there: 2 images related to those learnt from" in caplog.text
 
 
 def test_what_was_held_out_may_be_reported_again(learnt, tmp_path):
@@ -48,7 +48,7 @@ def test_what_was_held_out_may_be_reported_again(learnt, tmp_path):
 def test_a_data_set_that_was_learnt_from_is_refused(learnt, tmp_path):
     (tmp_path / "same" / "nevus").mkdir(parents=True)
     shutil.copy(learnt[1]["train"][0]["image"].filename, tmp_path / "same" / "nevus" / "copy.png")
-    with pytest.raises(UsageError, match="nothing is left of --external again: all its images have kin among those"):
+    with pytest.raises(UsageError, match="nothing is left of --external again: all its images are related to those"):
         load([f"again={tmp_path / 'same'}"], learnt)
 
 
@@ -59,8 +59,8 @@ def test_a_patient_of_another_clinic_whose_folder_has_the_same_name_is_no_kin(tm
         write_table(root / "metadata.csv", rows)
     north, south = str(tmp_path / "north/derm"), str(tmp_path / "south/derm")
     sides = splits.split(loading.load([north]).dataset)
-    options = {"sides": sides, "learnt": contamination.of(sides), "policy": "none", "beside": [north]}
-    assert len(external.load([f"south={south}"], **options)[0]["external/south"]) == 10
+    options = {"splits": sides, "exposure": contamination.of(sides), "policy": "none", "beside": [north]}
+    assert len(external.load([f"south={south}"], **options).splits["external/south"]) == 10
 
 
 @pytest.mark.parametrize("argument", ["photos/", "=photos/", "a b=photos/", "clinic="])

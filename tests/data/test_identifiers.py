@@ -492,12 +492,12 @@ def test_a_picture_that_is_called_no_dermoscopy_is_none(kind):
 
 @pytest.mark.parametrize("cell", ["999", "-1", "inf", "nan", "250", "unknown", ""])
 def test_an_age_that_nobody_has_is_not_recorded(cell):
-    assert "age" not in table_cells.facts_of({"image_id": "a", "age": cell})
+    assert "age" not in table_cells.metadata_of({"image_id": "a", "age": cell})
 
 
 @pytest.mark.parametrize(("cell", "years"), [("85+", 85), ("0", 0), ("47,5", 47.5), ("61 years", 61), ("103", 103)])
 def test_an_age_is_read_as_people_write_it(cell, years):
-    assert table_cells.facts_of({"image_id": "a", "age": cell})["age"] == years
+    assert table_cells.metadata_of({"image_id": "a", "age": cell})["age"] == years
 
 
 def test_what_is_not_used_is_said_with_a_count_and_the_first_names(tmp_path, caplog):

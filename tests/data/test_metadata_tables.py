@@ -235,4 +235,4 @@ def test_rows_without_an_image_and_tables_without_rows_are_said(tmp_path, caplog
     ],
 )
 def test_how_a_diagnosis_was_confirmed_is_read_in_the_words_of_each_source(column, word, confirmation):
-    assert table_cells.facts_of({"image_id": "a", column: word}).get("confirmation") == confirmation
+    assert table_cells.metadata_of({"image_id": "a", column: word}).get("confirmation") == confirmation

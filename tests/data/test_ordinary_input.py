@@ -20,10 +20,10 @@ from dermalert.data.records import Record
 
 def settled(ids: list[str]) -> list[str | None]:
     records = [
-        Record(image_id=str(i), name="nevus", source="x", facts={"patient_id": one}) for i, one in enumerate(ids)
+        Record(image_id=str(i), name="nevus", source="x", metadata={"patient_id": one}) for i, one in enumerate(ids)
     ]
     patients.settle(records, "x")
-    return [record.facts.get("patient_id") for record in records]
+    return [record.metadata.get("patient_id") for record in records]
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def test_an_external_data_set_is_searched_for_pairs_with_an_image_of_its_own(fol
     monkeypatch.setattr(
         near_duplicates, "similarities", lambda first, second: laid.append(len(first)) or similarities(first, second)
     )
-    options = {"sides": sides, "learnt": contamination.of(sides), "policy": "none"}
-    dataset = external.load([f"there={other}"], **options)[0]["external/there"]
+    options = {"splits": sides, "exposure": contamination.of(sides), "policy": "none"}
+    dataset = external.load([f"there={other}"], **options).splits["external/there"]
     assert len(dataset) == 18
     assert sum(laid) < len(sides["train"])
 

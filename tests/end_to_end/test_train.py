@@ -469,7 +469,7 @@ def test_columns_count_in_external_sets_too(pictures, tiny_vit, tmp_path, capsys
     write_table(other / "table.csv", rows)
     asked = ["--columns", "image=photo", "label=finding", "--external", f"clinic={other}"]
     config = train_hf.parse(arguments(pictures, tiny_vit, tmp_path / "run", *asked))
-    assert len(development.load(config).report(config).external["external/clinic"]) == 18
+    assert len(development.load(config).report(config).external.splits["external/clinic"]) == 18
     assert command(pictures, tiny_vit, tmp_path / "no", "--columns", "label=finding") == 2
     assert "no column 'finding' for 'label'" in capsys.readouterr().err
 

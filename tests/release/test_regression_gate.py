@@ -295,7 +295,7 @@ def test_an_auroc_shown_to_be_below_the_last_is_refused_however_little():
 def test_the_verdict_is_said_with_the_power_that_it_had():
     lines = regression_gate.verdict(regression_gate.gate(spread(100, 60, missed=3), spread(100, 60)))
     assert lines[0] == "The gate lets it pass: no loss is shown."
-    power = noninferiority.power_of_lost_answers(100, 0.05, 0.025)
+    power = noninferiority.power_of_lower_sensitivity(100, 0.05, 0.025)
     assert "melanoma sensitivity (100 lesions): a loss of 0.05 is not excluded" in lines[2]
     assert f"finds one with a probability of {formatting.percent_at_least(power)}." in lines[2]
     refused = regression_gate.verdict(regression_gate.gate(spread(100, 60, missed=9), spread(100, 60)))

@@ -265,12 +265,12 @@ def _calibration_of_melanoma(calibration: Json | None) -> str:
 
 
 def _declined(metrics: Json) -> str:
-    refusal, melanoma = metrics.get("refusal"), metrics["splits"]["held_out"]["melanoma"]
-    if refusal is None:
+    abstention, melanoma = metrics.get("refusal"), metrics["splits"]["held_out"]["melanoma"]
+    if abstention is None:
         return "<p>It abstains from no image: it names a diagnosis of whatever it is shown.</p>"
-    sources = {"held out" if name == "all" else f"held out, {name}": of for name, of in refusal["held_out"].items()}
+    sources = {"held out" if name == "all" else f"held out, {name}": of for name, of in abstention["held_out"].items()}
     rows = [[name, of["n"], markup.figure(of["refused"], digits=3)] for name, of in sources.items()]
-    spoilt = {f"{kind} (generated or spoilt)": of for kind, of in refusal["unfit"].items()}
+    spoilt = {f"{kind} (generated or spoilt)": of for kind, of in abstention["unfit"].items()}
     rows += [[name, of["n"], markup.figure(of["refused"])] for name, of in spoilt.items()]
     share = markup.figure(melanoma["refused"], digits=3)
     note = (

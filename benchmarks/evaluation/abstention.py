@@ -1,7 +1,7 @@
 r"""What a release declines: photographs that show no lesion, lesions ever worse to see, and lesions of another source.
 
     pip install scikit-image
-    python benchmarks/evaluation/refusal.py --model space/model --dataset isic9/ isic2017/ ham10000/
+    python benchmarks/evaluation/abstention.py --model space/model --dataset isic9/ isic2017/ ham10000/
 
 The photographs are those that scikit-image and scikit-learn ship, which were looked at when the rate and the layers
 were chosen, and those of gradio and matplotlib, which were not; of each the whole and six squares cut out by chance.
