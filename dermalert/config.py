@@ -218,6 +218,9 @@ PUBLISHED = {
 }
 """What `metrics.json` calls the settings that every release states, which is older than the names of the flags."""
 
+_WITHOUT_A_FLAG = {"batch_size": "images a step", "mixed_precision": "mixed precision"}
+"""Settings that several flags, or a launcher, decide."""
+
 OF_THE_RESULT = (
     *MAY_NAME_FOLDERS,
     # `batch_size`, of all processes, and `mixed_precision` stand for the flags that they come from.
@@ -271,6 +274,16 @@ def from_published(stated: dict[str, Any], *, processes: int) -> dict[str, Any]:
     if "batch_size" in own:
         own["per_device_train_batch_size"] = own["batch_size"] // processes
     return {name: value for name, value in own.items() if name in fields}
+
+
+def as_flag(key: str, value: Any) -> str:
+    """A setting of `metrics.json` as the flag that gives it, or in words where no flag gives it alone."""
+    if key in _WITHOUT_A_FLAG:
+        return f"{_WITHOUT_A_FLAG[key]}: {value}"
+    if key == "half_precision":
+        value = "float16" if value else "float32"
+    names = {published_as: name for name, published_as in PUBLISHED.items()} | {"base_model": "model_name_or_path"}
+    return f"--{names.get(key, key)} {' '.join(value) if isinstance(value, list | tuple) else value}"
 
 
 def _whole(number: float) -> float:

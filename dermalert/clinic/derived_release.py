@@ -197,7 +197,8 @@ def _metrics(
 
 def _merge(of_parent: Json, changed: Json) -> Json:
     """The figures of a split, with those of the parent where only the images would tell the change."""
-    kept = {key: of_parent[key] for key in of_parent.keys() - (_DERIVABLE & changed.keys())}
+    # The parent's prediction sets are not those of a changed release, which has none.
+    kept = {key: of_parent[key] for key in of_parent.keys() - (_DERIVABLE & changed.keys()) - {PREDICTION_SETS}}
     before = {key: value for key, value in of_parent["calibration"].items() if key == "before"}
     return changed | kept | {"calibration": changed["calibration"] | before}
 

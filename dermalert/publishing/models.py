@@ -28,7 +28,7 @@ from dermalert.errors import RunError, UsageError, first_few
 from dermalert.formatting import COMPARED
 from dermalert.hub import client
 from dermalert.hub.retries import status, with_retries
-from dermalert.release import regression_gate, release_comparison, release_folder
+from dermalert.release import regression_gate, release_comparison, release_folder, widget
 from dermalert.release.regression_gate import Gate
 from dermalert.release.release_comparison import ReleasePredictions
 
@@ -199,7 +199,7 @@ def _differing(api: HfApi, repo_id: str, commit: str, ready: Path) -> list[str]:
 
 def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
     """Whether a commit holds another release; an earlier dermalert may have worded its card otherwise."""
-    return bool(set(_differing(api, repo_id, commit, ready)) - {CARD})
+    return bool(set(_differing(api, repo_id, commit, ready)) - {CARD, *widget.FILES})
 
 
 def _figures(repo_id: str, commit: str, to: Path) -> Json | None:
@@ -298,7 +298,10 @@ def _stamp(folder: Path, to: Path, version: str, added: Json) -> Path:
     config = json.loads((to / CONFIG).read_text())
     config["dermalert"]["version"] = version
     (to / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    files.write_json(to / METRICS, _figures_of(folder, version, added))
+    figures = _figures_of(folder, version, added)
+    files.write_json(to / METRICS, figures)
+    if not figures["data"]["generated"]:
+        widget.add(to)
     release_folder.write_card(to)
     return to
 

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from dermalert_space.prediction import threshold_share
 from dermalert_space.reader_studies import AGAINST_NEVI, READERS
 from huggingface_hub import EvalResult, ModelCardData
 
+from dermalert.config import as_flag
 from dermalert.data import provenance
 from dermalert.evaluation import subgroups
 from dermalert.formatting import COMPARED, at_most, percent, percent_at_least, percent_at_most
-from dermalert.release import checklist
+from dermalert.release import checklist, widget
 
 _CARD = Path(__file__).with_name("model_card.md")
 
@@ -58,7 +59,7 @@ _HEADLINE = {
 
 
 def render_card(metrics: Json, pictures: frozenset[str] = frozenset()) -> str:
-    """The card that belongs to the figures of `metrics.json`, with the files in `FIGURES` that `pictures` names."""
+    """The card of the figures of `metrics.json`, with those files in `FIGURES` that `pictures` names."""
 
     def picture(name: str, title: str) -> str:
         return f"![{title}]({FIGURES}/{name})\n" if name in pictures else ""
@@ -70,9 +71,10 @@ def render_card(metrics: Json, pictures: frozenset[str] = frozenset()) -> str:
         metrics=metrics,
         differing=subgroups.differing([subgroups.SubgroupTest.read(test) for test in tests]),
         of_lesions=lambda kind, name: lesions_as_served(kind, name, tests),
-        front_matter=_front_matter(metrics),
+        front_matter=_front_matter(metrics, shown := [each for each in widget.EXAMPLES if each.file in pictures]),
         licence=_licence(metrics["data"]),
         credits=_credits(metrics["data"]),
+        examples=shown,
         title=_title(metrics),
         prevalence=min(held_out["melanoma"]["predictive_values"], key=lambda p: abs(float(p) - _PREVALENCE)),
         unseen=_unseen(metrics),
@@ -131,6 +133,7 @@ def _compile(template: Path) -> jinja2.Template:
         "probability": lambda value: f"{value:.3f}",
         "p_value": lambda value: f"{value:.2g}",
         "difference": at_most,
+        "as_flag": lambda value, key: as_flag(key, value),
         "decimal": lambda value, digits=1: f"{value:.{digits}f}",
     }
     return environment.from_string(template.read_text())
@@ -142,7 +145,7 @@ def _title(metrics: Json) -> str:
     return f"{name} {metrics['version'] or '(not published)'}"
 
 
-def _front_matter(metrics: Json) -> str:
+def _front_matter(metrics: Json, examples: Sequence[widget.Example]) -> str:
     data = metrics["data"]
     base = HubName.parse(metrics["base_model"]).repo if "/" in metrics["base_model"] else None
     results = [result for name, split in metrics["splits"].items() for result in _results(name, split, data)]
@@ -160,6 +163,7 @@ def _front_matter(metrics: Json) -> str:
         metrics=sorted({result.metric_type for result in results}),
         model_name=_title(metrics),
         eval_results=results,
+        widget=[each.to_json() for each in examples] or None,
     ).to_yaml()
 
 

@@ -58,5 +58,5 @@ def find_metrics(folder: Path) -> Json | None:
 
 def write_card(folder: Path) -> None:
     """Write the card of a release folder, every number of it out of `metrics.json`."""
-    pictures = frozenset(path.name for path in (folder / FIGURES).glob("*.png"))
+    pictures = frozenset(path.name for path in (folder / FIGURES).glob("*"))
     (folder / CARD).write_text(card.render_card(read_metrics(folder), pictures))

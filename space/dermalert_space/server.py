@@ -4,6 +4,8 @@ import functools
 import os
 import sys
 
+from transformers.utils import logging
+
 from dermalert_space.page import upload_retention
 from dermalert_space.release import BUNDLED, Release
 from dermalert_space.release_loading import NoRelease
@@ -15,6 +17,7 @@ def main() -> int:
     if model is None:
         print("Name a release: dermalert space MODEL, or set MODEL_ID, and MODEL_REVISION to its tag.", file=sys.stderr)
         return 2
+    logging.disable_progress_bar()  # of weights, which is over in a moment
     try:
         release = Release.load(model, os.environ.get("MODEL_REVISION") or None)
         release.metrics()

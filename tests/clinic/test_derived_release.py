@@ -102,6 +102,8 @@ def test_the_card_names_clinic_count_and_parent(parent, derived):
     of = json.loads((derived / "evaluation" / "metrics.json").read_text())["adapted"]["parent"]
     assert of["hash"] in card
     assert of["predictions"] == release_comparison.fingerprint(parent / "evaluation" / "predictions.parquet")
+    held_out = json.loads((parent / "evaluation" / "metrics.json").read_text())["splits"]["held_out"]
+    assert "prediction_sets" in held_out and "## Prediction sets" not in card
 
 
 def test_the_gate_lets_it_replace_its_parent_and_no_other_release(parent, derived):

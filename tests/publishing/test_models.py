@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from dermalert.cli import app
 from dermalert.errors import RunError, UsageError
 from dermalert.publishing import models
-from dermalert.release import release_folder
+from dermalert.release import release_folder, widget
 
 pytestmark = pytest.mark.integration
 
@@ -75,7 +75,8 @@ def test_publishing_makes_a_tag_that_loads_with_the_same_weights_and_says_its_ve
     assert models.publish(folder, REPO, "v2.3.4").startswith("Published: tester/derm@v2.3.4.")
     assert hub.branches(REPO) == {"main": hub.tags(REPO)["v2.3.4"]}
     files = hub.files(REPO, "v2.3.4")
-    assert set(files) - {".gitattributes"} == set(before)
+    assert set(files) - {".gitattributes"} == {*before, *widget.FILES}
+    assert all(f"src: {name}" in files["README.md"].decode() for name in widget.FILES)
     loaded = Release.load("tester/derm@v2.3.4")
     for name, tensor in Release.load(folder).model.state_dict().items():
         assert tensor.equal(loaded.model.state_dict()[name])

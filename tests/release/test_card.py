@@ -6,15 +6,19 @@ import jinja2
 import numpy as np
 import pytest
 import yaml
+from dermalert_space import contract
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.estimate import format_estimate
 from huggingface_hub import ModelCard
 from support.card_numbers import CONSTANTS, EVERYTHING, TEMPLATE, body, typed_by_hand
+from support.paths import REPOSITORY
 from support.releases import figures
 
 from dermalert import formatting
+from dermalert.config import of_the_result, published
 from dermalert.data import provenance
-from dermalert.release import card
+from dermalert.release import card, widget
+from dermalert.training import flags
 
 CASES = [{}, {"melanomas": False}, {"official_test": False}]
 
@@ -144,14 +148,15 @@ def test_a_shortcut_is_said_on_the_first_page():
 def test_the_card_says_how_it_differs_from_the_version_before():
     report = figures()
     assert "v1.0.0 follows no other version." in card.render_card(report)
-    report |= published(report)
+    report |= of_a_second(report)
     text = card.render_card(report)
-    assert "v1.0.0 follows v0.9.0. What differs in the settings: `rebalance` True there, False here." in text
+    differs = "`--logit_adjustment True` there, `--logit_adjustment False` here."
+    assert f"v1.0.0 follows v0.9.0. What differs in the settings: {differs}" in text
     assert "different data" in text
     assert typed_by_hand(report) == []
 
 
-def published(report: dict, *, refused_for: tuple[str, ...] = ()) -> dict:
+def of_a_second(report: dict, *, refused_for: tuple[str, ...] = ()) -> dict:
     """What publishing adds to the figures of a second release."""
     held_out = report["splits"]["held_out"]
     headline = {"n": 70, "ece": held_out["calibration"]["ece"]}
@@ -180,7 +185,7 @@ WORSE = "the melanoma AUROC has changed by -0.04 [-0.06 to -0.02]"
 @pytest.mark.parametrize(("first", "refused_for"), [(True, ()), (True, (WORSE,)), (False, (WORSE,))])
 def test_what_publishing_adds_comes_from_the_figures_too(first, refused_for):
     report = figures()
-    report |= published(report, refused_for=refused_for)
+    report |= of_a_second(report, refused_for=refused_for)
     if first:
         del report["previous"], report["history"]
         report["gate"] |= {"against": None, "compared": None}
@@ -198,7 +203,7 @@ def test_what_publishing_adds_comes_from_the_figures_too(first, refused_for):
 )
 def test_the_card_claims_nothing_of_what_a_release_without_a_list_has_learnt_from(sides, names):
     report = figures()
-    report |= published(report)
+    report |= of_a_second(report)
     report["gate"]["compared"]["learnt_from_not_known"] = sides
     text = card.render_card(report, EVERYTHING)
     assert "neither has learnt from" not in text
@@ -335,6 +340,47 @@ def test_markdown_reads_each_table_and_each_fold_as_one():
     first_rows = [i for i, line in enumerate(lines) if line.startswith("|") and not lines[i - 1].startswith("|")]
     assert len(first_rows) > 10
     assert all(lines[i - 1] == "" and set(lines[i + 1]) <= set("| -") for i in first_rows)
+
+
+def test_the_settings_of_the_card_are_flags_that_train_takes():
+    def settings(*words: str) -> dict:
+        config = flags.parse(["--dataset_name", "demo", *words])
+        return published(of_the_result(config, processes=1, mixed_precision=None))
+
+    report = figures()
+    report["training"]["settings"] = given = settings("--num_train_epochs", "3", "--store_dtype", "float16")
+    text = card.render_card(report)
+    words = " ".join(re.findall(r"`(--[a-z_]+ [^`]+)`", text.split("The flags of `dermalert train`:")[1])).split()
+    assert {"--num_train_epochs", "--early_stopping_patience", "--store_dtype"} < set(words)
+    assert settings(*words) == given != settings()
+    assert "images a step: 32" in text
+
+
+def test_the_card_says_how_often_the_prediction_sets_are_right_and_of_what_they_promise_nothing():
+    report = figures()
+    sets = report["splits"]["held_out"]["prediction_sets"]
+    part = card.render_card(report).split("## Prediction sets")[1].split("\n## ")[0]
+    assert f"one of {format_estimate(sets['coverage'])} of those" in " ".join(part.split())
+    melanoma = sets["per_class"]["melanoma"]
+    assert f"| melanoma | {melanoma['n']} | {format_estimate(melanoma['coverage'])} |" in part
+    missing = set(report["splits"]["held_out"]["per_class"]) - set(sets["per_class"])
+    assert missing and all(name in part.split("Nothing is promised of ")[1] for name in missing)
+    del report["splits"]["held_out"]["prediction_sets"]
+    assert "## Prediction sets" not in card.render_card(report)
+
+
+def test_a_card_offers_photographs_to_try_where_the_release_has_them(tmp_path):
+    report = figures()
+    assert "widget" not in yaml.safe_load(card.render_card(report).split("---\n", 2)[1])
+    widget.add(tmp_path)
+    text = card.render_card(report, frozenset(example.file for example in widget.EXAMPLES))
+    offered = [each["src"] for each in yaml.safe_load(text.split("---\n", 2)[1])["widget"]]
+    assert offered and all(contract.belongs(name) and (tmp_path / name).is_file() for name in offered)
+    shown = (REPOSITORY / "space" / "examples" / "attribution.csv").read_text()
+    for example in widget.EXAMPLES:
+        number, credit = example.credit.split(", ", 1)
+        assert f"- `{example.file}`: {example.credit}" in text
+        assert number in shown and credit in shown
 
 
 def test_the_front_matter_names_the_language_and_what_is_on_the_hub():

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 
 from dermalert.data import contamination
-from dermalert.evaluation import evaluate
+from dermalert.evaluation import evaluate, prediction_sets
 from dermalert.evaluation.intervals import Intervals
 from dermalert.evaluation.predict import SplitPredictions
 from dermalert.evaluation.report import calibration
@@ -113,7 +113,8 @@ def side(truth, probabilities, *, threshold) -> dict:
     columns |= {"source": ["HAM10000"] * n, "age": [float(i) for i in range(n)], "sex": ["male", "female"] * (n // 2)}
     dataset = Dataset.from_dict(columns | {"site": [None] * n})
     alert = None if threshold is None else probabilities[:, 3] >= threshold
-    predictions = SplitPredictions(dataset=dataset, probabilities=probabilities, alert=alert)
+    sets = prediction_sets.fit_arrays(truth, probabilities, np.arange(n), alpha=0.12, split="calibration")
+    predictions = SplitPredictions(dataset=dataset, probabilities=probabilities, alert=alert, sets=sets)
     return evaluate.measure(predictions, undone=lambda p: p**2 / (p**2).sum(1, keepdims=True)).report.to_json()
 
 
