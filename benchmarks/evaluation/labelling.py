@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from dermalert_space.release import BUNDLED, Release
+from dermalert_space.contract import BUNDLED
+from dermalert_space.release import Release
 from scipy import optimize, special, stats
 
 from dermalert.data import contamination

@@ -18,6 +18,9 @@ Json = dict[str, Any]
 RELEASE_FOLDER = "release"
 """In the folder of a run."""
 
+BUNDLED = Path(__file__).parents[1] / "model"
+"""The release that is served where none is named."""
+
 CARD = "README.md"
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"

@@ -29,9 +29,6 @@ from dermalert_space.release_loading import NoRelease, first_line
 
 _NO_NUMBER = "what this release answers is not a number: its weights are damaged."
 
-BUNDLED = Path(__file__).parents[1] / "model"
-"""The release that is served where none is named."""
-
 
 class ParityError(NoRelease):
     """The release gives other answers here than those that were measured; the text says by how much."""

@@ -6,8 +6,9 @@ import sys
 
 from transformers.utils import logging
 
+from dermalert_space.contract import BUNDLED
 from dermalert_space.page import upload_retention
-from dermalert_space.release import BUNDLED, Release
+from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
 
 

@@ -8,8 +8,8 @@ import sys
 import datasets
 import pytest
 import transformers
-from dermalert_space.contract import EXPOSURE
-from dermalert_space.release import BUNDLED, NoRelease, Release
+from dermalert_space.contract import BUNDLED, EXPOSURE
+from dermalert_space.release import NoRelease, Release
 from huggingface_hub import HfApi, constants, snapshot_download
 from support import loading
 from support.hub_server import environment

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from dermalert_space.contract import BUNDLED
 from dermalert_space.page import examples
-from dermalert_space.release import BUNDLED, Release
+from dermalert_space.release import Release
 from huggingface_hub import HfApi, SpaceCard, snapshot_download
 from PIL import Image
 from support.hub_server import Fault, environment

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from dermalert_space import contract
-from dermalert_space.contract import TOLERANCE
+from dermalert_space.contract import BUNDLED, TOLERANCE
 from dermalert_space.estimate import format_estimate
 from dermalert_space.prediction import threshold_share
-from dermalert_space.release import BUNDLED, Release
+from dermalert_space.release import Release
 from safetensors.torch import load_file
 from support.paths import REPOSITORY
 from transformers import pipeline

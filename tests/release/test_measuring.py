@@ -4,7 +4,8 @@ import re
 import types
 
 import pytest
-from dermalert_space.release import BUNDLED, Release
+from dermalert_space.contract import BUNDLED
+from dermalert_space.release import Release
 
 from dermalert.release import measuring
 

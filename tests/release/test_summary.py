@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from dermalert_space.release import BUNDLED
+from dermalert_space.contract import BUNDLED
 
 from dermalert.formatting import percent_at_least
 from dermalert.release import release_folder, summary

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from dermalert_space import batch, cli, images, inputs, tables, zip_archives
 from dermalert_space.cli import main
-from dermalert_space.contract import NOT_A_DEVICE
+from dermalert_space.contract import BUNDLED, NOT_A_DEVICE
 from dermalert_space.page import api
 from dermalert_space.prediction import STATES, Prediction, state
-from dermalert_space.release import BUNDLED, Release
+from dermalert_space.release import Release
 from PIL import Image
 from support import hostile
 from support.releases import LABELS, make_image, make_release

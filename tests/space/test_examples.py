@@ -6,9 +6,9 @@ import runpy
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dermalert_space.contract import EXPOSURE
+from dermalert_space.contract import BUNDLED, EXPOSURE
 from dermalert_space.page import examples
-from dermalert_space.release import BUNDLED, Release
+from dermalert_space.release import Release
 from PIL import Image
 from support.paths import DATA, REPOSITORY
 

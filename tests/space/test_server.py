@@ -9,7 +9,6 @@ import os
 import random
 import re
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -25,10 +24,10 @@ import httpx
 import numpy as np
 import pytest
 from dermalert_space import batch, inputs, server
-from dermalert_space.contract import NOT_A_DEVICE, REFERENCE
+from dermalert_space.contract import BUNDLED, NOT_A_DEVICE, REFERENCE
 from dermalert_space.page import api, markup, tab_single, upload_retention
 from dermalert_space.page import build as pages
-from dermalert_space.release import BUNDLED, Release
+from dermalert_space.release import Release
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from huggingface_hub import SpaceCard
@@ -40,7 +39,7 @@ from packaging.version import Version
 from PIL import Image
 from support import serving
 from support.releases import make_image, make_release
-from support.serving import SPACE, copy_of_the_space, in_a_loop, variables
+from support.serving import SPACE, in_a_loop
 from transformers import pipeline
 
 from dermalert.evaluation import evaluate
@@ -111,14 +110,12 @@ def test_the_readme_says_that_it_is_no_device():
 # Starting
 
 
-def test_without_a_model_it_says_what_to_set(tmp_path):
-    command = [sys.executable, "app.py"]
-    run = subprocess.run(
-        command, cwd=copy_of_the_space(tmp_path / "space"), env=variables(), capture_output=True, text=True
-    )
-    assert run.returncode == 2
-    assert run.stdout == ""
-    assert run.stderr == "Name a release: dermalert space MODEL, or set MODEL_ID, and MODEL_REVISION to its tag.\n"
+def test_without_a_model_it_says_what_to_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(server, "BUNDLED", tmp_path / "nowhere")
+    monkeypatch.delenv("MODEL_ID", raising=False)
+    assert server.main() == 2
+    written = capsys.readouterr()
+    assert written.out == "" and "set MODEL_ID" in written.err and len(written.err.splitlines()) == 1
 
 
 @pytest.mark.usefixtures("hub")

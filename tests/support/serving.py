@@ -93,8 +93,8 @@ def served(command: list[str], folder: Path, environment: dict[str, str]) -> Ite
         address, deadline = Address(f"http://127.0.0.1:{port}"), time.monotonic() + 180
         address.pid, address.log = server.pid, log
         while True:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(address)
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
                 break
             assert server.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)

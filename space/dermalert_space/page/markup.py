@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from dermalert_space.contract import CONFIG, NOT_A_DEVICE, Json
+from dermalert_space.contract import BUNDLED, CONFIG, NOT_A_DEVICE, Json
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.frequencies import Bands
 from dermalert_space.prediction import Prediction, printable, share, shares, threshold_share
-from dermalert_space.release import BUNDLED, Release
+from dermalert_space.release import Release
 
 GENERATED = "This model was trained on generated pictures only: its answers mean nothing on real skin."
 HINT = "Upload a dermoscopy image, or paste one, to have it assessed."
