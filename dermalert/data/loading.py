@@ -25,7 +25,18 @@ from datasets.table import InMemoryTable
 from dermalert_space.contract import is_hub_name
 
 from dermalert import progress
-from dermalert.data import folder_files, folders, groups, hub_datasets, isic9, patients, provenance, schema, splits
+from dermalert.data import (
+    folder_files,
+    folders,
+    groups,
+    hub_datasets,
+    isic9,
+    patients,
+    plain_copies,
+    provenance,
+    schema,
+    splits,
+)
 from dermalert.data.id_spaces import spaces_of
 from dermalert.data.identifiers import archive_number, clean, is_archive_id, pad_ufes
 from dermalert.data.records import Record, Selection, names_a_diagnosis, with_labels
@@ -287,6 +298,7 @@ def _demo() -> tuple[list[Record], Dataset]:
 
 def _file(path: str) -> dict[str, Any]:
     """An image's file as `datasets` takes it: by its path, or what it holds where the path is no UTF-8."""
+    path = plain_copies.of(path)
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -5,6 +5,8 @@ import io
 
 from PIL import Image, TiffImagePlugin
 
+from dermalert_space import dicom
+
 _SAVE, _FRAME, _UNPACK = (
     "save it as JPEG or PNG",
     "save one frame of it as JPEG or PNG",
@@ -38,9 +40,10 @@ _BEGINS = {
 }
 """What a file begins with, and what it is."""
 
+_HEIC = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1 mif2"
 _BRANDS = {
     b"avif avis": f"an AVIF picture: {_SAVE}",
-    b"heic heix heim heis hevc hevx hevm hevs mif1 msf1 mif2": f"a HEIC photo: {_SAVE}",
+    _HEIC: f"a HEIC photo: {_SAVE} (pillow-heif, installed here, would read it)",
     b"crx ": f"a camera's raw file: develop it, and {_SAVE}",
 }
 """Of an ISO media file what stands in its first box, and what it is; what has none of these is a video."""
@@ -49,6 +52,16 @@ _TGA = (b"\0\2", b"\0\3", b"\1\1", b"\0\x0a", b"\0\x0b", b"\1\x09")  # a colour 
 _TGA_DEPTHS = (b"\1", b"\x08", b"\x0f", b"\x10", b"\x18", b"\x20")  # bits a pixel
 
 _BARE_DICOM = tuple(bytes((group, 0, element, 0)) for group in (2, 8) for element in (0, 1, 5, 8, 22))
+
+
+def is_dicom(content: bytes) -> bool:
+    """Whether a file says that it is DICOM."""
+    return content[128:132] == b"DICM"
+
+
+def is_heic(content: bytes) -> bool:
+    """Whether a file says that it is a HEIC photo."""
+    return content[4:8] == b"ftyp" and _brand(content) == _HEIC
 
 
 def other(content: bytes) -> str | None:
@@ -66,8 +79,10 @@ def other(content: bytes) -> str | None:
 def _deeper(content: bytes) -> str | None:
     """The same of a file that does not say so at its very beginning."""
     text = content[:4096].replace(b"\0", b"").lower()  # two bytes a letter are as good
-    if content[128:132] == b"DICM" or content.startswith(_BARE_DICOM):
-        return "it is a DICOM file: export its image as JPEG or PNG"
+    if is_dicom(content):
+        return f"it is a DICOM file: {dicom.ADVICE} (pydicom, installed here, would read it)"
+    if content.startswith(_BARE_DICOM):
+        return f"it is a DICOM file without its header: {dicom.ADVICE}"
     if content[4:8] == b"ftyp":
         return f"it is {_iso_media(content)}"
     if content[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip"):
@@ -91,12 +106,14 @@ def _deeper(content: bytes) -> str | None:
 
 
 def _iso_media(content: bytes) -> str:
+    return _BRANDS.get(_brand(content), f"a video: {_FRAME}")
+
+
+def _brand(content: bytes) -> bytes:
+    """Which of `_BRANDS` an ISO media file is."""
     size = int.from_bytes(content[:4])
     brands = [content[8:12], *(content[at : at + 4] for at in range(16, min(size, 256, len(content)), 4))]
-    for names, what in _BRANDS.items():
-        if any(brand in names.split(b" ") or brand == names for brand in brands):
-            return what
-    return f"a video: {_FRAME}"
+    return next((n for n in _BRANDS if any(brand in n.split(b" ") or brand == n for brand in brands)), b"")
 
 
 def unfit(image: Image.Image) -> str | None:
@@ -109,6 +126,8 @@ def unfit(image: Image.Image) -> str | None:
         if _is_raw(image):
             return f"it is a camera's raw file: develop it, and {_SAVE}"
         return _STACK if _has_pages(image) else None
+    if image.format == "HEIF" and getattr(image, "n_frames", 1) > 1:
+        return _STACK
     if image.format in ("WEBP", "PNG") and getattr(image, "n_frames", 1) > 1:
         return f"it is an animation: {_FRAME}"
     return None

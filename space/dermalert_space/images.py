@@ -1,12 +1,14 @@
 """Read an image that a stranger sent: bounded, upright, in RGB; or say in one sentence why it cannot be read."""
 
+import functools
+import importlib.util
 import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from dermalert_space import decoder_limits, formats
+from dermalert_space import decoder_limits, dicom, formats
 
 # A dermoscope's camera gives 12 to 24 million pixels; an image that claims far more is an accident or an attack.
 MAX_PIXELS = 64_000_000
@@ -22,7 +24,8 @@ MAX_ASPECT = 30
 
 KINDS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 """What is read, as Pillow calls it: what cameras and dermoscopes write. Pillow knows forty others, some of which start
-a program (EPS), or take minutes or gigabytes for a small file (GIF, JPEG 2000)."""
+a program (EPS), or take minutes or gigabytes for a small file (GIF, JPEG 2000). HEIC and DICOM are read too, where
+pillow-heif and pydicom are installed."""
 
 _SHRINK = f"shrink it below {MAX_PIXELS:,}, and its sides below {MAX_SIDE + 1:,}."
 
@@ -84,14 +87,36 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     """
     # Read whole, because Pillow leaves a file that it cannot read open.
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if other := formats.other(content):
+    kinds: tuple[str, ...] = KINDS
+    if formats.is_dicom(content) and dicom.is_readable():
+        try:
+            inside = dicom.picture(content, MAX_PIXELS)
+        except dicom.NoPicture as error:
+            raise NoImage(f"{error}.") from error
+        if isinstance(inside, Image.Image):
+            return inside
+        content, kinds = inside, ("JPEG",)
+    if formats.is_heic(content) and reads_heic():
+        kinds = ("HEIF",)
+    elif other := formats.other(content):
         raise NoImage(f"{other}.")
     if decoder_limits.asks_too_much(content):
         raise UnreadableImage("it is made of far more parts than pictures are: save it anew.")
-    image = Image.open(io.BytesIO(content), formats=KINDS)
+    image = Image.open(io.BytesIO(content), formats=kinds)
     if unfit := formats.unfit(image):
         raise NoImage(f"{unfit}.")
     return image
+
+
+@functools.cache
+def reads_heic() -> bool:
+    """Whether pillow-heif is installed; where it is, Pillow is told of it."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

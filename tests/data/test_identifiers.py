@@ -504,7 +504,7 @@ def test_what_is_not_used_is_said_with_a_count_and_the_first_names(tmp_path, cap
     root = tmp_path / "clinic"
     files = clinic(root)
     write_table(root / "other.csv", [{"image": f"q{i}", "age": 5} for i in range(3)])
-    (root / "scan.dcm").write_bytes(b"1")
+    (root / "scan.gif").write_bytes(b"1")
     write_table(root / "notes.csv", [{"a": 1}])
     load(root, [{"file_name": f, "lesion_id": 1, "patient_name_hash": 2} for f in [*files[:6], "nevus/gone.png"]])
     for sentence in (
@@ -512,7 +512,7 @@ def test_what_is_not_used_is_said_with_a_count_and_the_first_names(tmp_path, cap
         "1 rows of '{}' have no image: nevus/gone.png",
         "2 images in '{}' have no row: ",
         "1 columns of 'metadata.csv' are not used (--columns FIELD=COLUMN reads one): patient_name_hash",
-        "1 files in '{}' are neither images nor tables: scan.dcm",
+        "1 files in '{}' are neither images nor tables: scan.gif",
         "1 tables have no column that names an image, and are not used: notes.csv",
     ):
         assert sentence.format(root) in caplog.text

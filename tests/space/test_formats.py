@@ -27,15 +27,13 @@ def tagged(**tags: int) -> bytes:
 
 
 FILES = {
-    "HEIC of an iPhone": (iso(b"heic", b"mif1", b"heic"), "it is a HEIC photo: save it as JPEG or PNG"),
-    "HEIC of another brand": (iso(b"mif1", b"heic"), "it is a HEIC photo"),
     "AVIF under a general brand": (iso(b"mif1", b"miaf", b"avif"), "it is an AVIF picture: save it as JPEG or PNG"),
     "AVIF": (iso(b"avif"), "it is an AVIF picture"),
     "CR3": (iso(b"crx "), "it is a camera's raw file: develop it, and save it as JPEG or PNG"),
     "a film": (iso(b"isom", b"mp42"), "it is a video: save one frame of it"),
     "an old film": (b"\0\0\0\x08moov" + bytes(100), "it is a video"),
     "AVI": (b"RIFF\0\0\0\0AVI " + bytes(100), "it is a video or a sound"),
-    "DICOM": (bytes(128) + b"DICM" + bytes(100), "it is a DICOM file: export its image as JPEG or PNG"),
+    "DICOM of nothing": (bytes(128) + b"DICM" + bytes(100), "it is a DICOM file, packed in a way that is not read"),
     "DICOM without its preamble": (b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100" + bytes(200), "it is a DICOM file"),
     "GIF": (hostile.saved(make_image(), "GIF"), "it is a GIF: save it as JPEG or PNG"),
     "GIF animation": (pages("GIF"), "it is a GIF"),
