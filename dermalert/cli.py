@@ -349,9 +349,9 @@ def versions(repo_id: ModelRepo) -> None:
     """List the releases of a repository: tags, dates and headline figures."""
     from rich.console import Console
 
-    from dermalert.publishing import models
+    from dermalert.publishing import versions
 
-    Console().print(models.as_table(models.versions(repo_id), title=repo_id))
+    Console().print(versions.as_table(versions.read(repo_id), title=repo_id))
 
 
 @app.command()

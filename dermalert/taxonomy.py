@@ -21,6 +21,9 @@ DIAGNOSES = (
 
 ALERT = "melanoma"
 
+MELANOMA = DIAGNOSES.index(ALERT)
+"""The label id of melanoma."""
+
 MALIGNANT = frozenset({"melanoma", "basal cell carcinoma", "squamous cell carcinoma"})
 
 MALIGNANCIES = ("benign", "malignant")

@@ -13,7 +13,7 @@ def graph() -> grimp.ImportGraph:
     return grimp.build_graph("dermalert", "dermalert_space", cache_dir=None)
 
 
-@pytest.mark.parametrize(("module", "most"), [("dermalert.hub.client", 3), ("dermalert.training.backbones", 7)])
+@pytest.mark.parametrize(("module", "most"), [("dermalert.hub.client", 3), ("dermalert.training.backbones", 6)])
 def test_what_is_imported_everywhere_needs_little_itself(module, most, graph):
     needed = graph.find_upstream_modules(module)
     assert 0 < len(needed) <= most, sorted(needed)

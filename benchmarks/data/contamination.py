@@ -59,19 +59,17 @@ def main() -> None:
     groups = list(dataset["group"])
     rng = np.random.default_rng(0)
     half = set(rng.permutation(sorted(set(groups)))[::2].tolist())
-    exposed_rows = np.array([group in half for group in groups])
+    is_exposed = np.array([group in half for group in groups])
     thumbnails = thumbnail.fingerprints(dataset).thumbnails[:]
-    exposed = near_duplicates.perceptual_hashes(thumbnails[exposed_rows])
-    measured = {"new images": distances(thumbnails[~exposed_rows], exposed)}
+    exposed = near_duplicates.perceptual_hashes(thumbnails[is_exposed])
+    measured = {"new images": distances(thumbnails[~is_exposed], exposed)}
     chosen = [
-        read_image(dataset[int(row)]["image"]) for row in rng.choice(np.flatnonzero(exposed_rows), args.images, False)
+        read_image(dataset[int(row)]["image"]) for row in rng.choice(np.flatnonzero(is_exposed), args.images, False)
     ]
     for kind, copy in copies().items():
         rows = np.frombuffer(b"".join(thumbnail.fingerprint(copy(image)) for image in chosen), thumbnail.ROW)
         measured[kind] = distances(rows["thumbnail"], exposed)
-    print(
-        f"{exposed_rows.sum()} images exposed, {(~exposed_rows).sum()} new; the shipped radius is {contamination.RADIUS}"
-    )
+    print(f"{is_exposed.sum()} images exposed, {(~is_exposed).sum()} new; the shipped radius is {contamination.RADIUS}")
     print(f"{'radius':20}" + "".join(f"{radius:>8}" for radius in RADII))
     for kind, bits in measured.items():
         print(f"{kind:20}" + "".join(f"{(bits <= radius).mean():8.4f}" for radius in RADII))

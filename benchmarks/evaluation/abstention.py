@@ -87,21 +87,21 @@ def share_of(release: Release, images: Iterable[tuple[str, Image.Image]]) -> tup
     return len(pairs), Intervals(groups).of_proportion(abstained, np.ones(len(pairs), bool))
 
 
-def of_another_source(release: Release, sides: dict[str, Dataset]) -> Iterator[tuple[str, int, Estimate]]:
+def of_another_source(release: Release, splits: dict[str, Dataset]) -> Iterator[tuple[str, int, Estimate]]:
     """Yield how many held-out lesions of a source are declined by statistics and thresholds of the other alone.
 
     The network itself has learnt from both.
     """
-    sources = sorted(set(sides["train"]["source"]))
+    sources = sorted(set(splits["train"]["source"]))
     for fitted in sources:
-        few = _of(sides["train"], fitted).shuffle(seed=0)
+        few = _of(splits["train"], fitted).shuffle(seed=0)
         few = few.select(range(min(len(few), 2500)))
         statistics = fit_abstention.statistics_of(fit_abstention.features_of(release, few, name=f"images of {fitted}"))
-        _, signals = fit_abstention.examine(release, statistics, _of(sides["calibration"], fitted))
+        _, signals = fit_abstention.examine(release, statistics, _of(splits["calibration"], fitted))
         declines = abstention.Abstention(fit_abstention.thresholds(release, signals)["thresholds"], statistics)
         alone = Release(release.model, release.processor, name=fitted, abstention=declines)
         for other in sources:
-            n, share = share_of(alone, _read(_of(sides["held_out"], other)))
+            n, share = share_of(alone, _read(_of(splits["held_out"], other)))
             yield f"lesions of {other}, thresholds of {fitted}", n, share
 
 
@@ -117,8 +117,8 @@ def _read(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `docs/measurements.md` shows."""
     release = Release.load(contract.find(arguments.model))
-    sides = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
-    lesions = sides["held_out"].shuffle(seed=0)
+    splits = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
+    lesions = splits["held_out"].shuffle(seed=0)
     print("| images | n | declined |\n|---|---|---|")
     for kind, paths in photographs().items():
         rng = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def main(arguments: argparse.Namespace) -> None:
     lesions = lesions.select(range(min(len(lesions), _LESIONS)))
     for fault, spoil in ({"held-out lesions": lambda image: image} | FAULTS).items():
         _print(fault, *share_of(release, ((group, spoil(image)) for group, image in _read(lesions))))
-    for line in of_another_source(release, sides):
+    for line in of_another_source(release, splits):
         _print(*line)
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 
 import numpy as np
 from dermalert_space.abstention import REASONS
+from dermalert_space.contract import State
 from scipy import stats
 
 from dermalert.evaluation import drift
@@ -39,7 +40,9 @@ def main() -> None:
 
 def simulated(n: int, rng: np.random.Generator) -> Batch:
     """Independent images of one clinic."""
-    states = rng.choice(["melanoma_alert", "malignant_likely", "none", "unreadable"], n, p=[0.3, 0.1, 0.59, 0.01])
+    states = rng.choice(
+        [State.MELANOMA_ALERT, State.MALIGNANT_LIKELY, State.NO_ALERT, State.UNREADABLE], n, p=[0.3, 0.1, 0.59, 0.01]
+    )
     abstained = rng.choice([*REASONS, ""], n, p=[0.005] * len(REASONS) + [1 - 0.005 * len(REASONS)])
     reasons = Counter(reason for reason in abstained if reason)
     return Batch(name="", files=n, states=Counter(states), reasons=reasons, scores=rng.beta(0.3, 3, n))

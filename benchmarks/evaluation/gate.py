@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from dermalert.release import regression_gate, release_comparison
-from dermalert.taxonomy import DIAGNOSES
+from dermalert.taxonomy import DIAGNOSES, MELANOMA
 
 MELANOMAS = (50, 100, 200)
 WORSE = {"equal": {}, "sensitivity": {"alert": 0.05}, "malignant": {"attention": 0.05}, "auroc": {"area": 0.05}}
@@ -59,7 +59,7 @@ def pair(rng: np.random.Generator, melanomas: int, *, alert: float = 0, attentio
         flags = {name: _swap(both, swapped) for name, both in flags.items()}
     probabilities = [np.zeros((len(lesion), len(DIAGNOSES))) for _ in scores]
     for table, score in zip(probabilities, scores, strict=True):
-        table[:, DIAGNOSES.index("melanoma")] = score
+        table[:, MELANOMA] = score
     return release_comparison.Pair(
         image_ids=lesion,
         truth=truth,

@@ -24,7 +24,7 @@ from dermalert.data import contamination
 from dermalert.data.prepare import prepare
 from dermalert.errors import run_command
 from dermalert.evaluation import metrics, predict
-from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.taxonomy import MELANOMA
 
 _LABELS = (25, 50, 100, 200)
 _HALVES = 20
@@ -43,7 +43,7 @@ class Lesions(NamedTuple):
     @property
     def logit(self) -> np.ndarray:
         """Of the melanoma probability."""
-        return special.logit(np.clip(self.probabilities[:, DIAGNOSES.index(ALERT)].astype(float), _SURE, 1 - _SURE))
+        return special.logit(np.clip(self.probabilities[:, MELANOMA].astype(float), _SURE, 1 - _SURE))
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -75,7 +75,7 @@ def collect(release: Release, dataset: list[str], leave_out: str | None) -> Lesi
     ]
     features = np.concatenate([features.numpy() for _, features in batches])
     return Lesions(
-        positive=np.array(rows["label"]) == DIAGNOSES.index(ALERT),
+        positive=np.array(rows["label"]) == MELANOMA,
         probabilities=np.concatenate([logits.softmax(-1).numpy() for logits, _ in batches]),
         distance=release.abstention.distances(features),
         features=(features - features.mean(0)) / (features.std(0) + 1e-6),

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from dermalert_space import contract, files
+from dermalert_space.contract import ALERT_POINT
 from dermalert_space.estimate import format_estimate
 from dermalert_space.release import Release
 
@@ -26,10 +27,9 @@ from dermalert.data import contamination, prepare, schema, splits
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import baselines, evaluate
 from dermalert.publishing import deliver
-from dermalert.taxonomy import DIAGNOSES
+from dermalert.taxonomy import DIAGNOSES, MELANOMA
 from dermalert.training import run_folder
 
-_MELANOMA = DIAGNOSES.index("melanoma")
 _FIGURES = "figures.json"
 _FEWEST = 30  # melanomas on the training side of a source that is worth leaving out, or learning from
 
@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
 def with_melanomas(train: Dataset) -> list[str]:
     """The sources that have melanomas enough, in order."""
     origin = np.array([source or "not known" for source in train["source"]])
-    melanoma = np.array(train["label"]) == _MELANOMA
+    melanoma = np.array(train["label"]) == MELANOMA
     return [str(name) for name in np.unique(origin) if (melanoma & (origin == name)).sum() >= _FEWEST]
 
 
@@ -101,7 +101,7 @@ def leave_out(name: str, config: Config, sides: dict[str, Dataset], folder: Path
             "seed": config.seed,
         },
         "training": trained.speed,
-        "alert": trained.model.config.alert,
+        ALERT_POINT: trained.model.config.alert,
         "splits": {side: measured[side].report.to_json() for side in measured},
         "baselines": {name: baseline.to_json() for name, baseline in shortcuts.items()},
     }

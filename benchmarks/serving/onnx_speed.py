@@ -19,25 +19,23 @@ from dermalert.config import Config
 from dermalert.data import prepare
 from dermalert.errors import run_command
 from dermalert.evaluation.predict import predict
-from dermalert.release import onnx_export
+from dermalert.release import onnx_files
 
 _COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precision", "quantized": "8 bits"}
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Export, compare, and print the two tables."""
-    sides = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
-    held_out = sides["held_out"].shuffle(seed=0)
+    splits = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
+    held_out = splits["held_out"].shuffle(seed=0)
     held_out = held_out.select(range(min(arguments.images, len(held_out))))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "release"
         shutil.copytree(contract.find(arguments.model), folder, ignore=shutil.ignore_patterns("onnx"))
         release = Release.load(folder)
-        pixels = onnx_export.prepare(folder, release, sides["train"], "all")
-        differences = onnx_export.compare(folder, release, predict(release, held_out, name="held out"))
-        speeds = {
-            threads: onnx_export.speeds(folder, release, pixels, threads=threads) for threads in arguments.threads
-        }
+        pixels = onnx_files.prepare(folder, release, splits["train"], "all")
+        differences = onnx_files.compare(folder, release, predict(release, held_out, name="held out"))
+        speeds = {threads: onnx_files.speeds(folder, release, pixels, threads=threads) for threads in arguments.threads}
     print(as_markdown(differences, speeds, images=len(held_out), batch_size=len(pixels)))
 
 

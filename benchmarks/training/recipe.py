@@ -3,7 +3,7 @@ r"""What each part of the default recipe of `train_hf.py` is worth, on the valid
     python benchmarks/training/recipe.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/recipe
 
 trains each row of `ROWS` and compares its answers to the validation images with those of the first row, image by
-image, as they are and altered. The sides calibration and held_out are not looked at. The last epoch counts, so that no
+image, as they are and altered. The splits calibration and held_out are not looked at. The last epoch counts, so that no
 row gains by choosing one. Rows that are done are not trained again; `--rows 0 3` trains those alone, so that several
 processes can share the work.
 """
@@ -17,7 +17,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -37,7 +37,7 @@ from dermalert.evaluation import metrics, predict
 from dermalert.evaluation.intervals import Intervals
 from dermalert.imaging import augmentation, sharpness, stress_artefacts
 from dermalert.publishing import deliver
-from dermalert.taxonomy import DIAGNOSES
+from dermalert.taxonomy import MELANOMA
 from dermalert.training import image_dataset, recipe_trainer, sampling
 from dermalert.training.run import load_model
 from dermalert.training.sampling import Draws
@@ -79,14 +79,12 @@ ROWS = {
 ALTERED = ("ink", "bubbles", "darker", "brighter")
 """Artefacts of the comparison: the first two are in no training picture, the light of the others varies in all."""
 
-_MELANOMA = DIAGNOSES.index("melanoma")
-
 
 def main(arguments: argparse.Namespace) -> None:
     """Train what is missing, then compare what is there."""
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    sides = load(arguments.dataset)
+    splits = load(arguments.dataset)
     configs = {
         (number, seed): Config(
             dataset_name=arguments.dataset,
@@ -98,9 +96,9 @@ def main(arguments: argparse.Namespace) -> None:
     for (number, seed), config in configs.items():
         config = deliver.check(config)
         if number in arguments.rows and not path_of(folder, number, seed).is_file():
-            train(number, config, sides, path_of(folder, number, seed))
-    kept = {key: read_predictions(path_of(folder, *key), key[0], config, sides) for key, config in configs.items()}
-    table = compare({key: run for key, run in kept.items() if run}, sides["validation"])
+            train(number, config, splits, path_of(folder, number, seed))
+    kept = {key: read_predictions(path_of(folder, *key), key[0], config, splits) for key, config in configs.items()}
+    table = compare({key: run for key, run in kept.items() if run}, splits["validation"])
     (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
     print(as_markdown(table))
 
@@ -111,37 +109,39 @@ def path_of(folder: Path, row: int, seed: int) -> Path:
 
 
 def load(names: list[str]) -> dict[str, Dataset]:
-    """The sides of data sets as `train_hf.py` makes them."""
+    """The splits of data sets as `train_hf.py` makes them."""
     return prepare.prepare(names, Config.label_repair).split(seed=Config.split_seed)
 
 
-def train(row: int, config: Config, sides: dict[str, Dataset], path: Path) -> None:
+def train(row: int, config: Config, splits: dict[str, Dataset], path: Path) -> None:
     """Train one row and keep its answers to the validation images."""
-    _, prepare = list(ROWS.values())[row]
-    set_seed(config.seed)
-    model, processor = load_model(config)
-    checkpoints = path.with_suffix("")
-    trainer = train_hf.make_trainer(config, checkpoints, model, processor, sides)
-    started = time.perf_counter()
-    with prepare(model):
-        trainer.train()
-    seconds = time.perf_counter() - started
-    model.config.alert = {"label": "melanoma", "threshold": None}
-    release = Release(model.eval(), processor, name=path.stem)
-    validation = sides["validation"]
+    _, change = list(ROWS.values())[row]
+    release, draws, seconds = fit(config, splits, path, change)
+    validation = splits["validation"]
     probabilities = {"plain": predict.predict_images(release, validation, name="validation").probabilities}
     for name in ALTERED:
         predicted = predict.predict_images(release, with_artefact(validation, name), name=f"validation with {name}")
         probabilities[name] = predicted.probabilities
     # As if all diagnoses were equally common, whatever mix the row has learnt.
-    mix = Draws(
-        sides["train"]["label"], sides["train"]["source"], config.sampling, config.logit_adjustment
-    ).training_prior
-    probabilities = {name: at_mix(p, 1 / mix) for name, p in probabilities.items()}
+    probabilities = {name: at_mix(p, 1 / draws.training_prior) for name, p in probabilities.items()}
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, seconds=seconds, of=provenance(row, config, sides), **probabilities)
+    np.savez(partial, seconds=seconds, of=provenance(row, config, splits), **probabilities)
     partial.replace(path)
+
+
+def fit(config: Config, splits: dict[str, Dataset], path: Path, change: Callable) -> tuple[Release, Draws, float]:
+    """A model that `train_hf.py` would train, under a change; what it drew, and the seconds that it took."""
+    set_seed(config.seed)
+    model, processor = load_model(config)
+    checkpoints = path.with_suffix("")
+    trainer = train_hf.make_trainer(config, checkpoints, model, processor, splits)
+    started = time.perf_counter()
+    with change(model):
+        trainer.train()
+    seconds = time.perf_counter() - started
     shutil.rmtree(checkpoints, ignore_errors=True)
+    model.config.alert = {"label": "melanoma", "threshold": None}
+    return Release(model.eval(), processor, name=path.stem), trainer.draws, seconds
 
 
 def at_mix(probabilities: np.ndarray, mix: np.ndarray) -> np.ndarray:
@@ -150,16 +150,16 @@ def at_mix(probabilities: np.ndarray, mix: np.ndarray) -> np.ndarray:
     return weighed / weighed.sum(axis=1, keepdims=True)
 
 
-def provenance(row: int, config: Config, sides: dict[str, Dataset]) -> str:
+def provenance(row: int, config: Config, splits: dict[str, Dataset]) -> str:
     """What answers depend on, as text: the row, the settings, the images and what is done to them."""
-    contents = {side: sides[side]["content"][:] for side in ("train", "validation")}
+    contents = {split: splits[split]["content"][:] for split in ("train", "validation")}
     digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
     code = "".join(map(inspect.getsource, (image_dataset, augmentation, sharpness, recipe_trainer)))
     parts = {"row": list(ROWS)[row], "images": digest, "code": hashlib.sha256(code.encode()).hexdigest()}
     return json.dumps(dataclasses.asdict(config) | parts)
 
 
-def read_predictions(path: Path, row: int, config: Config, sides: dict[str, Dataset]) -> dict | None:
+def read_predictions(path: Path, row: int, config: Config, splits: dict[str, Dataset]) -> dict | None:
     """The answers that were kept of a row and a seed, or None.
 
     Raises:
@@ -168,7 +168,7 @@ def read_predictions(path: Path, row: int, config: Config, sides: dict[str, Data
     if not path.is_file():
         return None
     kept = dict(np.load(path))
-    if str(kept["of"]) != provenance(row, config, sides):
+    if str(kept["of"]) != provenance(row, config, splits):
         raise UsageError(f"'{path}' was made with other settings or of other images: name a new --output_dir.")
     return kept
 
@@ -196,13 +196,13 @@ def compare(runs: dict[tuple[int, int], dict], validation: Dataset) -> dict:
     """
     truth, origin = np.array(validation["label"]), np.array(validation["source"])
     intervals = Intervals(np.array(validation["group"]))
-    both = [s for s in np.unique(origin) if ((truth == _MELANOMA) & (origin == s)).any()]
+    both = [s for s in np.unique(origin) if ((truth == MELANOMA) & (origin == s)).any()]
 
     mix = sampling.class_frequencies(truth)
 
     def within(p: np.ndarray, w: np.ndarray) -> np.ndarray:
-        served = at_mix(p, mix)[:, _MELANOMA]  # a release gives the mix of the data back
-        areas = [metrics.auroc(truth == _MELANOMA, served, w * (origin == source)) for source in both]
+        served = at_mix(p, mix)[:, MELANOMA]  # a release gives the mix of the data back
+        areas = [metrics.auroc(truth == MELANOMA, served, w * (origin == source)) for source in both]
         return np.mean(areas, axis=0)
 
     measures = {

@@ -14,9 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from dermalert_space.images import read_image
-from dermalert_space.release import Release
 from PIL import ImageOps
-from transformers import set_seed
 
-import train_hf
 from benchmarks.evaluation.sources import of_source, with_melanomas
-from benchmarks.training.recipe import as_it_is, at_mix, cell, frozen_norms
+from benchmarks.training.recipe import as_it_is, at_mix, cell, fit, frozen_norms
 from dermalert.config import Config
 from dermalert.data import contamination, prepare
 from dermalert.data.records import Selection
@@ -38,9 +33,8 @@ from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import metrics, predict
 from dermalert.evaluation.intervals import Intervals
 from dermalert.publishing import deliver
-from dermalert.taxonomy import DIAGNOSES, MALIGNANT, PRECURSOR
+from dermalert.taxonomy import DIAGNOSES, MALIGNANT, MELANOMA, PRECURSOR
 from dermalert.training import sampling
-from dermalert.training.run import load_model
 
 CLOSE_UP = "clinical"  # what the sources of close-ups end in
 
@@ -72,7 +66,6 @@ VIEWS: dict[str, Callable] = {
     "turned": lambda image: ImageOps.mirror(ImageOps.flip(image)),
 }
 
-_MELANOMA = DIAGNOSES.index("melanoma")
 _MALIGNANT = np.isin(DIAGNOSES, [*MALIGNANT, PRECURSOR])
 
 
@@ -164,18 +157,9 @@ def train(row: Row, config: Config, parts: Fold, path: Path) -> None:
     images = parts.train
     if not row.close_ups:
         images = images.select([i for i, source in enumerate(images["source"]) if not _is_close_up(source)])
-    set_seed(config.seed)
-    model, processor = load_model(config)
-    checkpoints = path.with_suffix("")
     few = parts.validation.select(range(min(64, len(parts.validation))))
-    trainer = train_hf.make_trainer(config, checkpoints, model, processor, {"train": images, "validation": few})
-    started = time.perf_counter()
-    with row.change(model):
-        trainer.train()
-    seconds = time.perf_counter() - started
-    model.config.alert = {"label": "melanoma", "threshold": None}
-    release = Release(model.eval(), processor, name=path.stem)
-    mix = sampling.class_frequencies(images["label"][:]) / trainer.draws.training_prior
+    release, draws, seconds = fit(config, {"train": images, "validation": few}, path, row.change)
+    mix = sampling.class_frequencies(images["label"][:]) / draws.training_prior
 
     def predicted(dataset: Dataset, name: str) -> np.ndarray:
         return at_mix(predict.predict_images(release, dataset, name=name).probabilities, mix)
@@ -186,7 +170,6 @@ def train(row: Row, config: Config, parts: Fold, path: Path) -> None:
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, **vars(kept))
     partial.replace(path)
-    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def viewed(dataset: Dataset, view: Callable) -> Dataset:
@@ -221,7 +204,7 @@ def compare(results: dict[tuple[str, int, str], Predictions], folds: dict[str, F
     intervals = Intervals(groups)
 
     def melanoma(p: dict, w: np.ndarray, n: str) -> np.ndarray:
-        return metrics.auroc(truth[n] == _MELANOMA, p[n][:, _MELANOMA], w[..., parts[n]])
+        return metrics.auroc(truth[n] == MELANOMA, p[n][:, MELANOMA], w[..., parts[n]])
 
     def malignant(p: dict, w: np.ndarray, n: str) -> np.ndarray:
         return metrics.auroc(_MALIGNANT[truth[n]], p[n][:, _MALIGNANT].sum(axis=1), w[..., parts[n]])
@@ -251,9 +234,9 @@ def _validation(results: dict, folds: dict[str, Fold], row: str, seeds: list[int
     """The melanoma AUROC on the sources left in, the mean over folds, seeds and the sources with both."""
     areas = []
     for name, parts in folds.items():
-        truth, origin = np.array(parts.validation["label"]) == _MELANOMA, np.array(parts.validation["source"])
+        truth, origin = np.array(parts.validation["label"]) == MELANOMA, np.array(parts.validation["source"])
         for seed in seeds if (row, seeds[0], name) in results else ():
-            score = results[row, seed, name].validation[:, _MELANOMA]
+            score = results[row, seed, name].validation[:, MELANOMA]
             for source in np.unique(origin):
                 inside = origin == source
                 if 10 <= truth[inside].sum() < inside.sum():

@@ -19,7 +19,7 @@ from dermalert.clinic.verdict import lesions_needed
 from dermalert.evaluation import operating_points
 from dermalert.evaluation.intervals import Intervals, Logistic
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY
-from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.taxonomy import MELANOMA
 
 FEWEST = 10
 """Lesions with and without melanoma below which no intercept is fitted."""
@@ -27,7 +27,6 @@ FEWEST = 10
 FEWEST_TEMPERATURE = 50
 """The same for a temperature, beside those on which the threshold is set."""
 
-_MELANOMA = DIAGNOSES.index(ALERT)
 _FOLDS = 5
 _TINY = 1e-12
 
@@ -42,7 +41,7 @@ class Change:
     def of(self, probabilities: np.ndarray) -> np.ndarray:
         """The probabilities (n, 9) that the changed model gives."""
         logits = np.log(np.maximum(probabilities.astype(np.float64), _TINY)) / self.temperature
-        logits[:, _MELANOMA] += self.intercept
+        logits[:, MELANOMA] += self.intercept
         return special.softmax(logits, axis=1)
 
     def moved(self, threshold: float) -> float:
@@ -94,7 +93,7 @@ def adapt(probabilities: np.ndarray, positive: np.ndarray, groups: np.ndarray, a
     """
     intervals = Intervals(groups)
     n = intervals.groups_of(positive)
-    before = intervals.of_logistic(positive, probabilities[:, _MELANOMA])
+    before = intervals.of_logistic(positive, probabilities[:, MELANOMA])
     tempered = _with_temperature(probabilities, positive, groups, abstained, before)
     point: Json | None
     if tempered:
@@ -106,7 +105,7 @@ def adapt(probabilities: np.ndarray, positive: np.ndarray, groups: np.ndarray, a
     after, gain = before, UNDEFINED
     if change != Change():
         fitted = cross_fitted(probabilities, positive, groups, temperature=change.temperature != 1)
-        after = intervals.of_logistic(positive, fitted[:, _MELANOMA])
+        after = intervals.of_logistic(positive, fitted[:, MELANOMA])
         gain = _gain(probabilities, fitted, positive, intervals)
     return Adaptation(
         change=change,
@@ -181,7 +180,7 @@ def _threshold(
 
 
 def _point(probabilities: np.ndarray, positive: np.ndarray, groups: np.ndarray, abstained: np.ndarray) -> Json:
-    scores = probabilities[positive, _MELANOMA]
+    scores = probabilities[positive, MELANOMA]
     return {**operating_points.operating_point(scores, groups[positive], abstained[positive])}
 
 
@@ -234,5 +233,5 @@ def _gain(before: np.ndarray, after: np.ndarray, positive: np.ndarray, intervals
 
 
 def _loss(probabilities: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    score = np.clip(probabilities[:, _MELANOMA], _TINY, 1 - _TINY)
+    score = np.clip(probabilities[:, MELANOMA], _TINY, 1 - _TINY)
     return -np.log(np.where(positive, score, 1 - score))

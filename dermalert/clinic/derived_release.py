@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from dermalert_space import files, onnx_graph
 from dermalert_space.contract import (
+    ABSTAINED,
+    ALERT_POINT,
+    ATTENTION_POINT,
     AUDIT,
     CONFIG,
     FIGURES,
@@ -33,7 +36,7 @@ from dermalert.errors import RunError, UsageError
 from dermalert.evaluation import evaluate, plots
 from dermalert.evaluation.report import SplitReport, report
 from dermalert.release import release_comparison, release_folder
-from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.taxonomy import DIAGNOSES, MELANOMA
 from dermalert.training import head
 
 _KEPT = (*PROCESSORS, STATISTICS, GRAPH, AUDIT, f"{FIGURES}/learning_curves.png")
@@ -122,16 +125,16 @@ def _write_model(release: Release, folder: Path, adaptation: Adaptation) -> None
     if layer.bias is None and change.intercept:
         raise RunError("the last layer of this release has no bias, so that no intercept can be folded into it.")
     bias = np.zeros(len(DIAGNOSES))
-    bias[DIAGNOSES.index(ALERT)] = change.intercept
+    bias[MELANOMA] = change.intercept
     head.fold(layer, change.temperature, bias)
     model.save_pretrained(folder)
     release_folder.compact(folder)
     config = json.loads((folder / CONFIG).read_text())
     config["dermalert"] = {**config.get("dermalert", {}), "version": None}
     config.pop(PREDICTION_SETS, None)  # they were set on the parent's probabilities
-    config["alert"] = _alert(config["alert"], adaptation)
-    if attention := config.get("attention"):
-        config["attention"] = _attention(attention, release, change)
+    config[ALERT_POINT] = _alert(config[ALERT_POINT], adaptation)
+    if attention := config.get(ATTENTION_POINT):
+        config[ATTENTION_POINT] = _attention(attention, release, change)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -179,8 +182,8 @@ def _metrics(
     return {key: value for key, value in metrics.items() if key not in gone} | {
         "version": None,
         "splits": splits,
-        "alert": config.alert,
-        "attention": config.attention if derived.attention else metrics.get("attention"),
+        ALERT_POINT: config.alert,
+        ATTENTION_POINT: config.attention if derived.attention else metrics.get(ATTENTION_POINT),
         "adapted": {
             "clinic": clinic,
             "images": adaptation.images,
@@ -211,7 +214,7 @@ def _split(derived: Release, rows: pa.Table) -> Json:
         np.array(rows["group"].to_pylist()),
         alert=derived.alerts(probabilities),
         attention=derived.attentions(probabilities),
-        abstained=np.array(rows["refused"].to_pylist(), bool),
+        abstained=np.array(rows[ABSTAINED].to_pylist(), bool),
         sources=rows["source"].to_pylist(),
     ).to_json()
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from dermalert_space.contract import Json
 from PIL import Image
 
-from dermalert.data import folder_files, folders, label_repair, loading, near_duplicates
+from dermalert.data import folder_files, folder_layout, label_repair, loading, near_duplicates
 from dermalert.data.loading import Reading
 from dermalert.data.table_columns import Columns
 from dermalert.errors import UsageError
@@ -47,7 +47,7 @@ def load(folder: Path, labels: Path | None = None, columns: Columns | None = Non
     """
     files = count_files(folder, labels)
     columns = columns or Columns()
-    labelled = labels is not None or folders.say_diagnoses(folder, columns)
+    labelled = labels is not None or folder_layout.say_diagnoses(folder, columns)
     if labelled:
         reading = Reading(columns=columns, label_file=labels, stand_ins=True, shortcuts=True)
         loaded = loading.load([str(folder)], reading, labels=None)
@@ -79,11 +79,11 @@ def count_files(folder: Path, labels: Path | None) -> int:
         raise UsageError(f"'{folder}' is no folder: name one that holds the clinic's images.")
     if labels is not None and not labels.is_file():
         raise UsageError(f"--labels '{labels}' is no file: name a table with a row an image (CSV).")
-    images, others, _ = folder_files.sort_files(folder)
-    if not images:
-        inside = f" but {len(others):,} other files" if others else ""
+    files = folder_files.sort_files(folder)
+    if not files.images:
+        inside = f" but {len(files.others):,} other files" if files.others else ""
         raise UsageError(f"'{folder}' has no images{inside}: put JPEG, PNG, TIFF, BMP or WebP files there.")
-    return len(images)
+    return len(files.images)
 
 
 def _count_phones(dataset: Dataset) -> int:

@@ -143,12 +143,10 @@ def examine(
     examined = look.look(release, dataset, name=f"images of {folder.resolve().name}")
     predictions = any_checkpoint.under_classes(examined.predictions, covering, np.maximum(truth, 0))
     predictions, promise = _promise(release, predictions, covering)
-    flagged = predictions.alert_as_served
-    assert flagged is not None  # `under_classes` gives every model an alert
-    unlabelled = without_labels.examine(release, examined, flagged)
-    rows = np.flatnonzero(truth >= 0)
-    labelled = predictions.select(rows)
+    unlabelled = without_labels.examine(release, examined, predictions.flagged)
+    labelled = predictions.select(rows := np.flatnonzero(truth >= 0))
     shown = with_labels.examine(labelled, covering, promise) if len(rows) else None
+    noted = findings.findings(read, unlabelled, exposed=unseen.exposed, exposure_recorded=unseen.exposure_recorded)
     report = ClinicReport(
         model=_model_name(release),
         folder=folder.resolve().name,
@@ -157,13 +155,11 @@ def examine(
         exposure_recorded=unseen.exposure_recorded,
         assessed=len(dataset),
         no_class_for=_no_class_for(dataset, truth) if read.labelled else {},
-        findings=findings.findings(
-            read, unlabelled, exposed=unseen.exposed, exposure_recorded=unseen.exposure_recorded
-        ),
+        findings=noted,
         without_labels=unlabelled,
         with_labels=shown,
         adaptation=_adaptation(release, labelled, covering) if shown else None,
-        figures=figures.figures(shown, unlabelled, *_melanoma(labelled)),
+        figures=figures.figures(shown, unlabelled, labelled.melanoma, labelled.melanoma_probabilities),
     )
     return Examination(release=release, labelled=dataset.select(rows), report=report)
 
@@ -198,9 +194,8 @@ def _adaptation(release: Release, labelled: SplitPredictions, covering: Classes)
     """What labels of melanoma support to change in a release of the nine diagnoses that alerts and abstains."""
     if covering.positive != ALERT or release.threshold is None or list(release.labels) != list(DIAGNOSES):
         return None
-    positive, _ = _melanoma(labelled)
-    abstained = np.zeros(len(positive), bool) if labelled.abstained is None else labelled.abstained
-    return adapting.adapt(labelled.probabilities, positive, np.array(labelled.dataset["group"]), abstained)
+    groups = np.array(labelled.dataset["group"])
+    return adapting.adapt(labelled.probabilities, labelled.melanoma, groups, labelled.abstains)
 
 
 def _drawn(rows: np.ndarray, read: ClinicImages) -> np.ndarray:
@@ -208,12 +203,6 @@ def _drawn(rows: np.ndarray, read: ClinicImages) -> np.ndarray:
     if read.labelled or len(rows) <= MOST_UNLABELLED:
         return rows
     return np.sort(np.random.default_rng(0).choice(rows, MOST_UNLABELLED, replace=False))
-
-
-def _melanoma(predictions: SplitPredictions) -> tuple[np.ndarray, np.ndarray]:
-    """Which images are positive, and their probabilities."""
-    melanoma = DIAGNOSES.index(ALERT)
-    return np.array(predictions.dataset["label"]) == melanoma, predictions.probabilities[:, melanoma]
 
 
 def _truth(

@@ -18,9 +18,7 @@ from dermalert.evaluation.label_map import Classes
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY
 from dermalert.evaluation.predict import SplitPredictions
 from dermalert.evaluation.report import SplitReport, at_prevalence
-from dermalert.taxonomy import ALERT, DIAGNOSES
-
-_POSITIVE = DIAGNOSES.index(ALERT)
+from dermalert.taxonomy import ALERT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,9 +75,8 @@ def promised(release: Release) -> float:
 def examine(predictions: SplitPredictions, covering: Classes, promise: float) -> WithLabels:
     """The figures of predictions under the nine diagnoses, see `any_checkpoint.under_classes`."""
     dataset = predictions.dataset
-    positive, groups = np.array(dataset["label"]) == _POSITIVE, np.array(dataset["group"])
-    flagged = predictions.alert_as_served
-    assert flagged is not None  # `under_classes` gives every model an alert
+    positive, groups = predictions.melanoma, np.array(dataset["group"])
+    flagged = predictions.flagged  # `under_classes` gives every model an alert
     intervals, report = Intervals(groups), measure(predictions).report
     lesions, n = intervals.groups, intervals.groups_of(positive)
     of = covering.positive
@@ -90,13 +87,13 @@ def examine(predictions: SplitPredictions, covering: Classes, promise: float) ->
     return WithLabels(
         positive=of,
         verdict=decided,
-        abstained=0 if predictions.abstained is None else intervals.groups_of(positive & predictions.abstained),
+        abstained=intervals.groups_of(positive & predictions.abstains),
         images=len(positive),
         lesions=lesions,
         prevalence=prevalence,
         predictive_values=values,
         worth=net_benefit.measure(positive, flagged, intervals),
-        shortcuts=own_shortcuts.measure(dataset, positive, predictions.probabilities[:, _POSITIVE], intervals),
+        shortcuts=own_shortcuts.measure(dataset, positive, predictions.melanoma_probabilities, intervals),
         questions=questions.questions(
             decided, report, positive=of, plural=plural(of), others=intervals.groups_of(~positive)
         ),

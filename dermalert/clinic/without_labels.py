@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from dermalert_space.contract import PREDICTIONS, Json
+from dermalert_space.contract import ABSTAINED, PREDICTIONS, Json
 from dermalert_space.estimate import UNDEFINED, Estimate
 from dermalert_space.release import Release
 from scipy import stats
@@ -134,7 +134,7 @@ def _own(release: Release) -> _Own | None:
         return None
     return _Own(
         probabilities=np.stack([rows[label].to_numpy() for label in release.labels], 1),
-        abstained=np.array(rows["refused"].to_pylist(), bool),
+        abstained=np.array(rows[ABSTAINED].to_pylist(), bool),
         sources=np.array([source or "not known" for source in rows["source"].to_pylist()], str),
         groups=np.array(rows["group"].to_pylist(), str),
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dermalert.data import schema, splits
+from dermalert.data import groups, schema
 from dermalert.data.audit_rows import CONTENT, IDS, Finding, Rows, cannot_tell, counts_text, finding, positions_of
 
 _TINY = 64  # pixels of the shorter side: the network of a lesion is no longer there
@@ -34,10 +34,10 @@ def _unreadable(rows: Rows, files: Sequence[str]) -> Finding:
 
 
 def _tiny(rows: Rows) -> Finding:
-    sides = rows.fingerprints.sizes.min(1)
+    shortest = rows.fingerprints.sizes.min(1)
     cases = [
         rows.case([i], pixels=rows.fingerprints.sizes[i].tolist())
-        for i in np.flatnonzero((sides > 0) & (sides < _TINY)).tolist()
+        for i in np.flatnonzero((shortest > 0) & (shortest < _TINY)).tolist()
     ]
     return finding(f"the shorter side is under {_TINY} pixels", cases, of=len(rows), unit="files", known_from=CONTENT)
 
@@ -80,7 +80,7 @@ def _near_duplicates(rows: Rows) -> Finding:
 def _count_components(rows: Rows) -> int:
     numbers = {content: k for k, content in enumerate(rows.copies)}
     ends = [(numbers[rows.content[a]], numbers[rows.content[b]]) for a, b, _ in rows.near]
-    return len(set(splits.components(np.array(ends, int).reshape(-1, 2), len(numbers)).tolist()))
+    return len(set(groups.components(np.array(ends, int).reshape(-1, 2), len(numbers)).tolist()))
 
 
 def _near_contradictions(rows: Rows) -> Finding:
@@ -113,7 +113,7 @@ def _shared_images(rows: Rows) -> Finding:
         return cannot_tell("one data set was named, not several", unit="images", known_from=known_from)
     columns = zip(rows.image_id, rows.content, strict=True)
     names = [schema.same_image({"image_id": image_id, "content": content}) for image_id, content in columns]
-    images = list(positions_of(splits.groups(names, [(a, b) for a, b, _ in rows.near])).values())
+    images = list(positions_of(groups.group_keys(names, [(a, b) for a, b, _ in rows.near])).values())
     # Of each image, the first row under each name.
     places = [{rows.named[i]: i for i in reversed(members)} for members in images]
     shared = [sorted(place.values()) for place in places if len(place) > 1]

@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from dermalert_space.contract import CONFIG, EXPOSURE, HubName
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from dermalert.data import near_duplicates, schema, splits
 from dermalert.errors import RunError, UsageError, first_line
+from dermalert.hub import offline
 from dermalert.hub.retries import HTTP_ERROR, with_retries
 from dermalert.imaging.thumbnail import BLANK, contrast, fingerprints
 
@@ -192,7 +193,7 @@ def read(model: str | Path, revision: str | None = None) -> dict[str, str]:
         try:
             path = Path(with_retries(hf_hub_download, repo, EXPOSURE, revision=revision))
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the Hub does not answer
-            if constants.HF_HUB_OFFLINE and not _may_have_a_list(repo, revision):
+            if offline.is_on() and not _may_have_a_list(repo, revision):
                 return {}
             raise _unreachable(model, error) from error
         except EntryNotFoundError:
@@ -216,11 +217,9 @@ def _may_have_a_list(repo: str, revision: str | None) -> bool:
 
 
 def _unreachable(model: str | Path, error: Exception) -> RunError:
-    if constants.HF_HUB_OFFLINE:
-        repo, revision = HubName.parse(str(model))
-        command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
+    if offline.is_on():
         return RunError(
             f"HF_HUB_OFFLINE is set and the cache lacks {EXPOSURE} of '{model}', the list of images that it has learnt "
-            f"from: run '{command}' where there is a network."
+            f"from: {HubName.parse(str(model)).how_to_cache}."
         )
     return RunError(f"the Hub cannot be asked which images '{model}' has learnt from: {first_line(error)}. Try again.")

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from dermalert.data import identifiers, metadata_tables
 
@@ -19,8 +20,21 @@ FILES_OF_SYSTEMS = frozenset(
 )
 
 
-def sort_files(root: Path) -> tuple[list[str], list[str], list[str]]:
-    """The images, the other files and the masks below a folder, in the order of their paths."""
+class FolderFiles(NamedTuple):
+    """What lies below a folder, in the order of the paths."""
+
+    images: list[str]
+    others: list[str]
+    masks: list[str]
+
+    @property
+    def tables(self) -> list[Path]:
+        """Those of the others that are tables."""
+        return sorted(Path(path) for path in self.others if metadata_tables.is_table(Path(path)))
+
+
+def sort_files(root: Path) -> FolderFiles:
+    """What lies below a folder."""
     images: list[str] = []
     others: list[str] = []
     masks: list[str] = []
@@ -30,7 +44,7 @@ def sort_files(root: Path) -> tuple[list[str], list[str], list[str]]:
             masks.append(path)
         else:
             (images if _is_image(path) else others).append(path)
-    return images, others, masks
+    return FolderFiles(images, others, masks)
 
 
 def masks_without_photo(masks: list[str], images: list[str]) -> list[str]:

@@ -25,6 +25,8 @@ from dermalert_space.contract import Json
 from dermalert import taxonomy
 from dermalert.data import (
     folder_files,
+    folder_layout,
+    folder_tables,
     id_spaces,
     identifiers,
     matching,
@@ -33,13 +35,12 @@ from dermalert.data import (
     table_cells,
     table_columns,
 )
-from dermalert.data.records import DERMOSCOPIC, Record, Selection, leave_out_kinds, warn_of_nobody
+from dermalert.data.records import DERMOSCOPIC, Record, Selection, leave_out_kinds
 from dermalert.data.unused import Unused
 from dermalert.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-_WHOSE = ("lesion_id", "patient_id")
 _NO_METADATA: dict[str, Any] = {}  # one for all images
 
 
@@ -67,168 +68,52 @@ def records(
             not there.
     """
     root = root.absolute() if str(root) == "." else root  # so that all paths begin alike
-    unused = Unused(str(root))
-    images, others, masks = folder_files.sort_files(root)
-    near = _official_tables(root)
-    files = sorted(Path(path) for path in others if metadata_tables.is_table(Path(path)))
-    tables, beside = metadata_tables.read(files, columns, unused), metadata_tables.read(near, table_columns.Columns())
+    unused, below = Unused(str(root)), folder_files.sort_files(root)
+    near = folder_layout.official_tables(root)
+    tables = metadata_tables.read(below.tables, columns, unused)
+    beside = metadata_tables.read(near, table_columns.Columns())
     if labels:
-        own = metadata_tables.read([labels], columns)
-        if not any(table.names_a_diagnosis for table in own):
-            raise UsageError(
-                f"'{labels}' is no table of labels: it needs a header with a column that names the image and one that "
-                "names the diagnosis (--columns FIELD=COLUMN says which)."
-            )
-        tables, beside = own, [table for table in (*tables, *beside) if table.path.resolve() != labels.resolve()]
-    source, space = (
-        identifiers.clean(root.resolve().name) or "unknown",
-        space or identifiers.clean(id_spaces.home(root).name),
-    )
-    duplicates = _duplicates([*files, *near])
-    folder = _Folder(root, images, tables, beside, unused, selection or Selection())
+        beside = [table for table in (*tables, *beside) if table.path.resolve() != labels.resolve()]
+        tables = _label_table(labels, columns)
+    folder = folder_tables.FolderTables(root, below.images, tables, beside, unused, selection or Selection())
+    source = identifiers.clean(root.resolve().name) or "unknown"
+    space = space or identifiers.clean(id_spaces.home(root).name)
+    duplicates = _duplicates([*below.tables, *near])
     records = [
         dataclasses.replace(
             record, row=i, source=source, space=space, duplicates=tuple(duplicates.get(record.image_id, ()))
         )
         for i, record in enumerate(_records(folder, columns, labels) if labelled else _without_labels(folder))
     ]
-    read = {record.path for record in records}
-    texts = [path for path in others if path not in read and folder_files.suffix(path) in folder_files.TEXTS]
-    of_images = "{n} texts in '{where}' hold a table or a list of images, and are not read (a table is called .csv)"
-    unused.add(of_images, map(os.path.basename, folder_files.tables_among(texts, images)))
-    mask = "left out {n} images of '{where}' because their names end as those of masks do"
-    unused.add(mask, map(os.path.basename, folder_files.masks_without_photo(masks, images)))
-    strange = [path for path in others if path not in read and not folder_files.is_harmless(path)]
-    unused.add("{n} files in '{where}' are neither images nor tables", map(os.path.basename, strange))
+    _add_unread(unused, below, {record.path for record in records})
     unused.report()
     return records
 
 
-class _Folder:
-    """A folder's images and tables, and which row of which table means which image."""
-
-    def __init__(
-        self,
-        root: Path,
-        images: list[str],
-        tables: list[metadata_tables.Table],
-        beside: list[metadata_tables.Table],
-        unused: Unused,
-        selection: Selection,
-    ):
-        self.root, self.images, self.unused, self.selection = root, images, unused, selection
-        self.matches: list[tuple[metadata_tables.Table, matching.Match]] = []
-        if tables or beside:
-            base = len(str(root)) + 1
-            files = matching.Files(images, lambda path: path[base:])
-            inside = (table.path.parent if table.path.is_relative_to(root) else root for table in tables)
-            own = [(t, identifiers.parts(place.relative_to(root))) for t, place in zip(tables, inside, strict=True)]
-            for table, folder in [*own, *((table, ()) for table in beside)]:
-                table = table.of_files(files.has)
-                self.matches.append((table, matching.match(table, files, folder)))
-        self.own = self.matches[: len(tables)]
-        self.labelling = [(t, m) for t, m in self.own if t.names_a_diagnosis and (m.rows or m.ambiguous)] or [
-            (t, m) for t, m in self.matches[len(tables) :] if t.names_a_diagnosis and (m.rows or m.ambiguous)
-        ]
-
-    def metadata(self) -> dict[str, dict[str, Any]]:
-        """What the tables know of each image, by path; say what stands for nobody, and what contradicts."""
-        by_path: dict[str, dict[str, Any]] = {}
-        nobody: Counter[str] = Counter()
-        against = []
-        for path, row, table in self._rows():
-            metadata, before = table_cells.metadata_of(row, table.columns, nobody), by_path.get(path)
-            other = _other_archive_id(before.get("lesion_id"), metadata.get("lesion_id")) if before else None
-            if before and other:
-                before, metadata = before | {"other_lesion_id": other}, metadata | {"lesion_id": before["lesion_id"]}
-            if before and not all(map(_agree, map(metadata.get, _WHOSE), map(before.get, _WHOSE))):
-                against.append(os.path.relpath(path, self.root))
-            by_path[path] = metadata | before if before else metadata
-        self.unused.add(
-            "{n} images in '{where}' have several lesions or patients by their rows, of which the first counts", against
+def _label_table(labels: Path, columns: table_columns.Columns) -> list[metadata_tables.Table]:
+    """What a table of labels holds; UsageError where it has none."""
+    tables = metadata_tables.read([labels], columns)
+    if not any(table.names_a_diagnosis for table in tables):
+        raise UsageError(
+            f"'{labels}' is no table of labels: it needs a header with a column that names the image and one that "
+            "names the diagnosis (--columns FIELD=COLUMN says which)."
         )
-        warn_of_nobody(nobody, str(self.root))
-        return by_path
-
-    def splits(self) -> dict[str, str]:
-        """The shipped split of each image by the tables' own columns: `test` where any row says so."""
-        by_path: dict[str, str | None] = {}
-        for path, row, table in self._rows("split"):
-            by_path[path] = _merge_splits(by_path.get(path), shipped_splits.split_of(row, table.columns))
-        return {path: split for path, split in by_path.items() if split}
-
-    def _rows(self, field: str | None = None) -> Iterator[tuple[str, dict[str, Any], metadata_tables.Table]]:
-        """Yield each image's path with each row that means it, and its table, of the tables with that field."""
-        for table, match in self.matches:
-            if field is None or field in table.columns:
-                yield from ((path, row, table) for path, rows in match.rows.items() for row in rows)
-
-    def report(self) -> None:
-        """Collect what the folder's own tables hold and nothing uses."""
-        for table, match in self.own:
-            name = table.path.name
-            if table.path.is_relative_to(self.root):
-                name = table.path.relative_to(self.root).as_posix()
-            self.unused.add(f"{{n}} rows of '{name}' name no image", table.nameless)
-            if not table.entries and not table.nameless:
-                self.unused.add("{n} tables in '{where}' have a header and no rows", [name])
-            if not match.rows:
-                kept = f"'{name}' in '{{where}}' means no image that is there, so that its {{n}} rows are not used"
-                self.unused.add(kept, match.without_file or [row for _, row in match.contested])
-            elif match.without_file:
-                self.unused.add("{n} rows of '{where}' have no image", match.without_file)
-            if match.contested:
-                files = dict.fromkeys(path for path, _ in match.contested)
-                self.unused.add("{n} images are meant by several rows each, so that none is taken", files)
-            shifted = f"{{n}} rows of '{name}' have more cells than it has columns, and may be shifted"
-            self.unused.add(shifted, table.overlong)
-            unread = table.unused_columns if match.rows else ()
-            self.unused.add(f"{{n}} columns of '{name}' are not used (--columns FIELD=COLUMN reads one)", unread)
-
-    def without_row(self) -> list[str]:
-        """The images that no table means, each name once."""
-        matched = {path for _, match in self.matches for path in match.rows}
-        return list(
-            {folder_files.stem(path): os.path.basename(path) for path in self.images if path not in matched}.values()
-        )
+    return tables
 
 
-def _other_archive_id(one: str | None, other: str | None) -> str | None:
-    """The second id of a lesion where both are the archive's, such as `HAM_0000897` beside `IL_5004938`."""
-    if not (one and other and identifiers.is_archive_id(one) and identifiers.is_archive_id(other)):
-        return None
-    return other if one.partition("_")[0] != other.partition("_")[0] else None
+def _add_unread(unused: Unused, below: folder_files.FolderFiles, read: set[str]) -> None:
+    """Collect the files of a folder that are neither read nor expected to lie there."""
+    others = [path for path in below.others if path not in read]
+    texts = [path for path in others if folder_files.suffix(path) in folder_files.TEXTS]
+    of_images = "{n} texts in '{where}' hold a table or a list of images, and are not read (a table is called .csv)"
+    unused.add(of_images, map(os.path.basename, folder_files.tables_among(texts, below.images)))
+    mask = "left out {n} images of '{where}' because their names end as those of masks do"
+    unused.add(mask, map(os.path.basename, folder_files.masks_without_photo(below.masks, below.images)))
+    strange = [path for path in others if not folder_files.is_harmless(path)]
+    unused.add("{n} files in '{where}' are neither images nor tables", map(os.path.basename, strange))
 
 
-def _agree(one: str | None, other: str | None) -> bool:
-    """Tell whether two ids may be one: in another spelling, or a lesion's number with and without its patient."""
-    a, b = identifiers.key(one or ""), identifiers.key(other or "")
-    return not a or not b or a == b or f"_{one}".endswith(f"_{other}") or f"_{other}".endswith(f"_{one}")
-
-
-def _official_tables(root: Path) -> list[Path]:
-    """The tables of the archive and the challenges beside a folder."""
-    near = sorted([*root.parent.iterdir(), *(root.parent / "metadata").glob("*")])
-    return [path for path in near if folder_files.OFFICIAL_TABLE.match(path.name)]
-
-
-def say_diagnoses(root: Path, columns: table_columns.Columns) -> bool:
-    """Whether folders of classes, or tables in a folder or beside it, say what its images show."""
-    classes = [
-        *(path.name for path in _folders(root)),
-        *(p.name for _, each in _split_folders(root) for p in _folders(each)),
-    ]
-    if any(_meaning(name) in taxonomy.DIAGNOSES or taxonomy.plain(name) in taxonomy.MALIGNANCIES for name in classes):
-        return True
-    _, others, _ = folder_files.sort_files(root)
-    files = sorted(Path(path) for path in others if metadata_tables.is_table(Path(path)))
-    tables = metadata_tables.read(files, columns) + metadata_tables.read(
-        _official_tables(root), table_columns.Columns()
-    )
-    return any(table.names_a_diagnosis for table in tables)
-
-
-def _without_labels(folder: _Folder) -> list[Record]:
+def _without_labels(folder: folder_tables.FolderTables) -> list[Record]:
     """All images, with what the tables know of them but what they show."""
     _forget_namesakes(folder)
     metadata = folder.metadata()
@@ -239,7 +124,7 @@ def _without_labels(folder: _Folder) -> list[Record]:
     return _without_other_kinds(records, folder.selection, folder.root)
 
 
-def _records(folder: _Folder, columns: table_columns.Columns, labels: Path | None) -> list[Record]:
+def _records(folder: folder_tables.FolderTables, columns: table_columns.Columns, labels: Path | None) -> list[Record]:
     root = folder.root
     folder.report()
     if labels:
@@ -249,7 +134,7 @@ def _records(folder: _Folder, columns: table_columns.Columns, labels: Path | Non
                 "other files? Its column of names must hold the names of the files, with or without their ending."
             )
         return _from_tables(folder)
-    if _has_class_folders(root):
+    if folder_layout.has_class_folders(root):
         return _class_folders(folder)
     if folder.labelling:
         return _from_tables(folder)
@@ -270,23 +155,15 @@ def _duplicates(files: Iterable[Path]) -> dict[str, list[str]]:
     return duplicates
 
 
-def _has_class_folders(root: Path) -> bool:
-    for folder in [*(folder for _, folder in _split_folders(root)), root]:
-        for class_folder in _folders(folder):
-            if _meaning(class_folder.name) in taxonomy.DIAGNOSES and any(p.is_file() for p in class_folder.iterdir()):
-                return True
-    return False
-
-
-def _class_folders(folder: _Folder) -> list[Record]:
-    root, splits = folder.root, _split_folders(folder.root)
+def _class_folders(folder: folder_tables.FolderTables) -> list[Record]:
+    root, splits = folder.root, folder_layout.split_folders(folder.root)
     _forget_namesakes(folder)
     metadata, shipped = folder.metadata(), folder.splits()
     parts: list[tuple[str | None, Path]] = [*splits] if splits else [(None, root)]
     records = [
-        dataclasses.replace(record, shipped_split=_merge_splits(record.shipped_split, shipped.get(record.path)))
+        dataclasses.replace(record, shipped_split=shipped_splits.merge(record.shipped_split, shipped.get(record.path)))
         for split, place in parts
-        for class_folder in _folders(place)
+        for class_folder in folder_layout.subfolders(place)
         for record in _class_folder(class_folder, split, metadata, folder.unused)
     ]
     against: Counter[str] = Counter()
@@ -302,7 +179,7 @@ def _class_folders(folder: _Folder) -> list[Record]:
         )
     if any(match.rows for _, match in folder.own):
         folder.unused.add("{n} images in '{where}' have no row", folder.without_row())
-    aside = [p for p in _folders(root) if p not in [place for _, place in splits]]
+    aside = [p for p in folder_layout.subfolders(root) if p not in [place for _, place in splits]]
     if splits and aside:
         folder.unused.add("left out {n} folders that stand beside the folders of a shipped split", aside)
     places = {str(place) for place in (root, *(place for _, place in splits))}
@@ -310,11 +187,6 @@ def _class_folders(folder: _Folder) -> list[Record]:
     folder.unused.add("left out {n} images of '{where}' that lie in no folder of a diagnosis", loose)
     _say_test(records, shipped, root)
     return _without_other_kinds(records, folder.selection, root)
-
-
-def _merge_splits(one: str | None, other: str | None) -> str | None:
-    """The shipped split by two that tell: what either calls the test is never trained on."""
-    return "test" if "test" in (one, other) else one or other
 
 
 def _say_test(records: list[Record], shipped: Mapping[str, str], root: Path) -> None:
@@ -338,7 +210,7 @@ def _refine(
         for row in match.rows.get(record.path, ()):
             label = table_cells.label_of(row, table.columns)
             finer = taxonomy.finer(record.name, label)
-            if finer is None and _is_name(label):
+            if finer is None and folder_layout.is_name(label):
                 against[f"{record.name} ({label})"] += 1
                 return record
             malignancy = record.malignancy or table_cells.malignancy_of(row, table.columns)
@@ -368,7 +240,7 @@ def _class_folder(
             )
 
 
-def _from_tables(folder: _Folder) -> list[Record]:
+def _from_tables(folder: folder_tables.FolderTables) -> list[Record]:
     root = folder.root
     for _, match in folder.labelling:
         _refuse_namesakes(match)
@@ -390,7 +262,7 @@ def _from_tables(folder: _Folder) -> list[Record]:
         label, table, row = labels[path]
         malignancy = table_cells.malignancy_of(row, table.columns)
         split = shipped_splits.shipped_as(os.path.relpath(path, root).split(os.sep)[:-1])
-        split = _merge_splits(_merge_splits(split, table.shipped_split), shipped.get(path))
+        split = shipped_splits.merge(shipped_splits.merge(split, table.shipped_split), shipped.get(path))
         record = Record(
             image_id=folder_files.image_id_of(path), name=label, malignancy=malignancy, path=path, shipped_split=split
         )
@@ -450,47 +322,8 @@ def _refuse_namesakes(match: matching.Match) -> None:
             )
 
 
-def _forget_namesakes(folder: _Folder) -> None:
+def _forget_namesakes(folder: folder_tables.FolderTables) -> None:
     """Say which names, but for the archive's numbers, different images bear that a row may mean."""
     names = sorted({name for _, match in folder.matches for name, _, _ in match.ambiguous})
     reason = "{n} names are borne by different images, so that no table's row is taken for them"
     folder.unused.add(reason, names)
-
-
-def _is_name(word: str) -> bool:
-    try:
-        taxonomy.find(word)
-    except KeyError:
-        return False
-    return True
-
-
-def _meaning(name: str) -> str:
-    return taxonomy.find(name) or name if _is_name(name) else name
-
-
-def _split_folders(root: Path) -> list[tuple[str, Path]]:
-    splits = [(shipped_splits.shipped_as([folder.name]), folder) for folder in _folders(root)]
-    # One without folders of classes is left to a table, or is a class.
-    return [(split, folder) for split, folder in splits if split and _has_classes(folder)]
-
-
-def _has_classes(folder: Path) -> bool:
-    """Tell whether a folder that is called like a split is one: `evaluation/figures/` beside the classes is none."""
-    below = [path.name for path in folder.iterdir() if path.is_dir()]
-    usual = folder.name.lower() in id_spaces.PARTS_OF_A_SPLIT
-    return bool(below) and (
-        usual or any(_is_name(name) or taxonomy.plain(name) in taxonomy.MALIGNANCIES for name in below)
-    )
-
-
-def _folders(root: Path) -> list[Path]:
-    """The folders that can be a split or a class: one that holds nothing but tables is neither."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and not _of_tables(p))
-
-
-def _of_tables(folder: Path) -> bool:
-    entries = list(folder.iterdir())
-    return bool(entries) and all(
-        p.is_file() and (metadata_tables.is_table(p) or p.suffix.lower() == ".txt") for p in entries
-    )

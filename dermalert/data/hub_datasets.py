@@ -7,27 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
-from datasets import (
-    ClassLabel,
-    Dataset,
-    Features,
-    Image,
-    IterableDataset,
-    Value,
-    concatenate_datasets,
-    load_dataset,
-)
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from dermalert_space.contract import HubName
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from dermalert import progress
 from dermalert.data import shipped_splits, table_cells, table_columns
@@ -35,9 +22,8 @@ from dermalert.data.identifiers import archive_number
 from dermalert.data.records import Record, Selection, leave_out_kinds, warn_of_nobody
 from dermalert.data.unused import Unused
 from dermalert.errors import RunError, UsageError, did_you_mean, first_line
+from dermalert.hub import offline
 from dermalert.hub.retries import HTTP_ERROR
-
-_UNREAD = "{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads one)"
 
 
 def load(
@@ -59,18 +45,8 @@ def load(
         UsageError: no such data set or revision, terms not accepted, or columns that do not say which image shows what.
         RunError: the Hub cannot be reached.
     """
-    if streaming and constants.HF_HUB_OFFLINE:
-        raise UsageError(f"HF_HUB_OFFLINE is set, and --streaming reads '{name}' from the Hub: leave one of them out.")
-    with _failures_as_sentences(name):
-        commit = _commit(name)
-        # No script of a data set is run: `datasets` has refused them since version 4, and takes no word about it.
-        with progress.downloads():
-            splits = load_dataset(HubName.parse(name).repo, revision=commit, streaming=streaming)
-    if constants.HF_HUB_OFFLINE:
-        _check_cached(name, splits)
+    commit, splits = _open(name, streaming=streaming)
     features = next(iter(splits.values())).features
-    if features is None:
-        raise UsageError(f"'{name}' does not say which columns it has, and cannot be streamed: leave out --streaming.")
     image = _image_column(name, features, columns.given.get("image"))
     columns.present.add(image)
     others = [column for column, feature in features.items() if not isinstance(feature, Image)]
@@ -79,32 +55,66 @@ def load(
     if not table_columns.names_a_diagnosis(header, fields | {"image_id": image}):
         columns.check()  # which may be why
         raise UsageError(f"'{name}' has no column that names a diagnosis among {', '.join(others) or 'its columns'}.")
-    splits = {split: rows.select_columns([image, *others]) for split, rows in splits.items()}
-    splits = {split: rows.cast_column(image, Image(decode=False)) for split, rows in splits.items()}
-    if streaming:
+    splits = _narrow(name, splits, [image, *others], commit if streaming else None)
+    column_of = dict(zip(header, others, strict=True))
+    fields = shipped_splits.choose_column(
+        fields, columns, header, lambda column: _cells(splits.values(), column_of[column])
+    )
+    _say_unread(name, [column for column in features if column not in (image, *others)], header, fields)
+    records: list[Record] = []
+    pictures: list[Dataset] = []
+    for split, rows in splits.items():
+        where, ids = f"{name}/{split}", _names(rows, image, f"{name}/{split}")
+        table = rows.select_columns(others)
+        table = table.rename_columns({a: b for a, b in zip(others, header, strict=True) if a != b})
+        first = sum(map(len, pictures))
+        records += _records(table, where, fields, ids, selection, first=first)
+        pictures.append(rows.select_columns([image]).rename_columns({image: "image"}))
+    return records, concatenate_datasets(pictures)
+
+
+def _open(name: str, *, streaming: bool) -> tuple[str | None, Mapping[str, Any]]:
+    """The commit that a name stands for, and its splits, streamed or from the disk."""
+    if streaming and offline.is_on():
+        raise UsageError(f"HF_HUB_OFFLINE is set, and --streaming reads '{name}' from the Hub: leave one of them out.")
+    with _failures_as_sentences(name):
+        commit = _commit(name)
+        # No script of a data set is run: `datasets` has refused them since version 4, and takes no word about it.
+        with progress.downloads():
+            splits = load_dataset(HubName.parse(name).repo, revision=commit, streaming=streaming)
+    if offline.is_on():
+        _check_cached(name, splits)
+    if next(iter(splits.values())).features is None:
+        raise UsageError(f"'{name}' does not say which columns it has, and cannot be streamed: leave out --streaming.")
+    return commit, splits
+
+
+def _narrow(name: str, splits: Mapping[str, Any], columns: list[str], commit: str | None) -> dict[str, Dataset]:
+    """The splits with rows, on the disk, by these columns alone, the first of them pictures.
+
+    Args:
+        name: of the data set.
+        splits: of `_open`.
+        columns: those that are kept.
+        commit: where they are streamed.
+    """
+    splits = {split: rows.select_columns(columns) for split, rows in splits.items()}
+    splits = {split: rows.cast_column(columns[0], Image(decode=False)) for split, rows in splits.items()}
+    if commit:
         with _failures_as_sentences(name):
             splits = {split: _write_stream(rows, f"{commit}/{split}") for split, rows in splits.items()}
     splits = {split: rows for split, rows in splits.items() if len(rows)}
     if not splits:
         raise UsageError(f"'{name}' holds no rows.")
-    column_of = dict(zip(header, others, strict=True))
-    fields = shipped_splits.choose_column(
-        fields, columns, header, lambda column: _cells(splits.values(), column_of[column])
-    )
+    return splits
+
+
+def _say_unread(name: str, images: list[str], header: Sequence[str], fields: Mapping[str, str]) -> None:
+    """Say which columns nothing is read from, other `images` among them."""
     unused = Unused(name)
-    unread = [column for column, feature in features.items() if isinstance(feature, Image) and column != image]
-    unused.add(_UNREAD, [*table_columns.unused_columns(header, fields), *unread])
+    unread = [*table_columns.unused_columns(header, fields), *images]
+    unused.add("{n} columns of '{where}' are not used (--columns FIELD=COLUMN reads one)", unread)
     unused.report()
-    records: list[Record] = []
-    pictures, first = [], 0
-    for split, rows in splits.items():
-        ids = _names(rows, image, f"{name}/{split}")
-        table = rows.select_columns(others)
-        table = table.rename_columns({a: b for a, b in zip(others, header, strict=True) if a != b})
-        records += _records(table, f"{name}/{split}", fields, ids, selection, first=first)
-        first += len(rows)
-        pictures.append(rows.select_columns([image]).rename_columns({image: "image"}))
-    return records, concatenate_datasets(pictures)
 
 
 def _write_stream(stream: IterableDataset, key: str) -> Dataset:
@@ -117,7 +127,7 @@ def _write_stream(stream: IterableDataset, key: str) -> Dataset:
 def _commit(name: str) -> str | None:
     """The commit that a name stands for, once the Hub has said that one may have its files."""
     repo, revision = HubName.parse(name)
-    if constants.HF_HUB_OFFLINE:  # then that is what is wanted
+    if offline.is_on():  # then that is what is wanted
         return revision
     # Asked for, because `load_dataset` takes whatever it once cached where the Hub does not answer.
     commit = HfApi().dataset_info(repo, revision=revision).sha
@@ -165,7 +175,7 @@ def _failures_as_sentences(name: str) -> Iterator[None]:
 
 
 def _unreachable(name: str, error: Exception) -> RunError:
-    if constants.HF_HUB_OFFLINE:
+    if offline.is_on():
         return RunError(
             f"'{name}' is no folder here, HF_HUB_OFFLINE is set and the cache does not hold it: run the same command "
             "once where there is a network."

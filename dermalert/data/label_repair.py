@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from dermalert.data import isic9, schema, splits
+from dermalert.data import groups, isic9, schema
 from dermalert.data.schema import METADATA, fill, same_image
 from dermalert.errors import UsageError, did_you_mean
 
@@ -99,7 +99,7 @@ def _one_row_an_image(dataset: Dataset, labels: list[int]) -> tuple[Dataset, dic
     names = dataset.features["label"].names
     rows = dataset.select_columns(["image_id", "content", "shipped_split", *METADATA]).to_list()
     copies = defaultdict(list)
-    for i, image in enumerate(splits.groups(map(same_image, rows))):
+    for i, image in enumerate(groups.group_keys(map(same_image, rows))):
         copies[image].append(i)
     labels, kept, merged = list(labels), [], 0
     dropped: Counter[str] = Counter()

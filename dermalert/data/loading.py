@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -31,11 +30,11 @@ from dermalert.data import (
     groups,
     hub_datasets,
     isic9,
+    merging,
     patients,
     plain_copies,
     provenance,
     schema,
-    splits,
 )
 from dermalert.data.id_spaces import spaces_of
 from dermalert.data.identifiers import archive_number, clean, is_archive_id, pad_ufes
@@ -151,20 +150,23 @@ def load(
     selection = Selection(reading.image_types)
     labels, sources = _open_all(names, reading, labels, selection, spaces_of(names, beside))
     images = {source.short: source.images for source in sources}
-    several = len({_source_of(record) for source in sources for record in source.records}) > 1
-    kind = thumbnail.row_type(shortcuts=reading.shortcuts, square=reading.squares or several)
+    kind = _row_type(reading, sources)
     parts, unreadable = zip(*(_read(source, labels, kind, strict=reading.strict) for source in sources), strict=True)
     del sources  # the records take more room than their rows
     rows = groups.with_groups(pa.concat_tables(parts))
     if merge and len(images) > 1:
-        rows = _merge_copies(rows)
-    features = schema.features_of(labels)
-    features = features if merge else Features(features | _NAMED)
-    of_each = ((rows.filter(pc.equal(rows["named"], named)), own) for named, own in images.items())
-    dataset = concatenate_datasets([_with_images(some, own, features) for some, own in of_each if len(some)])
+        rows = merging.merge_copies(rows)
+    features = Features(schema.features_of(labels) | ({} if merge else _NAMED))
+    dataset = _join(rows, images, features)
     pa.default_memory_pool().release_unused()  # what making the table took on the way; else it stays for good
     schema.warn_of_contradictions(dataset)
     return Loaded(dataset, list(chain.from_iterable(unreadable)), selection.left_out)
+
+
+def _row_type(reading: Reading, sources: Iterable[_Source]) -> np.dtype:
+    """What the first look at each image keeps of it."""
+    several = len({_source_of(record) for source in sources for record in source.records}) > 1
+    return thumbnail.row_type(shortcuts=reading.shortcuts, square=reading.squares or several)
 
 
 def _open_all(
@@ -205,6 +207,12 @@ def load_unlabelled(folder: Path, reading: Reading) -> Loaded:
     return Loaded(dataset, unreadable, selection.left_out)
 
 
+def _join(rows: pa.Table, images: Mapping[str, Dataset], features: Features) -> Dataset:
+    """The rows of several sources with their images, which are given by the sources' short names."""
+    of_each = ((rows.filter(pc.equal(rows["named"], named)), own) for named, own in images.items())
+    return concatenate_datasets([_with_images(some, own, features) for some, own in of_each if len(some)])
+
+
 def _with_images(rows: pa.Table, images: Dataset, features: Features) -> Dataset:
     """The rows of one source with their images."""
     numbers = rows["number"].to_numpy()
@@ -230,32 +238,6 @@ def _common_labels(sources: Iterable[list[Record]]) -> tuple[str, ...]:
     if all(are_isic_2025(record.name for record in records) for records in sources):
         return tuple(ISIC_2025)
     return DIAGNOSES if all(any(map(names_a_diagnosis, records)) for records in sources) else MALIGNANCIES
-
-
-def _merge_copies(table: pa.Table) -> pa.Table:
-    """Keep one row of an image that several sources hold under one label, the one shipped for testing or the first."""
-    images = splits.groups(map(schema.same_image, groups.each(table, "image_id", "content")))
-    copies = defaultdict(list)
-    for place, image in enumerate(zip(images, table["label"].to_pylist(), strict=True)):
-        copies[image].append(place)
-    several = [same for same in copies.values() if len(same) > 1]
-    places = list(chain.from_iterable(several))
-    rows = dict(zip(places, table.take(pa.array(places, pa.int64())).to_pylist(), strict=True))
-    index = np.arange(len(table))
-    merged: list[dict[str, Any]] = []
-    for same in several:
-        first = max(same, key=lambda place: rows[place]["shipped_split"] == "test")
-        kept = rows[first]
-        # Whether an image has related ones in a shipped training split must not depend on the order of the sources.
-        if any(rows[place]["shipped_split"] == "train" for place in same):
-            kept["shipped_split"] = kept["shipped_split"] or "train"
-        for place in same:
-            if rows[place]["named"] != kept["named"]:
-                schema.fill(kept, rows[place])
-                index[place] = -1
-        index[first] = len(table) + len(merged)
-        merged.append(kept)
-    return pa.concat_tables([table, pa.Table.from_pylist(merged, table.schema)]).take(pa.array(index[index >= 0]))
 
 
 def _open(

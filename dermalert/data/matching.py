@@ -136,7 +136,7 @@ def _candidates(
     if not near and not number and not copies:
         near = files.by_zeros.get(identifiers.without_zeros(row[-1]), ())
         near = near if len({identifiers.key(files.parts[path][-1]) for path in near}) == 1 else ()
-    # ISIC 2019's `_downsampled` rows are left to files of that name: sides of releases that were made hang on it.
+    # ISIC 2019's `_downsampled` rows are left to files of that name: splits of releases that were made hang on it.
     far = files.by_number.get(number, ()) if number and not row[-1].endswith("_downsampled") else ()
     # A folder that is here, and holds no such file, is not another folder.
     here = len(row) > 1 and row[-2].casefold() in files.folders

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import io
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from dermalert.data import identifiers, shipped_splits, table_cells, table_colum
 from dermalert.data.unused import Unused
 from dermalert.errors import UsageError
 
-logger = logging.getLogger(__name__)
 _DELIMITERS = ",\t;|"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import fft, ndimage
 
 from dermalert import progress
-from dermalert.data import schema, splits
+from dermalert.data import groups, schema
 from dermalert.data.copies import Copies
 from dermalert.imaging.thumbnail import BLANK, SIDE, Thumbnails, contrast, fingerprints
 
@@ -348,7 +348,7 @@ def link(dataset: datasets.Dataset, *related: Pairs | Copies) -> datasets.Datase
     columns = ((pairs.first.tolist(), pairs.second.tolist()) for pairs in related or [search(dataset)])
     links = chain.from_iterable(zip(first, second, strict=True) for first, second in columns)
     # With all that each image belongs to, so that the key stays the most telling name: a copy that joins from another
-    # source must not move the lesion to another side.
+    # source must not move the lesion to another split.
     rows = dataset.select_columns(["lesion_id", "patient_id", "image_id", "content", "group"])
     names = ((*schema.belongings(row), row["group"]) for row in rows)
-    return schema.with_columns(dataset, {"group": splits.groups(names, links)})
+    return schema.with_columns(dataset, {"group": groups.group_keys(names, links)})

@@ -120,6 +120,20 @@ def with_labels(
             left_out[record.name.split(":")[-1]] += 1
         else:
             kept.append(dataclasses.replace(record, name=label))
+    _check_names(unknown, where, binary=binary)
+    if left_out and not kept:
+        raise _nothing_left(left_out, where, binary=binary)
+    if left_out:
+        by_word = Counter({name or "without a diagnosis": n for name, n in left_out.items()})
+        selection.leave_out(where, "malignancy" if binary else "label", by_word)
+        nine, malignancy = "that are none of the nine diagnoses", "of which it does not say whether they are malignant"
+        total, counts = left_out.total(), _counts_text(left_out)
+        logger.warning("left out %d images of '%s' %s: %s", total, where, malignancy if binary else nine, counts)
+    return kept
+
+
+def _check_names(unknown: list[str], where: str, *, binary: bool) -> None:
+    """Refuse names of lesions that nobody knows."""
     of_lists = [name for name in unknown if name.startswith(("[", "{"))]
     if of_lists:
         raise UsageError(
@@ -130,17 +144,6 @@ def with_labels(
         names = list(dict.fromkeys(unknown))
         more = f" And {len(names) - 5} more such names." if len(names) > 5 else ""
         raise UsageError(f"'{where}': {taxonomy.none_of_the_nine(names[:5], binary=binary)}{more}")
-    if left_out and not kept:
-        raise _nothing_left(left_out, where, binary=binary)
-    if left_out:
-        by_word = Counter({name or "without a diagnosis": n for name, n in left_out.items()})
-        selection.leave_out(where, "malignancy" if binary else "label", by_word)
-        total, words = left_out.total(), _counts_text(left_out)
-        which = (
-            "of which it does not say whether they are malignant" if binary else "that are none of the nine diagnoses"
-        )
-        logger.warning("left out %d images of '%s' %s: %s", total, where, which, words)
-    return kept
 
 
 def _stand_in(record: Record) -> str | None:

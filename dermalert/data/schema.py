@@ -28,7 +28,7 @@ FEATURES = Features(
         "site": Value("string"),
         "skin_type": Value("string"),  # Fitzpatrick, I to VI
         "confirmation": Value("string"),  # of the diagnosis, the reference standard: one of CONFIRMATIONS
-        "group": Value("string"),  # what must stay on one side of the split, as `splits.groups` finds it
+        "group": Value("string"),  # what must stay in one split, as `groups.group_keys` finds it
         "shipped_split": Value("string"),  # "train" or "test" where the source ships one
         "content": Value("string"),  # SHA-256 of the file
     }
@@ -90,12 +90,12 @@ def confirmations(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 
 def belongings(row: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """What an image belongs to, the most telling first, as `splits.groups` wants it."""
+    """What an image belongs to, the most telling first, as `groups.group_keys` wants it."""
     return row.get("lesion_id"), row.get("patient_id"), archive_number(row["image_id"]), row["content"][:16]
 
 
 def same_image(row: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """What makes two rows one image, as `splits.groups` wants it: the archive's number, or the bytes.
+    """What makes two rows one image, as `groups.group_keys` wants it: the archive's number, or the bytes.
 
     The bytes alone would not do: each source has scaled the archive's images in its own way.
     """

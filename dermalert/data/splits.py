@@ -1,19 +1,13 @@
-"""Groups of images that belong together, and four splits with one job each; a group's own key decides on its split."""
+"""Four splits with one job each; a group's own key decides on its split."""
 
 import hashlib
-from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping
 from typing import TypedDict
 
-import numpy as np
 from datasets import Dataset, concatenate_datasets
-from scipy import sparse
-from scipy.sparse import csgraph
 
-from dermalert.data import isic9, schema
-from dermalert.data.identifiers import archive_number
+from dermalert.data import isic9, schema, space_examples
 from dermalert.errors import UsageError
 from dermalert.taxonomy import DIAGNOSES
 
@@ -24,45 +18,7 @@ SHARES = {
     "held_out": 0.15,  # reported; the gate compares releases on it
 }
 
-EXAMPLES = frozenset({"ISIC_6090497", "ISIC_7376452", "ISIC_7708200", "ISIC_0010879", "ISIC_1368976", "ISIC_2248597"})
-"""The archive's numbers of images that the Space may show as examples: no release may have learnt from them."""
-
 _DEVELOPMENT = {name: share for name, share in SHARES.items() if name != "held_out"}
-
-
-def groups(names: Iterable[Sequence[str | None]], links: Iterable[tuple[int, int]] = ()) -> list[str]:
-    """The key of each row's group: rows that share a name, directly or through other rows, are one group.
-
-    The key is the most telling name in the group, and the first in order where there are several. So it depends on
-    nothing outside the group, and neither order nor more rows change it, unless they join the group.
-
-    Args:
-        names: what each row belongs to, the most telling first, None where that is not known: lesion, patient, image,
-            bytes. A row must have at least one.
-        links: pairs of rows that belong together for a reason without a name, such as being nearly the same picture.
-    """
-    first: dict[int, dict[str, int]] = defaultdict(dict)  # by rank, the first row that has a name
-    keys: list[tuple[int, str]] = []  # of each row, its most telling name
-    edges = array("q", chain.from_iterable(links))
-    for i, row in enumerate(names):
-        ranked = [(rank, name) for rank, name in enumerate(row) if name is not None]
-        keys.append(ranked[0])
-        for rank, name in ranked:
-            before = first[rank].setdefault(name, i)
-            if before != i:
-                edges.extend((before, i))
-    numbers = components(np.array(edges, int).reshape(-1, 2), len(keys)).tolist()
-    key_of: dict[int, tuple[int, str]] = {}
-    for number, key in zip(numbers, keys, strict=True):
-        key_of[number] = min(key, key_of.get(number, key))
-    return [key_of[number][1] for number in numbers]
-
-
-def components(edges: np.ndarray, n: int) -> np.ndarray:
-    """The number of the connected component (n,) of each of n nodes, by the edges (m, 2) between them."""
-    first, second = edges.T
-    graph = sparse.coo_array((np.ones(len(edges), bool), (first, second)), shape=(n, n))
-    return csgraph.connected_components(graph, directed=False)[1]
 
 
 def split_of(group: str, *, seed: int = 0) -> str:
@@ -89,7 +45,7 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
 
     `official_test` is the test split as shipped, `clean_test` the part of it that `clean_test` returns. A group that
     has an image there is trained, validated and calibrated on nowhere: its other images are `set_aside`. A group with
-    one of `EXAMPLES` is held out, whatever its hash.
+    one of `space_examples` is held out, whatever its hash.
 
     Args:
         dataset: what the four splits are made of.
@@ -101,7 +57,8 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
     """
     shipped = dataset if shipped is None else shipped
     official = _shipped_as(shipped, "test")
-    reserved = dict.fromkeys(_groups_of_examples(dataset), "held_out") | dict.fromkeys(official["group"], "set_aside")
+    reserved = dict.fromkeys(space_examples.groups_of(dataset), "held_out")
+    reserved |= dict.fromkeys(official["group"], "set_aside")
     rows = defaultdict(list)
     for i, (group, part) in enumerate(zip(dataset["group"], dataset["shipped_split"], strict=True)):
         if part != "test":
@@ -111,16 +68,11 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
     return splits | {"official_test": official, "clean_test": clean_test(shipped)}
 
 
-def _groups_of_examples(dataset: Dataset) -> set[str]:
-    ids = zip(dataset["group"], dataset["image_id"], strict=True)
-    return {group for group, image_id in ids if archive_number(image_id) in EXAMPLES}
-
-
 def fold(splits: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) -> dict[str, Dataset]:
     """The splits of a fold: one part of the images of the four is held out, the others are learnt from.
 
     A group's fold, and its split among the others, follow from hashes of its key, as in `split`. The groups of
-    `EXAMPLES` are learnt from in no fold: where they are not held out they are `set_aside`.
+    `space_examples` are learnt from in no fold: where they are not held out they are `set_aside`.
 
     Args:
         splits: of `split`.
@@ -132,7 +84,7 @@ def fold(splits: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) 
         UsageError: see `split`.
     """
     everything = concatenate_datasets([splits[name] for name in SHARES])
-    examples, rows = _groups_of_examples(everything), defaultdict(list)
+    examples, rows = space_examples.groups_of(everything), defaultdict(list)
     for i, group in enumerate(everything["group"]):
         out = int(_position(group, f"{seed}:fold") * folds) == number
         split = "set_aside" if group in examples else _split_of(_position(group, f"{seed}:fold {number}"), _DEVELOPMENT)

@@ -9,12 +9,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from dermalert_space import checks
-from dermalert_space.contract import PREDICTION_SETS, Json, find, locate, public_name
+from dermalert_space.contract import ALERT_POINT, PREDICTION_SETS, Json, find, locate, public_name
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import threshold_share
 from dermalert_space.prediction_sets import PredictionSets
@@ -38,7 +39,7 @@ from dermalert.evaluation.label_map import Classes, classes
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY, lower_bound
 from dermalert.evaluation.report import Failure, Failures, SplitReport
 from dermalert.formatting import percent, percent_at_least
-from dermalert.taxonomy import ALERT, DIAGNOSES, ISIC_2025, MALIGNANCIES
+from dermalert.taxonomy import ALERT, DIAGNOSES, ISIC_2025, MALIGNANCIES, MELANOMA
 
 _OTHER_PROBLEMS = {
     "multi_label_classification": "each class has a probability of its own, whatever the others'",
@@ -97,7 +98,7 @@ def load(name: str) -> Release:
         _refuse_code(repo, revision)
         config = AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False)
         _check_problem(name, config)
-        if isinstance(getattr(config, "alert", None), dict):
+        if isinstance(getattr(config, ALERT_POINT, None), dict):
             return Release.load(repo, revision)
         model, loaded = AutoModelForImageClassification.from_pretrained(
             repo,
@@ -181,33 +182,48 @@ def evaluate(
     """
     sets, used = _sets(release, dataset, label_map) if with_sets else (None, frozenset[str]())
     covering, truth = cover(release, dataset, label_map)
-    names = [dataset.features["label"].names[label] for label in dataset["label"]]
-    exposure = contamination.read(release.name, release.revision)
-    fresh = contamination.are_unseen(dataset, exposure)
-    measurable = np.flatnonzero(fresh & (truth >= 0))
-    left_out = Counter(names[i] for i in np.flatnonzero(fresh & (truth < 0)))
-    if not len(measurable):
-        raise UsageError(
-            f"nothing is left to measure {release} on: of {len(dataset)} images it has learnt from {(~fresh).sum()}, "
-            f"and {left_out.total()} show what none of its classes stands for."
-        )
-    dataset = dataset.select(measurable)
+    measurable = _measurable(release, dataset, truth)
+    dataset = dataset.select(measurable.rows)
     prediction_sets.check_unused(release, used, dataset["group"])
     predictions = predict.predict(release, dataset, name=f"images with {public_name_of(release)}")
-    predictions = dataclasses.replace(under_classes(predictions, covering, truth[measurable]), sets=sets)
+    predictions = dataclasses.replace(under_classes(predictions, covering, truth[measurable.rows]), sets=sets)
     parts = _parts(dataset, dataset if shipped is None else shipped)
     return CheckpointReport(
         model=public_name_of(release),
         covering=covering,
         threshold=release.threshold,
         abstained=None if predictions.abstained is None else int(predictions.abstained.sum()),
-        exposure_recorded=bool(exposure),
-        left_out=int((~fresh).sum()),
-        without_class=dict(left_out),
+        exposure_recorded=measurable.exposure_recorded,
+        left_out=measurable.exposed,
+        without_class=dict(measurable.without_class),
         sources=sorted(set(dataset["source"])),
         splits={name: _with_images(measure(predictions.select(rows)).report, dataset) for name, rows in parts.items()},
         sets=sets,
     )
+
+
+class _Measurable(NamedTuple):
+    """The rows of a data set that a checkpoint can be measured on, and what is left out."""
+
+    rows: np.ndarray
+    exposure_recorded: bool
+    exposed: int
+    without_class: Counter[str]
+
+
+def _measurable(release: Release, dataset: Dataset, truth: np.ndarray) -> _Measurable:
+    """The images that a checkpoint was not trained on and has a class (n,) for; UsageError where there is none."""
+    names = [dataset.features["label"].names[label] for label in dataset["label"]]
+    exposure = contamination.read(release.name, release.revision)
+    unseen = contamination.are_unseen(dataset, exposure)
+    rows, exposed = np.flatnonzero(unseen & (truth >= 0)), int((~unseen).sum())
+    without_class = Counter(names[i] for i in np.flatnonzero(unseen & (truth < 0)))
+    if not len(rows):
+        raise UsageError(
+            f"nothing is left to measure {release} on: of {len(dataset)} images it has learnt from {exposed}, "
+            f"and {without_class.total()} show what none of its classes stands for."
+        )
+    return _Measurable(rows, bool(exposure), exposed, without_class)
 
 
 def cover(
@@ -249,7 +265,7 @@ def under_classes(
     """
     spread, alert = covering.spread(predictions.probabilities), predictions.alert
     if alert is None:
-        alert = spread.argmax(1) == DIAGNOSES.index(ALERT)
+        alert = spread.argmax(1) == MELANOMA
     numbered = _relabel(predictions.dataset, truth)
     return dataclasses.replace(predictions, dataset=numbered, probabilities=spread, alert=alert, sets=None)
 

@@ -20,9 +20,8 @@ from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals
 from dermalert.imaging import thumbnail
 from dermalert.imaging.shortcut_features import FEATURES
-from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.taxonomy import MELANOMA
 
-_MELANOMA = DIAGNOSES.index(ALERT)
 _STRENGTH = 0.1  # 1 / regularisation: of 0.01, 0.1 and 1 the best on balance in cross-validation on the Kaggle set
 
 _TEXTS = {
@@ -158,7 +157,7 @@ def _measure(
     if model is None or not len(held_out):
         return baseline
     truth, intervals = np.array(held_out["label"]), Intervals(np.array(held_out["group"]))
-    melanoma, prediction = truth == _MELANOMA, model.predict(features)
+    melanoma, prediction = truth == MELANOMA, model.predict(features)
 
     def balance(predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return metrics.balanced_accuracy(truth, predicted, weights)
@@ -170,14 +169,14 @@ def _measure(
     baseline = dataclasses.replace(
         baseline, balanced_accuracy=intervals.of(lambda w: balance(prediction, w)), margin=margin
     )
-    if _MELANOMA not in model.classes_:
+    if MELANOMA not in model.classes_:
         return baseline
-    score = model.predict_proba(features)[:, list(model.classes_).index(_MELANOMA)]
+    score = model.predict_proba(features)[:, list(model.classes_).index(MELANOMA)]
 
     def margin_among(rows: np.ndarray) -> Estimate:
         if probabilities is None:
             return UNDEFINED
-        own = probabilities[:, _MELANOMA]
+        own = probabilities[:, MELANOMA]
         return intervals.of(lambda w: metrics.auroc(melanoma, own, w * rows) - metrics.auroc(melanoma, score, w * rows))
 
     origins = np.array(_origins(held_out), str)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from dermalert_space.abstention import REASONS
-from dermalert_space.contract import Json
+from dermalert_space.contract import Json, State
 from scipy import stats
 
 from dermalert.errors import UsageError, did_you_mean
@@ -125,11 +125,11 @@ def compare(reference: Batch, batch: Batch, *, false_alarms: float = FALSE_ALARM
 
 def _counts(batch: Batch) -> Iterator[tuple[str, tuple[int, int]]]:
     """Of each rate, how many of how many."""
-    yield "alert", (batch.states["melanoma_alert"], batch.read)
-    yield "attention", (batch.states["malignant_likely"], batch.read)
+    yield "alert", (batch.states[State.MELANOMA_ALERT], batch.read)
+    yield "attention", (batch.states[State.MALIGNANT_LIKELY], batch.read)
     yield "abstention", (batch.reasons.total(), batch.read)
     yield from ((f"abstention-{name}", (batch.reasons[name], batch.read)) for name in REASONS)
-    yield "unreadable", (batch.states["unreadable"], batch.files)
+    yield "unreadable", (batch.states[State.UNREADABLE], batch.files)
 
 
 def _rate(kind: str, before: tuple[int, int], after: tuple[int, int], share: float) -> Statistic:

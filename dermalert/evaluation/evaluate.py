@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from dermalert_space import files
-from dermalert_space.contract import FIGURES, METRICS, PREDICTIONS, Json
+from dermalert_space.contract import ABSTAINED, FIGURES, METRICS, PREDICTIONS, Json
 from dermalert_space.release import Release
 from safetensors.torch import save_file
 
@@ -21,7 +21,7 @@ from dermalert.evaluation.predict import SplitPredictions, predict_splits
 from dermalert.evaluation.report import Failure, Failures, SplitReport, calibration, report
 from dermalert.evaluation.stress_test import ArtefactReport
 from dermalert.imaging import synthetic_lesions
-from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.taxonomy import DIAGNOSES
 
 _GALLERY = 12  # images a list of failures
 
@@ -95,8 +95,8 @@ def measure(
 def failures(predictions: SplitPredictions) -> Failures:
     """Name the melanomas with the lowest scores and the other images with the highest, the worst first."""
     ids, truth = list(predictions.dataset["image_id"]), np.array(predictions.dataset["label"])
-    melanoma, score = truth == DIAGNOSES.index(ALERT), predictions.probabilities[:, DIAGNOSES.index(ALERT)]
-    alert, abstained = predictions.alert, predictions.abstained
+    melanoma, score = predictions.melanoma, predictions.melanoma_probabilities
+    alert, abstained = predictions.alert, predictions.abstains
     order = np.argsort(score, kind="stable")
 
     def first(rows: np.ndarray) -> list[Failure]:
@@ -106,7 +106,7 @@ def failures(predictions: SplitPredictions) -> Failures:
                 truth=DIAGNOSES[truth[i]],
                 score=float(score[i]),
                 alert=None if alert is None else bool(alert[i]),
-                refused=abstained is not None and bool(abstained[i]),
+                refused=bool(abstained[i]),
             )
             for i in rows[:_GALLERY]
         ]
@@ -134,11 +134,11 @@ def as_table(predictions: Mapping[str, SplitPredictions]) -> pa.Table:
 
 
 def _rows(name: str, predictions: SplitPredictions) -> pa.Table:
-    dataset, abstained = predictions.dataset, predictions.abstained
+    dataset = predictions.dataset
     columns = {column: list(dataset[column]) for column in ("image_id", "source")}
     columns |= {"group": [contamination.hash_name(group) for group in dataset["group"]]}  # of a patient, perhaps
     columns |= {"split": [name] * len(dataset), "truth": [DIAGNOSES[label] for label in dataset["label"]]}
-    columns |= {"refused": [False] * len(dataset) if abstained is None else abstained.tolist()}
+    columns |= {ABSTAINED: predictions.abstains.tolist()}
     return pa.table(columns | {label: predictions.probabilities[:, i] for i, label in enumerate(DIAGNOSES)})
 
 

@@ -11,7 +11,7 @@ from dermalert_space.contract import Json
 
 from dermalert import taxonomy
 from dermalert.errors import UsageError, did_you_mean
-from dermalert.taxonomy import ALERT, DIAGNOSES, ISIC_2025, MALIGNANT
+from dermalert.taxonomy import ALERT, DIAGNOSES, ISIC_2025, MALIGNANT, MELANOMA
 
 _BENIGN = frozenset(DIAGNOSES) - MALIGNANT
 _NOT_MELANOMA = frozenset(DIAGNOSES) - {ALERT}
@@ -93,7 +93,7 @@ class Classes:
         figures = _without(figures, self._undefined_figures)
         used = sorted({label for label in self.first if label is not None})
         name_of = {label: name for name, label in zip(self.names, self.first, strict=True) if label is not None}
-        name_of |= {DIAGNOSES.index(ALERT): self.positive}
+        name_of |= {MELANOMA: self.positive}
         per_class = {name_of[label]: figures["per_class"][DIAGNOSES[label]] for label in used}
         confusion = np.array(figures["confusion"])[np.ix_(used, used)].tolist()
         rest = {key: value for key, value in figures.items() if key != ALERT}

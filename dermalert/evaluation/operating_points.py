@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-from dermalert_space.contract import CONFIG, PREDICTION_SETS, Json
+from dermalert_space.contract import ALERT_POINT, ATTENTION_POINT, CONFIG, PREDICTION_SETS
 from dermalert_space.release import Release
 from scipy import stats
 
@@ -42,6 +42,25 @@ class OperatingPoint(Bound):
     lesions_needed: int
 
 
+class AlertPoint(OperatingPoint):
+    """That of melanoma."""
+
+    label: str
+
+
+class AttentionPoint(OperatingPoint):
+    """That of the summed probability of several diagnoses."""
+
+    labels: list[str]
+
+
+class OperatingPoints(TypedDict):
+    """Both, by their keys of a release's config."""
+
+    alert: AlertPoint
+    attention: AttentionPoint
+
+
 def add(folder: Path, release: Release, calibration: SplitPredictions) -> Release:
     """Set `alert`, `attention` and `prediction_sets` in the config of the release in a folder; load it anew.
 
@@ -51,26 +70,25 @@ def add(folder: Path, release: Release, calibration: SplitPredictions) -> Releas
         calibration: its predictions of the calibration split.
     """
     path = folder / CONFIG
-    config = json.loads(path.read_text()) | fit(release, calibration)
-    config |= {PREDICTION_SETS: prediction_sets.fit(calibration).to_json()}
+    sets = {PREDICTION_SETS: prediction_sets.fit(calibration).to_json()}
+    config = json.loads(path.read_text()) | fit(release, calibration) | sets
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return Release.load(folder)
 
 
-def fit(release: Release, calibration: SplitPredictions) -> dict[str, Json]:
-    """Return `alert` and `attention` as a release's config states them, by the calibration split as served."""
+def fit(release: Release, calibration: SplitPredictions) -> OperatingPoints:
+    """The operating points of a release by the calibration split as served."""
     truth, lesions = (np.array(calibration.dataset[column]) for column in ("label", "group"))
-    abstained = np.zeros(len(truth), bool) if calibration.abstained is None else calibration.abstained
-    points: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
-        "alert": ({"label": ALERT}, (ALERT,)),
-        "attention": ({"labels": list(ATTENTION)}, ATTENTION),
-    }
-    fitted = {}
-    for name, (what, labels) in points.items():
+
+    def of(labels: tuple[str, ...]) -> OperatingPoint:
         positive = np.isin(truth, [DIAGNOSES.index(label) for label in labels])
         scores = score(calibration.probabilities, release.labels, labels)
-        fitted[name] = what | operating_point(scores[positive], lesions[positive], abstained[positive])
-    return fitted
+        return operating_point(scores[positive], lesions[positive], calibration.abstains[positive])
+
+    return {
+        ALERT_POINT: {"label": ALERT, **of((ALERT,))},
+        ATTENTION_POINT: {"labels": list(ATTENTION), **of(ATTENTION)},
+    }
 
 
 def score(probabilities: np.ndarray, names: list[str], labels: list[str] | tuple[str, ...]) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from dermalert_space.contract import Json
+from dermalert_space.contract import ALERT_POINT, Json
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import threshold_share
 from dermalert_space.reader_studies import AGAINST_NEVI, AMONG_PIGMENTED, READERS
@@ -27,7 +27,7 @@ from PIL import Image
 
 from dermalert.evaluation.intervals import Intervals, clopper_pearson
 from dermalert.evaluation.metrics import predictive_values, roc_steps, top_label_bins
-from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.taxonomy import ALERT, DIAGNOSES, MELANOMA
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
 _COLOURS = 40  # with those between two of them, at the edges of lines
@@ -50,7 +50,7 @@ STYLE: list[str | dict[str, object]] = [
     },
 ]
 
-_MELANOMA, _NEVUS = DIAGNOSES.index(ALERT), DIAGNOSES.index("nevus")
+_NEVUS = DIAGNOSES.index("nevus")
 _SHORT = ("AK", "BCC", "DF", "MEL", "NV", "BKL", "SK", "SCC", "VASC")  # as the ISIC challenges and HAM10000 write them
 _FALSE_ALARMS = np.linspace(0, 1, 201)  # where the band around a ROC curve is computed
 _PREVALENCES = {0.01: (BLUE, "-"), 0.05: (ORANGE, "--"), 0.20: (GREEN, "-.")}
@@ -77,7 +77,7 @@ def draw(folder: Path, report: Json, predictions: pa.Table, history: Sequence[Js
     with style.context(STYLE):
         figures = {"learning_curves.png": _learning_curves(history)}
         held_out, images = report["splits"].get("held_out"), _images(predictions, "held_out")
-        threshold, generated = report["alert"]["threshold"], report.get("data", {}).get("generated", False)
+        threshold, generated = report[ALERT_POINT]["threshold"], report.get("data", {}).get("generated", False)
         if held_out and len(images.truth):
             figures |= {
                 "roc.png": _roc_figure(held_out, images, threshold, readers=not generated),
@@ -141,7 +141,7 @@ def _learning_curves(history: Sequence[Json]) -> Figure | None:
 
 def _roc_figure(held_out: Json, images: _Images, threshold: float | None, *, readers: bool) -> Figure | None:
     """Draw melanoma against all the others and against nevi, and what readers reached at the nearest task."""
-    melanoma, nevus, score = images.truth == _MELANOMA, images.truth == _NEVUS, images.probabilities[:, _MELANOMA]
+    melanoma, nevus, score = images.truth == MELANOMA, images.truth == _NEVUS, images.probabilities[:, MELANOMA]
     panels = {
         "all other diagnoses": (~melanoma, "specificity", "auroc", AMONG_PIGMENTED),
         "nevi": (nevus, "specificity_nevi", "auroc_nevi", AGAINST_NEVI),
@@ -210,10 +210,10 @@ def _readers(axis: Axes, task: str) -> None:
 
 def _alert_trade_off(held_out: Json, images: _Images, threshold: float | None) -> Figure | None:
     """Draw the melanomas missed against the images that raise the alert, as the threshold moves."""
-    melanoma = images.truth == _MELANOMA
+    melanoma = images.truth == MELANOMA
     if not melanoma.any() or melanoma.all():
         return None
-    false_alarms, sensitivity = _roc(melanoma, images.probabilities[:, _MELANOMA], np.ones(len(melanoma)))
+    false_alarms, sensitivity = _roc(melanoma, images.probabilities[:, MELANOMA], np.ones(len(melanoma)))
     at_threshold = [_read(held_out, name) for name in ("sensitivity", "specificity")]
     values = [figure.value for figure in at_threshold if figure.value is not None]
     marked = threshold is not None and len(values) == len(at_threshold)
@@ -330,7 +330,7 @@ def _confusion(held_out: Json) -> Figure:
 def _reliability(held_out: Json, images: _Images) -> Figure:
     """Draw how often the top label is right, and how often an image is a melanoma, by the probability given to it."""
     top, right = images.probabilities.max(1), images.probabilities.argmax(1) == images.truth
-    melanoma, score = images.truth == _MELANOMA, images.probabilities[:, _MELANOMA]
+    melanoma, score = images.truth == MELANOMA, images.probabilities[:, MELANOMA]
     both = melanoma.any() and not melanoma.all()
     figure = _figure("Calibration, held-out images", 3.4)
     axes = np.ravel(figure.subplots(1, 1 + both))

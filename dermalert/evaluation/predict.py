@@ -15,6 +15,7 @@ from dermalert_space.release import Inputs, Predictions, Release
 from dermalert import progress
 from dermalert.imaging.byte_processor import ByteProcessor
 from dermalert.imaging.pixel_cache import PixelCache
+from dermalert.taxonomy import MELANOMA
 
 _BATCH = 16  # images in memory at once, and in a batch of the model
 
@@ -39,6 +40,28 @@ class SplitPredictions:
     def alert_as_served(self) -> np.ndarray | None:
         """The alert (n,), which an image does not raise where the release abstains."""
         return self.alert if self.alert is None or self.abstained is None else self.alert & ~self.abstained
+
+    @property
+    def flagged(self) -> np.ndarray:
+        """The same of a model that has an alert."""
+        alert = self.alert_as_served
+        assert alert is not None
+        return alert
+
+    @property
+    def abstains(self) -> np.ndarray:
+        """On which images (n,) it abstains; on none where it never does."""
+        return np.zeros(len(self.dataset), bool) if self.abstained is None else self.abstained
+
+    @property
+    def melanoma(self) -> np.ndarray:
+        """Which images (n,) show melanoma."""
+        return np.array(self.dataset["label"]) == MELANOMA
+
+    @property
+    def melanoma_probabilities(self) -> np.ndarray:
+        """That of each image, (n,)."""
+        return self.probabilities[:, MELANOMA]
 
     def select(self, rows: np.ndarray) -> "SplitPredictions":
         """Take some of the images, by their rows."""

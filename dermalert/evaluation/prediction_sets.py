@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dermalert_space.contract import PREDICTIONS
+from dermalert_space.contract import ABSTAINED, PREDICTIONS
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction_sets import PredictionSets
 from dermalert_space.release import Release
@@ -29,7 +29,7 @@ def fit(calibration: SplitPredictions, *, alpha: float = ALPHA) -> PredictionSet
     """The sets by the calibration split; images on which the release abstains have none, and set none."""
     truth, lesions = (np.array(calibration.dataset[column]) for column in ("label", "group"))
     return fit_arrays(
-        truth, calibration.probabilities, lesions, abstained=calibration.abstained, alpha=alpha, split="calibration"
+        truth, calibration.probabilities, lesions, abstained=calibration.abstains, alpha=alpha, split="calibration"
     )
 
 
@@ -85,7 +85,7 @@ def of_release(release: Release) -> tuple[PredictionSets, frozenset[str]]:
 
 def _of_predictions(held_out: pa.Table) -> tuple[PredictionSets, frozenset[str]]:
     truth = np.array([DIAGNOSES.index(name) for name in held_out["truth"].to_pylist()], int)
-    groups, abstained = (np.array(held_out[column].to_pylist()) for column in ("group", "refused"))
+    groups, abstained = (np.array(held_out[column].to_pylist()) for column in ("group", ABSTAINED))
     probabilities = np.column_stack([held_out[name].to_numpy() for name in DIAGNOSES])
     return fit_arrays(truth, probabilities, groups, abstained=abstained, split="held_out"), frozenset(groups)
 
@@ -142,7 +142,7 @@ def measure(predictions: SplitPredictions, intervals: Intervals) -> SetReport | 
         return None
     truth = np.array(predictions.dataset["label"])
     members = sets.members(predictions.probabilities, DIAGNOSES)
-    assessed = np.ones(len(truth), bool) if predictions.abstained is None else ~predictions.abstained
+    assessed = ~predictions.abstains
     promised = np.isin(truth, [DIAGNOSES.index(name) for name in DIAGNOSES if name not in sets.without_promise])
     hits, size = members[np.arange(len(truth)), truth], members.sum(1)
 

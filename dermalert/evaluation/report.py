@@ -1,6 +1,7 @@
 """The figures of one split, typed; `to_json` gives them as `metrics.json` has them."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,9 +15,8 @@ from dermalert.evaluation.intervals import Intervals
 from dermalert.evaluation.prediction_sets import SetReport
 from dermalert.evaluation.stress_test import ArtefactReport
 from dermalert.evaluation.subgroups import NotMeasured, Subgroups, SubgroupSensitivity
-from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
+from dermalert.taxonomy import DIAGNOSES, MALIGNANT, MELANOMA, PRECURSOR
 
-_MELANOMA = DIAGNOSES.index(ALERT)
 _MALIGNANT = [label for label, name in enumerate(DIAGNOSES) if name in MALIGNANT or name == PRECURSOR]
 _NEVUS = DIAGNOSES.index("nevus")
 _BENIGN_KERATOSES = [DIAGNOSES.index("pigmented benign keratosis"), DIAGNOSES.index("seborrheic keratosis")]
@@ -209,31 +209,29 @@ def report(
     """
     intervals = Intervals(groups)
     prediction = likeliest(probabilities)
-    merged_truth, merged_prediction = (np.where(np.isin(x, _BENIGN_KERATOSES), 5, x) for x in (truth, prediction))
-    melanoma = _Task(truth == _MELANOMA, probabilities[:, _MELANOMA], alert, abstained, intervals)
+    balanced = functools.partial(_balanced_accuracy, intervals)
+    merged = (np.where(np.isin(x, _BENIGN_KERATOSES), 5, x) for x in (truth, prediction))
+    melanoma = _Task(truth == MELANOMA, probabilities[:, MELANOMA], alert, abstained, intervals)
     score = probabilities[:, _MALIGNANT].astype(np.float64).sum(1)
     malignant = _Task(np.isin(truth, _MALIGNANT), score, attention, abstained, intervals)
-
-    def balanced(truth: np.ndarray, prediction: np.ndarray) -> Estimate:
-        return intervals.of(lambda w: metrics.balanced_accuracy(truth, prediction, w))
-
     return SplitReport(
         n=len(truth),
         groups=intervals.groups,
         accuracy=intervals.of_proportion(prediction == truth, np.ones(len(truth), bool)),
         balanced_accuracy=balanced(truth, prediction),
-        balanced_accuracy_benign_keratosis_merged=balanced(merged_truth, merged_prediction),
+        balanced_accuracy_benign_keratosis_merged=balanced(*merged),
         macro_auroc=intervals.of(lambda w: metrics.macro_auroc(truth, probabilities, w)),
         melanoma=_melanoma(melanoma, truth == _NEVUS, _source_names(sources)),
         malignant=MalignantReport(**_against_the_rest(malignant, np.ones(len(truth), bool))),
-        per_class={
-            name: _one_class(truth == label, prediction == label, probabilities[:, label], intervals)
-            for label, name in enumerate(DIAGNOSES)
-        },
+        per_class=_per_class(truth, prediction, probabilities, intervals),
         calibration=calibration(truth, probabilities, intervals, sources),
         confusion=metrics.confusion(truth, prediction).tolist(),
         balanced_accuracy_equal_priors=None if prior is None else balanced(truth, likeliest(probabilities / prior)),
     )
+
+
+def _balanced_accuracy(intervals: Intervals, truth: np.ndarray, prediction: np.ndarray) -> Estimate:
+    return intervals.of(lambda w: metrics.balanced_accuracy(truth, prediction, w))
 
 
 def calibration(
@@ -245,7 +243,7 @@ def calibration(
     before: CalibrationReport | None = None,
 ) -> CalibrationReport:
     """Measure how far probabilities (n, 9) can be taken at their word, for melanoma also by source (n,)."""
-    melanoma, score, named = truth == _MELANOMA, probabilities[:, _MELANOMA], _source_names(sources)
+    melanoma, score, named = truth == MELANOMA, probabilities[:, MELANOMA], _source_names(sources)
 
     def fit(rows: np.ndarray, intervals: Intervals) -> MelanomaCalibration:
         logistic = intervals.of_logistic(melanoma[rows], score[rows])
@@ -372,10 +370,16 @@ def at_prevalence(sensitivity: Estimate, specificity: Estimate, prevalence: floa
     }
 
 
-def _one_class(truth: np.ndarray, prediction: np.ndarray, score: np.ndarray, intervals: Intervals) -> ClassReport:
-    return ClassReport(
-        n=int(truth.sum()),
-        sensitivity=intervals.of_proportion(prediction, truth),
-        specificity=intervals.of_proportion(~prediction, ~truth),
-        auroc=intervals.of_area(metrics.auroc, truth, score),
-    )
+def _per_class(
+    truth: np.ndarray, prediction: np.ndarray, probabilities: np.ndarray, intervals: Intervals
+) -> dict[str, ClassReport]:
+    def one_class(truth: np.ndarray, prediction: np.ndarray, score: np.ndarray) -> ClassReport:
+        return ClassReport(
+            n=int(truth.sum()),
+            sensitivity=intervals.of_proportion(prediction, truth),
+            specificity=intervals.of_proportion(~prediction, ~truth),
+            auroc=intervals.of_area(metrics.auroc, truth, score),
+        )
+
+    classes = enumerate(DIAGNOSES)
+    return {name: one_class(truth == i, prediction == i, probabilities[:, i]) for i, name in classes}

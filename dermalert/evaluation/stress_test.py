@@ -19,9 +19,8 @@ from dermalert import progress
 from dermalert.evaluation.intervals import Intervals
 from dermalert.evaluation.predict import SplitPredictions
 from dermalert.imaging.stress_artefacts import ARTEFACTS, apply, stable_hash
-from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.taxonomy import DIAGNOSES, MELANOMA
 
-_MELANOMA = DIAGNOSES.index(ALERT)
 IMAGES = 200
 """Of a split that are looked at, at most."""
 
@@ -92,8 +91,8 @@ def _effect(
     release: Release, truth: np.ndarray, before: np.ndarray, after: np.ndarray, intervals: Intervals
 ) -> ArtefactReport:
     """Measure one artefact; `before` and `after` are the probabilities (n, 9) without and with it."""
-    melanoma, everywhere = truth == _MELANOMA, np.ones(len(truth), bool)
-    change = after[:, _MELANOMA].astype(float) - before[:, _MELANOMA]
+    melanoma, everywhere = truth == MELANOMA, np.ones(len(truth), bool)
+    change = after[:, MELANOMA].astype(float) - before[:, MELANOMA]
     alerted, alerts = release.alerts(before), release.alerts(after)
     if alerted is None or alerts is None:
         quiet = caught = alerts = ~everywhere

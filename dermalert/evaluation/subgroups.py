@@ -17,7 +17,7 @@ from scipy import stats
 
 from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals, exact_proportion
-from dermalert.taxonomy import ALERT, DIAGNOSES
+from dermalert.taxonomy import MELANOMA
 
 FEWEST = 20
 """Melanomas (lesions) of a subgroup that can be called the weakest: of fewer, one or two decide."""
@@ -25,7 +25,6 @@ FEWEST = 20
 SIGNIFICANCE = 0.05
 """Of all subgroups together."""
 
-_MELANOMA = DIAGNOSES.index(ALERT)
 _AGES = {"under 30": 30, "30 to 49": 50, "50 to 69": 70, "70 and over": np.inf}  # years, the first that is not in it
 
 
@@ -160,7 +159,7 @@ def sensitivity_by_subgroup(dataset: Dataset, alert: np.ndarray | None) -> Subgr
     """
     if alert is None:
         return SubgroupSensitivity(tests=[], weakest=None, sentences=[])
-    melanoma, lesions = np.array(dataset["label"]) == _MELANOMA, np.array(dataset["group"])
+    melanoma, lesions = np.array(dataset["label"]) == MELANOMA, np.array(dataset["group"])
     # How a diagnosis was confirmed divides no patients: a melanoma is nearly always confirmed by histopathology.
     of_patients = (kind for kind in _KINDS if kind != "reference standard")
     tests = [test for kind in of_patients for test in _tests(kind, dataset, alert, melanoma, lesions)]
@@ -243,13 +242,13 @@ def _counted(test: SubgroupTest) -> str:
 
 
 def _measure(truth: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, alert: np.ndarray | None) -> Subgroup:
-    intervals, melanoma = Intervals(groups), truth == _MELANOMA
+    intervals, melanoma = Intervals(groups), truth == MELANOMA
     return Subgroup(
         n=len(truth),
         groups=intervals.groups,
         melanomas=int(melanoma.sum()),
         accuracy=intervals.of_proportion(likeliest(probabilities) == truth, np.ones(len(truth), bool)),
-        auroc=intervals.of_area(metrics.auroc, melanoma, probabilities[:, _MELANOMA]),
+        auroc=intervals.of_area(metrics.auroc, melanoma, probabilities[:, MELANOMA]),
         sensitivity=UNDEFINED if alert is None else intervals.of_proportion(alert, melanoma),
         specificity=UNDEFINED if alert is None else intervals.of_proportion(~alert, ~melanoma),
     )

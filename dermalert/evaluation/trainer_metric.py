@@ -8,9 +8,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from dermalert.evaluation.metrics import auroc, balanced_accuracy, macro_auroc
-from dermalert.taxonomy import ALERT, DIAGNOSES
-
-_MELANOMA = DIAGNOSES.index(ALERT)
+from dermalert.taxonomy import MELANOMA
 
 
 class SkinLesionMetric(evaluate.Metric):  # type: ignore[misc]
@@ -35,6 +33,6 @@ class SkinLesionMetric(evaluate.Metric):  # type: ignore[misc]
             "accuracy": (likeliest(probabilities) == truth).mean(),
             "balanced_accuracy": balanced_accuracy(truth, likeliest(probabilities), once),
             "macro_auroc": macro_auroc(truth, probabilities, once),
-            "melanoma_auroc": auroc(truth == _MELANOMA, probabilities[:, _MELANOMA], once),
+            "melanoma_auroc": auroc(truth == MELANOMA, probabilities[:, MELANOMA], once),
         }
         return {name: float(value) if np.isfinite(value) else None for name, value in figures.items()}

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from dermalert_space.abstention import REASONS
+from dermalert_space.contract import ABSTAINED, State
 from dermalert_space.prediction import STATES
 
 from dermalert.errors import RunError, UsageError, first_few
 
-_NEEDED = ("file", "state", "refused", "problem", "alert threshold", "attention threshold", "release", "tag")
+_NEEDED = ("file", "state", ABSTAINED, "problem", "alert threshold", "attention threshold", "release", "tag")
 _OTHER_SUMS = ("malignant probability", "attention probability")
 _DATE = "date"
 _PATTERNS = {
@@ -55,7 +56,7 @@ class Batch:
     @property
     def read(self) -> int:
         """Files that were images."""
-        return self.files - self.states["unreadable"]
+        return self.files - self.states[State.UNREADABLE]
 
 
 class _Row:
@@ -73,13 +74,13 @@ class _Row:
 
     @property
     def reason(self) -> str | None:
-        text = self.cells["refused"]
+        text = self.cells[ABSTAINED]
         return next((name for name, those in _PATTERNS.items() if those.fullmatch(text)), "other") if text else None
 
     @property
     def score(self) -> float | None:
         """Of an image that was assessed."""
-        if self.cells["refused"] or self.cells["state"] == "unreadable":
+        if self.cells[ABSTAINED] or self.cells["state"] == State.UNREADABLE:
             return None
         text = self.cells[f"{self.served.label} probability"]
         try:

@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -115,20 +115,37 @@ def _terms(dataset: Dataset) -> Counter[tuple[str, provenance.Origin | None]]:
     )
 
 
-def prepare(loaded: Loaded, policy: str, license: str) -> tuple[dict[str, Dataset], Json]:
+class Figures(TypedDict):
+    """What the card of a data set says."""
+
+    license: str
+    sources: list[Json]
+    """Each with its name, number of images and terms."""
+    shipped: schema.Description
+    data: Json
+    """A `schema.Description`, with the splits."""
+    repair: Json
+    audit: audit.Report
+
+
+class Publication(NamedTuple):
+    """A data set to publish."""
+
+    parts: dict[str, Dataset]
+    """The four splits, `test`, `set_aside`, and `clean_test`, which is part of `test`."""
+    figures: Figures
+
+
+def prepare(loaded: Loaded, policy: str, license: str) -> Publication:
     """Repair and split a data set, and gather what its card says.
 
-    Returns:
-        The rows of each part: the four splits, `test`, `set_aside`, and `clean_test`, which is part of `test`; and the
-        figures `{"license", "sources", "shipped", "data", "repair", "audit"}`.
-
     Raises:
-        UsageError: no such policy, or a diagnosis has so few groups that a side has none of it.
+        UsageError: no such policy, or a diagnosis has so few groups that a split has none of it.
     """
     prepared = link_and_repair(loaded, policy)
     dataset = prepared.dataset
     parts, by_license = _parts(prepared), provenance.Origin(license, "as the source asks for it")
-    return parts, {
+    figures: Figures = {
         "license": license,
         "sources": [
             {"name": name, "images": n} | dataclasses.asdict(origin or by_license)
@@ -139,14 +156,15 @@ def prepare(loaded: Loaded, policy: str, license: str) -> tuple[dict[str, Datase
         "repair": prepared.repair.to_json(),
         "audit": prepared.audit(),
     }
+    return Publication(parts, figures)
 
 
 def _parts(prepared: Prepared) -> dict[str, Dataset]:
     """The splits that a training would have, and the shipped test images under the repaired labels."""
-    sides = prepared.split()
-    clean = set(sides["clean_test"]["content"])
+    all_splits = prepared.split()
+    clean = set(all_splits["clean_test"]["content"])
     test = _where(prepared.dataset, "shipped_split", {"test"})
-    kept = {name: sides[name] for name in [*splits.SHARES, "set_aside"]}
+    kept = {name: all_splits[name] for name in [*splits.SHARES, "set_aside"]}
     return kept | {"test": test, "clean_test": _where(test, "content", clean)}
 
 
@@ -154,7 +172,9 @@ def _where(dataset: Dataset, column: str, values: set[Any]) -> Dataset:
     return dataset.select([i for i, value in enumerate(dataset[column]) if value in values])
 
 
-def publish(parts: dict[str, Dataset], figures: Json, repo_id: str, *, public: bool, must_exist: bool = False) -> bool:
+def publish(
+    parts: dict[str, Dataset], figures: Figures, repo_id: str, *, public: bool, must_exist: bool = False
+) -> bool:
     """Publish what `prepare` returns as a data set of the Hub; True if anything there has changed.
 
     File after file is written, uploaded and removed; then one commit makes all of them visible. Called again after any
@@ -235,7 +255,7 @@ def _tables(rows: Dataset) -> Iterator[pa.Table]:
         yield embed_table_storage(table).cast(schema.FEATURES.arrow_schema)
 
 
-def render_card(figures: Json, repo_id: str, sizes: dict[str, int]) -> str:
+def render_card(figures: Figures, repo_id: str, sizes: dict[str, int]) -> str:
     """The card that belongs to the figures; `sizes` are the bytes of each split."""
     counts = {**figures["data"]["sides"], "clean_test": figures["data"]["clean_test"]}
     return card.render(
@@ -249,9 +269,9 @@ def render_card(figures: Json, repo_id: str, sizes: dict[str, int]) -> str:
     )
 
 
-def _metadata(figures: Json, repo_id: str, sizes: dict[str, int]) -> DatasetCardData:
+def _metadata(figures: Figures, repo_id: str, sizes: dict[str, int]) -> DatasetCardData:
     counts = {name: n for name, n in figures["data"]["sides"].items() if n}
-    # `set_aside` is related to `test`, and `clean_test` is part of it: who loads the data set should get neither unasked.
+    # `set_aside` is related to `test`, and `clean_test` is part of it: nobody should get either without naming it.
     default = [name for name in counts if name != "set_aside"]
     configs = {"default": {name: f"data/{name}-*.parquet" for name in default}}
     if figures["data"]["clean_test"]:

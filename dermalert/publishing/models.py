@@ -5,9 +5,7 @@ the tag. Whatever stops this, `main` holds a whole release, a tag is whole or no
 """
 
 import contextlib
-import dataclasses
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable
@@ -22,17 +20,16 @@ from dermalert_space.release import ParityError, Release
 from dermalert_space.release_loading import NoRelease
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from rich.table import Table
 
 from dermalert.errors import RunError, UsageError, first_few
 from dermalert.formatting import COMPARED
 from dermalert.hub import client
 from dermalert.hub.retries import status, with_retries
+from dermalert.publishing import versions
 from dermalert.release import regression_gate, release_comparison, release_folder, widget
 from dermalert.release.regression_gate import Gate
 from dermalert.release.release_comparison import ReleasePredictions
 
-_VERSION = re.compile(r"v\d+\.\d+\.\d+")
 _ADDED = ("released", "previous", "history", "gate")  # to the figures, when a release is published
 
 
@@ -44,7 +41,7 @@ def check_can_publish(repo_id: str, version: str) -> bool:
             version below the last one, or a `main` whose release has no tag.
         RunError: the Hub cannot be reached.
     """
-    _check_names(repo_id, version)
+    versions.check_names(repo_id, version)
     with client.on_the_hub("asking the Hub about " + repo_id):
         api = HfApi()
         client.check_token(api, repo_id)
@@ -60,30 +57,16 @@ def check_can_publish(repo_id: str, version: str) -> bool:
 def _check_main(repo_id: str, refs: client.Refs, version: str) -> None:
     """Refuse a `main` that holds a release without a tag, of the same version too: a new training makes another."""
     with tempfile.TemporaryDirectory() as scratch:
-        on_main = _figures(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
+        on_main = versions.figures_at(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
     _predecessor(repo_id, refs.tags, on_main, version)
     if on_main.get("version") == version:
         raise _unfinished(repo_id, f"another {version}", refs.tags)
 
 
-def _check_names(repo_id: str, version: str) -> None:
-    if not _VERSION.fullmatch(version):
-        raise UsageError(f"--tag '{version}' is no version: write it like v1.0.0.")
-    client.check_repo(repo_id)
-
-
 def _check_order(repo_id: str, tags: Iterable[str], version: str) -> None:
-    last = _last(tags)
-    if last is not None and _order(version) < _order(last):
+    last = versions.last(tags)
+    if last is not None and versions.order(version) < versions.order(last):
         raise UsageError(f"{version} is below {last}, the last version of {repo_id}: choose a higher --tag.")
-
-
-def _last(tags: Iterable[str]) -> str | None:
-    return max((tag for tag in tags if _VERSION.fullmatch(tag)), key=_order, default=None)
-
-
-def _order(version: str) -> list[int]:
-    return [int(number) for number in version[1:].split(".")]
 
 
 def _taken(repo_id: str, version: str) -> UsageError:
@@ -91,7 +74,7 @@ def _taken(repo_id: str, version: str) -> UsageError:
 
 
 def _unfinished(repo_id: str, release: str, tags: Iterable[str]) -> UsageError:
-    last = _last(tags)
+    last = versions.last(tags)
     instead = f"take it back (dermalert rollback {repo_id} {last})" if last else "choose the next --tag"
     return UsageError(
         f"main of {repo_id} holds {release}, which has no tag yet: finish publishing it by the command that began it, "
@@ -126,7 +109,7 @@ def publish(
         RunError: the gate refuses it, somebody else published at the same time, the repository has vanished, or it
             failed on the way.
     """
-    _check_names(repo_id, version)
+    versions.check_names(repo_id, version)
     check_reason(accept)
     if release_folder.find_metrics(folder) is None:
         raise UsageError(f"'{folder}' holds no release: name a run that has finished, or the folder of a release.")
@@ -136,10 +119,7 @@ def publish(
         client.check_token(api, repo_id)
         refs = client.refs(api, repo_id, must_exist=must_exist)
         if version in refs.tags:
-            published = _figures(repo_id, refs.tags[version], Path(scratch) / "tagged") or {}
-            ready = _stamp(folder, Path(scratch) / "ready", version, published)
-            if _is_another(api, repo_id, refs.tags[version], ready):
-                raise _taken(repo_id, version)
+            _check_tagged(api, repo_id, refs, folder, version, Path(scratch))
             outcome = f"Nothing to do: {repo_id}@{version} holds this release already."
         else:
             _check_order(repo_id, refs.tags, version)
@@ -147,6 +127,14 @@ def publish(
         with contextlib.suppress(RunError, *client.FAILURES):  # a branch that is left over does no harm
             with_retries(api.delete_branch, repo_id, branch=staging)
     return outcome
+
+
+def _check_tagged(api: HfApi, repo_id: str, refs: client.Refs, folder: Path, version: str, scratch: Path) -> None:
+    """Refuse a tag that holds another release."""
+    published = versions.figures_at(repo_id, refs.tags[version], scratch / "tagged") or {}
+    ready = _stamp(folder, scratch / "ready", version, published)
+    if _is_another(api, repo_id, refs.tags[version], ready):
+        raise _taken(repo_id, version)
 
 
 def check_reason(accept: str | None) -> None:
@@ -166,7 +154,11 @@ def _publish(
     scratch: Path,
 ) -> str:
     branches, staging = refs.branches, f"staging-{version}"
-    begun = {name: _figures(repo_id, branches[name], scratch / name) for name in ("main", staging) if name in branches}
+    begun = {
+        name: versions.figures_at(repo_id, branches[name], scratch / name)
+        for name in ("main", staging)
+        if name in branches
+    }
     tag = _predecessor(repo_id, refs.tags, begun.get("main") or {}, version)
     old = _release_at(repo_id, tag, refs.tags[tag], scratch / "old") if tag else None
     gate = _pass_gate(regression_gate.gate(release_comparison.read(folder, version), old), repo_id, version, accept)
@@ -202,18 +194,13 @@ def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
     return bool(set(_differing(api, repo_id, commit, ready)) - {CARD, *widget.FILES})
 
 
-def _figures(repo_id: str, commit: str, to: Path) -> Json | None:
-    """The figures of the release that a commit holds; None where it holds none of ours."""
-    return release_folder.find_metrics(client.fetch(repo_id, commit, {METRICS}, to))
-
-
 def _predecessor(repo_id: str, tags: Collection[str], on_main: Json, version: str) -> str | None:
     """The tag of the release that a new one replaces: the last one, or the one that was rolled back to.
 
     Where `main` holds the new one already, without its tag, the predecessor is what `main` held before. A `main` that
     holds another one without a tag is refused: nothing could be compared with that later on.
     """
-    last, current = _last(tags), on_main.get("version")
+    last, current = versions.last(tags), on_main.get("version")
     if current == version:
         current = on_main.get("previous", {}).get("version")
     elif last and current and current not in tags:
@@ -363,7 +350,7 @@ def _tag(api: HfApi, repo_id: str, commit: str, ready: Path, version: str) -> No
 
 def rollback(repo_id: str, version: str) -> str:
     """Make `main` hold an earlier release again, in a commit of its own, and return a sentence about it."""
-    _check_names(repo_id, version)
+    versions.check_names(repo_id, version)
     with client.on_the_hub(f"rolling {repo_id} back to {version}"):
         api = HfApi()
         client.check_token(api, repo_id)
@@ -380,48 +367,3 @@ def rollback(repo_id: str, version: str) -> str:
         if _put(api, repo_id, "main", main, target, copy, f"Roll back to {version}") == main:
             return f"Nothing to do: main of {repo_id} holds {version} already."
     return f"main of {repo_id} holds {version} again, as a commit of its own; all tags are as they were."
-
-
-@dataclasses.dataclass(frozen=True)
-class Version:
-    """A tag of a repository, and the content of its `metrics.json`, None where it is no release of ours."""
-
-    tag: str
-    figures: Json | None
-    is_on_main: bool
-
-
-def versions(repo_id: str) -> list[Version]:
-    """The tags of a repository, the last first."""
-    client.check_repo(repo_id, write=False)
-    with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"asking the Hub about {repo_id}"):
-        refs = client.refs(HfApi(), repo_id)
-        if not refs.branches:
-            raise UsageError(f"'{repo_id}' is no model repository of the Hub, or not open to you: `hf auth login`.")
-        names = sorted(refs.tags, key=lambda tag: (_order(tag) if _VERSION.fullmatch(tag) else [], tag), reverse=True)
-        on_main = _figures(repo_id, refs.branches["main"], Path(scratch) / "main") or {}
-        return [
-            Version(tag, _figures(repo_id, refs.tags[tag], Path(scratch) / str(i)), tag == on_main.get("version"))
-            for i, tag in enumerate(names)
-        ]
-
-
-def as_table(rows: list[Version], *, title: str) -> Table:
-    """The headline of each version, on what was held out of it, as a table."""
-    table = Table(title=title, caption="Each on its own held-out images; `compare` takes those of both.")
-    heads = ("sensitivity as served", "specificity without abstention", "balanced accuracy", "ECE")
-    for name in ("tag", "released", "n", "melanoma AUROC", *heads):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(row.tag + " (main)" * row.is_on_main, *_cells(row.figures))
-    return table
-
-
-def _cells(figures: Json | None) -> list[str]:
-    if figures is None:
-        return ["no dermalert release"]
-    held_out = figures["splits"]["held_out"]
-    estimates = [held_out["melanoma"][name] for name in ("auroc", "sensitivity_refusals_missed", "specificity")]
-    cells = map(format_estimate, [*estimates, held_out["balanced_accuracy"]])
-    ece = format_estimate(held_out["calibration"]["ece"], 3)
-    return [figures.get("released") or "not known", str(held_out["n"]), *cells, ece]

@@ -80,28 +80,30 @@ def deploy(
     repo_id, tag = _parts(model)
     client.check_repo(space_id)
     check_front_matter(SOURCE)
-    local = _files(SOURCE) | _examples(shown or SOURCE / "examples")
+    api, files = HfApi(), _files(SOURCE) | _examples(shown or SOURCE / "examples")
     with client.on_the_hub(f"asking the Hub about {space_id} and {model}"):
-        api = HfApi()
         client.check_token(api, space_id)
         exists = _check_space(api, space_id, private=private)
-        files = local | {CARD: _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
+        files |= {CARD: _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
     with client.on_the_hub(f"deploying {space_id}"):
         if not exists:
-            space = {"repo_type": "space", "space_sdk": "gradio", "private": private or None}
-            with_retries(api.create_repo, space_id, **space, exist_ok=True)
-        # Before the files, so that no build starts without knowing what to serve.
+            _create(api, space_id, private=private)
         changed = _set_variables(api, space_id, {"MODEL_ID": repo_id, "MODEL_REVISION": tag})
         before = _head(api, space_id)
         head = _upload(api, space_id, files, f"Serve {model}", parent=before)
         say(f"{space_id}: {'changed' if changed or head != before else 'nothing to change'}; it is to serve {model}.")
         if down := with_retries(api.get_space_runtime, space_id).stage in _DOWN:
             with_retries(api.restart_space, space_id)  # which a commit alone need not do
-        if down or (changed and head == before):
-            proofs: set[str | None] = set()  # the state before was of the same commit
-        else:
-            proofs = {head} if head != before else {head, None}
+        # Where the state before was of the same commit, none proves that the new one runs.
+        proofs: set[str | None] = (
+            set() if down or (changed and head == before) else {head} if head != before else {head, None}
+        )
         _wait(api, space_id, head, say, proofs)
+
+
+def _create(api: HfApi, space_id: str, *, private: bool) -> None:
+    space = {"repo_type": "space", "space_sdk": "gradio", "private": private or None}
+    with_retries(api.create_repo, space_id, **space, exist_ok=True)
 
 
 def _parts(model: str) -> tuple[str, str]:
@@ -224,7 +226,10 @@ def _belongs(name: str) -> bool:
 
 
 def _set_variables(api: HfApi, space_id: str, variables: dict[str, str]) -> bool:
-    """Give a Space the variables that it lacks; whether there were any."""
+    """Give a Space the variables that it lacks; whether there were any.
+
+    Before the files, so that no build starts without knowing what to serve.
+    """
     there = {key: variable.value for key, variable in with_retries(api.get_space_variables, space_id).items()}
     missing = {key: value for key, value in variables.items() if there.get(key) != value}
     for key, value in missing.items():

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from dermalert_space import batch, decoder_limits, files, images
-from dermalert_space.contract import CONFIG, GRAPH, NOT_A_DEVICE, PROCESSORS, STATISTICS
+from dermalert_space.contract import ABSTAINED, CONFIG, GRAPH, NOT_A_DEVICE, PROCESSORS, STATISTICS
 from dermalert_space.images import KINDS, MAX_ASPECT, MAX_PIXELS, MAX_SIDE
 from dermalert_space.prediction import fields
 from dermalert_space.release import Release
@@ -367,7 +367,7 @@ def schema(release: Release) -> pa.Schema:
     assessed; `alert` is null then. Then `malignant`, the summed probability of malignant diagnoses and precursors,
     `attention`, that of what the release asks for attention to, and the probability of each diagnosis.
     """
-    texts = [(name, pa.string()) for name in ("image_id", "state", "problem", "refused")]
+    texts = [(name, pa.string()) for name in ("image_id", "state", "problem", ABSTAINED)]
     # A sum has more digits than its parts, and decides together with a threshold that has them too.
     numbers = [(name, pa.float64()) for name in ("malignant", "attention")]
     numbers += [(name, pa.float32()) for name in release.labels]

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 from dermalert_space import files
-from dermalert_space.contract import AUDIT, REFERENCE, RELEASE_FOLDER, Json
+from dermalert_space.contract import ABSTENTION, ALERT_POINT, ATTENTION_POINT, AUDIT, REFERENCE, RELEASE_FOLDER, Json
 from dermalert_space.release import Release
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -19,7 +19,7 @@ from dermalert.evaluation import baselines, evaluate, operating_points, predict,
 from dermalert.evaluation.evaluate import Evaluation
 from dermalert.evaluation.predict import SplitPredictions
 from dermalert.progress import Steps
-from dermalert.release import fit_abstention, measuring, onnx_export, release_folder, remeasure
+from dermalert.release import fit_abstention, measuring, onnx_export, onnx_files, release_folder, remeasure
 from dermalert.training import backbones, distributed, lora, run_folder, sampling
 from dermalert.training.run import Run, Trained
 
@@ -60,7 +60,7 @@ def predict_fold(
     if trained:
         release = Release(trained.model.eval(), trained.processor, name=f"fold {number}")
         calibration = predict.predict(release, fold["calibration"], name="calibration images", keep=True)
-        release.model.config.update(operating_points.fit(release, calibration))
+        release.model.config.update({**operating_points.fit(release, calibration)})
         release = Release(release.model, release.processor, name=release.name)
         predictions = predict.predict(release, fold["held_out"], name=release.name, keep=True)
         predict.write_predictions(folder / "answers.npz", predictions)
@@ -96,7 +96,7 @@ def assemble(
             metrics = _metrics(run, trained, data, reported, release, measured)
         if config.onnx != "none":
             with steps.step(measuring.EXPORT):
-                metrics["onnx"] = onnx_export.write(staging, release, predictions["held_out"], splits, config.onnx)
+                metrics["onnx"] = onnx_files.write(staging, release, predictions["held_out"], splits, config.onnx)
         with steps.step(measuring.CARD):
             evaluate.write_reference(staging / REFERENCE, release)
             evaluate.write(staging, metrics, predictions, trained.state.log_history)
@@ -155,9 +155,9 @@ def _metrics(
         "baselines": {name: baseline.to_json() for name, baseline in shortcuts.items()},
         "shortcut": baselines.shortcuts(shortcuts).to_json(),
         "calibration": dataclasses.asdict(trained.calibration),
-        "alert": config.alert,
-        "attention": config.attention,
-        "refusal": config.refusal | fit_abstention.measure(release, held_out.dataset, held_out.abstained),
+        ALERT_POINT: config.alert,
+        ATTENTION_POINT: config.attention,
+        ABSTENTION: config.refusal | fit_abstention.measure(release, held_out.dataset, held_out.abstained),
         "training": trained.speed
         | {"epochs": trained.state.epoch, "best_step": trained.state.best_global_step, "folds": run.config.folds}
         | {"measured_by": commit()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from dermalert_space import abstention
-from dermalert_space.contract import CONFIG, STATISTICS, Json
+from dermalert_space.contract import ABSTENTION, CONFIG, STATISTICS, Json
 from dermalert_space.release import Predictions, Release
 from PIL import Image
 from safetensors.torch import save_file
@@ -33,7 +33,7 @@ _MARGIN = 1e-4  # so that rounding in another batch or on another machine costs 
 
 
 def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) -> tuple[Release, SplitPredictions]:
-    """Fit the abstention of the release in a folder: `refusal` in its config, and its file.
+    """Fit the abstention of the release in a folder: `ABSTENTION` in its config, and its file.
 
     Returns:
         The release, loaded anew, and its predictions of the calibration split.
@@ -43,7 +43,7 @@ def add(folder: Path, release: Release, train: Dataset, calibration: Dataset) ->
     save_file(statistics, folder / STATISTICS)
     predictions, signals = examine(release, statistics, calibration)
     path = folder / CONFIG
-    config = json.loads(path.read_text()) | {"refusal": thresholds(release, signals)}
+    config = json.loads(path.read_text()) | {ABSTENTION: thresholds(release, signals)}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     release = Release.load(folder)
     assert release.abstention is not None  # just written

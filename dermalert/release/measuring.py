@@ -12,7 +12,7 @@ from dermalert.formatting import duration
 from dermalert.imaging.stress_artefacts import ARTEFACTS
 from dermalert.imaging.synthetic_lesions import lesion
 from dermalert.progress import Steps
-from dermalert.release import fit_abstention, onnx_export
+from dermalert.release import fit_abstention, onnx_files
 
 ABSTENTION = "abstention"
 OPERATING_POINTS = "operating points"
@@ -45,7 +45,7 @@ def _images(config: Config, splits: dict[str, Dataset], external: dict[str, Data
         EXTERNAL: sum(map(len, external.values())),
         ARTEFACTS_ADDED: min(n["held_out"], stress_test.IMAGES) * len(ARTEFACTS),
         BASELINES: 0,
-        EXPORT: onnx_export.images(config.onnx, n),
+        EXPORT: onnx_files.images(config.onnx, n),
         CARD: 0,
     }
     left_out = [EXTERNAL] * (not external) + [EXPORT] * (config.onnx == "none")

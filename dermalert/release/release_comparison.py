@@ -18,27 +18,35 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dermalert_space import comparison, contract
 from dermalert_space.comparison import HeldOut, chance
-from dermalert_space.contract import CONFIG, EXPOSURE, METRICS, PREDICTIONS, Json
+from dermalert_space.contract import (
+    ABSTAINED,
+    ALERT_POINT,
+    ATTENTION_POINT,
+    CONFIG,
+    EXPOSURE,
+    METRICS,
+    PREDICTIONS,
+    Json,
+)
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.prediction import likeliest
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from dermalert.data import contamination, splits
+from dermalert.data import contamination, groups
 from dermalert.data.identifiers import archive_number
 from dermalert.errors import UsageError, first_few, first_line
 from dermalert.evaluation import metrics
 from dermalert.evaluation.intervals import Intervals
 from dermalert.formatting import COMPARED
-from dermalert.hub import client
+from dermalert.hub import client, offline
 from dermalert.hub.retries import with_retries
 from dermalert.release import release_folder
-from dermalert.taxonomy import ALERT, DIAGNOSES, MALIGNANT, PRECURSOR
+from dermalert.taxonomy import DIAGNOSES, MALIGNANT, MELANOMA, PRECURSOR
 
 FILES = (CONFIG, METRICS, PREDICTIONS, EXPOSURE)
 """What is needed of a release to compare it."""
 
-_MELANOMA = DIAGNOSES.index(ALERT)
 _MALIGNANT = [label for label, name in enumerate(DIAGNOSES) if name in MALIGNANT or name == PRECURSOR]
 _TEXTS = ("image_id", "source", "group", "split", "truth")
 
@@ -63,30 +71,17 @@ def load(name: str) -> ReleasePredictions:
     folder = contract.find(name)
     if folder.exists() or "/" not in name:
         return read(folder, name)
-    repo_id, tag = contract.HubName.parse(name)
-    client.check_repo(repo_id, write=False)
-    if constants.HF_HUB_OFFLINE:
-        return read(_cached(repo_id, tag), name)
+    named = contract.HubName.parse(name)
+    client.check_repo(named.repo, write=False)
+    if offline.is_on():
+        return read(offline.cached_folder(named, FILES), name)
     with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"asking the Hub about {name}"):
         try:
-            commit = with_retries(HfApi().model_info, repo_id, revision=tag).sha
+            commit = with_retries(HfApi().model_info, named.repo, revision=named.revision).sha
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise UsageError(f"'{name}' is neither a folder nor a release that the Hub has.") from error
         assert commit is not None  # a repository that answers names its commit
-        return read(client.fetch(repo_id, commit, set(FILES), Path(scratch) / contract.RELEASE_FOLDER), name)
-
-
-def _cached(repo_id: str, tag: str | None) -> Path:
-    """The folder of the Hub's cache that holds a release; UsageError where it lacks a file."""
-    paths = {name: try_to_load_from_cache(repo_id, name, revision=tag) for name in FILES}
-    missing = [name for name, path in paths.items() if not isinstance(path, str)]
-    if missing:
-        command = f"hf download {repo_id}" + (f" --revision {tag}" if tag else "")
-        raise UsageError(
-            f"HF_HUB_OFFLINE is set and the cache lacks {first_few(missing)} of "
-            f"'{contract.HubName(repo_id, tag)}': run '{command}' where there is a network."
-        )
-    return Path(str(paths[CONFIG])).parent
+        return read(client.fetch(named.repo, commit, set(FILES), Path(scratch) / contract.RELEASE_FOLDER), name)
 
 
 def read(folder: Path, name: str) -> ReleasePredictions:
@@ -96,7 +91,7 @@ def read(folder: Path, name: str) -> ReleasePredictions:
         raise UsageError(f"'{name}' is no dermalert release: it has no {METRICS} of one.")
     try:
         config = json.loads((folder / CONFIG).read_text())
-        threshold, attention = config["alert"]["threshold"], (config.get("attention") or {}).get("threshold")
+        threshold, attention = config[ALERT_POINT]["threshold"], (config.get(ATTENTION_POINT) or {}).get("threshold")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"'{name}' is no dermalert release: its config.json has no usable 'alert'.") from error
     with _refuse_damage(name, PREDICTIONS):
@@ -134,9 +129,9 @@ def _held_out_rows(folder: Path) -> pa.Table:
     """The predictions (a row an image) of the images held out of a release; no rows where it has none."""
     path = folder / PREDICTIONS
     if not path.is_file():
-        texts = dict.fromkeys(_TEXTS, pa.array([], pa.string())) | {"refused": pa.array([], pa.bool_())}
+        texts = dict.fromkeys(_TEXTS, pa.array([], pa.string())) | {ABSTAINED: pa.array([], pa.bool_())}
         return pa.table(texts | dict.fromkeys(DIAGNOSES, pa.array([], pa.float32())))
-    rows = pq.read_table(path).select([*_TEXTS, "refused", *DIAGNOSES])
+    rows = pq.read_table(path).select([*_TEXTS, ABSTAINED, *DIAGNOSES])
     return rows.filter(pc.equal(rows["split"], "held_out"))
 
 
@@ -165,7 +160,7 @@ class Pair:
     @property
     def melanoma(self) -> np.ndarray:
         """(n,) bool."""
-        return self.truth == _MELANOMA
+        return self.truth == MELANOMA
 
     @property
     def malignant(self) -> np.ndarray:
@@ -176,7 +171,7 @@ class Pair:
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
         """(n,) each, the probabilities of melanoma."""
         old, new = self.probabilities
-        return old[:, _MELANOMA], new[:, _MELANOMA]
+        return old[:, MELANOMA], new[:, MELANOMA]
 
 
 def pair(old: ReleasePredictions, new: ReleasePredictions) -> Pair:
@@ -192,7 +187,7 @@ def pair(old: ReleasePredictions, new: ReleasePredictions) -> Pair:
         truth=np.array([DIAGNOSES.index(name) for name in pairs.new["truth"].to_pylist()], int),
         groups=_join_groups(pairs.old["group"].to_numpy(), pairs.new["group"].to_numpy()),
         probabilities=(before, after),
-        alerts=flags([_MELANOMA], old.threshold, new.threshold),
+        alerts=flags([MELANOMA], old.threshold, new.threshold),
         attentions=flags(_MALIGNANT, old.attention, new.attention),
         left_out={"learnt_from": pairs.exposed, "other_label": pairs.relabelled},
     )
@@ -208,14 +203,14 @@ def _flags(rows: pa.Table, probabilities: np.ndarray, labels: list[int], thresho
         return None
     # As `dermalert_space.release.Release.alerts` and `attentions`, which served them.
     score = probabilities[:, labels].astype(np.float64).sum(1)
-    return (score >= threshold) & ~rows["refused"].to_numpy()
+    return (score >= threshold) & ~rows[ABSTAINED].to_numpy()
 
 
 def _join_groups(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     """The group of each image (n,) where images belong together that do so in either grouping, directly or not."""
-    olds, news = (np.unique(groups, return_inverse=True)[1] for groups in (old, new))
+    olds, news = (np.unique(each, return_inverse=True)[1] for each in (old, new))
     edges = np.stack([olds, news + len(old)], axis=1)
-    return splits.components(edges, len(old) + len(new))[olds]
+    return groups.components(edges, len(old) + len(new))[olds]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

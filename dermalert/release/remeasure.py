@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from dermalert.release import release_folder
 from dermalert.training import distributed
 from dermalert.training.calibration import Calibration
 from dermalert.training.run import Trained, load_model
+from dermalert.training.run_folder import Speed
 
 _CURVES = f"{FIGURES}/learning_curves.png"  # of the training, which nothing else in a release can draw
 
@@ -63,7 +65,7 @@ def reuse(config: Config) -> Trained | None:
         processor=processor,
         calibration=Calibration(**figures["calibration"]),
         state=TrainerState(epoch=of["epochs"], best_global_step=of["best_step"]),
-        speed={key: value for key, value in of.items() if key not in ("epochs", "best_step", "folds", "settings")},
+        speed=cast(Speed, {name: of[name] for name in of if name not in ("epochs", "best_step", "folds", "settings")}),
     )
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dermalert_space.contract import CARD, Json
+from dermalert_space.contract import ALERT_POINT, CARD, Json
 from dermalert_space.estimate import format_estimate
 
 from dermalert.formatting import percent, percent_at_least
@@ -28,7 +28,7 @@ def what_next(folder: Path, figures: Json, *, published: bool) -> str:
 
 def alert_in_short(figures: Json) -> list[str]:
     """Sensitivity, its bound and specificity of the alert as served; nothing without a threshold or a melanoma."""
-    alert, melanoma = figures["alert"], figures["splits"]["held_out"]["melanoma"]
+    alert, melanoma = figures[ALERT_POINT], figures["splits"]["held_out"]["melanoma"]
     if alert["threshold"] is None or not melanoma["n"]:
         return []
     lesions = melanoma["lesions"]

@@ -1,5 +1,6 @@
-"""Pretrained weights: EfficientNet-Lite, or any image classifier of the Hub or a folder."""
+"""Pretrained weights: EfficientNet-Lite, or any image classifier of the Hub or a folder, those of timm too."""
 
+import importlib.util
 import inspect
 import json
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from transformers import (
 
 from dermalert.errors import UsageError, did_you_mean, first_line
 from dermalert.imaging.byte_processor import ByteProcessor
-from dermalert.training import efficientnet_lite, timm_checkpoint
+from dermalert.training import efficientnet_lite
 from dermalert.training.efficientnet_lite import LITE
 from dermalert.training.head import last_linear
 
@@ -148,7 +149,7 @@ def _load_checkpoint(name: str, names: Json) -> tuple[PreTrainedModel, BaseImage
     repo, revision = locate(name)
     try:
         config = AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False, **_OUTPUT, **names)
-        processor = timm_checkpoint.prepare(config, name) or load_processor(repo, revision)
+        processor = _timm_processor(config, name) or load_processor(repo, revision)
         # Of a config, only what the network is made of: the head is new, and so is what its answers mean.
         config = drop_release_keys(config)
         model = AutoModelForImageClassification.from_pretrained(
@@ -164,6 +165,47 @@ def _load_checkpoint(name: str, names: Json) -> tuple[PreTrainedModel, BaseImage
             raise UsageError(f"--model_name_or_path '{name}' cannot be loaded: {missing}.") from error
         raise _unknown(name, first_line(error)) from error
     return model, processor
+
+
+def _timm_processor(config: PreTrainedConfig, name: str) -> PilBackend | None:
+    """The processor of a timm model, whose config.json says how timm evaluates images; None for any other model.
+
+    Raises:
+        UsageError: timm is not installed.
+        ValueError: timm pads images for this model, which no processor of transformers does alike.
+    """
+    if config.model_type != "timm_wrapper":
+        return None
+    if importlib.util.find_spec("timm") is None:
+        raise UsageError(f"--model_name_or_path '{name}' is a model of timm: pip install timm.")
+    if config.model_args:  # to which timm adds the classes of the old head
+        config.model_args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
+    stated = getattr(config, "pretrained_cfg", None)
+    return _processor_as_stated(stated) if stated else None
+
+
+def _processor_as_stated(stated: dict[str, Any]) -> PilBackend:
+    from timm.data import resolve_data_config  # type: ignore[import-not-found]  # an extra, and large
+
+    data = resolve_data_config({}, pretrained_cfg=stated)
+    _, height, width = data["input_size"]
+    if data["crop_mode"] == "border":
+        raise ValueError("timm adds a border to the images of this model")
+    larger = {"height": int(height / data["crop_pct"]), "width": int(width / data["crop_pct"])}
+    keeps_shape = data["crop_mode"] == "center" and height == width
+    return PilBackend(
+        do_convert_rgb=True,
+        do_resize=True,
+        size={"shortest_edge": larger["height"]} if keeps_shape else larger,
+        resample=Image.Resampling[data["interpolation"].upper()].value,
+        do_center_crop=True,
+        crop_size={"height": height, "width": width},
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=list(data["mean"]),
+        image_std=list(data["std"]),
+    )
 
 
 def drop_release_keys(config: PreTrainedConfig) -> PreTrainedConfig:

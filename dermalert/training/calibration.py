@@ -41,7 +41,7 @@ def calibrate(
     Args:
         model: any transformers image classifier that ends in a linear layer.
         processor: its own.
-        dataset: the calibration side.
+        dataset: the calibration split.
         prior: (classes,) the shares that a rebalanced training took out of the logits, to be given back; a last layer
             without a bias cannot take them, and keeps the balanced answers.
 

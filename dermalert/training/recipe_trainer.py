@@ -199,7 +199,7 @@ def balanced_softmax(shares: np.ndarray) -> Callable[..., torch.Tensor]:
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """Stops on the validation side alone, where the Trainer evaluates several sets."""
+    """Stops on the validation split alone, where the Trainer evaluates several sets."""
 
     def on_evaluate(  # type: ignore[override]  # noqa: D102 - as in the class that it comes from
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Json, **kwargs: Any

@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 from typing import TypeVar
 
 from dermalert_space import contract
-from dermalert_space.contract import Json, public_name
+from dermalert_space.contract import Json, Making, public_name
 from dermalert_space.release import Release
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, TrainerState
 
@@ -17,9 +17,19 @@ from dermalert import commit
 from dermalert.config import Config, of_the_result
 from dermalert.errors import RunError, UsageError
 from dermalert.taxonomy import CLINICAL_GROUPS, DIAGNOSES
-from dermalert.training import backbones, checkpoint_sync, checkpoints, distributed, epoch_table, lora, run_folder
+from dermalert.training import (
+    backbones,
+    checkpoint_pushes,
+    checkpoint_sync,
+    checkpoints,
+    distributed,
+    epoch_table,
+    lora,
+    run_folder,
+)
 from dermalert.training.calibration import Calibration
 from dermalert.training.recipe_trainer import RecipeTrainer
+from dermalert.training.run_folder import Speed
 
 _T = TypeVar("_T")
 
@@ -32,8 +42,7 @@ class Trained:
     processor: BaseImageProcessor
     calibration: Calibration
     state: TrainerState
-    speed: Json
-    """As `metrics.json` states it under `training`: images a second, seconds, device, precision, commit."""
+    speed: Speed
 
 
 class Run:
@@ -48,7 +57,7 @@ class Run:
         """The search that the settings come from, as `metrics.json` states it."""
         self._pushes = None
         if config.checkpoints_to and distributed.is_main():
-            self._pushes = checkpoint_sync.Pushes(config.checkpoints_to, self.folder)
+            self._pushes = checkpoint_pushes.Pushes(config.checkpoints_to, self.folder)
         self.callbacks: list[TrainerCallback] = [self._pushes] if self._pushes else []
         self._alone = run_folder.Alone(self.folder)
         self._resumed: checkpoint_sync.Snapshot | None = None
@@ -169,7 +178,7 @@ def load_best(config: Config, folder: Path, state: TrainerState) -> tuple[PreTra
     return model, processor
 
 
-def fit(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, Json]:
+def fit(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> tuple[TrainerState, Speed]:
     """Train to the end, or from a checkpoint on; return the state at the end and how fast it was."""
     ended = distributed.broadcast_from_main(lambda: run_folder.read_end(folder))
     if ended:  # the run was stopped after the training
@@ -199,9 +208,9 @@ def fit(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> tuple[
 
 def _note_end(
     trainer: RecipeTrainer, folder: Path, state: TrainerState, rate: float | None, seconds: float | None
-) -> tuple[TrainerState, Json]:
+) -> tuple[TrainerState, Speed]:
     """Remember that a training has ended, so that it is not trained again; return the state and how fast it was."""
-    speed = {
+    speed: Speed = {
         "images_per_second": rate,
         "seconds": seconds,
         "mixed_precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "no",
@@ -234,7 +243,7 @@ def load_model(config: Config, checkpoint: Path | None = None) -> tuple[PreTrain
     return model, processor
 
 
-def about(model: PreTrainedModel, *, base_model: str, data: Json, split_seed: int) -> Json:
+def about(model: PreTrainedModel, *, base_model: str, data: Json, split_seed: int) -> Making:
     """What a release's config will say of its making; what its base was trained on is part of that.
 
     A base model's folder is named by its version or its last part, never by its path.

@@ -4,7 +4,7 @@
 - RUN/checkpoints/: the Trainer's, until the release stands; see `checkpoints`
 - RUN/folds/: the same for each fold, then its answers, until the release stands
 - RUN/tuning/: the trainings that `--tune` compares, until the release stands
-- RUN/pushing/: links to what `checkpoint_sync` pushes to the Hub
+- RUN/pushing/: links to what `checkpoint_pushes` pushes to the Hub
 - RUN/release/: appears whole, or not at all
 """
 
@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypedDict
 
 from dermalert_space import files
 from dermalert_space.contract import CONFIG, RELEASE_FOLDER, Json
@@ -31,6 +32,18 @@ TUNING = "tuning"
 _LOCK = ".dermalert-run.lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXTS = ("os error 28", "os error 27", "PytorchStreamWriter", "inline_container")  # of safetensors and torch
+
+
+class Speed(TypedDict):
+    """How fast a training was and on what, as `metrics.json` states it under `training`; None where it is not known."""
+
+    images_per_second: float | None
+    seconds: float | None
+    mixed_precision: str
+    device: str
+    processes: int
+    trained_by: str | None
+    """The commit of the code."""
 
 
 def check_name(folder: Path) -> None:
@@ -182,13 +195,13 @@ def drop_checkpoints(folder: Path) -> None:
         (folder / "checkpoints").rmdir()
 
 
-def write_end(folder: Path, state: TrainerState, speed: Json) -> None:
+def write_end(folder: Path, state: TrainerState, speed: Speed) -> None:
     """Remember that the training has ended, how, and how fast it was."""
     content = {"state": dataclasses.asdict(state), "speed": speed}
     files.write_json(folder / "checkpoints" / ENDED, content, finite=False)  # a loss may be no number
 
 
-def read_end(folder: Path) -> tuple[TrainerState, Json] | None:
+def read_end(folder: Path) -> tuple[TrainerState, Speed] | None:
     """The state and the speed of a training that has ended, or None."""
     recorded = read_json(folder / "checkpoints" / ENDED)
     return (TrainerState(**recorded["state"]), recorded["speed"]) if recorded else None

@@ -95,7 +95,7 @@ def search(run: Run, splits: dict[str, Dataset], data: Json, make_trainer: Calla
     config, folder, record = run.config, run.folder / TUNING, run.folder / TUNING / "trials.json"
     recorded = (read_json(record) or {"trials": []})["trials"]
     tuning = Tuning(ranges=ranges(config), trials=[Trial(**trial) for trial in recorded])
-    own = {side: splits[side] for side in ("train", "validation")}
+    own = {name: splits[name] for name in ("train", "validation")}
     # Nothing is saved or recorded of such a training but its loss.
     quiet = dataclasses.replace(config, save_strategy="no", report_to=["none"])
     while len(tuning.trials) < config.tune:

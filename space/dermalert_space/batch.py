@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from dermalert_space import images
+from dermalert_space.contract import State
 from dermalert_space.images import UnreadableImage, open_image, read_image
 from dermalert_space.prediction import Prediction
 from dermalert_space.release import Release
@@ -42,7 +43,7 @@ class Row:
     @property
     def state(self) -> str:
         """One of `prediction.STATES`."""
-        return self.prediction.state if self.prediction else "unreadable"
+        return self.prediction.state if self.prediction else State.UNREADABLE
 
 
 def predict_files(

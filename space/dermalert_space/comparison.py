@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
 from dermalert_space import checks
-from dermalert_space.contract import EXPOSURE, PREDICTIONS
+from dermalert_space.contract import ABSTAINED, EXPOSURE, PREDICTIONS
 from dermalert_space.prediction import likeliest
 from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
@@ -189,7 +189,7 @@ def compare(served: Release, other: Release) -> Compared:
 def _served(release: Release, rows: pa.Table) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
     """Whether each image raises the alert, whether it asks for attention, and its likeliest diagnosis."""
     columns = [rows[label].to_numpy().astype(np.float32) for label in release.labels]
-    probabilities, abstained = np.stack(columns, axis=1), rows["refused"].to_numpy().astype(bool)
+    probabilities, abstained = np.stack(columns, axis=1), rows[ABSTAINED].to_numpy().astype(bool)
     flags = release.alerts(probabilities), release.attentions(probabilities)
     alert, attention = (None if flag is None else flag & ~abstained for flag in flags)
     return alert, attention, np.array([*release.labels, ""], object)[likeliest(probabilities)]
@@ -213,7 +213,7 @@ def _held_out(release: Release) -> HeldOut:
     path, exposure = _table(release, PREDICTIONS), _table(release, EXPOSURE)
     if path is None:
         raise NotThere(f"{release} does not say what it answers to its evaluation images.")
-    columns = ["image_id", "source", "group", "split", "truth", "refused", *release.labels]
+    columns = ["image_id", "source", "group", "split", "truth", ABSTAINED, *release.labels]
     if lacking := sorted(set(columns) - set(pq.read_schema(path).names)):
         raise NotThere(f"{PREDICTIONS} of {release} has no column '{lacking[0]}'.")
     names = [] if exposure is None else pq.read_table(exposure, columns=["name"])["name"].to_pylist()

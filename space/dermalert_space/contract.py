@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict
 
 NOT_A_DEVICE = "For research and education only. Not a medical device; does not replace a dermatologist."
 
@@ -45,6 +45,27 @@ PREDICTIONS = "evaluation/predictions.parquet"
 EXPOSURE = "evaluation/seen.parquet"
 """A row for each image that the release was developed on, by hashes: what no later release may be measured on."""
 
+ALERT_POINT: Final = "alert"
+ATTENTION_POINT: Final = "attention"
+"""Keys of `CONFIG` and `METRICS`: the operating points of melanoma, and of all that is malignant or a precursor."""
+
+ABSTENTION: Final = "refusal"
+"""Key of `CONFIG` and `METRICS`: from which images a release abstains, and how often."""
+
+ABSTAINED: Final = "refused"
+"""Key and column of a prediction: whether, or why, the release abstains from the image."""
+
+
+class State:
+    """The states of an image, the most urgent first."""
+
+    MELANOMA_ALERT: Final = "melanoma_alert"
+    MALIGNANT_LIKELY: Final = "malignant_likely"
+    CANNOT_ASSESS: Final = "cannot_assess"
+    NO_ALERT: Final = "none"
+    UNREADABLE: Final = "unreadable"
+
+
 PREDICTION_SETS = "prediction_sets"
 """Optional key of `CONFIG`: from which probability on each diagnosis is in an image's set, see `PredictionSets`."""
 
@@ -64,6 +85,18 @@ SERVED = (*MODEL, STATISTICS, GRAPH, REFERENCE, METRICS, PREDICTIONS, EXPOSURE, 
 """Of these, what the Space reads."""
 
 
+class Making(TypedDict, total=False):
+    """The key `dermalert` of `CONFIG`: what a release says of its making."""
+
+    version: str | None
+    """None until it is published."""
+    base_model: str
+    data: list[str]
+    """The sources that it and its base were trained on."""
+    generated: bool
+    split_seed: int
+
+
 class HubName(NamedTuple):
     """`USER/REPO` or `USER/REPO@REVISION`; or a folder, which has no revision."""
 
@@ -73,6 +106,12 @@ class HubName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision}" if self.revision else self.repo
+
+    @property
+    def how_to_cache(self) -> str:
+        """What to do where HF_HUB_OFFLINE is set and the cache lacks its files, as a clause."""
+        revision = f" --revision {self.revision}" if self.revision else ""
+        return f"run 'hf download {self.repo}{revision}' where there is a network"
 
     @classmethod
     def parse(cls, text: str) -> "HubName":

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dermalert_space import checks
-from dermalert_space.contract import PREDICTIONS
+from dermalert_space.contract import ABSTAINED, PREDICTIONS
 from dermalert_space.estimate import Estimate
 from dermalert_space.prediction import Attention
 
@@ -80,8 +80,8 @@ def read_frequencies(release: Measured) -> Frequencies:
         if path is None:
             return Frequencies()
         checks.table(path)
-        columns = ["image_id", "group", "truth", "refused", *release.labels]
-        rows = pq.read_table(path, columns=columns, filters=[("split", "==", "held_out"), ("refused", "==", False)])
+        columns = ["image_id", "group", "truth", ABSTAINED, *release.labels]
+        rows = pq.read_table(path, columns=columns, filters=[("split", "==", "held_out"), (ABSTAINED, "==", False)])
         rows = rows.sort_by("image_id")
         _, first = np.unique(rows["group"].to_numpy().astype(str), return_index=True)
         probabilities = np.stack([rows[label].to_numpy()[first] for label in release.labels], axis=1)

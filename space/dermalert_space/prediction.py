@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from dermalert_space.contract import ABSTAINED, State
+
 STATES = {
-    "melanoma_alert": "{label} alert",
-    "malignant_likely": "needs attention",
-    "cannot_assess": "cannot be assessed",
-    "none": "no {label} alert",
-    "unreadable": "not read",
+    State.MELANOMA_ALERT: "{label} alert",
+    State.MALIGNANT_LIKELY: "needs attention",
+    State.CANNOT_ASSESS: "cannot be assessed",
+    State.NO_ALERT: "no {label} alert",
+    State.UNREADABLE: "not read",
 }
 """What becomes of a file, and what it is called, the most urgent first; `{label}` is what the release alerts to."""
 
@@ -37,7 +39,7 @@ class Prediction:
     """What a release says of one image."""
 
     state: str
-    """One of `STATES`, but not `unreadable`."""
+    """One of `STATES`, but not `State.UNREADABLE`."""
     alert: bool | None
     """Whether the melanoma probability reaches the threshold; None where it is refused or there is no threshold."""
     abstained: str | None
@@ -60,7 +62,7 @@ def fields(prediction: Prediction | None) -> dict[str, Any]:
     return {
         "sentence": prediction and prediction.sentence,
         "alert": prediction and prediction.alert,
-        "refused": prediction and prediction.abstained,
+        ABSTAINED: prediction and prediction.abstained,
         "probabilities": prediction and prediction.probabilities,
         "malignant": prediction and prediction.malignant,
         "attention": prediction and prediction.attention,
@@ -70,10 +72,10 @@ def fields(prediction: Prediction | None) -> dict[str, Any]:
 def state(alert: bool | None, attention: bool, abstained: str | None) -> str:
     """The state of an image that was read, one of `STATES`; `alert` is None where the release has no threshold."""
     if abstained:
-        return "cannot_assess"
+        return State.CANNOT_ASSESS
     if alert or attention:
-        return "melanoma_alert" if alert else "malignant_likely"
-    return "cannot_assess" if alert is None else "none"
+        return State.MELANOMA_ALERT if alert else State.MALIGNANT_LIKELY
+    return State.CANNOT_ASSESS if alert is None else State.NO_ALERT
 
 
 def word(state: str, label: str) -> str:

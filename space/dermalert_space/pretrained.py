@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, BaseImageProcessor, ImageProcessingMixin, PilBackend
 
-from dermalert_space.contract import CONFIG, PROCESSOR, WEIGHTS, WEIGHTS_INDEX
+from dermalert_space.contract import CONFIG, PROCESSOR, WEIGHTS, WEIGHTS_INDEX, HubName
 
 UNLOADABLE = (
     OSError,
@@ -54,5 +54,4 @@ def missing_from_cache(name: str, revision: str | None = None) -> str | None:
     missing = [file for file in (CONFIG, PROCESSOR, *weights) if not cached(file)]
     if not missing:
         return None
-    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-    return f"HF_HUB_OFFLINE is set and the cache lacks {', '.join(missing)}: run '{command}' where there is a network"
+    return f"HF_HUB_OFFLINE is set and the cache lacks {', '.join(missing)}: {HubName(name, revision).how_to_cache}"

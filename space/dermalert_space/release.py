@@ -20,7 +20,20 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from dermalert_space import abstention, checks, contract, onnx_graph, release_loading
 from dermalert_space.abstention import Abstention
-from dermalert_space.contract import GRAPH, METRICS, PREDICTION_SETS, REFERENCE, STATISTICS, TOLERANCE, HubName, Json
+from dermalert_space.contract import (
+    ABSTENTION,
+    ALERT_POINT,
+    ATTENTION_POINT,
+    GRAPH,
+    METRICS,
+    PREDICTION_SETS,
+    REFERENCE,
+    STATISTICS,
+    TOLERANCE,
+    HubName,
+    Json,
+    State,
+)
 from dermalert_space.frequencies import Frequencies, read_frequencies
 from dermalert_space.images import read_image
 from dermalert_space.prediction import Attention, Prediction, share, shares, state
@@ -77,7 +90,7 @@ class Release:
         self.threshold = config.alert["threshold"]
         self.groups: dict[str, list[str]] = getattr(config, "clinical_groups", None) or {}
         """`malignant`, `precursor` and `benign`, each with its diagnoses; empty where the release says nothing."""
-        point = getattr(config, "attention", None)
+        point = getattr(config, ATTENTION_POINT, None)
         self.attention: Attention | None = None
         if point:
             self.attention = Attention(labels=tuple(point["labels"]), threshold=point["threshold"])
@@ -100,7 +113,7 @@ class Release:
         name, revision = (str(model), revision) if revision else contract.locate(model)
         config, tensors = release_loading.read_config(name, revision)
         network, processor = release_loading.build_model(name, revision, tensors)
-        for problem in release_loading.problems(network.config, config["alert"]["threshold"]):
+        for problem in release_loading.problems(network.config, config[ALERT_POINT]["threshold"]):
             raise NoRelease(f"{HubName(name, revision)} cannot be served: {problem}.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # Convolutions on a CPU take a quarter less with the channels last.
@@ -141,7 +154,7 @@ class Release:
             raise NoRelease(f"cannot read {GRAPH} of {self}: out of reach.") from error
 
     def _read_abstention(self) -> Abstention | None:
-        config = getattr(self.model.config, "refusal", None)
+        config = getattr(self.model.config, ABSTENTION, None)
         if config is None:
             return None
         try:
@@ -289,7 +302,7 @@ class Release:
         attention = float(self._attention_scores(row[None], self.attention)[0]) if self.attention else None
         return Prediction(
             state=state,
-            alert=None if abstained or self.threshold is None else state == "melanoma_alert",
+            alert=None if abstained or self.threshold is None else state == State.MELANOMA_ALERT,
             abstained=abstained,
             sentence=f"Cannot be assessed: {abstained}" if abstained else self._sentence(state, by_label, attention),
             probabilities=by_label,
@@ -332,9 +345,9 @@ class Release:
     def _sentence(self, state: str, probabilities: dict[str, float], attention: float | None) -> str:
         probability = probabilities[self.alert_label]
         measured = f"the probability of {self.alert_label} is"
-        if state == "cannot_assess":
+        if state == State.CANNOT_ASSESS:
             return f"Cannot be assessed: this release has no alert threshold; {measured} {share(probability)}."
-        if state == "malignant_likely":
+        if state == State.MALIGNANT_LIKELY:
             assert attention is not None and self.attention and self.attention.threshold  # else there is no such state
             value, threshold = shares(attention, self.attention.threshold)
             likely = "likely" if attention > 0.5 else "possible"
@@ -348,5 +361,6 @@ class Release:
             )
         assert self.threshold is not None  # such a release has no other state
         value, threshold = shares(probability, self.threshold)
-        word = f"{self.alert_label.capitalize()} alert" if state == "melanoma_alert" else f"No {self.alert_label} alert"
+        raised = state == State.MELANOMA_ALERT
+        word = f"{self.alert_label.capitalize()} alert" if raised else f"No {self.alert_label} alert"
         return f"{word}: {measured} {value}; alert threshold {threshold}."

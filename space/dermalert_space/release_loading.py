@@ -15,7 +15,17 @@ from transformers import (
 from transformers.utils import cached_file
 
 from dermalert_space import checks, prediction_sets
-from dermalert_space.contract import CONFIG, PREDICTION_SETS, PROCESSORS, WEIGHTS, HubName, Json, is_hub_name
+from dermalert_space.contract import (
+    ALERT_POINT,
+    ATTENTION_POINT,
+    CONFIG,
+    PREDICTION_SETS,
+    PROCESSORS,
+    WEIGHTS,
+    HubName,
+    Json,
+    is_hub_name,
+)
 from dermalert_space.prediction import printable
 from dermalert_space.pretrained import load_processor, missing_from_cache
 
@@ -52,7 +62,7 @@ def read_config(name: str, revision: str | None) -> tuple[Json, checks.Tensors]:
             raise checks.Unfit("is not there")
         config = checks.json_object(path)
         checks.no_code(config)
-        alert = config.get("alert")
+        alert = config.get(ALERT_POINT)
         if not isinstance(alert, dict) or "threshold" not in alert or not isinstance(alert.get("label"), str):
             raise _no_alert(name, revision)
         if locate(name, revision, "adapter_config.json"):
@@ -140,7 +150,7 @@ def problems(config: PretrainedConfig, threshold: float | None) -> Iterator[str]
         yield "its 'clinical_groups' do not hold each of its diagnoses once"
     if not isinstance(getattr(config, "dermalert", None) or {}, dict):
         yield "its 'dermalert' says nothing of how it was made"
-    if (point := getattr(config, "attention", None)) is not None:
+    if (point := getattr(config, ATTENTION_POINT, None)) is not None:
         yield from _problems_of_attention(point, labels)
     if (sets := getattr(config, PREDICTION_SETS, None)) is not None:
         yield from prediction_sets.problems(sets, labels)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dermalert_space.batch import Row
-from dermalert_space.contract import NOT_A_DEVICE, PREDICTION_SETS, Json
+from dermalert_space.contract import ABSTAINED, ALERT_POINT, ATTENTION_POINT, NOT_A_DEVICE, PREDICTION_SETS, Json, State
 from dermalert_space.prediction import STATES, Prediction, fields, printable, share, threshold_share, word
 from dermalert_space.prediction_sets import PredictionSets
 from dermalert_space.release import Release
@@ -32,9 +32,9 @@ def _rank(row: Row) -> tuple[int, float]:
     prediction, watched = row.prediction, row.watched
     if prediction is None or watched is None:
         return 3, 0.0
-    if prediction.urgency is not None and prediction.state in ("melanoma_alert", "malignant_likely"):
+    if prediction.urgency is not None and prediction.state in (State.MELANOMA_ALERT, State.MALIGNANT_LIKELY):
         return 0, -prediction.urgency
-    if prediction.state == "cannot_assess":
+    if prediction.state == State.CANNOT_ASSESS:
         return 1, -watched if math.isfinite(watched) else 0.0
     sums = (prediction.attention, prediction.malignant, watched)
     return 2, -next(value for value in sums if value is not None)
@@ -62,7 +62,7 @@ def counts(rows: Iterable[Row], label: str) -> str:
 
 def not_read(rows: Iterable[Row]) -> str:
     """The heading over the files that could not be read."""
-    number = sum(row.state == "unreadable" for row in rows)
+    number = sum(row.state == State.UNREADABLE for row in rows)
     return "1 file could not be read as an image" if number == 1 else f"{number:,} files could not be read as images"
 
 
@@ -102,7 +102,7 @@ def as_csv(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
     """
     table = io.StringIO()
     writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    fixed = ["file", "state", "sentence", "alert", "refused", "problem", f"{release.alert_label} probability"]
+    fixed = ["file", "state", "sentence", "alert", ABSTAINED, "problem", f"{release.alert_label} probability"]
     fixed += ["malignant probability", "attention probability"]
     heads = [*fixed, *release.labels, "alert threshold", "attention threshold", "release", "tag"]
     heads += ["prediction set"] if sets else []
@@ -145,8 +145,8 @@ def _cell(value: str | float | bool | None) -> str | float:
 def as_json(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
     """Rows as JSON, with the release that predicted them and what it is not; `sets`: and its prediction sets."""
     about: dict[str, object] = {"notice": NOT_A_DEVICE, "release": _name(release), "tag": release.revision}
-    about |= {"alert": {"label": release.alert_label, "threshold": release.threshold}}
-    about |= {"attention": release.attention and dataclasses.asdict(release.attention)}
+    about |= {ALERT_POINT: {"label": release.alert_label, "threshold": release.threshold}}
+    about |= {ATTENTION_POINT: release.attention and dataclasses.asdict(release.attention)}
     rows = list(rows)
     files = [_record(row, release) for row in rows]
     if sets and release.prediction_sets:
@@ -164,7 +164,7 @@ def _record(row: Row, release: Release) -> Json:
     return {
         "file": row.file,
         "state": row.state,
-        **{name: cells[name] for name in ("sentence", "alert", "refused")},
+        **{name: cells[name] for name in ("sentence", "alert", ABSTAINED)},
         "problem": row.problem,
         f"{release.alert_label} probability": _finite(row.watched),
         "malignant probability": _finite(cells["malignant"]),

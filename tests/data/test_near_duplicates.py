@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from support.paths import REPOSITORY
 from support.pictures import class_folders, jpeg
 
-from dermalert.data import loading, near_duplicates, schema, splits
+from dermalert.data import groups, loading, near_duplicates, schema
 from dermalert.imaging import synthetic_lesions, thumbnail
 from dermalert.taxonomy import DIAGNOSES
 
@@ -200,7 +200,7 @@ def test_linking_groups_by_all_that_is_known_and_by_near_duplicates(lesions, tmp
     before = schema.with_columns(before, {"lesion_id": lesion})
     pairs = near_duplicates.near_duplicates(near_duplicates.fingerprints(before).thumbnails)
     names = [(*schema.belongings(row), row["group"]) for row in before.remove_columns("image")]
-    expected = splits.groups(names, zip(pairs.first, pairs.second, strict=True))
+    expected = groups.group_keys(names, zip(pairs.first, pairs.second, strict=True))
     assert list(near_duplicates.link(before)["group"]) == expected
     assert expected.count("L1") > 1
     assert len(set(expected)) == len(before) - 7

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from support.pictures import class_folders, picture
 
-from dermalert.data import label_repair, loading, schema, splits
+from dermalert.data import groups, label_repair, loading, schema, space_examples, splits
 from dermalert.errors import UsageError
 
 TWO = ("melanoma", "nevus")
@@ -18,20 +18,20 @@ def sides_of(sides):
 
 def test_rows_that_share_a_name_are_one_group_under_its_most_telling_name():
     names = [("L2", "P1", None, "a"), ("L1", None, None, "b"), (None, "P1", "I1", "c"), (None, None, "I1", "d")]
-    assert splits.groups([*names, (None, None, None, "e")]) == ["L2", "L1", "L2", "L2", "e"]
-    assert splits.groups(reversed(names)) == ["L2", "L2", "L1", "L2"]
+    assert groups.group_keys([*names, (None, None, None, "e")]) == ["L2", "L1", "L2", "L2", "e"]
+    assert groups.group_keys(reversed(names)) == ["L2", "L2", "L1", "L2"]
 
 
 def test_identical_bytes_are_one_group_even_if_only_one_copy_knows_its_lesion():
-    assert splits.groups([(None, "a"), ("L1", "a"), ("L1", "b"), (None, "b")]) == ["L1"] * 4
+    assert groups.group_keys([(None, "a"), ("L1", "a"), ("L1", "b"), (None, "b")]) == ["L1"] * 4
 
 
 def test_a_group_keeps_its_key_unless_another_joins_it():
     names = [(f"L{i}" if i % 3 else None, f"{i // 2}") for i in range(40)]
     more = [(None, "new"), ("L99", "also new"), ("L50", "0")]
-    alone, together = splits.groups(names), splits.groups([*more, *names])[len(more) :]
+    alone, together = groups.group_keys(names), groups.group_keys([*more, *names])[len(more) :]
     assert [(a, b) for a, b in zip(alone, together, strict=True) if a != b] == []
-    joined = splits.groups([("L0", "3"), *names])[1:]
+    joined = groups.group_keys([("L0", "3"), *names])[1:]
     assert [(a, b) for a, b in zip(alone, joined, strict=True) if a != b] == [("L7", "L0")] * 2
 
 
@@ -48,11 +48,11 @@ def test_groups_are_the_connected_components_under_their_first_name_in_order(see
         for part in networkx.connected_components(graph)
         for node in part
     }
-    assert splits.groups(names, links) == [keys[i] for i in range(40)]
+    assert groups.group_keys(names, links) == [keys[i] for i in range(40)]
 
 
 def test_links_join_groups_for_a_reason_without_a_name():
-    assert splits.groups([("L2",), ("L1",), ("L3",)], links=[(0, 1)]) == ["L1", "L1", "L3"]
+    assert groups.group_keys([("L2",), ("L1",), ("L3",)], links=[(0, 1)]) == ["L1", "L1", "L3"]
 
 
 def test_the_sides_have_their_shares():
@@ -156,7 +156,7 @@ def test_what_is_set_aside_is_in_no_fold(tmp_path):
 
 def test_the_examples_of_the_space_and_their_kin_are_learnt_from_nowhere(tmp_path):
     class_folders(tmp_path / "clinic", images=80, labels=TWO)
-    names = [*splits.EXAMPLES, "ISIC_0000001"]
+    names = [*space_examples.EXAMPLES, "ISIC_0000001"]
     for i, name in enumerate(names):
         picture(9000 + i).save(tmp_path / "clinic" / "melanoma" / f"{name}.png")
     dataset = loading.load([str(tmp_path / "clinic")]).dataset

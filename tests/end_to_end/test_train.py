@@ -36,7 +36,7 @@ from dermalert.data import contamination, development, loading, near_duplicates
 from dermalert.errors import RunError
 from dermalert.evaluation import predict, stress_test
 from dermalert.imaging import non_lesions, synthetic_lesions
-from dermalert.release import onnx_export
+from dermalert.release import onnx_files
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import calibration, image_dataset, recipe_trainer, run_folder, sampling
 
@@ -272,7 +272,7 @@ def test_a_training_whose_export_fails_is_kept_and_ends_without_it(ended, pictur
     def fail(*_):
         raise RunError("ONNX Runtime gives other answers: run the same command with --onnx none")
 
-    monkeypatch.setattr(onnx_export, "write", fail)
+    monkeypatch.setattr(onnx_files, "write", fail)
     assert command(pictures, tiny_vit, ended, "--onnx", "all") == 1
     assert "--onnx none" in capsys.readouterr().err
     assert train(pictures, tiny_vit, ended)["splits"]["held_out"]["n"] > 0

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from dermalert.cli import app
 from dermalert.errors import RunError, UsageError
-from dermalert.publishing import models
+from dermalert.publishing import models, versions
 from dermalert.release import release_folder, widget
 
 pytestmark = pytest.mark.integration
@@ -681,22 +681,22 @@ def test_the_versions_are_listed_with_days_and_figures_the_last_first(hub, kinds
     models.publish(kinds["as good"], REPO, "v1.10.0")
     hub.repo(REPO).tags["before"] = hub.commit(REPO, {"LICENSE": b"mine"}, "main")
     models.rollback(REPO, "v1.9.0")
-    found = models.versions(REPO)
+    found = versions.read(REPO)
     assert [(row.tag, row.is_on_main) for row in found] == [("v1.10.0", False), ("v1.9.0", True), ("before", False)]
 
 
 def test_figures_of_somebody_else_are_listed_as_no_release(hub):
     hub.create(REPO)
     hub.repo(REPO).tags["v0.1.0"] = hub.commit(REPO, {"evaluation/metrics.json": b'{"schema": 3, "splits": {}}'})
-    found = models.versions(REPO)
+    found = versions.read(REPO)
     assert [row.figures for row in found] == [None]
-    assert list(models.as_table(found, title=REPO).columns[1].cells) == ["no dermalert release"]
+    assert list(versions.as_table(found, title=REPO).columns[1].cells) == ["no dermalert release"]
 
 
 @pytest.mark.usefixtures("hub")
 def test_the_versions_of_nothing_are_refused():
     with pytest.raises(UsageError, match="'tester/nothing' is no model repository of the Hub"):
-        models.versions("tester/nothing")
+        versions.read("tester/nothing")
 
 
 # As a user types it

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from datasets import Dataset
+from dermalert_space.estimate import Estimate
 from dermalert_space.release import Release
 from PIL import Image
 from support.networks import ARCHITECTURES, saved
@@ -19,7 +20,7 @@ from transformers import ViTImageProcessorPil
 from dermalert.data import loading
 from dermalert.errors import RunError, UsageError
 from dermalert.evaluation.predict import SplitPredictions, predict, predict_images
-from dermalert.release import onnx_export, release_folder
+from dermalert.release import onnx_export, onnx_files, release_folder
 from dermalert.taxonomy import DIAGNOSES
 
 pytestmark = pytest.mark.integration
@@ -47,7 +48,7 @@ def folder(tmp_path) -> Path:
 def written(folder: Path, pictures: Dataset, wanted: str = "all") -> dict:
     release = Release.load(folder)
     side = predict(release, pictures, name="pictures")
-    return onnx_export.write(folder, release, side, {"train": pictures, "validation": pictures}, wanted)
+    return onnx_files.write(folder, release, side, {"train": pictures, "validation": pictures}, wanted)
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "efficientnet-lite0"])
@@ -55,7 +56,7 @@ def test_the_exported_model_answers_as_transformers_does_whatever_the_batch_and_
     name, tmp_path
 ):
     folder = saved(name, tmp_path)
-    ours, theirs = onnx_export.session(exported(folder)), onnx_export.plain(folder)
+    ours, theirs = onnx_files.session(exported(folder)), onnx_files.plain(folder)
     for n in (1, 2, 5):
         pixels = np.random.default_rng(n).normal(size=(n, 3, 32, 32)).astype(np.float32)
         assert theirs(pixels).std() > 0.01
@@ -63,7 +64,7 @@ def test_the_exported_model_answers_as_transformers_does_whatever_the_batch_and_
     if name in ARCHITECTURES:
         pixels = np.random.default_rng(0).normal(size=(16, 3, 32, 32)).astype(np.float32)
         onnx_export.quantize(folder / onnx_export.FILES["model"], pixels, tmp_path / "coarse.onnx")
-        coarse = onnx_export.session(tmp_path / "coarse.onnx")(pixels)
+        coarse = onnx_files.session(tmp_path / "coarse.onnx")(pixels)
         assert np.corrcoef(coarse.ravel(), theirs(pixels).ravel())[0, 1] > 0.9
 
 
@@ -77,7 +78,7 @@ def test_a_model_that_cannot_be_stored_in_eight_bits_is_said_with_the_way_out(fo
 
 
 def test_the_files_are_laid_out_as_transformers_js_expects(folder, pictures, monkeypatch):
-    monkeypatch.setattr(onnx_export, "pays", lambda _: True)
+    monkeypatch.setattr(onnx_files, "pays", lambda _: True)
     written(folder, pictures)
     for name, outputs in (("graph", ["logits", "features"]), ("model", ["logits"]), ("model_quantized", ["logits"])):
         graph = onnx.load(folder / "onnx" / f"{name}.onnx", load_external_data=False).graph
@@ -110,16 +111,16 @@ def test_half_precision_weights_give_a_model_in_single_precision_with_the_same_a
 
 
 def test_what_is_stated_is_what_the_files_answer(folder, pictures, monkeypatch):
-    monkeypatch.setattr(onnx_export, "pays", lambda _: True)
+    monkeypatch.setattr(onnx_files, "pays", lambda _: True)
     told = written(folder, pictures)
     release = Release.load(folder)
-    models, release.graph = onnx_export.sessions(folder, release), None
+    models, release.graph = onnx_files.sessions(folder, release), None
     assert told["images"] == len(pictures)
     recorded = predict(release, pictures, name="pictures").probabilities
     melanoma, column = np.array(pictures["label"]) == DIAGNOSES.index("melanoma"), DIAGNOSES.index("melanoma")
     for key, name in (("graph", "graph"), ("model", "model"), ("quantized", "model_quantized")):
         path = folder / "onnx" / f"{name}.onnx"
-        (found,) = onnx_export.probabilities_of(release, pictures, [models[key]])
+        (found,) = onnx_files.probabilities_of(release, pictures, [models[key]])
         assert found.sum(1) == pytest.approx(1)
         assert told[key]["difference"] == pytest.approx(np.abs(found - recorded).max(), abs=1e-7)
         assert told[key]["megabytes"] == path.stat().st_size / 1e6
@@ -155,9 +156,7 @@ PAYS = {
 def test_eight_bits_pay_where_they_are_faster_and_lose_nothing_that_is_not_chance(case):
     single, batch, value, high, expected = PAYS[case]
     change = {"value": value, "low": None if high is None else -0.05, "high": high}
-    assert (
-        onnx_export.pays({"speed": {"single": single, "batch": batch}, "validation_auroc_change": change}) is expected
-    )
+    assert onnx_files.pays({"speed": {"single": single, "batch": batch}, "validation_auroc_change": change}) is expected
 
 
 def test_whether_it_pays_is_decided_on_validation_and_not_on_what_is_reported(folder, pictures, monkeypatch):
@@ -165,13 +164,13 @@ def test_whether_it_pays_is_decided_on_validation_and_not_on_what_is_reported(fo
     held_out = predict(release, pictures, name="held out")
     validation = pictures.select(range(len(pictures)))
     changes = {
-        id(held_out.dataset): {"value": -0.5, "low": -0.6, "high": -0.4},
-        id(validation): {"value": 0.0, "low": 0.0, "high": 0.0},
+        id(held_out.dataset): Estimate(-0.5, -0.6, -0.4),
+        id(validation): Estimate(0.0, 0.0, 0.0),
     }
-    monkeypatch.setattr(onnx_export, "auroc_change", lambda side, _: changes[id(side.dataset)])
-    monkeypatch.setattr(onnx_export, "speeds", lambda *_, **__: {"quantized": {"single": 2.0, "batch": 2.0}})
+    monkeypatch.setattr(onnx_files, "auroc_change", lambda side, _: changes[id(side.dataset)])
+    monkeypatch.setattr(onnx_files, "speeds", lambda *_, **__: {"quantized": {"single": 2.0, "batch": 2.0}})
     sides = {"train": pictures, "validation": validation}
-    told = onnx_export.write(folder, release, held_out, sides, "all")["quantized"]
+    told = onnx_files.write(folder, release, held_out, sides, "all")["quantized"]
     assert (told["kept"], told["auroc_change"]["value"]) == (True, -0.5)
 
 
@@ -179,7 +178,7 @@ def test_whether_it_pays_is_decided_on_validation_and_not_on_what_is_reported(fo
 def test_a_file_in_eight_bits_is_there_only_where_it_pays_and_its_figures_in_any_case(
     pays, folder, pictures, monkeypatch
 ):
-    monkeypatch.setattr(onnx_export, "pays", lambda _: pays)
+    monkeypatch.setattr(onnx_files, "pays", lambda _: pays)
     told = written(folder, pictures)
     assert told["quantized"]["kept"] is pays
     assert (folder / "onnx" / "model_quantized.onnx").exists() is pays
@@ -192,10 +191,10 @@ def test_the_change_of_the_area_is_paired_and_resamples_groups():
     rows = {"label": [3, 3, 4, 4, 4, 4] * 20, "group": [str(i // 2) for i in range(120)]}
     scores = np.random.default_rng(0).uniform(size=(120, 9))
     side = SplitPredictions(dataset=Dataset.from_dict(rows), probabilities=scores, alert=None)
-    assert onnx_export.auroc_change(side, scores) == {"value": 0.0, "low": None, "high": None}
+    assert onnx_files.auroc_change(side, scores).to_json() == {"value": 0.0, "low": None, "high": None}
     worse = scores.copy()
     worse[np.array(rows["label"]) == 3, 3] -= 0.5
-    change = onnx_export.auroc_change(side, worse)
+    change = onnx_files.auroc_change(side, worse).to_json()
     assert change["low"] < change["value"] < change["high"] < 0
 
 
@@ -205,7 +204,7 @@ def test_other_answers_than_torch_gives_stop_the_release(folder, pictures, wrong
     side = predict(release, pictures, name="pictures")
     side.probabilities[0, 0] += wrong
     with pytest.raises(RunError, match=r"gives other answers than torch .* --onnx none"):
-        onnx_export.write(folder, release, side, {"train": pictures}, "serving")
+        onnx_files.write(folder, release, side, {"train": pictures}, "serving")
 
 
 @pytest.mark.parametrize(("device", "off", "passes"), [("cpu", 9e-5, True), ("cpu", 5e-4, False), ("cuda", 5e-4, True)])
@@ -213,7 +212,7 @@ def test_an_accelerator_may_have_rounded_more_coarsely(device, off, passes):
     release = SimpleNamespace(model=SimpleNamespace(device=torch.device(device)))
     told = {"graph": {"difference": 1e-6}, "model": {"difference": off}, "quantized": {"difference": 0.2}}
     with contextlib.nullcontext() if passes else pytest.raises(RunError, match="other answers"):
-        onnx_export._check_same(told, release)
+        onnx_files._check_same(told, release)
 
 
 def test_a_model_that_cannot_be_exported_is_refused_before_the_training():
@@ -235,7 +234,7 @@ def test_speed_is_measured_on_the_threads_asked_for_and_leaves_torch_as_it_was(f
         shutil.copy(folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx")
         release = Release.load(folder)
         hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
-        found = onnx_export.speeds(folder, release, pixels, threads=1)
+        found = onnx_files.speeds(folder, release, pixels, threads=1)
         hook.remove()
         assert torch.get_num_threads() == 2 and set(seen) == {1}
         assert found.keys() == onnx_export.FILES.keys()
@@ -255,9 +254,9 @@ def test_on_real_images_the_bundled_release_and_its_export_give_the_same_answers
     (folder / "onnx").mkdir()
     for name in ("graph", "model"):
         onnx_export.export(folder, release.processor, name)
-    models = [*onnx_export.sessions(folder, release).values(), onnx_export.plain(folder)]
+    models = [*onnx_files.sessions(folder, release).values(), onnx_files.plain(folder)]
     rows = Dataset.from_dict({"image": [str(path) for path in paths]})
-    *ours, theirs = onnx_export.probabilities_of(release, rows, models)
+    *ours, theirs = onnx_files.probabilities_of(release, rows, models)
     assert len(ours) == 2 and all(np.abs(found - theirs).max() < 1e-5 for found in ours)
 
 
@@ -267,5 +266,5 @@ def test_an_image_needs_no_square_nor_a_size_of_its_own(folder, tmp_path):
     for i, image in enumerate(images):
         image.save(tmp_path / f"{i}.png")
     rows = Dataset.from_dict({"image": [str(tmp_path / f"{i}.png") for i in range(3)]})
-    (found,) = onnx_export.probabilities_of(release, rows, [onnx_export.session(exported(folder))])
+    (found,) = onnx_files.probabilities_of(release, rows, [onnx_files.session(exported(folder))])
     assert found == pytest.approx(predict_images(release, rows, name="three").probabilities, abs=1e-5)

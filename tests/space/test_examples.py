@@ -12,7 +12,7 @@ from dermalert_space.release import Release
 from PIL import Image
 from support.paths import DATA, REPOSITORY
 
-from dermalert.data import contamination, splits
+from dermalert.data import contamination, space_examples
 
 NAMES = {"CC-0": "CC0 1.0", "CC-BY": "CC BY 4.0"}
 
@@ -39,7 +39,7 @@ def test_the_real_ones_have_an_open_licence_and_a_truth_and_are_never_learnt_fro
     for row in REAL:
         assert NAMES[row["licence"]] in row["attribution"]
         assert row["truth"] and row["confirmation"] and row["isic_id"] in row["url"]
-        assert row["isic_id"] in splits.EXAMPLES
+        assert row["isic_id"] in space_examples.EXAMPLES
 
 
 def test_the_archives_own_table_says_the_same_of_them():
@@ -59,7 +59,7 @@ def test_the_bundled_release_has_not_learnt_from_them_and_shows_each_state():
     if not BUNDLED.is_dir():
         pytest.skip("needs the bundled release")
     learnt = set(pq.read_table(BUNDLED / EXPOSURE, columns=["name"])["name"].to_pylist())
-    assert learnt.isdisjoint(map(contamination.hash_name, splits.EXAMPLES))
+    assert learnt.isdisjoint(map(contamination.hash_name, space_examples.EXAMPLES))
     release = Release.load(BUNDLED)
     states = {row["file"]: release.predict(examples.FOLDER / row["file"]).state for row in rows()}
     assert (states["melanoma.jpg"], states["no-lesion.png"]) == ("melanoma_alert", "cannot_assess")

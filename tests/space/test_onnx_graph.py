@@ -124,7 +124,7 @@ def test_a_graph_holds_for_each_family_of_models_whatever_the_batch(name, tmp_pa
         onnx_export._export_graph(model, processor, tmp_path / "graph.onnx")
     else:
         folder = saved(name, tmp_path)
-        model, processor = onnx_export._load(folder), ViTImageProcessorPil.from_pretrained(folder)
+        model, processor = onnx_export.load(folder), ViTImageProcessorPil.from_pretrained(folder)
         onnx_export._export_graph(model, processor, tmp_path / "graph.onnx")
     found = onnx_graph.Graph(tmp_path / "graph.onnx", model)
     for n in (1, 5):
@@ -146,7 +146,7 @@ def test_a_damaged_graph_is_said(copied, content):
 def test_a_graph_of_another_architecture_is_said(copied, tmp_path):
     exported = saved("ViT", tmp_path / "vit")
     onnx_export._export_graph(
-        onnx_export._load(exported), ViTImageProcessorPil.from_pretrained(exported), copied / GRAPH
+        onnx_export.load(exported), ViTImageProcessorPil.from_pretrained(exported), copied / GRAPH
     )
     assert "names weights that its model does not have, such as 'vit." in refused(copied)
 
@@ -321,7 +321,7 @@ def test_results_of_an_archive_tell_a_release_with_a_graph_from_the_same_without
 
 def test_a_model_whose_export_answers_otherwise_is_refused_before_the_training(tmp_path):
     """A part that depends on what the weights are would be written as those of the export have it."""
-    model = onnx_export._load(make_release(tmp_path / "release", generated=False))
+    model = onnx_export.load(make_release(tmp_path / "release", generated=False))
 
     class Odd(type(model)):
         def forward(self, pixel_values, **more):

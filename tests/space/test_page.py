@@ -381,7 +381,7 @@ def test_sensitivities_are_those_as_served_and_both_points_are_told(newer, figur
     point |= {"bound_met": False, "lesions_needed": 59, "target_sensitivity": 0.95, "raw": {"missed": 1}}
     figures |= {"alert": point, "attention": point | {"bound_met": True, "missed": 6}}
     told = shown(tab_evaluation.html(newer, figures))
-    for name in tab_evaluation._FIGURES_OF_A_SIDE:
+    for name in tab_evaluation._FIGURES_OF_A_SPLIT:
         if "as served" in name or "by their worst photo" in name:
             assert re.search(f"{name} 0.81 +\\[0.54-0.96\\]", told), name
     assert "of which it misses 5 as served (4 because they cannot be assessed): which does not show with 95%" in told

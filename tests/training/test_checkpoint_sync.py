@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import safe_globals
 import train_hf
 from dermalert.errors import RunError, UsageError
 from dermalert.hub import retries
-from dermalert.training import checkpoint_sync, checkpoints, recipe_trainer
+from dermalert.training import checkpoint_pushes, checkpoint_sync, checkpoints, recipe_trainer
 
 pytestmark = pytest.mark.integration
 
@@ -139,9 +139,9 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-def push(folder: Path, step: int) -> checkpoint_sync.Pushes:
+def push(folder: Path, step: int) -> checkpoint_pushes.Pushes:
     """Push a checkpoint as the Trainer does, and wait for it."""
-    pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
+    pushes = checkpoint_pushes.Pushes(f"{REPO}@{NAME}", folder)
     pushes.on_save(None, TrainerState(global_step=step), None)
     with pushes:
         pass
@@ -224,7 +224,7 @@ def cut_everywhere(hub, folder: Path, monkeypatch, *, after: bool, every: int) -
         there = fetched(folder, f"at-{i}")
         found.append(checkpoints.last_step(there))
         assert is_whole(there, found[-1])
-        pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)  # as in a new process
+        pushes = checkpoint_pushes.Pushes(f"{REPO}@{NAME}", folder)  # as in a new process
         pushes.check(SETTINGS, None)
         assert pushes.finish() is None
         assert is_whole(fetched(folder, f"at-{i}-again"), 20)
@@ -254,7 +254,7 @@ def test_the_first_push_can_be_cut_at_any_request_too(after, hub, folder, monkey
     monkeypatch.setattr(time, "sleep", lambda _: None)
     i = 0
     while cut_at(i, hub, folder, 10, after=after):
-        pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
+        pushes = checkpoint_pushes.Pushes(f"{REPO}@{NAME}", folder)
         pushes.check(SETTINGS, None)  # a branch that was left without a checkpoint is taken for what it is
         assert pushes.finish() is None
         assert is_whole(fetched(folder, f"at-{i}"), 10)
@@ -302,7 +302,7 @@ def test_a_fetch_that_is_killed_while_it_moves_its_files_leaves_nothing_to_go_on
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("has_links", [True, False])
 def test_a_checkpoint_that_the_trainer_deletes_meanwhile_is_pushed_whole(has_links, folder, monkeypatch):
-    upload_folder = checkpoint_sync.HfApi.upload_folder
+    upload_folder = checkpoint_pushes.HfApi.upload_folder
 
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
@@ -313,7 +313,7 @@ def test_a_checkpoint_that_the_trainer_deletes_meanwhile_is_pushed_whole(has_lin
 
     if not has_links:
         monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr(checkpoint_sync.HfApi, "upload_folder", upload)
+    monkeypatch.setattr(checkpoint_pushes.HfApi, "upload_folder", upload)
     push(folder, 10)
     assert is_whole(fetched(folder), 10)
 
@@ -327,8 +327,8 @@ def pushed_of_three(folder: Path, monkeypatch) -> list[int]:
         go_on.wait(60)
         pushed.append(step)
 
-    monkeypatch.setattr(checkpoint_sync.Pushes, "_push", slow)
-    with checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder) as pushes:
+    monkeypatch.setattr(checkpoint_pushes.Pushes, "_push", slow)
+    with checkpoint_pushes.Pushes(f"{REPO}@{NAME}", folder) as pushes:
         for step in (10, 20, 30):
             save(folder, step) if step > 10 else None
             pushes.on_save(None, TrainerState(global_step=step), None)  # does not wait
@@ -343,14 +343,14 @@ def test_of_checkpoints_that_wait_the_newest_is_pushed_and_the_others_are_said(f
 
 
 def test_a_checkpoint_that_waits_is_pushed_where_the_newer_one_cannot_be(folder, monkeypatch, caplog):
-    lay_out = checkpoint_sync.Pushes._lay_out
+    lay_out = checkpoint_pushes.Pushes._lay_out
 
     def no_room_for_the_last(pushes, step):
         if step == 30:
             raise OSError(28, "No space left on device")
         lay_out(pushes, step)
 
-    monkeypatch.setattr(checkpoint_sync.Pushes, "_lay_out", no_room_for_the_last)
+    monkeypatch.setattr(checkpoint_pushes.Pushes, "_lay_out", no_room_for_the_last)
     assert pushed_of_three(folder, monkeypatch) == [10, 20]
     assert "step 30 cannot be pushed" in caplog.text and "before its turn" not in caplog.text
 
@@ -373,7 +373,7 @@ def test_a_repository_that_vanishes_is_not_made_again_by_the_last_push(hub, fold
         pushes = push(folder, 10)
     else:  # it is there before the training
         hub.create(REPO)
-        pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
+        pushes = checkpoint_pushes.Pushes(f"{REPO}@{NAME}", folder)
         pushes.check(SETTINGS, None)
     hub.repos.clear()
     save(folder, 20)
@@ -398,8 +398,8 @@ def test_a_push_that_fails_twice_at_the_commit_is_said_and_made_up_for_at_the_ne
 @pytest.mark.usefixtures("hub")
 def test_an_error_of_the_training_waits_for_the_push_and_a_stop_does_not(folder, monkeypatch):
     go_on, pushed = threading.Event(), []
-    monkeypatch.setattr(checkpoint_sync.Pushes, "_push", lambda _, step: go_on.wait(60) and pushed.append(step))
-    pushes = checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder)
+    monkeypatch.setattr(checkpoint_pushes.Pushes, "_push", lambda _, step: go_on.wait(60) and pushed.append(step))
+    pushes = checkpoint_pushes.Pushes(f"{REPO}@{NAME}", folder)
     with pytest.raises(KeyboardInterrupt), pushes:
         pushes.on_save(None, TrainerState(global_step=10), None)
         raise KeyboardInterrupt
@@ -411,7 +411,7 @@ def test_an_error_of_the_training_waits_for_the_push_and_a_stop_does_not(folder,
 
 
 def test_a_commit_that_came_in_between_is_not_overwritten(hub, folder, caplog, monkeypatch):
-    upload_folder = checkpoint_sync.HfApi.upload_folder
+    upload_folder = checkpoint_pushes.HfApi.upload_folder
     push(folder, 10)
     save(folder, 20)
 
@@ -419,7 +419,7 @@ def test_a_commit_that_came_in_between_is_not_overwritten(hub, folder, caplog, m
         hub.commit(REPO, {"run.json": b"{}"}, branch=NAME)
         return upload_folder(*args, **options)
 
-    monkeypatch.setattr(checkpoint_sync.HfApi, "upload_folder", late)
+    monkeypatch.setattr(checkpoint_pushes.HfApi, "upload_folder", late)
     pushes = push(folder, 20)
     assert "A commit has happened since" in caplog.text
     assert "it holds another run by now" in pushes.finish()
@@ -430,7 +430,7 @@ def test_what_is_no_run_is_not_wiped_off_a_branch_at_the_end_either(hub, folder)
     push(folder, 10)
     hub.repo(REPO).branches["notes"] = hub.branches(REPO)["main"]
     hub.commit(REPO, {"mine.txt": b"mine"}, branch="notes")
-    pushes = checkpoint_sync.Pushes(f"{REPO}@notes", folder)
+    pushes = checkpoint_pushes.Pushes(f"{REPO}@notes", folder)
     assert "lacks the last checkpoint, step 10 (it holds things that are no run)" in pushes.finish()
     assert hub.files(REPO, "notes")["mine.txt"] == b"mine"
 
@@ -473,13 +473,13 @@ def test_a_folder_that_is_behind_the_branch_is_refused(folder):
     with pytest.raises(UsageError, match="has step 10 of this run and 'tester/derm@run-a' step 20: name a new --out"):
         checkpoint_sync.find(f"{REPO}@{NAME}", folder, SETTINGS)
     with pytest.raises(UsageError, match=r"holds step 20 of this run and '.*' step 10: go on from there, in a new"):
-        checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
+        checkpoint_pushes.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(
         UsageError, match=r"holds step 20 of this run and '.*' none: go on .* by --resume_from_checkpoint"
     ):
-        checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
-    checkpoint_sync.Pushes(f"{REPO}@{NAME}", folder).check(
+        checkpoint_pushes.Pushes(f"{REPO}@{NAME}", folder).check(SETTINGS, None)
+    checkpoint_pushes.Pushes(f"{REPO}@{NAME}", folder).check(
         SETTINGS, checkpoint_sync.find(f"{REPO}@{NAME}", folder, SETTINGS)
     )
 
@@ -543,7 +543,7 @@ def test_a_branch_that_cannot_be_pushed_to_is_refused_before_the_training(hub, f
     for token, name, sentence in CANNOT_PUSH.values():
         monkeypatch.setenv("HF_TOKEN", token)
         with pytest.raises(UsageError) as refused:
-            checkpoint_sync.Pushes(name, folder).check(SETTINGS | {"num_train_epochs": 5}, None)
+            checkpoint_pushes.Pushes(name, folder).check(SETTINGS | {"num_train_epochs": 5}, None)
         assert sentence in str(refused.value)
     assert hub.branches(REPO) == before
 

@@ -13,7 +13,7 @@ from typing import Any, TypedDict, cast
 from PIL import Image
 
 from dermalert_space import batch, inputs, tables
-from dermalert_space.contract import NOT_A_DEVICE, Json
+from dermalert_space.contract import NOT_A_DEVICE, Json, State
 from dermalert_space.images import UnreadableImage, read_image
 from dermalert_space.page import markup
 from dermalert_space.prediction import STATES, Prediction, fields
@@ -156,7 +156,7 @@ def prediction_record(release: Release, prediction: Prediction) -> PredictionRec
 
 def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
     """The answer to a file that is no image that can be read: its state, the reason, and nothing of a model."""
-    return _record(release, "unreadable", fields(None) | {"sentence": str(error), "probabilities": {}})
+    return _record(release, State.UNREADABLE, fields(None) | {"sentence": str(error), "probabilities": {}})
 
 
 def _record(release: Release, state: str, content: dict[str, Any]) -> PredictionRecord:

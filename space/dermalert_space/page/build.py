@@ -110,7 +110,9 @@ def build_demo(release: Release) -> gr.Blocks:
             elem_id="release",
             elem_classes="words",
         )
-        _add_endpoints(release, metrics, picture, held)
+        _add_judge(release, picture)
+        _add_triage(release, picture.GRADIO_CACHE, held)
+        _add_release(release, metrics)
     _show_how_to_call(demo, picture)
     return demo.queue(max_size=WAITING)
 
@@ -127,8 +129,8 @@ def _links(release: Release) -> str:
     return "".join(f' <a href="{markup.escaped(url)}">{name}</a>' for name, url in links.items())
 
 
-def _add_endpoints(served: Release, metrics: Json | None, picture: gr.Image, held: batch_slots.Places) -> None:
-    """Add what programs may ask: `/judge`, `/triage` and `/release`."""
+def _add_judge(served: Release, picture: gr.Image) -> None:
+    """Add `/judge` for programs."""
 
     def judge(image: Json | bytes | None) -> api.PredictionRecord:
         """Assess one dermoscopy image. For research and education only: not a medical device.
@@ -142,12 +144,21 @@ def _add_endpoints(served: Release, metrics: Json | None, picture: gr.Image, hel
             unreadable there are none.
         """
         try:
-            seen = api.read(image, picture.GRADIO_CACHE)
+            pixels = api.read(image, picture.GRADIO_CACHE)
         except api.CannotRead as error:
             return api.unreadable(served, error)
         except api.NoPicture as error:
             raise gr.Error(str(error), print_exception=False) from error
-        return api.prediction_record(served, served.predict_all([seen])[0])
+        return api.prediction_record(served, served.predict_all([pixels])[0])
+
+    # preprocess=False: see `tab_single.add`.
+    plain = {"preprocess": False, "postprocess": False}
+    one = Api(None, python_type_to_json_schema(api.PredictionRecord), "answer")
+    gr.on([], judge, picture, one, api_name="judge", concurrency_id="model", **plain)
+
+
+def _add_triage(served: Release, cache: str, held: batch_slots.Places) -> None:
+    """Add `/triage` for programs."""
 
     def triage(files: list[str | Json], request: gr.Request) -> api.Batch:  # noqa: D417
         """Assess many dermoscopy images, the most urgent first. For research and education only: not a medical device.
@@ -162,12 +173,17 @@ def _add_endpoints(served: Release, metrics: Json | None, picture: gr.Image, hel
         if not isinstance(files, list):
             what = "the files must be a list: data holds one list, and that the files."
             raise gr.Error(f"Not read: {what}", print_exception=False)
-        cache = picture.GRADIO_CACHE
         rows = batch.predict_files(served, api.batch_inputs(files, cache))
         rows = held.held(
             upload_retention.keep_fresh(rows, api.upload_paths(files, cache)), batch_slots.visitor(request)
         )
         return api.batch_record(served, rows)
+
+    gr.api(triage, concurrency_limit=batch_slots.AT_ONCE, concurrency_id="batch")
+
+
+def _add_release(served: Release, metrics: Json | None) -> None:
+    """Add `/release` for programs."""
 
     def release() -> api.Served:
         """Tell which release answers here, and how good it was found to be on images that it was not trained on.
@@ -178,11 +194,6 @@ def _add_endpoints(served: Release, metrics: Json | None, picture: gr.Image, hel
         """
         return api.release_record(served, metrics)
 
-    # preprocess=False: see `tab_single.add`.
-    plain = {"preprocess": False, "postprocess": False}
-    one = Api(None, python_type_to_json_schema(api.PredictionRecord), "answer")
-    gr.on([], judge, picture, one, api_name="judge", concurrency_id="model", **plain)
-    gr.api(triage, concurrency_limit=batch_slots.AT_ONCE, concurrency_id="batch")
     gr.api(release, queue=False)
 
 

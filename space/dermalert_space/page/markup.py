@@ -7,10 +7,11 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
-from dermalert_space.contract import BUNDLED, CONFIG, NOT_A_DEVICE, Json
+from dermalert_space.contract import ABSTAINED, BUNDLED, CONFIG, NOT_A_DEVICE, Json, Making, State
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.frequencies import Bands
 from dermalert_space.prediction import Prediction, printable, share, shares, threshold_share
@@ -36,11 +37,11 @@ NEXT = (
 NO_METRICS = "This release does not say how good it is: it has no evaluation/metrics.json."
 
 ICONS = {
-    "melanoma_alert": "\N{BLACK UP-POINTING TRIANGLE}",
-    "malignant_likely": "\N{BLACK DIAMOND}",
-    "cannot_assess": "?",
-    "none": "\N{WHITE CIRCLE}",
-    "unreadable": "\N{MULTIPLICATION X}",
+    State.MELANOMA_ALERT: "\N{BLACK UP-POINTING TRIANGLE}",
+    State.MALIGNANT_LIKELY: "\N{BLACK DIAMOND}",
+    State.CANNOT_ASSESS: "?",
+    State.NO_ALERT: "\N{WHITE CIRCLE}",
+    State.UNREADABLE: "\N{MULTIPLICATION X}",
 }
 """What stands before the word of a state, for those who cannot tell its colour."""
 
@@ -116,7 +117,7 @@ def marks(state: str, grade: str = "") -> str:
 
 def grade(release: Release, prediction: Prediction) -> str:
     """How probable what an alert is for is, one of `GRADES`; "" where there is no alert."""
-    if prediction.state != "melanoma_alert":
+    if prediction.state != State.MELANOMA_ALERT:
         return ""
     return next(name for name, least in GRADES.items() if prediction.probabilities[release.alert_label] >= least)
 
@@ -142,7 +143,7 @@ def frequency(release: Release, prediction: Prediction) -> str:
         return ""
     alert, attention = release.frequencies.alert, release.frequencies.attention
     lines = [_of_hundred(alert, prediction.probabilities[release.alert_label], release.alert_label)]
-    if prediction.state == "malignant_likely" and prediction.attention is not None and release.attention:
+    if prediction.state == State.MALIGNANT_LIKELY and prediction.attention is not None and release.attention:
         lines.insert(0, _of_hundred(attention, prediction.attention, _listed(list(release.attention.labels), "or")))
     return "".join(lines)
 
@@ -225,7 +226,7 @@ def meaning(release: Release, metrics: Json | None) -> str:
         return silent + _of_attention(release, held_out.get("malignant"))
     others, generated = held_out["n"] - measured["n"], is_generated(release, metrics)
     flagged = figure(measured["sensitivity_refusals_missed"], times=100, digits=0)
-    declined = measured["refused"]["value"]
+    declined = measured[ABSTAINED]["value"]
     missed = f" (a share of {figure(measured['refused'], digits=3)} cannot be assessed and counts as missed)"
     served = measured.get("specificity_as_served") or measured["specificity"]
     false = figure(Estimate.read(served).complement(), times=100, digits=0)
@@ -287,9 +288,9 @@ def lesions_as_served(kind: str, name: str, tests: list[Json]) -> Json | None:
     return next((test for test in of_kind if test["name"] == name), rest)
 
 
-def about(release: Release) -> Json:
+def about(release: Release) -> Making:
     """What the release says of its making: {} when it says nothing."""
-    return getattr(release.model.config, "dermalert", None) or {}
+    return cast(Making, getattr(release.model.config, "dermalert", None) or {})
 
 
 def notice(release: Release, metrics: Json | None) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from dermalert_space import batch, inputs, tables
-from dermalert_space.contract import NOT_A_DEVICE, Json
+from dermalert_space.contract import NOT_A_DEVICE, Json, State
 from dermalert_space.page import api, batch_slots, markup, upload_retention
 from dermalert_space.prediction import STATES, share, word
 from dermalert_space.release import Release
@@ -152,7 +152,7 @@ def _row(release: Release, row: batch.Row) -> str:
 def _verdict(release: Release, row: batch.Row) -> str:
     prediction, word = row.prediction, _word(release, row.state)
     word = word[0].upper() + word[1:]
-    if prediction is None or row.watched is None or prediction.state == "cannot_assess":
+    if prediction is None or row.watched is None or prediction.state == State.CANNOT_ASSESS:
         return markup.escaped(word)
     value = prediction.malignant if prediction.attention is None else prediction.attention
     more = f"; malignant or precursor {share(value)}" if value is not None else ""

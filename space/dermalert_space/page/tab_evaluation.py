@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from dermalert_space import contract, reader_studies
-from dermalert_space.contract import Json
+from dermalert_space.contract import ABSTAINED, ABSTENTION, ALERT_POINT, ATTENTION_POINT, Json
 from dermalert_space.page import markup
 from dermalert_space.prediction import threshold_share
 from dermalert_space.release import Release
@@ -24,7 +24,7 @@ FIGURES = {
 }
 """Of a release, in `contract.FIGURES`, and what they show."""
 
-SIDES = {
+SPLITS = {
     "held_out": "held out",
     "official_test": "the data set's own test images, as shipped",
     "clean_test": "those of them unrelated to training images, with the archive's labels",
@@ -61,7 +61,7 @@ def html(release: Release, metrics: Json | None) -> str:
         f"<h2>At a clinic that it has not seen</h2>{_unseen(release, metrics)}",
         f"<h2>In short</h2>{markup.meaning(release, metrics)}",
         limits,
-        f"<h2>Melanoma</h2>{_drawn(release, 'alert_trade_off')}{_by_side(metrics)}{_by_source(held_out)}",
+        f"<h2>Melanoma</h2>{_drawn(release, 'alert_trade_off')}{_by_split(metrics)}{_by_source(held_out)}",
         _beside(release, metrics),
         f"<h2>Each diagnosis</h2>{_by_class(held_out)}{_drawn(release, 'per_class')}{_drawn(release, 'confusion')}",
         f"<h2>Probabilities</h2>{_calibration(held_out)}{_drawn(release, 'reliability')}",
@@ -82,13 +82,13 @@ def _unseen(release: Release, metrics: Json) -> str:
 def _of_unseen_clinics(release: Release, metrics: Json) -> Iterator[str]:
     external, trained_on = metrics["data"].get("external") or {}, set(metrics["data"].get("trained_on", []))
     names = [name for name, of in external.items() if not trained_on & set(of["sources"])]
-    measured = {name: side for name in names if (side := metrics["splits"].get(f"external/{name}"))}
-    for name, side in measured.items():
-        melanoma = side["melanoma"]
+    measured = {name: split for name in names if (split := metrics["splits"].get(f"external/{name}"))}
+    for name, split in measured.items():
+        melanoma = split["melanoma"]
         yield (
             f"{name}: melanoma AUROC {markup.figure(melanoma['auroc'])}, sensitivity of the alert as served "
             f"{_served_sensitivity(melanoma)} ({melanoma['n']} images of melanoma), specificity "
-            f"{_served(melanoma, 'specificity')} ({side['n'] - melanoma['n']} others)."
+            f"{_served(melanoma, 'specificity')} ({split['n'] - melanoma['n']} others)."
         )
     if not measured:
         yield "This release was not measured at a clinic that it has not seen."
@@ -124,11 +124,11 @@ def _drawn(release: Release, name: str, *, alt: str | None = None) -> str:
     return f'<figure class="drawn"><img src="{image}" alt="{markup.escaped(alt or FIGURES[name])}"></figure>'
 
 
-def _by_side(metrics: Json) -> str:
-    sides = {name: side for name, side in metrics["splits"].items() if side["n"]}
-    rows = [["images", *(side["n"] for side in sides.values())]]
-    for name, keys in _FIGURES_OF_A_SIDE.items():
-        values = [_value_at(side, keys) for side in sides.values()]
+def _by_split(metrics: Json) -> str:
+    splits = {name: split for name, split in metrics["splits"].items() if split["n"]}
+    rows = [["images", *(split["n"] for split in splits.values())]]
+    for name, keys in _FIGURES_OF_A_SPLIT.items():
+        values = [_value_at(split, keys) for split in splits.values()]
         if any(value is not None for value in values):
             rows.append([name, *("not measured" if value is None else _shown(value) for value in values)])
     note = (
@@ -136,10 +136,10 @@ def _by_side(metrics: Json) -> str:
         "of its photos is. Square brackets: 95% interval. Held out: images of lesions and patients that it was not "
         "trained on."
     )
-    return markup.table("The alert on each set of images", ["", *(SIDES.get(s, s) for s in sides)], rows, note=note)
+    return markup.table("The alert on each set of images", ["", *(SPLITS.get(s, s) for s in splits)], rows, note=note)
 
 
-_FIGURES_OF_A_SIDE = {
+_FIGURES_OF_A_SPLIT = {
     "of them melanoma": "melanoma n",
     "melanoma AUROC": "melanoma auroc",
     "sensitivity of the alert, as served": "melanoma sensitivity_refusals_missed",
@@ -158,9 +158,9 @@ _FIGURES_OF_A_SIDE = {
 """What is shown of a set of images, and where metrics.json has it; releases made before lack some."""
 
 
-def _value_at(side: Json, keys: str) -> Any:
+def _value_at(split: Json, keys: str) -> Any:
     """The value at keys, one below the other; None where one is missing."""
-    value: Any = side
+    value: Any = split
     for key in keys.split():
         value = value.get(key) if isinstance(value, dict) else None
     return value
@@ -265,14 +265,14 @@ def _calibration_of_melanoma(calibration: Json | None) -> str:
 
 
 def _declined(metrics: Json) -> str:
-    abstention, melanoma = metrics.get("refusal"), metrics["splits"]["held_out"]["melanoma"]
+    abstention, melanoma = metrics.get(ABSTENTION), metrics["splits"]["held_out"]["melanoma"]
     if abstention is None:
         return "<p>It abstains from no image: it names a diagnosis of whatever it is shown.</p>"
     sources = {"held out" if name == "all" else f"held out, {name}": of for name, of in abstention["held_out"].items()}
-    rows = [[name, of["n"], markup.figure(of["refused"], digits=3)] for name, of in sources.items()]
+    rows = [[name, of["n"], markup.figure(of[ABSTAINED], digits=3)] for name, of in sources.items()]
     spoilt = {f"{kind} (generated or spoilt)": of for kind, of in abstention["unfit"].items()}
-    rows += [[name, of["n"], markup.figure(of["refused"])] for name, of in spoilt.items()]
-    share = markup.figure(melanoma["refused"], digits=3)
+    rows += [[name, of["n"], markup.figure(of[ABSTAINED])] for name, of in spoilt.items()]
+    share = markup.figure(melanoma[ABSTAINED], digits=3)
     note = (
         f"Of the {melanoma['n']} held-out melanomas a share of {share} cannot be assessed; as served, they are missed. "
         "Photographs taken without a dermoscope are not in these figures: most may be assessed all the same. Another "
@@ -332,7 +332,7 @@ def _making(metrics: Json, data: Json) -> Iterator[str]:
         f"{data['groups']} lesions or patients ({', '.join(data['sources'])}); no lesion that the data "
         "name is on two sides."
     )
-    for point, label in ((metrics["alert"], "melanomas"), (metrics.get("attention") or {}, _ATTENTION)):
+    for point, label in ((metrics[ALERT_POINT], "melanomas"), (metrics.get(ATTENTION_POINT) or {}, _ATTENTION)):
         if point.get("threshold") is not None:
             yield _set_on(point, label)
     if metrics["shortcut"]["found"]:

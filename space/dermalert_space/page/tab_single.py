@@ -12,7 +12,7 @@ import gradio as gr
 from PIL import Image
 
 from dermalert_space import attribution
-from dermalert_space.contract import Json
+from dermalert_space.contract import Json, State
 from dermalert_space.images import read_image
 from dermalert_space.page import api, examples, markup
 from dermalert_space.release import Release
@@ -128,7 +128,7 @@ def answers(release: Release, file: Json | None, cache: str) -> Iterator[tuple[s
     try:
         image = api.read(file, cache)
     except api.NoPicture as error:
-        yield markup.sentence(str(error), kind="unreadable"), ""
+        yield markup.sentence(str(error), kind=State.UNREADABLE), ""
         return
     prediction = release.predict_all([image])[0]
     html = markup.answer(release, prediction) + _record(release, file)
