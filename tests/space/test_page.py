@@ -181,16 +181,47 @@ def test_where_the_server_is_busy_the_former_answer_gives_way_to_a_plain_sentenc
     expect(page.locator("#result .sentence")).to_have_text(markup.BUSY)
 
 
-def test_where_the_model_looked_stands_beside_the_image_and_on_no_disk(visit, demo_space, tmp_path):
+def test_where_the_model_looked_lies_over_the_image_by_a_slider_and_on_no_disk(visit, demo_space, tmp_path):
     make_image((640, 480), seed=1).save(tmp_path / "lesion.png")
     page = visit(demo_space)
     upload(page, tmp_path / "lesion.png")
     pictures = page.locator("#looked img")
     expect(pictures).to_have_count(2)
+    assert not pictures.first.is_visible()
+    page.get_by_text("Where the model looked").click()
+    expect(page.locator("#looked")).to_contain_text("does not make the answer right")
     assert all(picture.get_attribute("alt") for picture in pictures.all())
     assert all(picture.get_attribute("src").startswith("data:image/jpeg;base64,") for picture in pictures.all())
     assert [picture.evaluate("e => e.naturalWidth / e.naturalHeight") for picture in pictures.all()] == [4 / 3, 4 / 3]
-    expect(page.locator("#looked")).to_contain_text("does not make the answer right")
+    assert pictures.first.bounding_box() == pictures.last.bounding_box()
+    page.get_by_label("Map over the image").fill("30")
+    assert pictures.last.evaluate("e => getComputedStyle(e).opacity") == "0.3"
+
+
+def test_a_square_of_the_picture_is_assessed_in_its_place(visit, demo_space, demo_release, tmp_path):
+    image = make_image((640, 480), seed=1)
+    image.save(tmp_path / "lesion.png")
+    page = visit(demo_space)
+    assert not page.get_by_role("button", name="Look closer").is_visible()
+    upload(page, tmp_path / "lesion.png")
+    expect(page.locator("#result .record")).to_contain_text("lesion.png")
+    page.get_by_role("button", name="Look closer").click()
+    said = page.locator("#closer output")
+    expect(said).to_have_text("288 x 288 pixels")
+    picture = page.locator("#closer img").bounding_box()
+    scale = picture["width"] / 640
+    page.mouse.move(picture["x"] + 100.2 * scale, picture["y"] + 50.2 * scale)
+    page.mouse.down()
+    page.mouse.move(picture["x"] + 300.2 * scale, picture["y"] + 200.2 * scale)
+    page.mouse.up()
+    expect(said).to_have_text("200 x 200 pixels")
+    page.get_by_label("Zoom").fill("3")
+    page.locator("#closer .view").press("ArrowRight")
+    page.get_by_role("button", name="Assess this square").click()
+    expect(page.locator("#result .record")).to_contain_text("part of lesion.png, assessed")
+    square = image.crop((110, 50, 310, 250))  # a twentieth to the right
+    expect(page.locator("#result .sentence")).to_have_text(Release.load(demo_release).predict(square).sentence)
+    expect(page.locator("#closer")).not_to_be_visible()
 
 
 def test_a_visitor_without_an_image_clicks_on_one_and_reads_what_it_is_and_whose(visit, demo_space, demo_release):

@@ -36,12 +36,22 @@ _COPY = """() => {
 """Without https a browser has no clipboard: what is selected can be copied all the same."""
 
 
+_PRINT = "() => { document.querySelectorAll('#map').forEach(e => e.open = true); window.print(); }"
+
+_SLIDER = (
+    '<input type="range" value="100" oninput="'
+    "this.closest('details').querySelector('figure + figure img').style.opacity = this.value / 100\">"
+)
+"""It fades the map over the picture: from the picture alone to the map alone."""
+
+
 def add(release: Release, metrics: Json | None) -> gr.Image:
     """Add the tab's parts to the page that is being built; return the picture, with which programs ask too."""
     with gr.Row(elem_id="single"):
         with gr.Column(min_width=280, elem_id="given"):
             gr.HTML(f"<p class='fine'>{markup.FOR_DERMOSCOPY}</p>", elem_id="for", elem_classes="words")
             picture = image_input("Dermoscopy image", "The image that was uploaded", elem_id="picture")
+            closer = gr.Button("Look closer, or crop to the lesion", size="sm", elem_id="closer-open")
         with gr.Column(min_width=280, elem_id="assessed"):
             gr.HTML("<h2>Assessment</h2>", elem_classes="words")
             result = gr.HTML(markup.sentence(markup.HINT), elem_id="result", elem_classes="words")
@@ -53,8 +63,9 @@ def add(release: Release, metrics: Json | None) -> gr.Image:
         looked = gr.HTML("", elem_id="looked", elem_classes="words")
     means = f"<h2>What the alert means</h2>{markup.meaning(release, metrics)}"
     gr.HTML(means, elem_id="means", elem_classes="words")
+    closer.click(None, js="() => window.dermalertLookCloser()", api_visibility="private")
     copy.click(None, None, copy, js=_COPY, api_visibility="private")
-    report.click(None, js="() => window.print()", api_visibility="private")
+    report.click(None, js=_PRINT, api_visibility="private")
 
     def show(file: Json | None) -> Iterator[tuple[str, str]]:
         yield from answers(release, file, picture.GRADIO_CACHE)
@@ -151,13 +162,15 @@ def _record(release: Release, file: Json) -> str:
 
 
 def where(release: Release, image: Image.Image) -> str:
-    """Where the model looked, beside the image."""
+    """Where the model looked: a map that a slider lays over the image."""
     saliency = attribution.attribute(release, image)
     plain = image.resize((saliency.shape[1], saliency.shape[0]), Image.Resampling.LANCZOS)
     watched = release.alert_label
-    pictures = markup.picture(plain, "The image as it was assessed", caption="The image") + markup.picture(
-        attribution.overlay(image, saliency),
-        f"The same image in grey; coloured where it speaks for {watched}, in yellow most",
-        caption=f"What spoke for {watched}: yellow most, then green and blue",
+    coloured = attribution.overlay(image, saliency)
+    alt = f"The same image in grey; coloured where it speaks for {watched}, in yellow most"
+    below = markup.picture(plain, "The image as it was assessed")
+    above = markup.picture(coloured, alt, caption=f"What spoke for {watched}: yellow most, then green and blue")
+    return (
+        f'<details id="map"><summary>Where the model looked</summary><p class="fine">{attribution.LIMITS}</p>'
+        f'<div class="stack">{below}{above}</div><label>Map over the image {_SLIDER}</label></details>'
     )
-    return f'<h2>Where the model looked</h2><div class="pair">{pictures}</div><p class="fine">{attribution.LIMITS}</p>'
