@@ -311,7 +311,7 @@ def test_a_batch_is_listed_by_urgency_and_filtered(visit, demo_space, tmp_path):
     expect(rows.filter(visible=True)).to_have_count(2)
     page.get_by_label("File name contains").fill("LETTER")
     expect(rows.filter(visible=True)).to_have_count(1)
-    expect(page.locator("#rows .left")).to_have_text("Shown: 1 of 8.")
+    expect(page.locator("#rows .left")).to_have_text("Shown: 1 of 8; opened: 0.")
     rows.filter(visible=True).locator("summary").press("Enter")
     expect(rows.filter(visible=True)).to_contain_text("Not read: the file cannot be read as an image")
     page.get_by_label("all", exact=True).check()
@@ -320,6 +320,22 @@ def test_a_batch_is_listed_by_urgency_and_filtered(visit, demo_space, tmp_path):
     rows.filter(visible=True).locator("summary").click()
     expect(rows.filter(visible=True)).to_contain_text("Calibrated probability of each diagnosis")
     expect(rows.filter(visible=True).locator("b")).to_have_count(0)
+
+
+def test_a_batch_is_gone_through_with_j_k_and_enter(visit, demo_space, tmp_path):
+    page = visit(demo_space, "Batch")
+    rows = predict_all(page, write_batch(tmp_path / "batch"))
+    expect(page.locator("#rows .left")).to_have_text("Shown: 8 of 8; opened: 0.")
+    counts = page.locator("#kind label").evaluate_all("all => all.map(each => each.dataset.count)")
+    assert counts == ["8", "5", "0", "1", "0", "2"]
+    for key, focused in (("j", 0), ("j", 1), ("k", 0)):
+        page.keyboard.press(key)
+        expect(rows.nth(focused).locator("summary")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(rows.first.locator(".detail")).to_be_visible()
+    expect(page.locator("#rows .left")).to_have_text("Shown: 8 of 8; opened: 1.")
+    page.get_by_label("File name contains").press_sequentially("jk")
+    expect(page.locator("#rows .left")).to_have_text("Shown: 0 of 8; opened: 1.")
 
 
 def test_a_batch_is_downloaded_as_a_table_and_as_json(visit, demo_space, tmp_path):

@@ -27,7 +27,7 @@ from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
 
 STYLE = Path(__file__).parent / "style.css"
-CROP = Path(__file__).parent / "crop.js"
+SCRIPTS = [Path(__file__).parent / name for name in ("crop.js", "batch.js")]
 
 _BLUE, _PALE = "#1d5fbf", "#8ab4f8"  # both 4.5:1 on what they stand on, as WCAG 2.2 asks
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]).set(
@@ -49,7 +49,7 @@ HEAD = (
     f'<meta name="description" content="{_ABOUT}"><meta property="og:title" content="dermalert">'
     f'<meta property="og:description" content="{_ABOUT}">'
     "<style>@media print { footer { display: none !important; } }</style>"
-    f"<script>{CROP.read_text()}</script>"
+    f"<script>{''.join(script.read_text() for script in SCRIPTS)}</script>"
 )
 """What the page's own style cannot say: gradio keeps that to what lies above the footer."""
 

@@ -17,15 +17,7 @@ from dermalert_space.release import Release
 LIMIT = 500
 """Files a batch on the page: so many rows with thumbnails a browser shows without delay."""
 
-_FILTER = """(kind, text) => {
-    const rows = [...document.querySelectorAll('#rows details')];
-    for (const row of rows)
-        row.hidden = !((kind === 'all' || row.dataset.state === kind) && row.dataset.file.includes(text.toLowerCase()));
-    for (const block of document.querySelectorAll('#rows section'))
-        block.hidden = ![...block.querySelectorAll('details')].some(row => !row.hidden);
-    const left = document.querySelector('#rows .left');
-    if (left) left.textContent = `Shown: ${rows.filter(row => !row.hidden).length} of ${rows.length}.`;
-}"""
+_FILTER = "(kind, text) => window.dermalertFilter(kind, text)"
 _GRADES = "Three marks before an alert: a probability from {high:.0%}; two: from {middle:.0%}; one: below."
 _STOPPED = "Stopped."
 _HINT = (
@@ -61,6 +53,7 @@ def add(release: Release, held: batch_slots.Places) -> None:
         show_progress="hidden",
     )
     # To gradio a batch that was stopped has failed too.
+    run.success(None, [kind, text], js=_FILTER)
     busy = f"shown => shown.includes({_STOPPED!r}) ? shown : {markup.sentence(markup.BUSY, kind='refused')!r}"
     run.failure(None, rows, rows, js=busy)
     stop.click(None, cancels=run, outputs=rows, js=f"() => {markup.sentence(_STOPPED)!r}")
@@ -108,7 +101,8 @@ def listed(release: Release, rows: Sequence[batch.Row]) -> str:
         f'<p>{links}<span class="left" aria-live="polite"></span></p>'
         f'{shown}<p class="fine">First comes what raises the alert or needs attention, by how many times its threshold '
         "the probability is; then what only a person can assess; then the rest by the probability of any malignant "
-        f"diagnosis or precursor. {_GRADES.format(**markup.GRADES)} {NOT_A_DEVICE}</p>"
+        "diagnosis or precursor. The keys j and k go from row to row, Enter opens one. "
+        f"{_GRADES.format(**markup.GRADES)} {NOT_A_DEVICE}</p>"
     )
 
 

@@ -1,0 +1,42 @@
+// The list of a batch: what is shown of it, j and k from row to row, and which rows were opened.
+(() => {
+  const rows = () => [...document.querySelectorAll('#rows details')];
+
+  function count() {
+    const left = document.querySelector('#rows .left');
+    if (!left) return;
+    const all = rows();
+    const seen = all.filter(row => row.classList.contains('seen')).length;
+    left.textContent = `Shown: ${all.filter(row => !row.hidden).length} of ${all.length}; opened: ${seen}.`;
+  }
+
+  window.dermalertFilter = (kind, text) => {
+    const named = rows().filter(row => row.dataset.file.includes(text.toLowerCase()));
+    for (const row of rows()) row.hidden = !named.includes(row) || (kind !== 'all' && row.dataset.state !== kind);
+    for (const block of document.querySelectorAll('#rows section'))
+      block.hidden = ![...block.querySelectorAll('details')].some(row => !row.hidden);
+    for (const label of document.querySelectorAll('#kind label')) { // each choice with how many rows it would show
+      const value = label.querySelector('input').value;
+      label.dataset.count = named.filter(row => value === 'all' || row.dataset.state === value).length;
+    }
+    count();
+  };
+
+  // A row's own event does not bubble, so it is caught on the way down.
+  document.addEventListener('toggle', event => {
+    if (!event.target.open || !event.target.closest('#rows')) return;
+    event.target.classList.add('seen');
+    count();
+  }, true);
+
+  document.addEventListener('keydown', event => {
+    const step = { j: 1, k: -1 }[event.key];
+    const typing = event.target.closest('input[type=text], textarea');
+    if (!step || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const shown = [...document.querySelectorAll('#rows summary')].filter(row => row.offsetParent);
+    if (!shown.length) return;
+    const next = shown.indexOf(document.activeElement) + step;
+    shown[Math.min(Math.max(next, 0), shown.length - 1)].focus();
+    event.preventDefault();
+  });
+})();
