@@ -32,10 +32,14 @@ os.environ |= {
 os.environ.pop("HF_TOKEN", None)
 
 
+ONE_SPACE = ("space/test_server", "space/test_page", "end_to_end/test_load")
+"""The files that ask `demo_space`, whose start takes 20 s: one worker runs them all."""
+
 LONGEST = (
-    *("end_to_end/test_train", "training/test_arguments", "test_real_images", "space/test_page", "space/test_server"),
-    *("training/test_tuning", "training/test_distributed", "release/test_archive_triage", "space/test_request_guard"),
-    *("space/test_batch", "publishing/test_spaces", "end_to_end/test_startup", "publishing/test_models"),
+    *ONE_SPACE,
+    *("end_to_end/test_train", "training/test_distributed", "space/test_request_guard", "training/test_arguments"),
+    *("training/test_checkpoint_sync", "training/test_tuning", "publishing/test_models", "test_real_images"),
+    *("publishing/test_spaces", "space/test_batch", "release/test_archive_triage", "end_to_end/test_startup"),
 )
 """The files that take longest, in that order."""
 
@@ -148,6 +152,20 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """Take what was imported from the garbage collector, which a training calls: 0.4 s each time."""
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file is run by one worker, in the order of `LONGEST`; by default those with the most tests would come first."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "one Space" if file.removeprefix("tests/").removesuffix(".py") in ONE_SPACE else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,11 +14,12 @@ pytestmark = pytest.mark.integration
 
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 READ = """
+from importlib import resources
+
 import dermalert
 from dermalert.data import isic9
-from dermalert.release import card
 
-print(isic9.TABLE, card._CARD, sep="\\n")
+print(isic9.TABLE, resources.files("dermalert.release") / "model_card.md", sep="\\n")
 assert dermalert.commit() is None
 """
 

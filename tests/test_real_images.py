@@ -1,4 +1,7 @@
-"""What the real images, lists and labels of the ISIC archive show; loaded once for all tests here."""
+"""What the real images, lists and labels of the ISIC archive show; loaded once for all tests here.
+
+Each finding of an audit has its test on generated images in `data/test_audit.py`: that of the real set is long.
+"""
 
 import csv
 import runpy
@@ -59,6 +62,7 @@ def test_three_sources_merge_into_one_row_an_image(real_images):
 # Audit.
 
 
+@pytest.mark.long
 def test_what_is_wrong_with_the_nine_class_set_is_found_by_content_alone(findings):
     counts = {"several-ids": 2, "contradictions": 155, "leaks": 18, "sorted-split": 9, "tiny": 0, "blank": 0}
     assert {kind: findings[kind]["count"] for kind in counts} == counts
@@ -67,6 +71,7 @@ def test_what_is_wrong_with_the_nine_class_set_is_found_by_content_alone(finding
     assert (by_source["sensitivity"], by_source["specificity"]) == (1.0, pytest.approx(0.80, abs=0.01))
 
 
+@pytest.mark.long
 def test_what_is_wrong_with_the_nine_class_set_is_found_with_the_archives_metadata(findings):
     leaks, labels = findings["kin-leaks"], findings["label-disagreement"]
     assert (leaks["count"], leaks["of"], leaks["by_content_alone"]) == (44, 118, 19)
@@ -77,6 +82,7 @@ def test_what_is_wrong_with_the_nine_class_set_is_found_with_the_archives_metada
     assert {kind: findings[kind]["known_from"] for kind in known_from} == known_from
 
 
+@pytest.mark.long
 def test_the_known_near_duplicates_of_the_nine_class_set_are_found(findings):
     cases = findings["near-duplicates"]["cases"]
     pairs = {tuple(sorted(image["image_id"] for image in case["images"])) for case in cases}
@@ -103,7 +109,9 @@ def test_the_nine_class_set_gets_the_labels_of_the_archive(nine_classes, caplog)
     assert "training goes on with 8 diagnoses" in caplog.text
 
 
-@pytest.mark.parametrize(("policy", "excluded"), [("archive", 43), ("drop-conflicts", 39), ("none", 65)])
+@pytest.mark.parametrize(
+    ("policy", "excluded"), [("archive", 43), ("drop-conflicts", 39), pytest.param("none", 65, marks=pytest.mark.long)]
+)
 def test_no_image_is_in_two_splits(with_isic_2017, policy, excluded):
     repaired, report = label_repair.repair(with_isic_2017, policy)
     sides = splits.split(repaired, shipped=with_isic_2017)

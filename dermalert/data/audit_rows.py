@@ -38,15 +38,15 @@ class Rows:
 
     def __init__(self, dataset: datasets.Dataset, pairs: near_duplicates.Pairs, across: copies.Copies):
         self.dataset, self.pairs, self.across = dataset, pairs, across
-        self.content, self.image_id = list(dataset["content"]), list(dataset["image_id"])
+        self.content, self.image_id = dataset["content"][:], dataset["image_id"][:]
         self.names = dataset.features["label"].names
-        self.label = [None if label is None else self.names[label] for label in dataset["label"]]
-        self.source, self.split = list(dataset["source"]), list(dataset["shipped_split"])
+        self.label = [None if label is None else self.names[label] for label in dataset["label"][:]]
+        self.source, self.split = dataset["source"][:], dataset["shipped_split"][:]
         self.archive_rows = list(map(isic9.metadata_of, self.image_id))
-        columns = zip(dataset["lesion_id"], self.archive_rows, strict=True)
+        columns = zip(dataset["lesion_id"][:], self.archive_rows, strict=True)
         self.lesion = [own or row.get("lesion_id") for own, row in columns]
-        self.patient = list(dataset["patient_id"])
-        self.named = list(dataset["named"]) if "named" in dataset.column_names else []
+        self.patient = dataset["patient_id"][:]
+        self.named = dataset["named"][:] if "named" in dataset.column_names else []
 
     def __len__(self) -> int:
         return len(self.label)

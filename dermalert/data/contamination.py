@@ -45,7 +45,8 @@ _PART = 512  # images hashed at once
 def names(dataset: Dataset) -> list[set[str]]:
     """Hashed names of what each image belongs to: lesion, patient, archive number, bytes, and its group."""
     columns = ("lesion_id", "patient_id", "image_id", "content", "group")
-    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*(dataset[name] for name in columns), strict=True)]
+    cells = zip(*(dataset[name][:] for name in columns), strict=True)
+    rows = [dict(zip(columns, row, strict=True)) for row in cells]
     return [{hash_name(name) for name in (*schema.belongings(row), row["group"]) if name is not None} for row in rows]
 
 
@@ -55,7 +56,7 @@ def _shorter(dataset: Dataset) -> set[str]:
     There `a/images: 7` is `a: 7`. What a release has learnt from is to be known however it is asked about.
     """
     ids = set()
-    for name in {name for column in ("lesion_id", "patient_id", "group") for name in dataset[column]} - {None}:
+    for name in {name for column in ("lesion_id", "patient_id", "group") for name in dataset[column][:]} - {None}:
         space, colon, one = name.partition(": ")
         folders = space.split("/") if colon else []
         for i in range(len(folders)):
@@ -154,7 +155,7 @@ def are_unseen(dataset: Dataset, exposure: Mapping[str, str], *, but_as: str | N
 def _warn_of_namesakes(dataset: Dataset, exposure: list[set[str]], gone: np.ndarray) -> None:
     """Log how many images are excluded only by an id of their source, which another source may give too."""
     spaces: Counter[str] = Counter()
-    ids = list(zip(*(dataset[name] for name in ("lesion_id", "patient_id", "group")), strict=True))
+    ids = list(zip(*(dataset[name][:] for name in ("lesion_id", "patient_id", "group")), strict=True))
     for i in np.flatnonzero(gone):
         own = {hash_name(one): one for one in ids[i] if one and ": " in one}
         if exposure[i] and exposure[i] <= own.keys():

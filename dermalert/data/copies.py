@@ -76,7 +76,7 @@ def search(dataset: datasets.Dataset, *, start: int = 0) -> Copies:
         RunError: there is no room for the features.
     """
     rows = _different(dataset)
-    sources = np.array(dataset["source"], object)[rows]
+    sources = np.array(dataset["source"][:], object)[rows]
     blocks = _blocks(sources, rows >= start)
     if len(set(sources)) < 2 or len(blocks) < 2:
         return _sorted([])
@@ -116,7 +116,7 @@ def _cached(key: list[Any], search: Callable[[], list[Pair]]) -> list[Pair]:
 def _different(dataset: datasets.Dataset) -> np.ndarray:
     """A row of each different image, in the order of the contents: so the order of the rows changes no pair."""
     rows: dict[str, tuple[str, int]] = {}
-    for row, (content, source) in enumerate(zip(dataset["content"], dataset["source"], strict=True)):
+    for row, (content, source) in enumerate(zip(dataset["content"][:], dataset["source"][:], strict=True)):
         rows[content] = min(rows.get(content, (source, row)), (source, row))
     return np.array([rows[content][1] for content in sorted(rows)], int)
 

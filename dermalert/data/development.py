@@ -99,7 +99,7 @@ class Development:
             | {"shipped": schema.describe(self.prepared.shipped), "repair": self.prepared.repair.to_json()}
             | {"external": external_report, "hub_datasets": _hub_names(self.config.dataset_name)}
             | {"reference_standard": schema.confirmations(self.prepared.dataset)}
-            | {"patients": len(set(self.prepared.dataset["patient_id"]) - {None})}
+            | {"patients": len(set(self.prepared.dataset["patient_id"][:]) - {None})}
             | {"base_model_learnt_from": "known" if self.base_exposure else "not known"}
             | {"official_test_known_to_base": int(exposed.sum())}
             | splits.describe(self.splits, seed)

@@ -39,7 +39,7 @@ def archive_labels(dataset: Dataset) -> list[int]:
     """The label of each image: the archive's where the table knows it, else the data set's own."""
     feature = dataset.features["label"]
     if feature.names == list(taxonomy.ISIC_2025):  # whose squamous cell carcinomas the table does not tell apart
-        return list(dataset["label"])
+        return dataset["label"][:]
     find = taxonomy.malignancy if feature.names == list(taxonomy.MALIGNANCIES) else taxonomy.find
-    archive = [diagnosis(image_id) for image_id in dataset["image_id"]]
-    return [feature.str2int(find(a)) if a else label for a, label in zip(archive, dataset["label"], strict=True)]
+    archive = [diagnosis(image_id) for image_id in dataset["image_id"][:]]
+    return [feature.str2int(find(a)) if a else label for a, label in zip(archive, dataset["label"][:], strict=True)]

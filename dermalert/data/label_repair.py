@@ -65,12 +65,12 @@ def repair(dataset: Dataset, policy: str = "archive") -> tuple[Dataset, RepairRe
     """
     if policy not in POLICIES:
         raise UsageError(f"label repair '{policy}' is none of {', '.join(POLICIES)}.{did_you_mean(policy, POLICIES)}")
-    names, labels = dataset.features["label"].names, list(dataset["label"])
+    names, labels = dataset.features["label"].names, dataset["label"][:]
     corrected = isic9.archive_labels(dataset) if policy == "archive" else labels
     repaired, dropped, copies = (dataset, {}, 0) if policy == "none" else _one_row_an_image(dataset, corrected)
     if not len(repaired):
         raise UsageError(f"label repair '{policy}' leaves no image: every one stands under two labels.")
-    before, after = Counter(labels), Counter(repaired["label"])
+    before, after = Counter(labels), Counter(repaired["label"][:])
     emptied = {names[i]: _advice(names[i], before[i], len(after)) for i in sorted(before) if not after[i]}
     for sentence in emptied.values():
         logger.warning("%s", sentence)

@@ -337,7 +337,7 @@ def search(dataset: datasets.Dataset, *, start: int = 0) -> Pairs:
     """
     thumbnails = fingerprints(dataset).thumbnails
     rows: dict[str, int] = {}
-    for i, content in enumerate(dataset["content"]):
+    for i, content in enumerate(dataset["content"][:]):
         rows.setdefault(content, i)
     pairs = near_duplicates(thumbnails, np.array(list(rows.values()), int), start=start)
     return pairs.where(np.argsort(-pairs.similarity, kind="stable"))

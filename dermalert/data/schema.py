@@ -66,15 +66,15 @@ class Description(TypedDict):
 
 def describe(dataset: Dataset) -> Description:
     """Describe a data set."""
-    pairs = sorted(zip(dataset["content"], dataset["label"], strict=True))
-    sources = sorted(set(dataset["source"]))
+    pairs = sorted(zip(dataset["content"][:], dataset["label"][:], strict=True))
+    sources = sorted(set(dataset["source"][:]))
     return {
         "sources": sources,
         "generated": sources == [provenance.GENERATED],
         "images": len(dataset),
-        "different_images": len(set(dataset["content"])),
+        "different_images": len(set(dataset["content"][:])),
         "contradictions": len(_contradictions(dataset)),
-        "groups": len(set(dataset["group"])),
+        "groups": len(set(dataset["group"][:])),
         "fingerprint": hashlib.sha256(repr(pairs).encode()).hexdigest()[:16],
     }
 
@@ -82,7 +82,7 @@ def describe(dataset: Dataset) -> Description:
 def confirmations(dataset: Dataset) -> dict[str, dict[str, int]]:
     """How many images of each diagnosis are confirmed in which way, those of which nothing is recorded included."""
     names = dataset.features["label"].names
-    counts = Counter(zip(dataset["label"], dataset["confirmation"], strict=True))
+    counts = Counter(zip(dataset["label"][:], dataset["confirmation"][:], strict=True))
     return {
         name: {how or "not recorded": counts[label, how] for how in (*CONFIRMATIONS, None) if counts[label, how]}
         for label, name in enumerate(names)
@@ -115,7 +115,7 @@ def _contradictions(dataset: Dataset) -> dict[str, set[int]]:
     """The labels of each image that stands, byte for byte, under more than one."""
     first: dict[str, int] = {}
     labels: dict[str, set[int]] = defaultdict(set)
-    for content, label in zip(dataset["content"], dataset["label"], strict=True):
+    for content, label in zip(dataset["content"][:], dataset["label"][:], strict=True):
         if first.setdefault(content, label) != label:
             labels[content] |= {first[content], label}
     return labels
@@ -129,7 +129,7 @@ def warn_of_contradictions(dataset: Dataset) -> None:
         logger.warning(
             "%d files hold %d different images; %d images stand under two labels: %s",
             len(dataset),
-            len(set(dataset["content"])),
+            len(set(dataset["content"][:])),
             pairs.total(),
             ", ".join(f"{n} {pair}" for pair, n in pairs.most_common()),
         )

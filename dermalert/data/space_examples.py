@@ -10,5 +10,5 @@ EXAMPLES = frozenset({"ISIC_6090497", "ISIC_7376452", "ISIC_7708200", "ISIC_0010
 
 def groups_of(dataset: Dataset) -> set[str]:
     """The groups of a data set that hold one of them."""
-    ids = zip(dataset["group"], dataset["image_id"], strict=True)
+    ids = zip(dataset["group"][:], dataset["image_id"][:], strict=True)
     return {group for group, image_id in ids if archive_number(image_id) in EXAMPLES}

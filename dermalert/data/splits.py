@@ -58,9 +58,9 @@ def split(dataset: Dataset, *, shipped: Dataset | None = None, seed: int = 0) ->
     shipped = dataset if shipped is None else shipped
     official = _shipped_as(shipped, "test")
     reserved = dict.fromkeys(space_examples.groups_of(dataset), "held_out")
-    reserved |= dict.fromkeys(official["group"], "set_aside")
+    reserved |= dict.fromkeys(official["group"][:], "set_aside")
     rows = defaultdict(list)
-    for i, (group, part) in enumerate(zip(dataset["group"], dataset["shipped_split"], strict=True)):
+    for i, (group, part) in enumerate(zip(dataset["group"][:], dataset["shipped_split"][:], strict=True)):
         if part != "test":
             rows[reserved.get(group) or split_of(group, seed=seed)].append(i)
     splits = {name: dataset.select(rows[name]) for name in [*SHARES, "set_aside"]}
@@ -85,7 +85,7 @@ def fold(splits: dict[str, Dataset], number: int, folds: int, *, seed: int = 0) 
     """
     everything = concatenate_datasets([splits[name] for name in SHARES])
     examples, rows = space_examples.groups_of(everything), defaultdict(list)
-    for i, group in enumerate(everything["group"]):
+    for i, group in enumerate(everything["group"][:]):
         out = int(_position(group, f"{seed}:fold") * folds) == number
         split = "set_aside" if group in examples else _split_of(_position(group, f"{seed}:fold {number}"), _DEVELOPMENT)
         rows["held_out" if out else split].append(i)
@@ -101,13 +101,13 @@ def clean_test(shipped: Dataset) -> Dataset:
     Kin is what stands in one group: a photo of the same lesion, of the same patient, or the very same picture.
     """
     test, train = _shipped_as(shipped, "test"), _shipped_as(shipped, "train")
-    trained = set(train["group"])
-    clean = test.select([i for i, group in enumerate(test["group"]) if group not in trained])
+    trained = set(train["group"][:])
+    clean = test.select([i for i, group in enumerate(test["group"][:]) if group not in trained])
     return schema.with_columns(clean, {"label": isic9.archive_labels(clean)})
 
 
 def _shipped_as(dataset: Dataset, part: str) -> Dataset:
-    return dataset.select([i for i, shipped in enumerate(dataset["shipped_split"]) if shipped == part])
+    return dataset.select([i for i, shipped in enumerate(dataset["shipped_split"][:]) if shipped == part])
 
 
 class Sizes(TypedDict):
@@ -123,7 +123,7 @@ class Sizes(TypedDict):
 
 def describe(splits: dict[str, Dataset], seed: int) -> Sizes:
     """Count the images of each split."""
-    counts = {name: Counter(rows["label"]) for name, rows in splits.items()}
+    counts = {name: Counter(rows["label"][:]) for name, rows in splits.items()}
     return {
         "split_seed": seed,
         "sides": {name: len(rows) for name, rows in splits.items() if name != "clean_test"},
@@ -134,7 +134,7 @@ def describe(splits: dict[str, Dataset], seed: int) -> Sizes:
 
 def fingerprint(splits: dict[str, Dataset]) -> str:
     """What changes with the images of a split, their labels and their order, all of which a training hangs on."""
-    contents = [(name, list(rows["content"]), list(rows["label"])) for name, rows in splits.items()]
+    contents = [(name, rows["content"][:], rows["label"][:]) for name, rows in splits.items()]
     return hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
 
 
@@ -144,7 +144,7 @@ def check_classes(splits: dict[str, Dataset]) -> None:
         raise UsageError("there is nothing to train on: all images stand in Test/, or are copies of what stands there.")
     groups: dict[str, dict[int, set[str]]] = {name: defaultdict(set) for name in splits}
     for name, rows in splits.items():
-        for label, group in zip(rows["label"], rows["group"], strict=True):
+        for label, group in zip(rows["label"][:], rows["group"][:], strict=True):
             groups[name][label].add(group)
     for label in sorted({label for by_label in groups.values() for label in by_label}):
         empty = [name for name, by_label in groups.items() if label not in by_label]

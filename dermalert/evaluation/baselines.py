@@ -97,7 +97,7 @@ def baselines(splits: Mapping[str, Dataset], probabilities: np.ndarray | None = 
     trained_on, measured_on = _features_of(train), _features_of(held_out)
     origins = sorted(set(_origins(train)))
     trained_on["source_only"], measured_on["source_only"] = _one_hot(train, origins), _one_hot(held_out, origins)
-    diagnoses = np.array(train["label"], int)
+    diagnoses = np.array(train["label"][:], int)
     return {
         name: _measure(name, _fit(trained_on[name], diagnoses), measured_on[name], held_out, probabilities)
         for name in _TEXTS
@@ -134,7 +134,7 @@ def _features_of(dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def _origins(dataset: Dataset) -> list[str]:
-    return [source or "not known" for source in dataset["source"]]
+    return [source or "not known" for source in dataset["source"][:]]
 
 
 def _one_hot(dataset: Dataset, origins: list[str]) -> np.ndarray:
@@ -156,7 +156,7 @@ def _measure(
     baseline = Baseline(n=len(held_out), features=_TEXTS[name])
     if model is None or not len(held_out):
         return baseline
-    truth, intervals = np.array(held_out["label"]), Intervals(np.array(held_out["group"]))
+    truth, intervals = np.array(held_out["label"][:]), Intervals(np.array(held_out["group"][:]))
     melanoma, prediction = truth == MELANOMA, model.predict(features)
 
     def balance(predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ def measure(
         alert=predictions.alert,
         attention=predictions.attention,
         abstained=predictions.abstained,
-        sources=list(dataset["source"]),
+        sources=dataset["source"][:],
         prior=prior,
     )
     before = None if undone is None else calibration(truth, undone(probabilities), Intervals(groups))
@@ -94,7 +94,7 @@ def measure(
 
 def failures(predictions: SplitPredictions) -> Failures:
     """Name the melanomas with the lowest scores and the other images with the highest, the worst first."""
-    ids, truth = list(predictions.dataset["image_id"]), np.array(predictions.dataset["label"])
+    ids, truth = predictions.dataset["image_id"][:], np.array(predictions.dataset["label"][:])
     melanoma, score = predictions.melanoma, predictions.melanoma_probabilities
     alert, abstained = predictions.alert, predictions.abstains
     order = np.argsort(score, kind="stable")
@@ -136,8 +136,8 @@ def as_table(predictions: Mapping[str, SplitPredictions]) -> pa.Table:
 def _rows(name: str, predictions: SplitPredictions) -> pa.Table:
     dataset = predictions.dataset
     columns = {column: list(dataset[column]) for column in ("image_id", "source")}
-    columns |= {"group": [contamination.hash_name(group) for group in dataset["group"]]}  # of a patient, perhaps
-    columns |= {"split": [name] * len(dataset), "truth": [DIAGNOSES[label] for label in dataset["label"]]}
+    columns |= {"group": [contamination.hash_name(group) for group in dataset["group"][:]]}  # of a patient, perhaps
+    columns |= {"split": [name] * len(dataset), "truth": [DIAGNOSES[label] for label in dataset["label"][:]]}
     columns |= {ABSTAINED: predictions.abstains.tolist()}
     return pa.table(columns | {label: predictions.probabilities[:, i] for i, label in enumerate(DIAGNOSES)})
 

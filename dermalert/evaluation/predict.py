@@ -56,7 +56,7 @@ class SplitPredictions:
     @property
     def melanoma(self) -> np.ndarray:
         """Which images (n,) show melanoma."""
-        return np.array(self.dataset["label"]) == MELANOMA
+        return np.array(self.dataset["label"][:]) == MELANOMA
 
     @property
     def melanoma_probabilities(self) -> np.ndarray:
@@ -85,7 +85,7 @@ def predict_splits(
     for name, dataset in splits.items():
         if not len(dataset):
             continue
-        contents = list(dataset["content"])
+        contents = dataset["content"][:]
         new = [i for i, content in enumerate(contents) if content not in rows]
         predictions = predict_images(release, dataset.select(new), name=name, keep=keep)
         pairs = zip(predictions.probabilities, predictions.abstained, strict=True)
@@ -167,7 +167,7 @@ def write_predictions(path: Path, predictions: SplitPredictions) -> None:
     """Keep predictions, whole or not at all, for a run that goes on after a stop."""
     flags = {"alert": predictions.alert, "attention": predictions.attention}
     kept = {name: flag for name, flag in flags.items() if flag is not None}
-    kept |= {"content": np.array(predictions.dataset["content"]), "probabilities": predictions.probabilities}
+    kept |= {"content": np.array(predictions.dataset["content"][:]), "probabilities": predictions.probabilities}
     with files.atomic_write(path, partial=path.with_suffix(".partial.npz")) as partial:  # tells numpy the format
         np.savez(partial, allow_pickle=False, **kept)
 
@@ -177,7 +177,7 @@ def read_predictions(path: Path, dataset: Dataset) -> SplitPredictions | None:
     if not path.is_file() or not zipfile.is_zipfile(path):  # damaged
         return None
     with np.load(path) as kept:
-        if kept["content"].tolist() != list(dataset["content"]):
+        if kept["content"].tolist() != dataset["content"][:]:
             return None
         flags = {name: kept.get(name) for name in ("alert", "attention")}
         return SplitPredictions(dataset=dataset, probabilities=kept["probabilities"], **flags)

@@ -59,9 +59,9 @@ def stress(release: Release, predictions: SplitPredictions, *, limit: int = IMAG
         limit: images to look at, at most; which ones depends on their ids alone.
     """
     dataset = predictions.dataset
-    rows = _choose(list(dataset["image_id"]), limit)
+    rows = _choose(dataset["image_id"][:], limit)
     split, before = dataset.select(rows), predictions.probabilities[rows]
-    truth, intervals = np.array(split["label"], int), Intervals(np.array(split["group"]))
+    truth, intervals = np.array(split["label"][:], int), Intervals(np.array(split["group"][:]))
     return {
         name: _effect(release, truth, before, after, intervals)
         for name, after in _with_each_artefact(release, split).items()

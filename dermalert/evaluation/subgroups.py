@@ -127,7 +127,7 @@ def _by(kind: str, dataset: Dataset, probabilities: np.ndarray, alert: np.ndarra
     subgroup_of, names = _names(kind, dataset)
     if not names:
         return NotMeasured(not_measured=f"no source of these images records the {kind}")
-    truth, groups = np.array(dataset["label"]), np.array(dataset["group"])
+    truth, groups = np.array(dataset["label"][:]), np.array(dataset["group"][:])
 
     def of(name: str) -> Subgroup:
         rows = np.array([other == name for other in subgroup_of])
@@ -159,7 +159,7 @@ def sensitivity_by_subgroup(dataset: Dataset, alert: np.ndarray | None) -> Subgr
     """
     if alert is None:
         return SubgroupSensitivity(tests=[], weakest=None, sentences=[])
-    melanoma, lesions = np.array(dataset["label"]) == MELANOMA, np.array(dataset["group"])
+    melanoma, lesions = np.array(dataset["label"][:]) == MELANOMA, np.array(dataset["group"][:])
     # How a diagnosis was confirmed divides no patients: a melanoma is nearly always confirmed by histopathology.
     of_patients = (kind for kind in _KINDS if kind != "reference standard")
     tests = [test for kind in of_patients for test in _tests(kind, dataset, alert, melanoma, lesions)]

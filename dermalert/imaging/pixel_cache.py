@@ -67,7 +67,7 @@ class PixelCache:
         self._contents, self._processed = dataset.select_columns("content"), processed
         self._signals = signals
         self._record = np.dtype([("pixels", "u1", processed.shape), ("signals", "<f8", len(_SIGNALS))])
-        contents = list(dataset["content"])
+        contents = dataset["content"][:]
         first = dict(zip(reversed(contents), reversed(range(len(contents))), strict=True))
         self._packs: list[pack.Pack] = []
         self._places = np.full((len(contents), 2), -1)  # of each row the number of its pack, and where in it

@@ -167,7 +167,7 @@ def squares(dataset: datasets.Dataset, *, task: str = "Looking at images") -> It
 
 def _rows(dataset: datasets.Dataset, kind: np.dtype, task: str = "Looking at images") -> Iterator[np.ndarray]:
     """Yield what is kept of a data set's images, some at a time."""
-    contents = list(dataset["content"])
+    contents = dataset["content"][:]
     images = dataset.select_columns("image").cast_column("image", datasets.Image(decode=False))
     bar = progress.bar(len(contents), task)
     with ThreadPoolExecutor() as pool, _Cache(kind) as cache, bar:

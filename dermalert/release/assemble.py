@@ -120,7 +120,7 @@ def _measure(
 ) -> dict[str, Evaluation]:
     """The evaluation of every reported split and external set as a serving side predicts them, by name."""
     own = {name: splits[name] for name in ("held_out", "official_test", "clean_test")}
-    prior = sampling.class_frequencies(splits["train"]["label"])  # that of the calibration split, but for chance
+    prior = sampling.class_frequencies(splits["train"]["label"][:])  # that of the calibration split, but for chance
     options: dict[str, Any] = {"undone": trained.calibration.undone, "prior": prior}
     with steps.step(measuring.HELD_OUT):
         measured = evaluate.evaluate(release, own, **options, keep=True)

@@ -166,7 +166,7 @@ def measure(release: Release, held_out: Dataset, abstained: np.ndarray) -> Abste
         held_out: in the schema of `schema.FEATURES`.
         abstained: (n,) whether it has abstained on each.
     """
-    sources, intervals = np.array(held_out["source"]), Intervals(np.array(held_out["group"]))
+    sources, intervals = np.array(held_out["source"][:]), Intervals(np.array(held_out["group"][:]))
     unfit: dict[str, list[bool]] = defaultdict(list)
     for kind, image in non_lesions.unusable_images(held_out):
         unfit[kind] += [reason is not None for reason in release.predict_arrays([image]).abstained]

@@ -55,7 +55,7 @@ def calibrate(
     if not np.isfinite(probabilities).all():
         raise RunError("the training diverged: the model's answers are not numbers. Try a lower --learning_rate.")
     logits = np.log(np.maximum(probabilities, _TINY))
-    truth = np.array(dataset["label"])
+    truth = np.array(dataset["label"][:])
     layer = head.last_linear(model, onnx_graph.noise(processor))
     temperature, bias = fit(logits, truth, None if layer.bias is None else prior)
     head.fold(layer, temperature, bias)

@@ -35,7 +35,7 @@ class ImageDataset(torch.utils.data.Dataset[Json]):
     ):
         self._processor = ByteProcessor(processor)
         self._pixels = PixelCache(dataset, self._processor)
-        self._labels, self._augmented, self._device = list(dataset["label"]), augmented, torch.device(device)
+        self._labels, self._augmented, self._device = dataset["label"][:], augmented, torch.device(device)
         self._processor.to(self._device)
 
     def __len__(self) -> int:

@@ -34,7 +34,9 @@ HOLDS = {
 }
 
 
-@pytest.mark.parametrize("name", HOLDS)
+@pytest.mark.parametrize(
+    "name", ["acral", *(pytest.param(name, marks=pytest.mark.long) for name in HOLDS if name != "acral")]
+)
 def test_a_real_set_loads_as_it_lies(real_images, name):
     if not (real_images / name).is_dir():
         pytest.skip(f"{real_images / name} is not here")

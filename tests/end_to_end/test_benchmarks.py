@@ -238,7 +238,7 @@ def test_copies_are_told_apart_without_a_mistake_as_they_are_and_with_mistakes_o
     pixels = torch.cat([textures(80), softened(textures(80, seed=1))])
     which = np.repeat([0, 1], 80)
     torch.manual_seed(0)
-    assert copies.separability(copies.SEEN["as they are"], pixels, which) == 1
+    assert copies.separability(copies.VIEWS["as they are"], pixels, which) == 1
     # All of these have one spectrum, so that less than of real pictures is left to chance.
     assert copies.separability(sharpness.randomize_sharpness, pixels, which) < 0.95
 
@@ -246,7 +246,7 @@ def test_copies_are_told_apart_without_a_mistake_as_they_are_and_with_mistakes_o
 def test_what_leaves_chance_sharpness_out_puts_it_back(monkeypatch):
     asked, levelled = [], sharpness.randomize_sharpness
     monkeypatch.setattr(augmentation, "augment", lambda pixels: asked.append(sharpness.randomize_sharpness) or pixels)
-    copies.SEEN["robust, without chance sharpness"](torch.zeros(1, 3, 8, 8))
+    copies.VIEWS["robust, without chance sharpness"](torch.zeros(1, 3, 8, 8))
     assert asked[0] is not levelled
     assert sharpness.randomize_sharpness is levelled
 

@@ -592,17 +592,11 @@ def as_if_never_killed(dataset, model, folder: Path, more: list[str]) -> None:
     assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
 
 
-def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(pictures, tiny_resnet, tmp_path):
-    as_if_never_killed(pictures, tiny_resnet, tmp_path, ["--num_train_epochs", "3"])
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("base", ["vit", "efficientnet-lite0"])
-def test_a_killed_training_on_the_demo_lesions_goes_on_too(base, tiny_vit, tmp_path):
-    size = "32" if base == "vit" else "96"
-    as_if_never_killed(
-        "demo", tiny_vit if base == "vit" else base, tmp_path, ["--num_train_epochs", "3", "--image_size", size]
-    )
+@pytest.mark.long  # `training/test_checkpoint_sync.py` kills a run too, `training/test_arguments.py` stops one
+@pytest.mark.parametrize("base", ["resnet", "vit", "efficientnet-lite0"])
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(base, tiny_resnet, tiny_vit, tmp_path):
+    model, size = {"resnet": (tiny_resnet, "32"), "vit": (tiny_vit, "32")}.get(base, (base, "96"))
+    as_if_never_killed("demo", model, tmp_path, ["--num_train_epochs", "3", "--image_size", size])
 
 
 def push(repo_id: str, tag: str) -> list[str]:

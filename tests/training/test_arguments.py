@@ -83,8 +83,9 @@ def test_accumulated_gradients_are_those_of_one_large_step(adjustment, pictures,
     "words",
     [
         LONG("--max_steps 3 --logging_steps 2 --logging_first_step --bf16 --eval_accumulation_steps 1"),
-        "--num_train_epochs 1.5 --lr_scheduler_type reduce_lr_on_plateau --optim adafactor --save_total_limit 3",
-        "--gradient_checkpointing --lr_scheduler_type greedy --skip_memory_metrics false",
+        "--num_train_epochs 1.5 --lr_scheduler_type reduce_lr_on_plateau --optim adafactor --save_total_limit 3 "
+        "--gradient_checkpointing --skip_memory_metrics false",
+        LONG("--lr_scheduler_type greedy"),
         LONG("--torch_compile --torch_compile_backend eager"),
     ],
 )
@@ -104,26 +105,28 @@ def test_the_order_of_images_has_a_seed_of_its_own(pictures, tiny_vit, tmp_path)
 
 
 @pytest.fixture
-def stopped(pictures, tiny_vit, tmp_path, monkeypatch) -> Path:
-    """A run that was stopped after its first epoch."""
+def stopped(pictures, tiny_resnet, tmp_path, monkeypatch) -> Path:
+    """A run of a model with running statistics that was stopped after its first epoch."""
 
     def seal(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(recipe_trainer.EarlyStopping, "on_save", seal, raising=False)
-        assert command(pictures, tiny_vit, tmp_path / "old", *PLAIN) == 130
+        assert command(pictures, tiny_resnet, tmp_path / "old", *PLAIN) == 130
     return tmp_path / "old"
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("part", ["", LONG("checkpoints/checkpoint-*")])
-def test_a_run_goes_on_in_a_new_folder_from_that_of_a_stopped_one(part, stopped, pictures, tiny_vit, tmp_path, capsys):
+def test_a_run_goes_on_in_a_new_folder_from_that_of_a_stopped_one(
+    part, stopped, pictures, tiny_resnet, tmp_path, capsys
+):
     source = next(stopped.glob(part)) if part else stopped
     shutil.copytree(pictures, tmp_path / "elsewhere")
-    train(tmp_path / "elsewhere", tiny_vit, tmp_path / "new", *PLAIN, "--resume_from_checkpoint", str(source))
+    train(tmp_path / "elsewhere", tiny_resnet, tmp_path / "new", *PLAIN, "--resume_from_checkpoint", str(source))
     assert f"Going on from '{tmp_path / 'new/checkpoints'}" in capsys.readouterr().out
-    train(pictures, tiny_vit, tmp_path / "whole", *PLAIN)
+    train(pictures, tiny_resnet, tmp_path / "whole", *PLAIN)
     assert without_speed(tmp_path / "new") == without_speed(tmp_path / "whole")
     new, whole = weights(tmp_path / "new"), weights(tmp_path / "whole")
     assert all(torch.equal(tensor, new[name]) for name, tensor in whole.items())
@@ -131,9 +134,9 @@ def test_a_run_goes_on_in_a_new_folder_from_that_of_a_stopped_one(part, stopped,
 
 
 @pytest.mark.integration
-def test_a_folder_that_cannot_be_gone_on_from_is_refused(stopped, pictures, tiny_vit, tmp_path, capsys):
+def test_a_folder_that_cannot_be_gone_on_from_is_refused(stopped, pictures, tiny_resnet, tmp_path, capsys):
     def said(*words) -> str:
-        assert command(pictures, tiny_vit, tmp_path / "new", *words) == 2
+        assert command(pictures, tiny_resnet, tmp_path / "new", *words) == 2
         assert not (tmp_path / "new").exists()
         return capsys.readouterr().err
 
@@ -146,7 +149,7 @@ def test_a_folder_that_cannot_be_gone_on_from_is_refused(stopped, pictures, tiny
     earlier = {"base_model": "vit", "epochs": 2, "external": []}
     (stopped / "run.json").write_text(json.dumps(earlier))
     assert "holds a run of an earlier version, whose settings had other names" in said(*PLAIN, *resume)
-    assert command(pictures, tiny_vit, stopped, *PLAIN) == 2
+    assert command(pictures, tiny_resnet, stopped, *PLAIN) == 2
     assert "holds a run of an earlier version" in capsys.readouterr().err
     (stopped / "run.json").write_text(json.dumps(recorded | {"sides": "others"}))
     assert "but in another order or in other splits" in said(*PLAIN, *resume)
@@ -154,10 +157,10 @@ def test_a_folder_that_cannot_be_gone_on_from_is_refused(stopped, pictures, tiny
 
 @pytest.mark.long
 @pytest.mark.integration
-def test_a_run_may_go_on_with_other_records_but_not_with_another_rate(stopped, pictures, tiny_vit, capsys):
-    assert command(pictures, tiny_vit, stopped, *PLAIN, "--learning_rate", "1e-3") == 2
+def test_a_run_may_go_on_with_other_records_but_not_with_another_rate(stopped, pictures, tiny_resnet, capsys):
+    assert command(pictures, tiny_resnet, stopped, *PLAIN, "--learning_rate", "1e-3") == 2
     assert "holds another run (--learning_rate 0.003 there, 0.001 here)" in capsys.readouterr().err
-    assert command(pictures, tiny_vit, stopped, *PLAIN, "--logging_steps", "1", "--report_to", "tensorboard") == 0
+    assert command(pictures, tiny_resnet, stopped, *PLAIN, "--logging_steps", "1", "--report_to", "tensorboard") == 0
 
 
 def test_a_configuration_made_in_code_is_checked_like_a_command_line():
