@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from dermalert import progress
 from dermalert.data import table_columns
 from dermalert.errors import RunError, UsageError, run_command
+from dermalert.taxonomy import ALERT
 
 # What a command needs is imported when it runs: the help should not wait for torch.
 
@@ -197,14 +198,61 @@ def publish_dataset(
 
 
 @app.command(cls=_ReadsImages)
+def publish_benchmark(
+    dataset: Annotated[
+        list[str],
+        Argument(help="folders or data sets of the Hub that hold images of several clinics", metavar="DATASET"),
+    ],
+    repo_id: Annotated[str, Argument(help="data set repository of the Hub", metavar="USER/REPO")],
+    test_clinic: Annotated[
+        list[str] | None,
+        Option(help="a clinic of which all images are tested on, by its source; may be repeated", metavar="NAME"),
+    ] = None,
+    license: Annotated[
+        str | None,
+        Option(help="licence of images whose source is not known, as the Hub calls it, or other", metavar="ID"),
+    ] = None,
+    public: Annotated[bool, Option("--public", help="for everybody to see; else private")] = False,
+    output: Annotated[
+        Path | None, Option(help="write it into a new folder, and publish nothing", metavar="DIR")
+    ] = None,
+) -> None:
+    """Publish a benchmark without leaks: numbers, hashes, labels and splits of public images, clinic by clinic."""
+    from dermalert.benchmark import manifest
+    from dermalert.data.prepare import prepare
+    from dermalert.hub import client
+    from dermalert.publishing import benchmarks, datasets
+
+    exists = False
+    if output:
+        benchmarks.check_new(output)
+        client.check_repo(repo_id, write=False)
+    else:
+        exists = datasets.check_can_publish(repo_id, public=public, license=license, mark=manifest.INFO)
+    prepared = prepare(dataset)
+    license = datasets.license_of(prepared.dataset, license)
+    benchmark = manifest.build(prepared, repo_id, license, test_clinic or ())
+    for name in benchmark.clinics:
+        tests = benchmark.count(name, manifest.TEST)
+        typer.echo(f"{name}: {tests['images']} test images, {tests['melanomas']} of melanoma.")
+    if output:
+        benchmarks.write(benchmark, output)
+        typer.echo(f"Written: {len(benchmark.rows)} images without pixels, '{output}'.")
+    else:
+        changed = benchmarks.publish(benchmark, public=public, must_exist=exists)
+        done = "Published" if changed else "Nothing to do, it is there already"
+        typer.echo(f"{done}: {len(benchmark.rows)} images without pixels, {repo_id}.")
+
+
+@app.command(cls=_ReadsImages)
 def evaluate(
     model: Annotated[
         str, Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
     ],
     dataset: Annotated[
-        list[str],
+        list[str] | None,
         Argument(help="folders or data sets of the Hub; several are taken as one", metavar="DATASET..."),
-    ],
+    ] = None,
     label_map: Annotated[
         Path | None,
         Option(help='JSON object from classes of the model to diagnoses, such as {"LABEL_0": "nevus"}', metavar="FILE"),
@@ -219,8 +267,36 @@ def evaluate(
         Option("--prediction-sets", help="measure the sets of diagnoses that hold the right one in 90 %, too"),
     ] = False,
     json: Annotated[Path | None, Option(help="write all figures there, for machines", metavar="FILE")] = None,
+    benchmark: Annotated[
+        str | None,
+        Option(help="measure on a benchmark instead: a folder, or USER/REPO of the Hub", metavar="PATH_OR_REPO"),
+    ] = None,
+    images: Annotated[
+        list[Path] | None, Option(help="folder with images of the benchmark; may be repeated", metavar="DIR")
+    ] = None,
+    per_clinic: Annotated[
+        int | None, Option(help="at most so many images of each clinic and split; the scores are partial then", min=1)
+    ] = None,
+    output: Annotated[Path, Option(help="folder of the scores on a benchmark", metavar="DIR")] = Path(
+        "benchmark-report"
+    ),
+    submit: Annotated[
+        bool, Option("--submit", help="open a pull request with the scores on the model's repository of the Hub")
+    ] = False,
 ) -> None:
     """Measure anyone's checkpoint on anyone's data, with intervals; seven, eight and two classes will do too."""
+    if benchmark:
+        if dataset or columns or image_types or prediction_sets or repair != "archive":
+            raise UsageError(
+                "--benchmark has labels and splits of its own: leave out DATASET, --repair, --columns, --image-types "
+                "and --prediction-sets, and name folders of its images with --images."
+            )
+        _on_benchmark(model, benchmark, images or [], per_clinic, label_map, json, output, submit=submit)
+        return
+    if images or per_clinic or submit:
+        raise UsageError("--images, --per-clinic and --submit are of a benchmark: name one with --benchmark.")
+    if not dataset:
+        raise UsageError("name the data sets to measure the model on, or a benchmark with --benchmark.")
     from rich.console import Console
 
     from dermalert.data.loading import Reading
@@ -242,6 +318,55 @@ def evaluate(
         typer.echo(sentence)
     if json:
         files.write_json(json, report.to_json())
+
+
+def _on_benchmark(
+    model: str,
+    name: str,
+    folders: list[Path],
+    per_clinic: int | None,
+    label_map: Path | None,
+    json: Path | None,
+    output: Path,
+    *,
+    submit: bool,
+) -> None:
+    """Measure a checkpoint on a benchmark, and submit its scores."""
+    import datetime
+
+    from rich.console import Console
+
+    from dermalert.benchmark import grade, images, manifest, results
+    from dermalert.evaluation import any_checkpoint
+    from dermalert.evaluation.label_map import classes, read_label_map
+    from dermalert.publishing import benchmarks
+
+    mapping, today = read_label_map(label_map), datetime.datetime.now(datetime.UTC).date()
+    _check_targets(json, output)
+    benchmark = manifest.read(name)
+    if submit:
+        benchmarks.check_can_submit(model, benchmark)
+    checkpoint = any_checkpoint.load(model)
+    if submit:
+        results.check_task(checkpoint.name, classes(checkpoint.labels, mapping).positive)
+    local = images.match(benchmark, folders, per_clinic=per_clinic)
+    output.mkdir(parents=True, exist_ok=True)
+    if local.missing:
+        script = output / "fetch-images.sh"
+        script.write_text(images.fetch_script(local.missing))
+        typer.echo(f"{len(local.missing)} test images are missing: {images.INSTALL}, then: sh {script} FOLDER")
+    report = grade.grade(checkpoint, benchmark, local, label_map=mapping)
+    Console().print(results.as_table(report))
+    for sentence in results.remarks(report):
+        typer.echo(sentence)
+    files.write_json(json or output / "report.json", report.to_json())
+    if report.positive == ALERT:
+        scores = output / results.file_name(report)
+        scores.parent.mkdir(exist_ok=True)
+        scores.write_text(results.as_yaml(results.entries(report, today)), encoding="utf-8")
+        typer.echo(f"The scores as the Hub takes them: {scores}.")
+    if submit:
+        typer.echo(benchmarks.submit(report, contract.HubName.parse(model).repo, today))
 
 
 @app.command(cls=_ReadsImages)

@@ -36,8 +36,14 @@ _SHARD = 450 * 2**20  # bytes of a Parquet file, at most, unless that many image
 _NUMBERED = re.compile(r"(ISIC|PAT|DEMO)_\d")
 
 
-def check_can_publish(repo_id: str, *, public: bool, license: str | None) -> bool:
+def check_can_publish(repo_id: str, *, public: bool, license: str | None, mark: str = "audit.json") -> bool:
     """Refuse, before the work is done, a data set that could not be published; whether the repository exists.
+
+    Args:
+        repo_id: of the data set.
+        public: whether everybody shall see it.
+        license: as the Hub calls it.
+        mark: the file by which a repository is known to hold a data set of this kind.
 
     Raises:
         UsageError: malformed name, no token, a token that may not write there, a repository that holds something else
@@ -48,13 +54,13 @@ def check_can_publish(repo_id: str, *, public: bool, license: str | None) -> boo
     with client.on_the_hub("asking the Hub about " + repo_id):
         api = HfApi()
         client.check_token(api, repo_id)
-        exists = _check_repository(api, repo_id, public=public)
+        exists = _check_repository(api, repo_id, public=public, mark=mark)
         if license is not None:
             _check_license(license)
         return exists
 
 
-def _check_repository(api: HfApi, repo_id: str, *, public: bool) -> bool:
+def _check_repository(api: HfApi, repo_id: str, *, public: bool, mark: str) -> bool:
     try:
         info = api.dataset_info(repo_id)
     except RepositoryNotFoundError:
@@ -64,7 +70,7 @@ def _check_repository(api: HfApi, repo_id: str, *, public: bool) -> bool:
     if not info.private and not public:
         raise UsageError(f"{repo_id} is public: add --public, or choose another name.")
     names = {file.rfilename for file in info.siblings or ()}
-    if "audit.json" not in names and names - client.EMPTY:
+    if mark not in names and names - client.EMPTY:
         raise UsageError(f"{repo_id} holds another data set ({first_few(sorted(names))}): choose another name.")
     return True
 

@@ -4,8 +4,9 @@
         subprocess.run([sys.executable, "publish.py"], env=environment(hub.url, tmp_path))
         assert "model.safetensors" in hub.files("tester/retina", "v1.0")
 
-It answers what huggingface_hub asks when it uploads through plain LFS: `environment` turns Xet off in the client. Pull
-requests and multipart uploads are left out. The user of its tokens is "tester", a member of "acme".
+It answers what huggingface_hub asks when it uploads through plain LFS: `environment` turns Xet off in the client.
+Multipart uploads are left out; a pull request can be opened, read and added to. The user of its tokens is "tester", a
+member of "acme".
 """
 
 import base64
@@ -97,6 +98,7 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, Any]] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    pulls: list[str] = field(default_factory=list)  # titles; the first's branch is refs/pr/1
 
     def head(self, branch: str) -> str:
         """Return the commit that a branch points to; tags and commit ids, which are not writable, are refused."""
@@ -363,9 +365,13 @@ class _Handler(BaseHTTPRequestHandler):
         kind = found.pop("kind", "models")
         if "repo" in found:
             found["repo"] = self._find(f"{kind}/{found['repo']}")
-            if write:
+            if write and not self._is_pull_request(found.get("rev", "")):
                 self._must_write(found["repo"].repo_id)
         return found
+
+    def _is_pull_request(self, rev: str) -> bool:
+        """Whether what is asked changes a pull request alone, which anybody with an account may."""
+        return self.role is not None and ("create_pr" in self.query or rev.startswith("refs/pr/"))
 
     def _find(self, key: str) -> Repo:
         repo = self.hub.repos.get(key)
@@ -525,8 +531,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     @route("POST", f"{REPO}/commit{REV}", write=True)
     def commit(self, repo: Repo, rev: str) -> Any:
-        if "create_pr" in self.query:
-            raise HubError(400, "This server has no pull requests.")
         head = repo.head(rev)
         operations = [json.loads(line) for line in self.body.split(b"\n") if line.strip()]
         header = next(each["value"] for each in operations if each["key"] == "header")
@@ -535,9 +539,26 @@ class _Handler(BaseHTTPRequestHandler):
         tree = dict(repo.tree(head))
         for each in operations:
             self._apply(each["key"], each["value"], tree, head)
+        page, pull = f"{self.origin}{self._page(repo.repo_type, repo.repo_id)}", {}
+        if "create_pr" in self.query:
+            repo.pulls.append(header["summary"])
+            rev = f"refs/pr/{len(repo.pulls)}"
+            repo.branches[rev] = head
+            pull = {"pullRequestUrl": f"{page}/discussions/{len(repo.pulls)}"}
         sha = repo.add_commit(rev, tree, header["summary"], header.get("description") or "")
-        url = f"{self.origin}{self._page(repo.repo_type, repo.repo_id)}/commit/{sha}"
-        return {"success": True, "commitUrl": url, "commitOid": sha, "hookOutput": ""}
+        return {"success": True, "commitUrl": f"{page}/commit/{sha}", "commitOid": sha, "hookOutput": "", **pull}
+
+    @route("GET", f"{REPO}/discussions")
+    def discussions(self, repo: Repo) -> Any:
+        commits = [repo.commits[repo.branches[f"refs/pr/{n}"]] for n in range(1, len(repo.pulls) + 1)]
+        listed = [
+            {
+                **{"num": n, "title": title, "status": "open", "isPullRequest": True, "createdAt": commit["date"]},
+                **{"author": {"name": USER}, "repo": {"name": repo.repo_id, "type": repo.repo_type}},
+            }
+            for n, (title, commit) in enumerate(zip(repo.pulls, commits, strict=True), 1)
+        ]
+        return {"discussions": listed, "count": len(listed), "start": 0}
 
     def _apply(self, key: str, value: dict[str, Any], tree: dict[str, Entry], head: str) -> None:
         path = value["path"] if key != "header" else ""
@@ -562,7 +583,8 @@ class _Handler(BaseHTTPRequestHandler):
     @route("GET", f"{REPO}/refs")
     def refs(self, repo: Repo) -> Any:
         answer: dict[str, Any] = {"converts": [], "pullRequests": []}
-        for name, kind, refs in (("branches", "heads", repo.branches), ("tags", "tags", repo.tags)):
+        branches = {name: sha for name, sha in repo.branches.items() if not name.startswith("refs/pr/")}
+        for name, kind, refs in (("branches", "heads", branches), ("tags", "tags", repo.tags)):
             answer[name] = [{"name": n, "ref": f"refs/{kind}/{n}", "targetCommit": sha} for n, sha in refs.items()]
         return answer
 
