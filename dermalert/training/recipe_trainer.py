@@ -8,6 +8,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from dermalert_space.contract import Json
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers import (
@@ -40,6 +41,23 @@ def measure(prior: np.ndarray | None) -> Callable[[EvalPrediction], dict[str, fl
         return computed | {"calibrated_loss": calibration.calibrated_loss(logits.astype(float), truth, prior)}
 
     return figures
+
+
+def keep_depthwise_single(model: nn.Module) -> None:
+    """Have depthwise convolutions compute in single precision, whatever the others do.
+
+    On a CPU their gradient takes four times as long in bfloat16, which eats what the others gain by it.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            # By its class, which a copy of the layer shares.
+            layer.__class__ = type(type(layer).__name__, (_SinglePrecision, type(layer)), {})
+
+
+class _SinglePrecision(nn.Conv2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
 
 
 class WeightAverage(TrainerCallback):
@@ -114,6 +132,8 @@ class RecipeTrainer(Trainer):
 
     def __init__(self, *, draws: Draws, average: float, **arguments: Any):
         super().__init__(**arguments)
+        if self.args.bf16 and self.args.device.type == "cpu":
+            keep_depthwise_single(arguments["model"])
         self.draws = draws
         self.average = WeightAverage(average) if average else None
         for kind in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):

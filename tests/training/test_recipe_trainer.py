@@ -1,5 +1,6 @@
 """What the recipe draws, averages and rounds; that a killed run ends as if it had not been is in test_train."""
 
+import copy
 import types
 
 import numpy as np
@@ -185,3 +186,18 @@ def test_a_weight_too_large_for_half_precision_is_told():
         model.weight[0, 0] = 1e6
     with pytest.raises(RunError, match=r"'weight' does not fit half precision: leave out --store_dtype float16"):
         recipe_trainer.round_to_half(model)
+
+
+def test_in_bfloat16_depthwise_convolutions_compute_in_single_precision_and_learn_as_before():
+    layers = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=4))
+    before = {name: tensor.clone() for name, tensor in layers.state_dict().items()}
+    recipe_trainer.keep_depthwise_single(layers)
+    layers = copy.deepcopy(layers)
+    images = torch.ones(1, 4, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = layers[0](images)
+        second = layers[1](first)
+    second.sum().backward()
+    assert (first.dtype, second.dtype) == (torch.bfloat16, torch.float32)
+    assert all(parameter.grad.dtype == torch.float32 for parameter in layers.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layers.state_dict().items())
