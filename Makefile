@@ -74,7 +74,7 @@ lint: .venv/ready
 	$(BIN)/python scripts/check_docs.py
 
 docs: .venv/ready ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean: ## all that the other targets made
 	rm -rf .venv .venv-oldest .venv-space .venv-timm build runs site .pytest_cache .ruff_cache *.egg-info

@@ -67,8 +67,8 @@ def train(config: Config, run: Run) -> None:
     # `validation` picks the epoch, `calibration` sets temperature and thresholds, `held_out` is reported and picks
     # nothing. One process of each machine goes first: what it decodes is kept, and the others find it.
     with distributed.local_main_process_first():
+        model, processor = load_model(config)  # first: what is no model is refused before images are read or drawn
         data = development.load(config)
-        model, processor = load_model(config)
     # All that can be refused is refused here, before the first file is written and the first hour is spent.
     reported = run.claim(model, data.fingerprints, lambda: gather(config, data, model, processor))
     with run.writing():

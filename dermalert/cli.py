@@ -71,16 +71,17 @@ def _commands(
 
 @app.command(context_settings=OF_ANOTHER_PARSER)
 def train(context: typer.Context) -> None:
-    """Fine-tune, measure and leave a release, as `train_hf.py` does: `train --help` lists its flags."""
+    """Train a model, measure it and build a release; `train --help` lists the flags."""
     import train_hf
     from dermalert.training.flags import parse
 
-    train_hf.main(parse(context.args, manual=train_hf.__doc__, prog="dermalert train"))
+    manual = (train_hf.__doc__ or "").replace("python train_hf.py", "dermalert train")
+    train_hf.main(parse(context.args, manual=manual, prog="dermalert train"))
 
 
 @app.command(context_settings=OF_ANOTHER_PARSER)
 def triage(context: typer.Context) -> None:
-    """Predict files, folders and zip archives, the most urgent first: `triage --help` lists its flags."""
+    """Assess files, folders and zip archives, the most urgent first; `triage --help` lists the flags."""
     from dermalert_space.cli import main
 
     raise typer.Exit(main(context.args, prog="dermalert triage"))
@@ -102,6 +103,8 @@ def space(
 
     if model:
         named = contract.locate(model)
+        if model.endswith("@") and named.repo != model:
+            raise UsageError(f"'{model}' names no tag after the @: name one, or write '{named.repo}' for the last.")
         os.environ |= {"MODEL_ID": named.repo} | ({"MODEL_REVISION": named.revision} if named.revision else {})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the uploads are removed then too
     raise typer.Exit(server.main())
@@ -134,7 +137,7 @@ def audit(
         Option(help="exit with 1 if this kind is found, such as leaks, or any; may be repeated", metavar="KIND"),
     ] = None,
 ) -> None:
-    """Say what is wrong with a data set: duplicates, contradictions, leaks, confounding, damaged files."""
+    """List what is wrong with a data set: duplicates, contradictions, leaks, confounding, damaged files."""
     from dermalert.data import audit, audit_report, loading
 
     audit.check_kinds(fail_on or [])
@@ -183,7 +186,7 @@ def publish_dataset(
         bool, Option("--public", help="for everybody to see, where the licence lets you; else private")
     ] = False,
 ) -> None:
-    """Publish a data set, repaired, split without leaks and audited, with a card; the image files as they are."""
+    """Publish a data set, repaired, split without leaks and audited, with a card; image files stay as they are."""
     from dermalert.data import loading
     from dermalert.publishing import datasets
 
@@ -284,7 +287,7 @@ def evaluate(
         bool, Option("--submit", help="open a pull request with the scores on the model's repository of the Hub")
     ] = False,
 ) -> None:
-    """Measure anyone's checkpoint on anyone's data, with intervals; seven, eight and two classes will do too."""
+    """Measure any checkpoint on any data set, with 95 % intervals; it may have seven, eight or two classes."""
     if benchmark:
         if dataset or columns or image_types or prediction_sets or repair != "archive":
             raise UsageError(
@@ -394,7 +397,7 @@ def clinic(
         Option(help="new folder for a release adapted to the clinic, where the labels support that", metavar="DIR"),
     ] = None,
 ) -> None:
-    """Ask any skin model how it will do at your clinic, before you trust it; nothing leaves the machine."""
+    """Estimate how any skin model will do at your clinic; nothing leaves the machine."""
     from dermalert.clinic import derived_release, images, page, report
     from dermalert.evaluation import any_checkpoint
     from dermalert.evaluation.label_map import read_label_map
@@ -434,7 +437,7 @@ def drift(
         Option(help="exit with 1 if this is out of limits, such as alert, or any; may be repeated", metavar="KIND"),
     ] = None,
 ) -> None:
-    """Say whether new images get other alerts, abstentions and scores than those of a reference, beyond chance."""
+    """Compare alerts, abstentions and scores of new images with those of a reference."""
     from dermalert.evaluation import drift, drift_page
 
     drift.check(fail_on or [], false_alarms)
@@ -463,7 +466,7 @@ def publish(
         ),
     ] = None,
 ) -> None:
-    """Publish a release as a tag, unless it is worse than the one before; called again, it finishes the job."""
+    """Publish a release under a tag, unless it is worse than the one before; a second call finishes the job."""
     from dermalert.publishing import models
 
     typer.echo(models.publish(contract.find(run), repo_id, tag, accept=accept_regression))
@@ -494,7 +497,7 @@ def compare(
         str | None, Option(help="why NEW takes the place all the same, as its card says", metavar="WHY")
     ] = None,
 ) -> None:
-    """Say in what two releases differ on images held out of both, melanomas won and lost, and what the gate says."""
+    """Compare two releases on images held out of both, and print the gate's verdict."""
     from dermalert.publishing import models
     from dermalert.release import regression_gate, release_comparison
 
@@ -522,7 +525,7 @@ def rollback(
     repo_id: ModelRepo,
     version: Annotated[str, Argument(help="tag of the release that main shall hold again", metavar="vX.Y.Z")],
 ) -> None:
-    """Make main hold an earlier release again, by a new commit; tags stay as they are."""
+    """Put an earlier release back on main, by a new commit; tags stay as they are."""
     from dermalert.publishing import models
 
     typer.echo(models.rollback(repo_id, version))
@@ -544,7 +547,7 @@ def deploy_space(
         ),
     ] = None,
 ) -> None:
-    """Have a Space of the Hub serve a release, and wait until it runs; again, it changes only what is not so yet."""
+    """Deploy a Space that serves a release, and wait until it runs; a second call changes only what differs."""
     from dermalert.publishing import spaces
 
     spaces.deploy(space_id, model, private=private, shown=examples, say=typer.echo)
@@ -564,7 +567,7 @@ def triage_archive(
         str | None, Option(help="a Ray cluster that does it instead, auto or HOST:PORT", metavar="ADDRESS")
     ] = None,
 ) -> None:
-    """Triage an archive, shard by shard; a second run does what is missing after a crash."""
+    """Assess an archive, shard by shard; a second call does what is missing."""
     from transformers.utils import logging
 
     from dermalert.release import archive_triage

@@ -1,6 +1,6 @@
 r"""Whether copies of one clinic's pictures can be told apart by their sharpness, as they are and as training sees them.
 
-    python benchmarks/data/copies.py --dataset isic9/ isic2017/ ham10000/
+    python benchmarks/data/copies.py --dataset_name isic9/ isic2017/ ham10000/
 
 Where one source's images of one diagnosis stand in two data sets, the way they were copied tells which is which. A
 linear model of `sharpness.spectral_profile` is cross-validated on the images as they are, after the plain augmentation,
@@ -51,10 +51,10 @@ VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `docs/results.md` shows."""
-    dataset, _ = label_repair.repair(loading.load(arguments.dataset, merge=False).dataset, "archive")
+    dataset, _ = label_repair.repair(loading.load(arguments.dataset_name, merge=False).dataset, "archive")
     copies = pairs(dataset, arguments.images)
     if not copies:
-        raise UsageError(f"--dataset: no diagnosis of one source has {_FEWEST} images in two of these.")
+        raise UsageError(f"--dataset_name: no diagnosis of one source has {_FEWEST} images in two of these.")
     print("| source, diagnosis | copies | images | " + " | ".join(VIEWS) + " |")
     print("|---" * (len(VIEWS) + 3) + "|")
     for (source, label, names), rows in copies.items():
@@ -100,7 +100,7 @@ def separability(change: Callable[[torch.Tensor], torch.Tensor], pixels: torch.T
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py, at least two")
+    parser.add_argument("--dataset_name", nargs="+", required=True, help="as for train_hf.py, at least two")
     parser.add_argument("--image_size", type=int, default=160, help="side of the input in pixels")
     parser.add_argument("--images", type=int, default=150, help="of each copy and diagnosis, at most")
     settings = parser.parse_args()

@@ -1,7 +1,7 @@
 r"""How many of the lesions that two sources share the audit finds by itself, how surely, and how long it takes.
 
     XDG_CACHE_HOME=$(mktemp -d) python benchmarks/data/cross_source_copies.py --pairs same_lesion_as_ham10000.csv \
-        --sheet others.png --dataset isic9/ isic2017/ ham10000_224/ ham10000/ milk10k/ acral/
+        --sheet others.png --dataset_name isic9/ isic2017/ ham10000_224/ ham10000/ milk10k/ acral/
 
 The table of pairs has the columns `image_id`, `ham10000_image` and `ham10000_lesion`; the search never sees it. A pair
 of it counts as found where its image is joined to any photo of its lesion. The thresholds were chosen on half of the
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the tables that `docs/measurements.md` shows, and draw the sheet."""
-    dataset = timed("loading", lambda: loading.load(arguments.dataset).dataset)
+    dataset = timed("loading", lambda: loading.load(arguments.dataset_name).dataset)
     pairs = timed("search", lambda: copies.search(dataset))
     print(f"\n{len(dataset):,} images of {len(set(dataset['source']))} sources, {len(pairs.first):,} pairs\n")
     with arguments.pairs.open(newline="") as file:
@@ -128,7 +128,7 @@ def draw(dataset: datasets.Dataset, pairs: copies.Copies, numbers: np.ndarray, p
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py, of several sources")
+    parser.add_argument("--dataset_name", nargs="+", required=True, help="as for train_hf.py, of several sources")
     parser.add_argument("--pairs", type=Path, required=True, help="the table")
     parser.add_argument("--sheet", type=Path, help="where pairs that are not in the table are drawn")
     parser.add_argument("--drawn", type=int, default=20, help="pairs on the sheet, at most")

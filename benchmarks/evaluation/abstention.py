@@ -1,7 +1,7 @@
 r"""What a release declines: photographs that show no lesion, lesions ever worse to see, and lesions of another source.
 
     pip install scikit-image
-    python benchmarks/evaluation/abstention.py --model space/model --dataset isic9/ isic2017/ ham10000/
+    python benchmarks/evaluation/abstention.py --model space/model --dataset_name isic9/ isic2017/ ham10000/
 
 The photographs are those that scikit-image and scikit-learn ship, which were looked at when the rate and the layers
 were chosen, and those of gradio and matplotlib, which were not; of each the whole and six squares cut out by chance.
@@ -117,7 +117,7 @@ def _read(dataset: Dataset) -> Iterator[tuple[str, Image.Image]]:
 def main(arguments: argparse.Namespace) -> None:
     """Print the table that `docs/measurements.md` shows."""
     release = Release.load(contract.find(arguments.model))
-    splits = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
+    splits = prepare.prepare(arguments.dataset_name, Config.label_repair).split(seed=Config.split_seed)
     lesions = splits["held_out"].shuffle(seed=0)
     print("| images | n | declined |\n|---|---|---|")
     for kind, paths in photographs().items():
@@ -139,6 +139,6 @@ def _print(kind: str, n: int, share: Estimate) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="space/model", help="a release: a folder, or USER/REPO@TAG")
-    parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py")
+    parser.add_argument("--dataset_name", nargs="+", required=True, help="as for train_hf.py")
     settings = parser.parse_args()
     sys.exit(run_command(lambda: main(settings)))

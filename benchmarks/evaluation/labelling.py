@@ -1,6 +1,6 @@
 r"""What labels teach in the order of `triage --rank-for-labelling`, against other orders and against chance.
 
-    python benchmarks/evaluation/labelling.py --dataset milk10k/ --leave_out metadata/same_lesion_as_ham10000.csv
+    python benchmarks/evaluation/labelling.py --dataset_name milk10k/ --leave_out metadata/same_lesion_as_ham10000.csv
 
 plays a clinic that the release has not learnt from. Half of its lesions wait for a label, the other half tests; of
 each lesion the first photo counts. After k labels: the melanomas among them; the AUROC of melanoma on the other half
@@ -49,7 +49,7 @@ class Lesions(NamedTuple):
 def main(arguments: argparse.Namespace) -> None:
     """Predict, play and print a table."""
     release = Release.load(arguments.model)
-    lesions = collect(release, arguments.dataset, arguments.leave_out)
+    lesions = collect(release, arguments.dataset_name, arguments.leave_out)
     score = special.expit(lesions.logit)
     true = (score[lesions.positive] >= release.threshold).mean()
     print(f"{len(score)} lesions, {lesions.positive.sum()} melanomas, sensitivity {true:.3f}\n")
@@ -150,7 +150,9 @@ def loss(logit: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", nargs="+", required=True, help="of a clinic that the release has not learnt from")
+    parser.add_argument(
+        "--dataset_name", nargs="+", required=True, help="of a clinic that the release has not learnt from"
+    )
     parser.add_argument("--model", default=str(BUNDLED), help="the release")
     parser.add_argument("--leave_out", help="CSV with image_id and lesion_id of what it has learnt from all the same")
     settings = parser.parse_args()

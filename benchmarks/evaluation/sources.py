@@ -1,6 +1,6 @@
 r"""How the default recipe does at a clinic that it was not shown: each source left out in turn.
 
-    python benchmarks/evaluation/sources.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/sources
+    python benchmarks/evaluation/sources.py --dataset_name isic9/ isic2017/ ham10000/ --output_dir runs/sources
 
 trains on all sources but one with the recipe of `train_hf.py`, calibrates there, and asks the model about the source
 left out. The images of that source on the side `validation` are not asked: the recipe was chosen on them. Beside it
@@ -38,22 +38,23 @@ def main(arguments: argparse.Namespace) -> None:
     """Train and measure what is missing, then print the table of what is there."""
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    sides = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
+    sides = prepare.prepare(arguments.dataset_name, Config.label_repair).split(seed=Config.split_seed)
     sources = with_melanomas(sides["train"])
     if len(sources) < 2:
-        raise UsageError(f"--dataset: two sources with at least {_FEWEST} melanomas to train on are needed.")
+        raise UsageError(f"--dataset_name: two sources with at least {_FEWEST} melanomas to train on are needed.")
     config = Config(
-        dataset_name=arguments.dataset,
-        model_name_or_path=arguments.base_model,
+        dataset_name=arguments.dataset_name,
+        model_name_or_path=arguments.model_name_or_path,
         image_size=arguments.image_size,
-        num_train_epochs=arguments.epochs,
-        early_stopping_patience=arguments.epochs,
+        num_train_epochs=arguments.num_train_epochs,
+        early_stopping_patience=arguments.num_train_epochs,
         seed=arguments.seed,
     )
     config = deliver.check(config)
     if contamination.read(contract.find(config.model_name_or_path)):
         raise UsageError(
-            f"--base_model '{config.model_name_or_path}' has learnt from lesions already: name one that has not."
+            f"--model_name_or_path '{config.model_name_or_path}' has learnt from lesions already: "
+            "name one that has not."
         )
     data = {side: schema.describe(rows)["fingerprint"] for side, rows in sides.items()}
     for name in arguments.leave_out or sources:
@@ -138,11 +139,13 @@ def as_markdown(runs: list[dict]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py")
+    parser.add_argument("--dataset_name", nargs="+", required=True, help="as for train_hf.py")
     parser.add_argument("--output_dir", default="runs/sources", help="folder of the figures")
-    parser.add_argument("--base_model", default=Config.model_name_or_path, help="as for train_hf.py")
+    parser.add_argument("--model_name_or_path", default=Config.model_name_or_path, help="as for train_hf.py")
     parser.add_argument("--image_size", type=int, help="side of the input in pixels; by default the base model's own")
-    parser.add_argument("--epochs", type=int, default=Config.num_train_epochs, help="passes over the training images")
+    parser.add_argument(
+        "--num_train_epochs", type=int, default=Config.num_train_epochs, help="passes over the training images"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the order and the augmentation")
     parser.add_argument("--leave_out", nargs="+", help="sources; by default each that has melanomas enough, in turn")
     settings = parser.parse_args()

@@ -1,6 +1,6 @@
 r"""An archive judged by one process and by several: the price of the engine, and what more processes gain.
 
-    python benchmarks/serving/archive.py --model space/model --dataset ham10000/ isic9/
+    python benchmarks/serving/archive.py --model space/model --dataset_name ham10000/ isic9/
 
 makes parquet shards of real images and a release with a graph for ONNX Runtime, and judges them by `triage-archive`, in
 turns. Beside the seconds of the whole command stand those from the first result on, without what comes once a run.
@@ -26,7 +26,7 @@ from dermalert.errors import RunError, run_command
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure and print what `docs/measurements.md` shows."""
-    paths = images(arguments.dataset, arguments.images)
+    paths = images(arguments.dataset_name, arguments.images)
     with tempfile.TemporaryDirectory() as scratch:
         _, model = releases(contract.find(arguments.model), Path(scratch))
         shards = write_shards(paths, arguments.shards, Path(scratch) / "shards")
@@ -91,7 +91,7 @@ def as_table(runs: dict[int, np.ndarray], count: int) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="space/model", help="a run or a release's folder")
-    parser.add_argument("--dataset", nargs="+", required=True, help="folders of JPEGs")
+    parser.add_argument("--dataset_name", nargs="+", required=True, help="folders of JPEGs")
     parser.add_argument("--images", type=int, default=1200, help="in all")
     parser.add_argument("--shards", type=int, default=12, help="that they are cut into")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of processes")

@@ -1,6 +1,6 @@
 r"""A release in ONNX Runtime beside the same in torch: answers to real images, speed and size, in 8 bits too.
 
-    python benchmarks/serving/onnx_speed.py --model space/model --dataset isic9/ isic2017/ ham10000/
+    python benchmarks/serving/onnx_speed.py --model space/model --dataset_name isic9/ isic2017/ ham10000/
 
 exports the release to a temporary folder as `train_hf.py` does, and asks both about held-out images of the split.
 """
@@ -26,7 +26,7 @@ _COLUMNS = {"graph": "the graph, with torch's weights", "model": "single precisi
 
 def main(arguments: argparse.Namespace) -> None:
     """Export, compare, and print the two tables."""
-    splits = prepare.prepare(arguments.dataset, Config.label_repair).split(seed=Config.split_seed)
+    splits = prepare.prepare(arguments.dataset_name, Config.label_repair).split(seed=Config.split_seed)
     held_out = splits["held_out"].shuffle(seed=0)
     held_out = held_out.select(range(min(arguments.images, len(held_out))))
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,7 +67,7 @@ def _line(title: str, cells: list) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="space/model", help="a run or a release's folder")
-    parser.add_argument("--dataset", nargs="+", required=True, help="what it was trained on, as for train_hf.py")
+    parser.add_argument("--dataset_name", nargs="+", required=True, help="what it was trained on, as for train_hf.py")
     parser.add_argument("--images", type=int, default=200, help="held-out images, at most")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch and of ONNX Runtime")
     settings = parser.parse_args()

@@ -1,6 +1,6 @@
 r"""What serving costs beside what a user would write instead: one image, many, the first answer, the Space's API.
 
-    python benchmarks/serving/serving.py --model space/model --dataset ham10000/ isic9/
+    python benchmarks/serving/serving.py --model space/model --dataset_name ham10000/ isic9/
 
 copies the release to a temporary folder, without a graph for ONNX Runtime and with one, exported as `train_hf.py` does,
 and asks both. All ways have the same images and threads and take turns; a ratio is that of one turn, by the clock and
@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    paths = images(arguments.dataset, arguments.images)
+    paths = images(arguments.dataset_name, arguments.images)
     with tempfile.TemporaryDirectory() as scratch:
         plain, fast = releases(contract.find(arguments.model), Path(scratch))
         print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {arguments.threads} threads of torch\n")
@@ -258,7 +258,7 @@ def seconds_of(call: Callable[[], object]) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="space/model", help="a run or a release's folder")
-    parser.add_argument("--dataset", nargs="+", required=True, help="folders of JPEGs")
+    parser.add_argument("--dataset_name", nargs="+", required=True, help="folders of JPEGs")
     parser.add_argument("--images", type=int, default=1000, help="judged as a batch")
     parser.add_argument("--turns", type=int, default=10, help="that they are cut into")
     parser.add_argument("--singles", type=int, default=50, help="of them, judged alone")

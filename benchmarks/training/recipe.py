@@ -1,6 +1,6 @@
 r"""What each part of the default recipe of `train_hf.py` is worth, on the validation side: the side that chooses.
 
-    python benchmarks/training/recipe.py --dataset isic9/ isic2017/ ham10000/ --output_dir runs/recipe
+    python benchmarks/training/recipe.py --dataset_name isic9/ isic2017/ ham10000/ --output_dir runs/recipe
 
 trains each row of `ROWS` and compares its answers to the validation images with those of the first row, image by
 image, as they are and altered. The splits calibration and held_out are not looked at. The last epoch counts, so that no
@@ -84,11 +84,12 @@ def main(arguments: argparse.Namespace) -> None:
     """Train what is missing, then compare what is there."""
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    splits = load(arguments.dataset)
+    splits = load(arguments.dataset_name)
     configs = {
         (number, seed): Config(
-            dataset_name=arguments.dataset,
-            **{"image_size": arguments.image_size, "num_train_epochs": arguments.epochs, "seed": seed} | settings,
+            dataset_name=arguments.dataset_name,
+            **{"image_size": arguments.image_size, "num_train_epochs": arguments.num_train_epochs} | settings,
+            seed=seed,
         )
         for number, (settings, _) in enumerate(ROWS.values())
         for seed in range(arguments.seeds)
@@ -249,10 +250,10 @@ def cell(figure: dict) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", nargs="+", required=True, help="as for train_hf.py")
+    parser.add_argument("--dataset_name", nargs="+", required=True, help="as for train_hf.py")
     parser.add_argument("--output_dir", default="runs/recipe", help="folder of the answers")
     parser.add_argument("--image_size", type=int, default=128, help="side of the input in pixels")
-    parser.add_argument("--epochs", type=int, default=2, help="of each row")
+    parser.add_argument("--num_train_epochs", type=int, default=2, help="of each row")
     parser.add_argument("--seeds", type=int, default=1, help="runs a row")
     parser.add_argument("--rows", type=int, nargs="+", choices=range(len(ROWS)), default=range(6), help="which ones")
     settings = parser.parse_args()

@@ -58,8 +58,8 @@ def command(name: str, *words) -> subprocess.CompletedProcess:
 
 def settings(clinics, folder, **named) -> Namespace:
     """What the command line of a benchmark gives its `main`."""
-    common = {"dataset": [str(clinic) for clinic in clinics], "output_dir": str(folder), "image_size": None}
-    return Namespace(**common | {"epochs": 1, "seed": 0} | named)
+    common = {"dataset_name": [str(clinic) for clinic in clinics], "output_dir": str(folder), "image_size": None}
+    return Namespace(**common | {"num_train_epochs": 1, "seed": 0} | named)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_source_left_out_is_neither_learnt_from_nor_asked_where_the_recipe_was
     monkeypatch.setattr(left_out_sources.train_hf, "learn", lambda *_: 1 / 0)
     assert leave_out() == 0
     assert capsys.readouterr().out.splitlines()[-1] == told.splitlines()[-1]
-    assert leave_out(epochs=2) == 2
+    assert leave_out(num_train_epochs=2) == 2
     assert "--num_train_epochs 1 there, 2 here" in capsys.readouterr().err
 
 
@@ -141,7 +141,7 @@ def test_a_base_model_that_has_learnt_from_lesions_is_refused(leave_out, tmp_pat
     release = make_release(tmp_path / "release", generated=False)
     (release / "evaluation").mkdir()
     contamination.write({contamination.hash_name("a lesion"): "train"}, release)
-    assert leave_out(base_model=str(release)) == 2
+    assert leave_out(model_name_or_path=str(release)) == 2
     assert "has learnt from lesions already" in capsys.readouterr().err
 
 
@@ -158,7 +158,7 @@ def test_rows_are_trained_compared_and_kept(clinics, tmp_path):
     table = json.loads((tmp_path / "table.json").read_text())
     assert list(table["rows"]) == ["the defaults", "frozen batch norms"]
     assert {path.name for path in tmp_path.iterdir()} == {"row0-seed0.npz", "row5-seed0.npz", "table.json"}
-    rows.epochs = 2
+    rows.num_train_epochs = 2
     with pytest.raises(recipe.UsageError, match="was made with other settings or of other images"):
         recipe.main(rows)
 
@@ -276,7 +276,7 @@ def test_an_archive_is_timed_only_where_all_numbers_of_processes_answer_alike(tm
     for number, shade in enumerate((90, 120, 150, 180)):
         Image.new("RGB", (64, 48), (shade, 90, 80)).save(tmp_path / f"{number}.jpg")
     release = make_release(tmp_path / "release", generated=False)
-    words = ("--model", release, "--dataset", tmp_path, "--images", 4, "--shards", 2, "--turns", 1, "--workers", 1)
+    words = ("--model", release, "--dataset_name", tmp_path, "--images", 4, "--shards", 2, "--turns", 1, "--workers", 1)
     done = command("serving/archive.py", *words)
     assert done.returncode == 0, done.stderr
     assert "| 1 process | " in done.stdout
@@ -287,7 +287,7 @@ def test_serving_is_measured_with_onnx_runtime_and_without_and_the_answers_are_t
     for number in range(6):
         make_image((64, 48), seed=number).save(tmp_path / f"{number}.jpg")
     release = make_release(tmp_path / "release", generated=False)
-    words = ("--model", release, "--dataset", tmp_path, "--images", 6, "--singles", 2, "--turns", 2, "--starts", 1)
+    words = ("--model", release, "--dataset_name", tmp_path, "--images", 6, "--singles", 2, "--turns", 2, "--starts", 1)
     done = command("serving/serving.py", *words)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if "predict" in line and line.count(" | ") == 5]

@@ -53,6 +53,7 @@ def test_one_command_trains_triages_and_serves(job):
     done = CliRunner().invoke(app, [job, "--help"], prog_name="dermalert")
     assert done.exit_code == 0
     assert all(words in done.output for words in [*FLAGS[job], f"dermalert {job}"])
+    assert "python train_hf.py" not in done.output
 
 
 def test_a_bad_flag_of_the_training_exits_with_2_there_too():
@@ -61,9 +62,22 @@ def test_a_bad_flag_of_the_training_exits_with_2_there_too():
     assert "--epochs has another name: did you mean --num_train_epochs?" in done.stderr
 
 
+def test_a_name_without_its_tag_is_refused_in_one_sentence():
+    done = CliRunner().invoke(app, ["space", "USER/REPO@"])
+    assert done.exit_code == 2
+    (sentence,) = done.stderr.splitlines()
+    assert "'USER/REPO@' names no tag after the @" in sentence
+
+
 def test_the_command_is_installed_and_says_its_version():
     (command,) = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"].items()
     assert command == ("dermalert", "dermalert.cli:app")
     done, loaded = started("-m", "dermalert", "--version")
     assert re.fullmatch(r"dermalert \d+\.\d+\.\d+", done.stdout.strip())
     assert loaded == set()
+
+
+def test_one_version_stands_everywhere():
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (REPOSITORY / "CITATION.cff").read_text()
+    assert re.findall(r"(?m)^## (\d\S*)", (REPOSITORY / "CHANGELOG.md").read_text())[0] == version

@@ -188,6 +188,11 @@ def test_curves_are_recorded_where_the_flag_says(plain):
 BARE = ("--store_dtype", "float16", "--no_logit_adjustment", "--sampling", "natural", "--augmentation", "none")
 
 
+def test_a_model_that_is_not_there_is_refused_before_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(development, "load", lambda _: pytest.fail("images were read"))
+    assert command("demo", tmp_path / "nowhere", tmp_path / "run") == 2
+
+
 def test_a_release_in_half_precision_is_measured_as_it_is_stored(plain, pictures, tiny_vit, tmp_path, monkeypatch):
     monkeypatch.setattr(image_dataset, "augment", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(recipe_trainer, "balanced_softmax", lambda *_: 1 / 0)

@@ -73,8 +73,8 @@ def no_interval_without_n(text: str) -> None:
 
 def test_the_card_names_what_the_model_was_never_shown():
     text = card.render_card(figures())
-    assert "It was shown no image of seborrheic keratosis, and cannot tell it." in text
-    assert "no image of melanoma" not in text
+    assert "No training image shows seborrheic keratosis: it cannot recognise that." in text
+    assert "No training image shows melanoma" not in text
 
 
 def test_a_figure_that_is_missing_stops_the_card():
