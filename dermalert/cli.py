@@ -99,13 +99,14 @@ def space(
     """Serve the page of a release on this machine."""
     import signal
 
-    from dermalert_space import server
-
     if model:
         named = contract.locate(model)
         if model.endswith("@") and named.repo != model:
             raise UsageError(f"'{model}' names no tag after the @: name one, or write '{named.repo}' for the last.")
         os.environ |= {"MODEL_ID": named.repo} | ({"MODEL_REVISION": named.revision} if named.revision else {})
+
+    from dermalert_space import server
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the uploads are removed then too
     raise typer.Exit(server.main())
 

@@ -29,21 +29,21 @@ class DataArguments:
     label_repair: Literal["archive", "drop-conflicts", "none"] = _setting(
         "archive", "what is done about wrong labels: take the ISIC archive's, drop images under two labels, or nothing"
     )
-    split_seed: int = _setting(0, "of the split; two releases can be compared only if it is the same")
+    split_seed: int = _setting(0, "seed of the split; two releases can be compared only if it is the same")
     folds: int = _setting(
-        0, "train so many models more, each without one part of the data, and report their answers to it"
+        0, "train this many more models, each without one part of the data, and report their predictions of it"
     )
     external: list[str] = _setting(
-        [], "data sets that are only reported, as NAME=DATASET; images related to those learnt from are left out"
+        [], "data sets that are only reported, as NAME=DATASET; images related to training images are left out"
     )
     columns: list[str] | None = _setting(
         None,
-        "columns that a data set names in its own way, as FIELD=COLUMN such as label=dx, or a .json file that maps "
-        "fields to columns; each counts in the data sets that have such a column",
+        "a data set's own column names, as FIELD=COLUMN such as label=dx, or a .json file that maps fields to columns; "
+        "each counts in the data sets that have the column",
     )
     image_types: list[str] = _setting(
         ["dermoscopic"],
-        "kinds of pictures that are taken where a table's image_type tells: dermoscopic, clinical (close-ups and "
+        "kinds of pictures to take, by a table's image_type: dermoscopic, clinical (close-ups and "
         "overviews) or tbp (of total body photography); others are left out with a count",
     )
     streaming: bool = _setting(False, "read data sets of the Hub row by row, without their files on the disk")
@@ -61,24 +61,24 @@ class ModelArguments:
     image_size: int | None = _setting(None, "side of the input in pixels; by default the base model's own")
     lora: bool = _setting(
         False,
-        "train adapters of low rank on the linear layers, and the last layer, instead of all weights; the release has "
-        "them merged",
+        "train adapters of low rank on the linear layers, and the last layer, instead of all weights; they are merged "
+        "into the release",
     )
     lora_r: int = _setting(16, "rank of the adapters")
-    lora_alpha: int = _setting(32, "their scale, as a multiple of 1 / rank")
-    lora_dropout: float = _setting(0.05, "share of their input that is dropped in training")
+    lora_alpha: int = _setting(32, "scale of the adapters, as a multiple of 1 / rank")
+    lora_dropout: float = _setting(0.05, "share of the adapters' input that is dropped in training")
     weights_from: str | None = _setting(
         None,
-        "a release whose weights are taken as they are instead of a training: abstention, operating points and figures "
-        "are made anew from its own images, which --dataset_name names; its settings are taken too",
+        "a release whose weights are kept: abstention, operating points and figures are made anew, without training, "
+        "from its own images (--dataset_name) and by its own settings",
     )
     store_dtype: Literal["float32", "float16"] = _setting(
         "float32", "'float16' rounds the weights before the calibration, so that the release has half the size"
     )
     onnx: Export = _setting(
         "all",
-        "'serving' adds what the release is served by on a CPU; 'all' also the model for Transformers.js and others' "
-        "ONNX Runtime, in 8 bits too if that pays; 'none' is for a base model that cannot be exported",
+        "'serving' adds the graph that serves the release on a CPU; 'all' adds models for ONNX Runtime and "
+        "Transformers.js too, in 8 bits where that pays; 'none' is for a base model that cannot be exported",
     )
 
 
@@ -102,9 +102,9 @@ class RecipeArguments(TrainingArguments):
     learning_rate: float = _setting(3e-4, "peak of the schedule")
     lr_scheduler_type: SchedulerType | str = _setting("cosine", "shape of the schedule")
     warmup_steps: float = _setting(0.05, "steps up to the peak; below 1, as a share of all steps")
-    weight_decay: float = _setting(0.01, "of AdamW")
+    weight_decay: float = _setting(0.01, "weight decay of AdamW")
     tune: int = _setting(
-        0, "train so often to search the learning rate, its warm-up and the weight decay by validation; then train"
+        0, "trainings that search learning rate, warm-up and weight decay on validation, before the training itself"
     )
     augmentation: Augmentation = _setting(
         "robust",
@@ -117,7 +117,7 @@ class RecipeArguments(TrainingArguments):
         "which training images are drawn: rare diagnoses more often, and the sources of one alike; or all alike",
     )
     logit_adjustment: bool = _setting(
-        True, "train as if all diagnoses were equally common (balanced softmax); the calibration gives their mix back"
+        True, "train as if all diagnoses were equally common (balanced softmax); the calibration restores their mix"
     )
     # What is evaluated and saved after each epoch is a moving average of the weights: see `RecipeTrainer`.
     ema_decay: float = _setting(0.999, "decay, a step, of the moving average of the weights that is kept; 0: none")
@@ -136,13 +136,13 @@ class RecipeArguments(TrainingArguments):
     dataloader_pin_memory: bool = _setting(False, "what is loaded lies on the device")
     # It would wait for the device at each step, and hide what it finds.
     logging_nan_inf_filter: bool = _setting(False, "leave losses that are no number out of the record")
-    seed: int = _setting(0, "of the weights, the order of images and the augmentation; never of the split")
-    data_seed: int | None = _setting(None, "of the order of images alone; by default --seed")
+    seed: int = _setting(0, "seed of the weights, the order of images and the augmentation; never of the split")
+    data_seed: int | None = _setting(None, "seed of the order of images alone; by default --seed")
     bf16: bool | None = _setting(  # type: ignore[assignment]
         None, "train in bfloat16; by default where the GPU computes in it", nargs="?", const=True
     )
     report_to: list[str] = _setting(["none"], "where curves are recorded: tensorboard, trackio, wandb and others")
-    project: str = _setting("dermalert", "under which trackio records")
+    project: str = _setting("dermalert", "project that trackio records in")
     disable_tqdm: bool | None = _setting(False, "draw no progress bars", nargs="?", const=True)
     do_train: bool = _setting(True, "train")
     do_eval: bool = _setting(True, "evaluate each epoch")
@@ -155,7 +155,7 @@ class RecipeArguments(TrainingArguments):
     )
     tag: str | None = _setting(None, "tag of the release, such as v1.0.0")
     accept_regression: str | None = _setting(
-        None, "why a release is published that is worse than the one before; its card says it"
+        None, "reason to publish a release that is worse than the one before; its card states it"
     )
     checkpoints_to: str | None = _setting(
         None,

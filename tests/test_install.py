@@ -67,6 +67,14 @@ def test_make_space_installs_only_what_serves():
     assert installs == ["--quiet --requirement space/requirements.txt"]
 
 
+@pytest.mark.long
+def test_the_command_serves_where_only_what_serves_is_installed():
+    of_training = ["accelerate", "cv2", "datasets", "evaluate", "faiss", "sklearn", "threadpoolctl"]
+    serve = "import dermalert.cli; from dermalert_space import server; from dermalert_space.page import build"
+    code = f"import sys; sys.modules.update(dict.fromkeys({of_training})); {serve}"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
 def test_the_image_takes_the_space_alone_and_runs_it_without_rights():
     lines = [line.split() for line in (REPOSITORY / "Dockerfile").read_text().splitlines() if line]
     assert [line[1] for line in lines if line[0] == "COPY"] == ["space/requirements.txt", "space"]
