@@ -65,7 +65,7 @@ def settings(clinics, folder, **named) -> Namespace:
 @pytest.fixture
 def leave_out(clinics, tiny_vit, tmp_path):
     """Run the benchmark of sources left out, and return its exit code."""
-    base = {"base_model": str(tiny_vit), "leave_out": ["here"]}
+    base = {"model_name_or_path": str(tiny_vit), "leave_out": ["here"]}
 
     def run(**named) -> int:
         with quick():

@@ -22,6 +22,8 @@ CONSTANTS = {
     "top_k=9",
     "top_k: 9",
     "fp32",
+    "float32",
+    "float16",
     "q8",
     "0 to 2",
     "0 and 0.2",
