@@ -547,11 +547,30 @@ def deploy_space(
             metavar="DIR",
         ),
     ] = None,
+    static: Annotated[
+        bool, Option("--static", help="a page that assesses images in the browser, as `export-web` writes it")
+    ] = False,
 ) -> None:
     """Deploy a Space that serves a release, and wait until it runs; a second call changes only what differs."""
     from dermalert.publishing import spaces
 
-    spaces.deploy(space_id, model, private=private, shown=examples, say=typer.echo)
+    spaces.deploy(space_id, model, private=private, shown=examples, static=static, say=typer.echo)
+
+
+@app.command()
+def export_web(
+    model: Annotated[str, Argument(help="the release: a folder, or USER/REPO@TAG of the Hub", metavar="RELEASE")],
+    folder: Annotated[Path, Argument(help="new folder, for any web server", metavar="DIR")],
+    examples: Annotated[
+        Path | None,
+        Option(help="folder of your own images to show, with attribution.csv, as for `deploy-space`", metavar="DIR"),
+    ] = None,
+) -> None:
+    """Write a page that assesses images in the browser, offline too: no image leaves the visitor's device."""
+    from dermalert.publishing import web_export
+
+    web_export.export(model, folder, shown=examples)
+    typer.echo(f"'{folder}' is written. To look at it: python -m http.server --directory '{folder}'")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dermalert_space
+import jinja2
 import yaml
 from dermalert_space import contract
 from dermalert_space.contract import CARD, SERVED, HubName, Json
@@ -23,6 +24,7 @@ from packaging.specifiers import SpecifierSet
 from dermalert.errors import RunError, UsageError, did_you_mean, first_few
 from dermalert.hub import client
 from dermalert.hub.retries import HTTP_ERROR, status, with_retries
+from dermalert.publishing import web_export, web_model
 
 SOURCE = Path(dermalert_space.__file__).parents[1]
 
@@ -33,6 +35,14 @@ _OURS = (
     *(f"examples/*{kind}" for kind in examples.KINDS),
     f"examples/{examples.TABLE}",
 )
+_STATIC = (
+    *(CARD, web_export.PAGE, web_export.ABOUT, "*.js", "*.css"),
+    *(f"{folder}/*" for folder in (web_export.RUNTIME, web_model.FOLDER, "examples")),
+)
+"""The same of a static Space."""
+
+_STATIC_README = Path(__file__).with_name("static_space.md")
+
 # huggingface.co/docs/hub/spaces-config-reference, November 2026, of Spaces with gradio.
 _KEYS = (
     *("title", "emoji", "colorFrom", "colorTo", "short_description", "license", "tags", "thumbnail", "header"),
@@ -60,6 +70,7 @@ def deploy(
     *,
     private: bool = False,
     shown: Path | None = None,
+    static: bool = False,
     say: Callable[[str], object] = print,
 ) -> None:
     """Have a Space serve a release, and wait until it runs; called again, it changes only what is not so yet.
@@ -69,6 +80,7 @@ def deploy(
         model: the release, `USER/REPO@TAG`.
         private: for nobody else to see.
         shown: a folder of examples, see `dermalert_space.page.examples`, in the place of the generated ones.
+        static: whether it is the page of `web_export`, which assesses images in the browser.
         say: what is done with a sentence for the person who waits.
 
     Raises:
@@ -79,6 +91,9 @@ def deploy(
     """
     repo_id, tag = _parts(model)
     client.check_repo(space_id)
+    if static:
+        _deploy_static(space_id, model, private=private, shown=shown, say=say)
+        return
     check_front_matter(SOURCE)
     api, files = HfApi(), _files(SOURCE) | _examples(shown or SOURCE / "examples")
     with client.on_the_hub(f"asking the Hub about {space_id} and {model}"):
@@ -101,9 +116,32 @@ def deploy(
         _wait(api, space_id, head, say, proofs)
 
 
-def _create(api: HfApi, space_id: str, *, private: bool) -> None:
-    space = {"repo_type": "space", "space_sdk": "gradio", "private": private or None}
+def _create(api: HfApi, space_id: str, *, private: bool, sdk: str = "gradio") -> None:
+    space = {"repo_type": "space", "space_sdk": sdk, "private": private or None}
     with_retries(api.create_repo, space_id, **space, exist_ok=True)
+
+
+def _deploy_static(
+    space_id: str, model: str, *, private: bool, shown: Path | None, say: Callable[[str], object]
+) -> None:
+    repo_id, tag = _parts(model)
+    with client.on_the_hub(f"asking the Hub about {space_id} and {model}"):
+        api = HfApi()
+        client.check_token(api, space_id)
+        exists = _check_space(api, space_id, private=private, mark=web_export.ABOUT)
+        _commit_of(api, repo_id, tag)
+        info = with_retries(api.model_info, repo_id)
+    if (info.private or info.gated) and not private:
+        raise UsageError(f"{repo_id} is not open to all, and a static Space holds the model itself: add --private.")
+    readme = jinja2.Template(_STATIC_README.read_text(), keep_trailing_newline=True).render(model=repo_id, tag=tag)
+    files = web_export.build(web_export.load(model), shown=shown) | {CARD: readme.encode()}
+    with client.on_the_hub(f"deploying {space_id}"):
+        if not exists:
+            _create(api, space_id, private=private, sdk="static")
+        before = _head(api, space_id)
+        head = _upload(api, space_id, files, f"Serve {model}", parent=before, ours=_STATIC)
+        say(f"{space_id}: {'changed' if head != before else 'nothing to change'}; it is to serve {model}.")
+        _wait(api, space_id, head, say, {head, None})  # nothing is built: it runs at once
 
 
 def _parts(model: str) -> tuple[str, str]:
@@ -154,7 +192,7 @@ def _pythons(requirements: Path) -> Iterator[tuple[str, SpecifierSet]]:
         yield name, SpecifierSet(importlib.metadata.metadata(name)["Requires-Python"] or "")
 
 
-def _check_space(api: HfApi, space_id: str, *, private: bool) -> bool:
+def _check_space(api: HfApi, space_id: str, *, private: bool, mark: str = "triage.py") -> bool:
     """Refuse a Space that is not ours or is open where it should not be; return whether there is one."""
     try:
         there = with_retries(api.space_info, space_id)
@@ -163,7 +201,7 @@ def _check_space(api: HfApi, space_id: str, *, private: bool) -> bool:
     if private and not there.private:
         raise UsageError(f"{space_id} is public: make it private in its settings on the Hub, or leave out --private.")
     names = {file.rfilename for file in there.siblings or []}
-    if "triage.py" not in names and names - client.EMPTY:
+    if mark not in names and names - client.EMPTY:
         raise UsageError(f"{space_id} holds another app ({first_few(sorted(names))}): choose another name.")
     return True
 
@@ -221,8 +259,8 @@ def _examples(folder: Path) -> dict[str, bytes]:
     return {f"examples/{name}": (folder / name).read_bytes() for name in names}
 
 
-def _belongs(name: str) -> bool:
-    return contract.belongs(name, _OURS)
+def _belongs(name: str, ours: Iterable[str] = _OURS) -> bool:
+    return contract.belongs(name, ours)
 
 
 def _set_variables(api: HfApi, space_id: str, variables: dict[str, str]) -> bool:
@@ -237,12 +275,20 @@ def _set_variables(api: HfApi, space_id: str, variables: dict[str, str]) -> bool
     return bool(missing)
 
 
-def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *, parent: str) -> str:
-    """Make a Space hold these files, in one commit on top of `parent` or in none; return its head."""
-    if _holds(api, space_id, parent, files):
+def _upload(
+    api: HfApi,
+    space_id: str,
+    files: dict[str, bytes],
+    message: str,
+    *,
+    parent: str,
+    ours: Collection[str] = _OURS,
+) -> str:
+    """Make a Space hold these files and none of `ours` besides, in one commit on `parent` or in none; its head."""
+    if _holds(api, space_id, parent, files, ours):
         return parent
     there = with_retries(api.list_repo_files, space_id, repo_type="space", revision=parent)
-    gone = [name for name in there if _belongs(name) and name not in files]
+    gone = [name for name in there if _belongs(name, ours) and name not in files]
 
     def make() -> str:  # with operations of its own for each try: the client notes in them what it has sent
         operations: list[Any] = [CommitOperationAdd(name, data) for name, data in files.items()]
@@ -257,7 +303,7 @@ def _upload(api: HfApi, space_id: str, files: dict[str, bytes], message: str, *,
         if status(error) not in (409, 412):
             raise
         head = _head(api, space_id)  # a try of our own may have got there, its answer lost
-        if not _holds(api, space_id, head, files):
+        if not _holds(api, space_id, head, files, ours):
             raise
         return head
 
@@ -269,9 +315,9 @@ def _head(api: HfApi, space_id: str) -> str:
     return commit
 
 
-def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes]) -> bool:
-    """Whether a commit of a Space holds these files and none of ours besides."""
-    there = client.content(api, space_id, commit, belongs=_belongs, repo_type="space")
+def _holds(api: HfApi, space_id: str, commit: str, files: dict[str, bytes], ours: Collection[str]) -> bool:
+    """Whether a commit of a Space holds these files and none of `ours` besides."""
+    there = client.content(api, space_id, commit, belongs=lambda name: _belongs(name, ours), repo_type="space")
     return not client.differing(there, {name: client.ids(data) for name, data in files.items()})
 
 

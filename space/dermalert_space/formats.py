@@ -7,7 +7,7 @@ from PIL import Image, TiffImagePlugin
 
 from dermalert_space import dicom
 
-_SAVE, _FRAME, _UNPACK = (
+SAVE, FRAME, _UNPACK = (
     "save it as JPEG or PNG",
     "save one frame of it as JPEG or PNG",
     "unpack it, or make a zip of it",
@@ -16,35 +16,35 @@ _SAVE, _FRAME, _UNPACK = (
 _READ = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"II\0*", b"II+\0", b"MM\0*", b"MM*\0", b"MM\0+")
 """What the kinds that are read begin with, beside WebP."""
 
-_BEGINS = {
-    (b"GIF87a", b"GIF89a"): f"a GIF: {_SAVE}",
-    (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"): f"a JPEG 2000 picture: {_SAVE}",
-    (b"\0\0\0\x0cJXL ", b"\xff\x0a"): f"a JPEG XL picture: {_SAVE}",
+BEGINS = {
+    (b"GIF87a", b"GIF89a"): f"a GIF: {SAVE}",
+    (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"): f"a JPEG 2000 picture: {SAVE}",
+    (b"\0\0\0\x0cJXL ", b"\xff\x0a"): f"a JPEG XL picture: {SAVE}",
     (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"II\x1a\0", b"FOVb", b"\0MRM"): (
-        f"a camera's raw file: develop it, and {_SAVE}"
+        f"a camera's raw file: develop it, and {SAVE}"
     ),
-    (b"8BPS",): f"a Photoshop file: {_SAVE}",
-    (b"gimp xcf",): f"a GIMP file: {_SAVE}",
-    (b"%!PS", b"\xc5\xd0\xd3\xc6"): f"a PostScript drawing: {_SAVE}",
-    (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7", b"Pf", b"PF"): f"a PNM picture: {_SAVE}",
-    (b"v/1\1", b"#?RADIANCE"): f"a picture of high dynamic range: {_SAVE}",
-    (b"SIMPLE  =",): f"a FITS file: {_SAVE}",
-    (b"AT&TFORM",): f"a DjVu document: {_SAVE}",
-    (b"\x93NUMPY", b"\x89HDF", b"MATLAB"): f"a file of numbers: {_SAVE}",
-    (b"\xd7\xcd\xc6\x9a",): f"a Windows drawing: {_SAVE}",
-    (b"DDS ", b"qoif", b"BPG\xfb", b"\x0a\5\1"): f"a picture of a kind that is not read here: {_SAVE}",
+    (b"8BPS",): f"a Photoshop file: {SAVE}",
+    (b"gimp xcf",): f"a GIMP file: {SAVE}",
+    (b"%!PS", b"\xc5\xd0\xd3\xc6"): f"a PostScript drawing: {SAVE}",
+    (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7", b"Pf", b"PF"): f"a PNM picture: {SAVE}",
+    (b"v/1\1", b"#?RADIANCE"): f"a picture of high dynamic range: {SAVE}",
+    (b"SIMPLE  =",): f"a FITS file: {SAVE}",
+    (b"AT&TFORM",): f"a DjVu document: {SAVE}",
+    (b"\x93NUMPY", b"\x89HDF", b"MATLAB"): f"a file of numbers: {SAVE}",
+    (b"\xd7\xcd\xc6\x9a",): f"a Windows drawing: {SAVE}",
+    (b"DDS ", b"qoif", b"BPG\xfb", b"\x0a\5\1"): f"a picture of a kind that is not read here: {SAVE}",
     (b"PK\3\4", b"PK\5\6"): "a zip archive or a document: take the images out of it",
     (b"Rar!", b"7z\xbc\xaf", b"\x1f\x8b", b"BZh", b"\xfd7zXZ"): f"an archive of another kind than zip: {_UNPACK}",
-    (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"FLV\1"): f"a video: {_FRAME}",
+    (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"FLV\1"): f"a video: {FRAME}",
     (b"\xd0\xcf\x11\xe0",): "an office document: take the images out of it",
 }
 """What a file begins with, and what it is."""
 
 _HEIC = b"heic heix heim heis hevc hevx hevm hevs mif1 msf1 mif2"
-_BRANDS = {
-    b"avif avis": f"an AVIF picture: {_SAVE}",
-    _HEIC: f"a HEIC photo: {_SAVE} (pillow-heif, installed here, would read it)",
-    b"crx ": f"a camera's raw file: develop it, and {_SAVE}",
+BRANDS = {
+    b"avif avis": f"an AVIF picture: {SAVE}",
+    _HEIC: f"a HEIC photo: {SAVE} (pillow-heif, installed here, would read it)",
+    b"crx ": f"a camera's raw file: develop it, and {SAVE}",
 }
 """Of an ISO media file what stands in its first box, and what it is; what has none of these is a video."""
 
@@ -70,10 +70,10 @@ def other(content: bytes) -> str | None:
         return None
     if not content:
         return "it is empty"
-    for beginnings, what in _BEGINS.items():
+    for beginnings, what in BEGINS.items():
         if content.startswith(beginnings):
             return f"it is {what}"
-    return _deeper(content) or f"it is none of JPEG, PNG, TIFF, BMP and WebP: {_SAVE}"
+    return _deeper(content) or f"it is none of JPEG, PNG, TIFF, BMP and WebP: {SAVE}"
 
 
 def _deeper(content: bytes) -> str | None:
@@ -86,34 +86,34 @@ def _deeper(content: bytes) -> str | None:
     if content[4:8] == b"ftyp":
         return f"it is {_iso_media(content)}"
     if content[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip"):
-        return f"it is a video: {_FRAME}"
+        return f"it is a video: {FRAME}"
     if content.startswith(b"RIFF"):
-        return f"it is a video or a sound: {_FRAME}"
+        return f"it is a video or a sound: {FRAME}"
     if b"%pdf-" in text[:1024]:
         return "it is a PDF document: save its picture as JPEG or PNG"
     if b"<svg" in text:
-        return f"it is an SVG drawing: {_SAVE}"
+        return f"it is an SVG drawing: {SAVE}"
     if b"<html" in text or b"<!doctype html" in text:
         return "it is a web page: save the picture itself as JPEG or PNG"
     if content[257:262] == b"ustar":
         return f"it is an archive of another kind than zip: {_UNPACK}"
     # An icon's third number is how many pictures it holds; of a TGA, which may begin alike, it is 0.
     if content[:4] in (b"\0\0\1\0", b"\0\0\2\0") and content[4:6] != b"\0\0":
-        return f"it is an icon: {_SAVE}"
+        return f"it is an icon: {SAVE}"
     if content[1:3] in _TGA and content[16:17] in _TGA_DEPTHS:
-        return f"it is a TGA picture: {_SAVE}"
+        return f"it is a TGA picture: {SAVE}"
     return None
 
 
 def _iso_media(content: bytes) -> str:
-    return _BRANDS.get(_brand(content), f"a video: {_FRAME}")
+    return BRANDS.get(_brand(content), f"a video: {FRAME}")
 
 
 def _brand(content: bytes) -> bytes:
-    """Which of `_BRANDS` an ISO media file is."""
+    """Which of `BRANDS` an ISO media file is."""
     size = int.from_bytes(content[:4])
     brands = [content[8:12], *(content[at : at + 4] for at in range(16, min(size, 256, len(content)), 4))]
-    return next((n for n in _BRANDS if any(brand in n.split(b" ") or brand == n for brand in brands)), b"")
+    return next((n for n in BRANDS if any(brand in n.split(b" ") or brand == n for brand in brands)), b"")
 
 
 def unfit(image: Image.Image) -> str | None:
@@ -124,12 +124,12 @@ def unfit(image: Image.Image) -> str | None:
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         if _is_raw(image):
-            return f"it is a camera's raw file: develop it, and {_SAVE}"
+            return f"it is a camera's raw file: develop it, and {SAVE}"
         return _STACK if _has_pages(image) else None
     if image.format == "HEIF" and getattr(image, "n_frames", 1) > 1:
         return _STACK
     if image.format in ("WEBP", "PNG") and getattr(image, "n_frames", 1) > 1:
-        return f"it is an animation: {_FRAME}"
+        return f"it is an animation: {FRAME}"
     return None
 
 

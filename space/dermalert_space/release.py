@@ -40,7 +40,7 @@ from dermalert_space.prediction import Attention, Prediction, share, shares, sta
 from dermalert_space.prediction_sets import PredictionSets
 from dermalert_space.release_loading import NoRelease, first_line
 
-_NO_NUMBER = "what this release answers is not a number: its weights are damaged."
+NO_NUMBER = "what this release answers is not a number: its weights are damaged."
 
 
 class ParityError(NoRelease):
@@ -216,7 +216,7 @@ class Release:
             reasons += self._reasons(batch, features)
         probabilities = np.concatenate(rows)
         numbers = np.all(np.isfinite(probabilities), axis=1)
-        abstained = [reason if number else _NO_NUMBER for reason, number in zip(reasons, numbers, strict=True)]
+        abstained = [reason if number else NO_NUMBER for reason, number in zip(reasons, numbers, strict=True)]
         return Predictions(probabilities=probabilities, abstained=abstained)
 
     def _reasons(self, batch: Inputs, features: torch.Tensor | None) -> Sequence[str | None]:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from dermalert.cli import app
 from dermalert.errors import RunError, UsageError
 from dermalert.hub import retries
-from dermalert.publishing import models, spaces
+from dermalert.publishing import models, spaces, web_export, web_runtime
 from dermalert.release import onnx_export, release_folder
 
 pytestmark = pytest.mark.integration
@@ -544,3 +544,43 @@ def test_all_that_a_release_is_served_by_is_fetched(tmp_path):
     assert release.abstention is not None
     assert release.metrics() is not None
     assert release.parity_error() < 1e-4
+
+
+# A static Space
+
+
+@pytest.fixture
+def static(monkeypatch):
+    """Deploy a static Space, once there are releases; its ONNX Runtime is no more than two names."""
+    monkeypatch.setattr(web_runtime, "files", lambda: {web_runtime.SCRIPT: b"", f"{web_runtime.BINARY}.gz": b""})
+    return lambda *model, **options: deploy(*model, static=True, **options)
+
+
+def test_a_static_space_holds_the_page_of_a_release_and_changes_only_with_it(published, static):
+    assert told(static()) == ["RUNNING"]
+    files = published.files(SPACE, repo_type="space")
+    page = set(web_export.build(web_export.load(f"{MODEL}@v1.0.0")))
+    assert set(files) == page | {"README.md", ".gitattributes"}
+    data = SpaceCard(files["README.md"].decode()).data.to_dict()
+    assert published.repo(SPACE, "space").sdk == data["sdk"] == "static"
+    assert data["models"] == [MODEL] and data["app_file"] in files and len(data["short_description"]) <= 60
+    head, sent = published.branches(SPACE, "space"), len(published.requests)
+    assert "nothing to change" in static()
+    assert published.branches(SPACE, "space") == head and writes(published, sent) == []
+    assert ": changed" in static(f"{MODEL}@v1.1.0")
+    about = json.loads(published.files(SPACE, repo_type="space")["about.json"])
+    assert (about["release"], about["tag"]) == (MODEL, "v1.1.0")
+
+
+def test_a_release_that_is_not_open_goes_into_no_open_static_space(published, static):
+    published.repo(MODEL).private = True
+    with pytest.raises(UsageError, match="a static Space holds the model itself: add --private"):
+        static()
+    assert f"spaces/{SPACE}" not in published.repos
+
+
+def test_a_static_space_takes_not_the_place_of_one_with_a_server(published, static):
+    deploy()
+    with pytest.raises(UsageError, match="tester/alert holds another app"):
+        static()
+    assert published.files(SPACE, repo_type="space")["app.py"]

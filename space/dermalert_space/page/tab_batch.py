@@ -19,6 +19,12 @@ LIMIT = 500
 
 _FILTER = "(kind, text) => window.dermalertFilter(kind, text)"
 _GRADES = "Three marks before an alert: a probability from {high:.0%}; two: from {middle:.0%}; one: below."
+ORDER = (
+    "First comes what raises the alert or needs attention, by how many times its threshold the probability is; then "
+    "what only a person can assess; then the rest by the probability of any malignant diagnosis or precursor. The keys "
+    f"j and k go from row to row, Enter opens one. {_GRADES.format(**markup.GRADES)} {NOT_A_DEVICE}"
+)
+"""In which order the files of a batch are listed."""
 _STOPPED = "Stopped."
 _HINT = (
     f"Choose images, or zip archives of them; {LIMIT} files at most. For folders of any size there is a command, "
@@ -99,10 +105,7 @@ def listed(release: Release, rows: Sequence[batch.Row]) -> str:
     return (
         f'<p class="sentence total" role="status">{len(rows)} files: {_counts(release, rows)}.</p>'
         f'<p>{links}<span class="left" aria-live="polite"></span></p>'
-        f'{shown}<p class="fine">First comes what raises the alert or needs attention, by how many times its threshold '
-        "the probability is; then what only a person can assess; then the rest by the probability of any malignant "
-        "diagnosis or precursor. The keys j and k go from row to row, Enter opens one. "
-        f"{_GRADES.format(**markup.GRADES)} {NOT_A_DEVICE}</p>"
+        f'{shown}<p class="fine">{ORDER}</p>'
     )
 
 
