@@ -1,0 +1,52 @@
+"""Commands that stand for programs of their own: training, triage, the Space."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from dermalert_space import contract
+from typer import Argument
+
+from dermalert.errors import UsageError
+
+# What a command needs is imported when it runs: the help should not wait for torch.
+
+
+def train(context: typer.Context) -> None:
+    """Train a model, measure it and build a release; `train --help` lists the flags."""
+    import train_hf
+    from dermalert.training.flags import parse
+
+    manual = (train_hf.__doc__ or "").replace("python train_hf.py", "dermalert train")
+    train_hf.main(parse(context.args, manual=manual, prog="dermalert train"))
+
+
+def triage(context: typer.Context) -> None:
+    """Assess files, folders and zip archives, the most urgent first; `triage --help` lists the flags."""
+    from dermalert_space.cli import main
+
+    raise typer.Exit(main(context.args, prog="dermalert triage"))
+
+
+def space(
+    model: Annotated[
+        str | None,
+        Argument(
+            help="the release: a folder, or USER/REPO@TAG of the Hub; by default the bundled one", metavar="MODEL"
+        ),
+    ] = None,
+) -> None:
+    """Serve the page of a release on this machine."""
+    import signal
+
+    if model:
+        named = contract.locate(model)
+        if model.endswith("@") and named.repo != model:
+            raise UsageError(f"'{model}' names no tag after the @: name one, or write '{named.repo}' for the last.")
+        os.environ |= {"MODEL_ID": named.repo} | ({"MODEL_REVISION": named.revision} if named.revision else {})
+
+    from dermalert_space import server
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the uploads are removed then too
+    raise typer.Exit(server.main())
