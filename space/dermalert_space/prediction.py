@@ -56,6 +56,11 @@ class Prediction:
     """How many times its threshold the alert's probability is, or that of attention where that is more; None where the
     release has no threshold."""
 
+    @property
+    def diagnosis(self) -> str | None:
+        """The most probable diagnosis; None where the image cannot be assessed."""
+        return None if self.abstained else next(iter(self.probabilities), None)
+
 
 def fields(prediction: Prediction | None) -> dict[str, Any]:
     """A prediction by its published names; None each where the file could not be read."""
@@ -63,6 +68,7 @@ def fields(prediction: Prediction | None) -> dict[str, Any]:
         "sentence": prediction and prediction.sentence,
         "alert": prediction and prediction.alert,
         ABSTAINED: prediction and prediction.abstained,
+        "diagnosis": prediction and prediction.diagnosis,
         "probabilities": prediction and prediction.probabilities,
         "malignant": prediction and prediction.malignant,
         "attention": prediction and prediction.attention,

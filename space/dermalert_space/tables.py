@@ -103,7 +103,7 @@ def as_csv(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
     table = io.StringIO()
     writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     fixed = ["file", "state", "sentence", "alert", ABSTAINED, "problem", f"{release.alert_label} probability"]
-    fixed += ["malignant probability", "attention probability"]
+    fixed += ["malignant probability", "attention probability", "diagnosis"]
     heads = [*fixed, *release.labels, "alert threshold", "attention threshold", "release", "tag"]
     heads += ["prediction set"] if sets else []
     writer.writerow(map(_cell, heads))
@@ -169,6 +169,7 @@ def _record(row: Row, release: Release) -> Json:
         f"{release.alert_label} probability": _finite(row.watched),
         "malignant probability": _finite(cells["malignant"]),
         "attention probability": _finite(cells["attention"]),
+        "diagnosis": cells["diagnosis"],
         "probabilities": row.prediction and {label: _finite(p) for label, p in cells["probabilities"].items()},
     }
 

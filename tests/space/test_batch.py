@@ -464,7 +464,7 @@ def test_the_csv_table_holds_what_was_judged(release, tmp_path):
     rows = rows_of(release, *paths, tmp_path / "letter, a long one.jpg")
     table = list(csv.DictReader(io.StringIO(tables.as_csv(rows, release))))
     fixed = ["file", "state", "sentence", "alert", "refused", "problem", "melanoma probability"]
-    fixed += ["malignant probability", "attention probability"]
+    fixed += ["malignant probability", "attention probability", "diagnosis"]
     assert list(table[0]) == [*fixed, *LABELS, "alert threshold", "attention threshold", "release", "tag"]
     for line, judged in zip(table[:3], rows, strict=False):
         assert line["sentence"] == judged.prediction.sentence

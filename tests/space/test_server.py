@@ -233,12 +233,13 @@ def endpoints(client: Client) -> dict:
 
 
 PREDICTION_FIELDS = (
-    "state: str, sentence: str, alert: None | bool, refused: None | str, probabilities: dict(str, float), "
-    "malignant: None | float, attention: None | float, release: str, notice: str"
+    "state: str, sentence: str, alert: None | bool, refused: None | str, diagnosis: None | str, "
+    "probabilities: dict(str, float), malignant: None | float, attention: None | float, threshold: None | float, "
+    "attention_threshold: None | float, release: str, version: str, notice: str"
 )
 SORTED = (
     "file: str, state: str, problem: None | str, sentence: None | str, alert: None | bool, refused: None | str, "
-    "probabilities: None | dict(str, float), malignant: None | float, attention: None | float"
+    "diagnosis: None | str, probabilities: None | dict(str, float), malignant: None | float, attention: None | float"
 )
 SERVED = (
     "release: str, version: str, diagnoses: list[str], groups: dict(str, list[str]), alert_label: str, "
@@ -275,6 +276,7 @@ def test_the_endpoint_gives_the_floats_of_a_bare_pipeline(client, demo_release, 
     sentence = r"Melanoma alert: the probability of melanoma is \d+\.\d%; alert threshold 10\.0%\."
     assert re.fullmatch(sentence, answer["sentence"])
     assert (answer["alert"], answer["refused"]) == (True, None)
+    assert (answer["threshold"], answer["diagnosis"]) == (0.1, max(plain, key=lambda row: row["score"])["label"])
     malignant = sum(answer["probabilities"][name] for name in (*MALIGNANT, PRECURSOR))
     assert answer["malignant"] == pytest.approx(malignant)
     assert (answer["release"], answer["notice"]) == ("folder demo-release", NOT_A_DEVICE)
@@ -284,7 +286,7 @@ def test_a_refused_image_has_its_reason_and_probabilities_for_the_record(client,
     Image.new("RGB", (64, 48)).save(tmp_path / "black.png")
     answer = client.predict(handle_file(tmp_path / "black.png"), api_name="/judge")
     assert answer["sentence"].startswith("Cannot be assessed: ")
-    assert (answer["alert"], bool(answer["refused"])) == (None, True)
+    assert (answer["alert"], bool(answer["refused"]), answer["diagnosis"]) == (None, True, None)
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
 
 

@@ -31,10 +31,16 @@ class PredictionRecord(TypedDict):
     sentence: str
     alert: bool | None
     refused: str | None
+    diagnosis: str | None
     probabilities: dict[str, float]
     malignant: float | None
     attention: float | None
+    threshold: float | None
+    """Of the alert's probability."""
+    attention_threshold: float | None
     release: str
+    version: str
+    """Its tag; one of `markup.UNVERSIONED` where it has none."""
     notice: str
 
 
@@ -47,6 +53,7 @@ class Sorted(TypedDict):
     sentence: str | None
     alert: bool | None
     refused: str | None
+    diagnosis: str | None
     probabilities: dict[str, float] | None
     malignant: float | None
     attention: float | None
@@ -160,7 +167,13 @@ def unreadable(release: Release, error: CannotRead) -> PredictionRecord:
 
 
 def _record(release: Release, state: str, content: dict[str, Any]) -> PredictionRecord:
-    origin = {"release": markup.name_of(release), "notice": NOT_A_DEVICE}
+    origin = {
+        "threshold": release.threshold,
+        "attention_threshold": release.attention and release.attention.threshold,
+        "release": markup.name_of(release),
+        "version": markup.version_of(release),
+        "notice": NOT_A_DEVICE,
+    }
     return cast(PredictionRecord, {"state": state, **content, **origin})
 
 
