@@ -6,6 +6,7 @@ import yaml
 from dermalert_space.contract import Json
 from dermalert_space.estimate import UNDEFINED, format_estimate
 from huggingface_hub import EvalResultEntry, constants, eval_result_entries_to_yaml
+from rich.markup import escape
 from rich.table import Table
 
 from dermalert.benchmark.grade import WHOLE, BenchmarkReport, ClinicScore
@@ -89,7 +90,11 @@ def _notes(report: BenchmarkReport, score: ClinicScore) -> str:
 
 def _above_shortcut(score: ClinicScore) -> str:
     best = score.best_shortcut
-    return f"above the best shortcut ({TEXTS[best.name]}) by {format_estimate(best.margin)}" if best else "no shortcut"
+    return (
+        f"above the best shortcut ({TEXTS[best.name]}) by {format_estimate(best.margin)}"
+        if best
+        else "too few lesions for a shortcut"
+    )
 
 
 def _alert_as_served(score: ClinicScore) -> str:
@@ -117,7 +122,7 @@ def as_table(report: BenchmarkReport) -> Table:
     for score in report.clinics:
         best, partial = score.best_shortcut, "" if score.is_whole else ", partial"
         figures = score.figures
-        table.add_row(
+        cells = (
             score.clinic,
             f"{score.measured} of {score.of}{partial}",
             format_estimate(score.auroc),
@@ -125,6 +130,7 @@ def as_table(report: BenchmarkReport) -> Table:
             format_estimate(figures.report.calibration.ece) if figures else "",
             _alert_as_served(score) if figures else "",
         )
+        table.add_row(*map(escape, cells))  # or `[no interval]` would be taken for a style
     return table
 
 

@@ -22,6 +22,7 @@ from dermalert_space.prediction_sets import PredictionSets
 from dermalert_space.pretrained import UNLOADABLE, load_processor, missing_from_cache
 from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
+from rich.markup import escape
 from rich.table import Table
 from transformers import (
     AutoConfig,
@@ -324,7 +325,8 @@ def as_table(report: CheckpointReport) -> Table:
         table.add_column(f"{name} (n = {split.n}, {split.groups} groups)", justify="right")
     table.add_row("images of the positive class", *(str(split.melanoma.n) for split in report.splits.values()))
     for name, figure in _LINES.items():
-        table.add_row(name, *(format_estimate(figure(split)) for split in report.splits.values()))
+        # Escaped, or `[no interval]` would be taken for a style.
+        table.add_row(name, *(escape(format_estimate(figure(split))) for split in report.splits.values()))
     return table
 
 

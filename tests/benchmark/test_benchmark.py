@@ -111,12 +111,16 @@ def foreign(tmp_path_factory) -> Path:
     return other_classes(tmp_path_factory.mktemp("foreign"), ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"))
 
 
-def other_classes(root: Path, classes: tuple[str, ...]) -> Path:
+def other_classes(root: Path, classes: tuple[str, ...], *, constant: bool = False) -> Path:
+    import torch
     from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessorPil
 
     config = ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32, num_labels=len(classes))
     config.id2label = dict(enumerate(classes))
-    ConvNextForImageClassification(config).save_pretrained(root)
+    model = ConvNextForImageClassification(config)
+    if constant:
+        torch.nn.init.zeros_(model.classifier.weight)
+    model.save_pretrained(root)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(root)
     return root
 
@@ -218,8 +222,8 @@ def test_two_models_are_submitted_and_read_back(hub, folder, foreign, tmp_path):
         assert all("unknown; loss on test less on training images" in entry.notes for entry in entries)
         assert f"{areas[TASKS[0]]['low']:.2f}" in entries[1 + sorted(TASKS).index(TASKS[0])].notes
         assert name not in hub.files(repo_id)  # the owner decides
-        assert "at refs/pr/1 of" in command(*words)  # again: no second request
-        assert len(list(HfApi().get_repo_discussions(repo_id))) == 1
+    assert "at refs/pr/1 of stranger/seven" in command(*words)  # again: no second request
+    assert len(list(HfApi().get_repo_discussions(repo_id))) == 1
 
 
 def test_what_a_release_has_learnt_from_is_left_out_with_its_group(local, folder, tmp_path):
@@ -236,7 +240,8 @@ def test_what_a_release_has_learnt_from_is_left_out_with_its_group(local, folder
     assert report["clinics"][TASKS[1]]["probe"] is None
 
 
-def test_missing_damaged_and_other_files_are_counted_and_make_a_score_partial(local, folder, foreign, tmp_path):
+def test_missing_damaged_and_other_files_are_counted_and_make_a_score_partial(local, folder, tmp_path):
+    constant = other_classes(tmp_path / "constant", ("melanoma", "nevus"), constant=True)
     tests = [r["image_id"] for r in manifest.read(str(local)).rows.to_pylist() if r["split"] == "test"]
     here = sorted(image_id for image_id in tests if image_id.startswith("ISIC_90"))
     shutil.copytree(folder, tmp_path / "images")
@@ -248,9 +253,10 @@ def test_missing_damaged_and_other_files_are_counted_and_make_a_score_partial(lo
     Pillow.open(anew).convert("RGB").resize((64, 64)).save(anew.with_suffix(".jpg"), quality=90)
     anew.unlink()  # encoded anew, which is the same picture
     said = command(
-        "evaluate", foreign, "--benchmark", local, "--images", tmp_path / "images", "--output", tmp_path / "o"
+        "evaluate", constant, "--benchmark", local, "--images", tmp_path / "images", "--output", tmp_path / "o"
     )
     report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert "0.50 [no interval]" in said
     assert report["missing"] == here[:2]
     assert report["others"] == here[2:4]
     score = report["clinics"][TASKS[0]]

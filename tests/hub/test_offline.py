@@ -103,6 +103,8 @@ def offline(hub, monkeypatch):  # noqa: ARG001  # whose fixture gives a token
         ["rollback", "tester/model", "v1.0.0"],
         ["publish", str(BUNDLED), "tester/model", "--tag", "v1.0.0"],
         ["publish-dataset", "demo", "tester/lesions"],
+        ["publish-benchmark", "demo", "tester/by-clinic"],
+        ["evaluate", str(BUNDLED), "--benchmark", "tester/by-clinic"],
         ["deploy-space", "tester/alert", "--model", "tester/model@v1.0.0"],
         ["compare", str(BUNDLED), "tester/model@v1.0.0"],
         ["evaluate", "tester/model", "demo"],
