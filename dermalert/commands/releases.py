@@ -122,8 +122,11 @@ def export_web(
     ] = None,
 ) -> None:
     """Write a page that assesses images in the browser, offline too: no image leaves the visitor's device."""
+    from transformers.utils import logging
+
     from dermalert.publishing import web_export
 
+    logging.disable_progress_bar()
     web_export.export(model, folder, shown=examples)
     typer.echo(f"'{folder}' is written. To look at it: python -m http.server --directory '{folder}'")
 

@@ -88,8 +88,11 @@ const THUMBNAIL = 128, COARSE = 8;
 export const SIZE_OF_SIGNALS = {width: THUMBNAIL, height: THUMBNAIL, filter: BICUBIC};
 
 function deviation(values) {
-  const mean = values.reduce((sum, each) => sum + each, 0) / values.length;
-  return Math.sqrt(values.reduce((sum, each) => sum + (each - mean) ** 2, 0) / values.length);
+  let sum = 0, squares = 0;
+  for (const each of values) sum += each;
+  const mean = sum / values.length;
+  for (const each of values) squares += (each - mean) ** 2;
+  return Math.sqrt(squares / values.length);
 }
 
 function quantile(values, share) {
@@ -101,8 +104,8 @@ function quantile(values, share) {
 export function signals(thumbnail, width, height) {
   const side = THUMBNAIL, grey = new Float64Array(side * side);
   for (let i = 0; i < grey.length; i++) {
-    const [red, green, blue] = thumbnail.subarray(3 * i, 3 * i + 3);
-    grey[i] = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16) / 255;
+    const sum = thumbnail[3 * i] * 19595 + thumbnail[3 * i + 1] * 38470 + thumbnail[3 * i + 2] * 7471;
+    grey[i] = ((sum + 0x8000) >> 16) / 255;
   }
   const edges = [];
   for (let y = 1; y < side - 1; y++)
