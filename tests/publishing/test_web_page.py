@@ -190,7 +190,7 @@ def test_generated_lesions_of_all_kinds_get_the_answers_order_and_columns_of_pyt
     assert list(rows[0]) == list(json.loads(tables.as_json(own, release))["files"][0])
     python_table = list(csv.DictReader(io.StringIO(tables.as_csv(own, release))))
     assert list(table[0]) == list(python_table[0])
-    same = ("file", "state", "alert", "refused", "problem", "release", "tag")
+    same = ("file", "state", "alert", "refused", "problem", "diagnosis", "release", "tag")
     assert [[row[name] for name in same] for row in table] == [[row[name] for name in same] for row in python_table]
 
 

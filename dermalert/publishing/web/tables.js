@@ -34,14 +34,15 @@ function record({file, state, prediction: p, problem}, about) {
     [`${about.alert.label} probability`]: finite(p?.watched),
     "malignant probability": finite(p?.malignant),
     "attention probability": finite(p?.attention),
+    diagnosis: p && !p.abstained ? Object.keys(p.probabilities)[0] : null,
     probabilities: p && Object.fromEntries(Object.entries(p.probabilities).map(([name, each]) => [name, finite(each)])),
   };
 }
 
 export function asCsv(rows, about) {
   const heads = ["file", "state", "sentence", "alert", "refused", "problem", `${about.alert.label} probability`,
-    "malignant probability", "attention probability", ...about.labels, "alert threshold", "attention threshold",
-    "release", "tag"];
+    "malignant probability", "attention probability", "diagnosis", ...about.labels,
+    "alert threshold", "attention threshold", "release", "tag"];
   const all = [about.alert.threshold, about.attention?.threshold ?? null, about.release, about.tag];
   const lines = rows.map(row => {
     const {probabilities, ...cells} = record(row, about);
