@@ -1,7 +1,10 @@
 """Commands that stand for programs of their own: training, triage, the Space."""
 
+import ast
+import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,11 +18,20 @@ from dermalert.errors import UsageError
 
 def train(context: typer.Context) -> None:
     """Train a model, measure it and build a release; `train --help` lists the flags."""
-    import train_hf
     from dermalert.training.flags import parse
 
-    manual = (train_hf.__doc__ or "").replace("python train_hf.py", "dermalert train")
-    train_hf.main(parse(context.args, manual=manual, prog="dermalert train"))
+    config = parse(context.args, manual=_manual(), prog="dermalert train")
+    import train_hf  # after the flags: --help and a bad flag do not wait for what a training needs
+
+    train_hf.main(config)
+
+
+def _manual() -> str:
+    """The docstring of the script, read without importing it."""
+    script = importlib.util.find_spec("train_hf")
+    assert script and script.origin
+    docstring = ast.get_docstring(ast.parse(Path(script.origin).read_text(encoding="utf-8"))) or ""
+    return docstring.replace("python train_hf.py", "dermalert train")
 
 
 def triage(context: typer.Context) -> None:
