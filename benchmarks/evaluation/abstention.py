@@ -1,4 +1,4 @@
-r"""What a release declines: photographs that show no lesion, lesions ever worse to see, and lesions of another source.
+r"""What a release abstains on: photographs that show no lesion, lesions ever worse to see, lesions of another source.
 
     pip install scikit-image
     python benchmarks/evaluation/abstention.py --model space/model --dataset_name isic9/ isic2017/ ham10000/
@@ -81,14 +81,14 @@ FAULTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def share_of(release: Release, images: Iterable[tuple[str, Image.Image]]) -> tuple[int, Estimate]:
-    """How many pictures there are, and which share is declined; those of one group belong together."""
+    """How many pictures there are, and on which share it abstains; those of one group belong together."""
     pairs = [(group, release.predict(image).abstained is not None) for group, image in images]
     groups, abstained = (np.array(column) for column in zip(*pairs, strict=True))
     return len(pairs), Intervals(groups).of_proportion(abstained, np.ones(len(pairs), bool))
 
 
 def of_another_source(release: Release, splits: dict[str, Dataset]) -> Iterator[tuple[str, int, Estimate]]:
-    """Yield how many held-out lesions of a source are declined by statistics and thresholds of the other alone.
+    """Yield the share of a source's held-out lesions abstained on by statistics and thresholds of the other alone.
 
     The network itself has learnt from both.
     """
@@ -98,8 +98,8 @@ def of_another_source(release: Release, splits: dict[str, Dataset]) -> Iterator[
         few = few.select(range(min(len(few), 2500)))
         statistics = fit_abstention.statistics_of(fit_abstention.features_of(release, few, name=f"images of {fitted}"))
         _, signals = fit_abstention.examine(release, statistics, _of(splits["calibration"], fitted))
-        declines = abstention.Abstention(fit_abstention.thresholds(release, signals)["thresholds"], statistics)
-        alone = Release(release.model, release.processor, name=fitted, abstention=declines)
+        abstains = abstention.Abstention(fit_abstention.thresholds(release, signals)["thresholds"], statistics)
+        alone = Release(release.model, release.processor, name=fitted, abstention=abstains)
         for other in sources:
             n, share = share_of(alone, _read(_of(splits["held_out"], other)))
             yield f"lesions of {other}, thresholds of {fitted}", n, share
@@ -119,7 +119,7 @@ def main(arguments: argparse.Namespace) -> None:
     release = Release.load(contract.find(arguments.model))
     splits = prepare.prepare(arguments.dataset_name, Config.label_repair).split(seed=Config.split_seed)
     lesions = splits["held_out"].shuffle(seed=0)
-    print("| images | n | declined |\n|---|---|---|")
+    print("| images | n | abstained |\n|---|---|---|")
     for kind, paths in photographs().items():
         rng = np.random.default_rng(0)
         pictures = ((path.name, part) for path in paths for part in cut_out(Image.open(path).convert("RGB"), rng))

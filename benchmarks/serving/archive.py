@@ -1,9 +1,9 @@
-r"""An archive judged by one process and by several: the price of the engine, and what more processes gain.
+r"""An archive assessed by one process and by several: the price of the engine, and what more processes gain.
 
     python benchmarks/serving/archive.py --model space/model --dataset_name ham10000/ isic9/
 
-makes parquet shards of real images and a release with a graph for ONNX Runtime, and judges them by `triage-archive`, in
-turns. Beside the seconds of the whole command stand those from the first result on, without what comes once a run.
+makes parquet shards of real images and a release with a graph for ONNX Runtime, and assesses them by `triage-archive`,
+in turns. Beside the seconds of the whole command stand those from the first result on, without what comes once a run.
 """
 
 import argparse

@@ -86,7 +86,7 @@ def releases(folder: Path, scratch: Path) -> tuple[Path, Path]:
 
 
 def singles(plain: Path, fast: Path) -> dict[str, Way]:
-    """Ways to judge one image."""
+    """Ways to assess one image."""
     processor = AutoImageProcessor.from_pretrained(plain, backend="pil", trust_remote_code=False)
     never = {"trust_remote_code": False}
     network = AutoModelForImageClassification.from_pretrained(plain, dtype=torch.float32, **never).eval()
@@ -101,7 +101,7 @@ def singles(plain: Path, fast: Path) -> dict[str, Way]:
 
 
 def one_by_one(folder: Path) -> Way:
-    """What judges images alone."""
+    """What assesses images alone."""
     release = Release.load(folder)
     return lambda paths: rows([release.predict(path).probabilities for path in paths], release.labels)
 
@@ -112,7 +112,7 @@ def rows(predictions: Iterable[dict[str, float]], labels: list[str]) -> np.ndarr
 
 
 def batches(plain: Path, fast: Path) -> dict[str, Way]:
-    """Ways to judge many images."""
+    """Ways to assess many images."""
     processor = AutoImageProcessor.from_pretrained(plain, backend="pil", trust_remote_code=False)
     own = {"image_processor": processor, "dtype": torch.float32, "trust_remote_code": False}
     classify = pipeline("image-classification", model=str(plain), **own)
@@ -132,7 +132,7 @@ def batches(plain: Path, fast: Path) -> dict[str, Way]:
 
 
 def together(folder: Path) -> Way:
-    """What judges files as `triage.py` does."""
+    """What assesses files as `triage.py` does."""
     release = Release.load(folder)
 
     def predicted(paths: list[Path]) -> np.ndarray:
@@ -259,9 +259,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="space/model", help="a run or a release's folder")
     parser.add_argument("--dataset_name", nargs="+", required=True, help="folders of JPEGs")
-    parser.add_argument("--images", type=int, default=1000, help="judged as a batch")
+    parser.add_argument("--images", type=int, default=1000, help="assessed as a batch")
     parser.add_argument("--turns", type=int, default=10, help="that they are cut into")
-    parser.add_argument("--singles", type=int, default=50, help="of them, judged alone")
+    parser.add_argument("--singles", type=int, default=50, help="of them, assessed alone")
     parser.add_argument("--starts", type=int, default=5, help="of new programs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch and of ONNX Runtime")
     settings = parser.parse_args()

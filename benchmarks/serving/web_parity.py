@@ -1,6 +1,6 @@
 r"""The page that needs no server beside the Space's own prediction: answers to real images, bytes, seconds, speed.
 
-    python benchmarks/serving/web_parity.py --model space/model --dataset ham10000/ isic9/
+    python benchmarks/serving/web_parity.py --model space/model --dataset_name ham10000/ isic9/
 
 builds the page as `dermalert export-web` does, serves it on this machine, and gives it JPEGs in Chromium; then the same
 files are predicted by `dermalert_space.batch`, as the Space does. Needs Chromium and the `dev` extra.
@@ -58,7 +58,7 @@ class Host(SimpleHTTPRequestHandler):
 def main(arguments: argparse.Namespace) -> None:
     """Measure and print what `docs/space.md` shows."""
     torch.set_num_threads(arguments.threads)
-    paths = images(arguments.dataset, arguments.images)
+    paths = images(arguments.dataset_name, arguments.images)
     release = Release.load(arguments.model)
     Host.files, Host.sent = web_export.build(release), []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
@@ -170,7 +170,7 @@ def as_markdown(rows: list[dict], own: list[batch.Row], measured: dict[str, floa
 if __name__ == "__main__":
     PARSER = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     PARSER.add_argument("--model", default="space/model", help="a folder, or USER/REPO@TAG")
-    PARSER.add_argument("--dataset", nargs="+", required=True, help="folders with JPEGs")
+    PARSER.add_argument("--dataset_name", nargs="+", required=True, help="folders with JPEGs")
     PARSER.add_argument("--images", type=int, default=100)
     PARSER.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of Python's torch")
     ARGUMENTS = PARSER.parse_args()

@@ -2,10 +2,10 @@
 
 import pytest
 from PIL import ExifTags, Image
+from support.dicom import NUMBER, PATIENT, dicom, heic
+from support.pictures import class_folders, picture
 
 from dermalert.data import loading
-from tests.support.dicom import NUMBER, PATIENT, dicom, heic
-from tests.support.pictures import class_folders, picture
 
 pytest.importorskip("pydicom", reason="needs pydicom: `pip install 'dermalert[formats]'`")
 pytest.importorskip("pillow_heif", reason="needs pillow-heif: `pip install 'dermalert[formats]'`")

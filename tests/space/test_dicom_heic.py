@@ -6,9 +6,8 @@ from dermalert_space import dicom as dicom_files
 from dermalert_space import images
 from dermalert_space.images import UnreadableImage, read_image
 from PIL import ExifTags, Image
-
-from tests.support.dicom import NUMBER, PATIENT, dicom, heic
-from tests.support.pictures import picture
+from support.dicom import NUMBER, PATIENT, dicom, heic
+from support.pictures import picture
 
 pytest.importorskip("pydicom", reason="needs pydicom: `pip install 'dermalert[formats]'`")
 pytest.importorskip("pillow_heif", reason="needs pillow-heif: `pip install 'dermalert[formats]'`")

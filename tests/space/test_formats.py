@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from dermalert_space import batch, formats
+from dermalert_space import batch, dicom, formats, images
 from dermalert_space.images import UnreadableImage, read_image
 from PIL import Image
 from support import hostile
@@ -67,9 +67,19 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("kind", FILES)
-def test_a_whole_file_is_called_what_it_is_and_what_to_do_is_said(kind, tmp_path):
-    content, said = FILES[kind]
+WITHOUT_LIBRARIES = {
+    "HEIC of an iPhone": (iso(b"heic", b"mif1", b"heic"), "it is a HEIC photo: save it as JPEG or PNG"),
+    "HEIC of another brand": (iso(b"mif1", b"heic"), "it is a HEIC photo: save it as JPEG or PNG"),
+    "DICOM": (bytes(128) + b"DICM" + bytes(100), "it is a DICOM file: export its image as JPEG or PNG"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES | WITHOUT_LIBRARIES)
+def test_a_whole_file_is_called_what_it_is_and_what_to_do_is_said(kind, tmp_path, monkeypatch):
+    if kind in WITHOUT_LIBRARIES:
+        monkeypatch.setattr(dicom, "is_readable", lambda: False)
+        monkeypatch.setattr(images, "reads_heic", lambda: False)
+    content, said = (FILES | WITHOUT_LIBRARIES)[kind]
     (tmp_path / "lesion.jpg").write_bytes(content)
     for source, name in ((content, "the file"), (tmp_path / "lesion.jpg", f"'{tmp_path}/lesion.jpg'")):
         with pytest.raises(UnreadableImage) as error:

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from tests.support.pictures import jpeg
+from support.pictures import jpeg
 
 PATIENT = "Doe^Hildegard"
 NUMBER = "ID-471193"

@@ -75,11 +75,13 @@ def killed_once_pushed(hub, words: list[str], folder: Path) -> None:
     assert not (folder / "release").exists()
 
 
-@pytest.mark.parametrize("base", ["vit", pytest.param("efficientnet-lite0", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "base", ["resnet", *(pytest.param(name, marks=pytest.mark.long) for name in ("vit", "efficientnet-lite0"))]
+)
 def test_a_run_killed_on_one_machine_ends_on_another_as_if_it_had_not_been_killed(
-    base, hub, pictures, tiny_vit, tmp_path, monkeypatch, capfd
+    base, hub, pictures, tiny_resnet, tiny_vit, tmp_path, monkeypatch, capfd
 ):
-    model = tiny_vit if base == "vit" else base
+    model = {"resnet": tiny_resnet, "vit": tiny_vit}.get(base, base)
     more = ("--num_train_epochs", "4", "--image_size", "32")
     train(pictures, model, tmp_path / "whole", *more)
     (tmp_path / "a").mkdir()
