@@ -17,12 +17,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from dermalert.clinic.verdict import lesions_needed
 from dermalert.evaluation import operating_points
-from dermalert.evaluation.intervals import Intervals, Logistic
+from dermalert.evaluation.intervals import FEWEST_LOGISTIC, Intervals, Logistic
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY
 from dermalert.taxonomy import MELANOMA
 
-FEWEST = 10
-"""Lesions with and without melanoma below which no intercept is fitted."""
+FEWEST = FEWEST_LOGISTIC
+"""Lesions with and without melanoma below which no intercept is fitted: `benchmarks/evaluation/clinic.py` chose it."""
 
 FEWEST_TEMPERATURE = 50
 """The same for a temperature, beside those on which the threshold is set."""
@@ -139,9 +139,6 @@ def _intercept(
         )
     if not _excludes(before.intercept, 0):
         return Change(), "No intercept: melanoma is not shown to be more or less common than it says."
-    fitted = cross_fitted(probabilities, positive, groups, temperature=False)
-    if not (_gain(probabilities, fitted, positive, intervals).value or 0) > 0:
-        return Change(), "No intercept: on lesions that it was not fitted on it makes the probabilities worse."
     change = fit(probabilities, positive, groups, temperature=False)
     return change, (
         f"An intercept of {change.intercept:+.2f} in the log-odds of melanoma, for your mix. The threshold moves "

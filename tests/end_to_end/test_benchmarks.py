@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from scipy import special
 from support.paths import REPOSITORY
 from support.pictures import class_folders, softened, textures
 from support.releases import make_image, make_release
@@ -32,6 +33,7 @@ import growth
 import recipe
 import sources as left_out_sources
 
+from benchmarks.evaluation import clinic
 from benchmarks.training import unseen_clinics
 
 pytestmark = pytest.mark.integration
@@ -292,3 +294,23 @@ def test_serving_is_measured_with_onnx_runtime_and_without_and_the_answers_are_t
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if "predict" in line and line.count(" | ") == 5]
     assert len(rows) == 4 and all(float(row[-1].rstrip(" |")) < 1e-5 for row in rows)
+
+
+def played_clinic(n, *, shift):
+    """Lesions whose melanomas are more common by so much in log-odds than a release says."""
+    rng = np.random.default_rng(0)
+    score = rng.normal(-2, 1.5, n)
+    logits = np.zeros((n, 9))
+    logits[:, DIAGNOSES.index("melanoma")] = score + np.log(8)
+    positive = rng.random(n) < special.expit(score + shift)
+    return clinic.Clinic("played", special.softmax(logits, axis=1), positive, np.zeros(n, bool), 0.05)
+
+
+def test_a_played_clinic_gains_by_an_intercept_where_its_mix_is_another_and_only_there():
+    other, same = (clinic.play(played_clinic(800, shift=shift), 3)[200] for shift in (1.5, 0.0))
+    for fewest, condition in clinic.rules():
+        assert (clinic.gain_of_rule(other, 200, fewest, condition) >= 0).all()
+    assert clinic.gain_of_rule(other, 200, 5, "if shown").mean() > 0.01
+    assert (clinic.gain_of_rule(same, 200, 5, "if shown") == 0).all()
+    (first, *_) = other
+    assert first.figures["defaults"][2] < first.figures["kept"][2], "observed over expected is nearer to 1"
