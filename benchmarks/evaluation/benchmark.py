@@ -20,15 +20,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 from dermalert_space import files
-from dermalert_space.estimate import UNDEFINED, format_estimate
+from dermalert_space.estimate import format_estimate
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from dermalert.benchmark import grade, images, manifest
+from dermalert.benchmark import grade, images, manifest, results
 from dermalert.benchmark.grade import BenchmarkReport, ClinicScore
 from dermalert.errors import run_command
 from dermalert.evaluation import any_checkpoint
-from dermalert.formatting import share_at_least
 from dermalert.taxonomy import DIAGNOSES
 from dermalert.training import backbones
 
@@ -162,30 +161,15 @@ def _auroc(score: ClinicScore) -> str:
     return f"{format_estimate(score.auroc)}, n = {score.measured}{exposed}"
 
 
-def _above_shortcut(score: ClinicScore) -> str:
-    return format_estimate(score.best_shortcut.margin if score.best_shortcut else UNDEFINED)
-
-
-def _calibration_error(score: ClinicScore) -> str:
-    return format_estimate(score.figures.report.calibration.ece) if score.figures else ""
-
-
-def _flagged(score: ClinicScore) -> str:
-    if score.figures is None:
-        return ""
-    verdict = score.figures.verdict
-    return f"{verdict.n - verdict.missed} of {verdict.n}, at least {share_at_least(verdict.lower)}"
-
-
 def _loss_gap(score: ClinicScore) -> str:
     return format_estimate(score.probe.difference) if score.probe else "not probed"
 
 
 FIGURES = {
     "AUROC": _auroc,
-    "above the best shortcut": _above_shortcut,
-    "calibration error": _calibration_error,
-    "melanoma lesions flagged as served": _flagged,
+    "above the best shortcut": results.above_shortcut,
+    "calibration error": results.calibration_error,
+    "melanoma lesions flagged as served": results.flagged_as_served,
     "loss on test less training images": _loss_gap,
 }
 

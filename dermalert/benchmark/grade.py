@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from dermalert_space.contract import Json
@@ -154,33 +155,14 @@ def grade(
         )
     exposure = contamination.read(release.name, release.revision)
     covering, truth = any_checkpoint.cover(release, local.dataset, label_map)
-    tests, exposed = local.split == TEST, _are_exposed(local, benchmark, exposure)
-    measurable = truth >= 0
-    measurable &= (tests & ~exposed) if exposure else np.ones(len(tests), bool)
-    if not (measurable & tests).any():
+    use = _use(local, truth < 0, _are_exposed(local, benchmark, exposure), probed=not exposure)
+    if not (use.measured & use.test).any():
         raise UsageError(
-            f"nothing is left to measure {any_checkpoint.public_name_of(release)} on: of {tests.sum()} test images "
-            f"here it has learnt from {(tests & exposed).sum()}, and has no class for others."
+            f"nothing is left to measure {any_checkpoint.public_name_of(release)} on: of {use.test.sum()} test images "
+            f"here it has learnt from {(use.test & use.exposed).sum()}, and has no class for others."
         )
-    rows = np.flatnonzero(measurable)
-    predictions = predict.predict(release, local.dataset.select(rows), name="the benchmark's images")
-    predictions = any_checkpoint.under_classes(predictions, covering, truth[rows])
-    sources = np.array(local.dataset["source"], str)
-
-    def score(clinic: str) -> ClinicScore:
-        here = tests & (sources == clinic)
-        inside = sources[rows] == clinic
-        return ClinicScore(
-            clinic=clinic,
-            of=local.of[clinic],
-            measured=int((measurable & here).sum()),
-            not_drawn=local.not_drawn[clinic],
-            exposed=int((here & exposed).sum()),
-            without_class=int((here & ~exposed & (truth < 0)).sum()),
-            figures=_figures(predictions.select(np.flatnonzero(inside & tests[rows])), covering, release),
-            probe=None if exposure else _probe(predictions.select(np.flatnonzero(inside)), tests[rows][inside]),
-        )
-
+    predictions = predict.predict(release, local.dataset.select(use.rows), name="the benchmark's images")
+    predictions = any_checkpoint.under_classes(predictions, covering, truth[use.rows])
     return BenchmarkReport(
         model=any_checkpoint.public_name_of(release),
         benchmark=benchmark.repo_id,
@@ -189,7 +171,55 @@ def grade(
         exposure_recorded=bool(exposure),
         missing=local.missing,
         others=local.others,
-        clinics=[score(clinic) for clinic in benchmark.clinics],
+        clinics=[_score(clinic, local, use, predictions, covering, release) for clinic in benchmark.clinics],
+    )
+
+
+class _Use(NamedTuple):
+    """What each local image (n,) serves for."""
+
+    clinic: np.ndarray
+    test: np.ndarray
+    exposed: np.ndarray
+    """Whether the model has learnt from it or from related images."""
+    without_class: np.ndarray
+    probed: bool
+    """Whether training images are measured too, because the model's own are not on record."""
+
+    @property
+    def measured(self) -> np.ndarray:
+        return ~self.without_class & (self.probed | (self.test & ~self.exposed))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Those that are measured, in the order of their predictions."""
+        return np.flatnonzero(self.measured)
+
+
+def _use(local: LocalImages, without_class: np.ndarray, exposed: np.ndarray, *, probed: bool) -> _Use:
+    return _Use(
+        clinic=np.array(local.dataset["source"], str),
+        test=local.split == TEST,
+        exposed=exposed,
+        without_class=without_class,
+        probed=probed,
+    )
+
+
+def _score(
+    clinic: str, local: LocalImages, use: _Use, predictions: SplitPredictions, covering: Classes, release: Release
+) -> ClinicScore:
+    here = use.test & (use.clinic == clinic)
+    inside, tests = (use.clinic == clinic)[use.rows], use.test[use.rows]
+    return ClinicScore(
+        clinic=clinic,
+        of=local.of[clinic],
+        measured=int((use.measured & here).sum()),
+        not_drawn=local.not_drawn[clinic],
+        exposed=int((here & use.exposed).sum()),
+        without_class=int((here & ~use.exposed & use.without_class).sum()),
+        figures=_figures(predictions.select(np.flatnonzero(inside & tests)), covering, release),
+        probe=_probe(predictions.select(np.flatnonzero(inside)), tests[inside]) if use.probed else None,
     )
 
 

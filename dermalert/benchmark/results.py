@@ -80,25 +80,37 @@ def _notes(report: BenchmarkReport, score: ClinicScore) -> str:
         f"{score.clinic}: {score.measured} of {score.of} test images, {figures.verdict.n} {report.positive} lesions",
         *([] if score.is_whole else ["partial"]),
         *([f"model {report.model}"] if "@" in report.model else []),
-        _above_shortcut(score),
-        f"expected calibration error {format_estimate(figures.report.calibration.ece)}",
-        f"as served flags {_alert_as_served(score)}",
+        _best_shortcut(score),
+        f"expected calibration error {calibration_error(score)}",
+        f"as served flags {flagged_as_served(score)}",
         f"training images {_contamination(report, score)}",
     ]
     return "; ".join(parts)
 
 
-def _above_shortcut(score: ClinicScore) -> str:
+def _best_shortcut(score: ClinicScore) -> str:
     best = score.best_shortcut
     return (
-        f"above the best shortcut ({TEXTS[best.name]}) by {format_estimate(best.margin)}"
+        f"above the best shortcut ({TEXTS[best.name]}) by {above_shortcut(score)}"
         if best
         else "too few lesions for a shortcut"
     )
 
 
-def _alert_as_served(score: ClinicScore) -> str:
-    assert score.figures is not None
+def above_shortcut(score: ClinicScore) -> str:
+    """By how much the model's AUROC exceeds the best shortcut's."""
+    return format_estimate(score.best_shortcut.margin if score.best_shortcut else UNDEFINED)
+
+
+def calibration_error(score: ClinicScore) -> str:
+    """The expected calibration error; nothing where no image is left."""
+    return format_estimate(score.figures.report.calibration.ece) if score.figures else ""
+
+
+def flagged_as_served(score: ClinicScore) -> str:
+    """The melanoma lesions that are flagged, with the share's lower limit; nothing where no image is left."""
+    if score.figures is None:
+        return ""
     verdict = score.figures.verdict
     return f"{verdict.n - verdict.missed} of {verdict.n}, at least {share_at_least(verdict.lower)}"
 
@@ -120,15 +132,14 @@ def as_table(report: BenchmarkReport) -> Table:
     for name in ("clinic", "images", "AUROC", "above the best shortcut", "calibration error", "flagged as served"):
         table.add_column(name, justify="left" if name == "clinic" else "right")
     for score in report.clinics:
-        best, partial = score.best_shortcut, "" if score.is_whole else ", partial"
-        figures = score.figures
+        partial = "" if score.is_whole else ", partial"
         cells = (
             score.clinic,
             f"{score.measured} of {score.of}{partial}",
             format_estimate(score.auroc),
-            format_estimate(best.margin if best else UNDEFINED),
-            format_estimate(figures.report.calibration.ece) if figures else "",
-            _alert_as_served(score) if figures else "",
+            above_shortcut(score),
+            calibration_error(score),
+            flagged_as_served(score),
         )
         table.add_row(*map(escape, cells))  # or `[no interval]` would be taken for a style
     return table

@@ -146,16 +146,15 @@ def examine(
     unlabelled = without_labels.examine(release, examined, predictions.flagged)
     labelled = predictions.select(rows := np.flatnonzero(truth >= 0))
     shown = with_labels.examine(labelled, covering, promise) if len(rows) else None
-    noted = findings.findings(read, unlabelled, exposed=unseen.exposed, exposure_recorded=unseen.exposure_recorded)
     report = ClinicReport(
         model=_model_name(release),
         folder=folder.resolve().name,
         images=read,
         exposed=unseen.exposed,
-        exposure_recorded=unseen.exposure_recorded,
+        exposure_recorded=unseen.is_recorded,
         assessed=len(dataset),
         no_class_for=_no_class_for(dataset, truth) if read.labelled else {},
-        findings=noted,
+        findings=findings.findings(read, unlabelled, exposed=unseen.exposed, exposure_recorded=unseen.is_recorded),
         without_labels=unlabelled,
         with_labels=shown,
         adaptation=_adaptation(release, labelled, covering) if shown else None,
@@ -170,7 +169,8 @@ class _Unseen(NamedTuple):
     read: ClinicImages
     dataset: Dataset
     exposed: list[str]
-    exposure_recorded: bool
+    is_recorded: bool
+    """Whether the model's training images are on record."""
 
 
 def _unseen(release: Release, folder: Path, read: ClinicImages) -> _Unseen:
@@ -186,7 +186,7 @@ def _unseen(release: Release, folder: Path, read: ClinicImages) -> _Unseen:
         read=read,
         dataset=read.dataset.select(_drawn(np.flatnonzero(fresh), read)),
         exposed=np.array(list(read.dataset["image_id"]), object)[~fresh].tolist(),
-        exposure_recorded=bool(exposure),
+        is_recorded=bool(exposure),
     )
 
 

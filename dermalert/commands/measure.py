@@ -10,49 +10,57 @@ from typer import Argument, Option
 from dermalert.commands.options import ImageTypes, Repair, check_targets
 from dermalert.data import table_columns
 from dermalert.errors import RunError, UsageError
-from dermalert.taxonomy import ALERT
 
 # What a command needs is imported when it runs: the help should not wait for torch.
 
 
+_Model = Annotated[
+    str, Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
+]
+_DataSets = Annotated[
+    list[str] | None, Argument(help="folders or data sets of the Hub; several are taken as one", metavar="DATASET...")
+]
+_LabelMap = Annotated[
+    Path | None,
+    Option(help='JSON object from classes of the model to diagnoses, such as {"LABEL_0": "nevus"}', metavar="FILE"),
+]
+_Columns = Annotated[
+    list[str] | None, Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
+]
+_PredictionSets = Annotated[
+    bool, Option("--prediction-sets", help="measure the sets of diagnoses that hold the right one in 90 %, too")
+]
+_Json = Annotated[Path | None, Option(help="write all figures there, for machines", metavar="FILE")]
+_Benchmark = Annotated[
+    str | None,
+    Option(help="measure on a benchmark instead: a folder, or USER/REPO of the Hub", metavar="PATH_OR_REPO"),
+]
+_Images = Annotated[
+    list[Path] | None, Option(help="folder with images of the benchmark; may be repeated", metavar="DIR")
+]
+_PerClinic = Annotated[
+    int | None, Option(help="at most so many images of each clinic and split; the scores are partial then", min=1)
+]
+_Output = Annotated[Path, Option(help="folder of the scores on a benchmark", metavar="DIR")]
+_Submit = Annotated[
+    bool, Option("--submit", help="open a pull request with the scores on the model's repository of the Hub")
+]
+
+
 def evaluate(
-    model: Annotated[
-        str, Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
-    ],
-    dataset: Annotated[
-        list[str] | None,
-        Argument(help="folders or data sets of the Hub; several are taken as one", metavar="DATASET..."),
-    ] = None,
-    label_map: Annotated[
-        Path | None,
-        Option(help='JSON object from classes of the model to diagnoses, such as {"LABEL_0": "nevus"}', metavar="FILE"),
-    ] = None,
+    model: _Model,
+    dataset: _DataSets = None,
+    label_map: _LabelMap = None,
     repair: Repair = "archive",
-    columns: Annotated[
-        list[str] | None, Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
-    ] = None,
+    columns: _Columns = None,
     image_types: ImageTypes = None,
-    prediction_sets: Annotated[
-        bool,
-        Option("--prediction-sets", help="measure the sets of diagnoses that hold the right one in 90 %, too"),
-    ] = False,
-    json: Annotated[Path | None, Option(help="write all figures there, for machines", metavar="FILE")] = None,
-    benchmark: Annotated[
-        str | None,
-        Option(help="measure on a benchmark instead: a folder, or USER/REPO of the Hub", metavar="PATH_OR_REPO"),
-    ] = None,
-    images: Annotated[
-        list[Path] | None, Option(help="folder with images of the benchmark; may be repeated", metavar="DIR")
-    ] = None,
-    per_clinic: Annotated[
-        int | None, Option(help="at most so many images of each clinic and split; the scores are partial then", min=1)
-    ] = None,
-    output: Annotated[Path, Option(help="folder of the scores on a benchmark", metavar="DIR")] = Path(
-        "benchmark-report"
-    ),
-    submit: Annotated[
-        bool, Option("--submit", help="open a pull request with the scores on the model's repository of the Hub")
-    ] = False,
+    prediction_sets: _PredictionSets = False,
+    json: _Json = None,
+    benchmark: _Benchmark = None,
+    images: _Images = None,
+    per_clinic: _PerClinic = None,
+    output: _Output = Path("benchmark-report"),
+    submit: _Submit = False,
 ) -> None:
     """Measure any checkpoint on any data set, with 95 % intervals; it may have seven, eight or two classes."""
     if benchmark:
@@ -67,6 +75,20 @@ def evaluate(
         raise UsageError("--images, --per-clinic and --submit are of a benchmark: name one with --benchmark.")
     if not dataset:
         raise UsageError("name the data sets to measure the model on, or a benchmark with --benchmark.")
+    _on_data_sets(model, dataset, label_map, repair, columns or [], image_types, json, with_sets=prediction_sets)
+
+
+def _on_data_sets(
+    model: str,
+    names: list[str],
+    label_map: Path | None,
+    repair: Repair,
+    columns: list[str],
+    image_types: list[str] | None,
+    json: Path | None,
+    *,
+    with_sets: bool,
+) -> None:
     from rich.console import Console
 
     from dermalert.data.loading import Reading
@@ -75,13 +97,13 @@ def evaluate(
     from dermalert.evaluation.label_map import classes, read_label_map
 
     mapping = read_label_map(label_map)
-    reading = Reading(columns=table_columns.mapping(columns or []), image_types=image_types)
+    reading = Reading(columns=table_columns.mapping(columns), image_types=image_types)
     check_targets(json, None)
     checkpoint = any_checkpoint.load(model)
     classes(checkpoint.labels, mapping)  # refused before the images are read
-    prepared = prepare(dataset, repair, reading, labels=None)
+    prepared = prepare(names, repair, reading, labels=None)
     report = any_checkpoint.evaluate(
-        checkpoint, prepared.dataset, shipped=prepared.shipped, label_map=mapping, with_sets=prediction_sets
+        checkpoint, prepared.dataset, shipped=prepared.shipped, label_map=mapping, with_sets=with_sets
     )
     Console().print(any_checkpoint.as_table(report))
     for sentence in any_checkpoint.remarks(report):
@@ -106,7 +128,7 @@ def _on_benchmark(
 
     from rich.console import Console
 
-    from dermalert.benchmark import grade, images, manifest, results
+    from dermalert.benchmark import manifest, results, run
     from dermalert.evaluation import any_checkpoint
     from dermalert.evaluation.label_map import classes, read_label_map
     from dermalert.publishing import benchmarks
@@ -119,30 +141,18 @@ def _on_benchmark(
     checkpoint = any_checkpoint.load(model)
     if submit:
         results.check_task(checkpoint.name, classes(checkpoint.labels, mapping).positive)
-    local = images.match(benchmark, folders, per_clinic=per_clinic)
-    output.mkdir(parents=True, exist_ok=True)
-    if local.missing:
-        script = output / "fetch-images.sh"
-        script.write_text(images.fetch_script(local.missing))
-        typer.echo(f"{len(local.missing)} test images are missing: {images.INSTALL}, then: sh {script} FOLDER")
-    report = grade.grade(checkpoint, benchmark, local, label_map=mapping)
+    say = typer.echo
+    report = run.measure(checkpoint, benchmark, folders, output, per_clinic=per_clinic, label_map=mapping, say=say)
     Console().print(results.as_table(report))
     for sentence in results.remarks(report):
-        typer.echo(sentence)
-    files.write_json(json or output / "report.json", report.to_json())
-    if report.positive == ALERT:
-        scores = output / results.file_name(report)
-        scores.parent.mkdir(exist_ok=True)
-        scores.write_text(results.as_yaml(results.entries(report, today)), encoding="utf-8")
-        typer.echo(f"The scores as the Hub takes them: {scores}.")
+        say(sentence)
+    run.write(report, output, today, json=json, say=say)
     if submit:
-        typer.echo(benchmarks.submit(report, contract.HubName.parse(model).repo, today))
+        say(benchmarks.submit(report, contract.HubName.parse(model).repo, today))
 
 
 def clinic(
-    model: Annotated[
-        str, Argument(help="a run, a folder, or an image classifier of the Hub, USER/REPO[@TAG]", metavar="MODEL")
-    ],
+    model: _Model,
     folder: Annotated[Path, Argument(help="the clinic's images", metavar="FOLDER")],
     labels: Annotated[
         Path | None,

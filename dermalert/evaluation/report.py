@@ -202,32 +202,33 @@ def report(
         alert: (n,) which images raise the melanoma alert; None where the release has no threshold.
         sources: (n,) where each image was made; None for no figures by source.
         abstained: (n,) on which images the release abstains; None where it never does.
-        prior: (9,) the mix of diagnoses that the probabilities hold for; with it the balanced accuracy at equal priors
-            is measured.
+        prior: (9,) the mix of diagnoses that the probabilities hold for; None for no balanced accuracy at equal priors.
         attention: (n,) which images reach the operating point of what is malignant or a precursor, by the sum of those
             probabilities; None where the release has none.
     """
     intervals = Intervals(groups)
     prediction = likeliest(probabilities)
     balanced = functools.partial(_balanced_accuracy, intervals)
-    merged = (np.where(np.isin(x, _BENIGN_KERATOSES), 5, x) for x in (truth, prediction))
     melanoma = _Task(truth == MELANOMA, probabilities[:, MELANOMA], alert, abstained, intervals)
-    score = probabilities[:, _MALIGNANT].astype(np.float64).sum(1)
-    malignant = _Task(np.isin(truth, _MALIGNANT), score, attention, abstained, intervals)
     return SplitReport(
         n=len(truth),
         groups=intervals.groups,
         accuracy=intervals.of_proportion(prediction == truth, np.ones(len(truth), bool)),
         balanced_accuracy=balanced(truth, prediction),
-        balanced_accuracy_benign_keratosis_merged=balanced(*merged),
+        balanced_accuracy_benign_keratosis_merged=balanced(_merged(truth), _merged(prediction)),
         macro_auroc=intervals.of(lambda w: metrics.macro_auroc(truth, probabilities, w)),
         melanoma=_melanoma(melanoma, truth == _NEVUS, _source_names(sources)),
-        malignant=MalignantReport(**_against_the_rest(malignant, np.ones(len(truth), bool))),
+        malignant=_malignant(truth, probabilities, attention, abstained, intervals),
         per_class=_per_class(truth, prediction, probabilities, intervals),
         calibration=calibration(truth, probabilities, intervals, sources),
         confusion=metrics.confusion(truth, prediction).tolist(),
         balanced_accuracy_equal_priors=None if prior is None else balanced(truth, likeliest(probabilities / prior)),
     )
+
+
+def _merged(labels: np.ndarray) -> np.ndarray:
+    """The labels with both benign keratoses as one."""
+    return np.where(np.isin(labels, _BENIGN_KERATOSES), _BENIGN_KERATOSES[0], labels)
 
 
 def _balanced_accuracy(intervals: Intervals, truth: np.ndarray, prediction: np.ndarray) -> Estimate:
@@ -323,6 +324,18 @@ def _one_source(task: _Task, among: np.ndarray) -> SourceReport:
     figures = _against_the_rest(task, among)
     del figures["lesions"]
     return SourceReport(**figures)
+
+
+def _malignant(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    attention: np.ndarray | None,
+    abstained: np.ndarray | None,
+    intervals: Intervals,
+) -> MalignantReport:
+    score = probabilities[:, _MALIGNANT].astype(np.float64).sum(1)
+    task = _Task(np.isin(truth, _MALIGNANT), score, attention, abstained, intervals)
+    return MalignantReport(**_against_the_rest(task, np.ones(len(truth), bool)))
 
 
 def _melanoma(task: _Task, nevus: np.ndarray, sources: np.ndarray) -> MelanomaReport:

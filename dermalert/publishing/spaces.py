@@ -89,11 +89,14 @@ def deploy(
             `space/README.md`.
         RunError: the Hub cannot be reached, or the Space does not run.
     """
-    repo_id, tag = _parts(model)
+    _parts(model)
     client.check_repo(space_id)
-    if static:
-        _deploy_static(space_id, model, private=private, shown=shown, say=say)
-        return
+    serve = _deploy_static if static else _deploy_app
+    serve(space_id, model, private=private, shown=shown, say=say)
+
+
+def _deploy_app(space_id: str, model: str, *, private: bool, shown: Path | None, say: Callable[[str], object]) -> None:
+    repo_id, tag = _parts(model)
     check_front_matter(SOURCE)
     api, files = HfApi(), _files(SOURCE) | _examples(shown or SOURCE / "examples")
     with client.on_the_hub(f"asking the Hub about {space_id} and {model}"):

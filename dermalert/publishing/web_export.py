@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
-from dermalert_space import abstention, dicom, formats, images, release_loading, tables
+from dermalert_space import abstention, dicom, formats, images, release_loading
 from dermalert_space import release as releases
 from dermalert_space.contract import NOT_A_DEVICE, TOLERANCE, Json
 from dermalert_space.frequencies import Bands
@@ -101,7 +101,7 @@ def _about(release: Release, metrics: Json | None, parts: Mapping[str, tuple[str
         "parts": {key: name for key, (name, _) in parts.items()},
         "fingerprints": {name: fingerprint(content) for name, content in parts.values()},
         "runtime": f"{RUNTIME}/{web_runtime.BINARY}.gz",
-        "release": tables.name_of(release),
+        "release": release.public_name,
         "tag": release.revision,
         "states": STATES,
         "icons": markup.ICONS,

@@ -172,6 +172,11 @@ class Release:
     def __str__(self) -> str:
         return str(HubName(self.name, self.revision))
 
+    @property
+    def public_name(self) -> str:
+        """The name without its tag; of a folder only the last part: where it lies is nobody's business."""
+        return Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
+
     def metrics(self) -> Json | None:
         """The content of `METRICS`; None where the release has none."""
         path = self.file(METRICS)

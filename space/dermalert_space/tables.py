@@ -7,7 +7,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from dermalert_space.batch import Row
 from dermalert_space.contract import ABSTAINED, ALERT_POINT, ATTENTION_POINT, NOT_A_DEVICE, PREDICTION_SETS, Json, State
@@ -84,7 +83,7 @@ def as_text(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str
         alerts += f", asks for attention from {threshold_share(release.attention.threshold)}"
     lines += ["", *map(_promise, [release.prediction_sets] if sets and release.prediction_sets else [])]
     tag = f" at {release.revision}" if release.revision else ""
-    return "\n".join([*lines, f"{counts(rows, label)}; release {name_of(release)}{tag} {alerts}.", NOT_A_DEVICE])
+    return "\n".join([*lines, f"{counts(rows, label)}; release {release.public_name}{tag} {alerts}.", NOT_A_DEVICE])
 
 
 def _line(row: Row, prediction: Prediction, label: str) -> str:
@@ -107,7 +106,12 @@ def as_csv(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
     heads = [*fixed, *release.labels, "alert threshold", "attention threshold", "release", "tag"]
     heads += ["prediction set"] if sets else []
     writer.writerow(map(_cell, heads))
-    about = [release.threshold, release.attention and release.attention.threshold, name_of(release), release.revision]
+    about = [
+        release.threshold,
+        release.attention and release.attention.threshold,
+        release.public_name,
+        release.revision,
+    ]
     for row in rows:
         record = _record(row, release)
         probabilities = record.pop("probabilities") or {}
@@ -144,7 +148,7 @@ def _cell(value: str | float | bool | None) -> str | float:
 
 def as_json(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
     """Rows as JSON, with the release that predicted them and what it is not; `sets`: and its prediction sets."""
-    about: dict[str, object] = {"notice": NOT_A_DEVICE, "release": name_of(release), "tag": release.revision}
+    about: dict[str, object] = {"notice": NOT_A_DEVICE, "release": release.public_name, "tag": release.revision}
     about |= {ALERT_POINT: {"label": release.alert_label, "threshold": release.threshold}}
     about |= {ATTENTION_POINT: release.attention and dataclasses.asdict(release.attention)}
     rows = list(rows)
@@ -177,8 +181,3 @@ def _record(row: Row, release: Release) -> Json:
 def _finite(probability: float | None) -> float | None:
     """A probability; None of what is no number, which a damaged release may answer."""
     return None if probability is None or not math.isfinite(probability) else probability
-
-
-def name_of(release: Release) -> str:
-    """The release's name; of a folder only the last part: where it lies is nobody's business."""
-    return Path(release.name).resolve().name if Path(release.name).is_dir() else release.name

@@ -170,7 +170,7 @@ def _record(release: Release, state: str, content: dict[str, Any]) -> Prediction
     origin = {
         "threshold": release.threshold,
         "attention_threshold": release.attention and release.attention.threshold,
-        "release": markup.name_of(release),
+        "release": markup.origin(release),
         "version": markup.version_of(release),
         "notice": NOT_A_DEVICE,
     }
@@ -251,7 +251,7 @@ def batch_record(release: Release, rows: Iterable[batch.Row]) -> Batch:
     """The answer of `/triage` to the rows of a batch."""
     given = list(rows)
     files = [_file_record(row) for row in tables.by_urgency(_row_of(row, given) for row in given)]
-    return {"files": files, "release": markup.name_of(release), "notice": NOT_A_DEVICE}
+    return {"files": files, "release": markup.origin(release), "notice": NOT_A_DEVICE}
 
 
 def _file_record(row: batch.Row) -> Sorted:
@@ -271,7 +271,7 @@ def release_record(release: Release, metrics: Json | None) -> Served:
     about, point = markup.about(release), release.attention
     held_out = metrics and metrics["splits"]["held_out"]
     return {
-        "release": markup.name_of(release),
+        "release": markup.origin(release),
         "version": markup.version_of(release),
         "diagnoses": release.labels,
         "groups": release.groups,

@@ -299,10 +299,9 @@ def notice(release: Release, metrics: Json | None) -> str:
     return f"<p>{NOT_A_DEVICE}</p>{generated}"
 
 
-def name_of(release: Release) -> str:
+def origin(release: Release) -> str:
     """What a visitor may know of where the release comes from."""
-    # Of a folder only its name is shown: where it lies on the server is nobody's business.
-    return f"folder {Path(release.name).resolve().name}" if Path(release.name).is_dir() else str(release)
+    return f"folder {release.public_name}" if Path(release.name).is_dir() else str(release)
 
 
 UNVERSIONED = ("bundled", "unversioned")
