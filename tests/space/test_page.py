@@ -588,7 +588,6 @@ def test_each_tab_fits_a_phone_and_keeps_the_notice_in_view(visit, hub_space, tm
 def test_axe_finds_nothing_against_wcag_2_2_and_each_picture_has_words(visit, demo_space, tmp_path, color_scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-    options = {"runOnly": rules, "resultTypes": ["violations", "passes"]}
     make_image((640, 480)).save(tmp_path / "lesion.png")
     page, contrasts = visit(demo_space, color_scheme=color_scheme), 0
     upload(page, tmp_path / "lesion.png")
@@ -600,10 +599,13 @@ def test_axe_finds_nothing_against_wcag_2_2_and_each_picture_has_words(visit, de
         if tab == "Batch":
             predict_all(page, write_batch(tmp_path / "batch"))
         page.wait_for_timeout(500)  # colours pass over
-        # gradio calls its own drop zone otherwise than what stands in it.
-        context = {"include": [["body"]], "exclude": [["#files .upload-container"]]}
-        found = axe.run(page, context, options).response
+        found = axe.run(page, None, {"runOnly": rules}).response
         assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found["violations"]] == [], tab
+        unclear = [
+            node["html"] for each in found["incomplete"] if each["id"] == "color-contrast" for node in each["nodes"]
+        ]
+        # Of gradio's own tabs axe cannot tell: a line is drawn below them.
+        assert [html[:200] for html in unclear if not html.startswith('<button role="tab"')] == [], tab
         contrasts += sum(len(each["nodes"]) for each in found["passes"] if each["id"] == "color-contrast")
     assert contrasts > 60  # as many texts were compared with what is behind them
 
