@@ -15,7 +15,7 @@ SIZES = {"train": 5000, "validation": 100, "calibration": 200, "held_out": 300, 
 def announce(onnx: str, external: dict) -> measuring.Steps:
     config = types.SimpleNamespace(onnx=onnx)
     data = types.SimpleNamespace(splits={name: range(n) for name, n in SIZES.items()})
-    reported = types.SimpleNamespace(external=external)
+    reported = types.SimpleNamespace(external=types.SimpleNamespace(splits=external))
     return measuring.announce(config, Release.load(BUNDLED), data, reported)
 
 
