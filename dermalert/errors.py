@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
 
@@ -15,10 +15,15 @@ class RunError(Exception):
     """It went wrong (exit code 1): the text says what, which, and what to do."""
 
 
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Return ' Did you mean ...?' with the nearest of the words, or an empty string."""
-    near = get_close_matches(word, list(words), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+def did_you_mean(word: str, words: Iterable[str], *, likeness: float = 0.65) -> str:
+    """' Did you mean ...?' with the nearest of the words, or two that are about as near; empty if none is near."""
+    words = list(words)
+    nearest = get_close_matches(word, words, n=1, cutoff=likeness)
+    if not nearest:
+        return ""
+    about_as_near = SequenceMatcher(None, nearest[0], word).ratio() - 0.05
+    near = get_close_matches(word, words, n=2, cutoff=about_as_near)
+    return f" Did you mean {' or '.join(repr(name) for name in near)}?"
 
 
 def first_few(items: Iterable[Any], most: int = 5) -> str:

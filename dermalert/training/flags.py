@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -30,8 +31,14 @@ RENAMED = {
     "resume_from": "--resume_from_checkpoint",
     "warmup_ratio": "--warmup_steps, which below 1 is a share of all steps",
     "per_gpu_train_batch_size": "--per_device_train_batch_size",
+    "model": "--model_name_or_path",
+    "use_peft": "--lora",
+    "dtype": "--bf16",
+    "torch_dtype": "--bf16",
+    "evaluation_strategy": "--eval_strategy, which is always epoch",
+    "no_cuda": "--use_cpu, in whose place stands CUDA_VISIBLE_DEVICES=",
 }
-"""Flags by the names that they had here or in the Trainer, and what they are called now."""
+"""Flags by the names that they had here or in the Trainer, or have in TRL, and what they are called here."""
 
 _ONCE_AN_EPOCH = "the moving average of the weights is evaluated and saved once an epoch"
 _CHOSEN = "the epoch that is kept is the one with the lowest calibrated loss on validation"
@@ -137,8 +144,9 @@ def parse(arguments: list[str] | None = None, *, manual: str | None = None, prog
         words = [*_words_of(parser, Path(given.config)), *words]  # the last one counts
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        near = did_you_mean(unknown[0].partition("=")[0], _names(parser))
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}.{near}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}.{_nearest(parser, unknown[0])}")
+    if not namespace.dataset_name:
+        parser.error("the following arguments are required: --dataset_name, such as demo or my-lesions/")
     settings = vars(namespace)
     del settings["config"]
     return Config(**settings)
@@ -166,6 +174,8 @@ def _parser(manual: str | None, prog: str | None) -> HfArgumentParser:
         formatter_class=_Help,
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="read flags there; those of the command line win")
+    for action in parser._actions:
+        action.required = False  # `parse` requires it: argparse would miss it before it looks at a mistyped flag
     _arrange(parser)
     return parser
 
@@ -199,18 +209,23 @@ def _names(parser: argparse.ArgumentParser) -> list[str]:
     return [action.option_strings[0] for action in actions]
 
 
+def _nearest(parser: argparse.ArgumentParser, word: str) -> str:
+    # Two letters, the dashes, are alike in all of them.
+    return did_you_mean("--" + _name(word), _names(parser), likeness=0.75)
+
+
 def _name(word: str) -> str:
     return word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
 
 
-def _check_names(parser: argparse.ArgumentParser, words: list[str]) -> None:
+def _check_names(parser: argparse.ArgumentParser, words: list[str], where: str = "") -> None:
     """Refuse a flag by the name that it had."""
     for word, following in zip(words, [*words, ""][1:], strict=True):
         if now := RENAMED.get(_name(word)):
-            parser.error(f"{word.partition('=')[0]} has another name: did you mean {now}?")
+            parser.error(f"{where}{word.partition('=')[0]} has another name: did you mean {now}?")
         value = word.partition("=")[2] or following
         if _name(word) == "push_to_hub" and "/" in value and not value.startswith("--"):
-            parser.error(f"--push_to_hub takes no name: did you mean --push_to_hub --hub_model_id {value}?")
+            parser.error(f"{where}--push_to_hub takes no name: did you mean --push_to_hub --hub_model_id {value}?")
 
 
 def _check_twice(parser: argparse.ArgumentParser, words: list[str]) -> None:
@@ -232,13 +247,23 @@ def _words_of(parser: argparse.ArgumentParser, path: Path) -> list[str]:
         parser.error(f"--config '{path}' is no YAML file: {first_line(error)}")
     if not isinstance(content, dict):
         parser.error(f"--config '{path}' must name flags, such as num_train_epochs: 6")
+    if "config" in content:
+        parser.error(f"--config '{path}' names another file: put all flags into one")
+    _check_names(parser, [f"--{name}={value}" for name, value in content.items()], f"--config '{path}': ")
     words: list[str] = []
     for name, value in content.items():
-        if _name(f"--{name}") == "config":
-            parser.error(f"--config '{path}' names another file: put all flags into one")
-        if isinstance(value, list):
-            words += [f"--{name}", *map(str, value)]
+        action = parser._option_string_actions.get(f"--{name}")
+        if action is None:
+            parser.error(f"--config '{path}' has the key '{name}', which is no flag.{_nearest(parser, f'--{name}')}")
+        if isinstance(value, list) or (isinstance(value, dict) and action.nargs == "+"):
+            words += [f"--{name}", *_items(value)] if value else []
         elif value is not None:
             words.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
-    _check_names(parser, words)
     return words
+
+
+def _items(value: Any) -> list[str]:
+    """The values of a flag that takes several: a mapping as NAME=VALUE, such as label=dx."""
+    if isinstance(value, dict):
+        return [f"{name}={of_it}" for name, of_it in value.items()]
+    return [item for each in value for item in (_items(each) if isinstance(each, dict) else [str(each)])]
