@@ -1,5 +1,6 @@
 """A skin-lesion classifier from images to a Space: train, measure, publish, serve."""
 
+import re
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from dermalert import progress
 from dermalert.commands import data, measure, programs, releases
-from dermalert.errors import run_command
+from dermalert.errors import UsageError, run_command
 
 
 class _Jobs(TyperGroup):
@@ -22,6 +23,13 @@ class _Jobs(TyperGroup):
 
 
 class _ReadsImages(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; data sets, which a training has a flag for, stand here without one."""
+        flags = [word for word in args if re.match(r"--dataset([-_]name)?(=|$)", word)]
+        if flags and any(parameter.name == "dataset" for parameter in self.params):
+            raise UsageError(f"{ctx.info_name} has no {flags[0].partition('=')[0]}: name the data sets without a flag.")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> None:
         """Run a command, without bars of the libraries that it reads images with."""
         with progress.ours_alone():
@@ -30,7 +38,14 @@ class _ReadsImages(TyperCommand):
 
 OF_ANOTHER_PARSER = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
-app = typer.Typer(cls=_Jobs, add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=_Jobs,
+    add_completion=False,
+    no_args_is_help=True,
+    help=__doc__,
+    pretty_exceptions_enable=False,
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},  # flags of a training have _
+)
 
 
 def _say_version(value: bool) -> None:

@@ -66,8 +66,8 @@ def evaluate(
     if benchmark:
         if dataset or columns or image_types or prediction_sets or repair != "archive":
             raise UsageError(
-                "--benchmark has labels and splits of its own: leave out DATASET, --repair, --columns, --image-types "
-                "and --prediction-sets, and name folders of its images with --images."
+                "--benchmark has labels and splits of its own: leave out DATASET, --label-repair, --columns, "
+                "--image-types and --prediction-sets, and name folders of its images with --images."
             )
         _on_benchmark(model, benchmark, images or [], per_clinic, label_map, json, output, submit=submit)
         return

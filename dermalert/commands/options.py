@@ -10,7 +10,11 @@ from dermalert.errors import UsageError
 
 Repair = Annotated[
     Literal["archive", "drop-conflicts", "none"],
-    Option(help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing"),
+    Option(
+        "--label-repair",
+        "--repair",
+        help="what is done about wrong labels: take the ISIC archive's, drop images under two, or nothing",
+    ),
 ]
 
 ImageTypes = Annotated[

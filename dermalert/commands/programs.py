@@ -11,7 +11,7 @@ import typer
 from dermalert_space import contract
 from typer import Argument
 
-from dermalert.errors import UsageError
+from dermalert.errors import RunError, UsageError
 
 # What a command needs is imported when it runs: the help should not wait for torch.
 
@@ -59,6 +59,14 @@ def space(
         os.environ |= {"MODEL_ID": named.repo} | ({"MODEL_REVISION": named.revision} if named.revision else {})
 
     from dermalert_space import server
+    from dermalert_space.release import ParityError
+    from dermalert_space.release_loading import NoRelease
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the uploads are removed then too
-    raise typer.Exit(server.main())
+    try:
+        code = server.start()
+    except ParityError as error:
+        raise RunError(str(error)) from error
+    except NoRelease as error:
+        raise UsageError(str(error)) from error
+    raise typer.Exit(code)

@@ -40,6 +40,7 @@ from dermalert.evaluation.label_map import Classes, classes
 from dermalert.evaluation.operating_points import TARGET_SENSITIVITY, lower_bound
 from dermalert.evaluation.report import Failure, Failures, SplitReport
 from dermalert.formatting import percent, percent_at_least
+from dermalert.hub import client
 from dermalert.taxonomy import ALERT, DIAGNOSES, ISIC_2025, MALIGNANCIES, MELANOMA
 
 _OTHER_PROBLEMS = {
@@ -95,6 +96,8 @@ def load(name: str) -> Release:
     """
     name = str(find(name))
     repo, revision = locate(name)
+    if not Path(repo).exists() and not client.is_name(repo):
+        raise UsageError(f"'{name}' is neither a folder nor USER/REPO of the Hub.")
     try:
         _refuse_code(repo, revision)
         config = AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False)
@@ -351,8 +354,9 @@ def remarks(report: CheckpointReport) -> list[str]:
         sentences = [f"It alerts from a melanoma probability of {threshold_share(report.threshold)}."]
     if "test" in report.splits:
         sentences.append(
-            "test is the shipped test split under the labels that --repair leaves, clean_test the part of it without "
-            "related images in the rest; the official_test of a release's card has the labels as they were shipped."
+            "test is the shipped test split under the labels that --label-repair leaves, clean_test the part of it "
+            "without related images in the rest; the official_test of a release's card has the labels as they were "
+            "shipped."
         )
     sentences += _as_served(report, positive)
     if report.exposure_recorded:

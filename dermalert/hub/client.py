@@ -63,12 +63,19 @@ def reason(error: Exception) -> str:
     return re.sub(r"\?[^\s'\"]*", "", first_line(error))
 
 
+def is_name(text: str) -> bool:
+    """Whether a repository could be called so."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
+
+
 def check_repo(repo_id: str, *, write: bool = True) -> None:
     """Refuse a malformed name, one without an owner, and, to write, a computer without a token."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UsageError(f"'{repo_id}' is no repository name: {error}") from error
+    if not is_name(repo_id):
+        raise UsageError(f"'{repo_id}' is no repository name: write it as USER/REPO, of letters, digits, -, _ and .")
     if "/" not in repo_id:
         raise UsageError(f"'{repo_id}' needs its owner: write it as USER/REPO.")
     if write and get_token() is None:

@@ -109,10 +109,10 @@ def publish(
         RunError: the gate refuses it, somebody else published at the same time, the repository has vanished, or it
             failed on the way.
     """
-    versions.check_names(repo_id, version)
-    check_reason(accept)
     if release_folder.find_metrics(folder) is None:
         raise UsageError(f"'{folder}' holds no release: name a run that has finished, or the folder of a release.")
+    versions.check_names(repo_id, version)
+    check_reason(accept)
     _check_parity(folder, f"'{folder}'")
     with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"publishing {repo_id} {version}"):
         api, staging = HfApi(), f"staging-{version}"

@@ -16,8 +16,8 @@ from dermalert_space.page import examples
 from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import filter_repo_objects, validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -151,10 +151,8 @@ def _parts(model: str) -> tuple[str, str]:
     repo_id, tag = HubName.parse(model)
     if not tag or "/" not in repo_id:
         raise UsageError(f"--model '{model}' is no release: write it as USER/REPO@TAG, such as USER/REPO@v1.0.0.")
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UsageError(f"--model '{repo_id}' is no repository name: {error}") from error
+    if not client.is_name(repo_id):
+        raise UsageError(f"--model '{repo_id}' is no repository name: write it as USER/REPO@TAG.")
     return repo_id, tag
 
 

@@ -72,7 +72,8 @@ def load(name: str) -> ReleasePredictions:
     if folder.exists() or "/" not in name:
         return read(folder, name)
     named = contract.HubName.parse(name)
-    client.check_repo(named.repo, write=False)
+    if not client.is_name(named.repo):
+        raise UsageError(f"'{name}' is neither a folder nor USER/REPO of the Hub.")
     if offline.is_on():
         return read(offline.cached_folder(named, FILES), name)
     with tempfile.TemporaryDirectory() as scratch, client.on_the_hub(f"asking the Hub about {name}"):

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from dermalert.errors import UsageError, did_you_mean, first_line
+from dermalert.hub import client
 from dermalert.imaging.byte_processor import ByteProcessor
 from dermalert.training import efficientnet_lite
 from dermalert.training.efficientnet_lite import LITE
@@ -147,6 +148,8 @@ def _load_checkpoint(name: str, names: Json) -> tuple[PreTrainedModel, BaseImage
     if not Path(name).exists() and "/" not in name:
         raise _unknown(name, "every repository has its owner's name before a slash")
     repo, revision = locate(name)
+    if not Path(repo).exists() and not client.is_name(repo):
+        raise _unknown(name, "there is no such folder")
     try:
         config = AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False, **_OUTPUT, **names)
         processor = _timm_processor(config, name) or load_processor(repo, revision)

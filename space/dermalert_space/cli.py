@@ -38,11 +38,13 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, for a spreadsheet")
     parser.add_argument(
         "--prediction-sets",
+        "--prediction_sets",
         action="store_true",
         help="add the diagnoses that an image may show, of which the right one is left out in a stated share",
     )
     parser.add_argument(
         "--rank-for-labelling",
+        "--rank_for_labelling",
         action="store_true",
         help="list first what a label would teach most, not what is most urgent",
     )

@@ -127,7 +127,7 @@ def locate(name: str | Path) -> HubName:
 
 def is_hub_name(text: str) -> bool:
     """Whether a text is written as `USER/REPO` or `USER/REPO@REVISION`."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text) is not None
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", text) is not None
 
 
 def find(name: str | Path) -> Path:

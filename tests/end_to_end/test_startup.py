@@ -80,6 +80,33 @@ def test_a_name_without_its_tag_is_refused_in_one_sentence():
     assert "'USER/REPO@' names no tag after the @" in sentence
 
 
+def test_a_release_that_is_not_there_is_bad_input_of_the_space_too(monkeypatch):
+    monkeypatch.setenv("MODEL_ID", "")  # which the command sets
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    done = CliRunner().invoke(app, ["space", "/nowhere"])
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "dermalert: cannot load the release /nowhere: it is neither a folder nor USER/REPO of the Hub.\n"
+    )
+
+
+WORDS = {
+    "a folder that is none": (["/nowhere", "d"], "'/nowhere' is neither a folder nor USER/REPO of the Hub."),
+    "underscores": (["/nowhere", "d", "--label_repair", "drop_conflicts", "--image_types", "tbp"], "'/nowhere' is"),
+    "another name": (["/nowhere", "d", "--repair", "none"], "'/nowhere' is neither"),
+    "a data set in a flag": (["m", "--dataset", "d"], "evaluate has no --dataset: name the data sets without a flag."),
+    "the flag of a training": (["m", "--dataset_name=d"], "evaluate has no --dataset_name: name"),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_flags_of_a_training_are_understood_by_other_commands(case):
+    words, sentence = WORDS[case]
+    done = CliRunner().invoke(app, ["evaluate", *words])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("dermalert: " + sentence)
+
+
 def test_the_command_is_installed_and_says_its_version():
     (command,) = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"].items()
     assert command == ("dermalert", "dermalert.cli:app")

@@ -162,7 +162,8 @@ def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, kinds,
         assert hub.branches(REPO) == before, sentence
 
 
-def test_what_is_no_release_is_refused(hub, tmp_path):
+def test_what_is_no_release_is_refused(hub, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")  # which would be asked for first
     with pytest.raises(UsageError, match="holds no release: name a run that has finished"):
         models.publish(tmp_path, REPO, "v1.0.0")
     assert not hub.requests

@@ -403,6 +403,8 @@ def test_folders_runs_and_tags_of_the_hub_give_the_same_answers(hub, folders, tm
 def test_what_is_no_release_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere' is no dermalert release"):
         release_comparison.load("nowhere")
+    with pytest.raises(UsageError, match=r"'/nowhere' is neither a folder nor USER/REPO of the Hub\.$"):
+        release_comparison.load("/nowhere")
     with pytest.raises(UsageError, match="'tester/nothing' is neither a folder nor a release that the Hub has"):
         release_comparison.load("tester/nothing")
     (tmp_path / "evaluation").mkdir()

@@ -135,7 +135,7 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(tmp_path):
     with pytest.raises(UsageError, match=r"'efficientnet-lite3' is neither .* Did you mean 'efficientnet-lite\d'"):
         backbones.load("efficientnet-lite3", labels=DIAGNOSES)
     tiny_vit(tmp_path / "my-vit")
-    with pytest.raises(UsageError, match=r"Did you mean '.*my-vit'"):
+    with pytest.raises(UsageError, match=r"\(there is no such folder\)\. Did you mean '.*my-vit'"):
         backbones.load(str(tmp_path / "my-vitt"), labels=DIAGNOSES)
     with pytest.raises(UsageError, match=r"'.*' is neither"):
         backbones.load(str(tmp_path), labels=DIAGNOSES)
