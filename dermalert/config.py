@@ -126,7 +126,7 @@ class RecipeArguments(TrainingArguments):
     save_total_limit: int | None = _setting(2, "checkpoints that are kept: the last ones, and always the best")
     logging_strategy: IntervalStrategy | str = _setting("epoch", "when the loss is recorded")
     logging_steps: float | None = _setting(  # type: ignore[assignment]
-        None, "steps between two records of the loss; by default it is recorded once an epoch"
+        None, "steps between two records of the loss; by default it is recorded once per epoch"
     )
     # Not balanced accuracy: it hangs on a handful of images of the rare diagnoses, and jumps from epoch to epoch.
     metric_for_best_model: str | None = _setting("eval_validation_calibrated_loss", "what the epoch is chosen by")
@@ -151,7 +151,9 @@ class RecipeArguments(TrainingArguments):
     hub_model_id: str | None = _setting(None, "model repository that the release goes to, USER/REPO")
     hub_private_repo: bool | None = _setting(None, "make that repository private, if it is new", nargs="?", const=True)
     hub_strategy: HubStrategy | str = _setting(
-        "end", "'checkpoint' pushes each checkpoint too, to --hub_model_id, as --checkpoints_to does"
+        "end",
+        "'checkpoint' pushes each checkpoint too, to --hub_model_id, as --checkpoints_to does",
+        metavar="{end,checkpoint}",
     )
     tag: str | None = _setting(None, "tag of the release, such as v1.0.0")
     accept_regression: str | None = _setting(

@@ -1,6 +1,7 @@
 """Before and after a training: settings that make no sense are refused first; at last the release is published."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ _ABOVE_ZERO = (
     *("num_train_epochs", "early_stopping_patience", "per_device_train_batch_size", "per_device_eval_batch_size"),
     *("learning_rate", "image_size", "gradient_accumulation_steps", "logging_steps", "lora_r", "lora_alpha"),
 )
+_NOT_BELOW_ZERO = ("weight_decay", "max_grad_norm")
+_COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_JSON = ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
 
 
 def check(config: Config) -> Config:
@@ -29,16 +33,8 @@ def check(config: Config) -> Config:
     if config.weights_from:
         config = remeasure.settings(config)
     flags.refuse(config)
-    for name in _ABOVE_ZERO:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"--{name} {value:g} makes no sense: it must be above 0.")
-    if not 0 <= config.ema_decay < 1:
-        raise UsageError(f"--ema_decay {config.ema_decay} makes no sense: it must be from 0 to below 1.")
-    for name in ("seed", "data_seed"):
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 2**32:
-            raise UsageError(f"--{name} {value} makes no sense: it must be from 0 to 2**32 - 1.")
+    _check_numbers(config)
+    _check_torch(config)
     if config.fp16 and config.bf16:
         raise UsageError("--bf16 and --fp16 exclude each other: leave one out.")
     if config.save_total_limit is not None and config.save_total_limit < 2:
@@ -54,12 +50,45 @@ def check(config: Config) -> Config:
     return config
 
 
+def _check_numbers(config: Config) -> None:
+    """Refuse a number out of its range, or none."""
+    for name in (*_ABOVE_ZERO, *_NOT_BELOW_ZERO):
+        value, zero = getattr(config, name), name in _NOT_BELOW_ZERO
+        if value is not None and not (0 < value < math.inf or (zero and value == 0)):
+            raise UsageError(f"--{name} {value:g} makes no sense: it must be {'0 or ' if zero else ''}above 0.")
+    if not 0 <= config.ema_decay < 1:
+        raise UsageError(f"--ema_decay {config.ema_decay} makes no sense: it must be from 0 to below 1.")
+    for name in ("seed", "data_seed"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < 2**32:
+            raise UsageError(f"--{name} {value} makes no sense: it must be from 0 to 2**32 - 1.")
+
+
+def _check_torch(config: Config) -> None:
+    """Refuse what torch and the Trainer would refuse late, or in words of their own code."""
+    mode = config.torch_compile_mode
+    if mode is not None and mode not in _COMPILE_MODES:
+        hint = did_you_mean(mode, _COMPILE_MODES)
+        raise UsageError(f"--torch_compile_mode {mode} is not one of {', '.join(_COMPILE_MODES)}.{hint}")
+    for name in _JSON:
+        value = getattr(config, name)
+        if isinstance(value, str) and not _is_json_object(value):
+            raise UsageError(f"--{name} {value} is no JSON object: write it as '{{\"NAME\": VALUE}}'.")
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
 def _check_reports(names: list[str]) -> None:
     """Refuse to record curves where that cannot be done."""
     for name in names:
         if name not in (*INTEGRATION_TO_CALLBACK, "none", "all"):
             trackers = ["none", "all", *INTEGRATION_TO_CALLBACK]
-            raise UsageError(f"--report_to {name} is none of {', '.join(trackers)}.{did_you_mean(name, trackers)}")
+            raise UsageError(f"--report_to {name} is not one of {', '.join(trackers)}.{did_you_mean(name, trackers)}")
         if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
             package = "-e '.[tracking]'" if name in ("tensorboard", "trackio") else name
             raise UsageError(f"--report_to {name} is not installed: pip install {package}.")
@@ -70,7 +99,7 @@ def _check_reports(names: list[str]) -> None:
 def _check_hub(config: Config) -> Config:
     """The settings, with the branch that `--hub_strategy checkpoint` stands for."""
     if config.hub_strategy not in ("end", "checkpoint"):
-        raise UsageError(f"--hub_strategy {config.hub_strategy} is refused: 'checkpoint' pushes the last and the best.")
+        raise UsageError(f"--hub_strategy {config.hub_strategy} is refused: {flags.HUB_STRATEGY}.")
     given = [name for name in ("hub_model_id", "tag") if getattr(config, name) is not None]
     if given and not config.push_to_hub:
         raise UsageError(f"--{given[0]} is of a release that is published: add --push_to_hub.")

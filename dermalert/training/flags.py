@@ -40,7 +40,7 @@ RENAMED = {
 }
 """Flags by the names that they had here or in the Trainer, or have in TRL, and what they are called here."""
 
-_ONCE_AN_EPOCH = "the moving average of the weights is evaluated and saved once an epoch"
+_ONCE_PER_EPOCH = "the moving average of the weights is evaluated and saved once per epoch"
 _CHOSEN = "the epoch that is kept is the one with the lowest calibrated loss on validation"
 _NO_WORKERS = "pixels are decoded once, and augmented a batch at a time on the device: there is no process to load them"
 _IN_PARTS = "a model is trained whole in each process"
@@ -51,13 +51,13 @@ _HUB = "a release goes to main, in one commit, at --tag"
 _MIXED = "weights are measured as they are served, in single precision"
 
 REFUSED = {
-    "eval_strategy": _ONCE_AN_EPOCH,
-    "eval_steps": _ONCE_AN_EPOCH,
-    "eval_delay": _ONCE_AN_EPOCH,
-    "eval_on_start": _ONCE_AN_EPOCH,
-    "save_strategy": _ONCE_AN_EPOCH,
-    "save_steps": _ONCE_AN_EPOCH,
-    "enable_jit_checkpoint": _ONCE_AN_EPOCH,
+    "eval_strategy": _ONCE_PER_EPOCH,
+    "eval_steps": _ONCE_PER_EPOCH,
+    "eval_delay": _ONCE_PER_EPOCH,
+    "eval_on_start": _ONCE_PER_EPOCH,
+    "save_strategy": _ONCE_PER_EPOCH,
+    "save_steps": _ONCE_PER_EPOCH,
+    "enable_jit_checkpoint": _ONCE_PER_EPOCH,
     "load_best_model_at_end": f"{_CHOSEN}, without it",
     "metric_for_best_model": _CHOSEN,
     "greater_is_better": _CHOSEN,
@@ -108,6 +108,9 @@ REFUSED = {
     "hub_revision": _HUB,
 }
 """Flags of the Trainer that would break a promise, or do nothing, with the reason; none is refused at its default."""
+
+HUB_STRATEGY = "'checkpoint' pushes the last and the best"
+"""Why the Trainer's others are refused."""
 
 _AS_IF_DEFAULT = {"include_num_input_tokens_seen": (False,)}  # as HfArgumentParser reads its default, "no"
 HUB = (

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.integration
 SPACE, MODEL = "tester/alert", "tester/derm"
 BUILDING = {"stage": "BUILDING"}
 EXAMPLES = {f"examples/{path.name}" for path in examples.FOLDER.iterdir()}
-PARTS = {path.relative_to(spaces.SOURCE).as_posix() for path in spaces.SOURCE.rglob("*.py")}
+SOURCES = [path for path in spaces.SOURCE.rglob("*") if path.suffix in (".py", ".js")]
+PARTS = {path.relative_to(spaces.SOURCE).as_posix() for path in SOURCES}
 STYLE = "dermalert_space/page/style.css"
 FILES = {".gitattributes", "README.md", "requirements.txt", STYLE} | PARTS | EXAMPLES
 

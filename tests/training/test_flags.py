@@ -211,6 +211,7 @@ def test_the_help_lists_groups_defaults_and_no_refused_flag(capsys):
     assert places == sorted(places)
     assert "The manual." in text
     assert re.search(r"--num_train_epochs [^-]*\(default: 15\)", text)
+    assert "--hub_strategy {end,checkpoint}" in text
     shown = set(re.findall(r"^ +--(\w+)", text, re.MULTILINE))
     assert shown >= set(NAMES) - set(REFUSED)
     assert not shown & set(REFUSED)
@@ -223,6 +224,7 @@ def test_the_table_of_flags_in_the_docs_is_that_of_the_code():
     for name, reason in REFUSED.items():
         row = next(line for line in text.splitlines() if f"`--{name}`" in line and line.startswith("|"))
         assert reason in row, name
+    assert f"| `--hub_strategy every_save`, `--hub_strategy all_checkpoints` | {flags.HUB_STRATEGY} |" in text
     for old, new in RENAMED.items():
         assert re.search(rf"^\| `--{old}` \| `{re.escape(new.split(',')[0])}`", text, re.MULTILINE), old
 
