@@ -22,9 +22,9 @@ from dermalert_space import files
 from threadpoolctl import threadpool_limits
 
 from dermalert import progress
-from dermalert.cache_folder import cache_folder
 from dermalert.errors import RunError
 from dermalert.imaging import local_features, thumbnail
+from dermalert.imaging.cache_folder import cache_folder
 from dermalert.imaging.local_features import FEATURES
 
 # First set by eye on 25 pairs drawn from the whole table of 663 pairs of MILK10k and HAM10000; half of the table agreed

@@ -11,9 +11,9 @@ from dermalert_space import dicom, files, formats
 from dermalert_space.images import MAX_PIXELS, UnreadableImage, open_image, read_image
 from PIL import ExifTags, Image
 
-from dermalert.cache_folder import cache_folder
 from dermalert.data import folder_files
 from dermalert.errors import RunError
+from dermalert.imaging.cache_folder import cache_folder
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".heic", ".heif"})
 

@@ -30,10 +30,10 @@ from dermalert_space.images import read_image
 from PIL import Image, features
 
 from dermalert import progress
-from dermalert.cache_folder import cache_folder
 from dermalert.errors import RunError
 from dermalert.imaging import pack
 from dermalert.imaging.byte_processor import ByteProcessor
+from dermalert.imaging.cache_folder import cache_folder
 from dermalert.imaging.thumbnail import content_of
 
 logger = logging.getLogger(__name__)

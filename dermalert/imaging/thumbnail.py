@@ -22,9 +22,9 @@ from dermalert_space.images import MAX_PIXELS, NoImage, UnreadableImage, open_im
 from PIL import Image
 
 from dermalert import progress
-from dermalert.cache_folder import cache_folder
 from dermalert.errors import RunError
 from dermalert.imaging import local_features
+from dermalert.imaging.cache_folder import cache_folder
 from dermalert.imaging.shortcut_features import FEATURES, features
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from pathlib import Path
 import onnxruntime
 from dermalert_space.files import atomic_write
 
-from dermalert.cache_folder import cache_folder
 from dermalert.errors import RunError
+from dermalert.imaging.cache_folder import cache_folder
 
 VERSION = "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
