@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from dermalert_space.contract import CONFIG, PROCESSOR, Json, find, locate
+from dermalert_space.contract import CONFIG, PROCESSOR, Json, find, is_hub_name, locate
 from dermalert_space.pretrained import UNLOADABLE, load_processor, missing_from_cache
 from PIL import Image
 from transformers import (
@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from dermalert.errors import UsageError, did_you_mean, first_line
-from dermalert.hub import client
 from dermalert.imaging.byte_processor import ByteProcessor
 from dermalert.training import efficientnet_lite
 from dermalert.training.efficientnet_lite import LITE
@@ -148,7 +147,7 @@ def _load_checkpoint(name: str, names: Json) -> tuple[PreTrainedModel, BaseImage
     if not Path(name).exists() and "/" not in name:
         raise _unknown(name, "every repository has its owner's name before a slash")
     repo, revision = locate(name)
-    if not Path(repo).exists() and not client.is_name(repo):
+    if not Path(repo).exists() and not is_hub_name(name):
         raise _unknown(name, "there is no such folder")
     try:
         config = AutoConfig.from_pretrained(repo, revision=revision, trust_remote_code=False, **_OUTPUT, **names)
