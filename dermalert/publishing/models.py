@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dermalert_space import contract, files
-from dermalert_space.contract import CARD, CONFIG, METRICS, Json
+from dermalert_space.contract import CARD, CONFIG, FIGURES, METRICS, Json
 from dermalert_space.estimate import format_estimate
 from dermalert_space.release import ParityError, Release
 from dermalert_space.release_loading import NoRelease
@@ -191,7 +191,8 @@ def _differing(api: HfApi, repo_id: str, commit: str, ready: Path) -> list[str]:
 
 def _is_another(api: HfApi, repo_id: str, commit: str, ready: Path) -> bool:
     """Whether a commit holds another release; an earlier dermalert may have worded its card otherwise."""
-    return bool(set(_differing(api, repo_id, commit, ready)) - {CARD, *widget.FILES})
+    differing = _differing(api, repo_id, commit, ready)
+    return any(name != CARD and not name.startswith(f"{FIGURES}/{widget.PREFIX}") for name in differing)
 
 
 def _predecessor(repo_id: str, tags: Collection[str], on_main: Json, version: str) -> str | None:

@@ -71,7 +71,7 @@ def render_card(metrics: Json, pictures: frozenset[str] = frozenset()) -> str:
         metrics=metrics,
         differing=subgroups.differing([subgroups.SubgroupTest.read(test) for test in tests]),
         of_lesions=lambda kind, name: lesions_as_served(kind, name, tests),
-        front_matter=_front_matter(metrics, shown := [each for each in widget.EXAMPLES if each.file in pictures]),
+        front_matter=_front_matter(metrics, shown := [each for each in widget.photographs() if each.file in pictures]),
         licence=_licence(metrics["data"]),
         credits=_credits(metrics["data"]),
         examples=shown,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from dermalert_space import contract
+from dermalert_space.contract import FIGURES
 from dermalert_space.release import Release
 from support.hub_server import Fault, HubServer, environment
 from support.pictures import class_folders
@@ -75,8 +76,9 @@ def test_publishing_makes_a_tag_that_loads_with_the_same_weights_and_says_its_ve
     assert models.publish(folder, REPO, "v2.3.4").startswith("Published: tester/derm@v2.3.4.")
     assert hub.branches(REPO) == {"main": hub.tags(REPO)["v2.3.4"]}
     files = hub.files(REPO, "v2.3.4")
-    assert set(files) - {".gitattributes"} == {*before, *widget.FILES}
-    assert all(f"src: {name}" in files["README.md"].decode() for name in widget.FILES)
+    photographs = [f"{FIGURES}/{example.file}" for example in widget.photographs()]
+    assert set(files) - {".gitattributes"} == {*before, *photographs}
+    assert len(photographs) == 2 and all(f"src: {name}" in files["README.md"].decode() for name in photographs)
     loaded = Release.load("tester/derm@v2.3.4")
     for name, tensor in Release.load(folder).model.state_dict().items():
         assert tensor.equal(loaded.model.state_dict()[name])
