@@ -27,7 +27,7 @@ from dermalert.config import Config
 from dermalert.training.flags import parse
 
 if __name__ == "__main__":
-    CONFIG = parse(manual=__doc__)  # before all that takes seconds to import: --help and a bad flag answer at once
+    CONFIG = parse(manual=__doc__)  # before most of what takes seconds to import: --help and a bad flag answer sooner
 
 import torch
 from datasets import Dataset

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support import browser as browsers
 from support.hub_server import HubServer, environment
 from support.paths import DATA, REPOSITORY
 
@@ -60,6 +61,13 @@ def hub(monkeypatch) -> HubServer:
         held.clear()
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     return _HUB
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; of one file, for its event loop would stand in the way of others."""
+    with browsers.launched() as chromium:
+        yield chromium
 
 
 @pytest.fixture

@@ -36,8 +36,6 @@ class LocalImages:
     """In the schema of `schema.FEATURES`, under the manifest's labels, clinics and groups."""
     split: np.ndarray
     """(n,) of each image."""
-    belongs: list[list[str]]
-    """The hashed names of what each image belongs to."""
     missing: list[str]
     """Numbers of test images that no file has."""
     others: list[str]
@@ -71,7 +69,6 @@ def match(benchmark: Benchmark, folders: Iterable[Path], *, per_clinic: int | No
     return LocalImages(
         dataset=_dataset(rows, files),
         split=np.array([row["split"] for row in rows], str),
-        belongs=[row["belongs"] for row in rows],
         missing=[row["image_id"] for row in lacking if row["image_id"] not in others],
         others=sorted(others),
         not_drawn=not_drawn,

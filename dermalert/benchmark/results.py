@@ -31,7 +31,7 @@ def check_task(model: str, positive: str) -> None:
 
 
 def entries(report: BenchmarkReport, date: datetime.date, *, whole: bool = False) -> list[Json]:
-    """The scores as the Hub takes them: an AUROC of melanoma a clinic, and the lowest.
+    """The scores as the Hub takes them: the AUROC of melanoma at each clinic, and the lowest.
 
     Args:
         report: of `grade.grade`.
@@ -127,7 +127,7 @@ def _contamination(report: BenchmarkReport, score: ClinicScore) -> str:
 
 
 def as_table(report: BenchmarkReport) -> Table:
-    """A line a clinic."""
+    """The scores, one line per clinic."""
     table = Table(title=f"{report.model} on {report.benchmark}: {report.positive} against the rest")
     for name in ("clinic", "images", "AUROC", "above the best shortcut", "calibration error", "flagged as served"):
         table.add_column(name, justify="left" if name == "clinic" else "right")

@@ -33,7 +33,7 @@ def audit(
     image_types: ImageTypes = None,
     json: Annotated[Path | None, Option(help="write the whole report there, for machines", metavar="FILE")] = None,
     figures: Annotated[
-        Path | None, Option(help="draw the offending images there, a contact sheet a kind", metavar="DIR")
+        Path | None, Option(help="draw the offending images there, a contact sheet per kind", metavar="DIR")
     ] = None,
     fail_on: Annotated[
         list[str] | None,

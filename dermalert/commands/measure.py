@@ -156,18 +156,13 @@ def clinic(
     folder: Annotated[Path, Argument(help="the clinic's images", metavar="FOLDER")],
     labels: Annotated[
         Path | None,
-        Option(help="table with a row an image: its file, its diagnosis, its lesion or patient", metavar="FILE"),
+        Option(help="table with one row per image: its file, its diagnosis, its lesion or patient", metavar="FILE"),
     ] = None,
     output: Annotated[Path, Option(help="folder of report.html and report.json", metavar="DIR")] = Path(
         "clinic-report"
     ),
-    label_map: Annotated[
-        Path | None,
-        Option(help="JSON object from classes of the model to diagnoses, as for `evaluate`", metavar="FILE"),
-    ] = None,
-    columns: Annotated[
-        list[str] | None, Option(help="columns of the tables, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
-    ] = None,
+    label_map: _LabelMap = None,
+    columns: _Columns = None,
     write_release: Annotated[
         Path | None,
         Option(help="new folder for a release adapted to the clinic, where the labels support that", metavar="DIR"),

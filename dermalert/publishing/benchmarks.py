@@ -45,11 +45,7 @@ def check_new(folder: Path) -> None:
 
 def write(benchmark: Benchmark, folder: Path) -> None:
     """Write the files of a benchmark into a new folder, which is there whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.atomic_write(folder) as partial:
-        for name, data in contents(benchmark).items():
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).write_bytes(data)
+    files.write_folder(folder, contents(benchmark))
 
 
 def publish(benchmark: Benchmark, *, public: bool, must_exist: bool = False) -> bool:
@@ -93,7 +89,7 @@ def _eval_yaml(benchmark: Benchmark) -> str:
     content = {
         "name": benchmark.repo_id.split("/")[-1],
         "description": f"Melanoma in dermoscopic images of {len(benchmark.clinics)} clinics ({names}), by AUROC. No "
-        "lesion, near copy or known twin of a test image is among the training images. The worst clinic counts.",
+        "tested lesion, and no copy of one that was found, is among the training images. The worst clinic counts.",
         "evaluation_framework": "dermalert",
         "tasks": [
             {"id": WORST, "config": "default", "split": TEST},

@@ -13,6 +13,7 @@ import jinja2
 from dermalert_space import abstention, dicom, formats, images, release_loading
 from dermalert_space import release as releases
 from dermalert_space.contract import NOT_A_DEVICE, TOLERANCE, Json
+from dermalert_space.files import write_folder
 from dermalert_space.frequencies import Bands
 from dermalert_space.page import examples, markup, tab_batch, tab_evaluation
 from dermalert_space.prediction import STATES, word
@@ -47,10 +48,7 @@ def export(model: str, folder: Path, *, shown: Path | None = None) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"'{folder}' is there already: name a new folder.")
-    for name, content in build(load(model), shown=shown).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    write_folder(folder, build(load(model), shown=shown))
 
 
 def load(model: str) -> Release:
@@ -71,7 +69,8 @@ def build(release: Release, *, shown: Path | None = None) -> dict[str, bytes]:
     files |= dict(parts.values()) | {f"examples/{each.path.name}": each.path.read_bytes() for each in pictures}
     files[ABOUT] = json.dumps(about, indent=1, allow_nan=False).encode()
     files |= {path.name: path.read_bytes() for path in SOURCES.iterdir() if path.name not in (PAGE, KEEPER)}
-    files["space.css"] = (Path(markup.__file__).parent / "style.css").read_bytes()
+    space = Path(markup.__file__).parent
+    files |= {"space.css": (space / "style.css").read_bytes(), "row_keys.js": (space / "row_keys.js").read_bytes()}
     megabytes = sum(map(len, files.values())) / 1e6
     files[PAGE] = _page(release, metrics, pictures, texts=about["texts"], megabytes=megabytes)
     return files | {KEEPER: _keeper(files)}

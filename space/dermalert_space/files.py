@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -24,6 +24,15 @@ def atomic_write(path: Path, *, partial: Path | None = None) -> Iterator[Path]:
     finally:
         if partial.is_file():
             partial.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files, by their names, into a folder that is new or empty: all of them or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder) as partial:
+        for name, content in contents.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(content)
 
 
 def write_json(path: Path, content: object, *, finite: bool = True) -> None:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import threading
 from base64 import b64decode, b64encode
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +28,6 @@ from dermalert.taxonomy import DIAGNOSES
 
 pytestmark = pytest.mark.integration
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 CLOSE = 2e-3
 
 
@@ -93,18 +91,6 @@ def host(files):
         host.sites["page"] = files
         yield host
         host.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("needs the browser: install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the browser: install playwright")
-    with sync_api.sync_playwright() as playwright:
-        sync_api.expect.set_options(timeout=60_000)  # a busy machine takes its time
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import re
-import shutil
 import zipfile
 from html import unescape
 from pathlib import Path
@@ -27,16 +26,6 @@ from dermalert.taxonomy import CLINICAL_GROUPS
 
 pytestmark = pytest.mark.integration
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-# A browser has servers of its own that it likes to ask.
-QUIET = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-features=OptimizationHints,MediaRouter",
-]
 REPO = "tester/versions"
 
 
@@ -79,18 +68,6 @@ def hub_space(versions, tmp_path_factory):
     home = tmp_path_factory.mktemp("hub-space")
     with serving.space(home, MODEL_ID=REPO, MODEL_REVISION="v1.1.0", HF_HOME=str(home / "hf")) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("needs the browser: install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the browser: install playwright")
-    with sync_api.sync_playwright() as playwright:
-        sync_api.expect.set_options(timeout=30_000)  # a busy machine takes its time
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

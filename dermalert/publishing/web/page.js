@@ -364,20 +364,10 @@ function listen() {
       const {file} = button.dataset;
       give([await (await fetch(file)).blob()], decodeURIComponent(file.split("/").at(-1)));
     };
-  document.addEventListener("keydown", step);
   $("#copy").onclick = copy;
   $("#report").onclick = () => print();
   $("#stop").onclick = () => { batch.running = false; };
   $("#kind").onchange = $("#text").oninput = () => { batch.page = 0; list(); };
-}
-
-// j and k go from row to row; Enter opens one, as it does any summary.
-function step(event) {
-  const by = {j: 1, k: -1}[event.key];
-  if (!by || event.target.closest("input[type=search], textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
-  const shown = [...document.querySelectorAll("#rows summary")].filter(each => each.offsetParent);
-  const next = Math.max(0, shown.indexOf(document.activeElement) + by);
-  shown[Math.min(next, shown.length - 1)]?.focus();
 }
 
 function followColours() {

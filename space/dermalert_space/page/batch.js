@@ -1,4 +1,4 @@
-// The list of a batch: what is shown of it, j and k from row to row, and which rows were opened.
+// The list of a batch: what is shown of it, and which rows were opened.
 (() => {
   const rows = () => [...document.querySelectorAll('#rows details')];
 
@@ -28,15 +28,4 @@
     event.target.classList.add('seen');
     count();
   }, true);
-
-  document.addEventListener('keydown', event => {
-    const step = { j: 1, k: -1 }[event.key];
-    const typing = event.target.closest('input[type=text], textarea');
-    if (!step || typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const shown = [...document.querySelectorAll('#rows summary')].filter(row => row.offsetParent);
-    if (!shown.length) return;
-    const next = shown.indexOf(document.activeElement) + step;
-    shown[Math.min(Math.max(next, 0), shown.length - 1)].focus();
-    event.preventDefault();
-  });
 })();

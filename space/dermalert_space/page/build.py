@@ -27,7 +27,7 @@ from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
 
 STYLE = Path(__file__).parent / "style.css"
-SCRIPTS = [Path(__file__).parent / name for name in ("crop.js", "batch.js")]
+SCRIPTS = [Path(__file__).parent / name for name in ("crop.js", "batch.js", "row_keys.js")]
 
 _BLUE, _PALE = "#1d5fbf", "#8ab4f8"  # both 4.5:1 on what they stand on, as WCAG 2.2 asks
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]).set(
