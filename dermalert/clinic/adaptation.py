@@ -15,6 +15,7 @@ from dermalert_space.estimate import UNDEFINED, Estimate
 from scipy import optimize, special
 from sklearn.model_selection import StratifiedGroupKFold
 
+from dermalert.clinic.own_shortcuts import folds_of
 from dermalert.clinic.verdict import lesions_needed
 from dermalert.evaluation import operating_points
 from dermalert.evaluation.intervals import FEWEST_LOGISTIC, Intervals, Logistic
@@ -27,7 +28,6 @@ FEWEST = FEWEST_LOGISTIC
 FEWEST_TEMPERATURE = 50
 """The same for a temperature, beside those on which the threshold is set."""
 
-_FOLDS = 5
 _TINY = 1e-12
 
 
@@ -218,8 +218,7 @@ def cross_fitted(
 ) -> np.ndarray:
     """The probabilities (n, 9) of each image after a change that was fitted without its lesion."""
     changed = np.array(probabilities, np.float64)
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-    for fitted_on, scored in folds.split(probabilities, positive, groups):
+    for fitted_on, scored in folds_of(positive, groups):
         change = fit(probabilities[fitted_on], positive[fitted_on], groups[fitted_on], temperature=temperature)
         changed[scored] = change.of(probabilities[scored])
     return changed
