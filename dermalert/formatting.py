@@ -12,8 +12,8 @@ COMPARED = {
 
 
 def percent(value: float) -> str:
-    """A share as text."""
-    return f"{float(value):.1%}"
+    """A share as text: 95%, 97.5%."""
+    return f"{float(value):.1%}".replace(".0%", "%")
 
 
 def percent_at_least(value: float) -> str:

@@ -8,7 +8,7 @@
 plays clinics that a release has not learnt from; of each lesion the first photo counts. In each draw N lesions get
 their labels, and the others are the patients to come, on whom all is measured. The truth that a verdict is held against
 is the sensitivity of all lesions of the clinic. The rule for an intercept is chosen on the clinics that are not
-`--reported`: of those that make the loss worse in at most 5 % of the draws, at every N, the one that gains most.
+`--reported`: of those that make the loss worse in at most 5% of the draws, at every N, the one that gains most.
 `held_out` stands for the held-out lesions of the release itself, a clinic where nothing is to be adapted. A clinic
 whose name ends in "close-ups" is one of pictures without a dermoscope.
 """
@@ -194,7 +194,7 @@ def _fit_intercept(labelled: Clinic) -> tuple[Change, bool, bool]:
 
 
 def _own_threshold(labelled: Clinic) -> float:
-    """The threshold that flags 95 % of the labelled melanomas, however few; the old one where there are none."""
+    """The threshold that flags 95% of the labelled melanomas, however few; the old one where there are none."""
     scores = labelled.probabilities[labelled.positive, _MELANOMA]
     return float(np.quantile(scores, 1 - TARGET_SENSITIVITY, method="lower")) if len(scores) else labelled.threshold
 
@@ -214,7 +214,7 @@ def _loss(probabilities: np.ndarray, positive: np.ndarray) -> float:
 
 
 def print_clinic(clinic: Clinic, played: dict[int, list[Draw]]) -> None:
-    """Print what a clinic learns from its labels: medians of the draws, and the middle 90 %."""
+    """Print what a clinic learns from its labels: medians of the draws, and the middle 90%."""
     positive = clinic.positive
     sensitivity, specificity, ratio, _ = _measure(clinic, Change(), clinic.threshold)
     auroc = metrics.auroc(positive, clinic.probabilities[:, _MELANOMA], np.ones(len(positive)))
@@ -301,7 +301,7 @@ def draw_figure(clinics: list[Clinic], played: dict[str, dict[int, list[Draw]]])
 def _draw_middles(
     axis: Axes, played: dict[int, list[Draw]], index: int, series: dict[str, str], *, truth: float
 ) -> None:
-    """Draw the median and the middle 90 % of the draws."""
+    """Draw the median and the middle 90% of the draws."""
     axis.axhline(truth, color=GREY, linestyle=":")
     for shift, (name, colour) in enumerate(series.items()):
         values = [[each.figures[name][index] for each in draws] for draws in played.values()]

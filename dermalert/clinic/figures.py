@@ -64,7 +64,7 @@ def _promise(verdict: Verdict, positive: str) -> Figure:
     axis.axvline(verdict.promised, color=ORANGE, linestyle="--")
     axis.text(verdict.promised, 0.8, f"promised {verdict.promised:g} ", color=ORANGE, ha="right", va="center")
     axis.set(xlim=(min(verdict.lower - 0.05, 0.5), 1.005), ylim=(-0.8, 1.1), yticks=[])
-    axis.set_xlabel(f"share of {positive} lesions flagged; line: exact one-sided 95 % limits")
+    axis.set_xlabel(f"share of {positive} lesions flagged; line: exact one-sided 95% limits")
     axis.grid(False)
     axis.spines["left"].set_visible(False)
     return figure
@@ -84,7 +84,7 @@ def _probability(positive: np.ndarray, score: np.ndarray, name: str) -> Figure:
     most = min(max(float(score.max()), 0.3) * 1.05, 1.02)
     axis.set(xlim=(-0.01, most), ylim=(-0.02, 1.02))
     axis.set(xlabel=f"probability of {name} that it gives", ylabel=f"share that are {name}")
-    axis.set_title(f"{bins} parts of the images, as many in each; lines: 95 % intervals")
+    axis.set_title(f"{bins} parts of the images, as many in each; lines: 95% intervals")
     return figure
 
 
@@ -102,7 +102,7 @@ def _worth(shown: WithLabels, positive: np.ndarray) -> Figure:
         alert = 100 * (share * sensitivity - (1 - share) * (1 - specificity) * odds)
         axis.plot(thresholds, alert, color=BLUE, label="the alert, as served")
     axis.set_xscale("log")
-    axis.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %"])
+    axis.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1%", "2%", "5%", "10%", "20%", "50%"])
     axis.minorticks_off()
     axis.set(xlim=(0.005, 0.5), ylim=(-0.4 * 100 * share, 110 * share))
     axis.set(xlabel=f"probability of {shown.positive} from which you would look closer", ylabel="net benefit per 100")

@@ -82,7 +82,7 @@ def _number(estimate: Estimate, *, digits: int, times: float = 1, unit: str = ""
     value, _, interval = format_estimate(estimate, digits, times=times).partition(" [")
     if estimate.value is None:
         return Markup("<dd>-</dd><small>not defined here</small>")
-    interval = "no interval" if estimate.low is None else f"95 %: {interval.rstrip(']')}{unit}"
+    interval = "no interval" if estimate.low is None else f"95%: {interval.rstrip(']')}{unit}"
     return Markup("<dd>{}{}</dd><small>{}</small>").format(value, unit, interval)
 
 

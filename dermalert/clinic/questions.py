@@ -17,7 +17,7 @@ NARROW = 0.05
 """Half the width of an interval of a share that answers its question."""
 
 NARROW_LOGIT = 0.5
-"""The same of the calibration's intercept, in log-odds: a probability of 10 % may then be 6 to 15 %."""
+"""The same of the calibration's intercept, in log-odds: a probability of 10% may then be 6 to 15%."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def questions(verdict: Verdict, report: SplitReport, *, positive: str, plural: s
 
 def _width(text: str, estimate: Estimate, n: int, wanted: float, of: str, *, least: int = 1) -> Question:
     """A question that an interval of half the width `wanted` answers: widths shrink with the root of the lesions."""
-    why = f"for a 95 % interval of ±{wanted:g}"
+    why = f"for a 95% interval of ±{wanted:g}"
     if estimate.low is None or estimate.high is None:
         return Question(text=text, answered=False, more=max(least, 20 - n, 1), of=of, why="for a first interval")
     half = (estimate.high - estimate.low) / 2

@@ -1,7 +1,7 @@
 """Whether a promised sensitivity holds at a clinic: exact one-sided tests of its lesions.
 
 `holds` needs an exact lower limit at the promise, `does not hold` an exact upper limit below it (Clopper & Pearson
-1934). So each of the two is wrong in 5 % of the clinics at most, however few lesions they have; what is left cannot be
+1934). So each of the two is wrong in 5% of the clinics at most, however few lesions they have; what is left cannot be
 told.
 """
 
@@ -37,7 +37,7 @@ class Verdict:
     missed: int
     promised: float
     lower: float
-    """Exact one-sided 95 % limits of the sensitivity."""
+    """Exact one-sided 95% limits of the sensitivity."""
     upper: float
     more: int
     """Lesions that would have to follow without a miss to show the promise; 0 where it is shown."""
@@ -64,7 +64,7 @@ def lesions_needed(promised: float, missed: int) -> int:
 
 
 def limits(n: int, missed: int) -> tuple[float, float]:
-    """The exact one-sided 95 % limits of a sensitivity of (n - missed) of n; without lesions it may be anything."""
+    """The exact one-sided 95% limits of a sensitivity of (n - missed) of n; without lesions it may be anything."""
     return (lower_bound(n, missed), upper_bound(n, missed)) if n else (0.0, 1.0)
 
 

@@ -28,7 +28,7 @@ _Columns = Annotated[
     list[str] | None, Option(help="columns of the data, as for `audit`", metavar="FIELD=COLUMN|FILE.json")
 ]
 _PredictionSets = Annotated[
-    bool, Option("--prediction-sets", help="measure the sets of diagnoses that hold the right one in 90 %, too")
+    bool, Option("--prediction-sets", help="measure the sets of diagnoses that hold the right one in 90%, too")
 ]
 _Json = Annotated[Path | None, Option(help="write all figures there, for machines", metavar="FILE")]
 _Benchmark = Annotated[
@@ -62,7 +62,7 @@ def evaluate(
     output: _Output = Path("benchmark-report"),
     submit: _Submit = False,
 ) -> None:
-    """Measure any checkpoint on any data set, with 95 % intervals; it may have seven, eight or two classes."""
+    """Measure any checkpoint on any data set, with 95% intervals; it may have seven, eight or two classes."""
     if benchmark:
         if dataset or columns or image_types or prediction_sets or repair != "archive":
             raise UsageError(

@@ -389,6 +389,6 @@ def _as_served(report: CheckpointReport, positive: str) -> list[str]:
         bound = lower_bound(lesions.n, lesions.n - flagged)
         sentences.append(
             f"As served it flags {flagged} of {lesions.n} {positive} lesions in each of their photos: at "
-            f"least {percent_at_least(bound)} (exact, one-sided 95 % limit), of {percent(TARGET_SENSITIVITY)} wanted."
+            f"least {percent_at_least(bound)} (exact, one-sided 95% limit), of {percent(TARGET_SENSITIVITY)} wanted."
         )
     return sentences

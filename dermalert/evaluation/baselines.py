@@ -26,10 +26,10 @@ _STRENGTH = 0.1  # 1 / regularisation: of 0.01, 0.1 and 1 the best on balance in
 
 _TEXTS = {
     "mean_colour": "mean and standard deviation of red, green and blue",
-    "frame_only": "colour histograms of the outer 5 % of each side",
+    "frame_only": "colour histograms of the outer 5% of each side",
     "source_only": "where the picture was made",
     "sharpness_only": "how steeply the fine detail of the picture falls off",
-    "lesion_hidden": "colour histograms and a coarse thumbnail of the picture without its central square (71 % of it)",
+    "lesion_hidden": "colour histograms and a coarse thumbnail of the picture without its central square (71% of it)",
 }
 
 
@@ -107,7 +107,7 @@ def baselines(splits: Mapping[str, Dataset], probabilities: np.ndarray | None = 
 def shortcuts(baselines: Mapping[str, Baseline]) -> Shortcuts:
     """Name the baselines that the model is not shown to exceed: there its figure may come from their shortcut.
 
-    A baseline counts where the 95 % interval of its margin does not lie above zero.
+    A baseline counts where the 95% interval of its margin does not lie above zero.
     """
 
     def margins(figure: str) -> dict[str, Estimate]:

@@ -1,4 +1,4 @@
-"""95 % intervals for images that come in groups: bootstrap over groups, exact, and Student's t on the logit scale."""
+"""95% intervals for images that come in groups: bootstrap over groups, exact, and Student's t on the logit scale."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ def _around(value: float, margin: float) -> Estimate:
 
 
 class Intervals:
-    """Figures with 95 % intervals for images that come in groups (several photos of one lesion).
+    """Figures with 95% intervals for images that come in groups (several photos of one lesion).
 
     Args:
         groups: (n,) the group of each image.
@@ -165,7 +165,7 @@ class Intervals:
     ) -> Estimate:
         """An area under a curve, with the bootstrap's standard error on the logit scale times Student's t.
 
-        Percentiles miss the true area too often, the more so the better the model and the fewer the melanomas (in 12 %
+        Percentiles miss the true area too often, the more so the better the model and the fewer the melanomas (in 12%
         of data sets with 20 of them and an AUROC of 0.92). So the scale is the logit (Pepe 2003), and t has the degrees
         of freedom of the side with fewer groups. There is no interval where that is one group, or the area is perfect.
 

@@ -33,7 +33,7 @@ def auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def partial_auc_80(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The area below the ROC curve and above a sensitivity of 80 %: 0 to 0.2 (ISIC 2024), 0.02 by chance.
+    """The area below the ROC curve and above a sensitivity of 80%: 0 to 0.2 (ISIC 2024), 0.02 by chance.
 
     Ties are straight pieces of the curve. The `auc_sens_80` of the ISIC scorer is another area, of the same piece of
     the curve but down to a sensitivity of 0.

@@ -170,7 +170,7 @@ def _roc_figure(held_out: Json, images: _Images, threshold: float | None, *, rea
 def _roc_curve(axis: Axes, positive: np.ndarray, score: np.ndarray, groups: np.ndarray) -> None:
     false_alarms, sensitivity = _roc(positive, score, np.ones(len(score)))
     low, high = _roc_band(positive, score, groups)
-    axis.fill_between(1 - _FALSE_ALARMS, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % band, pointwise")
+    axis.fill_between(1 - _FALSE_ALARMS, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95% band, pointwise")
     axis.plot(1 - false_alarms, sensitivity, color=BLUE, label="this release on held-out images")
 
 
@@ -220,7 +220,7 @@ def _alert_trade_off(held_out: Json, images: _Images, threshold: float | None) -
     figure = _figure("What a threshold costs", 4.4)
     axis = figure.subplots()
     for prevalence, (colour, line) in _PREVALENCES.items():
-        label = f"{100 * prevalence:.0f} % melanomas"
+        label = f"{100 * prevalence:.0f}% melanomas"
         if marked:
             alerts = float(_alerts(np.array(values[0]), np.array(values[1]), prevalence))
             _point(axis, Estimate(alerts), _in_percent(at_threshold[0].complement()), colour)
@@ -237,7 +237,7 @@ def _alert_trade_off(held_out: Json, images: _Images, threshold: float | None) -
             [],
             "o-",
             color="black",
-            label=f"the release's threshold ({threshold_share(threshold)}),\nwithout abstention, 95 % interval",
+            label=f"the release's threshold ({threshold_share(threshold)}),\nwithout abstention, 95% interval",
         )
     axis.legend(title="If the images hold", alignment="left")
     return figure
@@ -301,7 +301,7 @@ def _forest(figure: Figure, names: Sequence[str], columns: Mapping[str, Sequence
         axis.set_xlabel(title)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel("held-out images; lines: 95 % intervals", fontsize="medium", color=GREY)
+    figure.supxlabel("held-out images; lines: 95% intervals", fontsize="medium", color=GREY)
     return axes
 
 
@@ -345,7 +345,7 @@ def _reliability(held_out: Json, images: _Images) -> Figure:
         sizes = _reliability_curve(axes[1], score, melanoma, _quantile_bins(score), images.groups)
         axes[1].set(xlabel="melanoma probability", ylabel="share that are melanomas")
         axes[1].set_title(f"Melanoma, {melanoma.sum()} of {len(melanoma)}\nn = {_span(sizes)} a point")
-    figure.supxlabel("lines: 95 % intervals", fontsize="medium", color=GREY)
+    figure.supxlabel("lines: 95% intervals", fontsize="medium", color=GREY)
     return figure
 
 

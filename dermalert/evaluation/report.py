@@ -149,7 +149,7 @@ class Failures:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitReport(_Report):
-    """All figures of one split, each with a 95 % interval."""
+    """All figures of one split, each with a 95% interval."""
 
     n: int
     groups: int
@@ -305,7 +305,7 @@ class _Task(NamedTuple):
         """The specificity at a sensitivity, over the images where `among` (n,) is true.
 
         There is no interval where fewer than three groups of positives may be missed: the threshold is then that of one
-        of the very lowest scores, and the bootstrap covers the truth too seldom (67 % at 0.95 with 16 melanomas).
+        of the very lowest scores, and the bootstrap covers the truth too seldom (67% at 0.95 with 16 melanomas).
         """
         estimate = self.intervals.of(
             lambda w: metrics.specificity_at_sensitivity(self.positive, self.score, w * among, sensitivity)

@@ -1,7 +1,7 @@
 """How far each artefact of dermoscopy, laid over real images, moves a release's predictions.
 
 Rulers, ink, hair and dark corners say nothing of the lesion: a prediction that moves with them leans on something else.
-Ink alone raised the false positives of a marketed network among nevi by about 40 % (Winkler 2019, doi
+Ink alone raised the false positives of a marketed network among nevi by about 40% (Winkler 2019, doi
 10.1001/jamadermatol.2019.1735). What is drawn is a likeness: where it moves nothing, the real thing still may.
 """
 

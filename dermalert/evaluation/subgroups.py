@@ -199,7 +199,7 @@ def _detection(alert: np.ndarray, lesions: np.ndarray, among: np.ndarray) -> Det
 
 
 def holm(p: list[float]) -> list[float]:
-    """P-values corrected for their number, so that one below 0.05 is by chance in 5 % at most (Holm 1979)."""
+    """P-values corrected for their number, so that one below 0.05 is by chance in 5% at most (Holm 1979)."""
     order = np.argsort(p, kind="stable")
     steps = np.minimum(np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1)), 1)
     corrected = np.empty(len(p))

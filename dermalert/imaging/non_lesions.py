@@ -61,7 +61,7 @@ def _text(rng: Rng) -> Image.Image:
 
 
 def _blur(image: Image.Image) -> Image.Image:
-    """Blur by a normal distribution with a standard deviation of 4 % of the short side."""
+    """Blur by a normal distribution with a standard deviation of 4% of the short side."""
     return image.filter(ImageFilter.GaussianBlur(0.04 * min(image.size)))
 
 

@@ -7,8 +7,8 @@ _SIZE = 64  # pixels a side, to which every picture is shrunk
 _SHARP = 160  # pixels a side, at which the sharpness is measured: about what networks are given
 _BINS = 16  # of the histogram of one colour
 _CELL = 8  # pixels a side, of a cell of the coarse thumbnail
-_FRAME = 3  # pixels: 5 % of a side
-_MARGIN = 5  # pixels: 8 % of a side, so that the hidden square covers 71 % of the picture
+_FRAME = 3  # pixels: 5% of a side
+_MARGIN = 5  # pixels: 8% of a side, so that the hidden square covers 71% of the picture
 
 _HISTOGRAMS, _CELLS = 3 * _BINS, 3 * 28  # values; 28 cells touch the margin
 

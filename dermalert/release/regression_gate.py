@@ -43,7 +43,7 @@ class LossTest:
     power: float
     """Of finding a loss of the margin."""
     excludes_zero: bool = False
-    """Whether the 95 % interval of the change holds no 0."""
+    """Whether the 95% interval of the change holds no 0."""
     not_inferior: bool = False
     """Whether it holds no loss of the margin."""
 
@@ -80,7 +80,7 @@ def gate(new: ReleasePredictions, old: ReleasePredictions | None) -> Gate:
 
     The gate refuses a release that is shown to lose melanoma AUROC, sensitivity of the alert, or sensitivity for
     malignant or precursor, as served. Each has a one-sided test, at a level such that all of them together refuse equal
-    releases in 5 % at most (Bonferroni). A loss that is not shown may still be there: `power` is the probability of
+    releases in 5% at most (Bonferroni). A loss that is not shown may still be there: `power` is the probability of
     finding one of the margin, and `not_inferior` says whether one is excluded.
     """
     ece = new.figures["splits"]["held_out"]["calibration"]["ece"]
@@ -145,7 +145,7 @@ def _test(both: Pair, positive: np.ndarray, flags: tuple[Any, ...] | None, level
 
 
 def _with_interval(name: str, test: LossTest, difference: Estimate) -> LossTest:
-    """A test with what the 95 % interval of the change excludes.
+    """A test with what the 95% interval of the change excludes.
 
     Where the two answer alike, resampling has no interval. Of answers, a share may be lost all the same, by the exact
     interval for none of so many lesions; of equal scores, no area.
@@ -190,7 +190,7 @@ def verdict(report: Gate) -> list[str]:
         excluded = "excluded" if test.not_inferior else "not excluded"
         lines.append(
             f"{COMPARED[name]} ({test.n} lesions): a loss of {noninferiority.MARGIN:.2f} is {excluded}; the "
-            f"test finds one with a probability of {percent_at_least(test.power)}. The 95 % interval "
+            f"test finds one with a probability of {percent_at_least(test.power)}. The 95% interval "
             f"of the change {'does not hold' if test.excludes_zero else 'holds'} zero."
         )
     return lines

@@ -1,4 +1,4 @@
-"""A figure with its 95 % interval: as an object, as JSON, and as text."""
+"""A figure with its 95% interval: as an object, as JSON, and as text."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ _MOST_DIGITS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value and its 95 % interval; an undefined value is None, and so are the ends of an undefined interval."""
+    """A value and its 95% interval; an undefined value is None, and so are the ends of an undefined interval."""
 
     value: float | None = None
     low: float | None = None

@@ -34,7 +34,7 @@ class Band:
     """Of the highest band 1, which belongs to it."""
     lesions: int
     rate: Estimate
-    """The share of them that were what was looked for, with the exact 95 % interval."""
+    """The share of them that were what was looked for, with the exact 95% interval."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def _band(scores: np.ndarray, hits: np.ndarray, low: float, high: float) -> Band
 
 
 def exact_interval(k: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of k in n: Clopper and Pearson 1934; by hand, as the Space installs no scipy."""
+    """The 95% interval of a share of k in n: Clopper and Pearson 1934; by hand, as the Space installs no scipy."""
     low = 0.0 if k == 0 else _solve(lambda p: 1 - _at_most(k - 1, n, p), 0.025)
     high = 1.0 if k == n else _solve(lambda p: 1 - _at_most(k, n, p), 0.975)
     return low, high

@@ -249,10 +249,10 @@ def test_the_trade_off_by_hand():
     held_out = measure(truth, probabilities, np.arange(6), alert=score >= 0.5).to_json()
     figure = plots._alert_trade_off(held_out, images, 0.5)
     assert points(figure.axes[0]) == pytest.approx(np.array([[25.25, 50], [26.25, 50], [30, 50]]))
-    curve = figure.axes[0].lines[-2].get_xydata()  # of 20 %; the last line is the legend's
+    curve = figure.axes[0].lines[-2].get_xydata()  # of 20%; the last line is the legend's
     # From the highest threshold down: none, the score of 0.9, then 0.6, both of 0.2, 0.1 and 0.
     assert curve == pytest.approx(np.array([[0, 100], [10, 50], [30, 50], [70, 50], [80, 0], [100, 0]]))
-    assert "20 % melanomas: 30 alerts at the threshold" in words(figure)
+    assert "20% melanomas: 30 alerts at the threshold" in words(figure)
 
 
 def test_an_image_of_which_two_diagnoses_are_as_probable_is_counted_in_its_row_only():

@@ -60,7 +60,7 @@ def test_the_alert_as_served_misses_its_target_in_at_most_one_of_twenty_draws(le
     # 59 and 124 are the fewest lesions of which none and two may be missed: the rule has nothing to spare there.
     monkeypatch.setattr(operating_points, "lower_bound", functools.cache(operating_points.lower_bound))
     rng = np.random.default_rng(lesions)
-    everyone = lowest_of_lesions(rng, 200_000, share)  # their 5th percentile is known within 0.15 %
+    everyone = lowest_of_lesions(rng, 200_000, share)  # their 5th percentile is known within 0.15%
     failures = 0
     for _ in range(MANY_DRAWS):
         score, lesion, abstained = served(rng, lesions, share)
@@ -105,7 +105,7 @@ def coverage_of_intervals(rng, lesions, melanomas, separation, draws):
 
 
 def assert_honest(shares, draws):
-    """AUROC covers 95 %; the others, made to cover at least that, 94 % of clusters; both up to chance."""
+    """AUROC covers 95%; the others, made to cover at least that, 94% of clusters; both up to chance."""
     assert shares.pop("auroc") == pytest.approx(0.95, abs=chance(0.95, draws))
     assert min(shares.values()) >= 0.94 - chance(0.95, draws)
 

@@ -131,7 +131,7 @@ def test_the_results_say_of_it_what_was_measured(figures):
     ):
         point = figures[name]
         assert sentence.format(**point) in text
-        assert f"threshold ({threshold_share(point['threshold']).replace('%', ' %')})" in text
+        assert f"threshold ({threshold_share(point['threshold'])})" in text
         assert f"at least {int(point['lower_bound'] * 1000) / 1000:.3f}" in text
     assert f"{figures['alert']['abstained']} of them by abstention" in text
     weakest = held_out["subgroup_sensitivity"]["weakest"]

@@ -303,9 +303,9 @@ def test_the_summary_says_for_whom_how_good_and_what_for_not():
     assert "Photographs taken with a phone" in rows["Not for"]
     assert format_estimate(served["lesions"]["sensitivity_as_served"]) in rows["Melanoma alert, as served"]
     assert format_estimate(served["specificity_as_served"]) in rows["Melanoma alert, as served"]
-    assert "at least 95.1% with 95.0% confidence" in rows["Melanoma alert, as served"]
+    assert "at least 95.1% with 95% confidence" in rows["Melanoma alert, as served"]
     ppv = served["predictive_values"]["0.05"]["ppv"]
-    assert f"Of 100 alerts, {format_estimate(ppv, 0, times=100)} are melanomas" in rows["Where 5.0% are melanomas"]
+    assert f"Of 100 alerts, {format_estimate(ppv, 0, times=100)} are melanomas" in rows["Where 5% are melanomas"]
     assert "finds 17 of 20 melanomas" in rows["Weakest subgroup"]
 
 
@@ -328,7 +328,7 @@ def test_generated_lesions_promise_nothing_of_clinics():
     rows = summary(card.render_card(report, EVERYTHING))
     assert rows["At an unseen clinic"] == "Not measured in this release."
     assert rows["Not for"].startswith("Real skin.")
-    assert "Where 5.0% are melanomas" not in rows
+    assert "Where 5% are melanomas" not in rows
 
 
 def test_markdown_reads_each_table_and_each_fold_as_one():

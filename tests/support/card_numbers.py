@@ -16,9 +16,9 @@ EVERYTHING = frozenset(
 
 # Numbers of the text itself: what an interval, a range or a pipeline is, and what others found.
 CONSTANTS = {
-    "95 % intervals",
-    "95 % interval",
-    "95 %",
+    "95% intervals",
+    "95% interval",
+    "95%",
     "top_k=9",
     "top_k: 9",
     "fp32",
@@ -27,14 +27,14 @@ CONSTANTS = {
     "q8",
     "0 to 2",
     "0 and 0.2",
-    "80 %",
+    "80%",
     "per 100 images",
     "Of 100 alerts",
     "Of 100 images",
     "HAM10000",
 }
 CONSTANTS |= {"under 30", "30 to 49", "50 to 69", "70 and over"}  # names of subgroups
-CONSTANTS |= {"5 %", "71 %"}  # what the baselines see
+CONSTANTS |= {"5%", "71%"}  # what the baselines see
 
 
 def body(text: str) -> str:

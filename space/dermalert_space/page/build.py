@@ -192,7 +192,7 @@ def _add_release(served: Release, metrics: Json | None) -> None:
 
         Returns:
             Its name and tag, diagnoses, thresholds of alert and attention, the states of an image, and figures of the
-            evaluation with their 95 % intervals.
+            evaluation with their 95% intervals.
         """
         return api.release_record(served, metrics)
 

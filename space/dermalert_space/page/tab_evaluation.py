@@ -244,7 +244,7 @@ def _by_class(held_out: Json) -> str:
 def _calibration(held_out: Json) -> str:
     names = {"ece": "expected calibration error", "brier": "Brier score, 0 to 2", "nll": "negative log-likelihood"}
     rows = [[name, markup.figure(held_out["calibration"][key], digits=3)] for key, name in names.items()]
-    note = "An error of 0.02 means: where it says 30 %, it is right 28 to 32 times in 100, on average over all it says."
+    note = "An error of 0.02 means: where it says 30%, it is right 28 to 32 times in 100, on average over all it says."
     table = markup.table(f"Calibration on {held_out['n']} held-out images", ["", "value"], rows, note=note)
     return table + _calibration_of_melanoma(held_out["calibration"].get("melanoma"))
 
