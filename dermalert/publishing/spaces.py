@@ -31,7 +31,7 @@ SOURCE = Path(dermalert_space.__file__).parents[1]
 # What belongs to the Space; nothing else is uploaded, and nothing else is deleted from it.
 _OURS = (
     *(CARD, "*.py", "*.css", "*requirements.txt", "packages.txt", "dermalert_space/*.py"),
-    *("dermalert_space/page/*.py", "dermalert_space/page/*.css", "dermalert_space/page/*.js"),
+    *(f"dermalert_space/page/*.{kind}" for kind in ("py", "css", "js", "json")),
     *(f"examples/*{kind}" for kind in examples.KINDS),
     f"examples/{examples.TABLE}",
 )

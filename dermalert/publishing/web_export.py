@@ -16,6 +16,7 @@ from dermalert_space.contract import NOT_A_DEVICE, TOLERANCE, Json
 from dermalert_space.files import write_folder
 from dermalert_space.frequencies import Bands
 from dermalert_space.page import examples, markup, tab_batch, tab_evaluation
+from dermalert_space.page.language import ENGLISH
 from dermalert_space.prediction import STATES, word
 from dermalert_space.release import Release
 from markupsafe import Markup
@@ -105,7 +106,7 @@ def _about(release: Release, metrics: Json | None, parts: Mapping[str, tuple[str
         "states": STATES,
         "icons": markup.ICONS,
         "grades": markup.GRADES,
-        "group_names": markup.GROUPS,
+        "group_names": {group: ENGLISH(f"group.{group}") for group in markup.GROUPS},
         "kinds": _kinds(),
         "limits": _LIMITS,
         "texts": _texts(release),
@@ -145,11 +146,11 @@ def _kinds() -> Json:
 def _texts(release: Release) -> dict[str, str]:
     return {
         "notice": NOT_A_DEVICE,
-        "hint": markup.HINT,
-        "next": markup.NEXT,
-        "for_dermoscopy": markup.FOR_DERMOSCOPY,
+        "hint": ENGLISH("hint"),
+        "next": ENGLISH("next"),
+        "for_dermoscopy": ENGLISH("for_dermoscopy"),
         "source": markup.source(release),
-        "order": tab_batch.ORDER,
+        "order": tab_batch.order(),
         "no_number": releases.NO_NUMBER,
         "no_memory": "the file cannot be assessed: this browser has too little memory for it.",
         "parity": "This page answers otherwise here than the release was measured: a probability of a reference image "

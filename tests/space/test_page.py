@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.page import examples, markup, tab_evaluation
+from dermalert_space.page.language import ENGLISH
 from dermalert_space.prediction import share
 from dermalert_space.reader_studies import READERS
 from dermalert_space.release import Release
@@ -155,7 +156,7 @@ def test_where_the_server_is_busy_the_former_answer_gives_way_to_a_plain_sentenc
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": full}))
     page.get_by_label("Remove Image").click()
     upload(page, tmp_path / "lesion.png")
-    expect(page.locator("#result .sentence")).to_have_text(markup.BUSY)
+    expect(page.locator("#result .sentence")).to_have_text(ENGLISH("busy"))
 
 
 def test_where_the_model_looked_lies_over_the_image_by_a_slider_and_on_no_disk(visit, demo_space, tmp_path):
@@ -247,9 +248,9 @@ def test_a_refused_image_has_a_sentence_and_no_probabilities(visit, demo_space, 
 
 def test_a_release_without_figures_says_so(visit, demo_space):
     page = visit(demo_space)
-    expect(page.locator("#means")).to_contain_text(markup.NO_METRICS)
+    expect(page.locator("#means")).to_contain_text(ENGLISH("no_metrics"))
     page.get_by_role("tab", name="Performance").click()
-    expect(page.locator("#evaluation")).to_contain_text(markup.NO_METRICS)
+    expect(page.locator("#evaluation")).to_contain_text(ENGLISH("no_metrics"))
     assert page.get_by_role("tab", name="Versions").count() == 0, "a folder has no other versions"
 
 
@@ -440,9 +441,9 @@ def test_subgroups_and_the_melanoma_probability_are_told_in_words_and_figures(ne
 
 
 def test_of_photographs_without_a_dermoscope_nothing_is_claimed_but_that_the_answers_do_not_hold(newer, figures):
-    told = shown(tab_evaluation.html(newer, figures)) + markup.FOR_DERMOSCOPY
+    told = shown(tab_evaluation.html(newer, figures)) + ENGLISH("for_dermoscopy")
     assert told.count("without a dermoscope") == 3 and told.count("say nothing of") == 2
-    assert not re.search(r"(not|never) (been )?measured", markup.FOR_DERMOSCOPY + tab_evaluation.LIMITS[0])
+    assert not re.search(r"(not|never) (been )?measured", ENGLISH("for_dermoscopy") + tab_evaluation.LIMITS[0])
 
 
 def test_an_answer_says_of_100_lesions_scored_like_it_how_many_were_melanoma(newer):
@@ -506,7 +507,9 @@ def test_a_release_of_generated_lesions_shows_neither_dermatologists_nor_prevale
     made_up = markup.meaning(release, figures) + tab_evaluation.html(release, figures)
     for said in ("dermatologists", "PPV", READERS[0].source):
         assert said in real and said not in made_up
-    assert markup.GENERATED in markup.notice(release, figures) and markup.GENERATED not in markup.notice(release, None)
+    assert ENGLISH("generated") in markup.notice(release, figures) and ENGLISH("generated") not in markup.notice(
+        release, None
+    )
 
 
 # Versions

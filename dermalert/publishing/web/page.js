@@ -258,7 +258,7 @@ function download(name, type, content) {
 function rowOf(row) {
   const graded = row.prediction ? words.grade(about, row.prediction) : "";
   const marks = {"data-state": row.state, "data-icon": words.icon(about, row.state, graded)};
-  const texts = el("span", {class: "texts"}, el("span", {class: "file"}, row.file),
+  const texts = el("span", {class: "texts"}, el("span", {class: "file", "data-opened": "opened"}, row.file),
     el("span", {class: `verdict ${row.state} ${graded}`, ...marks}, words.verdict(about, row.prediction, row.state)));
   row.canvas = el("canvas", {class: "thumbnail", width: SMALL, height: SMALL, "aria-hidden": "true"});
   const details = el("details", {"data-state": row.state, class: row.seen ? "seen" : null}, el("summary", {}, row.canvas, texts));

@@ -7,7 +7,8 @@
     if (!left) return;
     const all = rows();
     const seen = all.filter(row => row.classList.contains('seen')).length;
-    left.textContent = `Shown: ${all.filter(row => !row.hidden).length} of ${all.length}; opened: ${seen}.`;
+    const shown = all.filter(row => !row.hidden).length;
+    left.textContent = window.dermalertWords('shown', { shown, all: all.length, opened: seen });
   }
 
   window.dermalertFilter = (kind, text) => {
@@ -26,6 +27,7 @@
   document.addEventListener('toggle', event => {
     if (!event.target.open || !event.target.closest('#rows')) return;
     event.target.classList.add('seen');
+    event.target.querySelector('.file').dataset.opened = window.dermalertWords('opened');
     count();
   }, true);
 })();

@@ -1,5 +1,7 @@
 """The page of a release, put together from its tabs, and the endpoints for programs."""
 
+import functools
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from dermalert_space.page import (
     api,
     batch_slots,
     examples,
+    language,
     markup,
     request_guard,
     tab_batch,
@@ -23,11 +26,12 @@ from dermalert_space.page import (
     tab_versions,
     upload_retention,
 )
+from dermalert_space.page.language import ENGLISH, Language
 from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
 
 STYLE = Path(__file__).parent / "style.css"
-SCRIPTS = [Path(__file__).parent / name for name in ("crop.js", "batch.js", "row_keys.js")]
+SCRIPTS = [Path(__file__).parent / name for name in ("words.js", "crop.js", "batch.js", "row_keys.js")]
 
 _BLUE, _PALE = "#1d5fbf", "#8ab4f8"  # both 4.5:1 on what they stand on, as WCAG 2.2 asks
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]).set(
@@ -49,7 +53,8 @@ HEAD = (
     f'<meta name="description" content="{_ABOUT}"><meta property="og:title" content="dermalert">'
     f'<meta property="og:description" content="{_ABOUT}">'
     "<style>@media print { footer { display: none !important; } }</style>"
-    f"<script>{''.join(script.read_text() for script in SCRIPTS)}</script>"
+    f"<script>window.dermalertTexts = {json.dumps(language.of_scripts())};"
+    f"{''.join(script.read_text() for script in SCRIPTS)}</script>"
 )
 """What the page's own style cannot say: gradio keeps that to what lies above the footer."""
 
@@ -62,6 +67,12 @@ EVERY, AGE = 30, 240
 
 class Page(gr.Blocks):
     """A page that says in a sentence what is wrong with what a program sends: gradio gives an error of no text."""
+
+    def get_api_info(self, all_endpoints: bool = False, page: str | None = None) -> Any:
+        """The description of the endpoints, which is of no visitor's language."""
+        info = super().get_api_info(all_endpoints, page)
+        info["named_endpoints"]["/judge"]["parameters"][0]["label"] = ENGLISH("dermoscopy_image")
+        return info
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
@@ -93,42 +104,44 @@ def build_demo(release: Release) -> gr.Blocks:
         batches = demo._queue.event_queue_per_concurrency_id.get("batch")
         return len(batches.queue) if batches else 0
 
-    held = batch_slots.Places(waiting)
+    held, static = batch_slots.Places(waiting), language.Static()
     with Page(title="dermalert", analytics_enabled=False, delete_cache=(EVERY, AGE)) as demo:
-        gr.HTML(markup.notice(release, metrics), elem_id="notice")
-        gr.Markdown("# dermalert\nDoes this skin lesion call for a dermatologist's look, on suspicion of melanoma?")
+        gr.HTML(static(functools.partial(markup.notice, release, metrics)), elem_id="notice")
+        gr.Markdown(static(lambda words: f"# dermalert\n{words('question')} {markup.review(words)}"))
         with gr.Tabs():
-            with gr.Tab("Single image"):
-                picture = tab_single.add(release, metrics)
-            with gr.Tab("Batch"):
-                tab_batch.add(release, held)
-            with gr.Tab("Performance") as tab:
-                tab_evaluation.add(release, metrics, tab)
+            with gr.Tab(static("single_image")):
+                picture = tab_single.add(release, metrics, static)
+            with gr.Tab(static("batch")):
+                tab_batch.add(release, held, static)
+            with gr.Tab(static("performance")) as tab:
+                tab_evaluation.add(release, metrics, tab, static)
             if (shelf := comparison.Shelf(release)).on_the_hub:
-                with gr.Tab("Versions") as tab:
-                    tab_versions.add(shelf, tab)
-        gr.HTML(
-            f"<p>{markup.escaped(markup.source(release))}{_links(release)}</p><p class='fine'>{markup.PRIVACY}</p>",
-            elem_id="release",
-            elem_classes="words",
-        )
+                with gr.Tab(static("versions")) as tab:
+                    tab_versions.add(shelf, tab, static)
+        gr.HTML(static(functools.partial(_about, release)), elem_id="release", elem_classes="words")
         _add_judge(release, picture)
         _add_triage(release, picture.GRADIO_CACHE, held)
         _add_release(release, metrics)
     _show_how_to_call(demo, picture)
+    demo.i18n_instance = gr.I18n(**static.translations)
     return demo.queue(max_size=WAITING)
 
 
-def _links(release: Release) -> str:
+def _about(release: Release, words: Language) -> str:
+    about = f"<p>{markup.escaped(markup.source(release, words))}{_links(release, words)}</p>"
+    return f"{about}<p class='fine'>{words('privacy')}</p>"
+
+
+def _links(release: Release, words: Language) -> str:
     """Where the model and this Space are on the Hub, if they are there."""
     space, links = os.environ.get("SPACE_ID"), {}
     if is_hub_name(release.name) and not Path(release.name).is_dir():
         at = f"/tree/{release.revision}" if release.revision else ""
-        links["Model card"] = f"https://huggingface.co/{release.name}{at}"
+        links["model_card"] = f"https://huggingface.co/{release.name}{at}"
     if space:
-        links["Code of this Space"] = f"https://huggingface.co/spaces/{space}/tree/main"
-        links["Duplicate this Space"] = f"https://huggingface.co/spaces/{space}?duplicate=true"
-    return "".join(f' <a href="{markup.escaped(url)}">{name}</a>' for name, url in links.items())
+        links["code"] = f"https://huggingface.co/spaces/{space}/tree/main"
+        links["duplicate"] = f"https://huggingface.co/spaces/{space}?duplicate=true"
+    return "".join(f' <a href="{markup.escaped(url)}">{words(key)}</a>' for key, url in links.items())
 
 
 def _add_judge(served: Release, picture: gr.Image) -> None:
@@ -239,6 +252,7 @@ def launch(release: Release) -> None:
         },
         mcp_server=True,
         share=False,
+        i18n=demo.i18n_instance,
         run_history=False,
         enable_monitoring=False,
         state_session_capacity=100,  # gradio would hold what 10,000 visitors were shown; see `upload_retention.forget`

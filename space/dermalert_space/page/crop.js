@@ -2,14 +2,16 @@
 (() => {
   const SMALLEST = 32; // pixels of the picture: below that it could not be assessed anyway
 
+  const words = window.dermalertWords;
+
   const template = `
-    <div class="view" tabindex="0" role="group" aria-describedby="crop-help"><div class="sheet"><img alt="The uploaded image, enlarged">
-      <div class="square" role="img" aria-label="The square that will be assessed"></div></div></div>
-    <p id="crop-help">Draw a square round the lesion, or move it. With the keyboard: arrows move it, + and - change its size.</p>
-    <p class="buttons"><label>Zoom <input class="zoom" type="range" min="1" max="8" step="0.25" value="1"></label>
-      <label>Square <input class="side" type="range"></label><output aria-live="polite"></output>
-      <button type="button" value="crop" class="primary">Assess this square</button>
-      <button type="button" value="close">Close</button></p>`;
+    <div class="view" tabindex="0" role="group" aria-describedby="crop-help"><div class="sheet"><img alt="${words('enlarged')}">
+      <div class="square" role="img" aria-label="${words('square')}"></div></div></div>
+    <p id="crop-help">${words('crop_help')}</p>
+    <p class="buttons"><label>${words('zoom')} <input class="zoom" type="range" min="1" max="8" step="0.25" value="1"></label>
+      <label>${words('side')} <input class="side" type="range"></label><output aria-live="polite"></output>
+      <button type="button" value="crop" class="primary">${words('crop')}</button>
+      <button type="button" value="close">${words('close')}</button></p>`;
 
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
   const picture = () => document.querySelector('#picture img');
@@ -17,7 +19,7 @@
   function dialog() {
     const made = document.createElement('dialog');
     made.id = 'closer';
-    made.setAttribute('aria-label', 'Look closer');
+    made.setAttribute('aria-label', words('look_closer'));
     made.innerHTML = template;
     document.querySelector('.gradio-container').append(made);
     const [view, sheet, img, box, zoom, size, said] = ['.view', '.sheet', 'img', '.square', '.zoom', '.side', 'output']
@@ -32,7 +34,7 @@
       Object.assign(box.style, { left: `${square.x * by}px`, top: `${square.y * by}px`, width: `${square.side * by}px`,
         height: `${square.side * by}px` });
       size.value = square.side;
-      said.value = `${square.side} x ${square.side} pixels`;
+      said.value = words('pixels', square);
     }
 
     function set(x, y, side) {
@@ -125,7 +127,7 @@
     const blob = await new Promise(resolve => canvas.toBlob(resolve, 'image/png'));
     const name = decodeURIComponent(img.src.split('/').pop()).replace(/\.\w+$/, '');
     const files = new DataTransfer();
-    files.items.add(new File([blob], `part of ${name}.png`, { type: 'image/png' }));
+    files.items.add(new File([blob], `${words('part_of', { name })}.png`, { type: 'image/png' }));
     document.querySelector('#picture button[aria-label="Remove Image"]').click();
     const input = await emptied();
     input.files = files.files;

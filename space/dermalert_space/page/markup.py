@@ -1,7 +1,6 @@
 """What the page says of an image and of a release, as sentences and tables in HTML."""
 
 import base64
-import functools
 import html
 import io
 import re
@@ -11,30 +10,12 @@ from typing import cast
 
 from PIL import Image
 
-from dermalert_space.contract import ABSTAINED, BUNDLED, CONFIG, NOT_A_DEVICE, Json, Making, State
+from dermalert_space.contract import ABSTAINED, BUNDLED, CONFIG, Json, Making, State
 from dermalert_space.estimate import Estimate, format_estimate
 from dermalert_space.frequencies import Bands
+from dermalert_space.page.language import ENGLISH, Language, Static
 from dermalert_space.prediction import Prediction, printable, share, shares, threshold_share
 from dermalert_space.release import Release
-
-GENERATED = "This model was trained on generated pictures only: its answers mean nothing on real skin."
-HINT = "Upload a dermoscopy image, or paste one, to have it assessed."
-BUSY = "Not assessed just now: the server is busy or out of reach. Try again in a minute."
-PRIVACY = (
-    "Nothing is kept: no history, no log of images, no analytics. An uploaded file, and what was shown of it, is held "
-    "by this server, seen by nobody else, and deleted six minutes after it was assessed at the latest; what it holds "
-    "besides the picture (camera, place, date) is neither shown nor written anywhere."
-)
-FOR_DERMOSCOPY = (
-    "For dermoscopy images of one lesion. The answers do not hold for photographs taken without a dermoscope, such as "
-    "those of a phone: the figures of this release say nothing of them."
-)
-NEXT = (
-    "What to do: take the picture again, sharp and evenly lit, with the dermatoscope on the skin; or crop it to the "
-    "lesion, with some skin around it. A dermatologist should see a lesion that worries you, whatever a program says."
-)
-"""What is said to whoever has an image that cannot be assessed."""
-NO_METRICS = "This release does not say how good it is: it has no evaluation/metrics.json."
 
 ICONS = {
     State.MELANOMA_ALERT: "\N{BLACK UP-POINTING TRIANGLE}",
@@ -50,8 +31,8 @@ GRADES = {"high": 0.3, "middle": 0.1, "low": 0.0}
 
 _STEPS = {"high": 3, "middle": 2, "low": 1}
 
-GROUPS = {"malignant": "Malignant", "precursor": "Precursor of a carcinoma", "benign": "Benign diagnoses"}
-"""What the clinical groups of a release are called, in the order in which they are shown."""
+GROUPS = ("malignant", "precursor", "benign")
+"""The clinical groups of a release, in the order in which they are shown."""
 
 
 def escaped(text: object) -> str:
@@ -59,8 +40,14 @@ def escaped(text: object) -> str:
     return html.escape(printable(str(text)))
 
 
-figure = functools.partial(format_estimate, keep_off_ends=True)
-"""A figure of the evaluation as the page shows it."""
+def capitalised(text: str) -> str:
+    """A text that begins a line."""
+    return text[:1].upper() + text[1:]
+
+
+def figure(estimate: Estimate | Json, words: Language = ENGLISH, *, digits: int = 2, times: float = 1) -> str:
+    """A figure of the evaluation as the page shows it."""
+    return words.translate(format_estimate(estimate, digits, times=times, keep_off_ends=True))
 
 
 def table(caption: str, head: list[str], rows: Sequence[Sequence[object]], *, note: str = "") -> str:
@@ -122,47 +109,45 @@ def grade(release: Release, prediction: Prediction) -> str:
     return next(name for name, least in GRADES.items() if prediction.probabilities[release.alert_label] >= least)
 
 
-def answer(release: Release, prediction: Prediction, *, aloud: bool = True) -> str:
+def answer(release: Release, prediction: Prediction, words: Language = ENGLISH, *, aloud: bool = True) -> str:
     """What the page says of one image; of one that cannot be assessed no probabilities."""
     graded = grade(release, prediction)
-    assessment = sentence(prediction.sentence, kind=prediction.state, grade=graded, aloud=aloud)
+    assessment = sentence(words.translate(prediction.sentence), kind=prediction.state, grade=graded, aloud=aloud)
     if prediction.abstained:
-        return f'{assessment}<p class="next">{NEXT}</p><p class="second">{FOR_DERMOSCOPY}</p>'
-    second = second_line(release, prediction)
+        return f'{assessment}<p class="next">{words("next")}</p><p class="second">{words("for_dermoscopy")}</p>'
+    second = second_line(release, prediction, words)
     return (
         assessment
-        + frequency(release, prediction)
+        + frequency(release, prediction, words)
         + (f'<p class="second">{escaped(second)}</p>' if second else "")
-        + probabilities(release, prediction)
+        + probabilities(release, prediction, words)
     )
 
 
-def frequency(release: Release, prediction: Prediction) -> str:
+def frequency(release: Release, prediction: Prediction, words: Language = ENGLISH) -> str:
     """How many of the held-out lesions with a like probability were what was looked for; "" where nobody knows."""
     if is_generated(release, None):  # what generated lesions were says nothing of skin
         return ""
     alert, attention = release.frequencies.alert, release.frequencies.attention
-    lines = [_of_hundred(alert, prediction.probabilities[release.alert_label], release.alert_label)]
+    lines = [_of_hundred(alert, prediction.probabilities[release.alert_label], [release.alert_label], words)]
     if prediction.state == State.MALIGNANT_LIKELY and prediction.attention is not None and release.attention:
-        lines.insert(0, _of_hundred(attention, prediction.attention, _listed(list(release.attention.labels), "or")))
+        lines.insert(0, _of_hundred(attention, prediction.attention, list(release.attention.labels), words))
     return "".join(lines)
 
 
-def _of_hundred(bands: Bands, probability: float, name: str) -> str:
+def _of_hundred(bands: Bands, probability: float, labels: list[str], words: Language) -> str:
     band = bands.find(probability)
     if band is None:
         return ""
-    low, high = (f"{100 * end:.3g}" for end in (band.low, band.high))
-    common = f"{100 * bands.share:.0f} in 100"
-    return (
-        f'<p class="frequency">Of 100 lesions scored like this ({low} to {high}%), '
-        f"<strong>{_cell(figure(band.rate, times=100, digits=0))}</strong> were {escaped(name)}.</p>"
-        f'<p class="fine">From {band.lesions:,} of the {bands.lesions:,} held-out lesions, of which {common} '
-        f"were {escaped(name)}: where it is rarer, fewer are. In brackets the 95% interval.</p>"
-    )
+    low, high = (words.number(text) for text in (f"{100 * band.low:.3g}", f"{100 * band.high:.3g}%"))
+    name, rate = escaped(words.listed(labels, "or")), _cell(figure(band.rate, words, times=100, digits=0))
+    first = words("of_hundred", low=low, high=high, rate=f"<strong>{rate}</strong>", name=name)
+    counts = {key: words.number(f"{n:,}") for key, n in (("lesions", band.lesions), ("all", bands.lesions))}
+    second = words("of_lesions", **counts, share=f"{100 * bands.share:.0f}", name=name)
+    return f'<p class="frequency">{first}</p><p class="fine">{second}</p>'
 
 
-def second_line(release: Release, prediction: Prediction) -> str:
+def second_line(release: Release, prediction: Prediction, words: Language = ENGLISH) -> str:
     """How probable any malignant diagnosis or precursor is; "" where the release does not name these."""
     point, watched = release.attention, release.alert_label
     value = prediction.malignant if point is None else prediction.attention
@@ -170,41 +155,39 @@ def second_line(release: Release, prediction: Prediction) -> str:
         return ""
     grouped = (name for group in ("malignant", "precursor") for name in release.groups.get(group, []))
     others = [name for name in (grouped if point is None else point.labels) if name != watched]
-    subject = f"{_listed([watched, *others])} together have a probability of"
-    subject = subject[0].upper() + subject[1:]
+    names = capitalised(words.listed([watched, *others]))
     if point is not None and point.threshold is not None:
-        probability, threshold = shares(value, point.threshold)
-        return f"{subject} {probability}; attention threshold {threshold}."
+        probability, threshold = map(words.number, shares(value, point.threshold))
+        return words("together_and_threshold", names=names, value=probability, threshold=threshold)
+    key = "together_likely" if prediction.alert is False and value > 0.5 else "together"
+    line = words(key, names=names, value=words.number(share(value)))
     if prediction.alert is not False:
-        return f"{subject} {share(value)}."
-    more = ": more likely than not, it is one of them" if value > 0.5 else ""
-    return f"{subject} {share(value)}{more}. The alert is for {watched} alone; it says nothing of {_listed(others)}."
+        return line
+    return f"{line} {words('alert_alone', label=words.translate(watched), others=words.listed(others))}"
 
 
-def _listed(names: list[str], last: str = "and") -> str:
-    return f"{', '.join(names[:-1])} {last} {names[-1]}" if len(names) > 1 else "".join(names)
-
-
-def probabilities(release: Release, prediction: Prediction) -> str:
+def probabilities(release: Release, prediction: Prediction, words: Language = ENGLISH) -> str:
     """Each diagnosis with its probability: by clinical group, the likeliest first in each."""
     by_label = prediction.probabilities
     threshold = release.threshold
-    mark = "" if threshold is None else f"; the mark is the alert threshold, {threshold_share(threshold)}"
-    caption = f"<caption>Calibrated probability of each diagnosis{mark}</caption>"
-    bodies = "" if release.groups else f"<tbody>{_shares(release, list(by_label), by_label)}</tbody>"
-    for key, title in GROUPS.items():
+    mark = "" if threshold is None else words("mark", threshold=words.number(threshold_share(threshold)))
+    caption = f"<caption>{words('calibrated')}{mark}</caption>"
+    bodies = "" if release.groups else f"<tbody>{_shares(release, list(by_label), by_label, words)}</tbody>"
+    for key in GROUPS:
         names = [name for name in by_label if name in release.groups.get(key, [])]
-        total = share(sum(by_label[name] for name in names))
+        total = words.number(share(sum(by_label[name] for name in names)))
+        title = words(f"group.{key}")
         head = f'<tr class="group"><th colspan="2" scope="rowgroup">{title}</th><td class="share">{total}</td></tr>'
-        bodies += f"<tbody>{head}{_shares(release, names, by_label)}</tbody>" if names else ""
+        bodies += f"<tbody>{head}{_shares(release, names, by_label, words)}</tbody>" if names else ""
     return f'<table class="shares">{caption}{bodies}</table>'
 
 
-def _shares(release: Release, names: list[str], probabilities: dict[str, float]) -> str:
+def _shares(release: Release, names: list[str], probabilities: dict[str, float], words: Language) -> str:
     return "".join(
-        f'<tr class="{"watched" if name == release.alert_label else ""}"><th scope="row">{escaped(name)}</th>'
+        f'<tr class="{"watched" if name == release.alert_label else ""}">'
+        f'<th scope="row">{escaped(words.translate(name))}</th>'
         f'<td class="bar">{_bar(probabilities[name], release.threshold if name == release.alert_label else None)}</td>'
-        f'<td class="share">{share(probabilities[name])}</td></tr>'
+        f'<td class="share">{words.number(share(probabilities[name]))}</td></tr>'
         for name in names
     )
 
@@ -214,48 +197,40 @@ def _bar(probability: float, threshold: float | None) -> str:
     return f'<div class="track"><div style="width: {probability:.1%}"></div>{tick}</div>'
 
 
-def meaning(release: Release, metrics: Json | None) -> str:
+def meaning(release: Release, metrics: Json | None, words: Language = ENGLISH) -> str:
     """What the alert's threshold means, by the evaluation of the release."""
     if metrics is None:
-        return f"<p>{NO_METRICS}</p>"
+        return f"<p>{words('no_metrics')}</p>"
     held_out = metrics["splits"]["held_out"]
-    measured, watched = held_out["melanoma"], release.alert_label
-    named, n = escaped(watched), escaped(measured["n"])
+    measured, name = held_out["melanoma"], words.translate(release.alert_label)
+    named, n = escaped(name), escaped(measured["n"])
+    attention = _of_attention(release, held_out.get("malignant"), words)
     if release.threshold is None or not measured["n"]:
-        silent = f"<p>The evaluation of this release says nothing of an alert: it held out {n} {named}s.</p>"
-        return silent + _of_attention(release, held_out.get("malignant"))
+        return f"<p>{words('no_alert_measured', n=n, name=named)}</p>{attention}"
     others, generated = held_out["n"] - measured["n"], is_generated(release, metrics)
-    flagged = figure(measured["sensitivity_refusals_missed"], times=100, digits=0)
-    declined = measured[ABSTAINED]["value"]
-    missed = f" (a share of {figure(measured['refused'], digits=3)} cannot be assessed and counts as missed)"
+    flagged = figure(measured["sensitivity_refusals_missed"], words, times=100, digits=0)
+    missed = words("missed", share=figure(measured["refused"], words, digits=3)) if measured[ABSTAINED]["value"] else ""
     served = measured.get("specificity_as_served") or measured["specificity"]
-    false = figure(Estimate.read(served).complement(), times=100, digits=0)
+    false = figure(Estimate.read(served).complement(), words, times=100, digits=0)
+    strong = {"flagged": f"<strong>{flagged}</strong>", "false": f"<strong>{false}</strong>"}
     lines = (
-        f"<p>Of 100 {named}s in the evaluation it flagged <strong>{flagged}</strong>; of 100 others it "
-        f"also flagged <strong>{false}</strong>.</p><p class='fine'>In brackets the 95% interval; from "
-        f"{n} images of {named}{missed if declined else ''}, and {others} others, none of which "
-        f"it was trained on.</p>{_of_attention(release, held_out.get('malignant'))}"
+        f"<p>{words('flagged', name=named, **strong)}</p>"
+        f"<p class='fine'>{words('flagged_from', n=n, name=named, missed=missed, others=others)}</p>{attention}"
     )
     if generated:  # what a prevalence means for these lesions nobody knows
-        return f"<p>{GENERATED}</p>{lines}"
-    mix = share(measured["n"] / held_out["n"])
-    note = (
-        f"All probabilities on this page hold for the evaluation's mix, in which {mix} of the images are {watched}s. "
-        f"Where {watched} is rarer, they are too high, and an alert means less."
-    )
-    return lines + _at_prevalences(measured["predictive_values"], watched, note)
+        return f"<p>{words('generated')}</p>{lines}"
+    note = words("mix", mix=words.number(share(measured["n"] / held_out["n"])), name=name)
+    return lines + _at_prevalences(measured["predictive_values"], name, note, words)
 
 
-def _of_attention(release: Release, measured: Json | None) -> str:
+def _of_attention(release: Release, measured: Json | None, words: Language) -> str:
     if not measured or not measured["n"] or measured["sensitivity_as_served"]["value"] is None:
         return ""
-    flagged = figure(measured["sensitivity_as_served"], times=100, digits=0)
-    false = figure(Estimate.read(measured["specificity_as_served"]).complement(), times=100, digits=0)
-    names = escaped(_listed(list(release.attention.labels))) if release.attention else "malignant or precursor"
-    return (
-        f"<p>Of 100 images of {names}, <strong>{flagged}</strong> reach the point of attention; of 100 others "
-        f"<strong>{false}</strong>.</p>"
-    )
+    flagged = figure(measured["sensitivity_as_served"], words, times=100, digits=0)
+    false = figure(Estimate.read(measured["specificity_as_served"]).complement(), words, times=100, digits=0)
+    names = escaped(words.listed(list(release.attention.labels))) if release.attention else words("any_malignant")
+    strong = {"flagged": f"<strong>{flagged}</strong>", "false": f"<strong>{false}</strong>"}
+    return f"<p>{words('attended', names=names, **strong)}</p>"
 
 
 def is_generated(release: Release, metrics: Json | None) -> bool:
@@ -263,19 +238,18 @@ def is_generated(release: Release, metrics: Json | None) -> bool:
     return bool(about(release).get("generated") or (metrics or {}).get("data", {}).get("generated"))
 
 
-def _at_prevalences(measured: Json, watched: str, note: str) -> str:
-    head = [f"{watched}s among the lesions", "alerts per 100 lesions"]
-    head += [f"of 100 alerts, {watched} (PPV)", f"of 100 without alert, no {watched} (NPV)"]
+def _at_prevalences(measured: Json, name: str, note: str, words: Language) -> str:
+    head = [words(key, name=name) for key in ("prevalence", "alerts_per_100", "ppv", "npv")]
     rows = [
         [
-            f"{float(prevalence):.0%}",
-            figure(values["alerts_per_100"], digits=0),
-            figure(values["ppv"], times=100, digits=0),
-            figure(values["npv"], times=100, digits=1),
+            words.number(f"{float(prevalence):.0%}"),
+            figure(values["alerts_per_100"], words, digits=0),
+            figure(values["ppv"], words, times=100, digits=0),
+            figure(values["npv"], words, times=100, digits=1),
         ]
         for prevalence, values in measured.items()
     ]
-    return table(f"What an alert is worth where {watched} is rarer or more frequent", head, rows, note=note)
+    return table(words("worth", name=name), head, rows, note=note)
 
 
 def lesions_as_served(kind: str, name: str, tests: list[Json]) -> Json | None:
@@ -293,10 +267,10 @@ def about(release: Release) -> Making:
     return cast(Making, getattr(release.model.config, "dermalert", None) or {})
 
 
-def notice(release: Release, metrics: Json | None) -> str:
+def notice(release: Release, metrics: Json | None, words: Language = ENGLISH) -> str:
     """What is always in view."""
-    generated = f'<p class="generated">{GENERATED}</p>' if is_generated(release, metrics) else ""
-    return f"<p>{NOT_A_DEVICE}</p>{generated}"
+    generated = f'<p class="generated">{words("generated")}</p>' if is_generated(release, metrics) else ""
+    return f"<p>{words('said.notice')}</p>{generated}"
 
 
 def origin(release: Release) -> str:
@@ -308,24 +282,39 @@ UNVERSIONED = ("bundled", "unversioned")
 """What stands for the version of a release that has none: of the one beside this file, and of any other."""
 
 
+def review(words: Language) -> str:
+    """What is to be known of a translation; "" of the language that the page was written in."""
+    return "" if words is ENGLISH else words("review")
+
+
+def in_english(html: str, words: Language) -> str:
+    """Figures and tables that are in English for all visitors, with a sentence that says so."""
+    return html if words is ENGLISH else f'<p>{words("in_english")}</p><div lang="en">{html}</div>'
+
+
+def busy(static: Static) -> str:
+    """What stands in the place of an answer that did not come."""
+    return static(lambda words: sentence(words("busy"), kind="refused"))
+
+
 def version_of(release: Release) -> str:
     """The version that a release says of itself, or one of `UNVERSIONED`."""
     bundled = Path(release.name).resolve() == BUNDLED.resolve()
     return about(release).get("version") or UNVERSIONED[0 if bundled else 1]
 
 
-def source(release: Release) -> str:
+def source(release: Release, words: Language = ENGLISH) -> str:
     """One line on the release and tag that are served and what the release says of its making."""
     version, folder = version_of(release), Path(release.name).is_dir()
     name = "dermalert" if version == UNVERSIONED[0] else Path(release.name).resolve().name if folder else release.name
-    parts = [f"Model: {name}"]
+    parts = [words("model", name=name)]
     if not folder:
-        parts.append(f"tag {release.revision}" if release.revision else "its newest state, no tag")
-    parts.append(version if version in UNVERSIONED else f"version {version}")
+        parts.append(words("tag", tag=release.revision) if release.revision else words("no_tag"))
+    parts.append(words(version) if version in UNVERSIONED else words("version", version=version))
     if commit := commit_of(release):
         parts.append(f"commit {commit[:7]}")
     if data := about(release).get("data"):
-        parts.append(f"trained on {', '.join(data)}")
+        parts.append(words("trained_on", data=", ".join(map(words.translate, data))))
     return "; ".join(parts) + "."
 
 

@@ -8,7 +8,8 @@ import gradio as gr
 
 from dermalert_space import contract, reader_studies
 from dermalert_space.contract import ABSTAINED, ABSTENTION, ALERT_POINT, ATTENTION_POINT, Json
-from dermalert_space.page import markup
+from dermalert_space.page import language, markup
+from dermalert_space.page.language import ENGLISH, Static
 from dermalert_space.prediction import threshold_share
 from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
@@ -42,11 +43,16 @@ LIMITS = (
 )
 
 
-def add(release: Release, metrics: Json | None, tab: gr.Tab) -> None:
+def add(release: Release, metrics: Json | None, tab: gr.Tab, static: Static) -> None:
     """Add the tab's parts to the page that is being built; it is filled when it is opened."""
-    held = gr.HTML(markup.sentence("The figures are on their way."), elem_id="evaluation", elem_classes="words")
+    waiting = static(lambda words: markup.sentence(words("figures_on_their_way")))
+    held = gr.HTML(waiting, elem_id="evaluation", elem_classes="words")
     text = html(release, metrics)
-    tab.select(lambda: text, None, held, queue=False, api_visibility="private", show_progress="hidden")
+
+    def show(request: gr.Request) -> str:
+        return markup.in_english(text, language.of(request))
+
+    tab.select(show, None, held, queue=False, api_visibility="private", show_progress="hidden")
 
 
 def html(release: Release, metrics: Json | None) -> str:
@@ -55,7 +61,7 @@ def html(release: Release, metrics: Json | None) -> str:
     lines = "".join(f"<li>{markup.escaped(line)}</li>" for line in (*LIMITS, *_unmeasured(subgroups)))
     limits = f"<h2>Limits</h2><ul>{lines}</ul>"
     if metrics is None:
-        return f"<p>{markup.NO_METRICS}</p>{limits}"
+        return f"<p>{ENGLISH('no_metrics')}</p>{limits}"
     held_out = metrics["splits"]["held_out"]
     parts = (
         f"<h2>At a clinic that it has not seen</h2>{_unseen(release, metrics)}",

@@ -1,44 +1,49 @@
 """The tab that sets another version of the release beside the one that is served."""
 
+import functools
 from typing import Any
 
 import gradio as gr
 
 from dermalert_space import comparison
 from dermalert_space.contract import Json
-from dermalert_space.page import api, markup, tab_single
+from dermalert_space.page import api, language, markup, tab_single
+from dermalert_space.page.language import ENGLISH, Language
 from dermalert_space.release import Release
 
-_NONE = "The repository has no other version yet."
-_CHOOSE = "Choose a version to compare with {served}, the one that is served here."
-_WAIT = "() => '<p>The versions are being asked.</p>'"
 _FEW = 50  # melanomas below which a difference says little, as in the gate that a release passes
 
 
-def add(shelf: comparison.Shelf, tab: gr.Tab) -> None:
+def add(shelf: comparison.Shelf, tab: gr.Tab, static: language.Static) -> None:
     """Add the tab's parts to the page that is being built, for a release that is on the Hub."""
     release = shelf.served
-    tag = gr.Dropdown([], label="Compare with", elem_id="tag")
-    over = gr.HTML(markup.sentence(_CHOOSE.format(served=release)), elem_id="versions", elem_classes="words")
+    tag = gr.Dropdown([], label=static("compare_with"), elem_id="tag")
+    over = gr.HTML(static(functools.partial(_choose, release)), elem_id="versions", elem_classes="words")
     with gr.Row():
         with gr.Column(min_width=300):
-            label = "Dermoscopy image, to see the difference on it"
-            picture = tab_single.image_input(label, "The image that both versions assess", elem_id="compared")
+            label = static("image_to_compare")
+            picture = tab_single.image_input(label, ENGLISH("js.compared_image"), elem_id="compared")
         with gr.Column(min_width=300, scale=2):
             both = gr.HTML("", elem_id="both", elem_classes="words")
 
-    def choices() -> tuple[Json, str]:
+    def choices(request: gr.Request) -> tuple[Json, str]:
+        words = language.of(request)
         try:
             tags = shelf.tags()
         except comparison.NotThere as error:
-            return gr.update(), markup.sentence(str(error), kind="refused")
-        sentence = _CHOOSE.format(served=release) if tags else _NONE
-        return gr.update(choices=tags, value=None), markup.sentence(sentence)
+            return gr.update(), markup.sentence(words.translate(str(error)), kind="refused")
+        sentence = _choose(release, words) if tags else markup.sentence(words("no_other_version"))
+        return gr.update(choices=tags, value=None), sentence
 
-    def compared_on_image(tag: str | None, file: Json | None) -> str:
-        return on_an_image(shelf, tag, file, picture.GRADIO_CACHE)
+    def chosen_version(tag: str | None, request: gr.Request) -> str:
+        return over_the_evaluation(shelf, tag, language.of(request))
 
-    busy = f"() => {markup.sentence(markup.BUSY, kind='refused')!r}"
+    def compared_on_image(tag: str | None, file: Json | None, request: gr.Request) -> str:
+        return on_an_image(shelf, tag, file, picture.GRADIO_CACHE, language.of(request))
+
+    busy = f"() => {markup.busy(static)!r}"
+    loading = static(lambda words: f"<p>{words('version_loading')}</p>")
+    asking = static(lambda words: f"<p>{words('versions_asked')}</p>")
     quiet: dict[str, Any] = {
         "api_visibility": "private",
         "preprocess": False,
@@ -47,24 +52,28 @@ def add(shelf: comparison.Shelf, tab: gr.Tab) -> None:
     }
     tab.select(choices, None, [tag, over], queue=False, show_progress="hidden", api_visibility="private")
     # `input`, not `change`: filling the list is no choice of a visitor.
-    tag.input(None, outputs=[over, both], js="() => ['<p>The version is being loaded.</p>', '']")
-    chosen = tag.input(lambda tag: over_the_evaluation(shelf, tag), tag, over, **quiet)
+    tag.input(None, outputs=[over, both], js=f"() => [{loading!r}, '']")
+    chosen = tag.input(chosen_version, tag, over, **quiet)
     chosen.failure(None, outputs=over, js=busy)
     chosen.then(compared_on_image, [tag, picture], both, **quiet)
-    picture.change(None, outputs=both, js=_WAIT)
+    picture.change(None, outputs=both, js=f"() => {asking!r}")
     picture.change(compared_on_image, [tag, picture], both, **quiet).failure(None, outputs=both, js=busy)
 
 
-def over_the_evaluation(shelf: comparison.Shelf, tag: str | None) -> str:
-    """How a version differs from the served one over what both held out."""
+def _choose(served: Release, words: Language) -> str:
+    return markup.sentence(words("choose_version", served=served))
+
+
+def over_the_evaluation(shelf: comparison.Shelf, tag: str | None, words: Language = ENGLISH) -> str:
+    """How a version differs from the served one over what both held out; in figures, which are in English."""
     if not tag:
-        return markup.sentence(_CHOOSE.format(served=shelf.served))
+        return _choose(shelf.served, words)
     try:
         other = shelf.get(tag)
         compared = comparison.compare(shelf.served, other)
     except comparison.NotThere as error:
-        return markup.sentence(str(error), kind="refused")
-    return _sentences(shelf.served, other, compared)
+        return markup.sentence(words.translate(str(error)), kind="refused")
+    return markup.in_english(_sentences(shelf.served, other, compared), words)
 
 
 def _sentences(served: Release, other: Release, compared: comparison.Compared) -> str:
@@ -116,16 +125,18 @@ def _ids(name: str, ids: list[str]) -> str:
     return f"<details><summary>{markup.escaped(name)}: {len(ids)}</summary><p>{listed}</p></details>"
 
 
-def on_an_image(shelf: comparison.Shelf, tag: str | None, file: Json | None, cache: str) -> str:
+def on_an_image(
+    shelf: comparison.Shelf, tag: str | None, file: Json | None, cache: str, words: Language = ENGLISH
+) -> str:
     """What both versions say of an image, side by side."""
     if file is None or not tag:
         return ""
     try:
         image, other = api.read(file, cache), shelf.get(tag)
     except (api.NoPicture, comparison.NotThere) as error:
-        return markup.sentence(str(error), kind="refused")
+        return markup.sentence(words.translate(str(error)), kind="refused")
     sides = "".join(
-        f"<section><h3>{markup.escaped(release)}</h3>{markup.answer(release, release.predict(image))}</section>"
+        f"<section><h3>{markup.escaped(release)}</h3>{markup.answer(release, release.predict(image), words)}</section>"
         for release in (other, shelf.served)
     )
     return f'<div class="pair">{sides}</div>'
