@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from dermalert_space.contract import NOT_A_DEVICE
 from dermalert_space.page import examples, markup, tab_evaluation
-from dermalert_space.page.language import ENGLISH
+from dermalert_space.page.language import ENGLISH, LANGUAGES
 from dermalert_space.prediction import share
 from dermalert_space.reader_studies import READERS
 from dermalert_space.release import Release
@@ -537,6 +537,36 @@ def test_another_version_is_set_beside_the_served_one(visit, hub_space, versions
         judged = Release.load(versions[tag]).predict(tmp_path / "lesion.png")
         expect(section.locator("h3")).to_have_text(f"{REPO}@{tag}")
         expect(section.locator(".sentence")).to_have_text(judged.sentence)
+
+
+# In other languages
+
+
+def test_a_german_browser_gets_a_german_page_answer_and_list_and_english_files(visit, demo_space, tmp_path):
+    german = LANGUAGES["de"]
+    make_image((64, 48), seed=1).save(tmp_path / "lesion.png")
+    page = visit(demo_space, locale="de-DE")
+    expect(page.locator("html")).to_have_attribute("lang", "de")
+    expect(page.locator("#notice")).to_contain_text("Kein Medizinprodukt")
+    expect(page.get_by_text(german("review")).first).to_be_visible()
+    upload(page, tmp_path / "lesion.png")
+    expect(page.locator("#result .sentence")).to_contain_text("Melanom-Alarm: Die Wahrscheinlichkeit für Melanom ist")
+    expect(page.locator("#result .record")).to_contain_text(german("review"))
+    expect(page.get_by_alt_text(german("js.uploaded_image"))).to_be_visible()
+    page.get_by_role("button", name="Text kopieren").click()
+    expect(page.locator("#copy")).to_have_text("Kopiert")
+    page.get_by_role("tab", name="Stapel").click()
+    page.locator("#files input[type=file]").set_input_files([tmp_path / "lesion.png", Path(__file__)])
+    expect(page.locator("#files")).to_contain_text("test_page")
+    page.get_by_role("button", name="Diese Dateien beurteilen").click()
+    expect(page.locator("#rows .total")).to_have_text("2 Dateien: 1 Melanom-Alarm, 1 nicht gelesen.")
+    expect(page.locator("#rows .left")).to_have_text("Angezeigt: 2 von 2; geöffnet: 0.")
+    with page.expect_download() as download:
+        page.get_by_text("triage.json herunterladen").click()
+    sentence = json.loads(Path(download.value.path()).read_text())["files"][0]["sentence"]
+    assert sentence.startswith("Melanoma alert: the probability of melanoma is")
+    labels = page.get_by_role("tab").all_inner_texts()
+    assert not re.search("__i18n__|dermalert[.]", page.content()) and labels == ["Einzelbild", "Stapel", "Leistung"]
 
 
 # For everybody

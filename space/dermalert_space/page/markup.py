@@ -37,7 +37,7 @@ GROUPS = ("malignant", "precursor", "benign")
 
 def escaped(text: object) -> str:
     """A text as HTML shows it; what cannot be seen, or turns the line round, replaced."""
-    return html.escape(printable(str(text)))
+    return re.sub(r"(?<=\d) %", "&nbsp;%", html.escape(printable(str(text))))
 
 
 def capitalised(text: str) -> str:
