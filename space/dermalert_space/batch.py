@@ -23,6 +23,7 @@ WEIGHT = 128_000_000
 """Bytes that a micro-batch may hold, files and decoded pixels, unless a single file is larger."""
 
 THUMBNAIL = 160
+"""Pixels a side of a picture in a list."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,9 @@ class Row:
     problem: str | None
     """Why it could not be read, in a sentence; None where it could."""
     thumbnail: Image.Image | None = None
-    """At most 160 pixels a side, RGB, without EXIF; only where it is asked for."""
+    """Of the size that is asked for, RGB, without EXIF; None where there is none."""
+    lesion: str | None = None
+    """The lesion that it shows, where files are grouped by lesion."""
 
     @property
     def state(self) -> str:
@@ -47,11 +50,12 @@ class Row:
 
 
 def predict_files(
-    release: Release, files: Iterable[tuple[str, Input]], *, batch_size: int = 16, thumbnails: bool = False
+    release: Release, files: Iterable[tuple[str, Input]], *, batch_size: int = 16, thumbnails: int = 0
 ) -> Iterator[Row]:
     """Predict files, as `inputs.expand` yields them, and yield a row of each in their order.
 
-    Threads decode the next few while the model predicts the last; `WEIGHT` says how many lie in memory.
+    Threads decode the next few while the model predicts the last; `WEIGHT` says how many lie in memory. A row has a
+    thumbnail of at most so many pixels a side as `thumbnails` says.
     """
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
@@ -102,18 +106,18 @@ def _weight(content: bytes | str) -> int:
         return len(content)
 
 
-def _decode(content: bytes | str, thumbnails: bool) -> tuple[Image.Image, Image.Image | None] | str:
+def _decode(content: bytes | str, thumbnails: int) -> tuple[Image.Image, Image.Image | None] | str:
     if isinstance(content, str):
         return content
     try:
         image = read_image(content)
     except UnreadableImage as error:
         return str(error)
-    return image, _thumbnail(image) if thumbnails else None
+    return image, _thumbnail(image, thumbnails) if thumbnails else None
 
 
-def _thumbnail(image: Image.Image) -> Image.Image:
-    scale = min(1.0, THUMBNAIL / max(image.size))
+def _thumbnail(image: Image.Image, side: int) -> Image.Image:
+    scale = min(1.0, side / max(image.size))
     small = image.resize([max(1, round(side * scale)) for side in image.size], reducing_gap=2.0)
     small.info = {}  # EXIF and profiles lie there
     return small

@@ -1,6 +1,6 @@
 """The command `triage.py`: predict files, folders and zip archives, and list them with the most urgent first.
 
-python triage.py IMAGES... --model MODEL[@TAG] [--csv FILE] [--json FILE]
+python triage.py IMAGES... --model MODEL[@TAG] [--csv FILE] [--json FILE] [--lesions PATTERN|FILE.csv]
 """
 
 import argparse
@@ -47,6 +47,12 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "--rank_for_labelling",
         action="store_true",
         help="list first what a label would teach most, not what is most urgent",
+    )
+    parser.add_argument(
+        "--lesions",
+        metavar="PATTERN|FILE.csv",
+        help="list photos of one lesion together: a table with the columns file and lesion, or a regular expression "
+        "whose one group is the lesion in a file's name, such as '(.+)[_-]'",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it there, for a program")
     options = parser.parse_args(arguments)

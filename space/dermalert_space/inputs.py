@@ -32,7 +32,12 @@ def expand(paths: Iterable[str | Path], *, limit: int = LIMIT, full_names: bool 
 
 def count(paths: Iterable[str | Path], *, limit: int = LIMIT) -> int:
     """The number of files that `expand` will yield."""
-    return sum(1 for _ in _list(paths, limit, False))
+    return len(names(paths, limit=limit))
+
+
+def names(paths: Iterable[str | Path], *, limit: int = LIMIT, full_names: bool = False) -> list[str]:
+    """The names of the files that `expand` will yield."""
+    return [name for name, _ in _list(paths, limit, full_names)]
 
 
 def display_name(name: str) -> str:

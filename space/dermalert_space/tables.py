@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
+from dermalert_space import lesions
 from dermalert_space.batch import Row
 from dermalert_space.contract import ABSTAINED, ALERT_POINT, ATTENTION_POINT, NOT_A_DEVICE, PREDICTION_SETS, Json, State
 from dermalert_space.prediction import STATES, Prediction, fields, printable, share, threshold_share, word
@@ -23,8 +24,23 @@ def by_urgency(rows: Iterable[Row]) -> list[Row]:
     What raises the alert or asks for attention comes first, by how many times its threshold the probability is. Then
     comes what only a person can assess, by the probability of what the release alerts to; then the others, by that of
     what it asks for attention to. Files that could not be read come last, so that none lies between two patients.
+
+    Photos of one lesion stand together, where the first that has the lesion's state would stand.
     """
-    return sorted(rows, key=_rank)
+    rows = list(rows)
+    states = lesions.states(rows)
+    first: dict[str, tuple[int, float]] = {}
+    for row in rows:
+        if row.lesion is not None and row.state == states[row.lesion]:
+            first[row.lesion] = min(first.get(row.lesion, _rank(row)), _rank(row))
+
+    def place(row: Row) -> tuple[tuple[int, float], str, tuple[int, float]]:
+        own = _rank(row)
+        if row.lesion is None or row.state == State.UNREADABLE:
+            return own, "", own
+        return first[row.lesion], row.lesion, own
+
+    return sorted(rows, key=place)
 
 
 def _rank(row: Row) -> tuple[int, float]:
@@ -53,10 +69,20 @@ def for_labelling(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=distance_to_half)
 
 
-def counts(rows: Iterable[Row], label: str) -> str:
-    """How many files are in each state, as a list in words."""
-    number = Counter(row.state for row in rows)
+def counts(states: Iterable[str], label: str) -> str:
+    """How many files or lesions are in each state, as a list in words."""
+    number = Counter(states)
     return ", ".join(f"{number[state]:,} {word(state, label)}" for state in STATES if number[state])
+
+
+def of_lesions(rows: Iterable[Row], label: str) -> str:
+    """How many lesions are in each state, and how many files show none; "" where files are not grouped by lesion."""
+    rows = list(rows)
+    states, alone = lesions.states(rows), sum(row.lesion is None for row in rows)
+    if not states:
+        return ""
+    without = f" Files without a lesion: {alone:,}." if alone else ""
+    return f"Lesions: {len(states):,} ({counts(states.values(), label)}).{without}"
 
 
 def not_read(rows: Iterable[Row]) -> str:
@@ -68,12 +94,13 @@ def not_read(rows: Iterable[Row]) -> str:
 def as_text(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
     """Rows as lines to read, the verdict first, and what stands below them; `sets`: and their prediction sets."""
     rows = list(rows)
-    label = release.alert_label
+    label, states = release.alert_label, lesions.states(rows)
     lines = [f"{'':18} {label:>10} {'malignant':>10}"]
     for row in rows:
         if row.prediction:
             members = _set(row, release) if sets else ""
-            lines.append(_line(row, row.prediction, label) + (f"  {{{members}}}" if members else ""))
+            lesion = "" if row.lesion is None else f"  [{row.lesion}: {word(states[row.lesion], label)}]"
+            lines.append(_line(row, row.prediction, label) + lesion + (f"  {{{members}}}" if members else ""))
     others = [row for row in rows if not row.prediction]
     lines += ["", f"{not_read(others)}:", *(f"  {row.file}: {row.problem}" for row in others)] if others else []
     alerts = (
@@ -82,8 +109,10 @@ def as_text(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str
     if release.attention and release.attention.threshold is not None:
         alerts += f", asks for attention from {threshold_share(release.attention.threshold)}"
     lines += ["", *map(_promise, [release.prediction_sets] if sets and release.prediction_sets else [])]
+    lines += [of_lesions(rows, label)] if states else []
     tag = f" at {release.revision}" if release.revision else ""
-    return "\n".join([*lines, f"{counts(rows, label)}; release {release.public_name}{tag} {alerts}.", NOT_A_DEVICE])
+    number = counts((row.state for row in rows), label)
+    return "\n".join([*lines, f"{number}; release {release.public_name}{tag} {alerts}.", NOT_A_DEVICE])
 
 
 def _line(row: Row, prediction: Prediction, label: str) -> str:
@@ -97,14 +126,18 @@ def as_csv(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
     """Rows as a CSV table, probabilities in [0, 1] with all the digits that the state follows from.
 
     A text that a spreadsheet would run as a formula gets an apostrophe before it. `sets`: with a column more, the
-    diagnoses of each prediction set, joined by semicolons.
+    diagnoses of each prediction set, joined by semicolons. Where files are grouped by lesion, two more say which and in
+    which state it is.
     """
+    rows = list(rows)
+    states = lesions.states(rows)
     table = io.StringIO()
     writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     fixed = ["file", "state", "sentence", "alert", ABSTAINED, "problem", f"{release.alert_label} probability"]
     fixed += ["malignant probability", "attention probability", "diagnosis"]
     heads = [*fixed, *release.labels, "alert threshold", "attention threshold", "release", "tag"]
     heads += ["prediction set"] if sets else []
+    heads += ["lesion", "lesion state"] if states else []
     writer.writerow(map(_cell, heads))
     about = [
         release.threshold,
@@ -117,6 +150,7 @@ def as_csv(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
         probabilities = record.pop("probabilities") or {}
         cells = [*record.values(), *map(probabilities.get, release.labels), *about]
         cells += [_set(row, release)] if sets else []
+        cells += [row.lesion, states.get(row.lesion or "")] if states else []
         writer.writerow([_cell(value) for value in cells])
     return table.getvalue()
 
@@ -147,12 +181,19 @@ def _cell(value: str | float | bool | None) -> str | float:
 
 
 def as_json(rows: Iterable[Row], release: Release, *, sets: bool = False) -> str:
-    """Rows as JSON, with the release that predicted them and what it is not; `sets`: and its prediction sets."""
+    """Rows as JSON, with the release that predicted them and what it is not; `sets`: and its prediction sets.
+
+    Where files are grouped by lesion, each has its own and its lesion's state.
+    """
     about: dict[str, object] = {"notice": NOT_A_DEVICE, "release": release.public_name, "tag": release.revision}
     about |= {ALERT_POINT: {"label": release.alert_label, "threshold": release.threshold}}
     about |= {ATTENTION_POINT: release.attention and dataclasses.asdict(release.attention)}
     rows = list(rows)
+    states = lesions.states(rows)
     files = [_record(row, release) for row in rows]
+    if states:
+        of_row = ({"lesion": row.lesion, "lesion_state": states.get(row.lesion or "")} for row in rows)
+        files = [file | lesion for file, lesion in zip(files, of_row, strict=True)]
     if sets and release.prediction_sets:
         about |= {PREDICTION_SETS: release.prediction_sets.to_json()}
         files = [

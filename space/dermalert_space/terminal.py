@@ -6,10 +6,11 @@ import io
 import signal
 import sys
 import warnings
+from pathlib import Path
 
 from transformers.utils import logging
 
-from dermalert_space import batch, files, inputs, tables
+from dermalert_space import batch, files, inputs, lesions, tables
 from dermalert_space.release import Release
 from dermalert_space.release_loading import NoRelease
 
@@ -43,10 +44,10 @@ def triage(options: argparse.Namespace) -> int:
         if interrupted:
             print("\nInterrupted: nothing was written.", file=sys.stderr)
             return 130
-        if not isinstance(error, NoRelease | OSError):
+        if not isinstance(error, NoRelease | OSError | lesions.NoLesions):
             raise
         print(error, file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, lesions.NoLesions) else 1
     finally:
         signal.signal(signal.SIGINT, before)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -59,16 +60,26 @@ def triage(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> tuple[list[batch.Row], Release]:
     """The rows, the most urgent or the most instructive first, and their release; the progress is written to stderr."""
+    names = inputs.names(options.images, full_names=True)
+    by_file = _lesions(options.lesions, names)
     release = Release.load(options.model)
     if options.prediction_sets and release.prediction_sets is None:
         raise NoRelease(f"{release} has no prediction sets, as it was made before there were any.")
     release.verify_parity(functools.partial(print, file=sys.stderr))
-    total, rows = inputs.count(options.images), []
-    for row in batch.predict_files(release, inputs.expand(options.images, full_names=True)):
+    rows: list[batch.Row] = []
+    predicted = batch.predict_files(release, inputs.expand(options.images, full_names=True))
+    for row in lesions.grouped(predicted, by_file):
         rows.append(row)
-        _show(len(rows), total)
+        _show(len(rows), len(names))
     order = tables.for_labelling if options.rank_for_labelling else tables.by_urgency
     return order(rows), release
+
+
+def _lesions(given: str | None, names: list[str]) -> dict[str, str]:
+    """The lesion of each file by the pattern or the table that is given; {} where none is."""
+    if given is None:
+        return {}
+    return lesions.by_table(Path(given), names) if given.lower().endswith(".csv") else lesions.by_pattern(given, names)
 
 
 def _show(done: int, total: int) -> None:

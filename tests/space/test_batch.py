@@ -140,7 +140,7 @@ def test_thumbnails_are_small_and_know_nothing_of_the_patient(release, tmp_path)
     make_image((1000, 500)).save(tmp_path / "a.jpg", exif=exif, comment="Jane Doe", icc_profile=b"Jane Doe")
     make_image((50, 40)).save(tmp_path / "b.png", exif=exif)
     Image.new("RGB", (4800, 160)).save(tmp_path / "c.png")
-    rows = rows_of(release, *(tmp_path / name for name in ("a.jpg", "b.png", "c.png")), thumbnails=True)
+    rows = rows_of(release, *(tmp_path / name for name in ("a.jpg", "b.png", "c.png")), thumbnails=batch.THUMBNAIL)
     assert [row.thumbnail.size for row in rows] == [(80, 160), (40, 50), (160, 5)]
     for row in rows:
         assert row.thumbnail.mode == "RGB"
@@ -319,7 +319,7 @@ def check_hostile(release: Release, folder: Path, *, n: int, seed: int) -> None:
     paths = hostile.files(folder / "hostile", n, seed=seed)
     before = everything_in(folder)
     for path in paths:
-        rows = rows_of(release, path, thumbnails=True)
+        rows = rows_of(release, path, thumbnails=batch.THUMBNAIL)
         assert rows, path
         for row in rows:
             assert row.file.isprintable() and len(row.file) <= inputs.LONGEST_NAME
@@ -362,7 +362,7 @@ from dermalert_space.release import Release
 warnings.simplefilter("ignore")
 release = Release.load(sys.argv[1])
 for path in sys.argv[2:]:
-    rows = sum(row.problem is None for row in batch.predict_files(release, inputs.expand([path]), thumbnails=True))
+    rows = sum(row.problem is None for row in batch.predict_files(release, inputs.expand([path]), thumbnails=160))
     print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 

@@ -236,6 +236,24 @@ def test_an_answer_is_copied_as_text_and_printed_with_time_model_and_disclaimer_
         assert not page.locator(hidden).first.is_visible(), hidden
 
 
+def test_a_second_picture_is_compared_until_there_is_another_first_one(visit, demo_space, tmp_path):
+    for seed in range(3):
+        make_image((640, 480), seed=seed).save(tmp_path / f"{seed}.png")
+    page = visit(demo_space)
+    upload(page, tmp_path / "0.png")
+    expect(page.locator("#result .record")).to_contain_text("0.png")
+    page.get_by_role("button", name="Two pictures of one lesion").click()
+    page.locator("#second input[type=file]").set_input_files(tmp_path / "1.png")
+    expect(page.locator("#pair")).to_contain_text("Both together: melanoma alert. The mean of the log-odds")
+    page.get_by_label("later").check()
+    expect(page.locator("#pair")).to_contain_text("no evidence of growth")
+    expect(page.locator("#pair section h3")).to_have_text(["Earlier picture", "Later picture"])
+    page.locator("#picture").get_by_label("Remove Image").click()
+    upload(page, tmp_path / "2.png")
+    expect(page.locator("#result .record")).to_contain_text("2.png")
+    expect(page.locator("#pair section, #second img")).to_have_count(0)
+
+
 def test_a_refused_image_has_a_sentence_and_no_probabilities(visit, demo_space, tmp_path):
     Image.new("RGB", (640, 480)).save(tmp_path / "black.png")
     page = visit(demo_space)
@@ -298,6 +316,11 @@ def test_a_batch_is_listed_by_urgency_and_filtered(visit, demo_space, tmp_path):
     rows.filter(visible=True).locator("summary").click()
     expect(rows.filter(visible=True)).to_contain_text("Calibrated probability of each diagnosis")
     expect(rows.filter(visible=True).locator("b")).to_have_count(0)
+    page.get_by_role("button", name="Photos of one lesion").click()
+    page.get_by_label("Files that have the same name up to").check()
+    page.get_by_role("button", name="Assess these files").click()
+    expect(page.locator("#rows .lesion h3")).to_have_text("lesion: melanoma alert")
+    expect(page.locator("#rows .lesion details")).to_have_count(4)
 
 
 def test_a_batch_is_gone_through_with_j_k_and_enter(visit, demo_space, tmp_path):
@@ -329,6 +352,7 @@ def test_a_batch_is_downloaded_as_a_table_and_as_json(visit, demo_space, tmp_pat
     shown = [text.lower() for text in page.locator("#rows .file").all_inner_texts()]
     assert [row["file"].lower() for row in table] == [row["file"].lower() for row in told["files"]] == shown
     assert [row["alert"] for row in table] == ["true"] * 5 + [""] * 3
+    assert "lesion" not in table[0] | told["files"][0]
     assert told["notice"] == NOT_A_DEVICE
 
 

@@ -24,6 +24,7 @@ from dermalert_space.page import (
     tab_evaluation,
     tab_single,
     tab_versions,
+    two_pictures,
     upload_retention,
 )
 from dermalert_space.page.language import ENGLISH, Language
@@ -110,7 +111,9 @@ def build_demo(release: Release) -> gr.Blocks:
         gr.Markdown(static(lambda words: f"# dermalert\n{words('question')} {markup.review(words)}"))
         with gr.Tabs():
             with gr.Tab(static("single_image")):
-                picture = tab_single.add(release, metrics, static)
+                picture = tab_single.add(release, static)
+                two_pictures.add(release, picture, static)
+                tab_single.add_meaning(release, metrics, static)
             with gr.Tab(static("batch")):
                 tab_batch.add(release, held, static)
             with gr.Tab(static("performance")) as tab:

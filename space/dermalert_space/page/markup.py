@@ -102,6 +102,11 @@ def marks(state: str, grade: str = "") -> str:
     return f' data-state="{state}" data-icon="{ICONS[state] * _STEPS.get(grade, 1)}"' if state in ICONS else ""
 
 
+def state_name(release: Release, state: str, words: Language) -> str:
+    """What a state is called."""
+    return words(f"state.{state}", label=words.translate(release.alert_label))
+
+
 def grade(release: Release, prediction: Prediction) -> str:
     """How probable what an alert is for is, one of `GRADES`; "" where there is no alert."""
     if prediction.state != State.MELANOMA_ALERT:

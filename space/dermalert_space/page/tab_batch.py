@@ -1,15 +1,18 @@
 """The tab that assesses many files and lists them by urgency; the list is held by the visitor's browser alone."""
 
+import dataclasses
 import functools
 import io
+import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import gradio as gr
 from PIL import Image
 
-from dermalert_space import batch, inputs, tables
+from dermalert_space import batch, inputs, lesions, tables
 from dermalert_space.contract import Json, State
 from dermalert_space.page import api, batch_slots, language, markup, upload_retention
 from dermalert_space.page.language import ENGLISH, Language
@@ -33,6 +36,10 @@ def add(release: Release, held: batch_slots.Places, static: language.Static) -> 
     hint = static(lambda words: f"<p>{words('batch_hint', limit=LIMIT, command='<code>triage.py</code>')}</p>")
     gr.HTML(hint, elem_classes="words")
     files = gr.File(label=static("images_and_zips"), file_count="multiple", height=160, elem_id="files")
+    with gr.Accordion(static("photos_of_a_lesion"), open=False, elem_id="lesions"):
+        gr.HTML(static(lambda words: f"<p class='fine'>{words('state_of_a_lesion')}</p>"), elem_classes="words")
+        alike = gr.Checkbox(False, label=static("names_alike"), elem_id="alike")
+        table = gr.File(label=static("lesion_table"), file_types=[".csv"], height=120, elem_id="lesion-table")
     with gr.Row():
         start = gr.Button(static("assess_files"), variant="primary", elem_id="start")
         stop = gr.Button(static("stop"), elem_id="stop")
@@ -42,13 +49,13 @@ def add(release: Release, held: batch_slots.Places, static: language.Static) -> 
         text = gr.Textbox("", label=static("name_contains"), elem_id="text")
     rows = gr.HTML("", elem_id="rows", elem_classes="words")
 
-    def show(uploads: list[Json] | None, request: gr.Request) -> Iterator[str]:
-        words = language.of(request)
-        yield from answers(release, uploads, files.GRADIO_CACHE, held, batch_slots.visitor(request), words)
+    def show(uploads: list[Json] | None, table: Json | None, alike: bool, request: gr.Request) -> Iterator[str]:
+        words, by = language.of(request), Grouping(table=table, alike=alike)
+        yield from answers(release, uploads, by, files.GRADIO_CACHE, held, batch_slots.visitor(request), words)
 
     run = start.click(None, outputs=[kind, text, rows], js="() => ['all', '', '']").then(
         show,
-        files,
+        [files, table, alike],
         rows,
         preprocess=False,
         concurrency_limit=batch_slots.AT_ONCE,
@@ -65,9 +72,27 @@ def add(release: Release, held: batch_slots.Places, static: language.Static) -> 
     gr.on([kind.change, text.change], None, [kind, text], js=_FILTER)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grouping:
+    """How a visitor wants files grouped by lesion, if at all."""
+
+    table: Json | None
+    """An upload; the names count where there is none."""
+    alike: bool
+
+    def of(self, paths: Sequence[Path], cache: str) -> dict[str, str]:
+        """The lesion of each file, {} where none is asked for; NoLesions or NoPicture where they cannot be had."""
+        names = inputs.names(paths, limit=LIMIT)
+        if self.table:
+            return lesions.by_table(api.upload_path(self.table, cache), names)
+        # No pattern of a visitor's own: one of a few letters can keep a server busy for ever.
+        return lesions.by_pattern(lesions.UP_TO_LAST, names) if self.alike else {}
+
+
 def answers(
     release: Release,
     uploads: list[Json] | None,
+    by: Grouping,
     cache: str,
     held: batch_slots.Places,
     visitor: str,
@@ -81,8 +106,14 @@ def answers(
     if not paths:
         yield markup.sentence(words("no_files"))
         return
+    try:
+        by_file = by.of(paths, cache)
+    except (lesions.NoLesions, api.NoPicture) as error:
+        yield markup.sentence(words.translate(f"Not grouped by lesion: {error}"), kind="refused")
+        return
     rows, total, shown_at = [], inputs.count(paths, limit=LIMIT), 0.0
-    predicted = batch.predict_files(release, inputs.expand(paths, limit=LIMIT), thumbnails=True)
+    found = batch.predict_files(release, inputs.expand(paths, limit=LIMIT), thumbnails=batch.THUMBNAIL)
+    predicted = lesions.grouped(found, by_file)
     for row in held.held(upload_retention.keep_fresh(predicted, paths), visitor):
         rows.append(row)
         if time.monotonic() > shown_at + 0.5:
@@ -99,34 +130,58 @@ def _progress(done: int, total: int, words: Language) -> str:
 def listed(release: Release, rows: Sequence[batch.Row], words: Language = ENGLISH) -> str:
     """The list of a batch, in the order in which its rows are given."""
     read, others = ([row for row in rows if bool(row.prediction) is kind] for kind in (True, False))
-    shown = "".join(_row(release, row, words) for row in read)
+    states = lesions.states(rows)
+    shown = "".join(
+        _lesion(release, lesion, states, list(of_lesion), words)
+        for lesion, of_lesion in itertools.groupby(read, lambda row: row.lesion)
+    )
     if others:
         below = "".join(_row(release, row, words) for row in others)
         shown += f"<section><h3>{words.translate(tables.not_read(others))}</h3>{below}</section>"
     links = _link("triage.csv", "text/csv", tables.as_csv(rows, release), words) + _link(
         "triage.json", "application/json", tables.as_json(rows, release), words
     )
-    total = words("file" if len(rows) == 1 else "files", n=len(rows), counts=_counts(release, rows, words))
+    total = words(
+        "file" if len(rows) == 1 else "files", n=len(rows), counts=_counts(release, (row.state for row in rows), words)
+    )
     return (
-        f'<p class="sentence total" role="status">{total}</p>'
+        f'<p class="sentence total" role="status">{total}{_of_lesions(release, rows, states, words)}</p>'
         f'<p>{links}<span class="left" aria-live="polite"></span></p>'
         f'{shown}<p class="fine">{order(words)} {markup.review(words)}</p>'
     )
 
 
-def _word(release: Release, state: str, words: Language) -> str:
-    return words(f"state.{state}", label=words.translate(release.alert_label))
+def _lesion(
+    release: Release, lesion: str | None, states: dict[str, str], rows: Sequence[batch.Row], words: Language
+) -> str:
+    """Rows that stand together, under their lesion's name and state where they show one."""
+    shown = "".join(_row(release, row, words) for row in rows)
+    if lesion is None:
+        return shown
+    state = states[lesion]
+    named = markup.escaped(markup.state_name(release, state, words))
+    verdict = f'<span class="verdict {state}"{markup.marks(state)}>{named}</span>'
+    return f'<section class="lesion"><h3>{markup.escaped(lesion)}: {verdict}</h3>{shown}</section>'
+
+
+def _of_lesions(release: Release, rows: Sequence[batch.Row], states: dict[str, str], words: Language) -> str:
+    """How many lesions are in each state, and how many files show none; "" where files are not grouped by lesion."""
+    if not states:
+        return ""
+    alone = sum(row.lesion is None for row in rows)
+    without = f" {words('without_lesion', n=alone)}" if alone else ""
+    return f" {words('lesions', n=len(states), counts=_counts(release, states.values(), words))}{without}"
 
 
 def _choice(release: Release, state: str, words: Language) -> str:
-    return f"{markup.ICONS[state]} {_word(release, state, words)}"
+    return f"{markup.ICONS[state]} {markup.state_name(release, state, words)}"
 
 
-def _counts(release: Release, rows: Sequence[batch.Row], words: Language) -> str:
-    counts = Counter(row.state for row in rows)
+def _counts(release: Release, states: Iterable[str], words: Language) -> str:
+    counts = Counter(states)
     return ", ".join(
         f'<span class="count {state}"{markup.marks(state)}>{counts[state]} '
-        f"{markup.escaped(_word(release, state, words))}</span>"
+        f"{markup.escaped(markup.state_name(release, state, words))}</span>"
         for state in STATES
         if counts[state]
     )
@@ -156,7 +211,7 @@ def _row(release: Release, row: batch.Row, words: Language) -> str:
 
 
 def _verdict(release: Release, row: batch.Row, words: Language) -> str:
-    prediction, word = row.prediction, markup.capitalised(_word(release, row.state, words))
+    prediction, word = row.prediction, markup.capitalised(markup.state_name(release, row.state, words))
     if prediction is None or row.watched is None or prediction.state == State.CANNOT_ASSESS:
         return markup.escaped(word)
     value = prediction.malignant if prediction.attention is None else prediction.attention

@@ -46,7 +46,7 @@ _SLIDER = (
 """It fades the map over the picture: from the picture alone to the map alone."""
 
 
-def add(release: Release, metrics: Json | None, static: language.Static) -> gr.Image:
+def add(release: Release, static: language.Static) -> gr.Image:
     """Add the tab's parts to the page that is being built; return the picture, with which programs ask too."""
     with gr.Row(elem_id="single"):
         with gr.Column(min_width=280, elem_id="given"):
@@ -64,8 +64,6 @@ def add(release: Release, metrics: Json | None, static: language.Static) -> gr.I
         with gr.Column(min_width=280, elem_id="tries"):
             _add_examples(picture, static)
         looked = gr.HTML("", elem_id="looked", elem_classes="words")
-    means = static(lambda words: f"<h2>{words('what_it_means')}</h2>{markup.meaning(release, metrics, words)}")
-    gr.HTML(means, elem_id="means", elem_classes="words")
     closer.click(None, js="() => window.dermalertLookCloser()", api_visibility="private")
     copy.click(None, None, copy, js=_COPY % static("copied"), api_visibility="private")
     report.click(None, js=_PRINT, api_visibility="private")
@@ -89,6 +87,12 @@ def add(release: Release, metrics: Json | None, static: language.Static) -> gr.I
     )
     run.failure(None, outputs=both, js=f"() => [{markup.busy(static)!r}, '']", show_progress="hidden")
     return picture
+
+
+def add_meaning(release: Release, metrics: Json | None, static: language.Static) -> None:
+    """Add what an alert is worth, which holds for any image."""
+    means = static(lambda words: f"<h2>{words('what_it_means')}</h2>{markup.meaning(release, metrics, words)}")
+    gr.HTML(means, elem_id="means", elem_classes="words")
 
 
 def image_input(label: str, alt_text: str, *, elem_id: str) -> gr.Image:

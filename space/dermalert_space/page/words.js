@@ -6,7 +6,7 @@
   window.dermalertWords = (key, values = {}) => texts[key].replace(/{(\w+)}/g, (_, name) => values[name]);
 
   // What gradio does not translate: the words for a picture.
-  const alts = { '#picture img': 'uploaded_image', '#compared img': 'compared_image' };
+  const alts = { '#picture img': 'uploaded_image', '#second img': 'second_image', '#compared img': 'compared_image' };
   new MutationObserver(() => {
     for (const [where, key] of Object.entries(alts))
       for (const picture of document.querySelectorAll(where)) if (picture.alt !== texts[key]) picture.alt = texts[key];
