@@ -23,8 +23,9 @@ _VIEWS: dict[str, dict[str, Any]] = {
     "space-phone.png": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
     "space-dark.png": {"viewport": {"width": 1160, "height": 940}, "color_scheme": "dark"},
     "space-report.png": {"viewport": {"width": 794, "height": 1050}},
+    "../../space/dermalert_space/page/thumbnail.png": {"viewport": {"width": 1200, "height": 630}},
 }
-"""The options of the browser for each picture; the report is as it is printed."""
+"""The options of the browser for each picture; the report is as it is printed, the thumbnail stands beside links."""
 _WAIT = 180_000  # ms, for a server that loads a release on a busy machine
 
 

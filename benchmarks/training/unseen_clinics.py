@@ -28,7 +28,7 @@ from benchmarks.evaluation.sources import of_source, with_melanomas
 from benchmarks.training.recipe import as_it_is, at_mix, cell, fit, frozen_norms
 from dermalert.config import Config
 from dermalert.data import contamination, prepare
-from dermalert.data.records import Selection
+from dermalert.data.loading import Reading
 from dermalert.errors import UsageError, run_command
 from dermalert.evaluation import metrics, predict
 from dermalert.evaluation.intervals import Intervals
@@ -95,8 +95,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Train what is missing, then compare what is there."""
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    selection = Selection(["dermoscopic", CLOSE_UP])
-    splits = prepare.prepare(arguments.dataset_name, Config.label_repair, selection=selection).split(seed=0)
+    reading = Reading(image_types=["dermoscopic", CLOSE_UP])
+    splits = prepare.prepare(arguments.dataset_name, Config.label_repair, reading).split(seed=0)
     folds = {name: fold(splits, name, most=arguments.per_source) for name in with_melanomas(splits["train"])}
     folds = {name: parts for name, parts in folds.items() if not name.endswith(CLOSE_UP)}
     if len(folds) < 2:

@@ -178,7 +178,7 @@ def write(exposure: Mapping[str, str], folder: Path) -> None:
     columns = {"name": shown, "side": [exposure[name] for name in listed], "picture": pa.array(near, pa.binary())}
     # Of hexadecimal digits zstd leaves half.
     table = pa.table(columns)
-    pq.write_table(table, folder / EXPOSURE, compression="zstd", use_dictionary=["side"])
+    pq.write_table(table, folder / EXPOSURE, compression="zstd", compression_level=19, use_dictionary=["side"])
 
 
 def read(model: str | Path, revision: str | None = None) -> dict[str, str]:

@@ -147,5 +147,5 @@ def write(folder: Path, metrics: Json, predictions: Mapping[str, SplitPrediction
     (folder / FIGURES).mkdir(parents=True)
     files.write_json(folder / METRICS, metrics)
     table = as_table(predictions)
-    pq.write_table(table, folder / PREDICTIONS)
+    pq.write_table(table, folder / PREDICTIONS, compression="zstd")
     plots.draw(folder / FIGURES, metrics, table, history)

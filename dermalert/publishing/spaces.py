@@ -28,15 +28,18 @@ from dermalert.publishing import web_export, web_model
 
 SOURCE = Path(dermalert_space.__file__).parents[1]
 
+_PICTURE = "thumbnail.png"  # what stands beside a link to a Space
+_PAGE = "dermalert_space/page"
+
 # What belongs to the Space; nothing else is uploaded, and nothing else is deleted from it.
 _OURS = (
     *(CARD, "*.py", "*.css", "*requirements.txt", "packages.txt", "dermalert_space/*.py"),
-    *(f"dermalert_space/page/*.{kind}" for kind in ("py", "css", "js", "json")),
+    *(f"{_PAGE}/*.{kind}" for kind in ("py", "css", "js", "json", "png")),
     *(f"examples/*{kind}" for kind in examples.KINDS),
     f"examples/{examples.TABLE}",
 )
 _STATIC = (
-    *(CARD, web_export.PAGE, web_export.ABOUT, "*.js", "*.css"),
+    *(CARD, _PICTURE, web_export.PAGE, web_export.ABOUT, "*.js", "*.css"),
     *(f"{folder}/*" for folder in (web_export.RUNTIME, web_model.FOLDER, "examples")),
 )
 """The same of a static Space."""
@@ -102,7 +105,7 @@ def _deploy_app(space_id: str, model: str, *, private: bool, shown: Path | None,
     with client.on_the_hub(f"asking the Hub about {space_id} and {model}"):
         client.check_token(api, space_id)
         exists = _check_space(api, space_id, private=private)
-        files |= {CARD: _readme(api, repo_id, _commit_of(api, repo_id, tag), say).encode()}
+        files |= {CARD: _readme(api, space_id, repo_id, _commit_of(api, repo_id, tag), say).encode()}
     with client.on_the_hub(f"deploying {space_id}"):
         if not exists:
             _create(api, space_id, private=private)
@@ -136,8 +139,11 @@ def _deploy_static(
         info = with_retries(api.model_info, repo_id)
     if (info.private or info.gated) and not private:
         raise UsageError(f"{repo_id} is not open to all, and a static Space holds the model itself: add --private.")
-    readme = jinja2.Template(_STATIC_README.read_text(), keep_trailing_newline=True).render(model=repo_id, tag=tag)
+    readme = jinja2.Template(_STATIC_README.read_text(), keep_trailing_newline=True).render(
+        model=repo_id, tag=tag, thumbnail=_address(api, space_id, _PICTURE)
+    )
     files = web_export.build(web_export.load(model), shown=shown) | {CARD: readme.encode()}
+    files |= {_PICTURE: (SOURCE / _PAGE / _PICTURE).read_bytes()}
     with client.on_the_hub(f"deploying {space_id}"):
         if not exists:
             _create(api, space_id, private=private, sdk="static")
@@ -216,17 +222,23 @@ def _commit_of(api: HfApi, repo_id: str, tag: str) -> str:
     return refs.tags[tag]
 
 
-def _readme(api: HfApi, repo_id: str, commit: str, say: Callable[[str], object]) -> str:
+def _readme(api: HfApi, space_id: str, repo_id: str, commit: str, say: Callable[[str], object]) -> str:
     """The Space's README with the release in its metadata, once the release has been loaded here."""
     names = served(with_retries(api.list_repo_files, repo_id, revision=commit))
     _try_out(repo_id, commit, names)
     card, info = SpaceCard.load(SOURCE / CARD), with_retries(api.model_info, repo_id)
     card.data.models = [repo_id]
+    card.data["thumbnail"] = _address(api, space_id, f"{_PAGE}/{_PICTURE}")
     if info.private or info.gated:
         say(f"{repo_id} is not open to all: give the Space a secret HF_TOKEN, in its settings, that may read it.")
     else:  # the build reads without a token
         card.data["preload_from_hub"] = [f"{repo_id} {','.join(sorted(names))} {commit}"]
     return str(card)
+
+
+def _address(api: HfApi, space_id: str, name: str) -> str:
+    """Where a file of a Space is: the Hub takes a whole address for its picture, and no path."""
+    return f"{api.endpoint}/spaces/{space_id}/resolve/main/{name}"
 
 
 def _try_out(repo_id: str, commit: str, names: set[str]) -> None:

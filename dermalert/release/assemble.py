@@ -102,7 +102,7 @@ def assemble(
             evaluate.write(staging, metrics, predictions, trained.state.log_history)
             if config.weights_from:
                 remeasure.copy_learning_curves(config.weights_from, staging)
-            files.write_json(staging / AUDIT, reported.audit)
+            files.write_json(staging / AUDIT, reported.audit, indent=None)  # of several sets it is large
             contamination.write(data.exposure, staging)
             release_folder.write_card(staging)
 

@@ -35,15 +35,15 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
             (partial / name).write_bytes(content)
 
 
-def write_json(path: Path, content: object, *, finite: bool = True) -> None:
-    """Write a JSON file whole or not at all, and make its folder.
+def write_json(path: Path, content: object, *, finite: bool = True, indent: int | None = 1) -> None:
+    """Write a JSON file whole or not at all, and make its folder; without `indent`, in one line.
 
     Raises:
         ValueError: a number is none or infinite, where all must be `finite`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=not finite) + "\n")
+        partial.write_text(json.dumps(content, indent=indent, allow_nan=not finite) + "\n")
 
 
 def sync(path: Path) -> None:

@@ -162,7 +162,9 @@ def test_a_release_is_served_by_tag_and_fetched_at_build_time_by_commit(publishe
     names = "config.json,evaluation/metrics.json,model.safetensors,onnx/graph.onnx,preprocessor_config.json"
     assert preloaded == f"{MODEL} {names} {published.tags(MODEL)['v1.0.0']}"
     source = SpaceCard.load(REPOSITORY / "space" / "README.md").data.to_dict()
-    assert {key: value for key, value in data.items() if key not in ("models", "preload_from_hub")} == source
+    picture = data["thumbnail"].partition(f"/spaces/{SPACE}/resolve/main/")[2]
+    assert published.files(SPACE, repo_type="space")[picture].startswith(b"\x89PNG")
+    assert data.keys() - source.keys() == {"models", "preload_from_hub", "thumbnail"} and data | source == data
 
 
 def test_another_release_takes_the_place_of_the_one_before_and_back(published):
@@ -561,8 +563,9 @@ def test_a_static_space_holds_the_page_of_a_release_and_changes_only_with_it(pub
     assert told(static()) == ["RUNNING"]
     files = published.files(SPACE, repo_type="space")
     page = set(web_export.build(web_export.load(f"{MODEL}@v1.0.0")))
-    assert set(files) == page | {"README.md", ".gitattributes"}
+    assert set(files) == page | {"README.md", ".gitattributes", "thumbnail.png"}
     data = SpaceCard(files["README.md"].decode()).data.to_dict()
+    assert data["thumbnail"].endswith(f"/spaces/{SPACE}/resolve/main/thumbnail.png")
     assert published.repo(SPACE, "space").sdk == data["sdk"] == "static"
     assert data["models"] == [MODEL] and data["app_file"] in files and len(data["short_description"]) <= 60
     head, sent = published.branches(SPACE, "space"), len(published.requests)

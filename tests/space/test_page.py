@@ -590,7 +590,11 @@ def test_a_german_browser_gets_a_german_page_answer_and_list_and_english_files(v
     sentence = json.loads(Path(download.value.path()).read_text())["files"][0]["sentence"]
     assert sentence.startswith("Melanoma alert: the probability of melanoma is")
     labels = page.get_by_role("tab").all_inner_texts()
-    assert not re.search("__i18n__|dermalert[.]\d", page.content()) and labels == ["Einzelbild", "Stapel", "Leistung"]
+    assert not re.search(r"__i18n__|dermalert[.]\d", page.inner_text("body")) and labels == [
+        "Einzelbild",
+        "Stapel",
+        "Leistung",
+    ]
 
 
 # For everybody
