@@ -249,7 +249,7 @@ def test_of_too_few_lesions_equal_answers_exclude_no_loss(melanomas, excluded):
 @pytest.mark.parametrize(("missed", "refused"), [(2, False), (5, False), (6, True)])
 @pytest.mark.parametrize("melanomas", [60, 100, 400])
 def test_melanomas_lost_are_refused_where_they_are_beyond_chance(melanomas, missed, refused):
-    # Two rules share the 5 %: one half to the power of 6 is below 0.025, and to that of 5 above it.
+    # Two rules share the 5%: one half to the power of 6 is below 0.025, and to that of 5 above it.
     told = gate(spread(melanomas, 60, missed=missed), spread(melanomas, 60))
     assert told["tests"]["sensitivity"]["p"] == pytest.approx(0.5**missed)
     assert any("melanoma sensitivity has changed by -0." in reason for reason in told["refused_for"]) == refused
@@ -313,7 +313,7 @@ def test_what_the_gate_says_is_recorded_in_figures_and_card(folders, tmp_path):
     assert f"The gate refuses it in the place of {told['against']}" in card
     assert all(reason in card for reason in told["refused_for"])
     assert str(folders["good"]) not in json.dumps(told)
-    assert "The 95 % interval of the change does not hold zero." in card
+    assert "The 95% interval of the change does not hold zero." in card
     assert CliRunner().invoke(app, [*command, "--accept-regression", "made  for\nphones"]).exit_code == 0
     assert "The reason given: made for phones" in (new / "README.md").read_text()
 

@@ -2,6 +2,7 @@
 
 import re
 import types
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,11 @@ def test_the_language_is_the_one_that_the_browser_asks_for_first(asked, code):
     assert language.of(None) is ENGLISH
 
 
+def shown(html: str) -> str:
+    """The text of a part of the page, without its tags."""
+    return unescape(re.sub("<[^>]*>", " ", html)).replace("\N{NO-BREAK SPACE}", " ")
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> Release:
     return Release.load(measured_release(tmp_path_factory.mktemp("measured")))
@@ -129,14 +135,12 @@ def measured(tmp_path_factory) -> Release:
 @pytest.mark.parametrize("words", FOREIGNERS)
 def test_an_answer_has_no_english_word_and_the_same_figures(measured, words):
     prediction = measured.predict(make_image((64, 48)))
-    english, translated = (markup.answer(measured, prediction, language) for language in (ENGLISH, words))
-    text = re.sub("<[^>]*>", " ", translated)
-    assert not ENGLISH_WORDS.search(text) and words("diagnosis.nevus") in text
-    assert words.translate(prediction.sentence) in translated and "%" in text
-    assert re.findall(r"\d+", text) == re.findall(r"\d+", re.sub("<[^>]*>", " ", english))
+    english, translated = (shown(markup.answer(measured, prediction, each)) for each in (ENGLISH, words))
+    assert not ENGLISH_WORDS.search(translated) and words("diagnosis.nevus") in translated
+    assert words.translate(prediction.sentence) in translated and " %" in translated
+    assert re.findall(r"\d+", translated) == re.findall(r"\d+", english)
     assert words("review") in tab_batch.listed(measured, [], words) and words("review") not in english
-    meant = re.sub("<[^>]*>", " ", markup.meaning(measured, measured.metrics(), words))
-    assert not ENGLISH_WORDS.search(meant)
+    assert not ENGLISH_WORDS.search(shown(markup.meaning(measured, measured.metrics(), words)))
 
 
 def test_one_file_and_many_files_are_counted_in_words(measured):
