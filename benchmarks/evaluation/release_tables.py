@@ -1,8 +1,8 @@
-"""The tables of a release that README.md and docs/results.md show, out of its `metrics.json`.
+"""The tables of a release that docs/results.md shows, out of its `metrics.json`.
 
     python -m benchmarks.evaluation.release_tables space/model
 
-Each of both pages has the rows word for word; a test holds them to it.
+A test holds the page to those of the bundled release.
 """
 
 import argparse
