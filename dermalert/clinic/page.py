@@ -56,7 +56,7 @@ def render(report: ClinicReport) -> str:
         fewest_shortcut=own_shortcuts.FEWEST,
         not_a_device=NOT_A_DEVICE,
         picture=picture,
-        percent=functools.partial(_number, digits=1, times=100, unit=" %"),
+        percent=functools.partial(_number, digits=1, times=100, unit="%"),
         figure=functools.partial(_number, digits=2),
         number=functools.partial(_number, digits=1),
     )
